@@ -1,0 +1,290 @@
+"""The one place that words an input error, and folds arrays for the kernels."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from nlattn._types import Floats, Ints
+
+FLOATS = "float32, float64 (or float16, bfloat16)"
+
+
+def fail(op: str, name: str, text: str) -> NoReturn:
+    """Raise the ValueError ``op: name text``."""
+    raise ValueError(f"{op}: {name} {text}")
+
+
+def choice(op: str, name: str, value: object, options: Sequence[str]) -> str:
+    """`value`, one of a closed set of strings."""
+    if isinstance(value, str) and value in options:
+        return value
+    listed = " or ".join(filter(None, [", ".join(map(repr, options[:-1])), repr(options[-1])]))
+    raise ValueError(f"{op}: {name}={value!r}, expected {listed}")
+
+
+def integer(
+    op: str, name: str, value: object, *, low: int | None = None, high: int | None = None
+) -> int:
+    """`value` as an int within ``[low, high]``."""
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{op}: {name}={value!r} is no integer") from None
+    if low is not None and number < low:
+        raise ValueError(f"{op}: {name}={number}, expected at least {low}")
+    if high is not None and number > high:
+        raise ValueError(f"{op}: {name}={number}, expected at most {high}")
+    return number
+
+
+def odd(op: str, name: str, value: object, why: str, *, high: int | None = None) -> int:
+    """`value` as an odd positive int; `why` completes "expected an odd width so that"."""
+    number = integer(op, name, value, low=1, high=high)
+    if number % 2 == 0:
+        raise ValueError(f"{op}: {name}={number} is even, expected an odd width so that {why}")
+    return number
+
+
+def number(op: str, name: str, value: object, *, positive: bool = False) -> float:
+    """`value` as a finite float."""
+    try:
+        if isinstance(value, (bool, np.bool_, str)):
+            raise TypeError
+        result = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise TypeError(f"{op}: {name}={value!r} is no number") from None
+    if not math.isfinite(result):
+        raise ValueError(f"{op}: {name}={result} is not finite")
+    if positive and result <= 0:
+        raise ValueError(f"{op}: {name}={result}, expected a positive number")
+    return result
+
+
+def flag(op: str, name: str, value: object) -> bool:
+    """`value`, a bool."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{op}: {name}={value!r} is no bool")
+    return bool(value)
+
+
+def memory(op: str, needed: int, max_bytes: float, what: str, remedy: str) -> None:
+    """Refuse an allocation of `needed` bytes above `max_bytes`; `what` is e.g. "n x m float32"."""
+    if needed > max_bytes:
+        raise MemoryError(
+            f"{op}: needs {size(needed)} ({what}), above max_bytes={size(max_bytes)}; {remedy}"
+        )
+
+
+def size(n_bytes: float) -> str:
+    """Bytes in decimal units: ``275 GB``."""
+    value, unit = float(n_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB", "PB", "EB"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.3g} {unit}"
+
+
+def array(op: str, name: str, value: object) -> np.ndarray[Any, Any]:
+    """`value` as a floating NumPy array, its strides and byte order still the caller's."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{op}: {name} is a masked array, whose mask would be lost; use mask=")
+    if isinstance(value, np.matrix):
+        raise TypeError(f"{op}: {name} is a np.matrix; pass np.asarray({name})")
+    try:
+        result = np.asarray(value)
+    except ValueError:
+        fail(op, name, "is a ragged sequence, expected an array")
+    kind = result.dtype
+    if kind.kind in "iub":
+        raise TypeError(
+            f"{op}: {name} has dtype {kind}, expected {FLOATS}; "
+            f"convert it with {name}.astype(np.float32)"
+        )
+    if kind.kind == "c":
+        raise TypeError(f"{op}: {name} is complex, expected {FLOATS}")
+    if kind.newbyteorder("=").name not in ("float16", "float32", "float64", "bfloat16"):
+        raise TypeError(f"{op}: {name} has dtype {kind}, expected {FLOATS}")
+    return result
+
+
+def _compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(np.float64 if dtype.name == "float64" else np.float32)
+
+
+def frozen(x: np.ndarray[Any, Any], dtype: Any = None) -> Any:
+    """Contiguous, aligned, native and read-only: the one layout that kernels are compiled for."""
+    native = x.dtype.newbyteorder("=") if dtype is None else np.dtype(dtype)
+    view = np.require(x, native, ["C", "A"]).view()
+    view.flags.writeable = False
+    return view
+
+
+def finite(op: str, name: str, x: Floats) -> None:
+    """Refuse NaN and infinities, naming the first."""
+    with np.errstate(all="ignore"):
+        if np.isfinite(x.sum()):  # a sum is finite only if every term is
+            return
+    flat = x.reshape(-1)
+    for start in range(0, flat.size, 1 << 20):
+        bad = ~np.isfinite(flat[start : start + (1 << 20)])
+        if bad.any():
+            first = start + int(bad.argmax())
+            where = tuple(int(i) for i in np.unravel_index(first, x.shape))
+            fail(
+                op,
+                f"{name}{list(where)}",
+                f"is {flat[first]}, expected finite values; nonfinite='propagate' lets them pass",
+            )
+
+
+class Fit:
+    """Arrays of one call, checked against each other and folded to one leading axis.
+
+    Broadcast leading axes are not copied: ``index[b]`` says which slice of each folded array
+    belongs to slice `b` of the result.
+    """
+
+    def __init__(self, op: str, lead: tuple[int, ...], dims: dict[str, int], out_dtype: Any):
+        self.op = op
+        self.lead = lead
+        self.dims = dims
+        self.out_dtype: np.dtype[Any] = out_dtype
+        self.dtype = _compute_dtype(out_dtype)
+        self.batch = math.prod(lead)
+        self.index: Ints = np.zeros((self.batch, 0), np.int64)
+        self._folded: dict[str, Floats] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+
+    def __getitem__(self, name: str) -> Floats:
+        return self._folded[name]
+
+    def shape(self, spec: str) -> tuple[int, ...]:
+        """Sizes of the dimensions in `spec`."""
+        return tuple(self.dims[d] for d in spec.split())
+
+    def empty(self, spec: str, dtype: Any = None) -> Any:
+        """Uninitialised result of every slice, ``(batch, *spec)``."""
+        return np.empty((self.batch, *self.shape(spec)), self.dtype if dtype is None else dtype)
+
+    def unfold(self, x: Any, *, cast: bool = True) -> Any:
+        """Leading axes restored; rounded to the caller's dtype if `cast`."""
+        x = x.reshape(self.lead + x.shape[1:])
+        return x.astype(self.out_dtype, copy=False) if cast else x
+
+    def reduce(self, name: str, gradient: Floats) -> Floats:
+        """Sum a per-slice gradient over the slices that share `name`'s arrays, in fixed order."""
+        shape, core = self._shapes[name], gradient.shape[1:]
+        lead = shape[: len(shape) - len(core)]
+        summed = gradient.reshape(self.lead + core)
+        for axis, length in enumerate((1,) * (len(self.lead) - len(lead)) + lead):
+            group = summed.shape[axis] // length if length else 1
+            if group > 1:  # a shared group of heads is consecutive, also when it is all of them
+                split = (*summed.shape[:axis], length, group, *summed.shape[axis + 1 :])
+                summed = summed.reshape(split).sum(axis + 1)
+        return summed.reshape(shape).astype(self.out_dtype, copy=False)
+
+
+def fit(
+    op: str,
+    arrays: Mapping[str, tuple[object, str]],
+    *,
+    nonfinite: str = "raise",
+    gqa: bool = False,
+) -> Fit:
+    """Check arrays against their dimensions and each other, and fold their leading axes.
+
+    Each entry is ``name: (array, "n d")``: trailing dimensions by name, one name one size; axes
+    before them are leading and broadcast. The first array leads: with ``gqa=True`` its last
+    leading axis may be a multiple of the others'. Dimensions `d`, `e` and those that start with
+    `H` or `W` must not be empty.
+    """
+    choice(op, "nonfinite", nonfinite, ("raise", "propagate"))
+    given = {name: array(op, name, value) for name, (value, _) in arrays.items()}
+    dtypes = {name: x.dtype.newbyteorder("=") for name, x in given.items()}
+    if len(set(dtypes.values())) > 1:
+        listed = ", ".join(f"{name}: {dtype}" for name, dtype in dtypes.items())
+        raise TypeError(f"{op}: arrays must share one dtype, got {listed}")
+
+    dims = _dimensions(op, given, {name: spec.split() for name, (_, spec) in arrays.items()})
+    leads = {
+        name: given[name].shape[: given[name].ndim - len(spec.split())]
+        for name, (_, spec) in arrays.items()
+    }
+    lead, tables = _broadcast(op, leads, gqa)
+    result = Fit(op, lead, dims, next(iter(dtypes.values())))
+    result.index = np.ascontiguousarray(np.stack(tables, axis=1))
+    for name, x in given.items():
+        folded = frozen(x, result.dtype)
+        if nonfinite == "raise":
+            finite(op, name, folded)
+        result._shapes[name] = x.shape
+        result._folded[name] = folded.reshape((-1, *x.shape[len(leads[name]) :]))
+    return result
+
+
+def _dimensions(
+    op: str, given: Mapping[str, np.ndarray[Any, Any]], specs: Mapping[str, list[str]]
+) -> dict[str, int]:
+    dims: dict[str, int] = {}
+    source: dict[str, str] = {}
+    for name, x in given.items():
+        spec = specs[name]
+        wanted = f"({', '.join(spec)})"
+        if x.ndim < len(spec):
+            fail(op, name, f"has shape {x.shape}, expected {wanted} or with leading axes")
+        core = x.shape[x.ndim - len(spec) :]
+        for dim, length in zip(spec, core, strict=True):
+            if dims.setdefault(dim, length) != length:
+                fail(
+                    op,
+                    name,
+                    f"has shape {x.shape}, expected {wanted} with {dim}={dims[dim]} "
+                    f"from {source[dim]}",
+                )
+            source.setdefault(dim, name)
+            if length == 0 and dim in "de":
+                fail(op, name, "has 0 channels, expected at least 1")
+            if length == 0 and dim[0] in "HW":
+                fail(op, name, f"has shape {x.shape}, expected at least one pixel")
+    return dims
+
+
+def _broadcast(
+    op: str, leads: Mapping[str, tuple[int, ...]], gqa: bool
+) -> tuple[tuple[int, ...], list[Ints]]:
+    """The common leading shape, and for each array the slice that every result slice reads."""
+    first, *others = leads
+    expanded = dict(leads)
+    repeats = dict.fromkeys(leads, 1)
+    if gqa:
+        if not leads[first]:
+            fail(op, first, "has no head axis, which gqa=True needs: expected (..., heads, n, d)")
+        heads = leads[first][-1]
+        for name in others:
+            mine = leads[name][-1] if leads[name] else 1
+            if name == "dout" or mine in (1, heads):
+                continue
+            if mine == 0 or heads % mine:
+                fail(op, name, f"has {mine} heads, expected a divisor of the {heads} of {first}")
+            repeats[name] = heads // mine
+            expanded[name] = (*leads[name][:-1], heads)
+    try:
+        lead = np.broadcast_shapes(*expanded.values())
+    except ValueError:
+        listed = ", ".join(f"{name}: {shape}" for name, shape in leads.items())
+        raise ValueError(f"{op}: leading axes do not broadcast, got {listed}") from None
+    tables = []
+    for name, shape in leads.items():
+        slices = np.arange(math.prod(shape), dtype=np.int64).reshape(shape)
+        if repeats[name] > 1:
+            slices = np.repeat(slices, repeats[name], axis=-1)
+        tables.append(np.broadcast_to(slices, lead).reshape(-1))
+    return lead, tables

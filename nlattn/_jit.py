@@ -1,0 +1,177 @@
+"""The one way this package compiles: two decorators over ``numba.njit``, and who may run when.
+
+``device`` marks a helper that kernels call; ``kernel`` marks a parallel loop that Python calls.
+Both are cached on disk, release the GIL and divide by zero as NumPy does.
+
+A kernel call takes one process-wide lock, because Numba's ``workqueue`` threads abort the process
+when two Python threads enter them. A forked child of a process whose threads had started runs the
+serial twin instead, because GNU OpenMP kills such a child.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import pickle
+import stat
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, overload
+
+import numba
+import scipy.linalg.cython_blas  # noqa: F401  loads the BLAS behind Numba's np.dot, to be limited
+from numba.core.caching import FunctionCache
+from numba.np.ufunc import parallel as _pool
+from threadpoolctl import ThreadpoolController
+
+P = ParamSpec("P")
+R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+
+prange = numba.prange
+
+# Vectorising a sum needs its order freed; NaN and infinities keep their meaning.
+_REASSOCIATE = {"reassoc", "contract", "nsz", "arcp"}
+_DISABLED = bool(numba.config.DISABLE_JIT)
+
+_lock = threading.Lock()
+_forked = False
+_warned = False
+
+
+def _after_fork() -> None:
+    global _lock, _forked
+    _lock = threading.Lock()
+    _forked = _forked or _pool._is_initialized
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+@functools.cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")
+
+
+@functools.cache
+def _sources() -> str:
+    """Digest of every compiled source: a cached caller is stale when a callee's file changes."""
+    digest = hashlib.sha256()
+    folder = Path(__file__).parent
+    for path in [Path(__file__), *sorted((folder / "kernels").glob("*.py"))]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _no_cache(reason: object) -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            f"nlattn: compiled code is not kept on disk ({reason}); every process compiles anew. "
+            "Set NUMBA_CACHE_DIR to a private writable folder.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def _others_can_write(folder: str) -> bool:
+    status = os.stat(folder)
+    foreign = hasattr(os, "geteuid") and status.st_uid not in (0, os.geteuid())
+    return foreign or bool(status.st_mode & stat.S_IWOTH)
+
+
+class _Cache(FunctionCache):  # type: ignore[misc]
+    """Numba's cache, which here never fails a computation and never trusts a shared folder."""
+
+    def __init__(self, function: Callable[..., Any], variant: str) -> None:
+        super().__init__(function)
+        self._variant = variant
+        if os.name == "posix" and _others_can_write(self.cache_path):
+            raise PermissionError(f"{self.cache_path} can be written by other users")
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        return (*super()._index_key(sig, codegen), self._variant, _sources())
+
+    @contextmanager
+    def _guard_against_spurious_io_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, EOFError, pickle.PickleError) as error:
+            self.disable()
+            _no_cache(error)
+
+
+def _compile(function: Callable[P, R], *, parallel: bool, fast: bool) -> Callable[P, R]:
+    if _DISABLED:
+        return function
+    compiled = numba.njit(
+        nogil=True,
+        error_model="numpy",
+        parallel=parallel,
+        fastmath=_REASSOCIATE if fast else False,
+    )(function)
+    try:
+        compiled._cache = _Cache(function, f"parallel={parallel} fast={fast}")
+    except (RuntimeError, OSError) as error:
+        _no_cache(error)
+    return compiled  # type: ignore[no-any-return]
+
+
+@overload
+def device(function: Callable[P, R]) -> Callable[P, R]: ...
+@overload
+def device(*, fast: bool) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def device(function: Any = None, *, fast: bool = False) -> Any:
+    """Compile a helper called from kernels; ``fast=True`` frees the order of its sums."""
+    if function is None:
+        return functools.partial(_compile, parallel=False, fast=fast)
+    return _compile(function, parallel=False, fast=fast)
+
+
+@overload
+def kernel(function: Callable[P, None]) -> Callable[P, None]: ...
+@overload
+def kernel(*, fast: bool) -> Callable[[Callable[P, None]], Callable[P, None]]: ...
+def kernel(function: Any = None, *, fast: bool = False) -> Any:
+    """Compile a parallel loop called from Python: inputs first, results last, returns None."""
+    if function is None:
+        return functools.partial(kernel, fast=fast)
+    threaded = _compile(function, parallel=True, fast=fast)
+    serial = functools.cache(lambda: _compile(function, parallel=False, fast=fast))
+
+    @functools.wraps(function)
+    def launch(*arrays: Any) -> None:
+        with _lock, _blas().limit(limits=1):
+            (serial() if _forked else threaded)(*arrays)
+
+    return launch
+
+
+def set_threads(count: int) -> None:
+    """Use `count` threads for kernels called from this Python thread."""
+    numba.set_num_threads(count)
+
+
+def threads() -> int:
+    """Number of threads that kernels called from this Python thread use."""
+    return int(numba.get_num_threads())
+
+
+def max_threads() -> int:
+    """Number of threads Numba started with: the most that `set_threads` accepts."""
+    return int(numba.config.NUMBA_NUM_THREADS)
+
+
+def cache_folder() -> str | None:
+    """Folder that keeps compiled code, or None when nothing is kept."""
+    cache = getattr(_compile(_probe, parallel=False, fast=False), "_cache", None)
+    return getattr(cache, "cache_path", None)
+
+
+def _probe() -> None:
+    """Stands for any kernel when the cache's place is asked for."""

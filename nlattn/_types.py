@@ -1,0 +1,50 @@
+"""Array aliases, and the small records that several layers pass along."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.floating[Any]]
+Ints: TypeAlias = NDArray[np.integer[Any]]
+Bools: TypeAlias = NDArray[np.bool_]
+
+
+class Work(NamedTuple):
+    """Work counted in integers, never timed."""
+
+    scores: int
+    """Score evaluations."""
+    multiply_adds: int
+    """Multiply-adds, of scores and of weighted sums."""
+    bytes: int
+    """Bytes of features, values and results read or written, each access counted."""
+    per_query: Ints | None = None
+    """Score evaluations of each query, in the shape of the queries."""
+    changed: Ints | None = None
+    """Matches that changed in each iteration of a search."""
+
+
+class Field(NamedTuple):
+    """The best keys found for every query of a grid."""
+
+    index: Ints
+    """(..., Hq, Wq, topk) raster index of the matched keys, best first; -1 for none."""
+    score: Floats
+    """(..., Hq, Wq, topk) scores of those keys; -inf for none."""
+    work: Work
+    key_grid: tuple[int, int]
+    """Height and width of the key grid."""
+
+
+class Support(NamedTuple):
+    """Which keys each query attends to: compressed rows, as in SciPy's CSR."""
+
+    indptr: Ints
+    """(rows + 1,) int64: row r holds ``indices[indptr[r]:indptr[r + 1]]``; leading axes first."""
+    indices: Ints
+    """int32 key indices inside the row's own slice, ascending and unique in a row."""
+    shape: tuple[int, ...]
+    """``(*leading, n, m)``; leading axes broadcast against those of the arrays."""

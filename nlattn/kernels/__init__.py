@@ -1,0 +1,1 @@
+"""Compiled loops, one file per mechanism: inputs first, results last, no checks."""

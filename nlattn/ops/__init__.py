@@ -1,0 +1,1 @@
+"""Public functions: check, allocate, call one or two kernels, return."""

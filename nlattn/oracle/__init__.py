@@ -1,0 +1,1 @@
+"""Reference implementations: plain NumPy, literal to the papers, slow. Imports NumPy alone."""
