@@ -49,7 +49,7 @@ _HOME = {
 _SUBMODULES = ("images", "oracle", "plots", "quality")
 _ORIGIN = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = ["__version__", *sorted(_ORIGIN), *_SUBMODULES]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_ORIGIN), *_SUBMODULES]
 
 
 def __getattr__(name: str) -> Any:

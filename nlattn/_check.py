@@ -12,6 +12,7 @@ import numpy as np
 from nlattn._types import Floats, Ints
 
 FLOATS = "float32, float64 (or float16, bfloat16)"
+COTANGENTS = ("dout", "dlse")  # these have the output's leading axes, and never widen them
 
 
 def fail(op: str, name: str, text: str) -> NoReturn:
@@ -270,21 +271,23 @@ def _broadcast(
         heads = leads[first][-1]
         for name in others:
             mine = leads[name][-1] if leads[name] else 1
-            if name == "dout" or mine in (1, heads):
+            if name in COTANGENTS or mine in (1, heads):
                 continue
             if mine == 0 or heads % mine:
                 fail(op, name, f"has {mine} heads, expected a divisor of the {heads} of {first}")
             repeats[name] = heads // mine
             expanded[name] = (*leads[name][:-1], heads)
     try:
-        lead = np.broadcast_shapes(*expanded.values())
+        lead = np.broadcast_shapes(*(s for name, s in expanded.items() if name not in COTANGENTS))
     except ValueError:
         listed = ", ".join(f"{name}: {shape}" for name, shape in leads.items())
         raise ValueError(f"{op}: leading axes do not broadcast, got {listed}") from None
-    tables = []
+    tables: list[Ints] = []
     for name, shape in leads.items():
+        if name in COTANGENTS and shape != lead:
+            fail(op, name, f"has leading axes {shape}, expected {lead} as the output has")
         slices = np.arange(math.prod(shape), dtype=np.int64).reshape(shape)
         if repeats[name] > 1:
             slices = np.repeat(slices, repeats[name], axis=-1)
         tables.append(np.broadcast_to(slices, lead).reshape(-1))
-    return lead, tables
+    return tuple(lead), tables
