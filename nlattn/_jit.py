@@ -85,7 +85,7 @@ def _others_can_write(folder: str) -> bool:
     return foreign or bool(status.st_mode & stat.S_IWOTH)
 
 
-class _Cache(FunctionCache):  # type: ignore[misc]
+class _Cache(FunctionCache):
     """Numba's cache, which here never fails a computation and never trusts a shared folder."""
 
     def __init__(self, function: Callable[..., Any], variant: str) -> None:

@@ -1,0 +1,1 @@
+"""Operators against their oracles: the table of operators that every check is driven by."""

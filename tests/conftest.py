@@ -1,0 +1,23 @@
+"""Switches that hold for every test."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("default", deadline=None, max_examples=50)
+settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True)
+settings.register_profile("interpreted", deadline=None, max_examples=8, derandomize=True)
+
+NO_JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+settings.load_profile("interpreted" if NO_JIT else "ci" if os.environ.get("CI") else "default")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if NO_JIT:
+        skip = pytest.mark.skip(reason="needs compiled kernels to finish in time")
+        for item in items:
+            if "jit" in item.keywords:
+                item.add_marker(skip)
