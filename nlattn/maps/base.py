@@ -1,0 +1,172 @@
+"""What every attention map can do, whatever its structure."""
+
+from __future__ import annotations
+
+import math
+import os
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+from scipy.sparse import csr_array, vstack
+from scipy.sparse.linalg import LinearOperator
+
+from nlattn import _check
+from nlattn._types import Floats, Ints, Work
+
+_BLOCK_BYTES = 1 << 26
+OP = "attention_map"
+
+
+class AttentionMap(LinearOperator):  # type: ignore[misc]
+    """The linear operator of one attention head: ``(A @ v)[i] = sum_j weights[i, j] v[j]``.
+
+    A subclass gives ``_apply``, ``_apply_adjoint``, ``_rows``, ``_scores``, ``_topk``, ``nbytes``
+    and, to be saved, ``kind``, ``state`` and ``from_state``. Vectors are computed in the map's
+    own dtype; a complex vector is the two real ones.
+    """
+
+    kind: ClassVar[str]
+    """Name of the structure, in saved files."""
+
+    def __init__(
+        self,
+        dtype: Any,
+        lse: Floats,
+        n_keys: int,
+        work: Work,
+        query_grid: tuple[int, ...] | None = None,
+        key_grid: tuple[int, ...] | None = None,
+    ):
+        super().__init__(np.dtype(dtype), (len(lse), n_keys))
+        self.lse = lse
+        """(n,) log of each row's normaliser; -inf where a query may attend to nothing."""
+        self.work = work
+        """Work that making the map took."""
+        self.query_grid = _grid("query_grid", query_grid, self.shape[0])
+        """Shape of the grid of queries, raster order; ``(n,)`` if they have none."""
+        self.key_grid = _grid("key_grid", key_grid, self.shape[1])
+        """Shape of the grid of keys, raster order; ``(m,)`` if they have none."""
+
+    @abstractmethod
+    def _apply(self, x: Floats) -> Floats:
+        """``A @ x`` for contiguous x (m, e) of the map's dtype."""
+
+    @abstractmethod
+    def _apply_adjoint(self, x: Floats) -> Floats:
+        """``A.T @ x`` for contiguous x (n, e) of the map's dtype."""
+
+    @abstractmethod
+    def _rows(self, index: Ints) -> Floats:
+        """Weights of the queries `index` (r,), int64 and within range: (r, m)."""
+
+    @abstractmethod
+    def _scores(self, index: Ints) -> Floats:
+        """Scores of the queries `index` (r,), -inf for keys without weight: (r, m)."""
+
+    @abstractmethod
+    def _topk(self, k: int) -> tuple[Floats, Ints]:
+        """Largest `k` weights of each row and their keys."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes that the map holds."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Arrays that rebuild the map through ``from_state``; none of dtype object."""
+
+    @classmethod
+    @abstractmethod
+    def from_state(cls, state: dict[str, Any]) -> AttentionMap:
+        """The map that gave this `state`; raises ValueError if the arrays do not fit."""
+
+    def _matmat(self, x: Any) -> Any:
+        if np.iscomplexobj(x):
+            return self._matmat(x.real) + 1j * self._matmat(x.imag)
+        return self._apply(_check.frozen(np.asarray(x), self.dtype))
+
+    def _rmatmat(self, x: Any) -> Any:
+        if np.iscomplexobj(x):
+            return self._rmatmat(x.real) + 1j * self._rmatmat(x.imag)
+        return self._apply_adjoint(_check.frozen(np.asarray(x), self.dtype))
+
+    def rows(self, index: Any, *, max_bytes: float = 4e9) -> Floats:
+        """Weights of some queries: integers of any shape in, ``index.shape + (m,)`` out."""
+        flat, shape = self._queries("rows", index, max_bytes)
+        return self._rows(flat).reshape(shape)
+
+    def scores(self, index: Any, *, max_bytes: float = 4e9) -> Floats:
+        """Scores of some queries, -inf for keys without weight; shapes as in `rows`."""
+        flat, shape = self._queries("scores", index, max_bytes)
+        return self._scores(flat).reshape(shape)
+
+    def topk(self, k: int) -> tuple[Floats, Ints]:
+        """Values (n, k) and keys (n, k) of each row's largest weights, largest first.
+
+        Ties go to the lowest key. A row with fewer weights is filled with key -1 and weight 0.
+        """
+        return self._topk(_check.integer(f"{OP}.topk", "k", k, low=1, high=self.shape[1]))
+
+    def to_dense(self, max_bytes: float = 4e9) -> Floats:
+        """The (n, m) matrix of weights; MemoryError above `max_bytes`."""
+        n, m = self.shape
+        _check.memory(
+            f"{OP}.to_dense",
+            n * m * self.dtype.itemsize,
+            max_bytes,
+            f"{n} x {m} {self.dtype}",
+            "use rows() or topk()",
+        )
+        return self._rows(np.arange(n))
+
+    def to_csr(self, max_bytes: float = 4e9) -> csr_array:
+        """The non-zero weights as a SciPy array; MemoryError above `max_bytes`."""
+        n, m = self.shape
+        step = max(1, _BLOCK_BYTES // (m * self.dtype.itemsize))
+        blocks, held = [], 0
+        for start in range(0, n, step):
+            block = csr_array(self._rows(np.arange(start, min(start + step, n))))
+            held += block.data.nbytes + block.indices.nbytes
+            _check.memory(
+                f"{OP}.to_csr",
+                held,
+                max_bytes,
+                f"the first {start + block.shape[0]} of {n} rows",
+                "use rows() or topk()",
+            )
+            blocks.append(block)
+        return vstack(blocks, format="csr")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the map to `path` (.npz), to be read back by ``nlattn.load_map``."""
+        from nlattn.maps import io
+
+        io.save_map(self, path)
+
+    def _queries(self, name: str, index: Any, max_bytes: float) -> tuple[Ints, tuple[int, ...]]:
+        op = f"{OP}.{name}"
+        queries = np.asarray(index)
+        if queries.dtype.kind not in "iu" and queries.size:
+            raise TypeError(f"{op}: index has dtype {queries.dtype}, expected integers")
+        n, m = self.shape
+        outside = (queries < 0) | (queries >= n)
+        if outside.any():
+            _check.fail(op, "index", f"holds {queries[outside][0]}, expected 0 to {n - 1}")
+        _check.memory(
+            op,
+            queries.size * m * self.dtype.itemsize,
+            max_bytes,
+            f"{queries.size} x {m} {self.dtype}",
+            "ask for fewer rows at a time",
+        )
+        return queries.reshape(-1).astype(np.int64), (*queries.shape, m)
+
+
+def _grid(name: str, grid: tuple[int, ...] | None, size: int) -> tuple[int, ...]:
+    if grid is None:
+        return (size,)
+    if math.prod(grid) != size:
+        _check.fail(OP, name, f"is {tuple(grid)}, expected a product of {size}")
+    return tuple(grid)
