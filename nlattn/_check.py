@@ -274,7 +274,11 @@ def _broadcast(
             if name in COTANGENTS or mine in (1, heads):
                 continue
             if mine == 0 or heads % mine:
-                fail(op, name, f"has {mine} heads, expected a divisor of the {heads} of {first}")
+                fail(
+                    op,
+                    name,
+                    f"has {mine} heads, expected a divisor of the {heads} heads of {first}",
+                )
             repeats[name] = heads // mine
             expanded[name] = (*leads[name][:-1], heads)
     try:

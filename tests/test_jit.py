@@ -1,0 +1,139 @@
+"""The compile policy: threads, forks, and a cache that never fails a computation."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nlattn import _jit
+from tests.conftest import NO_JIT
+
+COUNT = """
+import numpy as np
+from nlattn import _jit
+
+@_jit.kernel
+def double(x, out):
+    for i in _jit.prange(out.shape[0]):
+        out[i] = 2 * x[i]
+
+out = np.empty(1000)
+double(np.ones(1000), out)
+assert (out == 2).all()
+"""
+
+
+@_jit.kernel
+def square(x: np.ndarray, out: np.ndarray) -> None:
+    for i in _jit.prange(out.shape[0]):
+        out[i] = x[i] * x[i]
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "always", "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_two_python_threads_may_call_at_once() -> None:
+    x = np.arange(10_000.0)
+    results = [np.empty_like(x) for _ in range(4)]
+    workers = [threading.Thread(target=square, args=(x, out)) for out in results]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for out in results:
+        np.testing.assert_array_equal(out, x * x)
+
+
+@pytest.mark.jit
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+def test_threads_and_forks_survive_every_threading_layer(layer: str, tmp_path: Path) -> None:
+    code = COUNT + (
+        "import os, threading\n"
+        "ts = [threading.Thread(target=double, args=(np.ones(9), np.empty(9))) for _ in range(4)]\n"
+        "[t.start() for t in ts]; [t.join() for t in ts]\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    double(np.ones(1000), out); os._exit(7 if (out == 2).all() else 1)\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7\n"
+    )
+    path = tmp_path / "forks.py"
+    path.write_text(code)
+    done = run(f"import runpy; runpy.run_path({str(path)!r})", NUMBA_THREADING_LAYER=layer)
+    assert done.returncode == 0, done.stderr
+
+
+def cached_run(tmp_path: Path, cache: Path, **environment: str) -> str:
+    """Run a kernel that lives in a file, so that it can be cached, and return what it warned."""
+    path = tmp_path / "counted.py"
+    path.write_text(COUNT)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import counted"
+    done = run(code, NUMBA_CACHE_DIR=str(cache), **environment)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.mark.jit
+def test_compiled_code_is_kept(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    assert "not kept" not in cached_run(tmp_path, cache)
+    kept = {p: p.stat().st_mtime_ns for p in cache.rglob("*.nbc")}
+    assert kept
+    cached_run(tmp_path, cache)
+    assert {p: p.stat().st_mtime_ns for p in cache.rglob("*.nbc")} == kept
+
+
+@pytest.mark.jit
+def test_a_cache_that_cannot_be_made_warns_once() -> None:
+    done = run(COUNT + COUNT)  # code without a file has no place for a cache
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("compiled code is not kept") == 1
+
+
+@pytest.mark.jit
+def test_a_damaged_cache_is_compiled_again(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cached_run(tmp_path, cache)
+    for path in cache.rglob("*.nb?"):
+        path.write_bytes(path.read_bytes()[:40])
+    cached_run(tmp_path, cache)
+
+
+@pytest.mark.jit
+@pytest.mark.skipif(os.name != "posix", reason="permissions of another kind")
+def test_a_folder_that_others_can_write_is_not_trusted(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cached_run(tmp_path, cache)
+    for folder in [p for p in cache.rglob("*") if p.is_dir()]:
+        folder.chmod(folder.stat().st_mode | stat.S_IWOTH)
+    assert "can be written by other users" in cached_run(tmp_path, cache)
+
+
+def test_thread_count_can_be_set() -> None:
+    before = _jit.threads()
+    try:
+        _jit.set_threads(1)
+        assert _jit.threads() == 1
+    finally:
+        _jit.set_threads(before)
+    assert 1 <= before <= _jit.max_threads()
+
+
+def test_cache_folder_is_told() -> None:
+    folder = _jit.cache_folder()
+    assert folder is None if NO_JIT else Path(folder or "").is_dir()
