@@ -1,0 +1,45 @@
+"""Small valid calls of every operator, made from its row of the table."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from nlattn._types import Support
+from nlattn.conformance.table import OpSpec
+
+SIZES = {"n": 5, "m": 7, "d": 3, "e": 4, "Hq": 3, "Wq": 4, "Hk": 4, "Wk": 3}
+
+
+def call(
+    spec: OpSpec,
+    kind: Literal["", "map", "vjp"] = "",
+    *,
+    sizes: dict[str, int] | None = None,
+    lead: tuple[int, ...] = (),
+    dtype: Any = np.float64,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Arguments by name for ``spec.function(kind)``: normal random arrays, and what they need."""
+    rng = np.random.default_rng(seed)
+    size = {**SIZES, **(sizes or {})}
+    names = dict(spec.arrays)
+    if kind == "map":
+        names.pop("v", None)
+    if kind == "vjp":
+        names["dout"] = spec.out
+    arguments: dict[str, Any] = {
+        name: rng.standard_normal((*lead, *(size[dim] for dim in dims.split()))).astype(dtype)
+        for name, dims in names.items()
+    }
+    if spec.stem == "sparse":
+        arguments["support"] = _every_other_key(size["n"], size["m"])
+    return {**arguments, **spec.options}
+
+
+def _every_other_key(n: int, m: int) -> Support:
+    """Query i attends to the keys of its own parity, and query 0 to none."""
+    rows = [np.arange(i % 2, m, 2) if i else np.arange(0) for i in range(n)]
+    indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+    return Support(indptr, np.concatenate(rows or [np.arange(0)]).astype(np.int32), (n, m))

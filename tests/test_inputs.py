@@ -1,0 +1,197 @@
+"""Every public operator against every kind of bad or unusual input, from one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from nlattn.conformance import cases
+from nlattn.conformance.table import TABLE, OpSpec
+
+KINDS = [
+    (spec, kind)
+    for spec in TABLE
+    for kind in ("", "map", "vjp")
+    if {"": True, "map": spec.has_map, "vjp": spec.has_vjp}[kind]
+]
+ARRAYS = [
+    (spec, kind, name)
+    for spec, kind in KINDS
+    for name in (*spec.arrays, "dout")
+    if not (kind == "map" and name == "v") and (kind == "vjp") >= (name == "dout")
+]
+
+
+def label(value: Any) -> str | None:
+    return value.name if isinstance(value, OpSpec) else None
+
+
+def flat(result: Any) -> list[np.ndarray]:
+    """Arrays of a result, whatever it is, to be compared bit by bit."""
+    if hasattr(result, "rows"):
+        return [result.rows(np.arange(result.shape[0])), result.lse]
+    if isinstance(result, tuple):
+        return [x for part in result for x in flat(part)]
+    return [result] if isinstance(result, np.ndarray) else []
+
+
+class Bad(NamedTuple):
+    what: str
+    spoil: Callable[[np.ndarray], Any]
+    error: type[Exception]
+    text: str
+
+
+def _with(value: float) -> Callable[[np.ndarray], np.ndarray]:
+    def spoil(x: np.ndarray) -> np.ndarray:
+        x = x.copy()
+        x.flat[-1] = value
+        return x
+
+    return spoil
+
+
+BAD = [
+    Bad("one axis", lambda x: x.reshape(-1), ValueError, "has shape"),
+    Bad("more channels", lambda x: np.concatenate([x, x], axis=-1), ValueError, "expected"),
+    Bad("no channels", lambda x: x[..., :0], ValueError, "channels, expected at least 1|expected"),
+    Bad("integers", lambda x: x.astype(np.int32), TypeError, r"convert it with \w+\.astype"),
+    Bad("booleans", lambda x: x > 0, TypeError, "has dtype bool, expected float32"),
+    Bad("complex", lambda x: x.astype(np.complex128), TypeError, "is complex, expected float32"),
+    Bad("objects", lambda x: x.astype(object), TypeError, "has dtype object, expected float32"),
+    Bad("longdouble", lambda x: x.astype(np.longdouble), TypeError, "has dtype .*, expected"),
+    Bad("strings", lambda x: x.astype(str), TypeError, "has dtype <U.*, expected float32"),
+    Bad("None", lambda _: None, TypeError, "has dtype object, expected float32"),
+    Bad("masked", lambda x: np.ma.masked_less(x, 0), TypeError, "is a masked array"),
+    Bad("other dtype", lambda x: x.astype(np.float32), TypeError, "arrays must share one dtype"),
+    Bad("NaN", _with(np.nan), ValueError, r"\[[\d, ]+\] is nan, expected finite"),
+    Bad("inf", _with(-np.inf), ValueError, r"\[[\d, ]+\] is -inf, expected finite"),
+    Bad(
+        "leading axes that do not broadcast",
+        lambda x: np.stack([x, x, x]),
+        ValueError,
+        "do not broadcast|expected",
+    ),
+]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.what)
+@pytest.mark.parametrize(("spec", "kind", "name"), ARRAYS, ids=label)
+def test_bad_arrays_are_refused_in_words(spec: OpSpec, kind: Any, name: str, bad: Bad) -> None:
+    lead = (2,) if "leading" in bad.what and kind != "map" else ()
+    arguments = cases.call(spec, kind, lead=lead)
+    spoilt = bad.spoil(arguments[name][0] if lead else arguments[name])
+    if bad.what == "more channels" and name == "v" and kind == "":
+        return  # a value may have any number of channels
+    arguments[name] = spoilt
+    with pytest.raises(bad.error, match=bad.text) as caught:
+        spec.function(kind)(**arguments)
+    message = str(caught.value)
+    assert message.startswith(spec.name)
+    assert "\n" not in message
+    assert name in message
+
+
+LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "fortran": lambda x: x.copy(order="F"),
+    "strided": lambda x: np.repeat(x, 2, axis=-1)[..., ::2],
+    "reversed": lambda x: x[::-1].copy()[::-1],
+    "byte-swapped": lambda x: x.astype(x.dtype.newbyteorder()),
+    "broadcast": lambda x: np.broadcast_to(x[None], (1, *x.shape))[0],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("spec", "kind"), KINDS, ids=label)
+def test_every_layout_gives_the_same_bits(spec: OpSpec, kind: Any, layout: str) -> None:
+    arguments = cases.call(spec, kind)
+    want = flat(spec.function(kind)(**arguments))
+    assert want
+    unusual = {
+        key: LAYOUTS[layout](x) if isinstance(x, np.ndarray) else x for key, x in arguments.items()
+    }
+    for a, b in zip(flat(spec.function(kind)(**unusual)), want, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("spec", "kind"), KINDS, ids=label)
+def test_read_only_and_mapped_inputs_are_left_alone(
+    spec: OpSpec, kind: Any, tmp_path: Path
+) -> None:
+    arguments = cases.call(spec, kind)
+    want = flat(spec.function(kind)(**arguments))
+    mapped = {}
+    for key, x in arguments.items():
+        if isinstance(x, np.ndarray):
+            np.save(tmp_path / f"{key}.npy", x)
+            mapped[key] = np.load(tmp_path / f"{key}.npy", mmap_mode="r")
+        else:
+            mapped[key] = x
+    for a, b in zip(flat(spec.function(kind)(**mapped)), want, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for key, x in mapped.items():
+        if isinstance(x, np.ndarray):
+            np.testing.assert_array_equal(x, arguments[key])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize(("spec", "kind"), KINDS, ids=label)
+def test_half_precision_is_float32_rounded_once(spec: OpSpec, kind: Any, dtype: type) -> None:
+    half = cases.call(spec, kind, dtype=dtype)
+    single = {
+        key: x.astype(np.float32) if isinstance(x, np.ndarray) else x for key, x in half.items()
+    }
+    got, want = spec.function(kind)(**half), spec.function(kind)(**single)
+    for a, b in zip(flat(got), flat(want), strict=True):
+        assert a.dtype in (dtype, b.dtype)
+        np.testing.assert_array_equal(a, b.astype(a.dtype))
+    if kind != "map" and spec.out[-1] == "e":
+        assert flat(got)[0].dtype == dtype
+
+
+@pytest.mark.parametrize(("spec", "kind"), KINDS, ids=label)
+def test_results_are_new_and_writable(spec: OpSpec, kind: Any) -> None:
+    arguments = cases.call(spec, kind)
+    for result in flat(spec.function(kind)(**arguments)):
+        for x in arguments.values():
+            assert not (isinstance(x, np.ndarray) and np.shares_memory(result, x))
+
+
+@pytest.mark.parametrize(("spec", "kind"), [(s, k) for s, k in KINDS if k != "map"], ids=label)
+def test_a_batch_is_its_slices(spec: OpSpec, kind: Any) -> None:
+    if spec.stem in ("patchmatch", "scram"):
+        pytest.skip("draws are keyed by the slice; tests/ops/test_patchmatch.py covers this")
+    arguments = cases.call(spec, kind, lead=(2, 3))
+    whole = flat(spec.function(kind)(**arguments))
+    for b in np.ndindex(2, 3):
+        one = {key: x[b] if isinstance(x, np.ndarray) else x for key, x in arguments.items()}
+        for a, want in zip(whole, flat(spec.function(kind)(**one)), strict=True):
+            np.testing.assert_array_equal(a[b], want)
+
+
+@pytest.mark.parametrize(("spec", "kind"), [(s, k) for s, k in KINDS if k != "map"], ids=label)
+def test_an_empty_batch_gives_an_empty_result(spec: OpSpec, kind: Any) -> None:
+    arguments = cases.call(spec, kind, lead=(0,))
+    for result in flat(spec.function(kind)(**arguments)):
+        assert result.shape[0] == 0 or spec.stem == "patchmatch"
+
+
+@pytest.mark.parametrize(("spec", "kind"), KINDS, ids=label)
+def test_one_pixel(spec: OpSpec, kind: Any) -> None:
+    ones = dict.fromkeys(("n", "m", "Hq", "Wq", "Hk", "Wk", "d", "e"), 1)
+    for result in flat(spec.function(kind)(**cases.call(spec, kind, sizes=ones))):
+        assert not np.isnan(result).any()
+
+
+@pytest.mark.parametrize(("spec", "kind"), KINDS, ids=label)
+def test_non_finite_values_pass_on_request(spec: OpSpec, kind: Any) -> None:
+    arguments = cases.call(spec, kind)
+    arguments["q"] = _with(np.nan)(arguments["q"])
+    assert flat(spec.function(kind)(**arguments, nonfinite="propagate"))
+    with pytest.raises(ValueError, match="nonfinite='skip', expected 'raise' or 'propagate'"):
+        spec.function(kind)(**arguments, nonfinite="skip")

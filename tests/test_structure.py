@@ -1,0 +1,126 @@
+"""The shape of the house: every operator is complete, and every import is where it may be."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nlattn
+from nlattn.conformance.table import TABLE, OpSpec, find
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "nlattn").rglob("*.py"))
+OPTIONAL = {"matplotlib", "PIL", "tqdm", "ml_dtypes", "torch", "jax", "onnxruntime", "skimage"}
+MAY_USE_OPTIONAL = ("plots", "images", "cli", "conformance/adapters", "distributed", "_check")
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT / "nlattn").with_suffix("").as_posix()
+
+
+def imports(tree: ast.AST) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize("spec", TABLE, ids=lambda spec: spec.name)
+def test_an_operator_is_complete(spec: OpSpec) -> None:
+    for path in (
+        f"nlattn/oracle/{spec.stem}.py",
+        f"nlattn/ops/{spec.stem}.py",
+        f"tests/oracle/test_{spec.stem}.py",
+        f"tests/ops/test_{spec.stem}.py",
+        f"docs/algorithms/{spec.stem}.md",
+    ):
+        assert (ROOT / path).is_file(), f"{spec.name} lacks {path}"
+    assert callable(spec.oracle())
+    if spec.has_vjp:
+        assert callable(spec.oracle("vjp"))
+
+
+@pytest.mark.parametrize("spec", TABLE, ids=lambda spec: spec.name)
+def test_an_operator_is_called_as_all_are(spec: OpSpec) -> None:
+    kinds = ["", *(["map"] if spec.has_map else []), *(["vjp"] if spec.has_vjp else [])]
+    for kind in kinds:
+        function = spec.function(kind)  # type: ignore[arg-type]
+        assert getattr(nlattn, function.__name__) is function
+        doc = inspect.getdoc(function) or ""
+        for section in ("Parameters", "Returns", "Raises", "Notes"):
+            assert f"{section}\n---" in doc or kind, (
+                f"{function.__name__} says nothing of {section}"
+            )
+        for parameter in list(inspect.signature(function).parameters.values()):
+            positional = parameter.name in {*spec.arrays, "dout", "support"}
+            assert positional or parameter.kind is parameter.KEYWORD_ONLY, parameter
+
+
+def test_the_table_answers_by_name() -> None:
+    assert find("attention").stem == "dense"
+    with pytest.raises(KeyError, match="'fast' is no operator; there are attention"):
+        find("fast")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_a_file_is_short_and_says_what_it_is(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400
+    assert ast.get_docstring(ast.parse(text)), f"{path} has no first line"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_optional_packages_are_imported_inside_functions(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    roots = {name.split(".")[0] for name in imports(tree)}
+    if not name_of(path).startswith(MAY_USE_OPTIONAL):
+        assert not roots & OPTIONAL
+    outside = ast.Module([n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom))], [])
+    assert not {name.split(".")[0] for name in imports(outside)} & OPTIONAL
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "nlattn/oracle").glob("*.py")), ids=name_of)
+def test_an_oracle_imports_numpy_alone(path: Path) -> None:
+    allowed = {"__future__", "numpy", "typing", "collections", "dataclasses", "math", "itertools"}
+    for name in imports(ast.parse(path.read_text())):
+        assert name.split(".")[0] in allowed or name.startswith("nlattn.oracle"), name
+
+
+def test_only_one_file_compiles() -> None:
+    callers = [name_of(p) for p in SOURCES if "njit" in p.read_text()]
+    assert callers == ["_jit"]
+
+
+def test_importing_the_package_loads_neither_numba_nor_scipy() -> None:
+    code = (
+        "import sys, nlattn; assert 'attention' in dir(nlattn)\n"
+        "print({'numba', 'scipy', 'numpy', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "set()"
+
+
+def test_public_names_resolve_and_checkers_see_them() -> None:
+    for name in nlattn.__all__:
+        assert getattr(nlattn, name) is not None
+    tree = ast.parse((ROOT / "nlattn/__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        (node.module, alias.name)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == {(f"nlattn.{module}", name) for name, module in nlattn._ORIGIN.items()}
+    with pytest.raises(AttributeError, match="no attribute 'attn'"):
+        _ = nlattn.attn  # type: ignore[attr-defined]
