@@ -1,0 +1,133 @@
+"""SCRAM-style attention: a match for every query, a support around it, a mean over the support.
+
+Source: [calian2019], reconstructed from its abstract: PatchMatch finds the argmax, the sparsity
+pattern is built from it. Which keys exactly, is our choice. Status: reconstruction.
+A support is written as the set it is: built key by key, sorted at the end.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nlattn.oracle import sparse
+from nlattn.oracle.sparse import Array, Support
+
+KINDS = ("window", "neighbours", "topk", "local")
+
+
+def box(y: int, x: int, radius: int, grid: tuple[int, int]) -> set[tuple[int, int]]:
+    """Pixels of the grid at most `radius` away from (y, x) in either axis."""
+    return {
+        (i, j)
+        for i in range(y - radius, y + radius + 1)
+        for j in range(x - radius, x + radius + 1)
+        if 0 <= i < grid[0] and 0 <= j < grid[1]
+    }
+
+
+def mapped(position: int, size_q: int, size_k: int) -> int:
+    """The key coordinate at the place of a query coordinate."""
+    return ((2 * position + 1) * size_k) // (2 * size_q)
+
+
+def step(delta: int, size_q: int, size_k: int) -> int:
+    """A step on the query grid, in steps of the key grid, rounded to the nearest."""
+    return int(np.sign(delta)) * ((2 * abs(delta) * size_k + size_q) // (2 * size_q))
+
+
+def window(index: Array, y: int, x: int, grid: tuple[int, int], radius: int) -> set[Any]:
+    """Box around the best match."""
+    return _expanded(index[y, x, :1], grid, radius)
+
+
+def topk(index: Array, y: int, x: int, grid: tuple[int, int]) -> set[Any]:
+    """All matches."""
+    return _expanded(index[y, x], grid, 0)
+
+
+def neighbours(
+    index: Array, y: int, x: int, grid: tuple[int, int], radius: int, reach: int, shift: bool
+) -> set[Any]:
+    """Boxes around the neighbours' matches, and around those moved back by the neighbour's step."""
+    Hq, Wq = index.shape[:2]
+    keys: set[Any] = set()
+    for dy in range(-reach, reach + 1):
+        for dx in range(-reach, reach + 1):
+            if not (0 <= y + dy < Hq and 0 <= x + dx < Wq) or index[y + dy, x + dx, 0] < 0:
+                continue
+            ky, kx = divmod(int(index[y + dy, x + dx, 0]), grid[1])
+            keys |= box(ky, kx, radius, grid)
+            ky, kx = ky - step(dy, Hq, grid[0]), kx - step(dx, Wq, grid[1])
+            if shift and 0 <= ky < grid[0] and 0 <= kx < grid[1]:
+                keys |= box(ky, kx, radius, grid)
+    return keys
+
+
+def local(index: Array, y: int, x: int, grid: tuple[int, int], radius: int) -> set[Any]:
+    """Box around the query's own place."""
+    Hq, Wq = index.shape[:2]
+    return box(mapped(y, Hq, grid[0]), mapped(x, Wq, grid[1]), radius, grid)
+
+
+def scram_support(
+    field: Any,
+    *,
+    kind: str = "window",
+    window: int = 3,
+    reach: int = 1,
+    shift: bool = True,
+    key_mask: Array | None = None,
+    mask: Array | None = None,
+    causal: bool = False,
+) -> Support:
+    """Row pointers, ascending keys and shape of the support of a field of matches."""
+    index, grid = field.index, field.key_grid
+    (Hq, Wq), lead = index.shape[-3:-1], index.shape[:-3]
+    n, m = Hq * Wq, grid[0] * grid[1]
+    may = np.ones((*lead, n, m), bool)
+    if key_mask is not None:
+        may = may & key_mask.reshape((*key_mask.shape[:-2], 1, m))
+    if mask is not None:
+        may = may & mask.reshape((*mask.shape[:-4], n, m))
+    if causal:
+        may = may & (np.arange(m) <= np.arange(n)[:, None])
+    index = np.broadcast_to(index, may.shape[:-2] + index.shape[-3:])
+    rows = []
+    for b in np.ndindex(may.shape[:-2]):
+        for y, x in np.ndindex(Hq, Wq):
+            keys = _row(index[b], y, x, grid, kind, window // 2, reach, shift)
+            rows.append([j for j in keys if may[b][y * Wq + x, j]])
+    indptr = np.cumsum([0, *(len(row) for row in rows)])
+    return indptr, np.array([j for row in rows for j in row], np.int32), may.shape
+
+
+def _row(
+    index: Array,
+    y: int,
+    x: int,
+    grid: tuple[int, int],
+    kind: str,
+    radius: int,
+    reach: int,
+    shift: bool,
+) -> list[int]:
+    """Ascending keys of one query; its best match is always one of them."""
+    keys = _expanded(index[y, x, :1], grid, 0)
+    if kind in ("window", "union"):
+        keys |= window(index, y, x, grid, radius)
+    if kind in ("topk", "union"):
+        keys |= topk(index, y, x, grid)
+    if kind in ("neighbours", "union"):
+        keys |= neighbours(index, y, x, grid, radius, reach, shift)
+    if kind in ("local", "union"):
+        keys |= local(index, y, x, grid, radius)
+    return sorted(i * grid[1] + j for i, j in keys)
+
+
+def _expanded(matches: Array, grid: tuple[int, int], radius: int) -> set[Any]:
+    keys: set[Any] = set()
+    for key in matches[matches >= 0]:
+        keys |= box(*divmod(int(key), grid[1]), radius, grid)
+    return keys

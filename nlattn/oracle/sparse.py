@@ -1,0 +1,144 @@
+"""Attention restricted to a support: every query attends to its own list of keys.
+
+For query i with keys S, scores s_j and weights w_j = f(s_j):
+
+    out_i = sum_S w_j v_j / Z_i,    lse_i = log Z_i
+
+    softmax    f(s) = exp(s)     s = scale q.k               Z = sum w
+    gaussian   f(s) = exp(s)     s = -|q - k|^2 / h^2        Z = sum w
+    abspow     f(s) = |s|^p      s = scale q.k               Z = sum w
+    dot        f(s) = s          s = scale q.k               Z = |S|
+
+Sources: [wang2018, eq. 1-4] for the weights; the gradients are derived here. Status: ours.
+Real, longdouble and complex arrays alike; in complex arithmetic every function is analytic, so
+that the complex step differentiates it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+Support = tuple[Array, Array, tuple[int, ...]]
+
+
+def scores(q: Array, k: Array, weight: str, scale: float, bandwidth: float) -> Array:
+    """Scores of one query (d,) against keys (s, d)."""
+    if weight == "gaussian":
+        return np.asarray(-((q - k) ** 2).sum(-1) / bandwidth**2)
+    return np.asarray(scale * (k @ q))
+
+
+def probabilities(s: Array, weight: str, power: float) -> tuple[Array, Any]:
+    """Weights over their normaliser, (s,), and the normaliser's logarithm; no key gives -inf."""
+    if weight == "dot":
+        w, top, Z = s, 0.0, s.dtype.type(len(s))
+    elif weight == "abspow":
+        w, top = np.where(s.real < 0, -s, s) ** power, 0.0
+        Z = w.sum()
+    else:
+        top = s.real.max(initial=-np.inf)
+        w = np.exp(s - top)
+        Z = w.sum()
+    if Z == 0:
+        return np.zeros_like(s), -np.inf
+    return w / Z, top + np.log(Z)
+
+
+def score_cotangents(s: Array, P: Array, dP: Array, dlse: Any, weight: str, power: float) -> Array:
+    """Cotangents (s,) of the scores, from those of the probabilities, ``dP_j = dout . v_j``."""
+    if weight == "dot":
+        return dP / max(len(s), 1)
+    inner = P * (dP - (P * dP).sum() + dlse)
+    if weight == "abspow":  # f'(s) / f(s) = p / s; a weight of 0 has no slope
+        return np.where(s == 0, 0, power * inner / np.where(s == 0, 1, s))
+    return inner
+
+
+def sparse_attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    support: Support,
+    *,
+    weight: str = "softmax",
+    scale: float | None = None,
+    bandwidth: float = 1.0,
+    power: float = 2.0,
+    masked_rows: str = "zero",
+    return_lse: bool = False,
+) -> Any:
+    """Outputs (..., n, e), and with `return_lse` also the log normalisers (..., n)."""
+    scale = _scale(q, scale)
+    lead, (q_, k_, v_) = _heads(support, q, k, v)
+    out = np.zeros((*lead, q.shape[-2], v.shape[-1]), v.dtype)
+    lse = np.full((*lead, q.shape[-2]), -np.inf, v.dtype)
+    for b, i, S in _rows(support, lead, q.shape[-2]):
+        s = scores(q_[b][i], k_[b][S], weight, scale, bandwidth)
+        P, lse[b][i] = probabilities(s, weight, power)
+        out[b][i] = P @ v_[b][S]
+        if lse[b][i] == -np.inf and masked_rows == "nan":
+            out[b][i] = np.nan
+    return (out, lse) if return_lse else out
+
+
+def sparse_attention_vjp(
+    q: Array,
+    k: Array,
+    v: Array,
+    support: Support,
+    dout: Array,
+    *,
+    dlse: Array | None = None,
+    weight: str = "softmax",
+    scale: float | None = None,
+    bandwidth: float = 1.0,
+    power: float = 2.0,
+) -> tuple[Array, Array, Array]:
+    """Gradients (dq, dk, dv) of ``sum(dout * out) + sum(dlse * lse)``, the support held fixed."""
+    scale = _scale(q, scale)
+    lead, (q_, k_, v_) = _heads(support, q, k, v)
+    dq, dk, dv = (np.zeros((*lead, *x.shape[-2:]), x.dtype) for x in (q, k, v))
+    for b, i, S in _rows(support, lead, q.shape[-2]):
+        g, a = dout[b][i], 0.0 if dlse is None else dlse[b][i]
+        s = scores(q_[b][i], k_[b][S], weight, scale, bandwidth)
+        P, _ = probabilities(s, weight, power)
+        ds = score_cotangents(s, P, v_[b][S] @ g, a, weight, power)[:, None]
+        dv[b][S] += P[:, None] * g
+        if weight == "gaussian":
+            difference = (2 / bandwidth**2) * (q_[b][i] - k_[b][S])
+            dq[b][i] -= (ds * difference).sum(0)
+            dk[b][S] += ds * difference
+        else:
+            dq[b][i] += scale * (ds * k_[b][S]).sum(0)
+            dk[b][S] += scale * ds * q_[b][i]
+    return _summed(dq, q.shape), _summed(dk, k.shape), _summed(dv, v.shape)
+
+
+def _scale(q: Array, scale: float | None) -> float:
+    return q.shape[-1] ** -0.5 if scale is None else scale
+
+
+def _heads(support: Support, *arrays: Array) -> tuple[tuple[int, ...], list[Array]]:
+    """The common leading axes, and the arrays broadcast to them."""
+    lead = np.broadcast_shapes(support[2][:-2], *(x.shape[:-2] for x in arrays))
+    return lead, [np.broadcast_to(x, lead + x.shape[-2:]) for x in arrays]
+
+
+def _rows(support: Support, lead: tuple[int, ...], n: int) -> Any:
+    """(head, query, its keys) of every row."""
+    indptr, indices, shape = support
+    slices = np.broadcast_to(np.arange(np.prod(shape[:-2], dtype=int)).reshape(shape[:-2]), lead)
+    for b in np.ndindex(lead):
+        for i in range(n):
+            row = slices[b] * n + i
+            yield b, i, indices[indptr[row] : indptr[row + 1]]
+
+
+def _summed(gradient: Array, shape: tuple[int, ...]) -> Array:
+    """Sum over the axes along which an array of `shape` was broadcast."""
+    gradient = gradient.sum(tuple(range(gradient.ndim - len(shape))))
+    kept = tuple(i for i, size in enumerate(shape) if size == 1 and gradient.shape[i] > 1)
+    return gradient.sum(kept, keepdims=True)
