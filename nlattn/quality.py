@@ -1,0 +1,267 @@
+"""How well one attention map stands for another: recall, mass, distances, output error."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Bools, Floats, Ints
+from nlattn.maps.base import AttentionMap
+
+_Z = 1.959963984540054  # two-sided 95 % of a normal distribution
+_TAG = 0x51A11CE5  # keeps these draws apart from every search's
+_BLOCK_BYTES = 1 << 24  # of one (rows, m) float64 array; about eight are alive at a time
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+class Estimate(NamedTuple):
+    """A figure over all queries, estimated from the compared ones."""
+
+    value: float
+    error: float
+    """Standard error; 0 if every query was compared."""
+    low: float
+    """Lower end of the 95 % confidence interval."""
+    high: float
+
+
+class Quality(NamedTuple):
+    """What `compare` found; P is the exact row, S the keys that the other map gives weight to."""
+
+    rows: int
+    """Queries compared, out of `of`, less those that may attend to nothing."""
+    of: int
+    support: float
+    """Mean number of keys in S."""
+    recall: Estimate
+    """Share of queries whose strongest key is an exact strongest key; equal scores count."""
+    recall_k: Estimate
+    """Mean share of the exact `k` strongest keys that S holds; equal scores count."""
+    k: int
+    gap: Estimate
+    """(best exact score - exact score of the strongest key) / deviation of the exact scores."""
+    gap_p95: float
+    mass: Estimate
+    """Mean of P(S), the exact attention that S captures."""
+    mass_p5: float
+    mass_best: float
+    """Mean of P over the ``|S|`` best keys: no support of that size captures more."""
+    mass_random: float
+    """Mean of ``|S| / m``: what random keys would capture."""
+    tv: Estimate
+    """Total variation, half the sum of absolute differences; 1 - P(S) for a restricted P."""
+    kl: Estimate
+    """``sum Q log(Q / P)`` for the other map's row Q; -log P(S) for a restricted P."""
+    effective: float
+    """Median of 1 / sum P^2: over how many keys exact attention spreads."""
+    output: Estimate | None
+    """Norm of the difference of outputs, over that of the exact output."""
+    output_max: float | None
+
+    @property
+    def flat(self) -> bool:
+        """Whether S captures little more than random keys would: attention is not peaked."""
+        return self.mass.value < max(0.05, 2 * self.mass_random)
+
+
+def compare(
+    A: AttentionMap,
+    B: AttentionMap | Floats,
+    v: Floats | None = None,
+    *,
+    rows: int = 256,
+    seed: int = 0,
+    k: int = 8,
+) -> Quality:
+    """Compare map `A` with exact attention `B` on some queries, chosen without replacement.
+
+    Parameters
+    ----------
+    A : AttentionMap, (n, m)
+    B : AttentionMap or array of weights, (n, m)
+        The reference; from an array, scores are the logarithms of weights.
+    v : (m, e) array, optional
+        Values, for the output error.
+    rows : int
+        Queries to compare: those of the smallest keyed hashes. All, and exactly, if there are no
+        more; else estimates with finite-population errors.
+    seed : int
+        Chooses the queries.
+    k : int
+        Size of the best set in `recall_k`, at most m.
+
+    Notes
+    -----
+    Scores are equal when they differ by rounding alone: by four spacings of the largest. A
+    query whose exact row is empty is left out. ``rows m`` numbers are held a block at a time.
+    Formulas: docs/numerics.md.
+    """
+    op = "compare"
+    shape = np.shape(B)
+    if A.shape != shape:
+        _check.fail(op, "B", f"has shape {shape}, expected {A.shape} from A")
+    if v is not None and (np.ndim(v) != 2 or len(v) != shape[1]):
+        _check.fail(op, "v", f"has shape {np.shape(v)}, expected (m, e) with m={shape[1]} from A")
+    rows = _check.integer(op, "rows", rows, low=1)
+    k = _check.integer(op, "k", k, low=1, high=shape[1])
+    chosen = sample(shape[0], rows, seed)
+    values = None if v is None else np.asarray(v, np.float64)
+    step = max(1, _BLOCK_BYTES // (8 * shape[1]))
+    blocks = [chosen[i : i + step] for i in range(0, len(chosen), step)]
+    kept = [_block(A, B, values, block, k) for block in blocks]
+    figures = {name: np.concatenate([b[name] for b in kept]) for name in kept[0]}
+    return _summary(figures, shape[0], k, exact=len(chosen) == shape[0])
+
+
+def sample(n: int, count: int, seed: int) -> Ints:
+    """Return, ascending, the `count` of n rows whose keyed hashes are smallest."""
+    if count >= n:
+        return np.arange(n)
+    state = _mix(np.uint64((seed ^ _TAG) % 2**64))
+    for field in (0, 0):  # slice, iteration
+        state = _mix(state ^ np.uint64(field))
+    hashes = _mix(_mix(state ^ np.arange(n, dtype=np.uint64)) ^ np.uint64(0))
+    return np.sort(np.argsort(hashes, kind="stable")[:count])
+
+
+def _mix(x: Any) -> Any:
+    """SplitMix64's step, as in ``kernels/rng.py``."""
+    with np.errstate(over="ignore"):
+        x = x + np.uint64(_GOLDEN)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _block(
+    A: AttentionMap, B: AttentionMap | Floats, v: Floats | None, index: Ints, k: int
+) -> dict[str, Floats]:
+    """Figures of the queries `index`, one array each."""
+    if isinstance(B, AttentionMap):
+        exact, score = B.rows(index).astype(np.float64), B.scores(index)
+    else:
+        exact = np.asarray(B[index], np.float64)
+        with np.errstate(divide="ignore"):
+            score = np.log(exact)
+    spacing = float(np.finfo(score.dtype).eps)
+    score = score.astype(np.float64, copy=False)
+    other = A.rows(index).astype(np.float64)
+    alive = exact.any(1)
+    exact, score, other = exact[alive], score[alive], other[alive]
+
+    line = np.arange(len(exact))
+    valid = score > -np.inf
+    support = other != 0
+    size, choices = support.sum(1), valid.sum(1)
+    top = score.max(1)
+    finite = np.where(valid, score, 0)
+    tie = 4 * spacing * np.abs(finite).max(1)
+    mean = finite.sum(1) / choices
+    deviation = np.sqrt((np.where(valid, score - mean[:, None], 0) ** 2).sum(1) / choices)
+    best = other.argmax(1)
+    reached = np.where(size > 0, score[line, best], -np.inf)
+    gap = np.divide(top - reached, deviation, out=np.zeros_like(top), where=top - reached > tie)
+
+    mass = np.where(support, exact, 0).sum(1)
+    most = min(int(size.max(initial=0)) + 1, exact.shape[1])
+    order = -np.sort(np.partition(-exact, most - 1, axis=1)[:, :most], axis=1)  # no full sort
+    norm = top + np.log(np.exp(finite - top[:, None], where=valid, out=np.zeros_like(score)).sum(1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(support, other * (np.log(np.abs(other)) - score + norm[:, None]), 0)
+    figures = {
+        "recall": (reached >= top - tie).astype(np.float64),
+        "recall_k": _share_of_best(score, valid & support, tie, min(k, score.shape[1])),
+        "gap": gap,
+        "mass": mass,
+        "best": np.where(np.arange(most) < size[:, None], order, 0).sum(1),
+        "random": size / choices,
+        "tv": np.abs(exact - other).sum(1) / 2,
+        "kl": np.where(size > 0, ratio.sum(1), np.inf),
+        "effective": 1 / (exact**2).sum(1),
+        "support": size.astype(np.float64),
+    }
+    if v is not None:
+        difference, reference = (exact - other) @ v, exact @ v
+        figures["wrong"] = (difference**2).sum(1)
+        figures["right"] = (reference**2).sum(1)
+        figures["largest"] = np.abs(difference).max(1)
+    return figures
+
+
+def _share_of_best(score: Floats, found: Bools, tie: Floats, k: int) -> Floats:
+    """``(found above the k-th score + found at it, as far as places are left) / k``."""
+    kth = np.partition(score, score.shape[1] - k, axis=1)[:, score.shape[1] - k, None]
+    width = tie[:, None]
+    above = score > kth + width
+    level = (np.abs(score - kth) <= width) & np.isfinite(kth)
+    places = np.minimum((score > -np.inf).sum(1), k)
+    left = places - above.sum(1)
+    return ((above & found).sum(1) + np.minimum((level & found).sum(1), left)) / places
+
+
+def _summary(f: dict[str, Floats], of: int, k: int, *, exact: bool) -> Quality:
+    count = len(f["recall"])
+    if count == 0:
+        raise ValueError("compare: B attends to nothing in the rows compared")
+    n = count if exact else of
+    output = "wrong" in f
+    return Quality(
+        rows=count,
+        of=of,
+        support=float(f["support"].mean()),
+        recall=_proportion(f["recall"], n),
+        recall_k=_mean(f["recall_k"], n, high=1),
+        k=k,
+        gap=_mean(f["gap"], n),
+        gap_p95=float(np.quantile(f["gap"], 0.95)),
+        mass=_mean(f["mass"], n, high=1),
+        mass_p5=float(np.quantile(f["mass"], 0.05)),
+        mass_best=float(f["best"].mean()),
+        mass_random=float(f["random"].mean()),
+        tv=_mean(f["tv"], n, high=1),
+        kl=_mean(f["kl"], n),
+        effective=float(np.median(f["effective"])),
+        output=_ratio(f["wrong"], f["right"], n) if output else None,
+        output_max=float(f["largest"].max()) if output else None,
+    )
+
+
+def _mean(x: Floats, n: int, high: float = math.inf) -> Estimate:
+    """Mean of a sample without replacement: ``SE^2 = (1 - r/n) s^2 / r``."""
+    value, r = float(x.mean()), len(x)
+    if not math.isfinite(value):
+        return Estimate(value, math.inf, 0.0, high)
+    error = math.sqrt((1 - r / n) * float(x.var(ddof=1)) / r) if r > 1 else 0.0
+    if r == 1 < n:
+        return Estimate(value, math.inf, 0.0, high)
+    return Estimate(value, error, max(0.0, value - _Z * error), min(high, value + _Z * error))
+
+
+def _proportion(x: Floats, n: int) -> Estimate:
+    """Wilson's interval, the sample counted as if drawn from endlessly many."""
+    value, r = float(x.mean()), len(x)
+    if r >= n:
+        return Estimate(value, 0.0, value, value)
+    error = math.sqrt((1 - r / n) * value * (1 - value) / max(r - 1, 1))
+    size = r * (n - 1) / (n - r)
+    spread = _Z * math.sqrt(value * (1 - value) / size + (_Z / (2 * size)) ** 2)
+    centre, scale = value + _Z**2 / (2 * size), 1 + _Z**2 / size
+    low, high = (centre - spread) / scale, (centre + spread) / scale
+    return Estimate(value, error, max(0.0, low), min(1.0, max(high, value)))
+
+
+def _ratio(a: Floats, b: Floats, n: int) -> Estimate:
+    """``sqrt(sum a / sum b)``, its error by linearisation."""
+    if not b.sum():
+        value = math.inf if a.sum() else 0.0
+        return Estimate(value, 0.0, value, value)
+    ratio, r = float(a.sum() / b.sum()), len(a)
+    root = math.sqrt(ratio)
+    if r == 1 < n:
+        return Estimate(root, math.inf, 0.0, math.inf)
+    residual = float(((a - ratio * b) ** 2).sum()) / max(r - 1, 1)
+    error = math.sqrt((1 - r / n) / r * residual) / float(b.mean()) / (2 * root) if root else 0.0
+    return Estimate(root, error, max(0.0, root - _Z * error), root + _Z * error)
