@@ -1,0 +1,52 @@
+"""Results are the same bits for any number of threads, and from several Python threads at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nlattn import _jit
+from nlattn.conformance import cases
+from tests.test_inputs import KINDS, flat, label
+
+# Several tiles of queries and of keys, none of them full.
+SIZES = {"n": 300, "m": 530, "Hq": 17, "Wq": 19, "Hk": 23, "Wk": 21, "d": 5, "e": 3}
+
+pytestmark = pytest.mark.jit
+
+
+@pytest.fixture
+def restore_threads() -> Iterator[None]:
+    before = _jit.threads()
+    yield
+    _jit.set_threads(before)
+
+
+@pytest.mark.usefixtures("restore_threads")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("spec", "kind"), KINDS, ids=label)
+def test_any_number_of_threads_gives_the_same_bits(spec: Any, kind: Any, dtype: type) -> None:
+    lead = () if kind == "map" else (2,)
+    arguments = cases.call(spec, kind, sizes=SIZES, lead=lead, dtype=dtype)
+    results = []
+    for count in range(1, _jit.max_threads() + 1):
+        _jit.set_threads(count)
+        results.append(flat(spec.function(kind)(**arguments)))
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("spec", "kind"), KINDS, ids=label)
+def test_python_threads_do_not_meet(spec: Any, kind: Any) -> None:
+    arguments = cases.call(spec, kind)
+    want = flat(spec.function(kind)(**arguments))
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(spec.function(kind), **arguments) for _ in range(8)]
+    for call in calls:
+        for a, b in zip(flat(call.result()), want, strict=True):
+            np.testing.assert_array_equal(a, b)
