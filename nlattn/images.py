@@ -88,23 +88,34 @@ def save(path: str | os.PathLike[str], image: Floats) -> None:
 
 
 def patch_features(
-    image: Floats, *, patch: int = 7, channels: int = 32, dtype: Any = np.float32
+    image: Floats,
+    *,
+    patch: int = 7,
+    channels: int = 32,
+    whiten: float = 0.5,
+    dtype: Any = np.float32,
 ) -> Floats:
-    r"""Principal components of each pixel's patch: ``f[p] = V^T (x[p] - mean) / sqrt(patch^2 C)``.
+    r"""Principal components of each pixel's patch: ``f[p] = c (V^T (x[p] - mean)) / sigma^whiten``.
 
-    ``x[p]`` is the reflect-padded ``patch x patch x C`` surrounding of pixel p and V holds the
-    covariance's leading eigenvectors. Nothing is whitened, so that ``|f[p] - f[r]|^2`` is the mean
-    squared difference of two patches, less what the dropped components held.
+    ``x[p]`` is the reflect-padded ``patch x patch x C`` surrounding of pixel p, V holds the
+    covariance's leading eigenvectors, sigma the standard deviations along them; c makes the mean
+    of ``|f|^2`` equal `channels`. The dot product of two features then says how far their patches
+    stray from the mean patch in the same direction.
 
     Parameters
     ----------
     image : (H, W, C) array of real numbers
+        Any range.
     patch : odd int
         Width of the patch in pixels.
     channels : int
         Components kept, at most ``patch^2 C``, largest variance first. Each one's sign makes the
         largest weight of its eigenvector positive.
+    whiten : float from 0 to 1
+        0: the largest components, those of colour, decide; 1: all components count alike, so that
+        fine texture and noise decide.
     dtype : float32 or float64
+        Of the result.
 
     Returns
     -------
@@ -121,6 +132,9 @@ def patch_features(
     width = _check.odd(op, "patch", patch, "its centre is a pixel")
     size = width * width * values.shape[2]
     kept = _check.integer(op, "channels", channels, low=1, high=size)
+    power = _check.number(op, "whiten", whiten)
+    if not 0 <= power <= 1:
+        _check.fail(op, "whiten", f"is {power}, expected 0 to 1")
     if np.dtype(dtype) not in (np.float32, np.float64):
         _check.fail(op, "dtype", f"is {np.dtype(dtype)}, expected float32 or float64")
 
@@ -142,14 +156,24 @@ def patch_features(
             total += vectors.sum(0)
             moment += vectors.T @ vectors
         mean = total / (height * length)
-        axes = np.linalg.eigh(moment / (height * length) - np.outer(mean, mean))[1]
-        axes = axes[:, ::-1][:, :kept]
-        axes *= np.sign(axes[np.abs(axes).argmax(0), np.arange(kept)]) / np.sqrt(size)
+        axes = _axes(moment / (height * length) - np.outer(mean, mean), kept, power)
         narrow, shift = axes.astype(dtype), (mean @ axes).astype(dtype)
         for rows in blocks:
             vectors = patches[rows].astype(dtype).reshape(-1, size)
             out[rows] = (vectors @ narrow - shift).reshape(-1, length, kept)
     return out
+
+
+def _axes(covariance: Floats, kept: int, power: float) -> Floats:
+    """Leading eigenvectors, scaled; zero where there is no variance."""
+    variance, axes = np.linalg.eigh(covariance)
+    variance, axes = variance[::-1][:kept], axes[:, ::-1][:, :kept]
+    axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(kept)])
+    real = variance > np.finfo(np.float32).eps ** 2 * max(1.0, np.trace(covariance))
+    variance = np.where(real, variance, 1)
+    scaled = np.where(real, variance ** (1 - power), 0).sum()
+    axes = axes * (real * variance ** (-power / 2) * np.sqrt(kept / scaled if scaled else 1))
+    return np.ascontiguousarray(axes)
 
 
 def _image(op: str, image: object) -> Floats:
@@ -165,47 +189,42 @@ def _image(op: str, image: object) -> Floats:
     return values
 
 
-def gaussian_bandwidth(
-    features: Floats, *, keys: float = 16.0, rows: int = 64, seed: int = 0
-) -> float:
-    """Bandwidth ``h`` at which the median pixel attends to `keys` keys.
+def softmax_scale(features: Floats, *, keys: float = 16.0, rows: int = 64, seed: int = 0) -> float:
+    """Factor on dot products at which the median pixel attends to about `keys` keys.
 
-    Weights ``exp(-|f[p] - f[r]|^2 / h^2)`` over all r, normalised, have a perplexity (exponential
-    of the entropy); h makes its median over `rows` randomly drawn pixels equal to `keys`.
+    The weights ``softmax_r(scale f[p] . f[r])`` have a perplexity (exponential of the entropy):
+    the scale makes its median over `rows` pixels, drawn with `seed`, equal `keys`. It is found on
+    the largest ``256 keys`` scores of a row, which hold all weight that matters.
     """
-    op = "gaussian_bandwidth"
+    op = "softmax_scale"
     target = _check.number(op, "keys", keys, positive=True)
-    flat = np.asarray(features, np.float32)
+    flat = np.asarray(features)
     if flat.ndim != 3 or 0 in flat.shape:
         _check.fail(op, "features", f"has shape {flat.shape}, expected (H, W, d), none of them 0")
     flat = flat.reshape(-1, flat.shape[-1])
     count = min(len(flat), _check.integer(op, "rows", rows, low=1))
     chosen = np.random.default_rng(seed).choice(len(flat), count, replace=False)
-    near = min(len(flat), max(64, int(64 * target)))
-    squares = (flat * flat).sum(1)
-    distances = np.empty((count, near))
+    near = min(len(flat), int(256 * max(target, 1)))
     with threadpool_limits(1, "blas"):
-        for i, row in enumerate(chosen):
-            d2 = np.maximum(squares + squares[row] - 2 * (flat @ flat[row]), 0)
-            distances[i] = np.partition(d2, near - 1)[:near] if near < len(flat) else d2
-    return _solve(distances - distances.min(1, keepdims=True), target)
+        scores = (flat @ flat[chosen].T).T
+    scores = np.partition(scores, len(flat) - near, axis=1)[:, len(flat) - near :]
+    return _solve(scores.astype(np.float64) - scores.max(1, keepdims=True), target)
 
 
-def _solve(distances: Floats, target: float) -> float:
-    """Bisect the logarithm of h^2: perplexity grows with it."""
-    span = float(distances.max())
+def _solve(scores: Floats, target: float) -> float:
+    """Bisect the logarithm of the scale: perplexity falls with it."""
+    span = -float(scores.min())
     if span == 0:
-        return 1.0  # all patches alike: any bandwidth spreads over all
-    low, high = np.log(span) - 60, np.log(span) + 10
-    for _ in range(50):
+        return 1.0  # all patches alike: any scale spreads over all
+    low, high = -np.log(span) - 10, -np.log(span) + 40
+    for _ in range(40):
         middle = (low + high) / 2
-        logits = -distances / np.exp(middle)
+        logits = scores * np.exp(middle)
         weights = np.exp(logits)
-        weights /= weights.sum(1, keepdims=True)
-        with np.errstate(invalid="ignore"):
-            entropy = -(weights * np.log(np.maximum(weights, 1e-300))).sum(1)
-        if np.median(np.exp(entropy)) < target:
+        total = weights.sum(1)
+        entropy = np.log(total) - (weights * logits).sum(1) / total
+        if np.median(entropy) > np.log(target):
             low = middle
         else:
             high = middle
-    return float(np.exp((low + high) / 4))
+    return float(np.exp((low + high) / 2))

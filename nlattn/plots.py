@@ -37,6 +37,8 @@ def overlay(
         Row and column of each query point.
     keys : (Hk, Wk, 1 or 3) array, optional
         Picture that the keys stand on; `image` if omitted.
+    title : str
+        Above the picture.
     cutoff : float
         Weights below are not drawn.
     """
@@ -101,6 +103,8 @@ def match_field(index: Ints, key_grid: tuple[int, int], *, title: str = "") -> F
         Raster index of the matched key; -1 for none, drawn grey.
     key_grid : (Hk, Wk)
         Across different grids, displacements count from the query's place in the key grid.
+    title : str
+        Above the picture.
     """
     from matplotlib.figure import Figure
 
@@ -127,8 +131,7 @@ def match_field(index: Ints, key_grid: tuple[int, int], *, title: str = "") -> F
 def _displacement(index: Ints, key_grid: tuple[int, int]) -> tuple[Floats, Floats]:
     row, column = np.divmod(index, key_grid[1])
     starts = [
-        ((2 * np.arange(n) + 1) * m) // (2 * n)
-        for n, m in zip(index.shape, key_grid, strict=True)
+        ((2 * np.arange(n) + 1) * m) // (2 * n) for n, m in zip(index.shape, key_grid, strict=True)
     ]
     return (row - starts[0][:, None]).astype(float), (column - starts[1][None, :]).astype(float)
 
@@ -141,7 +144,9 @@ def _hue(down: Floats, right: Floats, reach: float) -> Floats:
     a, b = chroma * np.cos(angle), chroma * np.sin(angle)
     cone = np.stack([lightness + x * a + y * b for x, y in _CONES], axis=-1) ** 3
     linear = np.clip(cone @ _LINEAR.T, 0, 1)
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    high = 1.055 * linear ** (1 / 2.4) - 0.055
+    colours: Floats = np.where(linear <= 0.0031308, 12.92 * linear, high)
+    return colours
 
 
 # Ottosson 2020, OKLab to linear sRGB (bottosson.github.io/posts/oklab).
@@ -186,7 +191,9 @@ def _wheel(axes: Any, reach: float) -> None:
 
 
 def _lengths(axes: Any, length: Floats) -> None:
-    edges = np.concatenate([[0], np.geomspace(1, max(2.0, float(length.max(initial=1))) * 1.01, 25)])
+    edges = np.concatenate(
+        [[0], np.geomspace(1, max(2.0, float(length.max(initial=1))) * 1.01, 25)]
+    )
     counts = np.histogram(length, edges)[0] / max(1, length.size)
     axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color="#7a828c")
     axes.set_xscale("symlog", linthresh=1)
@@ -214,7 +221,8 @@ def _dots(weights: Floats, radius: int) -> Floats:
     from scipy.ndimage import grey_dilation
 
     y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
-    return grey_dilation(weights, footprint=x * x + y * y <= radius * radius + 0.5)
+    spread: Floats = grey_dilation(weights, footprint=x * x + y * y <= radius * radius + 0.5)
+    return spread
 
 
 def _tint(colour: str, alpha: Floats) -> Floats:

@@ -63,8 +63,8 @@ class Quality(NamedTuple):
 
     @property
     def flat(self) -> bool:
-        """Whether S captures little more than random keys would: attention is not peaked."""
-        return self.mass.value < max(0.05, 2 * self.mass_random)
+        """Whether even the best ``|S|`` keys capture little: attention is not peaked."""
+        return self.mass_best < max(0.05, 2 * self.mass_random)
 
 
 def compare(
@@ -81,6 +81,7 @@ def compare(
     Parameters
     ----------
     A : AttentionMap, (n, m)
+        The map to judge.
     B : AttentionMap or array of weights, (n, m)
         The reference; from an array, scores are the logarithms of weights.
     v : (m, e) array, optional
@@ -196,10 +197,12 @@ def _share_of_best(score: Floats, found: Bools, tie: Floats, k: int) -> Floats:
     kth = np.partition(score, score.shape[1] - k, axis=1)[:, score.shape[1] - k, None]
     width = tie[:, None]
     above = score > kth + width
-    level = (np.abs(score - kth) <= width) & np.isfinite(kth)
+    with np.errstate(invalid="ignore"):
+        level = (np.abs(score - kth) <= width) & np.isfinite(kth)
     places = np.minimum((score > -np.inf).sum(1), k)
     left = places - above.sum(1)
-    return ((above & found).sum(1) + np.minimum((level & found).sum(1), left)) / places
+    share: Floats = ((above & found).sum(1) + np.minimum((level & found).sum(1), left)) / places
+    return share
 
 
 def _summary(f: dict[str, Floats], of: int, k: int, *, exact: bool) -> Quality:
@@ -216,9 +219,9 @@ def _summary(f: dict[str, Floats], of: int, k: int, *, exact: bool) -> Quality:
         recall_k=_mean(f["recall_k"], n, high=1),
         k=k,
         gap=_mean(f["gap"], n),
-        gap_p95=float(np.quantile(f["gap"], 0.95)),
+        gap_p95=float(np.quantile(f["gap"], 0.95, method="higher")),
         mass=_mean(f["mass"], n, high=1),
-        mass_p5=float(np.quantile(f["mass"], 0.05)),
+        mass_p5=float(np.quantile(f["mass"], 0.05, method="lower")),
         mass_best=float(f["best"].mean()),
         mass_random=float(f["random"].mean()),
         tv=_mean(f["tv"], n, high=1),

@@ -1,0 +1,149 @@
+"""``nlattn demo`` and ``nlattn map``: one attention map, its pictures and its report."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+
+from nlattn import _check, images
+from nlattn._types import Floats
+from nlattn.cli import methods, report
+from nlattn.cli.methods import Result, Task
+from nlattn.cli.output import Output, Stages, to_json
+
+_SPOTS = ((0.20, 0.40), (0.38, 0.12), (0.60, 0.16), (0.70, 0.51), (0.17, 0.87), (0.12, 0.62))
+"""Where a picture is queried; of the built-in one: face, flag, suit, strap, shuttle, background."""
+_DPI = 110
+
+
+def demo(options: Namespace) -> int:
+    """Attention of the built-in photograph to itself."""
+    output, stages = _start(options, _picture_files(options))
+    image = images.photograph()
+    if options.size:
+        side = min(options.size, *image.shape[:2])
+        top, left = ((n - side) // 2 for n in image.shape[:2])
+        image = image[top : top + side, left : left + side]
+    return _finish(
+        _of_image("built-in photograph", image, options, stages), options, output, stages
+    )
+
+
+def one_map(options: Namespace) -> int:
+    """Attention of an image to itself, or of arrays."""
+    if options.image is None:
+        task = _of_arrays(options)
+        output, stages = _start(options, _array_files(options))
+        return _finish(task, options, output, stages)
+    output, stages = _start(options, _picture_files(options))
+    image = images.load(options.image)
+    return _finish(_of_image(str(options.image), image, options, stages), options, output, stages)
+
+
+def _picture_files(options: Namespace) -> list[str]:
+    matches = ["matches.png"] if options.method == "scram" else []
+    return ["map.npz", "overlay.png", *matches, "report.json"]
+
+
+def _array_files(options: Namespace) -> list[str]:
+    names = {"out.npy": options.v, "weights.npy": options.query}
+    return ["map.npz", *(name for name, wanted in names.items() if wanted), "report.json"]
+
+
+def _start(options: Namespace, names: list[str]) -> tuple[Output, Stages]:
+    return Output(options.out, names, force=options.force), Stages(quiet=options.quiet)
+
+
+def _of_image(name: str, image: Floats, options: Namespace, stages: Stages) -> Task:
+    with stages("features"):
+        channels = min(options.channels, options.patch**2 * image.shape[2])
+        q = images.patch_features(image, patch=options.patch, channels=channels)
+        scale = options.scale
+        if scale is None:
+            scale = images.softmax_scale(q, keys=options.keys, seed=options.seed)
+    height, width = image.shape[:2]
+    queries = options.query or [(int(y * height), int(x * width)) for y, x in _SPOTS]
+    _inside(queries, (height, width))
+    return Task(name, q, q, image, scale, queries, image)
+
+
+def _of_arrays(options: Namespace) -> Task:
+    q = _array(options.q, "--q")
+    k = q if options.k is None else _array(options.k, "--k")
+    v = None if options.v is None else _array(options.v, "--v")
+    if v is not None and v.shape[:-1] != k.shape[:-1]:
+        raise ValueError(f"--v has shape {v.shape}, expected {(*k.shape[:-1], 'e')} from the keys")
+    if options.method == "scram" and (q.ndim, k.ndim) != (3, 3):
+        raise ValueError(
+            f"--method scram searches on grids: --q has shape {q.shape} and --k {k.shape}, "
+            "expected (Hq, Wq, d) and (Hk, Wk, d); --method dense takes sets"
+        )
+    scale = q.shape[-1] ** -0.5 if options.scale is None else options.scale
+    queries = options.query or []
+    _inside(queries, q.shape[:-1] if q.ndim == 3 else (len(q), 1))
+    return Task(str(options.q), q, k, v, scale, queries)
+
+
+def _array(path: Path, name: str) -> Floats:
+    """Array in a ``.npy`` file, mapped into memory; nothing is unpickled."""
+    try:
+        x = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged header raises whatever it likes
+        raise ValueError(f"{name} {path} is not a readable .npy file: {error}") from None
+    if not isinstance(x, np.ndarray):
+        x.close()
+        raise ValueError(f"{name} {path} is an archive, expected a .npy file of one array")
+    if x.ndim not in (2, 3) or 0 in x.shape:
+        raise ValueError(f"{name} {path} has shape {x.shape}, expected (n, d) or (H, W, d)")
+    return _check.array("nlattn map", name, x)
+
+
+def _inside(queries: list[tuple[int, int]], grid: tuple[int, ...]) -> None:
+    for row, column in queries:
+        if row >= grid[0] or column >= grid[1]:
+            raise ValueError(f"--query {row},{column} lies outside the {grid[0]} x {grid[1]} grid")
+
+
+def _finish(task: Task, options: Namespace, output: Output, stages: Stages) -> int:
+    """Compute, write, print."""
+    with stages:
+        result = methods.METHODS[options.method](task, options, stages)
+        with stages("compare"):
+            quality = methods.judge(task, result, options)
+            dense = methods.predict(task)
+        with stages("write"):
+            _write(task, result, output)
+    summary = report.collect(task, result, quality, dense, options, stages.seconds)
+    summary["files"] = sorted([*(p.name for p in output.draft.iterdir()), "report.json"])
+    output.write("report.json", lambda path: path.write_text(to_json(summary) + "\n"))
+    output.commit()
+    if options.json:
+        print(to_json(summary))
+    elif not options.quiet:
+        print(report.text(summary, output.folder))
+    return 0
+
+
+def _write(task: Task, result: Result, output: Output) -> None:
+    if result.map is not None:
+        output.write("map.npz", result.map.save)
+    if result.out is not None:
+        out = result.out
+        output.write("out.npy", lambda path: np.save(path, out, allow_pickle=False))
+    if task.image is None:
+        if task.queries:
+            output.write("weights.npy", lambda path: np.save(path, result.weights))
+        return
+    from nlattn import plots
+
+    figure = plots.overlay(
+        task.image, result.weights, np.array(task.queries), title=f"Where pixels look: {task.name}"
+    )
+    output.write("overlay.png", lambda path: figure.savefig(path, dpi=_DPI))
+    if result.field is not None:
+        field = plots.match_field(result.field.index[..., 0], result.field.key_grid)
+        output.write("matches.png", lambda path: field.savefig(path, dpi=_DPI))

@@ -1,0 +1,145 @@
+"""The ways of computing an attention map, timed, and what the dense way would take."""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import nlattn
+from nlattn import quality
+from nlattn._types import Field, Floats
+from nlattn.cli.output import Stages, peak_memory
+from nlattn.maps.base import AttentionMap
+
+_TRIAL = 512  # queries that predict the time of all
+_LONG = 5.0  # seconds that are announced beforehand
+_BLOCK = 1 << 28  # scores between two looks at the progress bar
+
+
+@dataclass
+class Task:
+    """Arrays of one run, on grids or as sets, and what to show of them."""
+
+    name: str
+    q: Floats
+    k: Floats
+    v: Floats | None
+    scale: float
+    queries: list[tuple[int, int]]
+    image: Floats | None = None
+
+    def flat(self, x: Floats) -> Floats:
+        """Array as a set, (n, channels)."""
+        return x.reshape(-1, x.shape[-1])
+
+    @property
+    def points(self) -> list[int]:
+        """Raster indices of the queries to show."""
+        width = self.q.shape[1] if self.q.ndim == 3 else 1
+        return [row * width + column for row, column in self.queries]
+
+
+@dataclass
+class Result:
+    """What a method gave."""
+
+    weights: Floats
+    """(r, Hk, Wk) or (r, m) attention of the queries to show."""
+    map: AttentionMap | None = None
+    field: Field | None = None
+    out: Floats | None = None
+    peak: int | None = None
+
+
+def scram(task: Task, options: Namespace, stages: Stages) -> Result:
+    """Search, support, weights; compiled on a corner of the grids beforehand."""
+
+    def attend(q: Floats, k: Floats, stage: Any) -> tuple[Field, AttentionMap]:
+        with stage("search"):
+            field = nlattn.patchmatch(
+                q,
+                k,
+                iterations=options.iterations,
+                topk=options.topk,
+                scale=task.scale,
+                seed=options.seed,
+            )
+        with stage("support"):
+            support = nlattn.scram_support(field, kind=options.support, window=options.window)
+        with stage("weights"):
+            weighted = nlattn.scram_map(q, k, field=field, support=support, scale=task.scale)
+        return field, weighted
+
+    with stages("compile"):
+        small = attend(task.q[:9, :9], task.k[:9, :9], Stages(quiet=True))[1]
+        small @ np.zeros((small.shape[1], 1), small.dtype)
+    field, weighted = attend(task.q, task.k, stages)
+    out = None
+    if task.v is not None and task.image is None:
+        with stages("output"):
+            out = (weighted @ task.flat(task.v)).reshape(*task.q.shape[:-1], -1)
+    weights = weighted.rows(task.points).reshape(-1, *task.k.shape[:-1])
+    return Result(weights, weighted, field, out, peak_memory())
+
+
+def dense(task: Task, options: Namespace, stages: Stages) -> Result:
+    """Only what is asked for: rows of the queries to show, and the output if there are values."""
+    q, k = task.flat(task.q), task.flat(task.k)
+    with stages("compile"):
+        nlattn.attention(q[:2], k[:2], k[:2], scale=task.scale)
+    with stages("weights"):
+        shown = nlattn.attention_map(q[task.points], k, scale=task.scale)
+        weights = shown.rows(np.arange(len(task.points))).reshape(-1, *task.k.shape[:-1])
+    out = None
+    if task.v is not None and task.image is None:
+        seconds = predict(task)["seconds"]
+        if seconds > _LONG and not options.quiet:
+            print(f"nlattn: {len(q):,} x {len(k):,} scores: {seconds:.0f} s", file=sys.stderr)
+        with stages("output"):
+            out = _in_blocks(q, k, task.flat(task.v), task.scale, stages)
+        out = out.reshape(*task.q.shape[:-1], -1)
+    return Result(weights, None, None, out, peak_memory())
+
+
+def _in_blocks(q: Floats, k: Floats, v: Floats, scale: float, stages: Stages) -> Floats:
+    out = np.empty((len(q), v.shape[1]), v.dtype)
+    step = max(256, _BLOCK // len(k))
+    for top in stages.progress(range(0, len(q), step)):
+        rows = slice(top, top + step)
+        out[rows] = nlattn.attention(q[rows], k, v, scale=scale)
+    return out
+
+
+METHODS: dict[str, Callable[[Task, Namespace, Stages], Result]] = {"scram": scram, "dense": dense}
+
+
+def judge(task: Task, result: Result, options: Namespace) -> quality.Quality | None:
+    """An approximate map against float64 dense attention, on sampled queries."""
+    if result.map is None:
+        return None
+    q, k = (task.flat(x).astype(np.float64) for x in (task.q, task.k))
+    exact = nlattn.attention_map(q, k, scale=task.scale)
+    v = None if task.v is None else task.flat(task.v)
+    return quality.compare(result.map, exact, v, rows=options.rows, seed=options.seed)
+
+
+def predict(task: Task) -> dict[str, float]:
+    """Seconds of dense attention, measured on some queries, and bytes of its matrix."""
+    q, k = task.flat(task.q), task.flat(task.k)
+    v = k if task.v is None else task.flat(task.v).astype(k.dtype, copy=False)
+    trial = np.ascontiguousarray(q[:: max(1, len(q) // _TRIAL)])
+    nlattn.attention(trial[:1], k[:1], v[:1], scale=task.scale)
+    start = time.perf_counter()
+    nlattn.attention(trial, k, v, scale=task.scale)
+    seconds = time.perf_counter() - start
+    return {
+        "seconds": seconds * len(q) / len(trial),
+        "measured_on_queries": len(trial),
+        "bytes": len(q) * len(k) * q.dtype.itemsize,
+    }

@@ -1,0 +1,140 @@
+"""The report of a run: as data for ``report.json``, as a table for people."""
+
+from __future__ import annotations
+
+import platform
+from argparse import Namespace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from nlattn import __version__, _check, _jit
+from nlattn.cli.methods import Result, Task
+from nlattn.cli.output import table
+from nlattn.quality import Estimate, Quality
+
+_NOT_RUN = ("compile", "compare", "write")
+_PACKAGES = ("numpy", "numba", "llvmlite", "scipy", "threadpoolctl", "matplotlib", "pillow", "tqdm")
+
+
+def collect(
+    task: Task,
+    result: Result,
+    quality: Quality | None,
+    dense: dict[str, float],
+    options: Namespace,
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """Everything that is known of a run."""
+    run = {name: spent for name, spent in seconds.items() if name not in _NOT_RUN}
+    n, m = (len(task.flat(x)) for x in (task.q, task.k))
+    work = None if result.field is None else result.field.work
+    return {
+        "command": options.command,
+        "input": task.name,
+        "method": options.method,
+        "query_grid": task.q.shape[:-1],
+        "key_grid": task.k.shape[:-1],
+        "queries": n,
+        "keys": m,
+        "channels": task.q.shape[-1],
+        "dtype": str(task.q.dtype),
+        "scale": task.scale,
+        "seconds": {**seconds, "run": sum(run.values())},
+        "scores": None if work is None else work.scores,
+        "scores_per_query": None if work is None else work.scores / n,
+        "quality": None if quality is None else quality,
+        "flat": None if quality is None else quality.flat,
+        "peak_bytes": result.peak,
+        "map_bytes": None if result.map is None else result.map.nbytes,
+        "dense": dense,
+        "shown": [
+            {"query": point, "keys": int((w > 0).sum()), "strongest": float(w.max())}
+            for point, w in zip(task.queries, result.weights, strict=True)
+        ],
+        "threads": _jit.threads(),
+        "options": {
+            name: value
+            for name, value in vars(options).items()
+            if name not in ("module", "function", "command")
+        },
+        "versions": {"nlattn": __version__, "python": platform.python_version(), **versions()},
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that matter, those that are installed."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def text(r: dict[str, Any], folder: Path) -> str:
+    """The table that a run prints."""
+    seconds = dict(r["seconds"])
+    total, compiled = seconds.pop("run"), seconds.pop("compile", 0.0)
+    parts = ", ".join(f"{name} {s:.2f}" for name, s in seconds.items() if name not in _NOT_RUN)
+    rows = [
+        ("", "value", "95 % interval", ""),
+        ("seconds, run", f"{total:.2f}", "", parts),
+        ("seconds, compile", f"{compiled:.2f}", "", "once; later runs read it from the cache"),
+    ]
+    if r["scores_per_query"] is not None:
+        exact = f"of {r['keys']:,} that exact attention takes"
+        rows.append(("score evaluations per query", f"{r['scores_per_query']:.1f}", "", exact))
+    if r["quality"] is not None:
+        rows += _quality(r["quality"])
+    if r["peak_bytes"]:
+        note = f"this process with its libraries; the map itself {_check.size(r['map_bytes'] or 0)}"
+        rows.append(("peak memory", _check.size(r["peak_bytes"]), "", note))
+    dense = r["dense"]
+    rows += [
+        (
+            "dense, predicted seconds",
+            f"{dense['seconds']:.1f}",
+            "",
+            f"n x m scores, from {dense['measured_on_queries']} queries",
+        ),
+        ("dense, memory of its matrix", _check.size(dense["bytes"]), "", "if it were held"),
+    ]
+    grids = " x ".join(map(str, r["query_grid"])), " x ".join(map(str, r["key_grid"]))
+    head = (
+        f"{r['input']}, {r['method']} attention: {r['queries']:,} queries ({grids[0]}), "
+        f"{r['keys']:,} keys ({grids[1]}), {r['channels']} channels, {r['dtype']}"
+    )
+    files = f"{folder}: {', '.join(r['files'])}"
+    warning = (
+        "\nAttention is not peaked here: few keys stand for little of it." if r["flat"] else ""
+    )
+    return f"{head}\n\n{table(rows)}\n{warning}\n{files}"
+
+
+def _quality(q: Quality) -> list[tuple[str, str, str, str]]:
+    where = "exact, on all queries" if q.rows >= q.of else f"on {q.rows} queries drawn"
+    bounds = f"best {q.mass_best:.3f} and random {q.mass_random:.1g}"
+    rows = [
+        ("argmax recall", q.recall, f"strongest key found; {where}"),
+        (f"recall of the {q.k} best", q.recall_k, "keys in the support"),
+        ("score gap", q.gap, f"in deviations of the scores; 95th percentile {q.gap_p95:.2g}"),
+        (
+            "captured mass",
+            q.mass,
+            f"of exact attention; as many keys ({q.support:.1f}) hold at {bounds}",
+        ),
+    ]
+    if q.output is not None:
+        rows.append(("output error", q.output, "relative, against float64 dense attention"))
+    return [(name, _short(e.value), _interval(e), note) for name, e, note in rows]
+
+
+def _interval(e: Estimate) -> str:
+    return f"{_short(e.low)} to {_short(e.high)}"
+
+
+def _short(x: float) -> str:
+    return f"{x:.3f}" if x == 0 or abs(x) >= 0.1 else f"{x:.2g}"
