@@ -1,0 +1,71 @@
+"""What the documents say is so: examples run, links lead somewhere, tables match the code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nlattn.conformance.table import TABLE, OpSpec
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = [
+    pytest.param(block, id=f"{page.relative_to(ROOT)}-{i}")
+    for page in PAGES
+    for i, block in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S))
+]
+
+
+@pytest.mark.jit
+@pytest.mark.parametrize("block", EXAMPLES)
+def test_an_example_runs(block: str, tmp_path: Path):
+    if "images" in block:
+        pytest.importorskip("PIL")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", block], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_lead_to_files(page: Path):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_the_readme_has_its_example_and_picture():
+    text = (ROOT / "README.md").read_text()
+    assert "```python" in text
+    assert "python -m pip install '.[cli]' && nlattn demo" in text
+    assert "python -m pip install '.[cli,test]' && python -m pytest" in text
+
+
+@pytest.mark.parametrize("spec", TABLE, ids=lambda spec: spec.name)
+def test_the_readme_lists_every_operator_with_its_status(spec: OpSpec):
+    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line[:1] == "|"]
+    row = next(line for line in rows if line.startswith(f"| [`{spec.name}`]"))
+    assert f"docs/algorithms/{spec.stem}.md" in row
+    assert spec.summary in row
+    assert row.endswith(f"| {spec.status} |")
+
+
+@pytest.mark.parametrize("spec", TABLE, ids=lambda spec: spec.name)
+def test_every_source_is_in_the_references(spec: OpSpec):
+    known = (ROOT / "docs/references.md").read_text()
+    for key in spec.source.split(", "):
+        assert f"| {key} |" in known
+
+
+def test_every_citation_is_in_the_references():
+    known = set(
+        re.findall(r"^\| ([a-z]+\d{4}) \|", (ROOT / "docs/references.md").read_text(), re.M)
+    )
+    cited = set()
+    for path in [*PAGES, *(ROOT / "nlattn").rglob("*.py")]:
+        cited |= set(re.findall(r"\[([a-z]+(?:19|20)\d\d)[\],]", path.read_text()))
+    assert cited <= known, cited - known
