@@ -139,11 +139,14 @@ class AttentionMap(LinearOperator):  # type: ignore[misc]
             blocks.append(block)
         return vstack(blocks, format="csr")
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the map to `path` (.npz), to be read back by ``nlattn.load_map``."""
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the map to `path` (.npz), to be read back by ``nlattn.load_map``.
+
+        FileExistsError if there is something at `path`, unless `overwrite`.
+        """
         from nlattn.maps import io
 
-        io.save_map(self, path)
+        io.save_map(self, path, overwrite=overwrite)
 
     def _queries(self, name: str, index: Any, max_bytes: float) -> tuple[Ints, tuple[int, ...]]:
         op = f"{OP}.{name}"

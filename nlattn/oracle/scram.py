@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.oracle import sparse
 from nlattn.oracle.sparse import Array, Support
 
 KINDS = ("window", "neighbours", "topk", "local")

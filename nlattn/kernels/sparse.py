@@ -1,0 +1,252 @@
+"""Weighted sums over the keys of a support, forward, backward and transposed.
+
+A support is compressed rows: row r holds ``indices[indptr[r]:indptr[r + 1]]``, the rows of all its
+slices one after the other. Heads may share slices: ``slices`` says which slice of each array a
+head uses, and its last column where the head's coefficients start, less the support's own start,
+so that edge t of the support has coefficient ``t + slices[b, -1]``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nlattn import _jit
+from nlattn._types import Floats, Ints
+from nlattn.kernels.scores import DOT as PRODUCT
+from nlattn.kernels.scores import NEG_L2, score
+
+SOFTMAX, GAUSSIAN, ABSPOW, DOT = range(4)
+BLOCK = 256
+
+
+@_jit.device
+def _weights(q: Floats, k: Floats, keys: Ints, options: Floats, scores: Floats, P: Floats) -> float:
+    """Scores of one query and their normalised weights; returns the normaliser's logarithm."""
+    weight, scale, power = int(options[0]), q.dtype.type(options[1]), options[2]
+    kind = NEG_L2 if weight == GAUSSIAN else PRODUCT
+    top, Z = -np.inf, 0.0
+    for t in range(len(keys)):
+        scores[t] = score(kind, scale, q, k[keys[t]])
+        top = max(top, scores[t])
+    if weight == DOT:
+        top, Z = 0.0, float(len(keys))
+        for t in range(len(keys)):
+            P[t] = scores[t]
+    elif weight == ABSPOW:  # of the largest score, lest the power overflow
+        peak = 0.0
+        for t in range(len(keys)):
+            peak = max(peak, abs(np.float64(scores[t])))
+        for t in range(len(keys)):
+            P[t] = (abs(np.float64(scores[t])) / peak) ** power if peak != 0 else 0.0
+            Z += P[t]
+        top = power * np.log(peak) if peak != 0 else 0.0
+    else:
+        for t in range(len(keys)):
+            P[t] = np.exp(np.float64(scores[t]) - top)
+            Z += P[t]
+    if Z == 0:
+        P[: len(keys)] = 0
+        return -np.inf
+    for t in range(len(keys)):
+        P[t] /= Z
+    return top + np.log(Z)
+
+
+@_jit.device
+def _longest(indptr: Ints, support: Ints, n: int, start: int, end: int) -> int:
+    """Most keys of a row among the rows ``start:end`` of all heads."""
+    longest = 0
+    for r in range(start, end):
+        row = support[r // n] * n + r % n
+        longest = max(longest, indptr[row + 1] - indptr[row])
+    return longest
+
+
+@_jit.device
+def _add(acc: Floats, factor: float, x: Floats) -> None:
+    for c in range(len(acc)):
+        acc[c] += factor * x[c]
+
+
+@_jit.device(fast=True)
+def _dot(a: Floats, b: Floats) -> float:
+    total = 0.0
+    for c in range(len(a)):
+        total += np.float64(a[c]) * np.float64(b[c])
+    return total
+
+
+@_jit.kernel
+def attend(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    indptr: Ints,
+    indices: Ints,
+    slices: Ints,
+    options: Floats,
+    out: Floats,
+    lse: Floats,
+) -> None:
+    """Weighted mean of the values of each query's keys.
+
+    `q` (Bq, n, d), `k` (Bk, m, d), `v` (Bv, m, e); `slices` (B, 5) of q, k, v, the support, and the
+    coefficients; `options` weight, factor of the score, power, and what a row without keys gives.
+    Results `out` (B, n, e) and `lse` (B, n).
+    """
+    n = q.shape[1]
+    rows = len(slices) * n
+    for block in _jit.prange((rows + BLOCK - 1) // BLOCK):
+        start, end = block * BLOCK, min(block * BLOCK + BLOCK, rows)
+        longest = _longest(indptr, slices[:, 3], n, start, end)
+        scores, P = np.empty(longest, q.dtype), np.empty(longest, np.float64)
+        acc = np.empty(v.shape[2], np.float64)
+        for r in range(start, end):
+            b, i = r // n, r % n
+            row = slices[b, 3] * n + i
+            keys = indices[indptr[row] : indptr[row + 1]]
+            lse[b, i] = _weights(q[slices[b, 0], i], k[slices[b, 1]], keys, options, scores, P)
+            acc[:] = options[3] if lse[b, i] == -np.inf else 0.0
+            for t in range(len(keys)):
+                _add(acc, P[t], v[slices[b, 2], keys[t]])
+            out[b, i] = acc
+
+
+@_jit.kernel
+def weigh(
+    q: Floats,
+    k: Floats,
+    indptr: Ints,
+    indices: Ints,
+    slices: Ints,
+    options: Floats,
+    scores: Floats,
+    P: Floats,
+    lse: Floats,
+) -> None:
+    """Store the score and normalised weight of every edge, (B nnz), and ``lse`` (B, n)."""
+    n = q.shape[1]
+    rows = len(slices) * n
+    for block in _jit.prange((rows + BLOCK - 1) // BLOCK):
+        start, end = block * BLOCK, min(block * BLOCK + BLOCK, rows)
+        weights = np.empty(_longest(indptr, slices[:, 3], n, start, end), np.float64)
+        for r in range(start, end):
+            b, i = r // n, r % n
+            row = slices[b, 3] * n + i
+            first, last = indptr[row], indptr[row + 1]
+            at, to = first + slices[b, 4], last + slices[b, 4]
+            lse[b, i] = _weights(
+                q[slices[b, 0], i],
+                k[slices[b, 1]],
+                indices[first:last],
+                options,
+                scores[at:to],
+                weights,
+            )
+            P[at:to] = weights[: last - first]
+
+
+@_jit.kernel
+def differentiate(
+    v: Floats,
+    dout: Floats,
+    dlse: Floats,
+    indptr: Ints,
+    indices: Ints,
+    slices: Ints,
+    options: Floats,
+    scores: Floats,
+    P: Floats,
+    dscores: Floats,
+) -> None:
+    """Cotangent of every score, ``ds = P (dout . v - dout . out + dlse) f'(s) / f(s)``."""
+    n = dout.shape[1]
+    rows = len(slices) * n
+    weight, power = int(options[0]), options[2]
+    for block in _jit.prange((rows + BLOCK - 1) // BLOCK):
+        start, end = block * BLOCK, min(block * BLOCK + BLOCK, rows)
+        dP = np.empty(_longest(indptr, slices[:, 3], n, start, end), np.float64)
+        for r in range(start, end):
+            b, i = r // n, r % n
+            row, shift = slices[b, 3] * n + i, slices[b, 4]
+            first, count = indptr[row], indptr[row + 1] - indptr[row]
+            mean = 0.0
+            for t in range(count):
+                dP[t] = _dot(dout[b, i], v[slices[b, 2], indices[first + t]])
+                mean += P[first + t + shift] * dP[t]
+            for t in range(count):
+                edge = first + t + shift
+                if weight == DOT:
+                    dscores[edge] = dP[t] / count
+                    continue
+                inner = P[edge] * (dP[t] - mean + dlse[b, i])
+                if weight == ABSPOW:  # a weight of 0 has no slope
+                    inner = power * inner / scores[edge] if scores[edge] != 0 else 0.0
+                dscores[edge] = inner
+
+
+@_jit.kernel
+def transpose(
+    indptr: Ints, indices: Ints, cursor: Ints, pointers: Ints, edges: Ints, queries: Ints
+) -> None:
+    """Rows become keys: the edges of every key and their queries, queries ascending.
+
+    `cursor` (S, m) is workspace; results `pointers` (S m + 1), `edges` (nnz) and `queries` (nnz).
+    """
+    S, m = cursor.shape
+    n = (len(indptr) - 1) // max(S, 1)
+    pointers[S * m] = len(indices)
+    for s in _jit.prange(S):
+        cursor[s] = 0
+        for t in range(indptr[s * n], indptr[s * n + n]):
+            cursor[s, indices[t]] += 1
+        total = indptr[s * n]
+        for j in range(m):
+            pointers[s * m + j] = total
+            total += cursor[s, j]
+            cursor[s, j] = pointers[s * m + j]
+        for i in range(n):
+            for t in range(indptr[s * n + i], indptr[s * n + i + 1]):
+                place = cursor[s, indices[t]]
+                edges[place], queries[place] = t, i
+                cursor[s, indices[t]] = place + 1
+
+
+@_jit.kernel
+def gather(
+    coefficients: Floats,
+    edges: Ints,
+    indptr: Ints,
+    indices: Ints,
+    x: Floats,
+    y: Floats,
+    slices: Ints,
+    options: Floats,
+    out: Floats,
+) -> None:
+    """Sum over the edges of every row: ``out_i = f sum_j c_ij (x_j - y_i)``, or without y.
+
+    `coefficients` (B nnz) in the order of `edges`, or in their own if `edges` is empty;
+    `x` (Bx, columns, e), `y` (By, rows, e); `slices` (B, 4) of x, y, the support, and the
+    coefficients; `options` f and whether to subtract y. Result `out` (B, rows, e).
+    """
+    n = out.shape[1]
+    rows = len(slices) * n
+    factor, centred = options[0], options[1] != 0
+    for block in _jit.prange((rows + BLOCK - 1) // BLOCK):
+        acc = np.empty(out.shape[2], np.float64)
+        for r in range(block * BLOCK, min(block * BLOCK + BLOCK, rows)):
+            b, i = r // n, r % n
+            row = slices[b, 2] * n + i
+            acc[:] = 0.0
+            for t in range(indptr[row], indptr[row + 1]):
+                edge = edges[t] if edges.size else t
+                c = factor * coefficients[edge + slices[b, 3]]
+                xj = x[slices[b, 0], indices[t]]
+                if centred:
+                    yi = y[slices[b, 1], i]
+                    for a in range(len(acc)):
+                        acc[a] += c * (np.float64(xj[a]) - np.float64(yi[a]))
+                else:
+                    _add(acc, c, xj)
+            out[b, i] = acc

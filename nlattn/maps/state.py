@@ -1,0 +1,70 @@
+"""The arrays that a map is rebuilt from: those all maps have, and how they are taken back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Work
+from nlattn.maps.base import AttentionMap
+
+
+def common(attention_map: AttentionMap) -> dict[str, Any]:
+    """Normalisers, grids and work of any map."""
+    work = attention_map.work
+    state = {
+        "lse": attention_map.lse,
+        "query_grid": np.array(attention_map.query_grid, np.int64),
+        "key_grid": np.array(attention_map.key_grid, np.int64),
+        "work": np.array(work[:3], np.int64),
+    }
+    if work.per_query is not None:
+        state["work_per_query"] = work.per_query
+    if work.changed is not None:
+        state["work_changed"] = work.changed
+    return state
+
+
+class Stored:
+    """A state being taken apart: every array is checked, and none is left over."""
+
+    def __init__(self, state: dict[str, Any]):
+        self._left = dict(state)
+
+    def array(self, name: str, kinds: str, shape: tuple[int | None, ...]) -> Any:
+        """The array `name`, frozen, of dtype kind in `kinds` and of `shape`; None is any size."""
+        if name not in self._left:
+            raise ValueError(f"it lacks {name}")
+        array = np.asarray(self._left.pop(name))
+        fits = array.ndim == len(shape) and all(
+            want in (None, have) for want, have in zip(shape, array.shape, strict=True)
+        )
+        if array.dtype.kind not in kinds or not fits:
+            expected = tuple("any" if size is None else size for size in shape)
+            raise ValueError(f"{name} is {array.dtype} {array.shape}, expected {expected}")
+        return _check.frozen(array)
+
+    def optional(self, name: str, kinds: str, shape: tuple[int | None, ...]) -> Any:
+        """The array `name`, or None if the state has none."""
+        return self.array(name, kinds, shape) if name in self._left else None
+
+    def grid(self, name: str) -> tuple[int, ...]:
+        """The sizes of a grid."""
+        grid = tuple(int(size) for size in self.array(name, "i", (None,)))
+        if not grid or min(grid) < 1:
+            raise ValueError(f"{name} is {grid}, expected positive sizes")
+        return grid
+
+    def work(self, n: int) -> Work:
+        """The work of a map of `n` queries."""
+        scores, multiply_adds, n_bytes = (int(x) for x in self.array("work", "i", (3,)))
+        per_query = self.optional("work_per_query", "i", (n,))
+        changed = self.optional("work_changed", "i", (None,))
+        return Work(scores, multiply_adds, n_bytes, per_query, changed)
+
+    def done(self) -> None:
+        """Refuse what nobody took."""
+        if self._left:
+            raise ValueError(f"it has {', '.join(sorted(self._left))}, which no such map has")

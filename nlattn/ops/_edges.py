@@ -1,0 +1,175 @@
+"""The edges between queries and keys that a support leaves, and what is summed over them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Floats, Ints, Work
+from nlattn.kernels import sparse as kernels
+from nlattn.maps.sparse import SparseMap
+from nlattn.maps.support import Transposed, checked_support
+
+WEIGHTS = ("softmax", "gaussian", "abspow", "dot")
+MASKED_ROWS = ("zero", "nan", "raise")
+ARRAYS = ("q", "k", "v", "dout", "dlse")
+
+
+class Weights(NamedTuple):
+    """Checked choice of a weight function."""
+
+    weight: str
+    factor: float
+    """Of the score: scale, or ``1 / bandwidth^2``."""
+    power: float
+    masked_rows: str
+
+    @classmethod
+    def checked(
+        cls,
+        fit: _check.Fit,
+        weight: str = "softmax",
+        scale: float | None = None,
+        bandwidth: float = 1.0,
+        power: float = 2.0,
+        masked_rows: str = "zero",
+    ) -> Weights:
+        """Raise for values outside their sets."""
+        op = fit.op
+        _check.choice(op, "weight", weight, WEIGHTS)
+        _check.choice(op, "masked_rows", masked_rows, MASKED_ROWS)
+        bandwidth = _check.number(op, "bandwidth", bandwidth, positive=True)
+        power = _check.number(op, "power", power, positive=True)
+        if weight == "gaussian":
+            if scale is not None:
+                _check.fail(op, f"scale={scale}", "has no place in weight='gaussian'; bandwidth=")
+            return cls(weight, bandwidth**-2, power, masked_rows)
+        factor = fit.dims["d"] ** -0.5 if scale is None else _check.number(op, "scale", scale)
+        return cls(weight, factor, power, masked_rows)
+
+    @property
+    def options(self) -> Floats:
+        """As the kernels take them."""
+        fill = np.nan if self.masked_rows == "nan" else 0.0
+        kind = WEIGHTS.index(self.weight)
+        return _check.frozen(np.array([kind, self.factor, self.power, fill]))  # type: ignore[no-any-return]
+
+
+class Edges:
+    """One call's folded arrays on the edges of its support."""
+
+    def __init__(self, fit: _check.Fit, support: Any):
+        self.fit, self.op = fit, fit.op
+        self.query_grid, self.key_grid = fit["q"].shape[1:-1], fit["k"].shape[1:-1]
+        self.n, self.m = math.prod(self.query_grid), math.prod(self.key_grid)
+        checked = checked_support(self.op, support)
+        *lead, n, m = checked.shape
+        if (n, m) != (self.n, self.m):
+            sizes = f"n={self.n} from q, m={self.m} from k"
+            text = f"has shape {checked.shape}, expected (..., n, m) with {sizes}"
+            _check.fail(self.op, "support", text)
+        try:
+            slices = np.broadcast_to(np.arange(math.prod(lead)).reshape(lead), fit.lead).ravel()
+        except ValueError:
+            text = f"has leading axes {tuple(lead)}, expected such that broadcast to {fit.lead}"
+            _check.fail(self.op, "support", text)
+        self.support = checked
+        self.slices = slices
+        starts, ends = checked.indptr[slices * n], checked.indptr[slices * n + n]
+        sizes_ = np.concatenate([[0], np.cumsum(ends - starts)])
+        self.nnz = int(sizes_[-1])
+        self.shift = sizes_[:-1] - starts
+
+    def attend(self, weights: Weights, return_lse: bool) -> Any:
+        """Outputs of all heads, and the logarithms of their normalisers if asked for."""
+        fit = self.fit
+        v = self._array("v")
+        out, lse = self._empty(self.n, v.shape[2]), np.empty((fit.batch, self.n))
+        arrays = self._array("q"), self._array("k"), v, *self.support[:2]
+        kernels.attend(*arrays, self._table("q", "k", "v"), weights.options, out, lse)
+        self._refuse_empty(weights, lse)
+        result = fit.unfold(out.reshape(fit.batch, *self.query_grid, -1))
+        if not return_lse:
+            return result
+        return result, fit.unfold(lse.reshape(fit.batch, *self.query_grid), cast=False)
+
+    def map(self, weights: Weights, search: Work | None = None) -> SparseMap:
+        """The operator of a single head; `search` is the work that found its support."""
+        scores, P, lse = self._weigh(weights)
+        d, size = self.fit.dims["d"], self.fit.dtype.itemsize
+        work = Work(
+            self.nnz,
+            self.nnz * d,
+            (self.n + self.nnz) * d * size + self.nnz * (4 + 2 * size) + 16 * self.n,
+            np.diff(self.support.indptr),
+        )
+        if search is not None and search.per_query is not None:
+            per_query = search.per_query.reshape(-1) + np.diff(self.support.indptr)
+            totals = (a + b for a, b in zip(search[:3], work[:3], strict=True))
+            work = Work(*totals, per_query, search.changed)
+        return SparseMap(
+            self.support, P, scores, lse.reshape(-1), work, self.query_grid, self.key_grid
+        )
+
+    def vjp(self, weights: Weights, with_dlse: bool) -> tuple[Floats, Floats, Floats]:
+        """Gradients of q, k and v."""
+        fit, options = self.fit, weights.options
+        q, k, v, dout = (self._array(name) for name in ARRAYS[:4])
+        dlse = np.zeros((fit.batch, self.n), fit.dtype)
+        if with_dlse:
+            dlse = fit["dlse"].reshape(dlse.shape)
+        scores, P, _ = self._weigh(weights)
+        dscores = np.empty_like(P)
+        arrays = v, dout, _check.frozen(dlse), *self.support[:2], self._table("q", "k", "v")
+        scores, P = _check.frozen(scores), _check.frozen(P)
+        kernels.differentiate(*arrays, options, scores, P, dscores)
+
+        by_key = Transposed.of(self.support, self.m)
+        dscores = _check.frozen(dscores)
+        centred = weights.weight == "gaussian"
+        slope = _check.frozen(np.array([(2 if centred else 1) * weights.factor, centred]))
+        plain = _check.frozen(np.array([1.0, 0.0]))
+        none = _check.frozen(np.empty(0, np.int64))
+        dq, dk = self._empty(self.n, q.shape[2]), self._empty(self.m, q.shape[2])
+        dv = self._empty(self.m, v.shape[2])
+        kernels.gather(dscores, none, *self.support[:2], k, q, self._table("k", "q"), slope, dq)
+        kernels.gather(dscores, *by_key, q, k, self._table("q", "k"), slope, dk)
+        kernels.gather(P, *by_key, dout, v, self._table("dout", "v"), plain, dv)
+        return self._reduced("q", dq), self._reduced("k", dk), self._reduced("v", dv)
+
+    def _weigh(self, weights: Weights) -> tuple[Floats, Floats, Floats]:
+        scores, P = np.empty(self.nnz, self.fit.dtype), np.empty(self.nnz, self.fit.dtype)
+        lse = np.empty((self.fit.batch, self.n))
+        arrays = self._array("q"), self._array("k"), *self.support[:2], self._table("q", "k", "k")
+        kernels.weigh(*arrays, weights.options, scores, P, lse)
+        self._refuse_empty(weights, lse)
+        return scores, P, lse
+
+    def _array(self, name: str) -> Floats:
+        folded = self.fit[name]
+        return folded.reshape(len(folded), -1, folded.shape[-1])
+
+    def _reduced(self, name: str, gradient: Floats) -> Floats:
+        grid = self.query_grid if name == "q" else self.key_grid
+        return self.fit.reduce(name, gradient.reshape(self.fit.batch, *grid, -1))
+
+    def _empty(self, rows: int, channels: int) -> Floats:
+        return np.empty((self.fit.batch, rows, channels), self.fit.dtype)
+
+    def _table(self, *names: str) -> Ints:
+        """Slices of the named arrays, of the support, and the shift of the coefficients."""
+        columns = [self.fit.index[:, ARRAYS.index(name)] for name in names]
+        return _check.frozen(np.stack([*columns, self.slices, self.shift], 1), np.int64)  # type: ignore[no-any-return]
+
+    def _refuse_empty(self, weights: Weights, lse: Floats) -> None:
+        if weights.masked_rows == "raise" and np.isneginf(lse).any():
+            shape = (*self.fit.lead, *self.query_grid)
+            first = np.unravel_index(int(np.isneginf(lse).argmax()), shape)
+            _check.fail(
+                self.op,
+                f"query {[int(i) for i in first]}",
+                "has no key with a weight; masked_rows='zero' or 'nan' lets it pass",
+            )
