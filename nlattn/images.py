@@ -88,19 +88,13 @@ def save(path: str | os.PathLike[str], image: Floats) -> None:
 
 
 def patch_features(
-    image: Floats,
-    *,
-    patch: int = 7,
-    channels: int = 32,
-    whiten: float = 0.5,
-    dtype: Any = np.float32,
+    image: Floats, *, patch: int = 7, channels: int = 32, dtype: Any = np.float32
 ) -> Floats:
-    r"""Principal components of each pixel's patch: ``f[p] = c (V^T (x[p] - mean)) / sigma^whiten``.
+    r"""Principal components of each pixel's patch: ``f[p] = V^T (x[p] - mean) / sqrt(patch^2 C)``.
 
     ``x[p]`` is the reflect-padded ``patch x patch x C`` surrounding of pixel p, V holds the
-    covariance's leading eigenvectors, sigma the standard deviations along them; c makes the mean
-    of ``|f|^2`` equal `channels`. The dot product of two features then says how far their patches
-    stray from the mean patch in the same direction.
+    covariance's leading eigenvectors. Nothing is whitened: ``|f[p] - f[r]|^2`` is the mean squared
+    difference of two patches, less what the dropped components held.
 
     Parameters
     ----------
@@ -111,9 +105,6 @@ def patch_features(
     channels : int
         Components kept, at most ``patch^2 C``, largest variance first. Each one's sign makes the
         largest weight of its eigenvector positive.
-    whiten : float from 0 to 1
-        0: the largest components, those of colour, decide; 1: all components count alike, so that
-        fine texture and noise decide.
     dtype : float32 or float64
         Of the result.
 
@@ -132,9 +123,6 @@ def patch_features(
     width = _check.odd(op, "patch", patch, "its centre is a pixel")
     size = width * width * values.shape[2]
     kept = _check.integer(op, "channels", channels, low=1, high=size)
-    power = _check.number(op, "whiten", whiten)
-    if not 0 <= power <= 1:
-        _check.fail(op, "whiten", f"is {power}, expected 0 to 1")
     if np.dtype(dtype) not in (np.float32, np.float64):
         _check.fail(op, "dtype", f"is {np.dtype(dtype)}, expected float32 or float64")
 
@@ -156,7 +144,7 @@ def patch_features(
             total += vectors.sum(0)
             moment += vectors.T @ vectors
         mean = total / (height * length)
-        axes = _axes(moment / (height * length) - np.outer(mean, mean), kept, power)
+        axes = _axes(moment / (height * length) - np.outer(mean, mean), kept) / np.sqrt(size)
         narrow, shift = axes.astype(dtype), (mean @ axes).astype(dtype)
         for rows in blocks:
             vectors = patches[rows].astype(dtype).reshape(-1, size)
@@ -164,15 +152,10 @@ def patch_features(
     return out
 
 
-def _axes(covariance: Floats, kept: int, power: float) -> Floats:
-    """Leading eigenvectors, scaled; zero where there is no variance."""
-    variance, axes = np.linalg.eigh(covariance)
-    variance, axes = variance[::-1][:kept], axes[:, ::-1][:, :kept]
+def _axes(covariance: Floats, kept: int) -> Floats:
+    """Leading eigenvectors, each with its largest weight positive."""
+    axes = np.linalg.eigh(covariance)[1][:, ::-1][:, :kept]
     axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(kept)])
-    real = variance > np.finfo(np.float32).eps ** 2 * max(1.0, np.trace(covariance))
-    variance = np.where(real, variance, 1)
-    scaled = np.where(real, variance ** (1 - power), 0).sum()
-    axes = axes * (real * variance ** (-power / 2) * np.sqrt(kept / scaled if scaled else 1))
     return np.ascontiguousarray(axes)
 
 
@@ -189,26 +172,53 @@ def _image(op: str, image: object) -> Floats:
     return values
 
 
-def softmax_scale(features: Floats, *, keys: float = 16.0, rows: int = 64, seed: int = 0) -> float:
-    """Factor on dot products at which the median pixel attends to about `keys` keys.
+def queries_and_keys(features: Floats, *, gain: float = 1.5) -> tuple[Floats, Floats]:
+    """Queries that look for their own patch, stronger: ``q = (f, 1)``, ``k = (f, b)``.
 
-    The weights ``softmax_r(scale f[p] . f[r])`` have a perplexity (exponential of the entropy):
-    the scale makes its median over `rows` pixels, drawn with `seed`, equal `keys`. It is found on
+    With ``b = -|f|^2 / (2 gain)``, ``q[p] . k[r] = -|gain f[p] - f[r]|^2 / (2 gain)`` and a term
+    of p alone, which no softmax sees. Here f is what sets a patch off from the mean patch. At
+    ``gain=1`` every pixel's best key is itself; far above 1 a few extreme patches are everyone's.
+
+    Returns
+    -------
+    q, k : (H, W, d + 1) arrays
+        A constant is added to b so that its mean is 0, which no softmax sees either.
+    """
+    op = "queries_and_keys"
+    factor = _check.number(op, "gain", gain, positive=True)
+    f = _features(op, features)
+    squares = (f.astype(np.float64) ** 2).sum(-1, keepdims=True)
+    offset = ((squares.mean() - squares) / (2 * factor)).astype(f.dtype)
+    return np.concatenate([f, np.ones_like(offset)], -1), np.concatenate([f, offset], -1)
+
+
+def softmax_scale(
+    q: Floats, k: Floats, *, keys: float = 16.0, rows: int = 64, seed: int = 0
+) -> float:
+    """Factor on dot products at which the median query attends to about `keys` keys.
+
+    The weights ``softmax_r(scale q[p] . k[r])`` have a perplexity (exponential of the entropy):
+    the scale makes its median over `rows` queries, drawn with `seed`, equal `keys`. It is found on
     the largest ``256 keys`` scores of a row, which hold all weight that matters.
     """
     op = "softmax_scale"
     target = _check.number(op, "keys", keys, positive=True)
-    flat = np.asarray(features)
-    if flat.ndim != 3 or 0 in flat.shape:
-        _check.fail(op, "features", f"has shape {flat.shape}, expected (H, W, d), none of them 0")
-    flat = flat.reshape(-1, flat.shape[-1])
-    count = min(len(flat), _check.integer(op, "rows", rows, low=1))
-    chosen = np.random.default_rng(seed).choice(len(flat), count, replace=False)
-    near = min(len(flat), int(256 * max(target, 1)))
+    queries, places = (x.reshape(-1, x.shape[-1]) for x in (_features(op, q), _features(op, k)))
+    count = min(len(queries), _check.integer(op, "rows", rows, low=1))
+    chosen = np.random.default_rng(seed).choice(len(queries), count, replace=False)
+    m = len(places)
+    near = min(m, int(256 * max(target, 1)))
     with threadpool_limits(1, "blas"):
-        scores = (flat @ flat[chosen].T).T
-    scores = np.partition(scores, len(flat) - near, axis=1)[:, len(flat) - near :]
-    return _solve(scores.astype(np.float64) - scores.max(1, keepdims=True), target)
+        scores = queries[chosen] @ places.T
+    scores = np.partition(scores, m - near, axis=1)[:, m - near :].astype(np.float64)
+    return _solve(scores - scores.max(1, keepdims=True), target)
+
+
+def _features(op: str, x: object) -> Floats:
+    f = _check.array(op, "features", x)
+    if f.ndim != 3 or 0 in f.shape:
+        _check.fail(op, "features", f"has shape {f.shape}, expected (H, W, d), none of them 0")
+    return f
 
 
 def _solve(scores: Floats, target: float) -> float:

@@ -77,6 +77,8 @@ def overlay(
         shown = axes.imshow(drawn, cmap="plasma", norm=norm, interpolation="nearest")
         for place in (main, axes) if keys is None else ():
             _mark(place, row, column, colour, str(i + 1) if place is main else "")
+        if keys is None:
+            _lead(main, (row, column), np.asarray(weights[i]), colour)
         strongest = float(np.max(weights[i], initial=0))
         held = int((np.asarray(weights[i]) > 0).sum())
         axes.set_title(
@@ -247,6 +249,31 @@ def _mark(axes: Any, row: int, column: int, colour: str, label: str) -> None:
             color=colour,
             path_effects=[withStroke(linewidth=2.5, foreground="black")],
         )
+
+
+def _lead(axes: Any, start: tuple[int, int], weights: Floats, colour: str) -> None:
+    """Curve from a query to its strongest key, unless that is beside it."""
+    from matplotlib.patches import FancyArrowPatch
+    from matplotlib.patheffects import withStroke
+
+    row, column = np.unravel_index(int(np.argmax(weights)), weights.shape)
+    reach = np.hypot(row - start[0], column - start[1])
+    if weights.max(initial=0) <= 0 or reach < max(weights.shape) / 40:
+        return
+    axes.add_patch(
+        FancyArrowPatch(
+            (start[1], start[0]),
+            (column, row),
+            connectionstyle="arc3,rad=0.18",
+            arrowstyle="-|>",
+            mutation_scale=11,
+            shrinkA=7,
+            shrinkB=3,
+            lw=1.5,
+            color=colour,
+            path_effects=[withStroke(linewidth=3, foreground="black", alpha=0.6)],
+        )
+    )
 
 
 def _frame(axes: Any, colour: str, width: float = 2.0) -> None:

@@ -121,15 +121,19 @@ def sample(n: int, count: int, seed: int) -> Ints:
     """Return, ascending, the `count` of n rows whose keyed hashes are smallest."""
     if count >= n:
         return np.arange(n)
-    state = _mix(np.uint64((seed ^ _TAG) % 2**64))
-    for field in (0, 0):  # slice, iteration
+    return np.sort(np.argsort(_keys(seed ^ _TAG, n), kind="stable")[:count])
+
+
+def _keys(seed: int, n: int) -> Any:
+    """Keys ``(seed; slice 0, iteration 0, query p, draw 0)`` of ``kernels/rng.py``, for all p."""
+    state = np.full(n, seed % 2**64, np.uint64)
+    for field in (0, 0, 0, np.arange(n, dtype=np.uint64), 0):
         state = _mix(state ^ np.uint64(field))
-    hashes = _mix(_mix(state ^ np.arange(n, dtype=np.uint64)) ^ np.uint64(0))
-    return np.sort(np.argsort(hashes, kind="stable")[:count])
+    return state
 
 
 def _mix(x: Any) -> Any:
-    """SplitMix64's step, as in ``kernels/rng.py``."""
+    """SplitMix64's step."""
     with np.errstate(over="ignore"):
         x = x + np.uint64(_GOLDEN)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -132,28 +132,34 @@ def patches_of(x: np.ndarray, width: int) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("whiten", [0.0, 0.5, 1.0])
-def test_features_are_scaled_principal_components(whiten: float):
+def test_features_are_principal_components():
     x = np.random.default_rng(1).random((9, 11, 3))
-    f = images.patch_features(x, patch=3, channels=5, whiten=whiten, dtype=np.float64)
+    f = images.patch_features(x, patch=3, channels=5, dtype=np.float64).reshape(-1, 5)
     vectors = patches_of(x, 3).reshape(-1, 27)
-    centred = vectors - vectors.mean(0)
-    left, sigma, _ = np.linalg.svd(centred, full_matrices=False)
-    expected = left[:, :5] * sigma[:5] ** (1 - whiten)
-    expected *= np.sqrt(5 / (expected**2).sum(1).mean())
-    got = f.reshape(-1, 5)
-    assert np.allclose(np.abs(got), np.abs(expected), atol=1e-9)
-    assert np.isclose((f**2).sum(-1).mean(), 5)
+    left, sigma, _ = np.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
+    expected = left[:, :5] * sigma[:5] / np.sqrt(27)
+    assert np.allclose(np.abs(f), np.abs(expected), atol=1e-9)
 
 
 def test_all_components_keep_the_distances_of_patches():
     x = np.random.default_rng(2).random((6, 7, 1))
-    f = images.patch_features(x, patch=3, channels=9, whiten=0, dtype=np.float64).reshape(-1, 9)
+    f = images.patch_features(x, patch=3, channels=9, dtype=np.float64).reshape(-1, 9)
     vectors = patches_of(x, 3).reshape(-1, 9)
     apart = [((a[:, None] - a[None]) ** 2).sum(-1) for a in (f, vectors)]
-    off = ~np.eye(len(f), dtype=bool)
-    ratio = apart[0][off] / apart[1][off]
-    assert np.ptp(ratio) < 1e-9 * ratio.mean()
+    assert np.allclose(apart[0], apart[1] / 9, atol=1e-12)
+
+
+@pytest.mark.parametrize("gain", [1.0, 1.5, 3.0])
+def test_queries_look_for_their_own_patch_but_stronger(gain: float):
+    f = np.random.default_rng(3).standard_normal((4, 5, 3))
+    q, k = (x.reshape(-1, 4) for x in images.queries_and_keys(f, gain=gain))
+    flat = f.reshape(-1, 3)
+    apart = -((gain * flat[:, None] - flat) ** 2).sum(-1) / (2 * gain)
+    difference = q @ k.T - apart
+    assert np.allclose(difference, difference[:, :1])
+    assert abs(k[:, -1].mean()) < 1e-12
+    if gain == 1:
+        assert ((q @ k.T).argmax(1) == np.arange(20)).all()
 
 
 def test_features_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch):
@@ -168,14 +174,14 @@ def test_flat_and_tiny_images_have_features(shape: tuple[int, ...]):
     f = images.patch_features(np.full(shape, 0.3), patch=5, channels=7)
     assert f.shape == (*shape[:2], 7)
     assert not f.any()
-    assert images.softmax_scale(f) == 1.0
+    assert images.softmax_scale(*images.queries_and_keys(f)) == 1.0
 
 
 def test_the_scale_spreads_attention_as_asked():
     f = images.patch_features(np.random.default_rng(4).random((12, 12, 3)), patch=3, channels=8)
-    scale = images.softmax_scale(f, keys=6, rows=1000)
-    flat = f.reshape(-1, 8).astype(float)
-    logits = scale * flat @ flat.T
+    q, k = images.queries_and_keys(f)
+    scale = images.softmax_scale(q, k, keys=6, rows=1000)
+    logits = scale * q.reshape(-1, 9).astype(float) @ k.reshape(-1, 9).T
     weights = np.exp(logits - logits.max(1, keepdims=True))
     weights /= weights.sum(1, keepdims=True)
     entropy = -(weights * np.log(np.maximum(weights, 1e-300))).sum(1)
@@ -190,7 +196,6 @@ def test_the_scale_spreads_attention_as_asked():
         ({"image": np.full((3, 3, 1), np.nan)}, "image holds NaN or infinities"),
         ({"patch": 4}, "patch=4 is even, expected an odd width so that its centre is a pixel"),
         ({"channels": 28}, "channels=28, expected at most 27"),
-        ({"whiten": 2}, "whiten is 2.0, expected 0 to 1"),
         ({"dtype": np.float16}, "dtype is float16, expected float32 or float64"),
     ],
 )
@@ -204,4 +209,4 @@ def test_complex_images_and_flat_features_are_refused():
     with pytest.raises(TypeError, match="image has dtype complex128"):
         images.patch_features(np.ones((3, 3, 1), complex))
     with pytest.raises(ValueError, match=r"features has shape \(3, 2\), expected \(H, W, d\)"):
-        images.softmax_scale(np.ones((3, 2)))
+        images.softmax_scale(np.ones((3, 2)), np.ones((3, 2)))

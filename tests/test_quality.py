@@ -185,6 +185,8 @@ def test_one_row_says_that_it_knows_little():
 
 
 def test_rows_are_drawn_by_hash():
+    known = [0x78AE5A9A6B5FD45E, 0x2D6527BA78AF243F]
+    assert quality._keys(0, 2).tolist() == known
     assert np.array_equal(sample(5, 9, 0), np.arange(5))
     a, b = sample(1000, 50, 0), sample(1000, 50, 1)
     assert len(set(a)) == 50

@@ -59,14 +59,15 @@ def _start(options: Namespace, names: list[str]) -> tuple[Output, Stages]:
 def _of_image(name: str, image: Floats, options: Namespace, stages: Stages) -> Task:
     with stages("features"):
         channels = min(options.channels, options.patch**2 * image.shape[2])
-        q = images.patch_features(image, patch=options.patch, channels=channels)
+        features = images.patch_features(image, patch=options.patch, channels=channels)
+        q, k = images.queries_and_keys(features, gain=options.gain)
         scale = options.scale
         if scale is None:
-            scale = images.softmax_scale(q, keys=options.keys, seed=options.seed)
+            scale = images.softmax_scale(q, k, keys=options.keys, seed=options.seed)
     height, width = image.shape[:2]
     queries = options.query or [(int(y * height), int(x * width)) for y, x in _SPOTS]
     _inside(queries, (height, width))
-    return Task(name, q, q, image, scale, queries, image)
+    return Task(name, q, k, image, scale, queries, image)
 
 
 def _of_arrays(options: Namespace) -> Task:

@@ -83,6 +83,9 @@ def _attention(parser: argparse.ArgumentParser) -> None:
     image.add_argument("--patch", type=_positive, default=7, help="odd width of a patch (7)")
     image.add_argument("--channels", type=_positive, default=32, help="components kept (32)")
     image.add_argument(
+        "--gain", type=float, default=1.5, help="how much stronger a patch is looked for (1.5)"
+    )
+    image.add_argument(
         "--keys",
         type=float,
         default=16.0,

@@ -1,0 +1,388 @@
+"""The command: what it prints and writes, and how it ends when things go wrong."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nlattn
+from nlattn.cli import main
+from nlattn.cli.output import Output, Stages, peak_memory, table, to_json
+from nlattn.conformance.table import TABLE
+
+pytest.importorskip("PIL")
+pytest.importorskip("matplotlib")
+from PIL import Image
+
+SMALL = ["--iterations", "2", "--patch", "3", "--channels", "4"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(nlattn.__file__).parents[1])}
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    code = main([str(a) for a in arguments])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def refused(capsys, *arguments: object, code: int = 2) -> str:
+    """The one line with which a command line is refused."""
+    got, out, err = run(capsys, *arguments)
+    assert (got, out) == (code, "")
+    assert err.count("\n") == 1, err
+    assert err.startswith("nlattn")
+    return err.strip()
+
+
+@pytest.fixture
+def arrays(tmp_path: Path) -> dict[str, Path]:
+    rng = np.random.default_rng(0)
+    shapes = {"q": (6, 5, 3), "k": (4, 7, 3), "v": (4, 7, 2)}
+    paths = {}
+    for name, shape in shapes.items():
+        paths[name] = tmp_path / f"{name}.npy"
+        np.save(paths[name], rng.standard_normal(shape).astype(np.float32))
+    return paths
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    x = np.random.default_rng(1).integers(0, 255, (9, 11, 3)).astype(np.uint8)
+    Image.fromarray(x).save(tmp_path / "x.png")
+    return tmp_path / "x.png"
+
+
+def test_the_demo_writes_what_it_says_and_says_what_it_measured(capsys, tmp_path: Path):
+    out = tmp_path / "deep" / "out"
+    code, said, err = run(capsys, "demo", "--size", 12, *SMALL, "--out", out)
+    assert (code, err) == (0, "")
+    for words in (
+        "12 x 12",
+        "score evaluations per query",
+        "argmax recall",
+        "score gap",
+        "captured mass",
+        "output error",
+        "peak memory",
+        "dense, predicted seconds",
+        str(out),
+    ):
+        assert words in said
+    files = ["map.npz", "matches.png", "overlay.png", "report.json"]
+    assert sorted(p.name for p in out.iterdir()) == files
+    assert sorted(p.name for p in out.parent.iterdir()) == ["out"]
+    report = json.loads((out / "report.json").read_text())
+    assert report["files"] == files
+    assert report["queries"] == report["keys"] == 144
+    assert report["quality"]["recall"]["low"] <= report["quality"]["recall"]["value"]
+    assert report["options"]["seed"] == 0
+    assert report["versions"]["nlattn"] == nlattn.__version__
+    A = nlattn.load_map(out / "map.npz")
+    assert A.shape == (144, 144)
+    assert A.query_grid == A.key_grid == (12, 12)
+    for name in ("overlay.png", "matches.png"):
+        with Image.open(out / name) as image:
+            assert min(image.size) > 300
+
+
+def test_a_second_run_overwrites_only_by_force(capsys, tmp_path: Path, picture: Path):
+    out = tmp_path / "out"
+    call = ["map", picture, *SMALL, "--out", out, "--quiet"]
+    assert run(capsys, *call) == (0, "", "")
+    (out / "mine.txt").write_text("kept")
+    before = (out / "map.npz").read_bytes()
+    said = refused(capsys, *call)
+    assert (
+        said == f"nlattn: {out}/map.npz exists; --force overwrites it, --out names another folder"
+    )
+    assert run(capsys, *call, "--force") == (0, "", "")
+    assert (out / "map.npz").read_bytes() == before
+    assert (out / "mine.txt").read_text() == "kept"
+    assert not list(out.glob(".nlattn*"))
+
+
+@pytest.mark.parametrize("method", ["scram", "dense"])
+def test_arrays_give_the_output_of_their_operator(capsys, tmp_path: Path, arrays, method: str):
+    out = tmp_path / "out"
+    code, said, _ = run(
+        capsys, "map", *(x for n, p in arrays.items() for x in (f"--{n}", p)),
+        "--method", method, "--query", "2,3", "--query", "0,0", "--out", out, "--json",
+    )  # fmt: skip
+    assert code == 0
+    report = json.loads(said)
+    q, k, v = (np.load(arrays[n]) for n in "qkv")
+    got, weights = np.load(out / "out.npy"), np.load(out / "weights.npy")
+    assert weights.shape == (2, 4, 7)
+    assert np.allclose(weights.sum((1, 2)), 1, atol=1e-6)
+    if method == "dense":
+        expected = nlattn.attention(q.reshape(-1, 3), k.reshape(-1, 3), v.reshape(-1, 2))
+        assert report["quality"] is None
+    else:
+        expected = nlattn.scram(q, k, v)
+        assert report["quality"]["rows"] == 30
+        assert (out / "map.npz").exists()
+    assert got.shape == (6, 5, 2)
+    assert np.allclose(got, expected.reshape(got.shape), atol=1e-6)
+
+
+def test_sets_are_attended_to_densely(capsys, tmp_path: Path):
+    x = np.random.default_rng(2).standard_normal((7, 3))
+    np.save(tmp_path / "x.npy", x)
+    call = ["map", "--q", tmp_path / "x.npy", "--v", tmp_path / "x.npy", "--out", tmp_path / "o"]
+    assert "expected (Hq, Wq, d) and (Hk, Wk, d)" in refused(capsys, *call)
+    assert run(capsys, *call, "--method", "dense", "--query", "3,0")[0] == 0
+    assert np.allclose(np.load(tmp_path / "o" / "out.npy"), nlattn.attention(x, x, x))
+
+
+def test_a_picture_may_be_attended_to_densely(capsys, tmp_path: Path, picture: Path):
+    code, said, _ = run(
+        capsys,
+        "map",
+        picture,
+        *SMALL,
+        "--method",
+        "dense",
+        "--query",
+        "1,2",
+        "--out",
+        tmp_path / "o",
+    )
+    assert code == 0
+    assert "dense attention" in said
+    assert (tmp_path / "o" / "overlay.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["map"], "give an IMAGE or --q FILE.npy"),
+        (["map", "x.png", "--v", "v.npy"], "--k and --v go with --q"),
+        (["demo", "--rows", "0"], "'0' is no whole number from 1 up"),
+        (["demo", "--seed", "x"], "'x' is no whole number from 0 up"),
+        (["demo", "--query", "3"], "'3' is not ROW,COL, such as 120,88"),
+        (["demo", "--query", "3,-1"], "'3,-1' is not ROW,COL"),
+        (["demo", "--threads", "100000"], "--threads 100000, expected 1 to"),
+        (["demo", "--size", "8", "--patch", "4"], "patch=4 is even, expected an odd width"),
+        (["demo", "--size", "8", "--query", "9,0"], "--query 9,0 lies outside the 8 x 8 grid"),
+        (["demo", "--method", "magic"], "invalid choice: 'magic'"),
+    ],
+)
+def test_wrong_use_is_refused_in_a_line(capsys, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    assert words in refused(capsys, *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "No such file or directory"),
+        (b"", "is not a readable .npy file"),
+        (b"\x93NUMPY\x01\x00garbage", "is not a readable .npy file"),
+        (np.array([None]), "is not a readable .npy file"),
+        (np.ones((2, 2), int), "has dtype int64, expected float32"),
+        (np.ones(3), "has shape (3,), expected (n, d) or (H, W, d)"),
+        (np.ones((3, 0, 2)), "has shape (3, 0, 2)"),
+        ({"q": np.ones(3)}, "is an archive, expected a .npy file"),
+    ],
+)
+def test_arrays_that_cannot_serve_are_refused(capsys, tmp_path: Path, content, words: str):
+    path = tmp_path / "q.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, dict):
+        np.savez(tmp_path / "q", **content)
+        (tmp_path / "q.npz").rename(path)
+    elif content is not None:
+        np.save(path, content)
+    said = refused(capsys, "map", "--q", path, "--out", tmp_path / "o")
+    assert words in said
+    assert str(path) in said or "dtype" in words
+    assert not (tmp_path / "o").exists()
+
+
+def test_values_that_do_not_fit_are_refused(capsys, tmp_path: Path, arrays):
+    said = refused(capsys, "map", "--q", arrays["q"], "--v", arrays["v"], "--out", tmp_path / "o")
+    assert "--v has shape (4, 7, 2), expected (6, 5, 'e') from the keys" in said
+
+
+@pytest.mark.parametrize("content", [None, "no image"])
+def test_pictures_that_cannot_be_read_are_refused(capsys, tmp_path: Path, content: str | None):
+    path = tmp_path / "x.png"
+    if content:
+        path.write_text(content)
+    said = refused(capsys, "map", path, "--out", tmp_path / "o")
+    assert str(path) in said
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_place_that_cannot_be_written_is_the_environments_fault(capsys, tmp_path: Path):
+    (tmp_path / "file").touch()
+    said = refused(capsys, "demo", "--size", 8, "--out", tmp_path / "file" / "x", code=3)
+    assert f"cannot write to {tmp_path}/file/x: Not a directory" in said
+    said = refused(capsys, "demo", "--size", 8, "--out", tmp_path / "file")
+    assert "is a file, expected a folder" in said
+
+
+def test_a_full_disk_leaves_nothing_behind(capsys, tmp_path: Path, monkeypatch, picture: Path):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("nlattn.maps.base.AttentionMap.save", full)
+    out = tmp_path / "a" / "b"
+    said = refused(capsys, "map", picture, *SMALL, "--out", out, code=3)
+    assert said == f"nlattn: cannot write to {out}: No space left on device"
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.jit
+def test_a_file_too_large_leaves_nothing_behind(tmp_path: Path):
+    code = (
+        "import resource, sys; from nlattn.cli import main\n"
+        "from nlattn import images, _jit; import nlattn.plots\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        f"sys.exit(main(['demo', '--size', '24', '--out', {str(tmp_path / 'out')!r}]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT
+    )
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.strip().splitlines()[-1].endswith("File too large")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+@pytest.mark.parametrize("delay", [0.0, 1.0, 2.5])
+@pytest.mark.jit
+def test_ctrl_c_ends_within_a_second_and_leaves_nothing(tmp_path: Path, delay: float):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nlattn", "demo", "--iterations", "400", "--out", tmp_path / "out"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(delay)
+    assert process.poll() is None
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert time.monotonic() - start < 1
+    assert (process.returncode, out, err) == (130, "", "nlattn: interrupted\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_is_named_with_its_remedy(capsys, tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    said = refused(capsys, "demo", "--out", tmp_path / "o", code=3)
+    assert said == "nlattn: PIL is not installed; python -m pip install 'nlattn[cli]' brings it"
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_bug_is_not_called_wrong_use(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "numbers_of_nothing", None)
+    monkeypatch.setattr("nlattn.images.photograph", lambda: __import__("numbers_of_nothing"))
+    with pytest.raises(ModuleNotFoundError, match="numbers_of_nothing"):
+        main(["demo", "--out", str(tmp_path / "o")])
+    assert not (tmp_path / "o").exists()
+
+
+def test_debug_shows_where_an_error_comes_from(tmp_path: Path):
+    with pytest.raises(ValueError, match="patch=4 is even"):
+        main(["demo", "--size", "8", "--patch", "4", "--debug", "--out", str(tmp_path / "o")])
+
+
+def test_the_list_is_the_table(capsys):
+    code, said, _ = run(capsys, "list")
+    assert code == 0
+    assert all(spec.name in said and spec.summary in said for spec in TABLE)
+    rows = json.loads(run(capsys, "list", "--json")[1])
+    assert [row["name"] for row in rows] == [spec.name for spec in TABLE]
+    assert run(capsys, "list", "--quiet")[1] == ""
+
+
+def test_the_doctor_explains_the_machine(capsys):
+    code, said, _ = run(capsys, "doctor")
+    assert code == 0
+    for words in ("numba", "threading layer", "BLAS", "processor", "cache", "check", "passed"):
+        assert words in said
+    facts = json.loads(run(capsys, "doctor", "--json")[1])
+    assert facts["nlattn"]["value"] == nlattn.__version__
+    assert all(fact["means"] for fact in facts.values())
+    assert run(capsys, "doctor", "--quiet")[1] == ""
+
+
+def test_the_doctor_finds_a_machine_that_computes_wrong(capsys, monkeypatch):
+    monkeypatch.setattr("nlattn.attention", lambda q, k, v: v[: len(q)] + k[: len(q), :1])
+    code, said, _ = run(capsys, "doctor")
+    assert code == 1
+    assert "results cannot be trusted" in said
+
+
+def test_warmup_compiles_every_operator(capsys):
+    code, said, _ = run(capsys, "warmup")
+    assert code == 0
+    assert said.startswith(f"{len(TABLE)} operators ready after")
+    assert json.loads(run(capsys, "warmup", "--json")[1])["operators"] == len(TABLE)
+
+
+def test_versions_and_help_end_well(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"nlattn {nlattn.__version__}\n"
+    assert main(["demo", "--help"]) == 0
+
+
+def test_a_reader_may_leave():
+    done = subprocess.run(
+        f"{sys.executable} -m nlattn list | true", shell=True, capture_output=True, text=True,
+        env=ENVIRONMENT,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_cannot_be_said_in_json_is_null():
+    class Odd:
+        def __str__(self) -> str:
+            return "odd"
+
+    report = {1: float("inf"), "a": np.float32(2), "b": (np.arange(2), Odd(), None, True)}
+    assert json.loads(to_json(report)) == {"1": None, "a": 2, "b": [[0, 1], "odd", None, True]}
+
+
+def test_columns_line_up():
+    assert table([("a", "bb", ""), ("aaa", "b", "x")]) == "a    bb\naaa  b   x"
+
+
+def test_peak_memory_is_this_process():
+    peak = peak_memory()
+    assert peak is None or peak > 1e7
+
+
+def test_a_terminal_sees_what_is_running(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    with Stages(quiet=False) as stages:
+        with stages("search"):
+            pass
+        assert list(stages.progress(range(2))) == [0, 1]
+    assert "search ..." in capsys.readouterr().err
+    assert stages.seconds["search"] >= 0
+
+
+def test_a_discarded_output_takes_its_folders_along(tmp_path: Path):
+    output = Output(tmp_path / "a" / "b" / "c", ["x"], force=False)
+    output.write("x", lambda path: path.write_text("half"))
+    Output.discard_all()
+    assert not list(tmp_path.iterdir())
