@@ -79,6 +79,7 @@ def overlay(
             _mark(place, row, column, colour, str(i + 1) if place is main else "")
         if keys is None:
             _lead(main, (row, column), np.asarray(weights[i]), colour)
+        _magnify(axes, ground, np.asarray(weights[i], np.float64), (row, column), norm)
         strongest = float(np.max(weights[i], initial=0))
         held = int((np.asarray(weights[i]) > 0).sum())
         axes.set_title(
@@ -274,6 +275,26 @@ def _lead(axes: Any, start: tuple[int, int], weights: Floats, colour: str) -> No
             path_effects=[withStroke(linewidth=3, foreground="black", alpha=0.6)],
         )
     )
+
+
+def _magnify(axes: Any, ground: Floats, weights: Floats, start: Any, norm: Any) -> None:
+    """Inset in a far corner: the strongest key's surroundings and the weights of the keys there."""
+    if weights.max(initial=0) < norm.vmin:
+        return
+    row, column = np.unravel_index(int(np.argmax(weights)), weights.shape)
+    size = 1 + 2 * max(4, max(weights.shape) // 50)
+    top, left = (
+        int(np.clip(at - size // 2, 0, max(0, n - size)))
+        for at, n in zip((row, column), weights.shape, strict=True)
+    )
+    middle = (np.array([row, column]) + np.asarray(start)) / (2 * np.array(weights.shape))
+    corner = [0.02 if middle[1] > 0.5 else 0.62, 0.02 if middle[0] < 0.5 else 0.62]
+    inset = axes.inset_axes([*corner, 0.36, 0.36])
+    part = np.s_[top : top + size, left : left + size]
+    inset.imshow(ground[part], interpolation="nearest")
+    drawn = np.ma.masked_less(weights[part], norm.vmin)
+    inset.imshow(drawn, cmap="plasma", norm=norm, interpolation="nearest")
+    _frame(inset, "white", width=1.5)
 
 
 def _frame(axes: Any, colour: str, width: float = 2.0) -> None:

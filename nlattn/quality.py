@@ -96,9 +96,9 @@ def compare(
 
     Notes
     -----
-    Scores are equal when they differ by rounding alone: by four spacings of the largest. A
-    query whose exact row is empty is left out. ``rows m`` numbers are held a block at a time.
-    Formulas: docs/numerics.md.
+    Scores are equal when they differ by what rounding can do: by four spacings of the largest, in
+    the coarser of the two maps' dtypes. A query whose exact row is empty is left out.
+    A few rows of m numbers are held at a time. Formulas: docs/numerics.md.
     """
     op = "compare"
     shape = np.shape(B)
@@ -151,7 +151,7 @@ def _block(
         exact = np.asarray(B[index], np.float64)
         with np.errstate(divide="ignore"):
             score = np.log(exact)
-    spacing = float(np.finfo(score.dtype).eps)
+    spacing = max(float(np.finfo(x).eps) for x in (A.dtype, score.dtype))
     score = score.astype(np.float64, copy=False)
     other = A.rows(index).astype(np.float64)
     alive = exact.any(1)

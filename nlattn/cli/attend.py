@@ -13,8 +13,8 @@ from nlattn.cli import methods, report
 from nlattn.cli.methods import Result, Task
 from nlattn.cli.output import Output, Stages, to_json
 
-_SPOTS = ((0.20, 0.40), (0.38, 0.12), (0.60, 0.16), (0.70, 0.51), (0.17, 0.87), (0.12, 0.62))
-"""Where a picture is queried; of the built-in one: face, flag, suit, strap, shuttle, background."""
+_SPOTS = ((0.25, 0.42), (0.30, 0.14), (0.58, 0.17), (0.82, 0.51), (0.08, 0.66), (0.53, 0.06))
+"""Where a picture is queried; the built-in one on cheek, flag, suit, strap, background, flag."""
 _DPI = 110
 
 
