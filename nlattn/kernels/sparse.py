@@ -49,7 +49,7 @@ def _weights(q: Floats, k: Floats, keys: Ints, options: Floats, scores: Floats, 
         return -np.inf
     for t in range(len(keys)):
         P[t] /= Z
-    return top + np.log(Z)
+    return top + float(np.log(Z))
 
 
 @_jit.device

@@ -91,7 +91,7 @@ class Edges:
         arrays = self._array("q"), self._array("k"), v, *self.support[:2]
         kernels.attend(*arrays, self._table("q", "k", "v"), weights.options, out, lse)
         self._refuse_empty(weights, lse)
-        result = fit.unfold(out.reshape(fit.batch, *self.query_grid, -1))
+        result = fit.unfold(out.reshape(fit.batch, *self.query_grid, out.shape[2]))
         if not return_lse:
             return result
         return result, fit.unfold(lse.reshape(fit.batch, *self.query_grid), cast=False)
@@ -108,8 +108,13 @@ class Edges:
         )
         if search is not None and search.per_query is not None:
             per_query = search.per_query.reshape(-1) + np.diff(self.support.indptr)
-            totals = (a + b for a, b in zip(search[:3], work[:3], strict=True))
-            work = Work(*totals, per_query, search.changed)
+            work = Work(
+                search.scores + work.scores,
+                search.multiply_adds + work.multiply_adds,
+                search.bytes + work.bytes,
+                per_query,
+                search.changed,
+            )
         return SparseMap(
             self.support, P, scores, lse.reshape(-1), work, self.query_grid, self.key_grid
         )
@@ -150,11 +155,11 @@ class Edges:
 
     def _array(self, name: str) -> Floats:
         folded = self.fit[name]
-        return folded.reshape(len(folded), -1, folded.shape[-1])
+        return folded.reshape(len(folded), math.prod(folded.shape[1:-1]), folded.shape[-1])
 
     def _reduced(self, name: str, gradient: Floats) -> Floats:
         grid = self.query_grid if name == "q" else self.key_grid
-        return self.fit.reduce(name, gradient.reshape(self.fit.batch, *grid, -1))
+        return self.fit.reduce(name, gradient.reshape(self.fit.batch, *grid, gradient.shape[2]))
 
     def _empty(self, rows: int, channels: int) -> Floats:
         return np.empty((self.fit.batch, rows, channels), self.fit.dtype)

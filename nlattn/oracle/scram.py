@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.oracle.sparse import Array, Support
+from nlattn.oracle.patchmatch import patchmatch
+from nlattn.oracle.sparse import Array, Support, sparse_attention, sparse_attention_vjp
 
-KINDS = ("window", "neighbours", "topk", "local")
+PAIRED = {"softmax": "dot", "dot": "dot", "abspow": "absdot", "gaussian": "neg_l2"}
 
 
 def box(y: int, x: int, radius: int, grid: tuple[int, int]) -> set[tuple[int, int]]:
@@ -73,7 +74,7 @@ def local(index: Array, y: int, x: int, grid: tuple[int, int], radius: int) -> s
 def scram_support(
     field: Any,
     *,
-    kind: str = "window",
+    kind: str | tuple[str, ...] = "window",
     window: int = 3,
     reach: int = 1,
     shift: bool = True,
@@ -107,20 +108,21 @@ def _row(
     y: int,
     x: int,
     grid: tuple[int, int],
-    kind: str,
+    kind: str | tuple[str, ...],
     radius: int,
     reach: int,
     shift: bool,
 ) -> list[int]:
     """Ascending keys of one query; its best match is always one of them."""
+    kinds = (kind,) if isinstance(kind, str) else kind
     keys = _expanded(index[y, x, :1], grid, 0)
-    if kind in ("window", "union"):
+    if {"window", "union"} & {*kinds}:
         keys |= window(index, y, x, grid, radius)
-    if kind in ("topk", "union"):
+    if {"topk", "union"} & {*kinds}:
         keys |= topk(index, y, x, grid)
-    if kind in ("neighbours", "union"):
+    if {"neighbours", "union"} & {*kinds}:
         keys |= neighbours(index, y, x, grid, radius, reach, shift)
-    if kind in ("local", "union"):
+    if {"local", "union"} & {*kinds}:
         keys |= local(index, y, x, grid, radius)
     return sorted(i * grid[1] + j for i, j in keys)
 
@@ -130,3 +132,64 @@ def _expanded(matches: Array, grid: tuple[int, int], radius: int) -> set[Any]:
     for key in matches[matches >= 0]:
         keys |= box(*divmod(int(key), grid[1]), radius, grid)
     return keys
+
+
+def scram(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    field: Any = None,
+    support: Support | None = None,
+    return_lse: bool = False,
+    **options: Any,
+) -> Any:
+    """Outputs (..., Hq, Wq, e) of the support given, or that of the field given, or found."""
+    weights, support = _chosen(q, k, field, support, options)
+    flat = [_flat(x) for x in (q, k, v)]
+    out, lse = sparse_attention(*flat, support, return_lse=True, **weights)
+    grid = q.shape[-3:-1]
+    out = out.reshape((*out.shape[:-2], *grid, out.shape[-1]))
+    return (out, lse.reshape((*lse.shape[:-1], *grid))) if return_lse else out
+
+
+def scram_vjp(
+    q: Array,
+    k: Array,
+    v: Array,
+    dout: Array,
+    *,
+    dlse: Array | None = None,
+    field: Any = None,
+    support: Support | None = None,
+    **options: Any,
+) -> tuple[Array, Array, Array]:
+    """Gradients (dq, dk, dv), the support held fixed."""
+    weights, support = _chosen(q, k, field, support, options)
+    flat = [_flat(x) for x in (q, k, v)]
+    if dlse is not None:
+        dlse = dlse.reshape((*dlse.shape[:-2], -1))
+    gradients = sparse_attention_vjp(*flat, support, _flat(dout), dlse=dlse, **weights)
+    dq, dk, dv = (g.reshape(x.shape) for g, x in zip(gradients, (q, k, v), strict=True))
+    return dq, dk, dv
+
+
+def _chosen(
+    q: Array, k: Array, field: Any, support: Support | None, options: dict[str, Any]
+) -> tuple[dict[str, Any], Support]:
+    """Options of the weights, and the support that the others make."""
+    names = ("weight", "scale", "bandwidth", "power", "masked_rows")
+    weights = {name: options.pop(name) for name in names if name in options}
+    if support is not None:
+        return weights, support
+    masks = {name: options.pop(name) for name in ("key_mask", "mask", "causal") if name in options}
+    shape = {name: options.pop(name) for name in ("kind", "window") if name in options}
+    if field is None:
+        formula = {name: weights[name] for name in ("scale", "bandwidth") if name in weights}
+        score = PAIRED[weights.get("weight", "softmax")]
+        field = patchmatch(q, k, score=score, **formula, **masks, **options)
+    return weights, scram_support(field, **shape, **masks)
+
+
+def _flat(x: Array) -> Array:
+    return x.reshape((*x.shape[:-3], -1, x.shape[-1]))

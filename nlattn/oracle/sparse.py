@@ -50,11 +50,11 @@ def probabilities(s: Array, weight: str, power: float) -> tuple[Array, Any]:
 def score_cotangents(s: Array, P: Array, dP: Array, dlse: Any, weight: str, power: float) -> Array:
     """Cotangents (s,) of the scores, from those of the probabilities, ``dP_j = dout . v_j``."""
     if weight == "dot":
-        return dP / max(len(s), 1)
+        return np.asarray(dP / max(len(s), 1))
     inner = P * (dP - (P * dP).sum() + dlse)
     if weight == "abspow":  # f'(s) / f(s) = p / s; a weight of 0 has no slope
-        return np.where(s == 0, 0, power * inner / np.where(s == 0, 1, s))
-    return inner
+        return np.asarray(np.where(s == 0, 0, power * inner / np.where(s == 0, 1, s)))
+    return np.asarray(inner)
 
 
 def sparse_attention(
@@ -141,4 +141,4 @@ def _summed(gradient: Array, shape: tuple[int, ...]) -> Array:
     """Sum over the axes along which an array of `shape` was broadcast."""
     gradient = gradient.sum(tuple(range(gradient.ndim - len(shape))))
     kept = tuple(i for i, size in enumerate(shape) if size == 1 and gradient.shape[i] > 1)
-    return gradient.sum(kept, keepdims=True)
+    return np.asarray(gradient.sum(kept, keepdims=True))

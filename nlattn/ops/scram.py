@@ -1,0 +1,258 @@
+"""SCRAM-style attention: PatchMatch, a support around the matches, a mean over the support."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nlattn import _check
+from nlattn._types import Bools, Field, Floats, Support, Work
+from nlattn.maps.sparse import SparseMap
+from nlattn.ops._edges import Edges, Weights
+from nlattn.ops._supports import support_of_field
+from nlattn.ops.patchmatch import patchmatch
+
+PAIRED = {"softmax": "dot", "dot": "dot", "abspow": "absdot", "gaussian": "neg_l2"}
+"""The score whose best key has the largest weight."""
+
+
+def scram_support(
+    field: Field,
+    *,
+    kind: str | Sequence[str] = "window",
+    window: int = 3,
+    reach: int = 1,
+    shift: bool = True,
+    key_mask: Bools | None = None,
+    mask: Bools | None = None,
+    causal: bool = False,
+    max_bytes: float = 4e9,
+) -> Support:
+    """The keys near the match m(p) of every query p, always with m(p) among them.
+
+    Parameters
+    ----------
+    field : Field
+        Matches, as from `patchmatch`.
+    kind : {"window", "neighbours", "topk", "local", "union"}, or several
+        "window" the box around m(p); "neighbours" the boxes around the matches m(p + δ) of the
+        neighbours and, with `shift`, around m(p + δ) - δ; "topk" all matches of p; "local" the box
+        around the place of p on the key grid; "union" all of them. Several are united.
+    window : int
+        Odd width of the boxes, which are clipped at the border.
+    reach : int
+        Neighbours are at most this far away, in either axis.
+    shift : bool
+        Whether neighbours' matches are also moved back.
+    key_mask, mask : (..., Hk, Wk), (..., Hq, Wq, Hk, Wk) bool, optional
+        True where a key may be used.
+    causal : bool
+        Use no key after the query in raster order.
+    max_bytes : float
+        Most bytes that keys and workspace may take.
+
+    Returns
+    -------
+    Support
+        Of shape ``(..., Hq Wq, Hk Wk)``.
+
+    Raises
+    ------
+    ValueError
+        The field or an option is malformed.
+    TypeError
+        A mask is not boolean, or a number is none.
+    MemoryError
+        Above `max_bytes`.
+
+    Notes
+    -----
+    ``O(n (reach window)^2)`` time. Source: [calian2019]. Status: reconstruction.
+    """
+    op = "scram_support"
+    radius = _check.odd(op, "window", window, "the best key is its centre") // 2
+    reach = _check.integer(op, "reach", reach, low=0)
+    return support_of_field(
+        op,
+        field,
+        kind,
+        radius,
+        (reach, _check.flag(op, "shift", shift)),
+        (key_mask, mask, _check.flag(op, "causal", causal)),
+        max_bytes,
+    )
+
+
+def scram(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    *,
+    weight: str = "softmax",
+    scale: float | None = None,
+    bandwidth: float = 1.0,
+    power: float = 2.0,
+    iterations: int = 5,
+    topk: int = 1,
+    propagate: str = "both",
+    seed: int = 0,
+    kind: str | Sequence[str] = "window",
+    window: int = 3,
+    key_mask: Bools | None = None,
+    mask: Bools | None = None,
+    causal: bool = False,
+    field: Field | None = None,
+    support: Support | None = None,
+    masked_rows: str = "zero",
+    nonfinite: str = "raise",
+    return_lse: bool = False,
+) -> Any:
+    """Attention near the best key: ``out[p] = sum_S f(s_pj) v[j] / Z_p``, S around argmax_j s_pj.
+
+    Parameters
+    ----------
+    q, k, v : (..., Hq, Wq, d), (..., Hk, Wk, d), (..., Hk, Wk, e) arrays of one dtype
+        Queries, keys and values on their grids. Leading axes broadcast.
+    weight, scale, bandwidth, power, masked_rows, return_lse
+        As in `sparse_attention`. The search maximises the score that goes with the weight.
+    iterations, topk, propagate, seed
+        As in `patchmatch`.
+    kind, window
+        As in `scram_support`.
+    key_mask, mask, causal
+        Keys that may be used, as in both.
+    field : Field, optional
+        Matches to use instead of a search; also the way to a search's other options.
+    support : Support, optional
+        Keys to use, whatever the matches.
+    nonfinite : {"raise", "propagate"}
+        What to do with NaN and infinities.
+
+    Returns
+    -------
+    (..., Hq, Wq, e) array, dtype of `q`
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit, an option is malformed, or a value is not finite.
+    TypeError
+        The dtypes differ, or are not floating.
+    MemoryError
+        The support would take gigabytes.
+
+    Notes
+    -----
+    ``O(n log n d)`` for the search and ``O(nnz (d + e))`` for the mean; ``O(n)`` memory. How much
+    of dense attention is caught, depends on the data: see `quality.compare`.
+    Source: [calian2019]. Status: reconstruction.
+    """
+    options = locals()  # every option by name
+    arrays = {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d"), "v": (v, "Hk Wk e")}
+    edges, weights, _ = _prepared("scram", arrays, options)
+    return edges.attend(weights, return_lse)
+
+
+def scram_map(
+    q: Floats,
+    k: Floats,
+    *,
+    weight: str = "softmax",
+    scale: float | None = None,
+    bandwidth: float = 1.0,
+    power: float = 2.0,
+    iterations: int = 5,
+    topk: int = 1,
+    propagate: str = "both",
+    seed: int = 0,
+    kind: str | Sequence[str] = "window",
+    window: int = 3,
+    key_mask: Bools | None = None,
+    mask: Bools | None = None,
+    causal: bool = False,
+    field: Field | None = None,
+    support: Support | None = None,
+    masked_rows: str = "zero",
+    nonfinite: str = "raise",
+) -> SparseMap:
+    """The map of one head's `scram`, from values (Hk Wk, e) to outputs (Hq Wq, e).
+
+    Arguments as there. Its `work` includes the search, or that of a given `field`.
+    """
+    options = locals()
+    arrays = {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d")}
+    edges, weights, search = _prepared("scram_map", arrays, options)
+    return edges.map(weights, search)
+
+
+def scram_vjp(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    dout: Floats,
+    *,
+    dlse: Floats | None = None,
+    weight: str = "softmax",
+    scale: float | None = None,
+    bandwidth: float = 1.0,
+    power: float = 2.0,
+    iterations: int = 5,
+    topk: int = 1,
+    propagate: str = "both",
+    seed: int = 0,
+    kind: str | Sequence[str] = "window",
+    window: int = 3,
+    key_mask: Bools | None = None,
+    mask: Bools | None = None,
+    causal: bool = False,
+    field: Field | None = None,
+    support: Support | None = None,
+    masked_rows: str = "zero",
+    nonfinite: str = "raise",
+) -> tuple[Floats, Floats, Floats]:
+    """Gradients (dq, dk, dv) of ``sum(dout * out) + sum(dlse * lse)`` of `scram`.
+
+    Exact for the support, which is a constant: the one given, or the one `scram` finds with the
+    same options. Arguments as there, `dout` (..., Hq, Wq, e), `dlse` (..., Hq, Wq).
+    """
+    options = locals()
+    arrays = {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d"), "v": (v, "Hk Wk e")}
+    arrays["dout"] = (dout, "Hq Wq e")
+    if dlse is not None:
+        arrays["dlse"] = (dlse, "Hq Wq")
+    edges, weights, _ = _prepared("scram_vjp", arrays, options)
+    return edges.vjp(weights, dlse is not None)
+
+
+def _prepared(
+    op: str, arrays: Mapping[str, tuple[Any, str]], options: Mapping[str, Any]
+) -> tuple[Edges, Weights, Work | None]:
+    """The edges of a call, its weights, and the work of its search."""
+    fit = _check.fit(op, arrays, nonfinite=options["nonfinite"])
+    if "v" not in arrays and fit.lead:
+        shape = "(Hq, Wq, d), (Hk, Wk, d)"
+        _check.fail(op, "q, k", f"have leading axes {fit.lead}, expected one head {shape}")
+
+    def chosen(*names: str) -> dict[str, Any]:
+        return {name: options[name] for name in names}
+
+    formula = chosen("weight", "scale", "bandwidth", "power")
+    weights = Weights.checked(fit, **formula, masked_rows=options["masked_rows"])
+    masks = chosen("key_mask", "mask", "causal")
+    field, support = options["field"], options["support"]
+    if support is not None:
+        given = [name for name, value in masks.items() if value is not None and value is not False]
+        if given:
+            _check.fail(op, given[0], "has no effect beside support=; pass it to scram_support")
+        return Edges(fit, support), weights, field and field.work
+    if field is None:
+        field = patchmatch(
+            options["q"],
+            options["k"],
+            score=PAIRED[weights.weight],
+            nonfinite="propagate",
+            **chosen("iterations", "topk", "propagate", "seed", "scale", "bandwidth"),
+            **masks,
+        )
+    support = scram_support(field, **chosen("kind", "window"), **masks)
+    return Edges(fit, support), weights, field.work
