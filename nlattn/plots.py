@@ -257,7 +257,7 @@ def _lead(axes: Any, start: tuple[int, int], weights: Floats, colour: str) -> No
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.patheffects import withStroke
 
-    row, column = np.unravel_index(int(np.argmax(weights)), weights.shape)
+    row, column = divmod(int(np.argmax(weights)), weights.shape[1])
     reach = np.hypot(row - start[0], column - start[1])
     if weights.max(initial=0) <= 0 or reach < max(weights.shape) / 40:
         return
@@ -281,7 +281,7 @@ def _magnify(axes: Any, ground: Floats, weights: Floats, start: Any, norm: Any) 
     """Inset in a far corner: the strongest key's surroundings and the weights of the keys there."""
     if weights.max(initial=0) < norm.vmin:
         return
-    row, column = np.unravel_index(int(np.argmax(weights)), weights.shape)
+    row, column = divmod(int(np.argmax(weights)), weights.shape[1])
     size = 1 + 2 * max(4, max(weights.shape) // 50)
     top, left = (
         int(np.clip(at - size // 2, 0, max(0, n - size)))

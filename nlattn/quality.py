@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Bools, Floats, Ints
+from nlattn._types import Floats, Ints
 from nlattn.maps.base import AttentionMap
 
 _Z = 1.959963984540054  # two-sided 95 % of a normal distribution
@@ -146,66 +146,80 @@ def _block(
 ) -> dict[str, Floats]:
     """Figures of the queries `index`, one array each."""
     if isinstance(B, AttentionMap):
-        exact, score = B.rows(index).astype(np.float64), B.scores(index)
+        exact, score = np.asarray(B.rows(index), np.float64), B.scores(index)
     else:
         exact = np.asarray(B[index], np.float64)
         with np.errstate(divide="ignore"):
             score = np.log(exact)
     spacing = max(float(np.finfo(x).eps) for x in (A.dtype, score.dtype))
-    score = score.astype(np.float64, copy=False)
-    other = A.rows(index).astype(np.float64)
+    other, score = A.rows(index), np.asarray(score, np.float64)
     alive = exact.any(1)
-    exact, score, other = exact[alive], score[alive], other[alive]
+    if not alive.all():
+        exact, score, other = exact[alive], score[alive], other[alive]
 
-    line = np.arange(len(exact))
-    valid = score > -np.inf
-    support = other != 0
-    size, choices = support.sum(1), valid.sum(1)
-    top = score.max(1)
-    finite = np.where(valid, score, 0)
-    tie = 4 * spacing * np.abs(finite).max(1)
-    mean = finite.sum(1) / choices
-    deviation = np.sqrt((np.where(valid, score - mean[:, None], 0) ** 2).sum(1) / choices)
-    best = other.argmax(1)
-    reached = np.where(size > 0, score[line, best], -np.inf)
+    count, m = exact.shape
+    line = np.arange(count)
+    row, key = np.nonzero(other != 0)  # the support; what follows costs little where it is small
+    inside, weight = exact[row, key], other[row, key].astype(np.float64)
+    size = np.bincount(row, minlength=count)
+    mass = np.bincount(row, inside, count)
+
+    top, choices, deviation, tie = _spread(score, spacing)
+    reached = np.where(size > 0, score[line, other.argmax(1)], -np.inf)
     gap = np.divide(top - reached, deviation, out=np.zeros_like(top), where=top - reached > tie)
-
-    mass = np.where(support, exact, 0).sum(1)
-    most = min(int(size.max(initial=0)) + 1, exact.shape[1])
-    order = -np.sort(np.partition(-exact, most - 1, axis=1)[:, :most], axis=1)  # no full sort
-    norm = top + np.log(np.exp(finite - top[:, None], where=valid, out=np.zeros_like(score)).sum(1))
+    most = min(int(size.max(initial=0)) + 1, m)
+    best = -np.sort(np.partition(-exact, most - 1, axis=1)[:, :most], axis=1)  # no full sort
+    norm = top - np.log(exact[line, score.argmax(1)])
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(support, other * (np.log(np.abs(other)) - score + norm[:, None]), 0)
+        terms = weight * (np.log(np.abs(weight)) - score[row, key] + norm[row])
     figures = {
         "recall": (reached >= top - tie).astype(np.float64),
-        "recall_k": _share_of_best(score, valid & support, tie, min(k, score.shape[1])),
+        "recall_k": _share_of_best(score, other, tie, k),
         "gap": gap,
         "mass": mass,
-        "best": np.where(np.arange(most) < size[:, None], order, 0).sum(1),
+        "best": np.where(np.arange(most) < size[:, None], best, 0).sum(1),
         "random": size / choices,
-        "tv": np.abs(exact - other).sum(1) / 2,
-        "kl": np.where(size > 0, ratio.sum(1), np.inf),
-        "effective": 1 / (exact**2).sum(1),
+        "tv": (np.bincount(row, np.abs(inside - weight), count) + exact.sum(1) - mass) / 2,
+        "kl": np.where(size > 0, np.bincount(row, terms, count), np.inf),
+        "effective": 1 / np.einsum("ij,ij->i", exact, exact),
         "support": size.astype(np.float64),
     }
     if v is not None:
-        difference, reference = (exact - other) @ v, exact @ v
+        reference = exact @ v
+        difference = reference - other @ v
         figures["wrong"] = (difference**2).sum(1)
         figures["right"] = (reference**2).sum(1)
         figures["largest"] = np.abs(difference).max(1)
     return figures
 
 
-def _share_of_best(score: Floats, found: Bools, tie: Floats, k: int) -> Floats:
+def _spread(score: Floats, spacing: float) -> tuple[Floats, Ints, Floats, Floats]:
+    """Of each row: the largest score, how many there are, their deviation, what makes a tie."""
+    top, low = score.max(1), score.min(1)
+    if np.isfinite(low).all():
+        choices = np.full(len(score), score.shape[1])
+        deviation = score.std(1)
+    else:
+        valid = score > -np.inf
+        choices = valid.sum(1)
+        mean = np.where(valid, score, 0).sum(1) / choices
+        deviation = np.sqrt((np.where(valid, score - mean[:, None], 0) ** 2).sum(1) / choices)
+        low = np.where(valid, score, np.inf).min(1)
+    return top, choices, deviation, 4 * spacing * np.maximum(np.abs(top), np.abs(low))
+
+
+def _share_of_best(score: Floats, other: Floats, tie: Floats, k: int) -> Floats:
     """``(found above the k-th score + found at it, as far as places are left) / k``."""
-    kth = np.partition(score, score.shape[1] - k, axis=1)[:, score.shape[1] - k, None]
-    width = tie[:, None]
-    above = score > kth + width
-    with np.errstate(invalid="ignore"):
-        level = (np.abs(score - kth) <= width) & np.isfinite(kth)
-    places = np.minimum((score > -np.inf).sum(1), k)
-    left = places - above.sum(1)
-    share: Floats = ((above & found).sum(1) + np.minimum((level & found).sum(1), left)) / places
+    count, m = score.shape
+    kth = np.partition(score, m - k, axis=1)[:, m - k]
+    row, key = np.nonzero(score >= (kth - tie)[:, None])
+    value, found = score[row, key], other[row, key] != 0
+    above = value > (kth + tie)[row]
+    found &= value > -np.inf
+    places = np.minimum(np.bincount(row, value > -np.inf, count), k)
+    left = places - np.bincount(row, above, count)
+    level = np.bincount(row, found & ~above, count)
+    share: Floats = (np.bincount(row, found & above, count) + np.minimum(level, left)) / places
     return share
 
 
