@@ -187,7 +187,7 @@ class Fit:
         summed = gradient.reshape(self.lead + core)
         for axis, length in enumerate((1,) * (len(self.lead) - len(lead)) + lead):
             group = summed.shape[axis] // length if length else 1
-            if group > 1:  # a shared group of heads is consecutive, also when it is all of them
+            if group != 1:  # a shared group of heads is consecutive, also when it is all of them
                 split = (*summed.shape[:axis], length, group, *summed.shape[axis + 1 :])
                 summed = summed.reshape(split).sum(axis + 1)
         return summed.reshape(shape).astype(self.out_dtype, copy=False)
@@ -227,7 +227,9 @@ def fit(
         if nonfinite == "raise":
             finite(op, name, folded)
         result._shapes[name] = x.shape
-        result._folded[name] = folded.reshape((-1, *x.shape[len(leads[name]) :]))
+        result._folded[name] = folded.reshape(
+            (math.prod(leads[name]), *x.shape[len(leads[name]) :])
+        )
     return result
 
 
