@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, overload
 
 import numba
+import numpy as np
 import scipy.linalg.cython_blas  # noqa: F401  loads the BLAS behind Numba's np.dot, to be limited
 from numba.core.caching import FunctionCache
 from numba.np.ufunc import parallel as _pool
@@ -106,7 +107,9 @@ class _Cache(FunctionCache):
             _no_cache(error)
 
 
-def _compile(function: Callable[P, R], *, parallel: bool, fast: bool) -> Callable[P, R]:
+def _compile(
+    function: Callable[P, R], *, parallel: bool, fast: bool, inline: bool = False
+) -> Callable[P, R]:
     if _DISABLED:
         return function
     compiled = numba.njit(
@@ -114,6 +117,7 @@ def _compile(function: Callable[P, R], *, parallel: bool, fast: bool) -> Callabl
         error_model="numpy",
         parallel=parallel,
         fastmath=_REASSOCIATE if fast else False,
+        forceinline=inline,
     )(function)
     try:
         compiled._cache = _Cache(function, f"parallel={parallel} fast={fast}")
@@ -125,12 +129,18 @@ def _compile(function: Callable[P, R], *, parallel: bool, fast: bool) -> Callabl
 @overload
 def device(function: Callable[P, R]) -> Callable[P, R]: ...
 @overload
-def device(*, fast: bool) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
-def device(function: Any = None, *, fast: bool = False) -> Any:
-    """Compile a helper called from kernels; ``fast=True`` frees the order of its sums."""
+def device(
+    *, fast: bool = False, inline: bool = False
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def device(function: Any = None, *, fast: bool = False, inline: bool = False) -> Any:
+    """Compile a helper called from kernels.
+
+    ``fast=True`` frees the order of its sums; ``inline=True`` copies it into its callers, where a
+    call with arrays would cost more than what it does.
+    """
     if function is None:
-        return functools.partial(_compile, parallel=False, fast=fast)
-    return _compile(function, parallel=False, fast=fast)
+        return functools.partial(_compile, parallel=False, fast=fast, inline=inline)
+    return _compile(function, parallel=False, fast=fast, inline=inline)
 
 
 @overload
@@ -146,7 +156,7 @@ def kernel(function: Any = None, *, fast: bool = False) -> Any:
 
     @functools.wraps(function)
     def launch(*arrays: Any) -> None:
-        with _lock, _blas().limit(limits=1):
+        with _lock, _blas().limit(limits=1), np.errstate(all="ignore"):
             (serial() if _forked else threaded)(*arrays)
 
     return launch

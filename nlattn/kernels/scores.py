@@ -1,0 +1,140 @@
+"""The one score of a query and a key, for everything that decides by scores.
+
+A sum over channels runs in sixteen lanes, folded pairwise, then the channels left over in order:
+written out as vector instructions without fused multiply-adds, so that every caller, compiled or
+not, on any machine, gets the same bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from nlattn import _jit
+from nlattn._types import Floats
+
+DOT, NEG_L2, ABSDOT = range(3)
+_LANES = 16
+
+
+def _sum_in_lanes(terms: Floats) -> Any:
+    """Sum as the compiled code does, for a run without the JIT."""
+    whole = len(terms) // _LANES * _LANES
+    lanes = np.zeros(_LANES, terms.dtype)
+    for start in range(0, whole, _LANES):
+        lanes = lanes + terms[start : start + _LANES]
+    while len(lanes) > 1:
+        lanes = lanes[: len(lanes) // 2] + lanes[len(lanes) // 2 :]
+    total = lanes[0]
+    for term in terms[whole:]:
+        total = total + term
+    return total
+
+
+if numba.config.DISABLE_JIT:
+
+    def terms(kind: int, a: Floats, i: int, b: Floats, j: int, length: int) -> Any:
+        """``sum_c a[i + c] b[j + c]`` of flat arrays, or of ``(a[i + c] - b[j + c])^2``."""
+        x, y = a[i : i + length], b[j : j + length]
+        return _sum_in_lanes((x - y) * (x - y) if kind == NEG_L2 else x * y)
+
+    def prefetch(a: Floats, i: int) -> None:
+        """Ask for the cache line of ``a[i]``."""
+
+else:  # pragma: no cover - the compiler runs it
+
+    @intrinsic
+    def terms(typing: Any, kind: Any, a: Any, i: Any, b: Any, j: Any, length: Any) -> Any:
+        """``sum_c a[i + c] b[j + c]`` of flat arrays, or of ``(a[i + c] - b[j + c])^2``."""
+        integer = numba.types.int64
+        return a.dtype(integer, a, integer, b, integer, integer), _emit_terms
+
+    def _emit_terms(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        """One loop for both: what is multiplied is selected, for a branch costs twice the time."""
+        index = ir.IntType(64)
+        scalar = context.get_data_type(signature.return_type)
+        vector = ir.VectorType(scalar, _LANES)
+        size = context.get_abi_sizeof(scalar)
+        kind, first, i, second, j, length = arguments
+        left = context.make_array(signature.args[1])(context, builder, first).data
+        right = context.make_array(signature.args[3])(context, builder, second).data
+        left, right = builder.gep(left, [i]), builder.gep(right, [j])
+        squares = builder.icmp_signed("==", kind, index(NEG_L2))
+
+        def term(at: Any, width: Any) -> Any:
+            x, y = (
+                builder.load(builder.bitcast(builder.gep(p, [at]), width.as_pointer()), align=size)
+                for p in (left, right)
+            )
+            difference = builder.fsub(x, y)
+            return builder.fmul(
+                builder.select(squares, difference, x), builder.select(squares, difference, y)
+            )
+
+        lanes = cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * _LANES))
+        blocks = builder.sdiv(length, index(_LANES))
+        with cgutils.for_range(builder, blocks) as loop:
+            value = term(builder.mul(loop.index, index(_LANES)), vector)
+            builder.store(builder.fadd(builder.load(lanes), value), lanes)
+        folded, width = builder.load(lanes), _LANES
+        while width > 1:
+            width //= 2
+            folded = builder.fadd(
+                *(
+                    builder.shuffle_vector(
+                        folded,
+                        folded,
+                        ir.Constant(
+                            ir.VectorType(ir.IntType(32), width), list(range(at, at + width))
+                        ),
+                    )
+                    for at in (0, width)
+                )
+            )
+        total = cgutils.alloca_once_value(
+            builder, builder.extract_element(folded, ir.IntType(32)(0))
+        )
+        done = builder.mul(blocks, index(_LANES))
+        with cgutils.for_range(builder, builder.sub(length, done)) as loop:
+            value = term(builder.add(done, loop.index), scalar)
+            builder.store(builder.fadd(builder.load(total), value), total)
+        return builder.load(total)
+
+    @intrinsic
+    def prefetch(typing: Any, a: Any, i: Any) -> Any:
+        """Ask for the cache line of ``a[i]``."""
+
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+            pointer = ir.IntType(8).as_pointer()
+            flag = ir.IntType(32)
+            fetch = cgutils.get_or_insert_function(
+                builder.module,
+                ir.FunctionType(ir.VoidType(), [pointer, flag, flag, flag]),
+                "llvm.prefetch.p0",
+            )
+            address = builder.bitcast(builder.gep(data, [arguments[1]]), pointer)
+            builder.call(fetch, [address, flag(0), flag(3), flag(1)])
+            return context.get_dummy_value()
+
+        return numba.types.void(a, numba.types.int64), emit
+
+
+@_jit.device(inline=True)
+def finish(kind: int, factor: Any, total: Any) -> Any:
+    """The score from its sum over channels."""
+    total = total * factor
+    if kind == NEG_L2:
+        return -total
+    return abs(total) if kind == ABSDOT else total
+
+
+@_jit.device(inline=True)
+def score(kind: int, factor: Any, q: Floats, k: Floats) -> Any:
+    """Score of two vectors: ``factor q.k``, ``-factor |q - k|^2`` or ``|factor q.k|``."""
+    return finish(kind, factor, terms(kind, q, 0, k, 0, len(q)))
