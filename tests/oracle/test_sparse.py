@@ -19,7 +19,7 @@ LN3 = np.log(3)
 def rows(*keys: list[int], m: int, lead: tuple[int, ...] = ()) -> Any:
     indptr = np.cumsum([0, *map(len, keys)])
     n = len(keys) // int(np.prod(lead))
-    return indptr, np.array(sum(keys, []), int), (*lead, n, m)
+    return indptr, np.array([key for row in keys for key in row], int), (*lead, n, m)
 
 
 def full(n: int, m: int) -> Any:
