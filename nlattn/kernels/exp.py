@@ -36,15 +36,15 @@ if numba.config.DISABLE_JIT:
 else:  # pragma: no cover - the compiler runs it
 
     @intrinsic
-    def muladd(typing: Any, a: Any, b: Any, c: Any) -> Any:
+    def muladd(_: Any, a: Any, b: Any, c: Any) -> Any:
         """``a b + c``, fused where the CPU can; no other freedom is given to the compiler."""
 
-        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def emit(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
             left, right, addend = arguments
             product = builder.fmul(left, right, flags=["contract"])
             return builder.fadd(product, addend, flags=["contract"])
 
-        return a(a, a, a), emit
+        return a(a, b, c), emit
 
 
 @_jit.device
@@ -86,13 +86,17 @@ def _exp64(x: Any) -> Any:
 
 
 def exp(x: Any) -> Any:
-    """``e^x`` for ``x <= 80``, in the dtype of x; below about -87 or -708 it is 0, NaN stays NaN."""
+    """``e^x`` for ``x <= 80`` in the dtype of x; 0 below about -87 or -708. NaN stays NaN."""
     return _exp32(x) if isinstance(x, np.float32) else _exp64(x)
+
+
+def _source(compiled: Any) -> Any:  # pragma: no cover - the compiler runs it
+    return compiled.py_func
 
 
 @overload(exp)
 def _exp(x: Any) -> Any:  # pragma: no cover - the compiler runs it
-    return (_exp32 if x == numba.types.float32 else _exp64).py_func
+    return _source(_exp32 if x == numba.types.float32 else _exp64)
 
 
 @_jit.device
@@ -126,4 +130,4 @@ def tanh(x: Any) -> Any:
 
 @overload(tanh)
 def _tanh(x: Any) -> Any:  # pragma: no cover - the compiler runs it
-    return (_tanh32 if x == numba.types.float32 else _tanh64).py_func
+    return _source(_tanh32 if x == numba.types.float32 else _tanh64)

@@ -107,14 +107,36 @@ def _signature(a: Any, b: Any, c: Any) -> Any:  # pragma: no cover - the compile
 
 @intrinsic
 def _tile(  # type: ignore[no-untyped-def]
-    typing, a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, depth
+    _,
+    a,
+    a0,
+    a_row,
+    a_k,
+    b,
+    b0,
+    b_k,
+    c,
+    c0,
+    c_row,
+    depth,
 ):  # pragma: no cover - the compiler runs it
     return _signature(a, b, c), _emitter(_ROWS)
 
 
 @intrinsic
 def _tail(  # type: ignore[no-untyped-def]
-    typing, a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, depth
+    _,
+    a,
+    a0,
+    a_row,
+    a_k,
+    b,
+    b0,
+    b_k,
+    c,
+    c0,
+    c_row,
+    depth,
 ):  # pragma: no cover - the compiler runs it
     return _signature(a, b, c), _emitter(1)
 

@@ -1,176 +1,25 @@
-"""Dense softmax attention over tiles: forward, the map's products and rows, gradients.
-
-Scores are held transposed, one panel of queries at a time: ``s[j, l]`` is key `j` against query `l`
-of the panel. So every step of the softmax is the same operation on all lanes, keys and values are
-read as they lie, and only queries are repacked, once per tile.
-"""
+"""Dense softmax attention over tiles of queries: outputs, and what a map is asked for."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 
 from nlattn import _jit
-from nlattn._types import Bools, Floats, Ints
-from nlattn.kernels.exp import exp, tanh
+from nlattn._types import Floats, Ints
+from nlattn.kernels.exp import exp
 from nlattn.kernels.gemm import aligned, multiply, width
-
-TILE = 256
-"""Queries of a tile."""
-KEYS = 256
-"""Keys of a block: its scores against one panel of queries fit the first-level cache."""
-
-
-class Scores(NamedTuple):
-    """What scores are made from; arrays are folded to one leading axis."""
-
-    q: Floats
-    k: Floats
-    bias: Floats
-    """(B, n or 1, m or 1); read if `has_bias`."""
-    mask: Bools
-    """(B, n or 1, m or 1), True where a query may attend; read if `has_mask`."""
-    index: Ints
-    """(heads, 5) slices of q, k, v, bias and mask that belong to each head."""
-    scale: np.floating
-    cap: np.floating
-    """Soft cap; 0 for none."""
-    low: int
-    """Query i may attend to key j if ``low <= j - i <= high``."""
-    high: int
-    has_bias: bool
-    has_mask: bool
-
-
-@_jit.device
-def spread(position: int, count: int) -> int:
-    """Permute 0..count-1 so that neighbours, which one thread gets, differ in cost."""
-    step = max(1, int(0.618 * count))
-    while True:
-        a, b = step, count
-        while b:
-            a, b = b, a % b
-        if a == 1:
-            return position * step % count
-        step += 1
-
-
-@_jit.device
-def pack(x: Floats, part: int, rows: Ints, first: int, panel: Floats) -> None:
-    """Put rows ``first, first + 1, ...`` of `rows` side by side: ``panel[c, l] = x[row_l, c]``."""
-    w = width(x)
-    for l in range(w):
-        if first + l < rows.size:
-            i = rows[first + l]
-            for c in range(x.shape[2]):
-                panel[c * w + l] = x[part, i, c]
-        else:
-            for c in range(x.shape[2]):
-                panel[c * w + l] = 0
-
-
-@_jit.device
-def key_range(p: Scores, rows: Ints, first: int) -> tuple[int, int]:
-    """Keys that the band allows to some query of a panel."""
-    m = p.k.shape[1]
-    last = min(first + width(p.q), rows.size)
-    low, high = rows[first], rows[first]
-    for l in range(first, last):
-        low, high = min(low, rows[l]), max(high, rows[l])
-    return min(m, max(0, low + p.low)), max(0, min(m, high + p.high + 1))
-
-
-@_jit.device
-def wholly_masked(p: Scores, head: int, rows: Ints, first: int, j0: int, count: int) -> bool:
-    """Whether `mask` forbids a panel of queries all keys of a block."""
-    part = p.index[head, 4]
-    last = min(first + width(p.q), rows.size)
-    for l in range(first, last):
-        i = rows[l] if p.mask.shape[1] > 1 else 0
-        if p.mask.shape[2] == 1:
-            if p.mask[part, i, 0]:
-                return False
-        else:
-            for j in range(j0, j0 + count):
-                if p.mask[part, i, j]:
-                    return False
-    return True
-
-
-@_jit.device
-def score(
-    p: Scores,
-    head: int,
-    rows: Ints,
-    first: int,
-    panel: Floats,
-    j0: int,
-    count: int,
-    s: Floats,
-    slope: Floats,
-) -> None:
-    """Scores of one block of keys against a packed panel of queries; -inf where forbidden.
-
-    With a soft cap, `slope` (unless empty) receives the derivative of the capped score.
-    """
-    d, w = p.q.shape[2], width(p.q)
-    part = p.index[head, 1]
-    multiply(p.k, (part * p.k.shape[1] + j0) * d, d, 1, panel, 0, w, s, 0, w, count, d)
-    for x in range(count * w):
-        s[x] *= p.scale
-    if p.cap > 0:
-        for x in range(count * w):
-            t = tanh(s[x] / p.cap)
-            s[x] = p.cap * t
-            if slope.size:
-                slope[x] = 1 - t * t
-    last = min(w, rows.size - first)
-    if p.has_bias:
-        part = p.index[head, 3]
-        for l in range(last):
-            i = rows[first + l] if p.bias.shape[1] > 1 else 0
-            step = 1 if p.bias.shape[2] > 1 else 0
-            for j in range(count):
-                s[j * w + l] += p.bias[part, i, (j0 + j) * step]
-    if p.has_mask:
-        part = p.index[head, 4]
-        for l in range(last):
-            i = rows[first + l] if p.mask.shape[1] > 1 else 0
-            step = 1 if p.mask.shape[2] > 1 else 0
-            for j in range(count):
-                if not p.mask[part, i, (j0 + j) * step]:
-                    s[j * w + l] = -np.inf
-    for l in range(last):
-        i = rows[first + l]
-        for j in range(min(count, i + p.low - j0)):
-            s[j * w + l] = -np.inf
-        for j in range(max(0, i + p.high + 1 - j0), count):
-            s[j * w + l] = -np.inf
-
-
-@_jit.device
-def soften(s: Floats, count: int, w: int, top: Floats, total: Floats, shrink: Floats) -> None:
-    """Turn a panel's scores into weights relative to the running maximum `top` of each query.
-
-    `total` is the running sum of weights; `shrink` what earlier weights must be multiplied by.
-    """
-    for l in range(w):
-        shrink[l] = top[l]
-    for j in range(count):
-        for l in range(w):
-            x = s[j * w + l]
-            top[l] = x if x > top[l] else top[l]
-    for l in range(w):
-        shift = top[l] if top[l] > -np.inf else top.dtype.type(0)
-        shrink[l] = exp(shrink[l] - shift)
-        total[l] *= shrink[l]
-    for j in range(count):
-        for l in range(w):
-            shift = top[l] if top[l] > -np.inf else top.dtype.type(0)
-            e = exp(s[j * w + l] - shift)
-            s[j * w + l] = e
-            total[l] += e
+from nlattn.kernels.panel import (
+    KEYS,
+    TILE,
+    Scores,
+    key_range,
+    pack,
+    score,
+    soften,
+    spread,
+    weight,
+    wholly_masked,
+)
 
 
 @_jit.kernel
@@ -192,12 +41,12 @@ def attend(p: Scores, v: Floats, start: int, stop: int, out: Floats, lse: Floats
         acc[:], top[:], total[:] = 0, -np.inf, 0
         begin, end = m, 0
         for a in range(panels):
-            pack(p.q, p.index[head, 0], rows, a * w, queries[a])
+            pack(p.q, p.slices[head, 0], rows, a * w, queries[a])
             low, high = key_range(p, rows, a * w)
             begin, end = min(begin, low), max(end, high)
         for j0 in range(begin // KEYS * KEYS, end, KEYS):
             count = min(KEYS, end - j0)
-            value = (p.index[head, 2] * m + j0) * e
+            value = (p.slices[head, 2] * m + j0) * e
             for a in range(panels):
                 low, high = key_range(p, rows, a * w)
                 if high <= j0 or low >= j0 + count:
@@ -216,3 +65,114 @@ def attend(p: Scores, v: Floats, start: int, stop: int, out: Floats, lse: Floats
             lse[head, i0 + x] = -np.inf if empty else top[a, l] + np.log(total[a, l])
             for c in range(e):
                 out[head, i0 + x, c] = 0 if empty else acc[a, c * w + l] / total[a, l]
+
+
+@_jit.kernel
+def rows(p: Scores, index: Ints, normalise: bool, out: Floats) -> None:
+    """``out[r]`` = scores of query ``index[r]`` of the only head, or its weights."""
+    m, d = p.k.shape[1], p.q.shape[2]
+    w = width(p.k)
+    for a in _jit.prange((index.size + w - 1) // w):
+        panel, s = aligned(d * w, p.k), aligned(KEYS * w, p.k)
+        pack(p.q, p.slices[0, 0], index, a * w, panel)
+        last = min(w, index.size - a * w)
+        for j0 in range(0, m, KEYS):
+            count = min(KEYS, m - j0)
+            score(p, 0, index, a * w, panel, j0, count, s, s[:0])
+            for l in range(last):
+                for j in range(count):
+                    out[a * w + l, j0 + j] = s[j * w + l]
+        if normalise:
+            for l in range(last):
+                normalise_row(out[a * w + l])
+
+
+@_jit.device
+def normalise_row(x: Floats) -> None:
+    """Softmax of one row in place; 0 if nothing is allowed."""
+    top = x[0]
+    for j in range(x.size):
+        top = max(top, x[j])
+    total = x.dtype.type(0)
+    if top > -np.inf or top != top:
+        for j0 in range(0, x.size, KEYS):  # sums of sums: the error grows with their depth
+            part = x.dtype.type(0)
+            for j in range(j0, min(j0 + KEYS, x.size)):
+                x[j] = exp(x[j] - top)
+                part += x[j]
+            total += part
+    for j in range(x.size):
+        x[j] = x[j] / total if total != 0 else 0
+
+
+@_jit.kernel
+def topk(p: Scores, start: int, stop: int, value: Floats, index: Ints) -> None:
+    """Largest weights of each query of the only head, for panels `start` to `stop`; index -1."""
+    n, d, size = p.q.shape[1], p.q.shape[2], value.shape[1]
+    w = width(p.k)
+    for task in _jit.prange(stop - start):
+        first = (start + spread(task, stop - start)) * w
+        queries = np.arange(first, min(first + w, n))
+        panel, s = aligned(d * w, p.k), aligned(KEYS * w, p.k)
+        top, total, shrink = aligned(w, p.k), aligned(w, p.k), aligned(w, p.k)
+        top[:], total[:] = -np.inf, 0
+        for i in queries:
+            value[i], index[i] = -np.inf, -1
+        pack(p.q, p.slices[0, 0], queries, 0, panel)
+        low, high = key_range(p, queries, 0)
+        for j0 in range(low, high, KEYS):
+            count = min(KEYS, high - j0)
+            score(p, 0, queries, 0, panel, j0, count, s, s[:0])
+            for j in range(count):
+                for l in range(queries.size):
+                    if s[j * w + l] > value[first + l, size - 1]:
+                        insert(value[first + l], index[first + l], s[j * w + l], j0 + j)
+            soften(s, count, w, top, total, shrink)
+        for l in range(queries.size):
+            for x in range(size):
+                if index[first + l, x] < 0:
+                    value[first + l, x] = 0
+                else:
+                    value[first + l, x] = exp(value[first + l, x] - top[l]) / total[l]
+
+
+@_jit.device
+def insert(value: Floats, index: Ints, new: float, key: int) -> None:
+    """Put a score into a descending list, behind its equals; the last one drops out."""
+    x = value.size - 1
+    while x > 0 and new > value[x - 1]:
+        value[x], index[x] = value[x - 1], index[x - 1]
+        x -= 1
+    value[x], index[x] = new, key
+
+
+@_jit.kernel
+def pull(p: Scores, lse: Floats, g: Floats, start: int, stop: int, out: Floats) -> None:
+    """``out = weights.T g`` of the only head, for blocks of keys `start` to `stop`."""
+    n, m, d, e = p.q.shape[1], p.k.shape[1], p.q.shape[2], g.shape[1]
+    w = width(p.k)
+    for task in _jit.prange(stop - start):
+        j0 = (start + spread(task, stop - start)) * KEYS
+        count = min(KEYS, m - j0)
+        panel, s = aligned(d * w, p.k), aligned(KEYS * w, p.k)
+        side, part = aligned(w * w, p.k), aligned(KEYS * w, p.k)
+        out[j0 : j0 + count] = 0
+        for first in range(0, n, w):
+            queries = np.arange(first, min(first + w, n))
+            low, high = key_range(p, queries, 0)
+            if high <= j0 or low >= j0 + count:
+                continue
+            pack(p.q, p.slices[0, 0], queries, 0, panel)
+            score(p, 0, queries, 0, panel, j0, count, s, s[:0])
+            for j in range(count):
+                for l in range(queries.size):
+                    s[j * w + l] = weight(s[j * w + l], lse[first + l])
+            for c0 in range(0, e, w):
+                side[:] = 0
+                for l in range(queries.size):
+                    for c in range(c0, min(c0 + w, e)):
+                        side[l * w + c - c0] = g[first + l, c]
+                multiply(s, 0, w, 1, side, 0, w, part, 0, w, count, queries.size)
+                for j in range(count):
+                    for c in range(c0, min(c0 + w, e)):
+                        out[j0 + j, c] += part[j * w + c - c0]

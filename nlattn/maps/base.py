@@ -18,7 +18,7 @@ _BLOCK_BYTES = 1 << 26
 OP = "attention_map"
 
 
-class AttentionMap(LinearOperator):  # type: ignore[misc]
+class AttentionMap(LinearOperator):
     """The linear operator of one attention head: ``(A @ v)[i] = sum_j weights[i, j] v[j]``.
 
     A subclass gives ``_apply``, ``_apply_adjoint``, ``_rows``, ``_scores``, ``_topk``, ``nbytes``
@@ -39,14 +39,18 @@ class AttentionMap(LinearOperator):  # type: ignore[misc]
         key_grid: tuple[int, ...] | None = None,
     ):
         super().__init__(np.dtype(dtype), (len(lse), n_keys))
-        self.lse = lse
-        """(n,) log of each row's normaliser; -inf where a query may attend to nothing."""
+        self._lse = lse
         self.work = work
         """Work that making the map took."""
         self.query_grid = _grid("query_grid", query_grid, self.shape[0])
         """Shape of the grid of queries, raster order; ``(n,)`` if they have none."""
         self.key_grid = _grid("key_grid", key_grid, self.shape[1])
         """Shape of the grid of keys, raster order; ``(m,)`` if they have none."""
+
+    @property
+    def lse(self) -> Floats:
+        """(n,) log of each row's normaliser; -inf where a query may attend to nothing."""
+        return self._lse
 
     @abstractmethod
     def _apply(self, x: Floats) -> Floats:

@@ -1,0 +1,191 @@
+"""Scores of one panel of queries against one block of keys, and their softmax.
+
+Scores are held transposed: ``s[j, l]`` is key `j` against query `l` of the panel. So every step of
+the softmax is the same operation on all lanes, keys and values are read as they lie, and only
+queries are repacked, once per tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nlattn import _jit
+from nlattn._types import Bools, Floats, Ints
+from nlattn.kernels.exp import exp, tanh
+from nlattn.kernels.gemm import multiply, width
+
+TILE = 256
+"""Queries of a tile."""
+KEYS = 256
+"""Keys of a block: its scores against one panel of queries fit the first-level cache."""
+_CALL = 4_000_000_000
+
+
+class Scores(NamedTuple):
+    """What scores are made from; arrays are folded to one leading axis."""
+
+    q: Floats
+    k: Floats
+    bias: Floats
+    """(B, n or 1, m or 1); read if `has_bias`."""
+    mask: Bools
+    """(B, n or 1, m or 1), True where a query may attend; read if `has_mask`."""
+    slices: Ints
+    """(heads, 5) slices of q, k, v, bias and mask that belong to each head."""
+    scale: np.floating[Any]
+    cap: np.floating[Any]
+    """Soft cap; 0 for none."""
+    low: int
+    """Query i may attend to key j if ``low <= j - i <= high``."""
+    high: int
+    has_bias: bool
+    has_mask: bool
+
+
+@_jit.device
+def spread(position: int, count: int) -> int:
+    """Permute 0..count-1 so that neighbours, which one thread gets, differ in cost."""
+    step = max(1, int(0.618 * count))
+    while True:
+        a, b = step, count
+        while b:
+            a, b = b, a % b
+        if a == 1:
+            return position * step % count
+        step += 1
+
+
+@_jit.device
+def pack(x: Floats, part: int, rows: Ints, first: int, panel: Floats) -> None:
+    """Put rows ``first, first + 1, ...`` of `rows` side by side: ``panel[c, l] = x[row_l, c]``."""
+    w = width(x)
+    for l in range(w):
+        if first + l < rows.size:
+            i = rows[first + l]
+            for c in range(x.shape[2]):
+                panel[c * w + l] = x[part, i, c]
+        else:
+            for c in range(x.shape[2]):
+                panel[c * w + l] = 0
+
+
+@_jit.device
+def key_range(p: Scores, rows: Ints, first: int) -> tuple[int, int]:
+    """Keys that the band allows to some query of a panel."""
+    m = p.k.shape[1]
+    last = min(first + width(p.q), rows.size)
+    low, high = rows[first], rows[first]
+    for l in range(first, last):
+        low, high = min(low, rows[l]), max(high, rows[l])
+    return min(m, max(0, low + p.low)), max(0, min(m, high + p.high + 1))
+
+
+@_jit.device
+def wholly_masked(p: Scores, head: int, rows: Ints, first: int, j0: int, count: int) -> bool:
+    """Whether `mask` forbids a panel of queries all keys of a block."""
+    part = p.slices[head, 4]
+    last = min(first + width(p.q), rows.size)
+    for l in range(first, last):
+        i = rows[l] if p.mask.shape[1] > 1 else 0
+        if p.mask.shape[2] == 1:
+            if p.mask[part, i, 0]:
+                return False
+        else:
+            for j in range(j0, j0 + count):
+                if p.mask[part, i, j]:
+                    return False
+    return True
+
+
+@_jit.device
+def score(
+    p: Scores,
+    head: int,
+    rows: Ints,
+    first: int,
+    panel: Floats,
+    j0: int,
+    count: int,
+    s: Floats,
+    slope: Floats,
+) -> None:
+    """Scores of one block of keys against a packed panel of queries; -inf where forbidden.
+
+    With a soft cap, `slope` (unless empty) receives the derivative of the capped score.
+    """
+    d, w = p.q.shape[2], width(p.q)
+    part = p.slices[head, 1]
+    multiply(p.k, (part * p.k.shape[1] + j0) * d, d, 1, panel, 0, w, s, 0, w, count, d)
+    for x in range(count * w):
+        s[x] *= p.scale
+    if p.cap > 0:
+        for x in range(count * w):
+            t = tanh(s[x] / p.cap)
+            s[x] = p.cap * t
+            if slope.size:
+                slope[x] = 1 - t * t
+    last = min(w, rows.size - first)
+    if p.has_bias:
+        part = p.slices[head, 3]
+        for l in range(last):
+            i = rows[first + l] if p.bias.shape[1] > 1 else 0
+            step = 1 if p.bias.shape[2] > 1 else 0
+            for j in range(count):
+                s[j * w + l] += p.bias[part, i, (j0 + j) * step]
+    if p.has_mask:
+        part = p.slices[head, 4]
+        for l in range(last):
+            i = rows[first + l] if p.mask.shape[1] > 1 else 0
+            step = 1 if p.mask.shape[2] > 1 else 0
+            for j in range(count):
+                if not p.mask[part, i, (j0 + j) * step]:
+                    s[j * w + l] = -np.inf
+    for l in range(last):
+        i = rows[first + l]
+        for j in range(min(count, i + p.low - j0)):
+            s[j * w + l] = -np.inf
+        for j in range(max(0, i + p.high + 1 - j0), count):
+            s[j * w + l] = -np.inf
+
+
+@_jit.device
+def soften(s: Floats, count: int, w: int, top: Floats, total: Floats, shrink: Floats) -> None:
+    """Turn a panel's scores into weights relative to the running maximum `top` of each query.
+
+    `total` is the running sum of weights; `shrink` what earlier weights must be multiplied by.
+    """
+    for l in range(w):
+        shrink[l] = top[l]
+    for j in range(count):
+        for l in range(w):
+            x = s[j * w + l]
+            top[l] = x if x > top[l] else top[l]
+    for l in range(w):
+        shift = top[l] if top[l] > -np.inf else top.dtype.type(0)
+        shrink[l] = exp(shrink[l] - shift)
+        total[l] *= shrink[l]
+    for j in range(count):
+        for l in range(w):
+            shift = top[l] if top[l] > -np.inf else top.dtype.type(0)
+            e = exp(s[j * w + l] - shift)
+            s[j * w + l] = e
+            total[l] += e
+
+
+@_jit.device
+def weight(score: Any, lse: Any) -> Any:
+    """``exp(score - lse)``; 0 for a query that may attend to nothing."""
+    return exp(lse) if lse == -np.inf else exp(score - lse)
+
+
+def groups(tasks: int, cost: int) -> Iterator[tuple[int, int]]:
+    """Cut `tasks` of `cost` multiply-adds into calls of some 20-100 ms, between which Ctrl-C acts.
+
+    How they are cut changes no result.
+    """
+    step = max(16, -(-_CALL // max(cost, 1) // 16) * 16)
+    for start in range(0, tasks, step):
+        yield start, min(start + step, tasks)

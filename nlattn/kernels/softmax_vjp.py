@@ -1,0 +1,237 @@
+"""Gradients of dense softmax attention: scores are computed again from what the output left.
+
+With weights ``P = exp(S - lse)`` and ``dP = dout v.T``, the gradient of the scores after the mask
+is ``dS = P (dP - delta)``, where ``delta[i] = dout[i] . out[i] - dlse[i]``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nlattn import _jit
+from nlattn._types import Floats, Ints
+from nlattn.kernels.gemm import aligned, multiply, width
+from nlattn.kernels.panel import KEYS, Scores, key_range, pack, score, spread, weight
+
+_TILE_BYTES = 1024
+
+
+@_jit.device
+def tile_of(x: Floats) -> int:
+    """Queries of a tile: its scores against one block of keys fit half the second-level cache."""
+    return _TILE_BYTES // x.itemsize
+
+
+@_jit.device
+def score_gradient(
+    p: Scores,
+    v: Floats,
+    dout: Floats,
+    lse: Floats,
+    delta: Floats,
+    head: int,
+    rows: Ints,
+    first: int,
+    j0: int,
+    count: int,
+    room: Floats,
+    s: Floats,
+    ds: Floats,
+    slope: Floats,
+) -> None:
+    """Weights `s` and gradient `ds` of the biased scores of one panel and one block of keys."""
+    m, e, w = p.k.shape[1], v.shape[2], width(v)
+    pack(p.q, p.slices[head, 0], rows, first, room)
+    score(p, head, rows, first, room, j0, count, s, slope)
+    pack(dout, head, rows, first, room)
+    multiply(v, (p.slices[head, 2] * m + j0) * e, e, 1, room, 0, w, ds, 0, w, count, e)
+    for l in range(w):
+        known = first + l < rows.size
+        room[l] = lse[head, rows[first + l]] if known else -np.inf
+        room[w + l] = delta[head, rows[first + l]] if known else 0
+    for j in range(count):
+        for l in range(w):
+            s[j * w + l] = weight(s[j * w + l], room[l])
+            ds[j * w + l] = s[j * w + l] * (ds[j * w + l] - room[w + l])
+
+
+@_jit.device
+def lay(x: Floats, part: int, first: int, count: int, panels: Floats) -> None:
+    """Copy rows of x as panels of channels, ``panels[c / w, i, c % w]``, filled up with zeros."""
+    w, d = width(x), x.shape[2]
+    for c0 in range(0, d, w):
+        for i in range(count):
+            for l in range(w):
+                inside = c0 + l < d
+                panels[c0 * count + i * w + l] = x[part, first + i, c0 + l] if inside else 0
+
+
+@_jit.device
+def add_product(
+    a: Floats,
+    a_row: int,
+    a_k: int,
+    panels: Floats,
+    depth: int,
+    room: Floats,
+    out: Floats,
+    head: int,
+    first: int,
+    rows: int,
+) -> None:
+    """``out[first : first + rows] += a b`` for b in panels of channels."""
+    w, d = width(a), out.shape[2]
+    for c0 in range(0, d, w):
+        multiply(a, 0, a_row, a_k, panels, c0 * depth, w, room, 0, w, rows, depth)
+        for i in range(rows):
+            for l in range(min(w, d - c0)):
+                out[head, first + i, c0 + l] += room[i * w + l]
+
+
+@_jit.device
+def add_pair(
+    p: Scores,
+    v: Floats,
+    dout: Floats,
+    lse: Floats,
+    delta: Floats,
+    head: int,
+    rows: Ints,
+    j0: int,
+    dq: Floats,
+    dk: Floats,
+    dv: Floats,
+) -> None:
+    """What one tile of queries and one block of keys add to the gradients."""
+    d, e, w = p.q.shape[2], v.shape[2], width(v)
+    count, size = min(KEYS, p.k.shape[1] - j0), rows.size
+    step = (size + w - 1) // w * w + 64 // v.itemsize  # off the powers of two that share a set
+    wide = (max(d, e) + w - 1) // w * w
+    weights, dscores = aligned(count * step, v), aligned(count * step, v)
+    s, ds = aligned(count * w, v), aligned(count * w, v)
+    slope = aligned(count * w if p.cap > 0 else 0, v)
+    room = aligned(max(wide, size, count) * w, v)
+    panels = aligned(wide * max(size, count), v)
+    used = False
+    for first in range(0, size, w):
+        low, high = key_range(p, rows, first)
+        reached = low < j0 + count and high > j0
+        used = used or reached
+        if reached:
+            score_gradient(p, v, dout, lse, delta, head, rows, first, j0, count, room, s, ds, slope)
+            if p.cap > 0:
+                for x in range(count * w):
+                    ds[x] *= slope[x]
+        for j in range(count):
+            for l in range(w):
+                x = j * step + first + l
+                weights[x] = s[j * w + l] if reached else 0
+                dscores[x] = ds[j * w + l] * p.scale if reached else 0
+    if used:
+        lay(p.k, p.slices[head, 1], j0, count, panels)
+        add_product(dscores, 1, step, panels, count, room, dq, head, rows[0], size)
+        lay(p.q, p.slices[head, 0], rows[0], size, panels)
+        add_product(dscores, step, 1, panels, size, room, dk, head, j0, count)
+        lay(dout, head, rows[0], size, panels)
+        add_product(weights, step, 1, panels, size, room, dv, head, j0, count)
+
+
+@_jit.device
+def diagonals(p: Scores) -> int:
+    """Number of steps of `backward`: the larger of the numbers of tiles and of blocks."""
+    tile = tile_of(p.q)
+    tiles, blocks = (p.q.shape[1] + tile - 1) // tile, (p.k.shape[1] + KEYS - 1) // KEYS
+    return tiles if tiles > blocks else blocks
+
+
+@_jit.kernel
+def backward(
+    p: Scores,
+    v: Floats,
+    dout: Floats,
+    lse: Floats,
+    delta: Floats,
+    start: int,
+    stop: int,
+    dq: Floats,
+    dk: Floats,
+    dv: Floats,
+) -> None:
+    """Add diagonals `start` to `stop` to the gradients of every head.
+
+    On a diagonal each block of keys meets another tile of queries, so both gradients are owned by
+    the pair and nothing is summed across threads; every row's sum runs over diagonals in order.
+    """
+    n, m, tile = p.q.shape[1], p.k.shape[1], tile_of(v)
+    side = diagonals(p)
+    for diagonal in range(start, stop):
+        for task in _jit.prange(dout.shape[0] * side):
+            head, block = task // side, spread(task % side, side)
+            i0, j0 = (block + diagonal) % side * tile, block * KEYS
+            if i0 < n and j0 < m:
+                rows = np.arange(i0, min(i0 + tile, n))
+                add_pair(p, v, dout, lse, delta, head, rows, j0, dq, dk, dv)
+
+
+@_jit.kernel
+def bias_gradient(
+    p: Scores,
+    v: Floats,
+    dout: Floats,
+    lse: Floats,
+    delta: Floats,
+    start: int,
+    stop: int,
+    dbias: Floats,
+) -> None:
+    """Gradient of the bias in its own shape, for tasks `start` to `stop`.
+
+    A task owns one panel of queries (all of them where the bias has one row) and one block of
+    keys (all where it has one column) of one slice, and adds up the heads that share it.
+    """
+    n, m, e, w = p.q.shape[1], p.k.shape[1], v.shape[2], width(v)
+    tall, long = p.bias.shape[1] > 1, p.bias.shape[2] > 1
+    across = (m + KEYS - 1) // KEYS if long else 1
+    down = (n + w - 1) // w if tall else 1
+    for task in _jit.prange(stop - start):
+        here = start + task
+        part, first, j0 = here // across // down, here // across % down * w, here % across * KEYS
+        room = aligned(max(p.q.shape[2], e, 2) * w, v)
+        s, ds, slope = aligned(KEYS * w, v), aligned(KEYS * w, v), aligned(0, v)
+        for head in range(dout.shape[0]):
+            if p.slices[head, 3] != part:
+                continue
+            for i0 in range(first, min(first + w, n) if tall else n, w):
+                rows = np.arange(i0, min(i0 + w, n))
+                low, high = key_range(p, rows, 0)
+                for j1 in range(j0, min(j0 + KEYS, m) if long else m, KEYS):
+                    count = min(KEYS, m - j1)
+                    if high <= j1 or low >= j1 + count:
+                        continue
+                    score_gradient(
+                        p, v, dout, lse, delta, head, rows, 0, j1, count, room, s, ds, slope
+                    )
+                    add_bias(ds, count, rows, j1, tall, long, dbias[part])
+
+
+@_jit.device
+def add_bias(
+    ds: Floats, count: int, rows: Ints, j0: int, tall: bool, long: bool, dbias: Floats
+) -> None:
+    """Add one panel's gradient of the scores, summed over the axes that the bias lacks."""
+    w = width(ds)
+    if long:
+        for j in range(count):
+            total = ds.dtype.type(0)
+            for l in range(rows.size):
+                if tall:
+                    dbias[rows[l], j0 + j] += ds[j * w + l]
+                total += ds[j * w + l]
+            if not tall:
+                dbias[0, j0 + j] += total
+    else:
+        for l in range(rows.size):
+            total = ds.dtype.type(0)
+            for j in range(count):
+                total += ds[j * w + l]
+            dbias[rows[l] if tall else 0, 0] += total

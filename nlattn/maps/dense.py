@@ -1,0 +1,155 @@
+"""The attention map that holds queries and keys, and computes what it is asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Floats, Ints, Work
+from nlattn.kernels import softmax
+from nlattn.kernels.gemm import width
+from nlattn.kernels.panel import KEYS, TILE, Scores, groups
+from nlattn.maps.base import AttentionMap
+from nlattn.maps.state import Stored, common
+
+
+class DenseMap(AttentionMap):
+    """Softmax of all scores, never stored; the normalisers are computed once, on first need.
+
+    `work` counts the pairs within the causal band and the window: what the normalisers take.
+    """
+
+    kind = "dense"
+
+    def __init__(
+        self,
+        p: Scores,
+        query_grid: tuple[int, ...] | None = None,
+        key_grid: tuple[int, ...] | None = None,
+    ):
+        n, m, d = p.q.shape[1], p.k.shape[1], p.q.shape[2]
+        rows = np.arange(n)
+        within = np.minimum(m, np.maximum(0, rows + p.high + 1)) - np.clip(rows + p.low, 0, m)
+        pairs = np.maximum(0, within)
+        scores = int(pairs.sum())
+        size = p.q.dtype.itemsize
+        work = Work(scores, scores * d, size * (scores * d + n * d + n), pairs)
+        lse: Floats = np.empty(n, p.q.dtype)
+        super().__init__(p.q.dtype, lse, m, work, query_grid, key_grid)
+        self._p = p
+        self._known = False
+
+    @property
+    def lse(self) -> Floats:
+        """(n,) log of each row's normaliser; -inf where a query may attend to nothing."""
+        if not self._known:
+            self._attend(_check.frozen(np.zeros((self.shape[1], 1), self.dtype)))
+        return self._lse
+
+    def _attend(self, x: Floats) -> Floats:
+        n, e = self.shape[0], x.shape[1]
+        out: Floats = np.empty((1, n, e), self.dtype)
+        cost = TILE * self.shape[1] * (self._p.q.shape[2] + e)
+        for start, stop in groups(-(-n // TILE), cost):
+            softmax.attend(self._p, x[None], start, stop, out, self._lse[None])
+        self._known = True
+        result: Floats = out[0]
+        return result
+
+    def _apply(self, x: Floats) -> Floats:
+        return self._attend(x)
+
+    def _apply_adjoint(self, x: Floats) -> Floats:
+        out: Floats = np.empty((self.shape[1], x.shape[1]), self.dtype)
+        lse = _check.frozen(self.lse)
+        cost = KEYS * self.shape[0] * (self._p.q.shape[2] + x.shape[1])
+        for start, stop in groups(-(-self.shape[1] // KEYS), cost):
+            softmax.pull(self._p, lse, x, start, stop, out)
+        return out
+
+    def _some(self, index: Ints, normalise: bool) -> Floats:
+        out: Floats = np.empty((len(index), self.shape[1]), self.dtype)
+        for start, stop in groups(len(index), self.shape[1] * self._p.q.shape[2]):
+            some = _check.frozen(index[start:stop])
+            softmax.rows(self._p, some, normalise, out[start:stop])
+        return out
+
+    def _rows(self, index: Ints) -> Floats:
+        return self._some(index, True)
+
+    def _scores(self, index: Ints) -> Floats:
+        return self._some(index, False)
+
+    def _topk(self, k: int) -> tuple[Floats, Ints]:
+        n, w = self.shape[0], width(self._p.q)
+        value: Floats = np.empty((n, k), self.dtype)
+        index: Ints = np.empty((n, k), np.int64)
+        for start, stop in groups(-(-n // w), w * self.shape[1] * self._p.q.shape[2]):
+            softmax.topk(self._p, start, stop, value, index)
+        return value, index
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of queries, keys, bias, mask and normalisers."""
+        p = self._p
+        return sum(int(x.nbytes) for x in (p.q, p.k, p.bias, p.mask, self._lse))
+
+    def state(self) -> dict[str, Any]:
+        """Arrays and options that rebuild the map."""
+        p = self._p
+        options = {
+            "scale": np.array([p.scale, p.cap], np.float64),
+            "band": np.array([p.low, p.high, p.has_bias, p.has_mask], np.int64),
+        }
+        arrays = {"q": p.q[0], "k": p.k[0], "bias": p.bias[0], "mask": p.mask[0]}
+        return {**common(self), **arrays, **options}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> DenseMap:
+        """The map that gave this `state`; ValueError if the arrays do not fit."""
+        stored = Stored(state)
+        q = stored.array("q", "f", (None, None))
+        k = stored.array("k", "f", (None, q.shape[1]))
+        bias = stored.array("bias", "f", (None, None))
+        mask = stored.array("mask", "b", (None, None))
+        scale = stored.array("scale", "f", (2,))
+        band = stored.array("band", "i", (4,))
+        lse = stored.array("lse", "f", (len(q),))
+        if (
+            q.dtype not in (np.float32, np.float64)
+            or not q.dtype == k.dtype == bias.dtype == lse.dtype
+        ):
+            raise ValueError("its arrays are not of one dtype, float32 or float64")
+        for name, x in (("bias", bias), ("mask", mask)):
+            if any(
+                have not in (1, want) for have, want in zip(x.shape, (len(q), len(k)), strict=True)
+            ):
+                raise ValueError(
+                    f"{name} has shape {x.shape}, for {len(q)} queries and {len(k)} keys"
+                )
+        kind = q.dtype.type
+        none = _check.frozen(np.zeros((1, 5), np.int64))
+        low, high, has_bias, has_mask = (int(x) for x in band)
+        if max(abs(low), abs(high)) > 1 << 40:
+            raise ValueError(f"band is {low} to {high}")
+        p = Scores(
+            q[None],
+            k[None],
+            bias[None],
+            mask[None],
+            none,
+            kind(scale[0]),
+            kind(scale[1]),
+            low,
+            high,
+            bool(has_bias),
+            bool(has_mask),
+        )
+        result = cls(p, stored.grid("query_grid"), stored.grid("key_grid"))
+        stored.work(len(q))
+        stored.done()
+        result._lse[:] = lse
+        result._known = True
+        return result

@@ -1,0 +1,220 @@
+"""Dense softmax attention: every query against every key, without an n x m array."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Bools, Floats
+from nlattn.kernels import softmax, softmax_vjp
+from nlattn.kernels.gemm import width
+from nlattn.kernels.panel import KEYS, TILE, Scores, groups
+from nlattn.maps.dense import DenseMap
+from nlattn.ops._scores import prepare
+
+_MASKED_ROWS = ("zero", "nan", "raise")
+
+
+def attention(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+    bias: Floats | None = None,
+    mask: Bools | None = None,
+    causal: bool = False,
+    causal_offset: int = 0,
+    window: tuple[int | None, int | None] | None = None,
+    gqa: bool = False,
+    masked_rows: str = "zero",
+    nonfinite: str = "raise",
+    return_lse: bool = False,
+) -> Any:
+    """Softmax attention: ``out[i] = sum_j softmax_j(scale q[i].k[j]) v[j]``.
+
+    Parameters
+    ----------
+    q, k, v : (..., n, d), (..., m, d), (..., m, e) arrays of one dtype, float32 or float64
+        Queries, keys, values. Leading axes broadcast.
+    scale : float, optional
+        Factor on the scores; ``1/sqrt(d)`` if omitted.
+    softcap : float, optional
+        Scores become ``softcap tanh(s / softcap)``, before bias and mask.
+    bias : array that broadcasts to (..., n, m), optional
+        Added to the scores; may hold -inf.
+    mask : bool array that broadcasts to (..., n, m), optional
+        True where a query may attend.
+    causal, causal_offset : bool, int
+        Key j is allowed for query i when ``j <= i + causal_offset``.
+    window : (left, right), optional
+        Key j is allowed when ``i - left <= j <= i + right``; None leaves a side open.
+    gqa : bool
+        The heads of `q` (axis -3) may be a multiple of those of `k` and `v`.
+    masked_rows : {"zero", "nan", "raise"}
+        What a query that may attend to nothing gives.
+    nonfinite : {"raise", "propagate"}
+        What to do with NaN and infinities.
+    return_lse : bool
+        Also return the log of each row's normaliser, (..., n); -inf for a masked row.
+
+    Returns
+    -------
+    (..., n, e) array, dtype of `q`
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit, or a value is not finite.
+    TypeError
+        The dtypes differ, or are not floating.
+
+    Notes
+    -----
+    ``n m (d + e)`` multiply-adds, ``O(n e)`` memory. Source: [vaswani2017, eq. 1]. Status: paper.
+    """
+    fit = _check.fit(
+        "attention",
+        {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e")},
+        nonfinite=nonfinite,
+        gqa=gqa,
+    )
+    p = prepare(
+        fit,
+        scale=scale,
+        softcap=softcap,
+        bias=bias,
+        mask=mask,
+        causal=causal,
+        causal_offset=causal_offset,
+        window=window,
+        nonfinite=nonfinite,
+    )
+    _check.choice(fit.op, "masked_rows", masked_rows, _MASKED_ROWS)
+    out, lse = _forward(fit, p, masked_rows)
+    result = fit.unfold(out)
+    return (result, fit.unfold(lse, cast=False)) if return_lse else result
+
+
+def attention_map(
+    q: Floats,
+    k: Floats,
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+    bias: Floats | None = None,
+    mask: Bools | None = None,
+    causal: bool = False,
+    causal_offset: int = 0,
+    window: tuple[int | None, int | None] | None = None,
+    query_grid: tuple[int, ...] | None = None,
+    key_grid: tuple[int, ...] | None = None,
+    nonfinite: str = "raise",
+) -> DenseMap:
+    """The map of one head's `attention`, from values (m, e) to outputs (n, e).
+
+    Options as there. `query_grid` and `key_grid` say how queries and keys lie in raster order.
+    The map holds `q` and `k` and computes what it is asked for; a masked row is 0.
+    """
+    fit = _check.fit("attention_map", {"q": (q, "n d"), "k": (k, "m d")}, nonfinite=nonfinite)
+    if fit.lead:
+        _check.fail(fit.op, "q, k", f"have leading axes {fit.lead}, expected one head (n, d)")
+    p = prepare(
+        fit,
+        scale=scale,
+        softcap=softcap,
+        bias=bias,
+        mask=mask,
+        causal=causal,
+        causal_offset=causal_offset,
+        window=window,
+        nonfinite=nonfinite,
+    )
+    return DenseMap(p, query_grid, key_grid)
+
+
+def attention_vjp(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    dout: Floats,
+    *,
+    dlse: Floats | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    bias: Floats | None = None,
+    mask: Bools | None = None,
+    causal: bool = False,
+    causal_offset: int = 0,
+    window: tuple[int | None, int | None] | None = None,
+    gqa: bool = False,
+    masked_rows: str = "zero",
+    nonfinite: str = "raise",
+) -> Any:
+    """Gradients (dq, dk, dv) of ``sum(dout * out) + sum(dlse * lse)``; with `bias` also dbias.
+
+    Arguments as for `attention`, `dout` in the shape of its result and `dlse` (..., n). Gradients
+    have the shapes of their arrays. The forward pass is computed again, then
+    ``n m (3 d + 2 e)`` multiply-adds (with a bias ``d + e`` more); memory ``O(n e + m (d + e))``
+    per head. Source: [dao2022, appendix B.2].
+    """
+    arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e"), "dout": (dout, "n e")}
+    if dlse is not None:
+        arrays["dlse"] = (dlse, "n")
+    fit = _check.fit("attention_vjp", arrays, nonfinite=nonfinite, gqa=gqa)
+    p = prepare(
+        fit,
+        scale=scale,
+        softcap=softcap,
+        bias=bias,
+        mask=mask,
+        causal=causal,
+        causal_offset=causal_offset,
+        window=window,
+        nonfinite=nonfinite,
+    )
+    _check.choice(fit.op, "masked_rows", masked_rows, _MASKED_ROWS)
+    out, lse = _forward(fit, p, "raise" if masked_rows == "raise" else "zero")
+    delta = np.einsum("bne,bne->bn", out, fit["dout"])
+    if dlse is not None:
+        delta -= fit["dlse"]
+    frozen_lse, frozen_delta = _check.frozen(lse), _check.frozen(delta)
+    dq, dk, dv = (np.zeros((fit.batch, *fit.shape(s)), fit.dtype) for s in ("n d", "m d", "m e"))
+    known = fit["v"], fit["dout"], frozen_lse, frozen_delta
+    n, m, d, e = fit.shape("n m d e")
+    cost = fit.batch * min(n, m) * KEYS * (3 * d + 2 * e)
+    for start, stop in groups(softmax_vjp.diagonals(p), 16 * cost):
+        softmax_vjp.backward(p, *known, start, stop, dq, dk, dv)
+    gradients = [fit.reduce(name, x) for name, x in (("q", dq), ("k", dk), ("v", dv))]
+    if bias is None:
+        return tuple(gradients)
+    dbias = np.zeros(p.bias.shape, fit.dtype)
+    parts, rows, columns = p.bias.shape
+    tasks = parts * (-(-n // width(dq)) if rows > 1 else 1)
+    tasks *= -(-m // KEYS) if columns > 1 else 1
+    for start, stop in groups(tasks, fit.batch * n * m * (d + e) // max(tasks, 1)):
+        softmax_vjp.bias_gradient(p, *known, start, stop, dbias)
+    return (*gradients, dbias.reshape(np.shape(bias)).astype(fit.out_dtype, copy=False))
+
+
+def _forward(fit: _check.Fit, p: Scores, masked_rows: str) -> tuple[Floats, Floats]:
+    """Outputs and log normalisers of every head."""
+    out, lse = fit.empty("n e"), fit.empty("n")
+    n, m, d, e = fit.shape("n m d e")
+    for start, stop in groups(fit.batch * -(-n // TILE), TILE * m * (d + e)):
+        softmax.attend(p, fit["v"], start, stop, out, lse)
+    if masked_rows != "zero":
+        masked = np.isneginf(lse)
+        if masked.any():
+            if masked_rows == "raise":
+                lead = np.unravel_index(int(masked.argmax()), (*fit.lead, n))
+                _check.fail(
+                    fit.op,
+                    f"query {tuple(int(i) for i in lead)}",
+                    "may attend to no key; masked_rows='zero' gives it 0",
+                )
+            out[masked] = np.nan
+    return out, lse
