@@ -128,7 +128,7 @@ class SparseMap(AttentionMap):
         indptr = stored.array("indptr", "i", (len(lse) + 1,))
         indices = stored.array("indices", "i", (None,))
         shape = (len(lse), math.prod(key_grid))
-        support = checked_support("load_map", Support(indptr, indices, shape))
+        support = checked_support("sparse map", Support(indptr, indices, shape))
         weights = stored.array("weights", "f", indices.shape)
         scores = stored.array("scores", "f", indices.shape)
         if not weights.dtype == scores.dtype in (np.float32, np.float64):

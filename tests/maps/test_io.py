@@ -1,0 +1,201 @@
+"""Saved maps come back bit for bit; anything else is refused in one line, before it costs much."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nlattn
+from nlattn.maps.io import load_map
+from nlattn.maps.state import common
+
+RNG = np.random.default_rng(0)
+Q, K = RNG.standard_normal((6, 3)), RNG.standard_normal((4, 3))
+
+
+def sparse(dtype: Any = np.float64) -> Any:
+    support = nlattn.support_from_index([[0, 3], [-1, -1], [1, 2], [2, 2], [0, 1], [3, 0]], 4)
+    return nlattn.sparse_attention_map(Q.astype(dtype), K.astype(dtype), support)
+
+
+def dense(dtype: Any = np.float64) -> Any:
+    mask = RNG.random((6, 4)) < 0.7
+    return nlattn.attention_map(Q.astype(dtype), K.astype(dtype), mask=mask, softcap=3.0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("make", [sparse, dense])
+def test_a_saved_map_comes_back(make: Any, dtype: Any, tmp_path: Path) -> None:
+    A = make(dtype)
+    A.save(tmp_path / "map.npz")
+    B = load_map(tmp_path / "map.npz")
+    assert type(B) is type(A)
+    assert (B.shape, B.dtype, B.query_grid, B.key_grid) == (A.shape, A.dtype, (6,), (4,))
+    np.testing.assert_array_equal(B.to_dense(), A.to_dense())
+    np.testing.assert_array_equal(B.lse, A.lse)
+    assert B.work[:3] == A.work[:3]
+    np.testing.assert_array_equal(B.work.per_query, A.work.per_query)
+    v = RNG.standard_normal((4, 2)).astype(dtype)
+    np.testing.assert_array_equal(B @ v, A @ v)
+
+
+def test_the_same_map_gives_the_same_bytes(tmp_path: Path) -> None:
+    sparse().save(tmp_path / "a.npz")
+    sparse().save(tmp_path / "b.npz")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
+        assert str(file["kind"]) == "sparse"
+
+
+def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
+    path = tmp_path / "map.npz"
+    path.write_text("mine")
+    with pytest.raises(FileExistsError, match="exists; pass overwrite=True to replace it"):
+        sparse().save(path)
+    assert path.read_text() == "mine"
+    sparse().save(path, overwrite=True)
+    assert load_map(path).shape == (6, 4)
+
+
+def test_a_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        sparse().save(tmp_path / "map.npz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def members(A: Any) -> dict[str, Any]:
+    return {"format": "nlattn map 1", "kind": A.kind, **A.state()}
+
+
+def npy(array: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.asarray(array), allow_pickle=True)
+    return buffer.getvalue()
+
+
+def write(path: Path, parts: dict[str, Any]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, value in parts.items():
+            data = value if isinstance(value, bytes) else npy(value)
+            archive.writestr(name if "." in name else f"{name}.npy", data)
+
+
+def header(shape: str, dtype: str = "<f8", version: bytes = b"\x01\x00") -> bytes:
+    text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}"
+    text = text.ljust(117) + "\n"
+    size = len(text).to_bytes(2 if version == b"\x01\x00" else 4, "little")
+    return b"\x93NUMPY" + version + size + text.encode()
+
+
+STATE = sparse().state()
+BROKEN = {
+    "no kind": ({"kind": "round"}, "it is of kind 'round', expected one of dense, sparse"),
+    "another format": ({"format": "nlattn map 9"}, "its format is not 'nlattn map 1'"),
+    "a missing array": ({"weights": None}, "it lacks weights"),
+    "an array too many": ({"extra": np.zeros(1)}, "it has extra, which no such map has"),
+    "a short array": ({"weights": STATE["weights"][1:]}, r"weights is float64 \(8,\), expected"),
+    "another dtype": ({"weights": STATE["weights"].astype(int)}, r"weights is int64"),
+    "mixed dtypes": (
+        {"weights": STATE["weights"].astype(np.float32)},
+        "weights are float32 and scores float64",
+    ),
+    "a key out of range": (
+        {"indices": STATE["indices"] + np.int32(1)},
+        "support row 0 holds key 4, expected 0 to 3",
+    ),
+    "falling pointers": (
+        {"indptr": np.array([0, 2, 2, 1, 5, 7, 9])},
+        "support.indptr falls at row 2",
+    ),
+    "a grid that does not fit": ({"query_grid": np.array([2, 2])}, "query_grid is"),
+    "a grid of nothing": ({"query_grid": np.array([0, 6])}, r"query_grid is \(0, 6\), expected"),
+    "objects": ({"weights": np.array([None])}, "member weights.npy has dtype object"),
+    "strings": ({"weights": np.array(["a", "b"])}, "member weights.npy has dtype <U1"),
+    "a long string": ({"kind": "x" * 999}, "member kind.npy has dtype <U999"),
+    "a record": ({"weights": np.zeros(1, [("a", "f8")])}, "member weights.npy has dtype"),
+    "a huge header": ({"weights": header("(10000000000,)")}, r"declares shape \(10000000000,\)"),
+    "a negative size": ({"weights": header("(-1,)") + bytes(8)}, r"declares shape \(-1,\)"),
+    "an unknown version": ({"weights": header("(1,)", version=b"\x03\x00")}, "version"),
+    "no header": ({"weights": b"hello"}, "is no readable map"),
+    "a folder": ({"../weights.npy": np.zeros(1)}, r"member '../weights.npy' is no array of a map"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_map_is_refused(what: str, tmp_path: Path) -> None:
+    changes, text = BROKEN[what]
+    parts = {**members(sparse()), **changes}
+    write(tmp_path / "bad.npz", {k: v for k, v in parts.items() if v is not None})
+    with pytest.raises(ValueError, match=rf"^load_map: .*bad\.npz is no readable map: .*{text}"):
+        load_map(tmp_path / "bad.npz")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"\x93NUMPY\x01\x00", bytes(1000)])
+def test_what_is_no_archive_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "bad.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"load_map: .*bad\.npz is no readable map: "):
+        load_map(tmp_path / "bad.npz")
+
+
+def test_too_many_members_are_refused(tmp_path: Path) -> None:
+    names = [f"{a}{b}" for a in "abcdefgh" for b in "abcdefghi"]
+    write(tmp_path / "bad.npz", dict.fromkeys(names, np.zeros(0)))
+    with pytest.raises(ValueError, match="it has 72 members, expected at most 64 by one name"):
+        load_map(tmp_path / "bad.npz")
+
+
+def test_a_truncated_or_altered_file_is_refused(tmp_path: Path) -> None:
+    sparse().save(tmp_path / "map.npz")
+    whole = (tmp_path / "map.npz").read_bytes()
+    for cut in range(0, len(whole), 97):
+        (tmp_path / "cut.npz").write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match="is no readable map"):
+            load_map(tmp_path / "cut.npz")
+    at = whole.index(sparse().weights.tobytes())
+    altered = whole[:at] + b"\xff" + whole[at + 1 :]
+    (tmp_path / "altered.npz").write_bytes(altered)
+    with pytest.raises(ValueError, match="Bad CRC-32"):
+        load_map(tmp_path / "altered.npz")
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    parts = {**members(sparse()), "weights": np.zeros(10**6)}
+    write(tmp_path / "bomb.npz", parts)
+    assert (tmp_path / "bomb.npz").stat().st_size < 10**5
+    text = r"load_map: needs 8 MB \(.* arrays\), above max_bytes=1 MB; pass a larger max_bytes"
+    with pytest.raises(MemoryError, match=text):
+        load_map(tmp_path / "bomb.npz", max_bytes=1e6)
+
+
+def test_a_missing_file_is_the_systems_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        load_map(tmp_path / "none.npz")
+
+
+def test_arrays_in_fortran_order_and_other_byte_orders_are_read(tmp_path: Path) -> None:
+    A = dense()
+    parts = members(A)
+    parts["q"], parts["lse"] = np.asfortranarray(parts["q"]), parts["lse"].astype(">f8")
+    write(tmp_path / "map.npz", parts)
+    np.testing.assert_array_equal(load_map(tmp_path / "map.npz").to_dense(), A.to_dense())
+
+
+def test_work_is_optional_in_part() -> None:
+    A = sparse()
+    A.work = A.work._replace(per_query=None, changed=np.array([3, 1]))
+    state = common(A)
+    assert "work_per_query" not in state
+    assert state["work_changed"].tolist() == [3, 1]
+    B = type(A).from_state(A.state())
+    assert B.work.per_query is None
+    assert B.work.changed.tolist() == [3, 1]
