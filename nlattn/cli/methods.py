@@ -93,9 +93,10 @@ def dense(task: Task, options: Namespace, stages: Stages) -> Result:
     q, k = task.flat(task.q), task.flat(task.k)
     with stages("compile"):
         nlattn.attention(q[:2], k[:2], k[:2], scale=task.scale)
+        nlattn.attention_map(q[:1], k[:1], scale=task.scale).rows([0])
     with stages("weights"):
-        shown = nlattn.attention_map(q[task.points], k, scale=task.scale)
-        weights = shown.rows(np.arange(len(task.points))).reshape(-1, *task.k.shape[:-1])
+        exact = nlattn.attention_map(q, k, scale=task.scale)
+        weights = exact.rows(task.points).reshape(-1, *task.k.shape[:-1])
     out = None
     if task.v is not None and task.image is None:
         seconds = predict(task)["seconds"]
