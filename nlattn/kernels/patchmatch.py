@@ -3,131 +3,33 @@
 A round reads one side of the field and writes the other, each query its own cell, so that neither
 the order of queries nor the number of threads can change the result. Queries are visited in square
 tiles: neighbours match neighbouring keys, whose features then are still in the cache.
-
-Features are flat arrays of grids padded by ``patch // 2`` on every side, in which a patch is
-``patch`` runs of ``patch * d`` numbers. Section numbers are those of docs/algorithms/patchmatch.md.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from nlattn import _jit
 from nlattn._types import Bools, Floats, Ints
-from nlattn.kernels import rng, scores
+from nlattn.kernels import rng
+from nlattn.kernels.matching import (
+    SAME,
+    SHIFT,
+    TILE,
+    Plan,
+    Round,
+    allowed,
+    better,
+    enter,
+    evaluate,
+    fetch,
+    holds,
+    mapped,
+)
 
-TILE = 32
-SAME, SHIFT = 1, 2
 _TRIES = 8  # draws of a random valid key before the keys are walked
-_LINE = 16  # numbers from one prefetch to the next: a cache line of float32
-
-
-class Plan(NamedTuple):
-    """What all queries of a search have in common."""
-
-    Hq: int
-    Wq: int
-    Hk: int
-    Wk: int
-    d: int
-    patch: int
-    kind: int
-    """Which of ``kernels.scores``."""
-    factor: float
-    propagate: int
-    """SAME, SHIFT, or both."""
-    causal: int
-    seed: int
-    """The seed's 64 bits as a signed integer."""
-    first_slice: int
-    """Number of the first slice in the full problem."""
-
-
-class Round(NamedTuple):
-    """One pass over the queries of some tiles."""
-
-    side: int
-    """Which side of the field is read."""
-    iteration: int
-    jump: int
-    down: int
-    across: int
-    """The jump in rows and columns of the key grid."""
-    search: int
-    """Whether the random search follows."""
-    first: int
-    last: int
-    """Tiles, of all slices."""
-
-
-@_jit.device(inline=True)
-def _evaluate(plan: Plan, q: Floats, y: int, x: int, k: Floats, key: int) -> Any:
-    """Score of query ``(y, x)`` and a key, over their patches; NaN counts as -inf."""
-    margin = plan.patch - 1
-    row_q, row_k = (plan.Wq + margin) * plan.d, (plan.Wk + margin) * plan.d
-    at_q, at_k = y * row_q + x * plan.d, (key + key // plan.Wk * margin) * plan.d
-    total = scores.terms(plan.kind, q, at_q, k, at_k, plan.patch * plan.d)
-    for _ in range(margin):
-        at_q += row_q
-        at_k += row_k
-        total += scores.terms(plan.kind, q, at_q, k, at_k, plan.patch * plan.d)
-    total = scores.finish(plan.kind, q.dtype.type(plan.factor), total)
-    return total if total == total else q.dtype.type(-np.inf)
-
-
-@_jit.device(inline=True)
-def _fetch(plan: Plan, k: Floats, key: int) -> None:
-    """Ask for a key's features ahead of their use."""
-    if plan.patch == 1:
-        for c in range(0, plan.d, _LINE):
-            scores.prefetch(k, key * plan.d + c)
-
-
-@_jit.device(inline=True)
-def _allowed(plan: Plan, query: int, key: int, key_mask: Bools, mask: Bools) -> bool:
-    """Whether a query may be matched to a key; masks of one row of none stand for no mask."""
-    if plan.causal and key > query:
-        return False
-    if len(key_mask) > 0 and not key_mask[key]:
-        return False
-    return mask.shape[0] == 0 or bool(mask[query, key])
-
-
-@_jit.device(inline=True)
-def _enter(index: Ints, score: Floats, key: int, value: Any) -> None:
-    """Enter a candidate into a list, best first, ties to the lowest key."""
-    t = len(index) - 1
-    if index[t] >= 0 and not (value > score[t] or (value == score[t] and key < index[t])):
-        return
-    while t > 0 and (
-        index[t - 1] < 0 or value > score[t - 1] or (value == score[t - 1] and key < index[t - 1])
-    ):
-        index[t], score[t] = index[t - 1], score[t - 1]
-        t -= 1
-    index[t], score[t] = key, value
-
-
-@_jit.device(inline=True)
-def _holds(index: Ints, count: int, key: int) -> bool:
-    for t in range(count):
-        if index[t] == key:
-            return True
-    return False
-
-
-@_jit.device(inline=True)
-def mapped(y: int, x: int, Hq: int, Wq: int, Hk: int, Wk: int) -> int:
-    """Key at a query's own place, on a grid of another size."""
-    return ((2 * y + 1) * Hk) // (2 * Hq) * Wk + ((2 * x + 1) * Wk) // (2 * Wq)
-
-
-@_jit.device(inline=True)
-def _step(delta: int, size_q: int, size_k: int) -> int:
-    """A step on the query grid in steps of the key grid, rounded half away from zero."""
-    length = (2 * abs(delta) * size_k + size_q) // (2 * size_q)
-    return length if delta > 0 else -length
 
 
 @_jit.device(inline=True)
@@ -153,13 +55,13 @@ def _first_key(plan: Plan, b: int, query: int, key_mask: Bools, mask: Bools, val
     for c in range(_TRIES):
         row = rng.bounded(rng.absorb(state, 2 * c), plan.Hk)
         key = row * plan.Wk + rng.bounded(rng.absorb(state, 2 * c + 1), plan.Wk)
-        if _allowed(plan, query, key, key_mask, mask):
+        if allowed(plan, query, key, key_mask, mask):
             return int(key)
     key = mapped(query // plan.Wq, query % plan.Wq, plan.Hq, plan.Wq, plan.Hk, plan.Wk)
-    if _allowed(plan, query, key, key_mask, mask):
+    if allowed(plan, query, key, key_mask, mask):
         return int(key)
     for key in valid:
-        if _allowed(plan, query, key, key_mask, mask):
+        if allowed(plan, query, key, key_mask, mask):
             return int(key)
     return -1
 
@@ -194,13 +96,13 @@ def begin(
         tested, evaluated = 0, 0
         if key >= 0:
             tested, evaluated = 1, 1
-            _enter(best, value, key, _evaluate(plan, features, y, x, keys, key))
+            enter(best, value, key, evaluate(plan, features, y, x, keys, key))
             own = mapped(y, x, plan.Hq, plan.Wq, plan.Hk, plan.Wk)
-            if listed[0] and _allowed(plan, query, own, masks, pairs):
+            if listed[0] and allowed(plan, query, own, masks, pairs):
                 tested += 1
                 if own != key:
                     evaluated += 1
-                    _enter(best, value, own, _evaluate(plan, features, y, x, keys, own))
+                    enter(best, value, own, evaluate(plan, features, y, x, keys, own))
         counts[0, b, query], counts[1, b, query] = tested, evaluated
 
 
@@ -245,12 +147,6 @@ def _draw(plan: Plan, state: Any, radius: int, number: int, centre: int) -> int:
 
 
 @_jit.device(inline=True)
-def _better(value: Any, key: int, score: Any, index: int) -> bool:
-    """The total order: by score, ties to the lowest key."""
-    return value > score or (value == score and key < index)
-
-
-@_jit.device(inline=True)
 def _renew_one(
     plan: Plan,
     step: Round,
@@ -270,29 +166,29 @@ def _renew_one(
     query, tested, evaluated = y * plan.Wq + x, 0, 0
     count = _propose(plan, step, y, x, before, 0, proposals)
     for t in range(count):
-        _fetch(plan, keys, proposals[t])
+        fetch(plan, keys, proposals[t])
     for t in range(count):
         key = proposals[t]
-        if not _allowed(plan, query, key, masks, pairs):
+        if not allowed(plan, query, key, masks, pairs):
             continue
         tested += 1
-        if key == best or _holds(proposals, t, key):
+        if key == best or holds(proposals, t, key):
             continue
         evaluated += 1
-        s = _evaluate(plan, features, y, x, keys, key)
-        if _better(s, key, value, best):
+        s = evaluate(plan, features, y, x, keys, key)
+        if better(s, key, value, best):
             best, value = key, s
     if step.search:
         state = _state(plan, b, step.iteration, query)
         radius, number = max(plan.Hk, plan.Wk), 0
         while radius >= 1:
             key = _draw(plan, state, radius, number, best)
-            if _allowed(plan, query, key, masks, pairs):
+            if allowed(plan, query, key, masks, pairs):
                 tested += 1
                 if key != best:
                     evaluated += 1
-                    s = _evaluate(plan, features, y, x, keys, key)
-                    if _better(s, key, value, best):
+                    s = evaluate(plan, features, y, x, keys, key)
+                    if better(s, key, value, best):
                         best, value = key, s
             radius //= 2
             number += 1
@@ -357,16 +253,16 @@ def renew(
                 for entry in range(topk):
                     count = _propose(plan, step, y, x, before, entry, proposals)
                     for t in range(count):
-                        _fetch(plan, keys, proposals[t])
+                        fetch(plan, keys, proposals[t])
                     for t in range(count):
                         key = proposals[t]
-                        if not _allowed(plan, query, key, masks, pairs):
+                        if not allowed(plan, query, key, masks, pairs):
                             continue
                         tested += 1
-                        if _holds(best, topk, key) or _holds(proposals, t, key):
+                        if holds(best, topk, key) or holds(proposals, t, key):
                             continue
                         evaluated += 1
-                        _enter(best, value, key, _evaluate(plan, features, y, x, keys, key))
+                        enter(best, value, key, evaluate(plan, features, y, x, keys, key))
                 if step.search:
                     state = _state(plan, b, step.iteration, query)
                     for t in range(topk):
@@ -377,12 +273,12 @@ def renew(
                         while radius >= 1 and centres[entry] >= 0:
                             centre = best[0] if topk == 1 else centres[entry]
                             key = _draw(plan, state, radius, number, centre)
-                            if _allowed(plan, query, key, masks, pairs):
+                            if allowed(plan, query, key, masks, pairs):
                                 tested += 1
-                                if not _holds(best, topk, key):
+                                if not holds(best, topk, key):
                                     evaluated += 1
-                                    s = _evaluate(plan, features, y, x, keys, key)
-                                    _enter(best, value, key, s)
+                                    s = evaluate(plan, features, y, x, keys, key)
+                                    enter(best, value, key, s)
                             radius //= 2
                             number += 1
                 counts[0, b, query] += tested

@@ -1,0 +1,123 @@
+"""What every search for matches shares: the plan, the score of a pair, the order of candidates.
+
+Features are flat arrays of grids padded by ``patch // 2`` on every side, in which a patch is
+``patch`` runs of ``patch * d`` numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nlattn import _jit
+from nlattn._types import Bools, Floats, Ints
+from nlattn.kernels import scores
+
+TILE = 32
+SAME, SHIFT = 1, 2
+_LINE = 16  # numbers from one prefetch to the next: a cache line of float32
+
+
+class Plan(NamedTuple):
+    """What all queries of a search have in common."""
+
+    Hq: int
+    Wq: int
+    Hk: int
+    Wk: int
+    d: int
+    patch: int
+    kind: int
+    """Which of ``kernels.scores``."""
+    factor: float
+    propagate: int
+    """SAME, SHIFT, or both."""
+    causal: int
+    seed: int
+    """The seed's 64 bits as a signed integer."""
+    first_slice: int
+    """Number of the first slice in the full problem."""
+
+
+class Round(NamedTuple):
+    """One pass over the queries of some tiles."""
+
+    side: int
+    """Which side of the field is read."""
+    iteration: int
+    jump: int
+    down: int
+    across: int
+    """The jump in rows and columns of the key grid."""
+    search: int
+    """Whether the random search follows."""
+    first: int
+    last: int
+    """Tiles, of all slices."""
+
+
+@_jit.device(inline=True)
+def evaluate(plan: Plan, q: Floats, y: int, x: int, k: Floats, key: int) -> Any:
+    """Score of query ``(y, x)`` and a key, over their patches; NaN counts as -inf."""
+    margin = plan.patch - 1
+    row_q, row_k = (plan.Wq + margin) * plan.d, (plan.Wk + margin) * plan.d
+    at_q, at_k = y * row_q + x * plan.d, (key + key // plan.Wk * margin) * plan.d
+    total = scores.terms(plan.kind, q, at_q, k, at_k, plan.patch * plan.d)
+    for _ in range(margin):
+        at_q += row_q
+        at_k += row_k
+        total += scores.terms(plan.kind, q, at_q, k, at_k, plan.patch * plan.d)
+    total = scores.finish(plan.kind, q.dtype.type(plan.factor), total)
+    return total if total == total else q.dtype.type(-np.inf)
+
+
+@_jit.device(inline=True)
+def fetch(plan: Plan, k: Floats, key: int) -> None:
+    """Ask for a key's features ahead of their use."""
+    if plan.patch == 1:
+        for c in range(0, plan.d, _LINE):
+            scores.prefetch(k, key * plan.d + c)
+
+
+@_jit.device(inline=True)
+def allowed(plan: Plan, query: int, key: int, key_mask: Bools, mask: Bools) -> bool:
+    """Whether a query may be matched to a key; masks of one row of none stand for no mask."""
+    if plan.causal and key > query:
+        return False
+    if len(key_mask) > 0 and not key_mask[key]:
+        return False
+    return mask.shape[0] == 0 or bool(mask[query, key])
+
+
+@_jit.device(inline=True)
+def better(value: Any, key: int, score: Any, index: int) -> bool:
+    """The total order: by score, ties to the lowest key."""
+    return value > score or (value == score and key < index)
+
+
+@_jit.device(inline=True)
+def enter(index: Ints, score: Floats, key: int, value: Any) -> None:
+    """Enter a candidate into a list, best first, ties to the lowest key."""
+    t = len(index) - 1
+    if index[t] >= 0 and not better(value, key, score[t], index[t]):
+        return
+    while t > 0 and (index[t - 1] < 0 or better(value, key, score[t - 1], index[t - 1])):
+        index[t], score[t] = index[t - 1], score[t - 1]
+        t -= 1
+    index[t], score[t] = key, value
+
+
+@_jit.device(inline=True)
+def holds(index: Ints, count: int, key: int) -> bool:
+    """Whether a key is among the first `count`."""
+    for t in range(count):
+        if index[t] == key:
+            return True
+    return False
+
+
+@_jit.device(inline=True)
+def mapped(y: int, x: int, Hq: int, Wq: int, Hk: int, Wk: int) -> int:
+    """Key at a query's own place, on a grid of another size."""
+    return ((2 * y + 1) * Hk) // (2 * Hq) * Wk + ((2 * x + 1) * Wk) // (2 * Wq)

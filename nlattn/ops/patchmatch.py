@@ -1,0 +1,258 @@
+"""PatchMatch: which keys of a grid suit each query of a grid best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Bools, Field, Floats, Ints, Work
+from nlattn.kernels import exact, scores
+from nlattn.kernels import patchmatch as kernels
+from nlattn.kernels.matching import SAME, SHIFT, TILE, Plan, Round
+
+OP = "patchmatch"
+SCORES = ("dot", "cosine", "neg_l2", "absdot")
+_KINDS = {"dot": scores.DOT, "cosine": scores.DOT, "neg_l2": scores.NEG_L2, "absdot": scores.ABSDOT}
+_PROPAGATE = {"same": SAME, "shift": SHIFT, "both": SAME | SHIFT}
+_CALL = 1 << 22  # candidates of one kernel call: well under a second, so that Ctrl-C is heard
+
+
+def patchmatch(
+    q: Floats,
+    k: Floats,
+    *,
+    iterations: int = 5,
+    topk: int = 1,
+    propagate: str = "both",
+    score: str = "dot",
+    scale: float | None = None,
+    bandwidth: float = 1.0,
+    patch: int = 1,
+    jumps: Sequence[int] = (8, 4, 2, 1),
+    identity: bool = True,
+    seed: int = 0,
+    key_mask: Bools | None = None,
+    mask: Bools | None = None,
+    causal: bool = False,
+    method: str = "buffered",
+    stop_count: int | None = None,
+    patience: int = 1,
+    first_slice: int = 0,
+    progress: Callable[[int, int], object] | None = None,
+    nonfinite: str = "raise",
+    max_bytes: float = 4e9,
+) -> Field:
+    """Keys of the largest scores: ``index[p] = argmax_j s(q[p], k[j])``, nearly.
+
+    Each iteration tries the matches of four neighbours at every distance of `jumps`, then random
+    keys in boxes around the best match that shrink by halves.
+
+    Parameters
+    ----------
+    q, k : (..., Hq, Wq, d), (..., Hk, Wk, d) arrays of one dtype
+        Features of the query and key grids. Leading axes broadcast and are searched one by one.
+    iterations, topk : int
+        Rounds of search; keys kept of each query, at most 64.
+    propagate : {"both", "same", "shift"}
+        Whether a neighbour's match is tried as it is, moved by the way to the neighbour, or both.
+    score : {"dot", "cosine", "neg_l2", "absdot"}
+        ``scale q.k`` (default scale ``1/sqrt(d)``), ``scale q.k/(|q||k|)`` (default 1),
+        ``-|q - k|^2 / bandwidth^2``, ``|scale q.k|``.
+    patch : int
+        Odd width; scores are summed over the patches around query and key, reflected at borders.
+    identity : bool
+        Try each query's own place on the key grid at the start.
+    key_mask, mask : (..., Hk, Wk), (..., Hq, Wq, Hk, Wk) bool, optional
+        True where a key may be matched.
+    causal : bool
+        Match no key after the query in raster order.
+    method : {"buffered", "exact"}
+        "exact" tries every key: ``n m`` scores.
+    stop_count, patience : int
+        Stop once at most `stop_count` matches changed, `patience` iterations in a row.
+    first_slice : int
+        Number of the first slice of the leading axes, if q is part of a larger batch.
+    progress : callable, optional
+        Called with rounds done and rounds in all.
+
+    Returns
+    -------
+    Field
+        ``work.per_query`` counts candidates tested, ``work.scores`` scores evaluated: a candidate
+        just tried is tested again without being evaluated.
+
+    Raises
+    ------
+    ValueError, TypeError, MemoryError
+        Shapes, dtypes or an option do not fit; a value is not finite; above `max_bytes`.
+
+    Notes
+    -----
+    At most ``1 + iterations (8 len(jumps) + log2(side) + 1)`` candidates a query. Bit-identical for
+    any number of threads. Source: [barnes2009], [barnes2010]. Status: paper, in parallel form.
+    """
+    fit = _check.fit(OP, {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d")}, nonfinite=nonfinite)
+    rounds = _check.integer(OP, "iterations", iterations, low=0)
+    fit.dims["topk"] = _check.integer(OP, "topk", topk, low=1, high=64)
+    steps = [_check.integer(OP, "jumps", jump, low=1) for jump in jumps]
+    whole = _check.choice(OP, "method", method, ("buffered", "exact")) == "exact"
+    width = _check.odd(OP, "patch", patch, "its centre is a pixel")
+    quiet = None if stop_count is None else _check.integer(OP, "stop_count", stop_count, low=0)
+    patience = _check.integer(OP, "patience", patience, low=1)
+    plan = _plan(fit, score, scale, bandwidth, width, propagate, causal, seed, first_slice)
+    identity = _check.flag(OP, "identity", identity)
+
+    n, m = plan.Hq * plan.Wq, plan.Hk * plan.Wk
+    if max(n, m) >= 1 << 31:
+        _check.fail(OP, "q" if n > m else "k", f"has {max(n, m)} pixels, expected under 2^31")
+    entry = 2 * (4 + fit.dtype.itemsize) + 8 + fit.dtype.itemsize
+    needed = fit.batch * n * (entry * topk + 16)
+    _check.memory(OP, needed, max_bytes, f"{topk} matches of {fit.batch * n} queries", "tile q")
+
+    masks, tables = _masks(fit, key_mask, mask)
+    inputs = (_features(fit, "q", score, width), _features(fit, "k", score, width), tables, *masks)
+    index = np.full((2, fit.batch, n, topk), -1, np.int32)
+    value = np.full(index.shape, -np.inf, fit.dtype)
+    counts = np.zeros((2, fit.batch, n), np.int64)
+    state = (index, value, counts)
+    side, changed = 0, []
+    if whole:
+        runs = fit.batch * -(-n // TILE)
+        for first, last in _calls(runs, TILE * m):
+            step = Round(0, 0, 0, 0, 0, 0, first, last)
+            exact.scan(*inputs, plan, step, *state)
+            _tell(progress, last, runs)
+    elif fit.batch:
+        kernels.begin(*inputs, _valid(masks[0], m, identity), plan, *state)
+        tiles = fit.batch * -(-plan.Hq // TILE) * -(-plan.Wq // TILE)
+        calm = 0
+        for iteration in range(1, rounds + 1):
+            before = index[side].copy()
+            for number, jump in enumerate(steps or [0]):
+                down = (2 * jump * plan.Hk + plan.Hq) // (2 * plan.Hq)
+                across = (2 * jump * plan.Wk + plan.Wq) // (2 * plan.Wq)
+                search = int(number == max(len(steps) - 1, 0))
+                for first, last in _calls(tiles, TILE**2 * 40 * topk):
+                    step = Round(side, iteration, jump, down, across, search, first, last)
+                    kernels.renew(*inputs, plan, step, *state)
+                side = 1 - side
+                _tell(progress, (iteration - 1) * len(steps) + number + 1, rounds * len(steps))
+            changed.append(int((index[side] != before).any(-1).sum()))
+            calm = calm + 1 if quiet is not None and changed[-1] <= quiet else 0
+            if calm == patience:
+                break
+    tested, evaluated = counts
+    terms = int(evaluated.sum()) * width**2 * plan.d
+    work = Work(
+        int(evaluated.sum()),
+        terms,
+        2 * terms * fit.dtype.itemsize,
+        fit.unfold(tested.reshape(fit.batch, plan.Hq, plan.Wq), cast=False),
+        np.array(changed, np.int64),
+    )
+    shape = (fit.batch, plan.Hq, plan.Wq, topk)
+    matches = fit.unfold(index[side].astype(np.int64).reshape(shape), cast=False)
+    best = fit.unfold(value[side].reshape(shape), cast=False)
+    return Field(matches, best, work, (plan.Hk, plan.Wk))
+
+
+def _plan(
+    fit: _check.Fit,
+    score: str,
+    scale: float | None,
+    bandwidth: float,
+    patch: int,
+    propagate: str,
+    causal: bool,
+    seed: int,
+    first_slice: int,
+) -> Plan:
+    _check.choice(OP, "score", score, SCORES)
+    width = _check.number(OP, "bandwidth", bandwidth, positive=True)
+    factor = 1.0 if score == "cosine" else fit.dims["d"] ** -0.5
+    if scale is not None:
+        factor = _check.number(OP, "scale", scale)
+    bits = _check.integer(OP, "seed", seed, low=0, high=2**64 - 1)
+    Hq, Wq, Hk, Wk, d = fit.shape("Hq Wq Hk Wk d")
+    return Plan(
+        Hq,
+        Wq,
+        Hk,
+        Wk,
+        d,
+        patch,
+        _KINDS[score],
+        width**-2 if score == "neg_l2" else factor,
+        _PROPAGATE[_check.choice(OP, "propagate", propagate, tuple(_PROPAGATE))],
+        int(_check.flag(OP, "causal", causal)),
+        bits - 2**64 if bits >= 2**63 else bits,
+        _check.integer(OP, "first_slice", first_slice, low=0),
+    )
+
+
+def _calls(units: int, cost: int) -> Iterator[tuple[int, int]]:
+    """Split units of some cost each into kernel calls."""
+    step = max(1, _CALL // cost)
+    return ((first, min(first + step, units)) for first in range(0, units, step))
+
+
+def _tell(progress: Callable[[int, int], object] | None, done: int, total: int) -> None:
+    if progress is not None:
+        progress(done, total)
+
+
+def _features(fit: _check.Fit, name: str, score: str, patch: int) -> Floats:
+    """Features as the kernels read them: padded for patches, of unit length for the cosine."""
+    x = fit[name]
+    if score == "cosine":
+        length = np.sqrt((x * x).sum(-1, keepdims=True))
+        x = np.divide(x, length, out=np.zeros_like(x), where=length > 0)
+    if patch > 1:
+        around = (patch // 2, patch // 2)
+        x = np.pad(x, ((0, 0), around, around, (0, 0)), mode="reflect")
+    return _check.frozen(x.reshape(len(x), math.prod(x.shape[1:])))  # type: ignore[no-any-return]
+
+
+def _masks(
+    fit: _check.Fit, key_mask: Bools | None, mask: Bools | None
+) -> tuple[tuple[Bools, Bools], Ints]:
+    """Masks folded to one leading axis, and all arrays' slices; without a mask a row is empty."""
+    n, m = math.prod(fit.shape("Hq Wq")), math.prod(fit.shape("Hk Wk"))
+    columns, folded = [fit.index], []
+    for name, value, spec, shape in (
+        ("key_mask", key_mask, "Hk Wk", (m,)),
+        ("mask", mask, "Hq Wq Hk Wk", (n, m)),
+    ):
+        if value is None:
+            folded.append(np.empty((1,) + (0,) * len(shape), bool))
+            columns.append(np.zeros((fit.batch, 1), np.int64))
+            continue
+        given = np.asarray(value)
+        core, rank = fit.shape(spec), len(spec.split())
+        if given.dtype != bool:
+            raise TypeError(f"{OP}: {name} has dtype {given.dtype}, expected bool")
+        if given.shape[-rank:] != core:
+            _check.fail(OP, name, f"has shape {given.shape}, expected (..., {spec}) = {core}")
+        lead = given.shape[:-rank]
+        numbers = np.arange(math.prod(lead)).reshape(lead)
+        try:
+            columns.append(np.broadcast_to(numbers, fit.lead).reshape(-1, 1))
+        except ValueError:
+            _check.fail(OP, name, f"has leading axes {lead}, expected them to fit {fit.lead}")
+        folded.append(given.reshape(-1, *shape))
+    table = np.concatenate(columns, axis=1, dtype=np.int64)
+    return (_check.frozen(folded[0]), _check.frozen(folded[1])), _check.frozen(table)
+
+
+def _valid(key_mask: Bools, m: int, identity: bool) -> Ints:
+    """Per key mask: whether the own place is tried, how many keys are valid, and which."""
+    valid = np.zeros((len(key_mask), 2 + m), np.int32)
+    valid[:, 0] = identity
+    for row, mask in zip(valid, key_mask, strict=True):
+        keys = np.flatnonzero(mask) if mask.size else np.arange(m)
+        row[1] = len(keys)
+        row[2 : 2 + len(keys)] = keys
+    return _check.frozen(valid)  # type: ignore[no-any-return]
