@@ -45,7 +45,8 @@ class Weights(NamedTuple):
         power = _check.number(op, "power", power, positive=True)
         if weight == "gaussian":
             if scale is not None:
-                _check.fail(op, f"scale={scale}", "has no place in weight='gaussian'; use bandwidth")
+                text = "has no place in weight='gaussian'; use bandwidth"
+                _check.fail(op, f"scale={scale}", text)
             return cls(weight, bandwidth**-2, power, masked_rows)
         factor = fit.dims["d"] ** -0.5 if scale is None else _check.number(op, "scale", scale)
         return cls(weight, factor, power, masked_rows)

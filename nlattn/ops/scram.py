@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from nlattn import _check
 from nlattn._types import Bools, Field, Floats, Support, Work
 from nlattn.maps.sparse import SparseMap
@@ -255,4 +257,13 @@ def _prepared(
             **masks,
         )
     support = scram_support(field, **chosen("kind", "window"), **masks)
+    grids, wanted = (
+        (np.shape(field.index)[-3:-1], field.key_grid),
+        (fit["q"].shape[1:3], fit["k"].shape[1:3]),
+    )
+    if grids != wanted:
+        text = (
+            f"is of grids {grids[0]} and {grids[1]}, expected {wanted[0]} of q and {wanted[1]} of k"
+        )
+        _check.fail(op, "field", text)
     return Edges(fit, support), weights, field.work

@@ -7,7 +7,7 @@ A support is written as the set it is: built key by key, sorted at the end.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -187,8 +187,30 @@ def _chosen(
     if field is None:
         formula = {name: weights[name] for name in ("scale", "bandwidth") if name in weights}
         score = PAIRED[weights.get("weight", "softmax")]
-        field = patchmatch(q, k, score=score, **formula, **masks, **options)
+        field = _searched(q, k, masks, score=score, **formula, **options)
     return weights, scram_support(field, **shape, **masks)
+
+
+class Found(NamedTuple):
+    """Matches (..., Hq, Wq, topk) on the key grid."""
+
+    index: Array
+    key_grid: tuple[int, int]
+
+
+def _searched(q: Array, k: Array, masks: dict[str, Any], **options: Any) -> Found:
+    """A field for every slice of the leading axes."""
+    lead = np.broadcast_shapes(q.shape[:-3], k.shape[:-3])
+    axes = {"q": 3, "k": 3, "key_mask": 2, "mask": 4, "causal": 0}
+    given = {name: np.asarray(x) for name, x in masks.items() if x is not None}
+    given |= {"q": q, "k": k}
+    for name, x in given.items():
+        given[name] = np.broadcast_to(x, lead + x.shape[x.ndim - axes[name] :])
+    fields = []
+    for number, b in enumerate(np.ndindex(lead)):
+        own = {name: x[b] for name, x in given.items()}
+        fields.append(patchmatch(**own, **options, first_slice=number).index)
+    return Found(np.reshape(fields, lead + fields[0].shape), (k.shape[-3], k.shape[-2]))
 
 
 def _flat(x: Array) -> Array:
