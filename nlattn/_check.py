@@ -199,6 +199,7 @@ def fit(
     *,
     nonfinite: str = "raise",
     gqa: bool = False,
+    max_bytes: float = 4e9,
 ) -> Fit:
     """Check arrays against their dimensions and each other, and fold their leading axes.
 
@@ -223,6 +224,11 @@ def fit(
     result = Fit(op, lead, dims, next(iter(dtypes.values())))
     result.index = np.ascontiguousarray(np.stack(tables, axis=1))
     for name, x in given.items():
+        plain = x.flags.c_contiguous and x.dtype == result.dtype
+        copied = 0 if plain else x.size * result.dtype.itemsize
+        memory(
+            op, copied, max_bytes, f"a contiguous copy of {name}", "pass it contiguous, in parts"
+        )
         folded = frozen(x, result.dtype)
         if nonfinite == "raise":
             finite(op, name, folded)

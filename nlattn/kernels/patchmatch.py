@@ -34,7 +34,7 @@ _TRIES = 8  # draws of a random valid key before the keys are walked
 
 @_jit.device(inline=True)
 def _state(plan: Plan, b: int, iteration: int, query: int) -> Any:
-    state = rng.absorb(rng.start(np.uint64(plan.seed)), plan.first_slice + b)
+    state = rng.absorb(rng.start(np.uint64(np.int64(plan.seed))), plan.first_slice + b)
     return rng.absorb(rng.absorb(state, iteration), query)
 
 
