@@ -200,8 +200,7 @@ def _cache() -> tuple[str, str]:
         folder = _jit.cache_folder()
     if folder is None:
         return "none", "every process compiles anew; set NUMBA_CACHE_DIR to a private folder"
-    files = [p for p in Path(folder).glob("*.nb?") if p.is_file()]
-    held = _check.size(sum(p.stat().st_size for p in files))
-    if not os.access(folder if Path(folder).is_dir() else Path(folder).parent, os.W_OK):
-        return folder, f"read-only, {held} compiled; what is not there compiles in every process"
-    return folder, f"{len(files)} files, {held} compiled code; it may be deleted at any time"
+    root = Path(folder).parent  # of one folder per folder of sources
+    files = [p for p in root.rglob("*.nb?") if p.is_file()]
+    held = f"{len(files)} files, {_check.size(sum(p.stat().st_size for p in files))}"
+    return str(root), f"{held} of compiled code in it and below; may be deleted at any time"
