@@ -7,7 +7,8 @@ A support is written as the set it is: built key by key, sorted at the end.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -146,7 +147,7 @@ def scram(
 ) -> Any:
     """Outputs (..., Hq, Wq, e) of the support given, or that of the field given, or found."""
     weights, support = _chosen(q, k, field, support, options)
-    flat = [_flat(x) for x in (q, k, v)]
+    flat = _flat(q), _flat(k), _flat(v)
     out, lse = sparse_attention(*flat, support, return_lse=True, **weights)
     grid = q.shape[-3:-1]
     out = out.reshape((*out.shape[:-2], *grid, out.shape[-1]))
@@ -166,7 +167,7 @@ def scram_vjp(
 ) -> tuple[Array, Array, Array]:
     """Gradients (dq, dk, dv), the support held fixed."""
     weights, support = _chosen(q, k, field, support, options)
-    flat = [_flat(x) for x in (q, k, v)]
+    flat = _flat(q), _flat(k), _flat(v)
     if dlse is not None:
         dlse = dlse.reshape((*dlse.shape[:-2], -1))
     gradients = sparse_attention_vjp(*flat, support, _flat(dout), dlse=dlse, **weights)
@@ -178,11 +179,12 @@ def _chosen(
     q: Array, k: Array, field: Any, support: Support | None, options: dict[str, Any]
 ) -> tuple[dict[str, Any], Support]:
     """Options of the weights, and the support that the others make."""
-    names = ("weight", "scale", "bandwidth", "power", "masked_rows")
+    names: tuple[str, ...] = ("weight", "scale", "bandwidth", "power", "masked_rows")
     weights = {name: options.pop(name) for name in names if name in options}
     if support is not None:
         return weights, support
-    masks = {name: options.pop(name) for name in ("key_mask", "mask", "causal") if name in options}
+    names = ("key_mask", "mask", "causal")
+    masks = {name: options.pop(name) for name in names if name in options}
     shape = {name: options.pop(name) for name in ("kind", "window") if name in options}
     if field is None:
         formula = {name: weights[name] for name in ("scale", "bandwidth") if name in weights}
@@ -191,7 +193,8 @@ def _chosen(
     return weights, scram_support(field, **shape, **masks)
 
 
-class Found(NamedTuple):
+@dataclass(frozen=True)
+class Found:
     """Matches (..., Hq, Wq, topk) on the key grid."""
 
     index: Array
@@ -202,7 +205,7 @@ def _searched(q: Array, k: Array, masks: dict[str, Any], **options: Any) -> Foun
     """A field for every slice of the leading axes."""
     lead = np.broadcast_shapes(q.shape[:-3], k.shape[:-3])
     axes = {"q": 3, "k": 3, "key_mask": 2, "mask": 4, "causal": 0}
-    given = {name: np.asarray(x) for name, x in masks.items() if x is not None}
+    given: dict[str, Any] = {name: np.asarray(x) for name, x in masks.items() if x is not None}
     given |= {"q": q, "k": k}
     for name, x in given.items():
         given[name] = np.broadcast_to(x, lead + x.shape[x.ndim - axes[name] :])
