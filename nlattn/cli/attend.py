@@ -74,8 +74,11 @@ def _of_arrays(options: Namespace) -> Task:
     q = _array(options.q, "--q")
     k = q if options.k is None else _array(options.k, "--k")
     v = None if options.v is None else _array(options.v, "--v")
-    if v is not None and v.shape[:-1] != k.shape[:-1]:
-        raise ValueError(f"--v has shape {v.shape}, expected {(*k.shape[:-1], 'e')} from the keys")
+    sets = {2: ("n d", "m d", "m e"), 3: ("Hq Wq d", "Hk Wk d", "Hk Wk e")}
+    given = {"q": (q, sets[q.ndim][0]), "k": (k, sets[k.ndim][1])}
+    if v is not None:
+        given["v"] = (v, sets[k.ndim][2])
+    _check.fit("map", given)
     if options.method == "scram" and (q.ndim, k.ndim) != (3, 3):
         raise ValueError(
             f"--method scram searches on grids: --q has shape {q.shape} and --k {k.shape}, "
@@ -100,7 +103,7 @@ def _array(path: Path, name: str) -> Floats:
         raise ValueError(f"{name} {path} is an archive, expected a .npy file of one array")
     if x.ndim not in (2, 3) or 0 in x.shape:
         raise ValueError(f"{name} {path} has shape {x.shape}, expected (n, d) or (H, W, d)")
-    return _check.array("nlattn map", name, x)
+    return _check.array("map", name, x)
 
 
 def _inside(queries: list[tuple[int, int]], grid: tuple[int, ...]) -> None:
@@ -112,6 +115,8 @@ def _inside(queries: list[tuple[int, int]], grid: tuple[int, ...]) -> None:
 def _finish(task: Task, options: Namespace, output: Output, stages: Stages) -> int:
     """Compute, write, print."""
     with stages:
+        with stages("compile"):
+            methods.prepare(task, options)
         result = methods.METHODS[options.method](task, options, stages)
         with stages("compare"):
             quality = methods.judge(task, result, options)

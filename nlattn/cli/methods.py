@@ -7,7 +7,6 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from nlattn._types import Field, Floats
 from nlattn.cli.output import Stages, peak_memory
 from nlattn.maps.base import AttentionMap
 
+_CORNER = 9
 _TRIAL = 512  # queries that predict the time of all
 _LONG = 5.0  # seconds that are announced beforehand
 _BLOCK = 1 << 28  # scores between two looks at the progress bar
@@ -38,6 +38,16 @@ class Task:
         """Array as a set, (n, channels)."""
         return x.reshape(-1, x.shape[-1])
 
+    def corner(self) -> Task:
+        """A small part that takes the same way through the code."""
+
+        def cut(x: Floats) -> Floats:
+            return x[:_CORNER] if x.ndim == 2 else x[:_CORNER, :_CORNER]
+
+        v = None if self.v is None else cut(self.v)
+        image = None if self.image is None else cut(self.image)
+        return Task(self.name, cut(self.q), cut(self.k), v, self.scale, [(0, 0)], image)
+
     @property
     def points(self) -> list[int]:
         """Raster indices of the queries to show."""
@@ -58,28 +68,20 @@ class Result:
 
 
 def scram(task: Task, options: Namespace, stages: Stages) -> Result:
-    """Search, support, weights; compiled on a corner of the grids beforehand."""
-
-    def attend(q: Floats, k: Floats, stage: Any) -> tuple[Field, AttentionMap]:
-        with stage("search"):
-            field = nlattn.patchmatch(
-                q,
-                k,
-                iterations=options.iterations,
-                topk=options.topk,
-                scale=task.scale,
-                seed=options.seed,
-            )
-        with stage("support"):
-            support = nlattn.scram_support(field, kind=options.support, window=options.window)
-        with stage("weights"):
-            weighted = nlattn.scram_map(q, k, field=field, support=support, scale=task.scale)
-        return field, weighted
-
-    with stages("compile"):
-        small = attend(task.q[:9, :9], task.k[:9, :9], Stages(quiet=True))[1]
-        small @ np.zeros((small.shape[1], 1), small.dtype)
-    field, weighted = attend(task.q, task.k, stages)
+    """Search, support, weights."""
+    with stages("search"):
+        field = nlattn.patchmatch(
+            task.q,
+            task.k,
+            iterations=options.iterations,
+            topk=options.topk,
+            scale=task.scale,
+            seed=options.seed,
+        )
+    with stages("support"):
+        support = nlattn.scram_support(field, kind=options.support, window=options.window)
+    with stages("weights"):
+        weighted = nlattn.scram_map(task.q, task.k, field=field, support=support, scale=task.scale)
     out = None
     if task.v is not None and task.image is None:
         with stages("output"):
@@ -91,9 +93,6 @@ def scram(task: Task, options: Namespace, stages: Stages) -> Result:
 def dense(task: Task, options: Namespace, stages: Stages) -> Result:
     """Only what is asked for: rows of the queries to show, and the output if there are values."""
     q, k = task.flat(task.q), task.flat(task.k)
-    with stages("compile"):
-        nlattn.attention(q[:2], k[:2], k[:2], scale=task.scale)
-        nlattn.attention_map(q[:1], k[:1], scale=task.scale).rows([0])
     with stages("weights"):
         exact = nlattn.attention_map(q, k, scale=task.scale)
         weights = exact.rows(task.points).reshape(-1, *task.k.shape[:-1])
@@ -120,6 +119,14 @@ def _in_blocks(q: Floats, k: Floats, v: Floats, scale: float, stages: Stages) ->
 METHODS: dict[str, Callable[[Task, Namespace, Stages], Result]] = {"scram": scram, "dense": dense}
 
 
+def prepare(task: Task, options: Namespace) -> None:
+    """Go the whole way with a small task, so that all is compiled."""
+    small = task.corner()
+    result = METHODS[options.method](small, options, Stages(quiet=True))
+    judge(small, result, options)
+    predict(small)
+
+
 def judge(task: Task, result: Result, options: Namespace) -> quality.Quality | None:
     """An approximate map against float64 dense attention, on sampled queries."""
     if result.map is None:
@@ -127,7 +134,8 @@ def judge(task: Task, result: Result, options: Namespace) -> quality.Quality | N
     q, k = (task.flat(x).astype(np.float64) for x in (task.q, task.k))
     exact = nlattn.attention_map(q, k, scale=task.scale)
     v = None if task.v is None else task.flat(task.v)
-    return quality.compare(result.map, exact, v, rows=options.rows, seed=options.seed)
+    best = min(8, len(k))
+    return quality.compare(result.map, exact, v, rows=options.rows, seed=options.seed, k=best)
 
 
 def predict(task: Task) -> dict[str, float]:
