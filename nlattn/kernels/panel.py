@@ -21,6 +21,7 @@ TILE = 256
 """Queries of a tile."""
 KEYS = 256
 """Keys of a block: its scores against one panel of queries fit the first-level cache."""
+_CHAIN = 16  # weights added in one chain: equal ones round alike, so long chains drift
 _CALL = 4_000_000_000
 
 
@@ -152,11 +153,13 @@ def score(
 
 
 @_jit.device
-def soften(s: Floats, count: int, w: int, top: Floats, total: Floats, shrink: Floats) -> None:
+def soften(s: Floats, count: int, w: int, top: Floats, total: Floats, room: Floats) -> None:
     """Turn a panel's scores into weights relative to the running maximum `top` of each query.
 
-    `total` is the running sum of weights; `shrink` what earlier weights must be multiplied by.
+    `total` is the running sum of weights. The first `w` of the three in `room` receive what
+    earlier weights must be multiplied by.
     """
+    shrink, shift, part = room[:w], room[w : 2 * w], room[2 * w :]
     for l in range(w):
         shrink[l] = top[l]
     for j in range(count):
@@ -164,21 +167,27 @@ def soften(s: Floats, count: int, w: int, top: Floats, total: Floats, shrink: Fl
             x = s[j * w + l]
             top[l] = x if x > top[l] else top[l]
     for l in range(w):
-        shift = top[l] if top[l] > -np.inf else top.dtype.type(0)
-        shrink[l] = exp(shrink[l] - shift)
+        shift[l] = top[l] if top[l] > -np.inf else 0
+        shrink[l] = exp(shrink[l] - shift[l])
         total[l] *= shrink[l]
-    for j in range(count):
+    for j0 in range(0, count, _CHAIN):
+        part[:] = 0
+        for j in range(j0, min(j0 + _CHAIN, count)):
+            for l in range(w):
+                e = exp(s[j * w + l] - shift[l])
+                s[j * w + l] = e
+                part[l] += e
         for l in range(w):
-            shift = top[l] if top[l] > -np.inf else top.dtype.type(0)
-            e = exp(s[j * w + l] - shift)
-            s[j * w + l] = e
-            total[l] += e
+            total[l] += part[l]
 
 
 @_jit.device
-def weight(score: Any, lse: Any) -> Any:
-    """``exp(score - lse)``; 0 for a query that may attend to nothing."""
-    return exp(lse) if lse == -np.inf else exp(score - lse)
+def load_norm(norm: Floats, rows: Ints, first: int, top: Floats, inverse: Floats) -> None:
+    """Normalisers (2, n) of a panel: weights are ``exp(s - top) inverse``, 0 in an empty row."""
+    for l in range(width(norm)):
+        known = first + l < rows.size and norm[1, rows[first + l]] != 0
+        top[l] = norm[0, rows[first + l]] if known else 0
+        inverse[l] = 1 / norm[1, rows[first + l]] if known else 0
 
 
 def groups(tasks: int, cost: int) -> Iterator[tuple[int, int]]:

@@ -13,18 +13,22 @@ from nlattn.kernels.panel import (
     TILE,
     Scores,
     key_range,
+    load_norm,
     pack,
     score,
     soften,
     spread,
-    weight,
     wholly_masked,
 )
 
 
 @_jit.kernel
-def attend(p: Scores, v: Floats, start: int, stop: int, out: Floats, lse: Floats) -> None:
-    """``out = softmax(scores) v`` and each row's log normaliser, for tiles `start` to `stop`."""
+def attend(p: Scores, v: Floats, start: int, stop: int, out: Floats, norm: Floats) -> None:
+    """``out = softmax(scores) v``, for tiles `start` to `stop`.
+
+    `norm` (2, heads, n) receives each row's largest score and its sum of exponentials relative to
+    that: their logarithm in one number would lose the digits of the whole part.
+    """
     n, m, d, e = p.q.shape[1], p.k.shape[1], p.q.shape[2], v.shape[2]
     tiles = (n + TILE - 1) // TILE
     for task in _jit.prange(stop - start):
@@ -34,7 +38,7 @@ def attend(p: Scores, v: Floats, start: int, stop: int, out: Floats, lse: Floats
         w = width(v)
         panels = (rows.size + w - 1) // w
         queries = aligned(panels * d * w, v).reshape((panels, d * w))
-        s, part, shrink = aligned(KEYS * w, v), aligned(e * w, v), aligned(w, v)
+        s, part, shrink = aligned(KEYS * w, v), aligned(e * w, v), aligned(3 * w, v)
         acc = aligned(panels * e * w, v).reshape((panels, e * w))
         top = aligned(panels * w, v).reshape((panels, w))
         total = aligned(panels * w, v).reshape((panels, w))
@@ -62,7 +66,7 @@ def attend(p: Scores, v: Floats, start: int, stop: int, out: Floats, lse: Floats
         for x in range(rows.size):
             a, l = x // w, x % w
             empty = total[a, l] == 0
-            lse[head, i0 + x] = -np.inf if empty else top[a, l] + np.log(total[a, l])
+            norm[0, head, i0 + x], norm[1, head, i0 + x] = top[a, l], total[a, l]
             for c in range(e):
                 out[head, i0 + x, c] = 0 if empty else acc[a, c * w + l] / total[a, l]
 
@@ -95,7 +99,7 @@ def normalise_row(x: Floats) -> None:
         top = max(top, x[j])
     total = x.dtype.type(0)
     if top > -np.inf or top != top:
-        for j0 in range(0, x.size, KEYS):  # sums of sums: the error grows with their depth
+        for j0 in range(0, x.size, KEYS):
             part = x.dtype.type(0)
             for j in range(j0, min(j0 + KEYS, x.size)):
                 x[j] = exp(x[j] - top)
@@ -114,7 +118,7 @@ def topk(p: Scores, start: int, stop: int, value: Floats, index: Ints) -> None:
         first = (start + spread(task, stop - start)) * w
         queries = np.arange(first, min(first + w, n))
         panel, s = aligned(d * w, p.k), aligned(KEYS * w, p.k)
-        top, total, shrink = aligned(w, p.k), aligned(w, p.k), aligned(w, p.k)
+        top, total, shrink = aligned(w, p.k), aligned(w, p.k), aligned(3 * w, p.k)
         top[:], total[:] = -np.inf, 0
         for i in queries:
             value[i], index[i] = -np.inf, -1
@@ -147,7 +151,7 @@ def insert(value: Floats, index: Ints, new: float, key: int) -> None:
 
 
 @_jit.kernel
-def pull(p: Scores, lse: Floats, g: Floats, start: int, stop: int, out: Floats) -> None:
+def pull(p: Scores, norm: Floats, g: Floats, start: int, stop: int, out: Floats) -> None:
     """``out = weights.T g`` of the only head, for blocks of keys `start` to `stop`."""
     n, m, d, e = p.q.shape[1], p.k.shape[1], p.q.shape[2], g.shape[1]
     w = width(p.k)
@@ -156,6 +160,7 @@ def pull(p: Scores, lse: Floats, g: Floats, start: int, stop: int, out: Floats) 
         count = min(KEYS, m - j0)
         panel, s = aligned(d * w, p.k), aligned(KEYS * w, p.k)
         side, part = aligned(w * w, p.k), aligned(KEYS * w, p.k)
+        top, inverse = aligned(w, p.k), aligned(w, p.k)
         out[j0 : j0 + count] = 0
         for first in range(0, n, w):
             queries = np.arange(first, min(first + w, n))
@@ -164,9 +169,10 @@ def pull(p: Scores, lse: Floats, g: Floats, start: int, stop: int, out: Floats) 
                 continue
             pack(p.q, p.slices[0, 0], queries, 0, panel)
             score(p, 0, queries, 0, panel, j0, count, s, s[:0])
+            load_norm(norm[:, 0], queries, 0, top, inverse)
             for j in range(count):
-                for l in range(queries.size):
-                    s[j * w + l] = weight(s[j * w + l], lse[first + l])
+                for l in range(w):
+                    s[j * w + l] = exp(s[j * w + l] - top[l]) * inverse[l]
             for c0 in range(0, e, w):
                 side[:] = 0
                 for l in range(queries.size):

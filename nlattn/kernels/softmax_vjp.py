@@ -1,7 +1,7 @@
 """Gradients of dense softmax attention: scores are computed again from what the output left.
 
-With weights ``P = exp(S - lse)`` and ``dP = dout v.T``, the gradient of the scores after the mask
-is ``dS = P (dP - delta)``, where ``delta[i] = dout[i] . out[i] - dlse[i]``.
+With weights ``P = exp(S - top) / total`` and ``dP = dout v.T``, the gradient of the scores after
+the mask is ``dS = P (dP - delta)``, where ``delta[i] = dout[i] . out[i] - dlse[i]``.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import numpy as np
 
 from nlattn import _jit
 from nlattn._types import Floats, Ints
+from nlattn.kernels.exp import exp
 from nlattn.kernels.gemm import aligned, multiply, width
-from nlattn.kernels.panel import KEYS, Scores, key_range, pack, score, spread, weight
+from nlattn.kernels.panel import KEYS, Scores, key_range, load_norm, pack, score, spread
 
 _TILE_BYTES = 1024
 
@@ -27,7 +28,7 @@ def score_gradient(
     p: Scores,
     v: Floats,
     dout: Floats,
-    lse: Floats,
+    norm: Floats,
     delta: Floats,
     head: int,
     rows: Ints,
@@ -45,14 +46,14 @@ def score_gradient(
     score(p, head, rows, first, room, j0, count, s, slope)
     pack(dout, head, rows, first, room)
     multiply(v, (p.slices[head, 2] * m + j0) * e, e, 1, room, 0, w, ds, 0, w, count, e)
+    top, inverse, shift = room[:w], room[w : 2 * w], room[2 * w : 3 * w]
+    load_norm(norm[:, head], rows, first, top, inverse)
     for l in range(w):
-        known = first + l < rows.size
-        room[l] = lse[head, rows[first + l]] if known else -np.inf
-        room[w + l] = delta[head, rows[first + l]] if known else 0
+        shift[l] = delta[head, rows[first + l]] if first + l < rows.size else 0
     for j in range(count):
         for l in range(w):
-            s[j * w + l] = weight(s[j * w + l], room[l])
-            ds[j * w + l] = s[j * w + l] * (ds[j * w + l] - room[w + l])
+            s[j * w + l] = exp(s[j * w + l] - top[l]) * inverse[l]
+            ds[j * w + l] = s[j * w + l] * (ds[j * w + l] - shift[l])
 
 
 @_jit.device
@@ -93,7 +94,7 @@ def add_pair(
     p: Scores,
     v: Floats,
     dout: Floats,
-    lse: Floats,
+    norm: Floats,
     delta: Floats,
     head: int,
     rows: Ints,
@@ -110,7 +111,7 @@ def add_pair(
     weights, dscores = aligned(count * step, v), aligned(count * step, v)
     s, ds = aligned(count * w, v), aligned(count * w, v)
     slope = aligned(count * w if p.cap > 0 else 0, v)
-    room = aligned(max(wide, size, count) * w, v)
+    room = aligned(max(wide, size, count, 3) * w, v)
     panels = aligned(wide * max(size, count), v)
     used = False
     for first in range(0, size, w):
@@ -118,7 +119,9 @@ def add_pair(
         reached = low < j0 + count and high > j0
         used = used or reached
         if reached:
-            score_gradient(p, v, dout, lse, delta, head, rows, first, j0, count, room, s, ds, slope)
+            score_gradient(
+                p, v, dout, norm, delta, head, rows, first, j0, count, room, s, ds, slope
+            )
             if p.cap > 0:
                 for x in range(count * w):
                     ds[x] *= slope[x]
@@ -141,7 +144,7 @@ def diagonals(p: Scores) -> int:
     """Number of steps of `backward`: the larger of the numbers of tiles and of blocks."""
     tile = tile_of(p.q)
     tiles, blocks = (p.q.shape[1] + tile - 1) // tile, (p.k.shape[1] + KEYS - 1) // KEYS
-    return tiles if tiles > blocks else blocks
+    return int(max(tiles, blocks))
 
 
 @_jit.kernel
@@ -149,7 +152,7 @@ def backward(
     p: Scores,
     v: Floats,
     dout: Floats,
-    lse: Floats,
+    norm: Floats,
     delta: Floats,
     start: int,
     stop: int,
@@ -170,7 +173,7 @@ def backward(
             i0, j0 = (block + diagonal) % side * tile, block * KEYS
             if i0 < n and j0 < m:
                 rows = np.arange(i0, min(i0 + tile, n))
-                add_pair(p, v, dout, lse, delta, head, rows, j0, dq, dk, dv)
+                add_pair(p, v, dout, norm, delta, head, rows, j0, dq, dk, dv)
 
 
 @_jit.kernel
@@ -178,7 +181,7 @@ def bias_gradient(
     p: Scores,
     v: Floats,
     dout: Floats,
-    lse: Floats,
+    norm: Floats,
     delta: Floats,
     start: int,
     stop: int,
@@ -196,7 +199,7 @@ def bias_gradient(
     for task in _jit.prange(stop - start):
         here = start + task
         part, first, j0 = here // across // down, here // across % down * w, here % across * KEYS
-        room = aligned(max(p.q.shape[2], e, 2) * w, v)
+        room = aligned(max(p.q.shape[2], e, 3) * w, v)
         s, ds, slope = aligned(KEYS * w, v), aligned(KEYS * w, v), aligned(0, v)
         for head in range(dout.shape[0]):
             if p.slices[head, 3] != part:
@@ -209,7 +212,7 @@ def bias_gradient(
                     if high <= j1 or low >= j1 + count:
                         continue
                     score_gradient(
-                        p, v, dout, lse, delta, head, rows, 0, j1, count, room, s, ds, slope
+                        p, v, dout, norm, delta, head, rows, 0, j1, count, room, s, ds, slope
                     )
                     add_bias(ds, count, rows, j1, tall, long, dbias[part])
 

@@ -36,37 +36,47 @@ class DenseMap(AttentionMap):
         scores = int(pairs.sum())
         size = p.q.dtype.itemsize
         work = Work(scores, scores * d, size * (scores * d + n * d + n), pairs)
-        lse: Floats = np.empty(n, p.q.dtype)
+        lse: Floats = np.empty(n)
         super().__init__(p.q.dtype, lse, m, work, query_grid, key_grid)
         self._p = p
-        self._known = False
+        self._norm: Floats | None = None
 
     @property
     def lse(self) -> Floats:
         """(n,) log of each row's normaliser; -inf where a query may attend to nothing."""
-        if not self._known:
-            self._attend(_check.frozen(np.zeros((self.shape[1], 1), self.dtype)))
+        self._normalisers()
         return self._lse
+
+    def _normalisers(self) -> Floats:
+        if self._norm is None:
+            self._attend(_check.frozen(np.zeros((self.shape[1], 1), self.dtype)))
+        return self._norm  # type: ignore[return-value]
 
     def _attend(self, x: Floats) -> Floats:
         n, e = self.shape[0], x.shape[1]
         out: Floats = np.empty((1, n, e), self.dtype)
+        norm: Floats = np.empty((2, 1, n), self.dtype)
         cost = TILE * self.shape[1] * (self._p.q.shape[2] + e)
         for start, stop in groups(-(-n // TILE), cost):
-            softmax.attend(self._p, x[None], start, stop, out, self._lse[None])
-        self._known = True
+            softmax.attend(self._p, x[None], start, stop, out, norm)
+        self._remember(norm)
         result: Floats = out[0]
         return result
+
+    def _remember(self, norm: Floats) -> None:
+        if self._norm is None:
+            self._norm = _check.frozen(norm)
+            self._lse[:] = log_normaliser(norm[:, 0])
 
     def _apply(self, x: Floats) -> Floats:
         return self._attend(x)
 
     def _apply_adjoint(self, x: Floats) -> Floats:
         out: Floats = np.empty((self.shape[1], x.shape[1]), self.dtype)
-        lse = _check.frozen(self.lse)
+        norm = self._normalisers()
         cost = KEYS * self.shape[0] * (self._p.q.shape[2] + x.shape[1])
         for start, stop in groups(-(-self.shape[1] // KEYS), cost):
-            softmax.pull(self._p, lse, x, start, stop, out)
+            softmax.pull(self._p, norm, x, start, stop, out)
         return out
 
     def _some(self, index: Ints, normalise: bool) -> Floats:
@@ -104,6 +114,7 @@ class DenseMap(AttentionMap):
             "band": np.array([p.low, p.high, p.has_bias, p.has_mask], np.int64),
         }
         arrays = {"q": p.q[0], "k": p.k[0], "bias": p.bias[0], "mask": p.mask[0]}
+        arrays["norm"] = self._normalisers()[:, 0]
         return {**common(self), **arrays, **options}
 
     @classmethod
@@ -116,10 +127,11 @@ class DenseMap(AttentionMap):
         mask = stored.array("mask", "b", (None, None))
         scale = stored.array("scale", "f", (2,))
         band = stored.array("band", "i", (4,))
-        lse = stored.array("lse", "f", (len(q),))
+        norm = stored.array("norm", "f", (2, len(q)))
+        stored.array("lse", "f", (len(q),))
         if (
             q.dtype not in (np.float32, np.float64)
-            or not q.dtype == k.dtype == bias.dtype == lse.dtype
+            or not q.dtype == k.dtype == bias.dtype == norm.dtype
         ):
             raise ValueError("its arrays are not of one dtype, float32 or float64")
         for name, x in (("bias", bias), ("mask", mask)):
@@ -150,6 +162,13 @@ class DenseMap(AttentionMap):
         result = cls(p, stored.grid("query_grid"), stored.grid("key_grid"))
         stored.work(len(q))
         stored.done()
-        result._lse[:] = lse
-        result._known = True
+        result._remember(norm[:, None])
         return result
+
+
+def log_normaliser(norm: Floats) -> Floats:
+    """Log of the sum of exponentials from normalisers (2, ...): float64, -inf for an empty row."""
+    top, total = norm.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lse: Floats = np.where(total == 0, -np.inf, top + np.log(total))
+    return lse

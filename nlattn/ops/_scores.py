@@ -121,4 +121,4 @@ def _fold(fit: Fit, name: str, x: Any) -> tuple[Any, Ints]:
     heads = np.arange(math.prod(lead)).reshape(lead)
     table = np.broadcast_to(heads, fit.lead).reshape(-1)
     dtype = np.bool_ if name == "mask" else fit.dtype
-    return _check.frozen(x, dtype).reshape((-1, *x.shape[-2:])), table
+    return _check.frozen(x, dtype).reshape((math.prod(lead), *x.shape[-2:])), table

@@ -11,7 +11,7 @@ from nlattn._types import Bools, Floats
 from nlattn.kernels import softmax, softmax_vjp
 from nlattn.kernels.gemm import width
 from nlattn.kernels.panel import KEYS, TILE, Scores, groups
-from nlattn.maps.dense import DenseMap
+from nlattn.maps.dense import DenseMap, log_normaliser
 from nlattn.ops._scores import prepare
 
 _MASKED_ROWS = ("zero", "nan", "raise")
@@ -59,7 +59,7 @@ def attention(
     nonfinite : {"raise", "propagate"}
         What to do with NaN and infinities.
     return_lse : bool
-        Also return the log of each row's normaliser, (..., n); -inf for a masked row.
+        Also return the log of each row's normaliser, (..., n) float64; -inf for a masked row.
 
     Returns
     -------
@@ -94,9 +94,9 @@ def attention(
         nonfinite=nonfinite,
     )
     _check.choice(fit.op, "masked_rows", masked_rows, _MASKED_ROWS)
-    out, lse = _forward(fit, p, masked_rows)
+    out, norm = _forward(fit, p, masked_rows)
     result = fit.unfold(out)
-    return (result, fit.unfold(lse, cast=False)) if return_lse else result
+    return (result, fit.unfold(log_normaliser(norm), cast=False)) if return_lse else result
 
 
 def attention_map(
@@ -177,13 +177,12 @@ def attention_vjp(
         nonfinite=nonfinite,
     )
     _check.choice(fit.op, "masked_rows", masked_rows, _MASKED_ROWS)
-    out, lse = _forward(fit, p, "raise" if masked_rows == "raise" else "zero")
+    out, norm = _forward(fit, p, "raise" if masked_rows == "raise" else "zero")
     delta = np.einsum("bne,bne->bn", out, fit["dout"])
     if dlse is not None:
         delta -= fit["dlse"]
-    frozen_lse, frozen_delta = _check.frozen(lse), _check.frozen(delta)
     dq, dk, dv = (np.zeros((fit.batch, *fit.shape(s)), fit.dtype) for s in ("n d", "m d", "m e"))
-    known = fit["v"], fit["dout"], frozen_lse, frozen_delta
+    known = fit["v"], fit["dout"], _check.frozen(norm), _check.frozen(delta)
     n, m, d, e = fit.shape("n m d e")
     cost = fit.batch * min(n, m) * KEYS * (3 * d + 2 * e)
     for start, stop in groups(softmax_vjp.diagonals(p), 16 * cost):
@@ -201,13 +200,14 @@ def attention_vjp(
 
 
 def _forward(fit: _check.Fit, p: Scores, masked_rows: str) -> tuple[Floats, Floats]:
-    """Outputs and log normalisers of every head."""
-    out, lse = fit.empty("n e"), fit.empty("n")
+    """Outputs and normalisers of every head."""
+    out = fit.empty("n e")
+    norm: Floats = np.empty((2, *out.shape[:2]), fit.dtype)
     n, m, d, e = fit.shape("n m d e")
     for start, stop in groups(fit.batch * -(-n // TILE), TILE * m * (d + e)):
-        softmax.attend(p, fit["v"], start, stop, out, lse)
+        softmax.attend(p, fit["v"], start, stop, out, norm)
     if masked_rows != "zero":
-        masked = np.isneginf(lse)
+        masked = norm[1] == 0
         if masked.any():
             if masked_rows == "raise":
                 lead = np.unravel_index(int(masked.argmax()), (*fit.lead, n))
@@ -217,4 +217,4 @@ def _forward(fit: _check.Fit, p: Scores, masked_rows: str) -> tuple[Floats, Floa
                     "may attend to no key; masked_rows='zero' gives it 0",
                 )
             out[masked] = np.nan
-    return out, lse
+    return out, norm

@@ -1,0 +1,78 @@
+"""Kernels of dense attention on poisoned results: every element is written, none twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nlattn import _check
+from nlattn.kernels import softmax
+from nlattn.kernels.gemm import width
+from nlattn.kernels.panel import KEYS, TILE, Scores, groups, spread
+from nlattn.oracle import dense as oracle
+
+FAR = 1 << 40
+
+
+def problem(q: Any, k: Any, low: int = -FAR, high: int = FAR) -> Scores:
+    one = q.dtype.type
+    none = _check.frozen(np.zeros((1, 1, 1), q.dtype))
+    return Scores(
+        _check.frozen(q[None]),
+        _check.frozen(k[None]),
+        none,
+        _check.frozen(np.ones((1, 1, 1), bool)),
+        _check.frozen(np.zeros((1, 5), np.int64)),
+        one(1),
+        one(0),
+        low,
+        high,
+        False,
+        False,
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 16, 97, 256])
+def test_spread_is_a_permutation(count: int) -> None:
+    assert sorted(spread(i, count) for i in range(count)) == list(range(count))
+
+
+def test_groups_cover_the_tasks_once() -> None:
+    for tasks, cost in ((0, 5), (1, 0), (100, 10**9), (1000, 10**8), (33, 10**12)):
+        spans = list(groups(tasks, cost))
+        assert [i for span in spans for i in range(*span)] == list(range(tasks))
+
+
+@pytest.mark.jit
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("n", "m"), [(TILE + 3, KEYS + 5), (1, 2 * KEYS), (2 * TILE, 1)])
+def test_tiles_meet_at_their_edges(n: int, m: int, dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((size, 5)).astype(dtype) for size in (n, m, m))
+    want, lse_want = oracle.attention(q, k, v, scale=1.0, return_lse=True)
+    out, norm = np.full((1, n, 5), np.nan, dtype), np.full((2, 1, n), np.nan, dtype)
+    tiles = -(-n // TILE)
+    for tile in reversed(range(tiles)):
+        softmax.attend(problem(q, k), _check.frozen(v[None]), tile, tile + 1, out, norm)
+    bound = 200 * np.finfo(dtype).eps
+    np.testing.assert_allclose(out[0], want, atol=bound)
+    np.testing.assert_allclose(norm[0, 0] + np.log(norm[1, 0]), lse_want, atol=10 * bound)
+
+    value, index = np.full((n, 1), np.nan, dtype), np.full((n, 1), -7)
+    softmax.topk(problem(q, k), 0, -(-n // width(q)), value, index)
+    np.testing.assert_array_equal(index[:, 0], (q @ k.T).argmax(1))
+    out = np.full((m, 5), np.nan, dtype)
+    softmax.pull(problem(q, k), _check.frozen(norm), _check.frozen(q), 0, -(-m // KEYS), out)
+    weights = oracle.attention_stages(q, k, v, scale=1.0).weights
+    np.testing.assert_allclose(out, weights.T @ q, atol=20 * bound * max(1, n / m))
+
+
+def test_an_insertion_keeps_equals_in_order() -> None:
+    value, index = np.full(3, -np.inf), np.full(3, -1)
+    for key, new in enumerate([1.0, 2.0, 2.0, 1.0, 3.0]):
+        if new > value[-1]:
+            softmax.insert(value, index, new, key)
+    np.testing.assert_array_equal(value, [3, 2, 2])
+    np.testing.assert_array_equal(index, [4, 1, 2])

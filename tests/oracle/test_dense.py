@@ -1,0 +1,149 @@
+"""The oracle of dense attention: numbers worked by hand, invariants, gradients by complex step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nlattn.oracle.dense import allowed, attention, attention_stages, attention_vjp
+
+LOG3 = np.log(3.0)
+
+
+def test_two_keys_by_hand() -> None:
+    """Scores 0 and log 3 give weights 1/4 and 3/4."""
+    q, k, v = np.array([[1.0]]), np.array([[0.0], [LOG3]]), np.array([[4.0, 0.0], [0.0, 8.0]])
+    stages = attention_stages(q, k, v)
+    np.testing.assert_allclose(stages.raw, [[0, LOG3]])
+    np.testing.assert_allclose(stages.weights, [[0.25, 0.75]])
+    np.testing.assert_allclose(stages.out, [[1.0, 6.0]])
+    np.testing.assert_allclose(stages.lse, [np.log(4.0)])
+
+
+def test_the_default_scale_is_one_over_root_d() -> None:
+    q = np.ones((1, 4))
+    np.testing.assert_allclose(attention_stages(q, q, q).raw, [[2.0]])
+    np.testing.assert_allclose(attention_stages(q, q, q, scale=-1.0).raw, [[-4.0]])
+
+
+def test_stages_by_hand_in_order() -> None:
+    """The cap comes before the bias, the bias before the mask."""
+    q, k, v = np.array([[1.0]]), np.array([[1.0], [-1.0], [0.0]]), np.eye(3)
+    stages = attention_stages(
+        q,
+        k,
+        v,
+        softcap=2.0,
+        bias=np.array([1.0, 0.0, -np.inf]),
+        mask=np.array([True, False, True]),
+    )
+    cap = 2 * np.tanh(0.5)
+    np.testing.assert_allclose(stages.raw, [[1, -1, 0]])
+    np.testing.assert_allclose(stages.capped, [[cap, -cap, 0]])
+    np.testing.assert_allclose(stages.biased, [[cap + 1, -cap, -np.inf]])
+    np.testing.assert_allclose(stages.masked, [[cap + 1, -np.inf, -np.inf]])
+    np.testing.assert_allclose(stages.out, [[1, 0, 0]])
+
+
+def test_positions_by_hand() -> None:
+    np.testing.assert_array_equal(allowed(2, 3, causal=True), [[1, 0, 0], [1, 1, 0]])
+    np.testing.assert_array_equal(allowed(2, 3, True, 1), [[1, 1, 0], [1, 1, 1]])
+    np.testing.assert_array_equal(allowed(2, 3, True, -1), [[0, 0, 0], [1, 0, 0]])
+    np.testing.assert_array_equal(
+        allowed(3, 4, window=(1, 0)), [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0]]
+    )
+    np.testing.assert_array_equal(allowed(2, 3, window=(None, 0)), [[1, 0, 0], [1, 1, 0]])
+    np.testing.assert_array_equal(allowed(2, 3, window=(0, None)), [[1, 1, 1], [0, 1, 1]])
+
+
+def test_a_row_without_keys() -> None:
+    x = np.ones((2, 1))
+    mask = np.array([[False, False], [True, True]])
+    stages = attention_stages(x, x, x, mask=mask)
+    np.testing.assert_array_equal(stages.out, [[0], [1]])
+    np.testing.assert_array_equal(stages.weights[0], [0, 0])
+    assert stages.lse[0] == -np.inf
+    assert np.isnan(attention(x, x, x, mask=mask, masked_rows="nan")[0]).all()
+    with pytest.raises(ValueError, match="no key"):
+        attention(x, x, x, mask=mask, masked_rows="raise")
+    for gradient in attention_vjp(x, x, x, x, mask=mask & False):
+        np.testing.assert_array_equal(gradient, 0)
+
+
+def test_no_keys_at_all() -> None:
+    out, lse = attention(np.ones((2, 3)), np.ones((0, 3)), np.ones((0, 4)), return_lse=True)
+    np.testing.assert_array_equal(out, np.zeros((2, 4)))
+    np.testing.assert_array_equal(lse, [-np.inf, -np.inf])
+
+
+def test_shared_heads_are_repeated_heads() -> None:
+    rng = np.random.default_rng(0)
+    q = rng.standard_normal((2, 4, 3, 5))
+    k, v = rng.standard_normal((2, 2, 2, 6, 5))
+    got = attention(q, k, v, gqa=True)
+    want = attention(q, np.repeat(k, 2, axis=1), np.repeat(v, 2, axis=1))
+    np.testing.assert_array_equal(got, want)
+
+
+def test_a_constant_in_the_scores_changes_nothing_but_lse() -> None:
+    rng = np.random.default_rng(0)
+    q, k, v = rng.standard_normal((3, 4, 5))
+    out, lse = attention(q, k, v, return_lse=True)
+    moved, raised = attention(q, k, v, bias=np.full((4, 1), 1e4), return_lse=True)
+    np.testing.assert_allclose(moved, out, atol=1e-11)
+    np.testing.assert_allclose(raised - 1e4, lse, atol=1e-11)
+
+
+def random_case(options: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    rng = np.random.default_rng(1)
+    heads = 2 if options.get("gqa") else 1
+    q = rng.standard_normal((2, 2, 4, 3))
+    k, v = rng.standard_normal((2, heads, 5, 3)), rng.standard_normal((heads, 5, 2))
+    if options.get("gqa"):
+        k, v = k[:, :1], v[:1]
+    made = dict(options)
+    if "bias" in made:
+        made["bias"] = rng.standard_normal(made["bias"])
+    return [q, k, v, rng.standard_normal((2, 2, 4, 2)), rng.standard_normal((2, 2, 4))], made
+
+
+CASES: list[dict[str, Any]] = [
+    {},
+    {"scale": -0.3, "softcap": 0.7},
+    {"bias": (4, 5)},
+    {"bias": (2, 1, 1, 5), "softcap": 1.5},
+    {"bias": (), "causal": True},
+    {"bias": (2, 4, 1), "mask": np.arange(20).reshape(4, 5) % 3 > 0},
+    {"causal": True, "causal_offset": -2},
+    {"window": (1, 1), "gqa": True},
+]
+
+
+@pytest.mark.parametrize("options", CASES, ids=lambda o: ", ".join(o) or "plain")
+def test_gradients_agree_with_the_complex_step(options: dict[str, Any]) -> None:
+    """``Im f(x + i h) / h`` has no cancellation: agreement to rounding."""
+    (q, k, v, dout, dlse), options = random_case(options)
+    gradients = attention_vjp(q, k, v, dout, dlse=dlse, **options)
+    inputs = {"q": q, "k": k, "v": v}
+    if "bias" in options:
+        inputs["bias"] = options.pop("bias")
+    assert len(gradients) == len(inputs)
+    step = 1e-30
+    for (name, x), gradient in zip(inputs.items(), gradients, strict=True):
+        assert gradient.shape == np.shape(x)
+        want = np.zeros_like(x)
+        for index in np.ndindex(np.shape(x)):
+            moved = {key: np.array(a, complex) for key, a in inputs.items()}
+            moved[name][index] += 1j * step
+            out, lse = attention(**moved, **options, return_lse=True)
+            lse = np.where(np.isfinite(lse), lse, 0)
+            want[index] = ((dout * out).sum() + (dlse * lse).sum()).imag / step
+        np.testing.assert_allclose(gradient, want, rtol=0, atol=4e-15 * max(1, abs(want).max()))
+
+
+def test_longdouble_stays_longdouble() -> None:
+    x = np.linspace(-1, 1, 12).reshape(4, 3).astype(np.longdouble)
+    assert attention(x, x, x, softcap=1.0).dtype == np.longdouble
+    assert all(g.dtype == np.longdouble for g in attention_vjp(x, x, x, x))
