@@ -8,6 +8,8 @@ so that edge t of the support has coefficient ``t + slices[b, -1]``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from nlattn import _jit
@@ -17,6 +19,18 @@ from nlattn.kernels.scores import NEG_L2, score
 
 SOFTMAX, GAUSSIAN, ABSPOW, DOT = range(4)
 BLOCK = 256
+
+
+@_jit.device
+def _fill(x: Any, value: float, count: int) -> None:
+    for t in range(count):
+        x[t] = value
+
+
+@_jit.device
+def _copy(source: Floats, target: Floats, count: int) -> None:
+    for t in range(count):
+        target[t] = source[t]
 
 
 @_jit.device
@@ -45,7 +59,7 @@ def _weights(q: Floats, k: Floats, keys: Ints, options: Floats, scores: Floats, 
             P[t] = np.exp(np.float64(scores[t]) - top)
             Z += P[t]
     if Z == 0:
-        P[: len(keys)] = 0
+        _fill(P, 0.0, len(keys))
         return -np.inf
     for t in range(len(keys)):
         P[t] /= Z
@@ -53,11 +67,11 @@ def _weights(q: Floats, k: Floats, keys: Ints, options: Floats, scores: Floats, 
 
 
 @_jit.device
-def _longest(indptr: Ints, support: Ints, n: int, start: int, end: int) -> int:
+def _longest(indptr: Ints, slices: Ints, n: int, start: int, end: int) -> int:
     """Most keys of a row among the rows ``start:end`` of all heads."""
     longest = 0
     for r in range(start, end):
-        row = support[r // n] * n + r % n
+        row = slices[r // n, 3] * n + r % n
         longest = max(longest, indptr[row + 1] - indptr[row])
     return longest
 
@@ -98,7 +112,7 @@ def attend(
     rows = len(slices) * n
     for block in _jit.prange((rows + BLOCK - 1) // BLOCK):
         start, end = block * BLOCK, min(block * BLOCK + BLOCK, rows)
-        longest = _longest(indptr, slices[:, 3], n, start, end)
+        longest = _longest(indptr, slices, n, start, end)
         scores, P = np.empty(longest, q.dtype), np.empty(longest, np.float64)
         acc = np.empty(v.shape[2], np.float64)
         for r in range(start, end):
@@ -106,10 +120,10 @@ def attend(
             row = slices[b, 3] * n + i
             keys = indices[indptr[row] : indptr[row + 1]]
             lse[b, i] = _weights(q[slices[b, 0], i], k[slices[b, 1]], keys, options, scores, P)
-            acc[:] = options[3] if lse[b, i] == -np.inf else 0.0
+            _fill(acc, options[3] if lse[b, i] == -np.inf else 0.0, len(acc))
             for t in range(len(keys)):
                 _add(acc, P[t], v[slices[b, 2], keys[t]])
-            out[b, i] = acc
+            _copy(acc, out[b, i], len(acc))
 
 
 @_jit.kernel
@@ -129,7 +143,7 @@ def weigh(
     rows = len(slices) * n
     for block in _jit.prange((rows + BLOCK - 1) // BLOCK):
         start, end = block * BLOCK, min(block * BLOCK + BLOCK, rows)
-        weights = np.empty(_longest(indptr, slices[:, 3], n, start, end), np.float64)
+        weights = np.empty(_longest(indptr, slices, n, start, end), np.float64)
         for r in range(start, end):
             b, i = r // n, r % n
             row = slices[b, 3] * n + i
@@ -143,7 +157,7 @@ def weigh(
                 scores[at:to],
                 weights,
             )
-            P[at:to] = weights[: last - first]
+            _copy(weights, P[at:to], last - first)
 
 
 @_jit.kernel
@@ -165,7 +179,7 @@ def differentiate(
     weight, power = int(options[0]), options[2]
     for block in _jit.prange((rows + BLOCK - 1) // BLOCK):
         start, end = block * BLOCK, min(block * BLOCK + BLOCK, rows)
-        dP = np.empty(_longest(indptr, slices[:, 3], n, start, end), np.float64)
+        dP = np.empty(_longest(indptr, slices, n, start, end), np.float64)
         for r in range(start, end):
             b, i = r // n, r % n
             row, shift = slices[b, 3] * n + i, slices[b, 4]
@@ -197,7 +211,7 @@ def transpose(
     n = (len(indptr) - 1) // max(S, 1)
     pointers[S * m] = len(indices)
     for s in _jit.prange(S):
-        cursor[s] = 0
+        _fill(cursor[s], 0, m)
         for t in range(indptr[s * n], indptr[s * n + n]):
             cursor[s, indices[t]] += 1
         total = indptr[s * n]
@@ -238,7 +252,7 @@ def gather(
         for r in range(block * BLOCK, min(block * BLOCK + BLOCK, rows)):
             b, i = r // n, r % n
             row = slices[b, 2] * n + i
-            acc[:] = 0.0
+            _fill(acc, 0.0, len(acc))
             for t in range(indptr[row], indptr[row + 1]):
                 edge = edges[t] if edges.size else t
                 c = factor * coefficients[edge + slices[b, 3]]
@@ -249,4 +263,4 @@ def gather(
                         acc[a] += c * (np.float64(xj[a]) - np.float64(yi[a]))
                 else:
                     _add(acc, c, xj)
-            out[b, i] = acc
+            _copy(acc, out[b, i], len(acc))
