@@ -128,7 +128,7 @@ def scram(
     support : Support, optional
         Keys to use, whatever the matches.
     nonfinite : {"raise", "propagate"}
-        What to do with NaN and infinities.
+        What to do with NaN and infinities. A score of NaN is never the best.
 
     Returns
     -------
