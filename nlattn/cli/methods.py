@@ -17,7 +17,7 @@ from nlattn.cli.output import Stages, peak_memory
 from nlattn.maps.base import AttentionMap
 
 _CORNER = 9
-_TRIAL = 512  # queries that predict the time of all
+_TRIAL = 256  # queries that predict the time of all
 _LONG = 5.0  # seconds that are announced beforehand
 _BLOCK = 1 << 28  # scores between two looks at the progress bar
 
