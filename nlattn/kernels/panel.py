@@ -2,7 +2,8 @@
 
 Scores are held transposed: ``s[j, l]`` is key `j` against query `l` of the panel. So every step of
 the softmax is the same operation on all lanes, keys and values are read as they lie, and only
-queries are repacked, once per tile.
+queries are repacked, once per tile. Loops over lanes run on views of one row where that is what
+lets the compiler vectorise them: it cannot tell strided rows of one buffer apart.
 """
 
 from __future__ import annotations
@@ -111,45 +112,55 @@ def score(
     j0: int,
     count: int,
     s: Floats,
+    s0: int,
+    step: int,
     slope: Floats,
 ) -> None:
     """Scores of one block of keys against a packed panel of queries; -inf where forbidden.
 
-    With a soft cap, `slope` (unless empty) receives the derivative of the capped score.
+    Key j's row begins at ``s[s0 + j step]``. With a soft cap, `slope` (unless empty) receives the
+    derivative of the capped score, in the same places.
     """
     d, w = p.q.shape[2], width(p.q)
     part = p.slices[head, 1]
-    multiply(p.k, (part * p.k.shape[1] + j0) * d, d, 1, panel, 0, w, s, 0, w, count, d)
-    for x in range(count * w):
-        s[x] *= p.scale
+    multiply(p.k, (part * p.k.shape[1] + j0) * d, d, 1, panel, 0, w, s, s0, step, count, d)
+    for j in range(count):
+        row = s[s0 + j * step : s0 + j * step + w]
+        for l in range(w):
+            row[l] *= p.scale
     if p.cap > 0:
-        for x in range(count * w):
-            t = tanh(s[x] / p.cap)
-            s[x] = p.cap * t
+        for j in range(count):
+            row = s[s0 + j * step : s0 + j * step + w]
+            for l in range(w):
+                row[l] = tanh(row[l] / p.cap)
             if slope.size:
-                slope[x] = 1 - t * t
+                steep = slope[s0 + j * step : s0 + j * step + w]
+                for l in range(w):
+                    steep[l] = 1 - row[l] * row[l]
+            for l in range(w):
+                row[l] *= p.cap
     last = min(w, rows.size - first)
     if p.has_bias:
         part = p.slices[head, 3]
         for l in range(last):
             i = rows[first + l] if p.bias.shape[1] > 1 else 0
-            step = 1 if p.bias.shape[2] > 1 else 0
+            column = 1 if p.bias.shape[2] > 1 else 0
             for j in range(count):
-                s[j * w + l] += p.bias[part, i, (j0 + j) * step]
+                s[s0 + j * step + l] += p.bias[part, i, (j0 + j) * column]
     if p.has_mask:
         part = p.slices[head, 4]
         for l in range(last):
             i = rows[first + l] if p.mask.shape[1] > 1 else 0
-            step = 1 if p.mask.shape[2] > 1 else 0
+            column = 1 if p.mask.shape[2] > 1 else 0
             for j in range(count):
-                if not p.mask[part, i, (j0 + j) * step]:
-                    s[j * w + l] = -np.inf
+                if not p.mask[part, i, (j0 + j) * column]:
+                    s[s0 + j * step + l] = -np.inf
     for l in range(last):
         i = rows[first + l]
         for j in range(min(count, i + p.low - j0)):
-            s[j * w + l] = -np.inf
+            s[s0 + j * step + l] = -np.inf
         for j in range(max(0, i + p.high + 1 - j0), count):
-            s[j * w + l] = -np.inf
+            s[s0 + j * step + l] = -np.inf
 
 
 @_jit.device
@@ -170,15 +181,16 @@ def soften(s: Floats, count: int, w: int, top: Floats, total: Floats, room: Floa
         shift[l] = top[l] if top[l] > -np.inf else 0
         shrink[l] = exp(shrink[l] - shift[l])
         total[l] *= shrink[l]
-    for j0 in range(0, count, _CHAIN):
-        part[:] = 0
-        for j in range(j0, min(j0 + _CHAIN, count)):
-            for l in range(w):
-                e = exp(s[j * w + l] - shift[l])
-                s[j * w + l] = e
-                part[l] += e
+        part[l] = 0
+    for j in range(count):
         for l in range(w):
-            total[l] += part[l]
+            e = exp(s[j * w + l] - shift[l])
+            s[j * w + l] = e
+            part[l] += e
+        if (j + 1) % _CHAIN == 0 or j + 1 == count:
+            for l in range(w):
+                total[l] += part[l]
+                part[l] = 0
 
 
 @_jit.device

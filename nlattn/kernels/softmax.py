@@ -57,12 +57,13 @@ def attend(p: Scores, v: Floats, start: int, stop: int, out: Floats, norm: Float
                     continue
                 if p.has_mask and wholly_masked(p, head, rows, a * w, j0, count):
                     continue
-                score(p, head, rows, a * w, queries[a], j0, count, s, s[:0])
+                score(p, head, rows, a * w, queries[a], j0, count, s, 0, w, s[:0])
                 soften(s, count, w, top[a], total[a], shrink)
                 multiply(v, value, 1, e, s, 0, w, part, 0, w, e, count)
                 for c in range(e):
+                    whole, new = acc[a, c * w : c * w + w], part[c * w : c * w + w]
                     for l in range(w):
-                        acc[a, c * w + l] = acc[a, c * w + l] * shrink[l] + part[c * w + l]
+                        whole[l] = whole[l] * shrink[l] + new[l]
         for x in range(rows.size):
             a, l = x // w, x % w
             empty = total[a, l] == 0
@@ -82,7 +83,7 @@ def rows(p: Scores, index: Ints, normalise: bool, out: Floats) -> None:
         last = min(w, index.size - a * w)
         for j0 in range(0, m, KEYS):
             count = min(KEYS, m - j0)
-            score(p, 0, index, a * w, panel, j0, count, s, s[:0])
+            score(p, 0, index, a * w, panel, j0, count, s, 0, w, s[:0])
             for l in range(last):
                 for j in range(count):
                     out[a * w + l, j0 + j] = s[j * w + l]
@@ -126,7 +127,7 @@ def topk(p: Scores, start: int, stop: int, value: Floats, index: Ints) -> None:
         low, high = key_range(p, queries, 0)
         for j0 in range(low, high, KEYS):
             count = min(KEYS, high - j0)
-            score(p, 0, queries, 0, panel, j0, count, s, s[:0])
+            score(p, 0, queries, 0, panel, j0, count, s, 0, w, s[:0])
             for j in range(count):
                 for l in range(queries.size):
                     if s[j * w + l] > value[first + l, size - 1]:
@@ -168,7 +169,7 @@ def pull(p: Scores, norm: Floats, g: Floats, start: int, stop: int, out: Floats)
             if high <= j0 or low >= j0 + count:
                 continue
             pack(p.q, p.slices[0, 0], queries, 0, panel)
-            score(p, 0, queries, 0, panel, j0, count, s, s[:0])
+            score(p, 0, queries, 0, panel, j0, count, s, 0, w, s[:0])
             load_norm(norm[:, 0], queries, 0, top, inverse)
             for j in range(count):
                 for l in range(w):

@@ -38,22 +38,30 @@ def score_gradient(
     room: Floats,
     s: Floats,
     ds: Floats,
+    s0: int,
+    step: int,
     slope: Floats,
 ) -> None:
-    """Weights `s` and gradient `ds` of the biased scores of one panel and one block of keys."""
+    """Weights `s` and gradient `ds` of the biased scores of one panel and one block of keys.
+
+    Key j's row begins at ``s0 + j step`` in both, and in `slope`.
+    """
     m, e, w = p.k.shape[1], v.shape[2], width(v)
     pack(p.q, p.slices[head, 0], rows, first, room)
-    score(p, head, rows, first, room, j0, count, s, slope)
+    score(p, head, rows, first, room, j0, count, s, s0, step, slope)
     pack(dout, head, rows, first, room)
-    multiply(v, (p.slices[head, 2] * m + j0) * e, e, 1, room, 0, w, ds, 0, w, count, e)
+    multiply(v, (p.slices[head, 2] * m + j0) * e, e, 1, room, 0, w, ds, s0, step, count, e)
     top, inverse, shift = room[:w], room[w : 2 * w], room[2 * w : 3 * w]
     load_norm(norm[:, head], rows, first, top, inverse)
     for l in range(w):
         shift[l] = delta[head, rows[first + l]] if first + l < rows.size else 0
     for j in range(count):
+        at = s0 + j * step
+        row, change = s[at : at + w], ds[at : at + w]
         for l in range(w):
-            s[j * w + l] = exp(s[j * w + l] - top[l]) * inverse[l]
-            ds[j * w + l] = s[j * w + l] * (ds[j * w + l] - shift[l])
+            weight = exp(row[l] - top[l]) * inverse[l]
+            row[l] = weight
+            change[l] = weight * (change[l] - shift[l])
 
 
 @_jit.device
@@ -62,9 +70,14 @@ def lay(x: Floats, part: int, first: int, count: int, panels: Floats) -> None:
     w, d = width(x), x.shape[2]
     for c0 in range(0, d, w):
         for i in range(count):
-            for l in range(w):
-                inside = c0 + l < d
-                panels[c0 * count + i * w + l] = x[part, first + i, c0 + l] if inside else 0
+            at = c0 * count + i * w
+            row, source = panels[at : at + w], x[part, first + i, c0 : c0 + w]
+            if source.size < w:
+                row[:] = 0
+                row[: source.size] = source
+            else:
+                for l in range(w):
+                    row[l] = source[l]
 
 
 @_jit.device
@@ -85,8 +98,13 @@ def add_product(
     for c0 in range(0, d, w):
         multiply(a, 0, a_row, a_k, panels, c0 * depth, w, room, 0, w, rows, depth)
         for i in range(rows):
-            for l in range(min(w, d - c0)):
-                out[head, first + i, c0 + l] += room[i * w + l]
+            row, new = out[head, first + i, c0 : c0 + w], room[i * w : i * w + w]
+            if row.size < w:
+                for l in range(row.size):
+                    row[l] += new[l]
+            else:
+                for l in range(w):
+                    row[l] += new[l]
 
 
 @_jit.device
@@ -108,35 +126,53 @@ def add_pair(
     count, size = min(KEYS, p.k.shape[1] - j0), rows.size
     step = (size + w - 1) // w * w + 64 // v.itemsize  # off the powers of two that share a set
     wide = (max(d, e) + w - 1) // w * w
-    weights, dscores = aligned(count * step, v), aligned(count * step, v)
-    s, ds = aligned(count * w, v), aligned(count * w, v)
-    slope = aligned(count * w if p.cap > 0 else 0, v)
+    s, ds = aligned(count * step, v), aligned(count * step, v)
+    slope = aligned(count * step if p.cap > 0 else 0, v)
     room = aligned(max(wide, size, count, 3) * w, v)
     panels = aligned(wide * max(size, count), v)
     used = False
     for first in range(0, size, w):
         low, high = key_range(p, rows, first)
-        reached = low < j0 + count and high > j0
-        used = used or reached
-        if reached:
+        if low < j0 + count and high > j0:
+            used = True
             score_gradient(
-                p, v, dout, norm, delta, head, rows, first, j0, count, room, s, ds, slope
+                p,
+                v,
+                dout,
+                norm,
+                delta,
+                head,
+                rows,
+                first,
+                j0,
+                count,
+                room,
+                s,
+                ds,
+                first,
+                step,
+                slope,
             )
-            if p.cap > 0:
-                for x in range(count * w):
-                    ds[x] *= slope[x]
-        for j in range(count):
-            for l in range(w):
-                x = j * step + first + l
-                weights[x] = s[j * w + l] if reached else 0
-                dscores[x] = ds[j * w + l] * p.scale if reached else 0
+            for j in range(count):
+                at = j * step + first
+                change = ds[at : at + w]
+                for l in range(w):
+                    change[l] *= p.scale
+                if p.cap > 0:
+                    steep = slope[at : at + w]
+                    for l in range(w):
+                        change[l] *= steep[l]
+        else:
+            for j in range(count):
+                at = j * step + first
+                s[at : at + w], ds[at : at + w] = 0, 0
     if used:
         lay(p.k, p.slices[head, 1], j0, count, panels)
-        add_product(dscores, 1, step, panels, count, room, dq, head, rows[0], size)
+        add_product(ds, 1, step, panels, count, room, dq, head, rows[0], size)
         lay(p.q, p.slices[head, 0], rows[0], size, panels)
-        add_product(dscores, step, 1, panels, size, room, dk, head, j0, count)
+        add_product(ds, step, 1, panels, size, room, dk, head, j0, count)
         lay(dout, head, rows[0], size, panels)
-        add_product(weights, step, 1, panels, size, room, dv, head, j0, count)
+        add_product(s, step, 1, panels, size, room, dv, head, j0, count)
 
 
 @_jit.device
@@ -212,7 +248,7 @@ def bias_gradient(
                     if high <= j1 or low >= j1 + count:
                         continue
                     score_gradient(
-                        p, v, dout, norm, delta, head, rows, 0, j1, count, room, s, ds, slope
+                        p, v, dout, norm, delta, head, rows, 0, j1, count, room, s, ds, 0, w, slope
                     )
                     add_bias(ds, count, rows, j1, tall, long, dbias[part])
 
