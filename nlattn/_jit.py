@@ -118,6 +118,7 @@ def _compile(
         parallel=parallel,
         fastmath=_REASSOCIATE if fast else False,
         forceinline=inline,
+        **({"_nrt": False} if inline else {}),  # counting references to arrays would cost more yet
     )(function)
     try:
         compiled._cache = _Cache(function, f"parallel={parallel} fast={fast}")

@@ -30,7 +30,7 @@ class Work(NamedTuple):
 class Field(NamedTuple):
     """The best keys found for every query of a grid."""
 
-    index: Ints
+    index: Ints  # type: ignore[assignment]  # stands where tuple.index would be
     """(..., Hq, Wq, topk) raster index of the matched keys, best first; -1 for none."""
     score: Floats
     """(..., Hq, Wq, topk) scores of those keys; -inf for none."""

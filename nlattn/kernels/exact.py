@@ -39,5 +39,4 @@ def scan(
                         tested += 1
                         s = evaluate(plan, features, y, x, keys, key)
                         enter(best[query], value[query], key, s)
-                counts[0, b, query] += tested
-                counts[1, b, query] += tested
+                counts[b, query] += tested

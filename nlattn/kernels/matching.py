@@ -57,19 +57,29 @@ class Round(NamedTuple):
     """Tiles, of all slices."""
 
 
-@_jit.device(inline=True)
-def evaluate(plan: Plan, q: Floats, y: int, x: int, k: Floats, key: int) -> Any:
-    """Score of query ``(y, x)`` and a key, over their patches; NaN counts as -inf."""
+@_jit.device
+def _patch_terms(plan: Plan, q: Floats, y: int, x: int, k: Floats, key: int) -> Any:
+    """Sum of a score's terms over two patches."""
     margin = plan.patch - 1
     row_q, row_k = (plan.Wq + margin) * plan.d, (plan.Wk + margin) * plan.d
     at_q, at_k = y * row_q + x * plan.d, (key + key // plan.Wk * margin) * plan.d
-    total = scores.terms(plan.kind, q, at_q, k, at_k, plan.patch * plan.d)
-    for _ in range(margin):
+    total = q.dtype.type(0)
+    for _ in range(plan.patch):
+        total += scores.terms(plan.kind, q, at_q, k, at_k, plan.patch * plan.d)
         at_q += row_q
         at_k += row_k
-        total += scores.terms(plan.kind, q, at_q, k, at_k, plan.patch * plan.d)
-    total = scores.finish(plan.kind, q.dtype.type(plan.factor), total)
-    return total if total == total else q.dtype.type(-np.inf)
+    return total
+
+
+@_jit.device(inline=True)
+def evaluate(plan: Plan, q: Floats, y: int, x: int, k: Floats, key: int) -> Any:
+    """Score of query ``(y, x)`` and a key, over their patches."""
+    if plan.patch == 1:  # apart, for the general case costs a division
+        at_q, at_k = (y * plan.Wq + x) * plan.d, key * plan.d
+        total = scores.terms(plan.kind, q, at_q, k, at_k, plan.d)
+    else:
+        total = _patch_terms(plan, q, y, x, k, key)
+    return scores.finish(plan.kind, q.dtype.type(plan.factor), total)
 
 
 @_jit.device(inline=True)
@@ -98,8 +108,10 @@ def better(value: Any, key: int, score: Any, index: int) -> bool:
 
 @_jit.device(inline=True)
 def enter(index: Ints, score: Floats, key: int, value: Any) -> None:
-    """Enter a candidate into a list, best first, ties to the lowest key."""
+    """Enter a candidate into a list, best first, ties to the lowest key; NaN counts as -inf."""
     t = len(index) - 1
+    if value != value:
+        value = -np.inf
     if index[t] >= 0 and not better(value, key, score[t], index[t]):
         return
     while t > 0 and (index[t - 1] < 0 or better(value, key, score[t - 1], index[t - 1])):

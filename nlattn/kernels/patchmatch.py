@@ -93,17 +93,15 @@ def begin(
         y, x = query // plan.Wq, query % plan.Wq
         best, value = index[0, b, query], score[0, b, query]
         key = _first_key(plan, b, query, masks, pairs, listed[2 : 2 + listed[1]])
-        tested, evaluated = 0, 0
+        counts[b, query] = 0
         if key >= 0:
-            tested, evaluated = 1, 1
+            counts[b, query] = 1
             enter(best, value, key, evaluate(plan, features, y, x, keys, key))
             own = mapped(y, x, plan.Hq, plan.Wq, plan.Hk, plan.Wk)
             if listed[0] and allowed(plan, query, own, masks, pairs):
-                tested += 1
+                counts[b, query] = 2
                 if own != key:
-                    evaluated += 1
                     enter(best, value, own, evaluate(plan, features, y, x, keys, own))
-        counts[0, b, query], counts[1, b, query] = tested, evaluated
 
 
 @_jit.device(inline=True)
@@ -161,20 +159,18 @@ def _renew_one(
     best: int,
     value: Any,
     proposals: Ints,
-) -> tuple[int, Any, int, int]:
-    """A query's best match after a round, its score, candidates tested and evaluated."""
-    query, tested, evaluated = y * plan.Wq + x, 0, 0
+) -> tuple[int, Any, int]:
+    """A query's best match after a round, its score, and how many candidates were tested."""
+    query, tested = y * plan.Wq + x, 0
+    masked = plan.causal != 0 or len(masks) > 0 or len(pairs) > 0
     count = _propose(plan, step, y, x, before, 0, proposals)
     for t in range(count):
         fetch(plan, keys, proposals[t])
     for t in range(count):
         key = proposals[t]
-        if not allowed(plan, query, key, masks, pairs):
+        if masked and not allowed(plan, query, key, masks, pairs):
             continue
         tested += 1
-        if key == best or holds(proposals, t, key):
-            continue
-        evaluated += 1
         s = evaluate(plan, features, y, x, keys, key)
         if better(s, key, value, best):
             best, value = key, s
@@ -183,16 +179,59 @@ def _renew_one(
         radius, number = max(plan.Hk, plan.Wk), 0
         while radius >= 1:
             key = _draw(plan, state, radius, number, best)
-            if allowed(plan, query, key, masks, pairs):
+            if not masked or allowed(plan, query, key, masks, pairs):
                 tested += 1
-                if key != best:
-                    evaluated += 1
-                    s = evaluate(plan, features, y, x, keys, key)
-                    if better(s, key, value, best):
-                        best, value = key, s
+                s = evaluate(plan, features, y, x, keys, key)
+                if better(s, key, value, best):
+                    best, value = key, s
             radius //= 2
             number += 1
-    return best, value, tested, evaluated
+    return best, value, tested
+
+
+@_jit.device
+def _renew_list(
+    plan: Plan,
+    step: Round,
+    features: Floats,
+    keys: Floats,
+    masks: Bools,
+    pairs: Bools,
+    before: Ints,
+    b: int,
+    y: int,
+    x: int,
+    best: Ints,
+    value: Floats,
+    proposals: Ints,
+) -> int:
+    """Better a query's list of matches in place; returns how many candidates were tested.
+
+    The boxes of the random search lie around the matches held after propagation.
+    """
+    query, tested, topk = y * plan.Wq + x, 0, len(best)
+    for entry in range(topk):
+        for t in range(_propose(plan, step, y, x, before, entry, proposals)):
+            key = proposals[t]
+            if allowed(plan, query, key, masks, pairs):
+                tested += 1
+                if not holds(best, topk, key):
+                    enter(best, value, key, evaluate(plan, features, y, x, keys, key))
+    if step.search:
+        state = _state(plan, b, step.iteration, query)
+        centres = best.copy()
+        number = 0
+        for centre in centres:
+            radius = max(plan.Hk, plan.Wk)
+            while radius >= 1 and centre >= 0:
+                key = _draw(plan, state, radius, number, centre)
+                if allowed(plan, query, key, masks, pairs):
+                    tested += 1
+                    if not holds(best, topk, key):
+                        enter(best, value, key, evaluate(plan, features, y, x, keys, key))
+                radius //= 2
+                number += 1
+    return tested
 
 
 @_jit.kernel
@@ -218,68 +257,43 @@ def renew(
         before, after = index[step.side, b], index[1 - step.side, b]
         old, new = score[step.side, b], score[1 - step.side, b]
         proposals = np.empty(8, np.int32)
-        centres = np.empty(topk, np.int32)
         for y in range(top, min(top + TILE, plan.Hq)):
             for x in range(left, min(left + TILE, plan.Wq)):
                 query = y * plan.Wq + x
-                if topk == 1:
-                    match, reached = before[query, 0], old[query, 0]
-                    if match >= 0:
-                        match, reached, tested, evaluated = _renew_one(
-                            plan,
-                            step,
-                            features,
-                            keys,
-                            masks,
-                            pairs,
-                            before,
-                            b,
-                            y,
-                            x,
-                            match,
-                            reached,
-                            proposals,
-                        )
-                        counts[0, b, query] += tested
-                        counts[1, b, query] += evaluated
-                    after[query, 0], new[query, 0] = match, reached
-                    continue
-                best, value = after[query], new[query]
                 for t in range(topk):
-                    best[t], value[t] = before[query, t], old[query, t]
-                if best[0] < 0:
+                    after[query, t], new[query, t] = before[query, t], old[query, t]
+                if before[query, 0] < 0:
                     continue
-                tested, evaluated = 0, 0
-                for entry in range(topk):
-                    count = _propose(plan, step, y, x, before, entry, proposals)
-                    for t in range(count):
-                        fetch(plan, keys, proposals[t])
-                    for t in range(count):
-                        key = proposals[t]
-                        if not allowed(plan, query, key, masks, pairs):
-                            continue
-                        tested += 1
-                        if holds(best, topk, key) or holds(proposals, t, key):
-                            continue
-                        evaluated += 1
-                        enter(best, value, key, evaluate(plan, features, y, x, keys, key))
-                if step.search:
-                    state = _state(plan, b, step.iteration, query)
-                    for t in range(topk):
-                        centres[t] = best[t]
-                    number = 0
-                    for entry in range(topk):
-                        radius = max(plan.Hk, plan.Wk)
-                        while radius >= 1 and centres[entry] >= 0:
-                            centre = best[0] if topk == 1 else centres[entry]
-                            key = _draw(plan, state, radius, number, centre)
-                            if allowed(plan, query, key, masks, pairs):
-                                tested += 1
-                                if not holds(best, topk, key):
-                                    evaluated += 1
-                                    s = evaluate(plan, features, y, x, keys, key)
-                                    enter(best, value, key, s)
-                            radius //= 2
-                            number += 1
-                counts[0, b, query] += tested
-                counts[1, b, query] += evaluated
+                if topk == 1:
+                    after[query, 0], new[query, 0], tested = _renew_one(
+                        plan,
+                        step,
+                        features,
+                        keys,
+                        masks,
+                        pairs,
+                        before,
+                        b,
+                        y,
+                        x,
+                        before[query, 0],
+                        old[query, 0],
+                        proposals,
+                    )
+                else:
+                    tested = _renew_list(
+                        plan,
+                        step,
+                        features,
+                        keys,
+                        masks,
+                        pairs,
+                        before,
+                        b,
+                        y,
+                        x,
+                        after[query],
+                        new[query],
+                        proposals,
+                    )
+                counts[b, query] += tested

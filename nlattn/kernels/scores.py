@@ -128,9 +128,7 @@ else:  # pragma: no cover - the compiler runs it
 @_jit.device(inline=True)
 def finish(kind: int, factor: Any, total: Any) -> Any:
     """The score from its sum over channels."""
-    total = total * factor
-    if kind == NEG_L2:
-        return -total
+    total = total * (-factor if kind == NEG_L2 else factor)
     return abs(total) if kind == ABSDOT else total
 
 

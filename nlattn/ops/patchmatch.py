@@ -81,8 +81,7 @@ def patchmatch(
     Returns
     -------
     Field
-        ``work.per_query`` counts candidates tested, ``work.scores`` scores evaluated: a candidate
-        just tried is tested again without being evaluated.
+        ``work.per_query`` counts the candidates tested, ``work.scores`` all of them.
 
     Raises
     ------
@@ -109,15 +108,15 @@ def patchmatch(
     if max(n, m) >= 1 << 31:
         _check.fail(OP, "q" if n > m else "k", f"has {max(n, m)} pixels, expected under 2^31")
     entry = 2 * (4 + fit.dtype.itemsize) + 8 + fit.dtype.itemsize
-    needed = fit.batch * n * (entry * topk + 16)
+    needed = fit.batch * n * (entry * topk + 8)
     _check.memory(OP, needed, max_bytes, f"{topk} matches of {fit.batch * n} queries", "tile q")
 
     masks, tables = _masks(fit, key_mask, mask)
     inputs = (_features(fit, "q", score, width), _features(fit, "k", score, width), tables, *masks)
     index = np.full((2, fit.batch, n, topk), -1, np.int32)
     value = np.full(index.shape, -np.inf, fit.dtype)
-    counts = np.zeros((2, fit.batch, n), np.int64)
-    state = (index, value, counts)
+    tested = np.zeros((fit.batch, n), np.int64)
+    state = (index, value, tested)
     side, changed = 0, []
     if whole:
         runs = fit.batch * -(-n // TILE)
@@ -144,10 +143,10 @@ def patchmatch(
             calm = calm + 1 if quiet is not None and changed[-1] <= quiet else 0
             if calm == patience:
                 break
-    tested, evaluated = counts
-    terms = int(evaluated.sum()) * width**2 * plan.d
+    total = int(tested.sum())
+    terms = total * width**2 * plan.d
     work = Work(
-        int(evaluated.sum()),
+        total,
         terms,
         2 * terms * fit.dtype.itemsize,
         fit.unfold(tested.reshape(fit.batch, plan.Hq, plan.Wq), cast=False),
