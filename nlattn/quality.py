@@ -72,7 +72,7 @@ def compare(
     B: AttentionMap | Floats,
     v: Floats | None = None,
     *,
-    rows: int = 256,
+    rows: int | Ints = 256,
     seed: int = 0,
     k: int = 8,
 ) -> Quality:
@@ -86,13 +86,13 @@ def compare(
         The reference; from an array, scores are the logarithms of weights.
     v : (m, e) array, optional
         Values, for the output error.
-    rows : int
-        Queries to compare: those of the smallest keyed hashes. All, and exactly, if there are no
-        more; else estimates with finite-population errors.
+    rows : int or array of int
+        How many queries to compare: those of the smallest keyed hashes; or which ones, taken for a
+        random sample. All, and exactly, if there are no more; else finite-population errors.
     seed : int
         Chooses the queries.
     k : int
-        Size of the best set in `recall_k`, at most m.
+        Size of the best set in `recall_k`; all m keys if there are fewer.
 
     Notes
     -----
@@ -106,15 +106,27 @@ def compare(
         _check.fail(op, "B", f"has shape {shape}, expected {A.shape} from A")
     if v is not None and (np.ndim(v) != 2 or len(v) != shape[1]):
         _check.fail(op, "v", f"has shape {np.shape(v)}, expected (m, e) with m={shape[1]} from A")
-    rows = _check.integer(op, "rows", rows, low=1)
-    k = _check.integer(op, "k", k, low=1, high=shape[1])
-    chosen = sample(shape[0], rows, seed)
+    k = min(_check.integer(op, "k", k, low=1), shape[1])
+    if isinstance(rows, np.ndarray) and rows.ndim:
+        chosen = _chosen(op, rows, shape[0])
+    else:
+        chosen = sample(shape[0], _check.integer(op, "rows", rows, low=1), seed)
     values = None if v is None else np.asarray(v, np.float64)
     step = max(1, _BLOCK_BYTES // (8 * shape[1]))
     blocks = [chosen[i : i + step] for i in range(0, len(chosen), step)]
     kept = [_block(A, B, values, block, k) for block in blocks]
     figures = {name: np.concatenate([b[name] for b in kept]) for name in kept[0]}
     return _summary(figures, shape[0], k, exact=len(chosen) == shape[0])
+
+
+def _chosen(op: str, rows: Ints, n: int) -> Ints:
+    if rows.ndim != 1 or rows.dtype.kind not in "iu" or not rows.size:
+        text = f"has shape {rows.shape} and dtype {rows.dtype}, expected integers (r,)"
+        _check.fail(op, "rows", text)
+    chosen = np.unique(rows)
+    if len(chosen) != len(rows) or chosen[0] < 0 or chosen[-1] >= n:
+        _check.fail(op, "rows", f"holds doubles or leaves 0 to {n - 1}")
+    return chosen
 
 
 def sample(n: int, count: int, seed: int) -> Ints:

@@ -184,6 +184,20 @@ def test_one_row_says_that_it_knows_little():
     assert r.recall.low < 0.3
 
 
+def test_rows_may_be_chosen():
+    scores = np.random.default_rng(0).standard_normal((9, 5))
+    A, B = Given(softmax(scores), scores), softmax(scores + 0.1)
+    r = compare(A, B, rows=np.array([7, 2]), k=1)
+    assert (r.rows, r.of) == (2, 9)
+    drawn = compare(A, B, rows=2, k=1, seed=1)
+    assert compare(A, B, rows=sample(9, 2, 1), k=1) == drawn
+    for wrong in (np.array([1, 1]), np.array([9]), np.array([-1])):
+        with pytest.raises(ValueError, match="compare: rows holds doubles or leaves 0 to 8"):
+            compare(A, B, rows=wrong)
+    with pytest.raises(ValueError, match=r"rows has shape \(1,\) and dtype float64, expected int"):
+        compare(A, B, rows=np.array([1.0]))
+
+
 def test_rows_are_drawn_by_hash():
     known = [0x78AE5A9A6B5FD45E, 0x2D6527BA78AF243F]
     assert quality._keys(0, 2).tolist() == known
@@ -209,7 +223,7 @@ def test_outputs_of_nothing():
         ({"v": np.ones(3)}, r"compare: v has shape \(3,\), expected \(m, e\) with m=3 from A"),
         ({"v": np.ones((2, 1))}, r"compare: v has shape \(2, 1\), expected"),
         ({"rows": 0}, "compare: rows=0, expected at least 1"),
-        ({"k": 4}, "compare: k=4, expected at most 3"),
+        ({"k": 0}, "compare: k=0, expected at least 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(change: dict, text: str):
