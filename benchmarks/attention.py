@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,14 +70,31 @@ def case(n: int, d: int, dtype: str, runs: int) -> list[Any]:
     ]
 
 
-def extra_memory(n: int, d: int) -> int:
-    """Bytes by which the peak grows during one call, compiled before, result not counted."""
+def peak() -> int:
+    """Peak resident bytes since the last `forget_peak` (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+def forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def extra_memory(n: int, d: int) -> dict[str, float]:
+    """Megabytes that one call needs beside inputs and results, compiled code loaded before."""
     rng = np.random.default_rng(0)
-    q, k, v = (rng.standard_normal((n, d)).astype(np.float32) for _ in range(3))
-    nlattn.attention(q[:300], k[:300], v[:300])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    out = nlattn.attention(q, k, v)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 - out.nbytes
+    q, k, v, dout = (rng.standard_normal((n, d)).astype(np.float32) for _ in range(4))
+    found = {}
+    for name, call in (
+        ("forward", lambda a: (nlattn.attention(*a[:3]),)),
+        ("vjp", lambda a: nlattn.attention_vjp(*a)),
+    ):
+        call([x[:300] for x in (q, k, v, dout)])
+        forget_peak()
+        before = peak()
+        results = call([q, k, v, dout])
+        found[name] = (peak() - before - sum(x.nbytes for x in results)) / 1e6
+    return found
 
 
 def main() -> None:
@@ -92,7 +109,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.memory:
         print(
-            f"extra memory at n={arguments.memory}: {extra_memory(arguments.memory, 64) / 1e6} MB"
+            f"extra MB at n={arguments.memory}, d=64, float32:", extra_memory(arguments.memory, 64)
         )
         return
     _jit.set_threads(arguments.threads)

@@ -22,6 +22,49 @@ from nlattn.kernels.panel import (
 )
 
 
+@_jit.device
+def attend_tile(p: Scores, v: Floats, head: int, i0: int, out: Floats, norm: Floats) -> None:
+    """`attend` for the queries from `i0` of one head."""
+    n, m, d, e = p.q.shape[1], p.k.shape[1], p.q.shape[2], v.shape[2]
+    rows = np.arange(i0, min(i0 + TILE, n))
+    w = width(v)
+    panels = (rows.size + w - 1) // w
+    queries = aligned(panels * d * w, v)
+    s, part, shrink = aligned(KEYS * w, v), aligned(e * w, v), aligned(3 * w, v)
+    acc, tops, totals = aligned(panels * e * w, v), aligned(panels * w, v), aligned(panels * w, v)
+    for x in range(acc.size):
+        acc[x] = 0
+    for x in range(tops.size):
+        tops[x], totals[x] = -np.inf, 0
+    begin, end = m, 0
+    for a in range(panels):
+        pack(p.q, p.slices[head, 0], rows, a * w, queries[a * d * w :])
+        low, high = key_range(p, rows, a * w)
+        begin, end = min(begin, low), max(end, high)
+    for j0 in range(begin // KEYS * KEYS, end, KEYS):
+        count = min(KEYS, end - j0)
+        value = (p.slices[head, 2] * m + j0) * e
+        for a in range(panels):
+            low, high = key_range(p, rows, a * w)
+            if high <= j0 or low >= j0 + count:
+                continue
+            if p.has_mask and wholly_masked(p, head, rows, a * w, j0, count):
+                continue
+            score(p, head, rows, a * w, queries[a * d * w :], j0, count, s, 0, w, s[:0])
+            soften(s, count, w, tops[a * w : a * w + w], totals[a * w : a * w + w], shrink)
+            multiply(v, value, 1, e, s, 0, w, part, 0, w, e, count)
+            for c in range(e):
+                at = (a * e + c) * w
+                whole, new = acc[at : at + w], part[c * w : c * w + w]
+                for l in range(w):
+                    whole[l] = whole[l] * shrink[l] + new[l]
+    for x in range(rows.size):
+        total, at = totals[x], (x // w * e) * w + x % w
+        norm[0, head, i0 + x], norm[1, head, i0 + x] = tops[x], total
+        for c in range(e):
+            out[head, i0 + x, c] = 0 if total == 0 else acc[at + c * w] / total
+
+
 @_jit.kernel
 def attend(p: Scores, v: Floats, start: int, stop: int, out: Floats, norm: Floats) -> None:
     """``out = softmax(scores) v``, for tiles `start` to `stop`.
@@ -29,47 +72,10 @@ def attend(p: Scores, v: Floats, start: int, stop: int, out: Floats, norm: Float
     `norm` (2, heads, n) receives each row's largest score and its sum of exponentials relative to
     that: their logarithm in one number would lose the digits of the whole part.
     """
-    n, m, d, e = p.q.shape[1], p.k.shape[1], p.q.shape[2], v.shape[2]
-    tiles = (n + TILE - 1) // TILE
+    tiles = (p.q.shape[1] + TILE - 1) // TILE
     for task in _jit.prange(stop - start):
         here = start + spread(task, stop - start)
-        head, i0 = here // tiles, here % tiles * TILE
-        rows = np.arange(i0, min(i0 + TILE, n))
-        w = width(v)
-        panels = (rows.size + w - 1) // w
-        queries = aligned(panels * d * w, v).reshape((panels, d * w))
-        s, part, shrink = aligned(KEYS * w, v), aligned(e * w, v), aligned(3 * w, v)
-        acc = aligned(panels * e * w, v).reshape((panels, e * w))
-        top = aligned(panels * w, v).reshape((panels, w))
-        total = aligned(panels * w, v).reshape((panels, w))
-        acc[:], top[:], total[:] = 0, -np.inf, 0
-        begin, end = m, 0
-        for a in range(panels):
-            pack(p.q, p.slices[head, 0], rows, a * w, queries[a])
-            low, high = key_range(p, rows, a * w)
-            begin, end = min(begin, low), max(end, high)
-        for j0 in range(begin // KEYS * KEYS, end, KEYS):
-            count = min(KEYS, end - j0)
-            value = (p.slices[head, 2] * m + j0) * e
-            for a in range(panels):
-                low, high = key_range(p, rows, a * w)
-                if high <= j0 or low >= j0 + count:
-                    continue
-                if p.has_mask and wholly_masked(p, head, rows, a * w, j0, count):
-                    continue
-                score(p, head, rows, a * w, queries[a], j0, count, s, 0, w, s[:0])
-                soften(s, count, w, top[a], total[a], shrink)
-                multiply(v, value, 1, e, s, 0, w, part, 0, w, e, count)
-                for c in range(e):
-                    whole, new = acc[a, c * w : c * w + w], part[c * w : c * w + w]
-                    for l in range(w):
-                        whole[l] = whole[l] * shrink[l] + new[l]
-        for x in range(rows.size):
-            a, l = x // w, x % w
-            empty = total[a, l] == 0
-            norm[0, head, i0 + x], norm[1, head, i0 + x] = top[a, l], total[a, l]
-            for c in range(e):
-                out[head, i0 + x, c] = 0 if empty else acc[a, c * w + l] / total[a, l]
+        attend_tile(p, v, here // tiles, here % tiles * TILE, out, norm)
 
 
 @_jit.kernel

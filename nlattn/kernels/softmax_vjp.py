@@ -73,8 +73,8 @@ def lay(x: Floats, part: int, first: int, count: int, panels: Floats) -> None:
             at = c0 * count + i * w
             row, source = panels[at : at + w], x[part, first + i, c0 : c0 + w]
             if source.size < w:
-                row[:] = 0
-                row[: source.size] = source
+                for l in range(w):
+                    row[l] = source[l] if l < source.size else 0
             else:
                 for l in range(w):
                     row[l] = source[l]
@@ -165,7 +165,8 @@ def add_pair(
         else:
             for j in range(count):
                 at = j * step + first
-                s[at : at + w], ds[at : at + w] = 0, 0
+                for l in range(w):
+                    s[at + l], ds[at + l] = 0, 0
     if used:
         lay(p.k, p.slices[head, 1], j0, count, panels)
         add_product(ds, 1, step, panels, count, room, dq, head, rows[0], size)

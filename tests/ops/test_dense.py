@@ -162,6 +162,18 @@ def test_any_small_shape(n: int, m: int, d: int, e: int, name: str, seed: int) -
         np.testing.assert_allclose(a, b, atol=2e-13, rtol=2e-13)
 
 
+@pytest.mark.parametrize("options", [{"window": (1, 255)}, {"mask": np.arange(258) > 256}])
+def test_two_blocks_of_keys(options: dict[str, Any]) -> None:
+    """Some panels of queries reach only one block."""
+    rng = np.random.default_rng(0)
+    inputs = normal(rng, np.float64, (33, 1), (258, 1), (258, 1))
+    cotangents = normal(rng, np.float64, (33, 1), (33,))
+    options = {"softcap": 2.0, **options}
+    got = results(nlattn, inputs, cotangents, options)
+    for a, b in zip(got, results(oracle, inputs, cotangents, options), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-13)
+
+
 @pytest.mark.jit
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", OPTIONS)
