@@ -29,6 +29,7 @@ from nlattn.kernels.matching import (
     mapped,
 )
 
+_MOST = 32  # proposals at a time: eight of neighbours, or a draw per halving of the side
 _TRIES = 8  # draws of a random valid key before the keys are walked
 
 
@@ -145,6 +146,17 @@ def _draw(plan: Plan, state: Any, radius: int, number: int, centre: int) -> int:
 
 
 @_jit.device(inline=True)
+def _draws(plan: Plan, state: Any, first: int, centre: int, proposals: Ints) -> int:
+    """List the random keys around a centre, from number `first`; returns how many there are."""
+    number = first
+    while max(plan.Hk, plan.Wk) >> number >= 1:
+        radius = max(plan.Hk, plan.Wk) >> number
+        proposals[number] = _draw(plan, state, radius, number, centre)
+        number += 1
+    return number
+
+
+@_jit.device(inline=True)
 def _renew_one(
     plan: Plan,
     step: Round,
@@ -176,16 +188,17 @@ def _renew_one(
             best, value = key, s
     if step.search:
         state = _state(plan, b, step.iteration, query)
-        radius, number = max(plan.Hk, plan.Wk), 0
-        while radius >= 1:
-            key = _draw(plan, state, radius, number, best)
+        count = _draws(plan, state, 0, best, proposals)
+        for t in range(count):
+            fetch(plan, keys, proposals[t])
+        for t in range(count):
+            key = proposals[t]
             if not masked or allowed(plan, query, key, masks, pairs):
                 tested += 1
                 s = evaluate(plan, features, y, x, keys, key)
                 if better(s, key, value, best):
                     best, value = key, s
-            radius //= 2
-            number += 1
+                    _draws(plan, state, t + 1, best, proposals)
     return best, value, tested
 
 
@@ -256,7 +269,7 @@ def renew(
         masks, pairs = key_mask[slices[b, 2]], mask[slices[b, 3]]
         before, after = index[step.side, b], index[1 - step.side, b]
         old, new = score[step.side, b], score[1 - step.side, b]
-        proposals = np.empty(8, np.int32)
+        proposals = np.empty(_MOST, np.int32)
         for y in range(top, min(top + TILE, plan.Hq)):
             for x in range(left, min(left + TILE, plan.Wq)):
                 query = y * plan.Wq + x
