@@ -25,8 +25,8 @@ _WIDE = bool(_FEATURES.get("avx512f"))
 _AVX2 = bool(_FEATURES.get("avx2"))
 _VECTOR_BYTES = 64 if _WIDE else 32 if _AVX2 else 16
 _VECTORS = 2
-# 8 x 2 accumulators leave room for operands in 32 registers, 4 x 2 in the 16 of AVX2.
-_ROWS = 4 if _AVX2 and not _WIDE else 8
+# 8 x 2 accumulators leave room for operands in 32 registers, 6 x 2 in the 16 of AVX2.
+_ROWS = 6 if _AVX2 and not _WIDE else 8
 _PANEL_BYTES = _VECTORS * _VECTOR_BYTES
 
 
