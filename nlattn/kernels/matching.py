@@ -16,7 +16,6 @@ from nlattn.kernels import scores
 
 TILE = 32
 SAME, SHIFT = 1, 2
-_LINE = 16  # numbers from one prefetch to the next: a cache line of float32
 
 
 class Plan(NamedTuple):
@@ -80,14 +79,6 @@ def evaluate(plan: Plan, q: Floats, y: int, x: int, k: Floats, key: int) -> Any:
     else:
         total = _patch_terms(plan, q, y, x, k, key)
     return scores.finish(plan.kind, q.dtype.type(plan.factor), total)
-
-
-@_jit.device(inline=True)
-def fetch(plan: Plan, k: Floats, key: int) -> None:
-    """Ask for a key's features ahead of their use."""
-    if plan.patch == 1:
-        for c in range(0, plan.d, _LINE):
-            scores.prefetch(k, key * plan.d + c)
 
 
 @_jit.device(inline=True)

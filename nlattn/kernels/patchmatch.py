@@ -24,7 +24,6 @@ from nlattn.kernels.matching import (
     better,
     enter,
     evaluate,
-    fetch,
     holds,
     mapped,
 )
@@ -177,8 +176,6 @@ def _renew_one(
     masked = plan.causal != 0 or len(masks) > 0 or len(pairs) > 0
     count = _propose(plan, step, y, x, before, 0, proposals)
     for t in range(count):
-        fetch(plan, keys, proposals[t])
-    for t in range(count):
         key = proposals[t]
         if masked and not allowed(plan, query, key, masks, pairs):
             continue
@@ -189,8 +186,6 @@ def _renew_one(
     if step.search:
         state = _state(plan, b, step.iteration, query)
         count = _draws(plan, state, 0, best, proposals)
-        for t in range(count):
-            fetch(plan, keys, proposals[t])
         for t in range(count):
             key = proposals[t]
             if not masked or allowed(plan, query, key, masks, pairs):

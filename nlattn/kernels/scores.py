@@ -43,9 +43,6 @@ if numba.config.DISABLE_JIT:
         x, y = a[i : i + length], b[j : j + length]
         return _sum_in_lanes((x - y) * (x - y) if kind == NEG_L2 else x * y)
 
-    def prefetch(a: Floats, i: int) -> None:
-        """Ask for the cache line of ``a[i]``."""
-
 else:  # pragma: no cover - the compiler runs it
 
     @intrinsic
@@ -104,25 +101,6 @@ else:  # pragma: no cover - the compiler runs it
             value = term(builder.add(done, loop.index), scalar)
             builder.store(builder.fadd(builder.load(total), value), total)
         return builder.load(total)
-
-    @intrinsic
-    def prefetch(typing: Any, a: Any, i: Any) -> Any:
-        """Ask for the cache line of ``a[i]``."""
-
-        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-            pointer = ir.IntType(8).as_pointer()
-            flag = ir.IntType(32)
-            fetch = cgutils.get_or_insert_function(
-                builder.module,
-                ir.FunctionType(ir.VoidType(), [pointer, flag, flag, flag]),
-                "llvm.prefetch.p0",
-            )
-            address = builder.bitcast(builder.gep(data, [arguments[1]]), pointer)
-            builder.call(fetch, [address, flag(0), flag(3), flag(1)])
-            return context.get_dummy_value()
-
-        return numba.types.void(a, numba.types.int64), emit
 
 
 @_jit.device(inline=True)
