@@ -17,6 +17,7 @@ OP = "patchmatch"
 SCORES = ("dot", "cosine", "neg_l2", "absdot")
 _KINDS = {"dot": scores.DOT, "cosine": scores.DOT, "neg_l2": scores.NEG_L2, "absdot": scores.ABSDOT}
 _PROPAGATE = {"same": SAME, "shift": SHIFT, "both": SAME | SHIFT}
+_LINE = 64  # bytes of a cache line
 _CALL = 1 << 22  # candidates of one kernel call: well under a second, so that Ctrl-C is heard
 
 
@@ -212,7 +213,17 @@ def _features(fit: _check.Fit, name: str, score: str, patch: int) -> Floats:
     if patch > 1:
         around = (patch // 2, patch // 2)
         x = np.pad(x, ((0, 0), around, around, (0, 0)), mode="reflect")
-    return _check.frozen(x.reshape(len(x), math.prod(x.shape[1:])))  # type: ignore[no-any-return]
+    return _on_lines(x.reshape(len(x), math.prod(x.shape[1:])), x.shape[-1])
+
+
+def _on_lines(x: Floats, d: int) -> Floats:
+    """Copy features that would straddle cache lines for no reason but where the array begins."""
+    if d * x.itemsize % _LINE == 0 and x.ctypes.data % _LINE:
+        buffer = np.empty(x.nbytes + _LINE, np.uint8)
+        skip = -buffer.ctypes.data % _LINE
+        x, given = buffer[skip : skip + x.nbytes].view(x.dtype).reshape(x.shape), x
+        x[...] = given
+    return _check.frozen(x)  # type: ignore[no-any-return]
 
 
 def _masks(
