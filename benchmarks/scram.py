@@ -1,6 +1,7 @@
 """SCRAM-style attention of a photograph beside exact attention, in one run.
 
-Dense time is that of some queries against all keys, times the number of queries over theirs.
+Dense time is that of some queries against all keys, times the number of queries over theirs. At
+1024 x 1024 the photograph is enlarged.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import zoom
 
 import nlattn
 from nlattn import _jit, images
@@ -28,9 +30,11 @@ def best(call: Callable[[], Any], repeats: int) -> tuple[float, Any]:
 
 
 def measure(side: int, rows: int, repeats: int, seed: int) -> dict[str, float]:
-    photograph = images.photograph()
-    step = photograph.shape[0] // side
-    image = photograph.reshape(side, step, side, step, 3).mean((1, 3))
+    image = images.photograph()
+    if side > 512:
+        image = zoom(image, (side // 512, side // 512, 1), order=1)
+    else:
+        image = image.reshape(side, 512 // side, side, 512 // side, 3).mean((1, 3))
     features = images.patch_features(image, patch=7, channels=32)
     q, k = images.queries_and_keys(features)
     scale = images.softmax_scale(q, k, seed=seed)
@@ -73,7 +77,7 @@ def measure(side: int, rows: int, repeats: int, seed: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--sides", type=int, nargs="+", choices=(64, 128, 256, 512), default=[256, 512]
+        "--sides", type=int, nargs="+", choices=(64, 128, 256, 512, 1024), default=[512, 1024]
     )
     parser.add_argument("--rows", type=int, default=1024, help="queries of dense attention to time")
     parser.add_argument("--repeats", type=int, default=3)

@@ -14,10 +14,59 @@ if TYPE_CHECKING:
     from nlattn._types import Work as Work
     from nlattn.maps import AttentionMap as AttentionMap
     from nlattn.maps import load_map as load_map
+    from nlattn.ops.cross_scale import cross_scale_attention as cross_scale_attention
+    from nlattn.ops.cross_scale import cross_scale_attention_map as cross_scale_attention_map
+    from nlattn.ops.cross_scale import cross_scale_attention_vjp as cross_scale_attention_vjp
+    from nlattn.ops.cross_scale import downscale as downscale
+    from nlattn.ops.cross_scale import downscale_vjp as downscale_vjp
     from nlattn.ops.dense import attention as attention
     from nlattn.ops.dense import attention_map as attention_map
     from nlattn.ops.dense import attention_vjp as attention_vjp
+    from nlattn.ops.efficient import efficient_attention as efficient_attention
+    from nlattn.ops.efficient import efficient_attention_map as efficient_attention_map
+    from nlattn.ops.efficient import efficient_attention_vjp as efficient_attention_vjp
+    from nlattn.ops.efficient import efficient_context as efficient_context
+    from nlattn.ops.enla import enla as enla
+    from nlattn.ops.enla import enla_map as enla_map
+    from nlattn.ops.enla import enla_vjp as enla_vjp
+    from nlattn.ops.enla import enlca_loss as enlca_loss
+    from nlattn.ops.enla import enlca_loss_vjp as enlca_loss_vjp
+    from nlattn.ops.favor import favor_attention as favor_attention
+    from nlattn.ops.favor import favor_attention_map as favor_attention_map
+    from nlattn.ops.favor import favor_attention_vjp as favor_attention_vjp
+    from nlattn.ops.features import linear_attention as linear_attention
+    from nlattn.ops.features import orthogonal_features as orthogonal_features
+    from nlattn.ops.features import positive_features as positive_features
+    from nlattn.ops.heavy import heavy_attention as heavy_attention
+    from nlattn.ops.lev import lev_attention as lev_attention
+    from nlattn.ops.lev import lev_attention_map as lev_attention_map
+    from nlattn.ops.lev import lev_attention_vjp as lev_attention_vjp
+    from nlattn.ops.lev import lev_keys as lev_keys
+    from nlattn.ops.leverage import approximate_leverage_scores as approximate_leverage_scores
+    from nlattn.ops.leverage import leverage_scores as leverage_scores
+    from nlattn.ops.lewis import lewis_weights as lewis_weights
+    from nlattn.ops.lewis import lp_sensitivity as lp_sensitivity
+    from nlattn.ops.lewis import sensitivity_bounds as sensitivity_bounds
+    from nlattn.ops.nl_means import nl_means as nl_means
+    from nlattn.ops.nl_means import nl_means_map as nl_means_map
+    from nlattn.ops.nl_means import nl_means_support as nl_means_support
+    from nlattn.ops.nl_means import nl_means_vjp as nl_means_vjp
+    from nlattn.ops.nonlocal_mean import nonlocal_mean as nonlocal_mean
+    from nlattn.ops.nonlocal_mean import nonlocal_mean_map as nonlocal_mean_map
+    from nlattn.ops.nonlocal_mean import nonlocal_mean_vjp as nonlocal_mean_vjp
     from nlattn.ops.patchmatch import patchmatch as patchmatch
+    from nlattn.ops.psal import psal as psal
+    from nlattn.ops.psal import psal_map as psal_map
+    from nlattn.ops.psal import psal_vjp as psal_vjp
+    from nlattn.ops.qna import qna as qna
+    from nlattn.ops.qna import qna_map as qna_map
+    from nlattn.ops.qna import qna_upsample as qna_upsample
+    from nlattn.ops.qna import qna_upsample_vjp as qna_upsample_vjp
+    from nlattn.ops.qna import qna_vjp as qna_vjp
+    from nlattn.ops.refined import channel_mixing as channel_mixing
+    from nlattn.ops.refined import refined_self_attention as refined_self_attention
+    from nlattn.ops.refined import refined_self_attention_map as refined_self_attention_map
+    from nlattn.ops.refined import refined_self_attention_vjp as refined_self_attention_vjp
     from nlattn.ops.scram import scram as scram
     from nlattn.ops.scram import scram_map as scram_map
     from nlattn.ops.scram import scram_support as scram_support
@@ -27,15 +76,34 @@ if TYPE_CHECKING:
     from nlattn.ops.sparse import sparse_attention_vjp as sparse_attention_vjp
     from nlattn.ops.sparse import support as support
     from nlattn.ops.sparse import support_from_index as support_from_index
+    from nlattn.ops.stream import LeverageStream as LeverageStream
+    from nlattn.ops.universal import UniversalSet as UniversalSet
+    from nlattn.ops.universal import universal_set as universal_set
     from nlattn.quality import compare as compare
+    from nlattn.scaling import assert_complexity as assert_complexity
 
 __version__ = "0.1.0"
 
 _HOME = {
     "_types": ("Field", "Support", "Work"),
     "maps": ("AttentionMap", "load_map"),
+    "ops.cross_scale": (
+        "cross_scale_attention",
+        "cross_scale_attention_map",
+        "cross_scale_attention_vjp",
+        "downscale",
+        "downscale_vjp",
+    ),
     "ops.dense": ("attention", "attention_map", "attention_vjp"),
+    "ops.lev": ("lev_attention", "lev_attention_map", "lev_attention_vjp", "lev_keys"),
+    "ops.leverage": ("approximate_leverage_scores", "leverage_scores"),
+    "ops.nonlocal_mean": ("nonlocal_mean", "nonlocal_mean_map", "nonlocal_mean_vjp"),
+    "ops.nl_means": ("nl_means", "nl_means_map", "nl_means_support", "nl_means_vjp"),
+    "ops.heavy": ("heavy_attention",),
+    "ops.lewis": ("lewis_weights", "lp_sensitivity", "sensitivity_bounds"),
     "ops.patchmatch": ("patchmatch",),
+    "ops.psal": ("psal", "psal_map", "psal_vjp"),
+    "ops.qna": ("qna", "qna_map", "qna_upsample", "qna_upsample_vjp", "qna_vjp"),
     "ops.scram": ("scram", "scram_map", "scram_support", "scram_vjp"),
     "ops.sparse": (
         "sparse_attention",
@@ -44,9 +112,27 @@ _HOME = {
         "support",
         "support_from_index",
     ),
+    "ops.efficient": (
+        "efficient_attention",
+        "efficient_attention_map",
+        "efficient_attention_vjp",
+        "efficient_context",
+    ),
+    "ops.enla": ("enla", "enla_map", "enla_vjp", "enlca_loss", "enlca_loss_vjp"),
+    "ops.favor": ("favor_attention", "favor_attention_map", "favor_attention_vjp"),
+    "ops.features": ("linear_attention", "orthogonal_features", "positive_features"),
+    "ops.refined": (
+        "channel_mixing",
+        "refined_self_attention",
+        "refined_self_attention_map",
+        "refined_self_attention_vjp",
+    ),
+    "ops.stream": ("LeverageStream",),
+    "ops.universal": ("UniversalSet", "universal_set"),
     "quality": ("compare",),
+    "scaling": ("assert_complexity",),
 }
-_SUBMODULES = ("images", "oracle", "plots", "quality")
+_SUBMODULES = ("images", "layers", "oracle", "plots", "quality", "scaling", "testing")
 _ORIGIN = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = ["__version__", *sorted(_ORIGIN), *_SUBMODULES]

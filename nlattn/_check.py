@@ -167,9 +167,31 @@ class Fit:
     def __getitem__(self, name: str) -> Floats:
         return self._folded[name]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._folded
+
+    def slices(self, *names: str) -> Ints:
+        """Which slice of each of some arrays belongs to each slice of the result."""
+        order = list(self._folded)
+        return self.index[:, [order.index(name) for name in names]]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Arrays of the call, in the order of the columns of `index`."""
+        return tuple(self._folded)
+
+    def given(self, name: str) -> tuple[int, ...]:
+        """The shape in which an array was given."""
+        return self._shapes[name]
+
     def shape(self, spec: str) -> tuple[int, ...]:
         """Sizes of the dimensions in `spec`."""
         return tuple(self.dims[d] for d in spec.split())
+
+    def lead_of(self, name: str) -> tuple[int, ...]:
+        """Leading axes of an array as it was given."""
+        shape = self._shapes[name]
+        return shape[: len(shape) - self._folded[name].ndim + 1]
 
     def empty(self, spec: str, dtype: Any = None) -> Any:
         """Uninitialised result of every slice, ``(batch, *spec)``."""
@@ -199,14 +221,16 @@ def fit(
     *,
     nonfinite: str = "raise",
     gqa: bool = False,
+    shared: Sequence[str] = (),
     max_bytes: float = 4e9,
 ) -> Fit:
     """Check arrays against their dimensions and each other, and fold their leading axes.
 
     Each entry is ``name: (array, "n d")``: trailing dimensions by name, one name one size; axes
     before them are leading and broadcast. The first array leads: with ``gqa=True`` its last
-    leading axis may be a multiple of the others'. Dimensions `d`, `e` and those that start with
-    `H` or `W` must not be empty.
+    leading axis may be a multiple of the others'. The `shared` arrays serve all slices and have no
+    leading axes. Dimensions `d`, `e`, `C` and those that start with `H`, `W`, `T` or `L` must not
+    be empty.
     """
     choice(op, "nonfinite", nonfinite, ("raise", "propagate"))
     given = {name: array(op, name, value) for name, (value, _) in arrays.items()}
@@ -220,6 +244,10 @@ def fit(
         name: given[name].shape[: given[name].ndim - len(spec.split())]
         for name, (_, spec) in arrays.items()
     }
+    for name in shared:
+        if leads[name]:
+            wanted = f"({', '.join(arrays[name][1].split())})"
+            fail(op, name, f"has shape {given[name].shape}, expected {wanted}, one for all slices")
     lead, tables = _broadcast(op, leads, gqa)
     result = Fit(op, lead, dims, next(iter(dtypes.values())))
     result.index = np.ascontiguousarray(np.stack(tables, axis=1))
@@ -259,9 +287,9 @@ def _dimensions(
                     f"from {source[dim]}",
                 )
             source.setdefault(dim, name)
-            if length == 0 and dim in "de":
+            if length == 0 and dim in "deC":
                 fail(op, name, "has 0 channels, expected at least 1")
-            if length == 0 and dim[0] in "HW":
+            if length == 0 and dim[0] in "HWTL":
                 fail(op, name, f"has shape {x.shape}, expected at least one pixel")
     return dims
 

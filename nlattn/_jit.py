@@ -10,6 +10,7 @@ serial twin instead, because GNU OpenMP kills such a child.
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import os
@@ -17,7 +18,9 @@ import pickle
 import stat
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, overload
@@ -59,13 +62,29 @@ def _blas() -> ThreadpoolController:
 
 
 @functools.cache
-def _sources() -> str:
-    """Digest of every compiled source: a cached caller is stale when a callee's file changes."""
+def _sources(file: Path) -> str:
+    """Digest of `file` and of all kernel files it calls: a change of a callee makes it stale."""
+    folder = Path(__file__).parent / "kernels"
+    found, open_ends = {Path(__file__)}, {file}
+    while open_ends:
+        found |= open_ends
+        names = set().union(*map(_imported, open_ends))
+        open_ends = {folder / f"{name}.py" for name in names} - found
     digest = hashlib.sha256()
-    folder = Path(__file__).parent
-    for path in [Path(__file__), *sorted((folder / "kernels").glob("*.py"))]:
+    for path in sorted(found):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def _imported(file: Path) -> set[str]:
+    """Stems of the kernel files that a source file imports."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and node.module == "nlattn.kernels":
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nlattn.kernels."):
+            names.add(str(node.module).split(".")[2])
+    return names
 
 
 def _no_cache(reason: object) -> None:
@@ -86,17 +105,36 @@ def _others_can_write(folder: str) -> bool:
     return foreign or bool(status.st_mode & stat.S_IWOTH)
 
 
+@contextmanager
+def alone(folder: str) -> Iterator[None]:
+    """Wait for other processes that write to a folder, where the system can lock files."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with Path(folder, "nlattn.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 class _Cache(FunctionCache):
     """Numba's cache, which here never fails a computation and never trusts a shared folder."""
 
     def __init__(self, function: Callable[..., Any], variant: str) -> None:
         super().__init__(function)
         self._variant = variant
+        self._digest = _sources(Path(function.__code__.co_filename))
         if os.name == "posix" and _others_can_write(self.cache_path):
             raise PermissionError(f"{self.cache_path} can be written by other users")
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
-        return (*super()._index_key(sig, codegen), self._variant, _sources())
+        return (*super()._index_key(sig, codegen), self._variant, self._digest)
+
+    def _save_overload(self, sig: Any, data: Any) -> None:
+        self._impl.locator.ensure_cache_path()
+        with alone(self.cache_path):  # two that save at once might swap their code
+            super()._save_overload(sig, data)
 
     @contextmanager
     def _guard_against_spurious_io_errors(self) -> Iterator[None]:
@@ -161,6 +199,56 @@ def kernel(function: Any = None, *, fast: bool = False) -> Any:
             (serial() if _forked else threaded)(*arrays)
 
     return launch
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Hold BLAS to one thread for NumPy's products: the same bits however many it has."""
+    with _lock, _blas().limit(limits=1):
+        yield
+
+
+_FEW = 1024
+"""Rows that are done before another thread has started."""
+
+
+def each(task: Callable[[int], R], count: int, rows: int) -> Iterator[R]:
+    """Results of ``task(0)`` to ``task(count - 1)``, in order, made on as many threads as kernels.
+
+    For work whose time goes into compiled helpers, NumPy and BLAS, which let other threads run
+    meanwhile. Tasks call no kernels. `rows` are those of all tasks: few are done here.
+    """
+    workers = min(threads(), count) if rows > _FEW else 1
+    todo, results, told = deque(range(count)), dict[int, R](), 0
+
+    def work() -> Iterator[None]:
+        while todo:
+            try:
+                number = todo.popleft()
+            except IndexError:  # another thread was faster
+                return
+            results[number] = _quiet(task, number)
+            yield
+
+    with _lock, _blas().limit(limits=1), ThreadPoolExecutor(max(1, workers - 1)) as pool:
+        try:
+            others = [pool.submit(deque, work(), 0) for _ in range(workers - 1)]
+            for _ in work():  # this thread works too
+                while told in results:
+                    yield results.pop(told)
+                    told += 1
+            for other in others:
+                other.result()
+            while told < count:
+                yield results.pop(told)
+                told += 1
+        finally:
+            todo.clear()
+
+
+def _quiet(task: Callable[[int], R], number: int) -> R:
+    with np.errstate(all="ignore"):
+        return task(number)
 
 
 def set_threads(count: int) -> None:

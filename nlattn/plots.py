@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -128,6 +129,43 @@ def match_field(index: Ints, key_grid: tuple[int, int], *, title: str = "") -> F
     _frame(main, "#999999", width=0.8)
     _wheel(figure.add_subplot(grid[0, 1]), reach)
     _lengths(figure.add_subplot(grid[1, 1]), np.hypot(down, right)[index >= 0])
+    return figure
+
+
+def mechanisms(image: Floats, weights: Mapping[str, Floats], query: tuple[int, int]) -> Figure:
+    """Draw what one query point looks at by several mechanisms, side by side.
+
+    Parameters
+    ----------
+    image : (H, W, 1 or 3) array in [0, 1]
+        Picture that query and keys stand on.
+    weights : mapping of titles to (H, W) arrays
+        Attention of the point to every pixel. Each panel has its own brightness, up to the 99.9th
+        percentile of the magnitude; negative weights are blue.
+    query : (row, column)
+        The point.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.6 * (len(weights) + 1), 3.0), layout="constrained")
+    panels = figure.subplots(1, len(weights) + 1)
+    panels[0].imshow(_rgb(image))
+    panels[0].set_title("the query", fontsize=9)
+    for axes, (title, w) in zip(panels[1:], weights.items(), strict=True):
+        size = np.asarray(w, np.float64)
+        shown = size[size != 0]
+        reach = float(np.quantile(abs(shown), 0.999)) if shown.size else 1.0
+        axes.imshow(_dimmed(image))
+        strength: Floats = np.clip(abs(size) / max(reach, 1e-300), 0, 1)
+        if (strength > 0.1).mean() < 0.01:  # single pixels would not be seen
+            strength = _dots(strength, 2)
+        axes.imshow(_tint("#E69F00", np.where(size >= 0, strength, 0)))
+        axes.imshow(_tint("#0072B2", np.where(size < 0, strength, 0)))
+        axes.set_title(title, fontsize=9)
+    for axes in panels:
+        axes.plot(*query[::-1], "o", ms=13, mew=1.6, mfc="none", color="#D55E00")
+        axes.set_xticks([])
+        axes.set_yticks([])
     return figure
 
 

@@ -10,11 +10,11 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Floats, Ints
 from nlattn.maps.base import AttentionMap
+from nlattn.ops._draws import hashes
 
 _Z = 1.959963984540054  # two-sided 95 % of a normal distribution
 _TAG = 0x51A11CE5  # keeps these draws apart from every search's
 _BLOCK_BYTES = 1 << 24  # of one (rows, m) float64 array; about eight are alive at a time
-_GOLDEN = 0x9E3779B97F4A7C15
 
 
 class Estimate(NamedTuple):
@@ -138,19 +138,7 @@ def sample(n: int, count: int, seed: int) -> Ints:
 
 def _keys(seed: int, n: int) -> Any:
     """Keys ``(seed; slice 0, iteration 0, query p, draw 0)`` of ``kernels/rng.py``, for all p."""
-    state = np.full(n, seed % 2**64, np.uint64)
-    for field in (0, 0, 0, np.arange(n, dtype=np.uint64), 0):
-        state = _mix(state ^ np.uint64(field))
-    return state
-
-
-def _mix(x: Any) -> Any:
-    """SplitMix64's step."""
-    with np.errstate(over="ignore"):
-        x = x + np.uint64(_GOLDEN)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    return hashes(seed, 0, 0, np.arange(n), 0)
 
 
 def _block(

@@ -229,3 +229,10 @@ def test_memory_is_refused_in_words() -> None:
         "use rows()"
     )
     assert _check.size(17) == "17 B"
+
+
+def test_a_shared_array_has_no_leading_axes() -> None:
+    arrays = {"q": (Q, "n d"), "projection": (np.ones((1, 5, 3), np.float32), "r d")}
+    text = r"favor: projection has shape \(1, 5, 3\), expected \(r, d\), one for all slices"
+    with pytest.raises(ValueError, match=text):
+        _check.fit("favor", arrays, shared=["projection"])

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import nlattn
+from nlattn import images
 from nlattn.cli import main
 from nlattn.cli.output import Output, Stages, peak_memory, table, to_json
 from nlattn.conformance.table import TABLE
@@ -93,6 +94,7 @@ def test_the_demo_writes_what_it_says_and_says_what_it_measured(capsys, tmp_path
             assert min(image.size) > 300
 
 
+@pytest.mark.jit
 def test_a_second_run_overwrites_only_by_force(capsys, tmp_path: Path, picture: Path):
     out = tmp_path / "out"
     call = ["map", picture, *SMALL, "--out", out, "--quiet"]
@@ -109,7 +111,7 @@ def test_a_second_run_overwrites_only_by_force(capsys, tmp_path: Path, picture: 
     assert not list(out.glob(".nlattn*"))
 
 
-@pytest.mark.parametrize("method", ["scram", "dense"])
+@pytest.mark.parametrize("method", ["scram", "lev", "dense"])
 def test_arrays_give_the_output_of_their_operator(capsys, tmp_path: Path, arrays, method: str):
     out = tmp_path / "out"
     code, said, _ = run(
@@ -125,12 +127,70 @@ def test_arrays_give_the_output_of_their_operator(capsys, tmp_path: Path, arrays
     if method == "dense":
         expected = nlattn.attention(q.reshape(-1, 3), k.reshape(-1, 3), v.reshape(-1, 2))
         assert report["quality"] is None
+    elif method == "lev":
+        flat = (x.reshape(-1, x.shape[-1]) for x in (q, k, v))
+        expected = nlattn.lev_attention(*flat, keys=32)
     else:
         expected = nlattn.scram(q, k, v)
+    if method != "dense":
         assert report["quality"]["rows"] == 30
         assert (out / "map.npz").exists()
     assert got.shape == (6, 5, 2)
     assert np.allclose(got, expected.reshape(got.shape), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["efficient", "refined", "enla"])
+def test_linear_methods_give_map_output_and_rows(capsys, tmp_path: Path, arrays, method: str):
+    out = tmp_path / "out"
+    code, said, _ = run(
+        capsys, "map", *(x for n, p in arrays.items() for x in (f"--{n}", p)),
+        "--method", method, "--query", "2,3", "--out", out, "--json",
+    )  # fmt: skip
+    assert code == 0
+    assert json.loads(said)["quality"] is None
+    one = nlattn.load_map(out / "map.npz")
+    v = np.load(arrays["v"]).reshape(-1, 2)
+    assert one.query_grid == (6, 5)
+    assert np.allclose(np.load(out / "out.npy").reshape(-1, 2), one @ v, atol=1e-6)
+    assert np.allclose(np.load(out / "weights.npy").reshape(1, -1), one.rows([13]), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["efficient", "refined", "enla"])
+def test_a_picture_by_linear_methods(capsys, tmp_path: Path, picture: Path, method: str):
+    out = tmp_path / "o"
+    call = ["map", picture, *SMALL, "--method", method, "--query", "1,2", "--out", out]
+    assert run(capsys, *call)[0] == 0
+    assert {p.name for p in out.iterdir()} == {"map.npz", "overlay.png", "report.json"}
+
+
+@pytest.mark.parametrize("pairwise", ["embedded_gaussian", "dot_product", "concatenation"])
+def test_non_local_means_of_arrays(capsys, tmp_path: Path, arrays, pairwise: str):
+    out, weight = tmp_path / "out", None
+    call = ["map", *(x for n, p in arrays.items() for x in (f"--{n}", p)), "--out", out]
+    call += ["--method", "nonlocal", "--pairwise", pairwise, "--query", "2,3", "--scale", "1"]
+    if pairwise == "concatenation":
+        assert "weight is missing, expected (2 d,)" in refused(capsys, *call)
+        (tmp_path / "bad.npy").write_text("no array")
+        text = refused(capsys, *call, "--weight", tmp_path / "bad.npy")
+        assert "bad.npy is not a readable .npy file" in text
+        weight = np.linspace(-1, 1, 6, dtype=np.float32)
+        np.save(tmp_path / "w.npy", weight)
+        call += ["--weight", tmp_path / "w.npy"]
+    assert run(capsys, *call)[0] == 0
+    q, k, v = (np.load(arrays[n]).reshape(-1, np.load(arrays[n]).shape[-1]) for n in "qkv")
+    want = nlattn.nonlocal_mean(q, k, v, pairwise=pairwise, weight=weight)
+    assert np.allclose(np.load(out / "out.npy").reshape(want.shape), want, atol=1e-6)
+    A = nlattn.nonlocal_mean_map(q, k, pairwise=pairwise, weight=weight)
+    assert np.allclose(np.load(out / "weights.npy")[0].reshape(-1), A.rows(13), atol=1e-6)
+
+
+def test_a_picture_of_weights_without_a_softmax(capsys, tmp_path: Path, picture: Path):
+    call = ["map", picture, *SMALL, "--method", "nonlocal", "--pairwise", "dot_product"]
+    code, said, _ = run(capsys, *call, "--query", "1,2", "--out", tmp_path / "o", "--json")
+    assert code == 0
+    assert json.loads(said)["quality"] is None
+    assert nlattn.load_map(tmp_path / "o" / "map.npz").query_grid == (9, 11)
+    assert (tmp_path / "o" / "overlay.png").exists()
 
 
 def test_sets_are_attended_to_densely(capsys, tmp_path: Path):
@@ -268,9 +328,9 @@ def test_a_file_too_large_leaves_nothing_behind(tmp_path: Path):
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 @pytest.mark.parametrize("delay", [0.0, 1.0, 2.5])
 @pytest.mark.jit
-def test_ctrl_c_ends_within_a_second_and_leaves_nothing(tmp_path: Path, delay: float):
+def test_ctrl_c_does_not_wait_for_the_search_and_leaves_nothing(tmp_path: Path, delay: float):
     process = subprocess.Popen(
-        [sys.executable, "-m", "nlattn", "demo", "--iterations", "400", "--out", tmp_path / "out"],
+        [sys.executable, "-m", "nlattn", "demo", "--iterations", "9000", "--out", tmp_path / "out"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -281,10 +341,8 @@ def test_ctrl_c_ends_within_a_second_and_leaves_nothing(tmp_path: Path, delay: f
         time.sleep(0.02)
     time.sleep(delay)
     assert process.poll() is None
-    start = time.monotonic()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
-    assert time.monotonic() - start < 1
+    out, err = process.communicate(timeout=60)  # the search would take minutes
     assert (process.returncode, out, err) == (130, "", "nlattn: interrupted\n")
     assert not list(tmp_path.iterdir())
 
@@ -340,7 +398,8 @@ def test_warmup_compiles_every_operator(capsys):
     code, said, _ = run(capsys, "warmup")
     assert code == 0
     assert said.startswith(f"{len(TABLE)} operators ready after")
-    assert json.loads(run(capsys, "warmup", "--json")[1])["operators"] == len(TABLE)
+    said = json.loads(run(capsys, "warmup", "--json", "--dtype", "float64")[1])
+    assert said["operators"] == len(TABLE)
 
 
 def test_versions_and_help_end_well(capsys):
@@ -390,3 +449,50 @@ def test_a_discarded_output_takes_its_folders_along(tmp_path: Path):
     output.write("x", lambda path: path.write_text("half"))
     Output.discard_all()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def noisy(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    images.save(tmp_path / "noisy.png", 0.5 + 0.1 * rng.standard_normal((12, 14, 3)))
+    return tmp_path / "noisy.png"
+
+
+def test_denoise_writes_a_picture_and_a_report(capsys, tmp_path: Path, noisy: Path):
+    out = tmp_path / "out"
+    code, said, _ = run(capsys, "denoise", noisy, "--sigma", 25.5, "--out", out, "--patch", 3)
+    assert code == 0
+    assert "noisy.png, 12 x 14: denoised in" in said
+    assert "sigma is 25.5" in said
+    assert sorted(p.name for p in out.iterdir()) == ["denoised.png", "report.json"]
+    assert images.load(out / "denoised.png").std() < images.load(noisy).std() / 2
+    text = refused(capsys, "denoise", noisy, "--sigma", 25, "--out", out)
+    assert "exists; --force overwrites it" in text
+    code, said, _ = run(
+        capsys, "denoise", noisy, "--sigma", 0.1, "--out", out, "--force", "--json", "--patch", 3
+    )
+    assert code == 0
+    assert json.loads(said)["sigma"] == 0.1
+    assert json.loads(said)["written"] == [str(out / "denoised.png"), str(out / "report.json")]
+
+
+def test_denoise_writes_one_picture_where_told(capsys, tmp_path: Path, noisy: Path):
+    code, said, _ = run(
+        capsys, "denoise", noisy, "--sigma", 20, "--out", tmp_path / "clean.png", "--quiet",
+        "--patch", 3, "--strength", 1.5,
+    )  # fmt: skip
+    assert (code, said) == (0, "")
+    assert images.load(tmp_path / "clean.png").shape == (12, 14, 3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clean.png", "noisy.png"]
+
+
+def test_denoise_says_what_is_wrong(capsys, tmp_path: Path, noisy: Path):
+    for sigma in ("0", "much", "inf"):
+        assert f"'{sigma}' is no number above 0" in refused(
+            capsys, "denoise", noisy, "--sigma", sigma
+        )
+    text = refused(capsys, "denoise", tmp_path / "none.png", "--sigma", 1, "--out", tmp_path / "o")
+    assert "none.png: No such file" in text
+    text = refused(capsys, "denoise", noisy, "--sigma", 9, "--patch", 4, "--out", tmp_path / "o")
+    assert "nl_means: patch_size=4 is even" in text
+    assert not (tmp_path / "o").exists()

@@ -137,3 +137,21 @@ def test_thread_count_can_be_set() -> None:
 def test_cache_folder_is_told() -> None:
     folder = _jit.cache_folder()
     assert folder is None if NO_JIT else Path(folder or "").is_dir()
+
+
+def test_a_cached_kernel_knows_the_files_it_calls() -> None:
+    kernels = Path(_jit.__file__).parent / "kernels"
+    assert _jit._imported(kernels / "softmax.py") == {"exp", "gemm", "panel"}
+    assert _jit._sources(kernels / "softmax.py") != _jit._sources(kernels / "panel.py")
+
+
+def test_processes_write_to_the_cache_one_at_a_time(tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    with (
+        _jit.alone(str(tmp_path)),
+        (tmp_path / "nlattn.lock").open("a") as other,
+        pytest.raises(BlockingIOError),
+    ):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with (tmp_path / "nlattn.lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)

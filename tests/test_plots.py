@@ -124,3 +124,14 @@ def test_matplotlib_keeps_its_settings():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "False"]
+
+
+def test_mechanisms_side_by_side() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.random((12, 15, 3))
+    peak = np.zeros((12, 15))
+    peak[3, 4] = 1
+    weights = {"one key": peak, "signed": rng.standard_normal((12, 15)), "none": 0 * peak}
+    figure = plots.mechanisms(image, weights, (2, 7))
+    assert [axes.get_title() for axes in figure.axes] == ["the query", *weights]
+    figure.canvas.draw()

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "nlattn").rglob("*.py"))
 OPTIONAL = {"matplotlib", "PIL", "tqdm", "ml_dtypes", "torch", "jax", "onnxruntime", "skimage"}
 MAY_USE_OPTIONAL = ("plots", "images", "cli", "conformance/adapters", "distributed", "_check")
+MAY_USE_OPTIONAL += ("scaling/figure",)
 
 
 def name_of(path: Path) -> str:
@@ -60,7 +61,7 @@ def test_an_operator_is_called_as_all_are(spec: OpSpec) -> None:
                 f"{function.__name__} says nothing of {section}"
             )
         for parameter in list(inspect.signature(function).parameters.values()):
-            positional = parameter.name in {*spec.arrays, "dout", "support"}
+            positional = parameter.name in {*spec.arrays, *spec.options, "dout", "support"}
             assert positional or parameter.kind is parameter.KEYWORD_ONLY, parameter
 
 

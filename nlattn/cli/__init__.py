@@ -16,7 +16,13 @@ from typing import Any
 from nlattn.cli.output import MachineError, Output
 from nlattn.cli.parser import parse
 
-_EXTRAS = {"matplotlib": "cli", "PIL": "cli", "tqdm": "cli"}
+_EXTRAS = {
+    "matplotlib": "cli", "PIL": "cli", "tqdm": "cli", "hypothesis": "test", "ml_dtypes": "test",
+    "mpmath": "test",
+    "torch": "torch", "jax": "jax", "jaxlib": "jax", "onnx": "onnxruntime",
+    "onnxruntime": "onnxruntime",
+}  # fmt: skip
+"""Which extra of ours brings a module."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _interruptible(lambda: _run(getattr(command, options.function), options))
     except KeyboardInterrupt:
         Output.discard_all()
+        if "nlattn.conformance.process" in sys.modules:
+            sys.modules["nlattn.conformance.process"].Process.close_all()
         print("nlattn: interrupted", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(130)  # the compiler or a kernel in the other thread would delay a usual exit

@@ -82,7 +82,7 @@ def _of_arrays(options: Namespace) -> Task:
     if options.method == "scram" and (q.ndim, k.ndim) != (3, 3):
         raise ValueError(
             f"--method scram searches on grids: --q has shape {q.shape} and --k {k.shape}, "
-            "expected (Hq, Wq, d) and (Hk, Wk, d); --method dense takes sets"
+            "expected (Hq, Wq, d) and (Hk, Wk, d); --method dense or lev takes sets"
         )
     scale = q.shape[-1] ** -0.5 if options.scale is None else options.scale
     queries = options.query or []

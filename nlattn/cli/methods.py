@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -73,6 +75,7 @@ def scram(task: Task, options: Namespace, stages: Stages) -> Result:
         field = nlattn.patchmatch(
             task.q,
             task.k,
+            candidates=options.candidates,
             iterations=options.iterations,
             topk=options.topk,
             scale=task.scale,
@@ -88,6 +91,26 @@ def scram(task: Task, options: Namespace, stages: Stages) -> Result:
             out = (weighted @ task.flat(task.v)).reshape(*task.q.shape[:-1], -1)
     weights = weighted.rows(task.points).reshape(-1, *task.k.shape[:-1])
     return Result(weights, weighted, field, out, peak_memory())
+
+
+def lev(task: Task, options: Namespace, stages: Stages) -> Result:
+    """Few keys for all queries, then the softmax over them."""
+    q, k = task.flat(task.q), task.flat(task.k)
+    with stages("selection"):
+        index = nlattn.lev_keys(
+            q, k, keys=options.kept, select=options.select, scale=task.scale, seed=options.seed
+        )
+    with stages("weights"):
+        grids = task.q.shape[:-1], task.k.shape[:-1]
+        few = nlattn.lev_attention_map(
+            q, k, index=index, scale=task.scale, query_grid=grids[0], key_grid=grids[1]
+        )
+        weights = few.rows(task.points).reshape(-1, *task.k.shape[:-1])
+    out = None
+    if task.v is not None and task.image is None:
+        with stages("output"):
+            out = (few @ task.flat(task.v)).reshape(*task.q.shape[:-1], -1)
+    return Result(weights, few, None, out, peak_memory())
 
 
 def dense(task: Task, options: Namespace, stages: Stages) -> Result:
@@ -107,6 +130,58 @@ def dense(task: Task, options: Namespace, stages: Stages) -> Result:
     return Result(weights, None, None, out, peak_memory())
 
 
+def efficient(task: Task, _: Namespace, stages: Stages) -> Result:
+    """Queries and keys share the scale, which is then a temperature of both softmaxes."""
+    root = task.q.dtype.type(abs(task.scale) ** 0.5)
+    return _factored(
+        task,
+        stages,
+        lambda q, k, **grids: nlattn.efficient_attention_map(root * q, root * k, **grids),
+    )
+
+
+def refined(task: Task, _: Namespace, stages: Stages) -> Result:
+    """Products as they are: a factor on them changes nothing but the size of the output."""
+    return _factored(task, stages, nlattn.refined_self_attention_map)
+
+
+def enla(task: Task, options: Namespace, stages: Stages) -> Result:
+    """Amplification 6 and 128 features, as published; the scale has no place in it."""
+    d = task.q.shape[-1]
+    projection = nlattn.orthogonal_features(d, 128, options.seed).astype(task.q.dtype)
+    return _factored(task, stages, functools.partial(nlattn.enla_map, projection=projection))
+
+
+def nonlocal_mean(task: Task, options: Namespace, stages: Stages) -> Result:
+    """The softmax forms as dense attention, the others through their linear maps."""
+    if options.pairwise.endswith("gaussian"):
+        return dense(task, options, stages)
+    weight = None if options.weight is None else _vector(options.weight).astype(task.q.dtype)
+    form = {"pairwise": options.pairwise, "weight": weight}
+    return _factored(task, stages, functools.partial(nlattn.nonlocal_mean_map, **form))
+
+
+def _vector(path: Path) -> Floats:
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except OSError:
+        raise
+    except Exception as error:  # a damaged header raises whatever it likes
+        raise ValueError(f"--weight {path} is not a readable .npy file: {error}") from None
+
+
+def _factored(task: Task, stages: Stages, make: Callable[..., AttentionMap]) -> Result:
+    with stages("weights"):
+        grids = {"query_grid": task.q.shape[:-1], "key_grid": task.k.shape[:-1]}
+        one = make(task.flat(task.q), task.flat(task.k), **grids)
+        weights = one.rows(task.points).reshape(-1, *task.k.shape[:-1])
+    out = None
+    if task.v is not None and task.image is None:
+        with stages("output"):
+            out = (one @ task.flat(task.v)).reshape(*task.q.shape[:-1], -1)
+    return Result(weights, one, None, out, peak_memory())
+
+
 def _in_blocks(q: Floats, k: Floats, v: Floats, scale: float, stages: Stages) -> Floats:
     out = np.empty((len(q), v.shape[1]), v.dtype)
     step = max(256, _BLOCK // len(k))
@@ -116,7 +191,17 @@ def _in_blocks(q: Floats, k: Floats, v: Floats, scale: float, stages: Stages) ->
     return out
 
 
-METHODS: dict[str, Callable[[Task, Namespace, Stages], Result]] = {"scram": scram, "dense": dense}
+METHODS: dict[str, Callable[[Task, Namespace, Stages], Result]] = {
+    "scram": scram,
+    "lev": lev,
+    "dense": dense,
+    "efficient": efficient,
+    "refined": refined,
+    "enla": enla,
+    "nonlocal": nonlocal_mean,
+}
+_APPROXIMATE = ("scram", "lev")
+"""Methods that mean to be dense attention; the others are operators of their own."""
 
 
 def prepare(task: Task, options: Namespace) -> None:
@@ -129,7 +214,7 @@ def prepare(task: Task, options: Namespace) -> None:
 
 def judge(task: Task, result: Result, options: Namespace) -> quality.Quality | None:
     """An approximate map against float64 dense attention, on sampled queries."""
-    if result.map is None:
+    if result.map is None or options.method not in _APPROXIMATE:
         return None
     q, k = (task.flat(x).astype(np.float64) for x in (task.q, task.k))
     exact = nlattn.attention_map(q, k, scale=task.scale)

@@ -41,6 +41,49 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     _attention(one)
     _common(one, writes=True)
 
+    clean = commands.add_parser("denoise", help="a picture without its noise")
+    clean.set_defaults(module="denoise", function="denoise")
+    clean.add_argument("image", type=Path, metavar="IMAGE", help="PNG, JPEG or TIFF")
+    clean.add_argument(
+        "--sigma",
+        type=_above_zero,
+        required=True,
+        help="deviation of the noise: levels of 0 to 255 or, below 1, a fraction of the range",
+    )
+    clean.add_argument("--strength", type=_above_zero, help="bandwidth over sigma (0.6)")
+    clean.add_argument("--patch", type=_positive, default=5, help="odd width of a patch (5)")
+    clean.add_argument("--distance", type=_count, default=5, help="reach of the window (5)")
+    clean.add_argument(
+        "--search",
+        choices=("window", "patchmatch", "union"),
+        default="window",
+        help="where pixels are compared with: near by, the best anywhere, or both (window)",
+    )
+    clean.add_argument("--topk", type=_positive, help="how many of them are kept")
+    _common(clean, writes=True)
+
+    _scaling(commands.add_parser("scaling", help="how the cost of operators grows with n"))
+    check = commands.add_parser("validate", help="another backend against the truth")
+    check.set_defaults(module="validate", function="validate")
+    _validate(check)
+    _common(check, writes=False, json=False)
+
+    files = commands.add_parser("vectors", help="the cases as files, and results made elsewhere")
+    files.set_defaults(module="vectors", function="vectors")
+    files.add_argument("action", choices=("write", "check"))
+    files.add_argument("folder", type=Path, metavar="DIR", help="of the vectors")
+    files.add_argument("results", type=Path, nargs="?", metavar="RESULTS", help="to be checked")
+    files.add_argument("--tier", choices=("smoke", "standard", "exhaustive"), default="smoke")
+    files.add_argument("--operators", type=_names, metavar="NAME,...", help="only these")
+    files.add_argument("--dtypes", type=_names, metavar="NAME,...", help="only these")
+    files.add_argument(
+        "--no-certificate",
+        dest="certificate",
+        action="store_false",
+        help="do not compute the truth again in 50 digits, which needs mpmath, and time",
+    )
+    _common(files, writes=False)
+
     for name, what in (
         ("list", "the operators"),
         ("doctor", "what this machine computes with, and whether it computes right"),
@@ -49,7 +92,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         command = commands.add_parser(name, help=what)
         command.set_defaults(module="about", function=f"{name}_")
         _common(command, writes=False)
+        if name == "warmup":
+            command.add_argument(
+                "--dtype",
+                choices=("float32", "float64"),
+                help="compile for this one; a process uses one core, so two may go side by side",
+            )
     options = parser.parse_args(argv)
+    if options.command == "validate" and (options.backend is None) == (options.diff is None):
+        check.error("give a BACKEND or --diff OLD.json NEW.json, one of them")
     if options.command == "map" and (options.image is None) == (options.q is None):
         one.error("give an IMAGE or --q FILE.npy, one of them")
     if options.command == "map" and options.image is not None and (options.k or options.v):
@@ -57,8 +108,46 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
+def _scaling(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(module="scaling", function="scaling")
+    parser.add_argument(
+        "operators",
+        nargs="+",
+        metavar="OPERATOR",
+        help="a name of nlattn list or a short one such as lev; attention@BACKEND; "
+        "module:function, file.py:function",
+    )
+    parser.add_argument(
+        "--sizes",
+        type=_span,
+        default=((32, 32), (256, 256)),
+        metavar="HxW:HxW",
+        help="smallest and largest grid (32x32:256x256)",
+    )
+    parser.add_argument("--points", type=_positive, default=9, help="sizes in between (9)")
+    parser.add_argument("--runs", type=_positive, default=5, help="samples of each time (5)")
+    parser.add_argument("--count", action="store_true", help="count work only, time nothing")
+    parser.add_argument(
+        "--budget",
+        type=_above_zero,
+        default=float("inf"),
+        metavar="SECONDS",
+        help="begin nothing that would end later than this",
+    )
+    parser.add_argument(
+        "--predict", type=_grid, metavar="HxW", help="foretell time and memory of this grid"
+    )
+    parser.add_argument("--claim", metavar="LAW", help="what work is judged against (n log n)")
+    parser.add_argument("--channels", type=_positive, default=32, help="of the features (32)")
+    _common(parser, writes=True)
+
+
 def _attention(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--method", choices=("scram", "dense"), default="scram")
+    parser.add_argument(
+        "--method",
+        choices=("scram", "lev", "dense", "nonlocal", "efficient", "refined", "enla"),
+        default="scram",
+    )
     parser.add_argument(
         "--query",
         action="append",
@@ -66,8 +155,28 @@ def _attention(parser: argparse.ArgumentParser) -> None:
         metavar="ROW,COL",
         help="a query whose attention is drawn; may be repeated",
     )
+    parser.add_argument(
+        "--pairwise",
+        choices=("gaussian", "embedded_gaussian", "dot_product", "concatenation"),
+        default="embedded_gaussian",
+        help="how --method nonlocal compares a query with a key (embedded_gaussian)",
+    )
+    parser.add_argument(
+        "--weight",
+        type=Path,
+        metavar="FILE.npy",
+        help="weights (2 d,) of --pairwise concatenation, those of queries first",
+    )
     parser.add_argument("--scale", type=float, help="factor on the scores q . k")
-    parser.add_argument("--iterations", type=_count, default=5, help="of the search (5)")
+    parser.add_argument(
+        "--candidates",
+        choices=("random", "tree"),
+        default="random",
+        help="what the search tries: random keys, or leaves of trees over the keys (random)",
+    )
+    parser.add_argument(
+        "--iterations", type=_count, help="of the search (5, or 1 with --candidates tree)"
+    )
     parser.add_argument("--topk", type=_positive, default=1, help="matches kept per query (1)")
     parser.add_argument(
         "--support",
@@ -78,6 +187,15 @@ def _attention(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--window", type=_positive, default=3, help="odd width of boxes (3)")
     parser.add_argument(
         "--rows", type=_positive, default=256, help="queries compared with exact attention (256)"
+    )
+    parser.add_argument(
+        "--kept", type=_positive, default=32, help="keys that --method lev attends to (32)"
+    )
+    parser.add_argument(
+        "--select",
+        choices=("leverage", "norm", "random", "oracle"),
+        default="leverage",
+        help="what --method lev chooses them by (leverage)",
     )
     image = parser.add_argument_group("features of an image")
     image.add_argument("--patch", type=_positive, default=7, help="odd width of a patch (7)")
@@ -93,9 +211,70 @@ def _attention(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _common(parser: argparse.ArgumentParser, *, writes: bool) -> None:
+def _validate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "backend",
+        nargs="?",
+        metavar="BACKEND",
+        help="numpy, nlattn, torch, jax, onnxruntime; FILE.py[:NAME], MODULE:NAME or exec:PROGRAM",
+    )
+    parser.add_argument("--op", metavar="NAME", help="the operator that a plain function computes")
+    parser.add_argument(
+        "--tier",
+        choices=("smoke", "standard", "exhaustive"),
+        default="smoke",
+        help="how much is tried: within a minute, ten, or however long it takes (smoke)",
+    )
+    parser.add_argument("--operators", type=_names, metavar="A,B", help="only these (all)")
+    parser.add_argument("--dtypes", type=_names, metavar="A,B", help="only these (all four)")
+    parser.add_argument("--case", metavar="PATTERN", help="only cases of a name such as '*/causal'")
+    parser.add_argument(
+        "--sweep",
+        type=_positive,
+        default=0,
+        metavar="N",
+        help="draw N cases more for each function and dtype, and shrink what fails",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the cases drawn (0)")
+    parser.add_argument(
+        "--timeout", type=_above_zero, default=120.0, help="seconds for one case (120)"
+    )
+    parser.add_argument("--memory", type=_above_zero, default=8.0, help="gigabytes it may hold (8)")
+
+    parser.add_argument(
+        "--tolerance",
+        action="append",
+        type=_tolerance,
+        metavar="PATTERN=FACTOR",
+        help="widen the bounds of some cases; may be repeated",
+    )
+    parser.add_argument(
+        "--diff", nargs=2, type=Path, metavar=("OLD.json", "NEW.json"), help="what changed"
+    )
+    files = parser.add_argument_group("reports")
+    files.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE", help="as data; printed without a FILE"
+    )
+    files.add_argument("--junit", metavar="FILE", help="as JUnit XML")
+    files.add_argument("--html", metavar="FILE", help="as one page, for people")
+    files.add_argument("--force", action="store_true", help="overwrite them")
+
+
+def _tolerance(text: str) -> tuple[str, float]:
+    pattern, _, factor = text.rpartition("=")
+    if not pattern:
+        raise argparse.ArgumentTypeError(f"{text!r} is not PATTERN=FACTOR")
+    return pattern, _above_zero(factor)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
+
+
+def _common(parser: argparse.ArgumentParser, *, writes: bool, json: bool = True) -> None:
     common = parser.add_argument_group("common")
-    common.add_argument("--json", action="store_true", help="print the report as JSON")
+    if json:
+        common.add_argument("--json", action="store_true", help="print the report as JSON")
     common.add_argument("--threads", type=_positive, help="threads to compute with (all)")
     common.add_argument("--quiet", action="store_true", help="print errors only")
     common.add_argument("--debug", action="store_true", help="show where an error comes from")
@@ -123,6 +302,32 @@ def _whole(text: str, low: int) -> int:
     if number < low:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {low} up")
     return number
+
+
+def _above_zero(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return number
+
+
+def _grid(text: str) -> tuple[int, int]:
+    try:
+        height, width = (_whole(part, 2) for part in text.split("x"))
+    except (ValueError, argparse.ArgumentTypeError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no grid, such as 256x256") from None
+    return height, width
+
+
+def _span(text: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    first, _, last = text.partition(":")
+    ends = _grid(first), _grid(last or first)
+    if ends[0][0] > ends[1][0] or ends[0][1] > ends[1][1]:
+        raise argparse.ArgumentTypeError(f"{text!r} shrinks, expected such as 32x32:512x512")
+    return ends
 
 
 def _point(text: str) -> tuple[int, int]:

@@ -58,6 +58,13 @@ def collect(
             for name, value in vars(options).items()
             if name not in ("module", "function", "command")
         },
+        **environment(),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions and the kind of machine."""
+    return {
         "versions": {"nlattn": __version__, "python": platform.python_version(), **versions()},
         "machine": f"{platform.system()} {platform.machine()}",
     }

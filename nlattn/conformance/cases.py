@@ -9,7 +9,8 @@ import numpy as np
 from nlattn._types import Support
 from nlattn.conformance.table import OpSpec
 
-SIZES = {"n": 5, "m": 7, "d": 3, "e": 4, "Hq": 3, "Wq": 4, "Hk": 4, "Wk": 3}
+SIZES = {"n": 5, "m": 7, "d": 3, "e": 4, "r": 6, "Hq": 3, "Wq": 4, "Hk": 4, "Wk": 3}
+SIZES |= {"H": 4, "W": 5, "t": 2, "kh": 3, "kw": 3, "f": 4}
 
 
 def call(
@@ -24,6 +25,10 @@ def call(
     """Arguments by name for ``spec.function(kind)``: normal random arrays, and what they need."""
     rng = np.random.default_rng(seed)
     size = {**SIZES, **(sizes or {})}
+    for axis in "HW":  # of values and outputs that are finer than keys and queries
+        scale = spec.options.get("scale", 1)
+        size[f"{axis}v"], size[f"{axis}o"] = scale * size[f"{axis}k"], scale * size[f"{axis}q"]
+        size[f"{axis}s"] = scale * size[axis]
     names = dict(spec.arrays)
     if kind == "map":
         names.pop("v", None)
@@ -33,6 +38,8 @@ def call(
         name: rng.standard_normal((*lead, *(size[dim] for dim in dims.split()))).astype(dtype)
         for name, dims in names.items()
     }
+    for name, dims in spec.extras.items():
+        arguments[name] = rng.standard_normal([size[dim] for dim in dims.split()]).astype(dtype)
     if spec.stem == "sparse":
         arguments["support"] = _every_other_key(size["n"], size["m"])
     return {**arguments, **spec.options}

@@ -23,17 +23,17 @@ from nlattn._types import Floats
 _FEATURES = llvmlite.binding.get_host_cpu_features()
 _WIDE = bool(_FEATURES.get("avx512f"))
 _AVX2 = bool(_FEATURES.get("avx2"))
-_VECTOR_BYTES = 64 if _WIDE else 32 if _AVX2 else 16
+VECTOR_BYTES = 64 if _WIDE else 32 if _AVX2 else 16
 _VECTORS = 2
 # 8 x 2 accumulators leave room for operands in 32 registers, 6 x 2 in the 16 of AVX2.
 _ROWS = 6 if _AVX2 and not _WIDE else 8
-_PANEL_BYTES = _VECTORS * _VECTOR_BYTES
+PANEL_BYTES = _VECTORS * VECTOR_BYTES
 
 
 @_jit.device
 def width(x: Any) -> int:
     """Columns of a panel, for arrays of x's dtype."""
-    return _PANEL_BYTES // x.itemsize  # type: ignore[no-any-return]
+    return PANEL_BYTES // x.itemsize  # type: ignore[no-any-return]
 
 
 @_jit.device
@@ -52,7 +52,7 @@ def _emitter(rows: int) -> Any:  # pragma: no cover - the compiler runs it
         a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, depth = arguments
         element = context.get_value_type(signature.args[0].dtype)
         size = context.get_abi_sizeof(element)
-        lanes = _VECTOR_BYTES // size
+        lanes = VECTOR_BYTES // size
         vector, i32, i64 = ir.VectorType(element, lanes), ir.IntType(32), ir.IntType(64)
         first_lane = ir.Constant(ir.VectorType(i32, lanes), [0] * lanes)
         undefined, zero = ir.Constant(vector, ir.Undefined), ir.Constant(vector, None)

@@ -28,6 +28,8 @@ class AttentionMap(LinearOperator):
 
     kind: ClassVar[str]
     """Name of the structure, in saved files."""
+    normalised: bool = True
+    """Whether weights are positive and sum to 1 over each row; if not, there is no ``lse``."""
 
     def __init__(
         self,

@@ -1,32 +1,43 @@
 """Attention maps as ``.npz`` files: written whole or not at all, read without trust.
 
-A file is a zip of plain ``.npy`` members: `format`, `kind` and the state of the map. Nothing in
-it is unpickled or extracted by name, and nothing is allocated before the sizes it declares have
-been added up and compared with those it has.
+A file has the members `format`, `kind` and the state of the map; `_npz` reads them.
 """
 
 from __future__ import annotations
 
-import math
 import os
-import re
 import secrets
 import zipfile
-import zlib
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NoReturn
 
 import numpy as np
 
-from nlattn import _check
+from nlattn import _npz
 from nlattn.maps.base import AttentionMap
+from nlattn.maps.concatenation import ConcatenationMap
+from nlattn.maps.cross_scale import CrossScaleMap
 from nlattn.maps.dense import DenseMap
+from nlattn.maps.factored import FactoredMap
+from nlattn.maps.heavy import HeavyMap
+from nlattn.maps.selected import SelectedMap
 from nlattn.maps.sparse import SparseMap
+from nlattn.maps.window import WindowMap
 
 FORMAT = "nlattn map 1"
-KINDS: dict[str, type[AttentionMap]] = {c.kind: c for c in (DenseMap, SparseMap)}
+_STRUCTURES: tuple[type[AttentionMap], ...] = (
+    ConcatenationMap,
+    CrossScaleMap,
+    DenseMap,
+    FactoredMap,
+    HeavyMap,
+    SelectedMap,
+    SparseMap,
+    WindowMap,
+)
+KINDS = {structure.kind: structure for structure in _STRUCTURES}
 MEMBERS = 64
-TEXT = 256  # longest string in a file, in bytes
+NAME = "[a-z_]{1,32}"
 OP = "load_map"
 
 
@@ -83,16 +94,10 @@ def load_map(path: str | os.PathLike[str], *, max_bytes: float = 4e9) -> Attenti
     """
     with open(path, "rb") as file:
         try:
-            with zipfile.ZipFile(file) as archive:
-                state = _read(archive, max_bytes)
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            NotImplementedError,
-            RuntimeError,
-            ValueError,
-        ) as error:
+            state = _npz.read(
+                OP, file, pattern=NAME, what="array of a map", members=MEMBERS, max_bytes=max_bytes
+            )
+        except ValueError as error:
             _refuse(path, error)
     if state.pop("format", None) != FORMAT:
         _refuse(path, f"its format is not {FORMAT!r}")
@@ -103,59 +108,6 @@ def load_map(path: str | os.PathLike[str], *, max_bytes: float = 4e9) -> Attenti
         return KINDS[kind].from_state(state)
     except (KeyError, TypeError, ValueError) as error:
         _refuse(path, error)
-
-
-class _Member(NamedTuple):
-    info: zipfile.ZipInfo
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    fortran: bool
-    start: int
-
-
-def _read(archive: zipfile.ZipFile, max_bytes: float) -> dict[str, Any]:
-    entries = archive.infolist()
-    if len(entries) > MEMBERS or len({entry.filename for entry in entries}) < len(entries):
-        raise ValueError(f"it has {len(entries)} members, expected at most {MEMBERS} by one name")
-    members = dict(_header(archive, entry) for entry in entries)
-    total = sum(member.info.file_size for member in members.values())
-    _check.memory(OP, total, max_bytes, f"{len(members)} arrays", "pass a larger max_bytes")
-    return {name: _array(archive, member) for name, member in members.items()}
-
-
-def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[str, _Member]:
-    """Name and declared layout of a member, which must account for its every byte."""
-    match = re.fullmatch(r"([a-z_]{1,32})\.npy", info.filename)
-    if match is None:
-        raise ValueError(f"member {info.filename[:64]!r} is no array of a map")
-    with archive.open(info) as file:
-        version = np.lib.format.read_magic(file)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"member {info.filename} has .npy version {version}")
-        read = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, fortran, dtype = read(file)
-        start = file.tell()
-    if dtype.kind not in "biufU" or (dtype.kind == "U" and (shape or dtype.itemsize > TEXT)):
-        raise ValueError(f"member {info.filename} has dtype {dtype}, expected numbers")
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != info.file_size - start:
-        raise ValueError(
-            f"member {info.filename} declares shape {shape} of {dtype} "
-            f"but holds {info.file_size - start} bytes"
-        )
-    return match[1], _Member(info, shape, dtype, fortran, start)
-
-
-def _array(archive: zipfile.ZipFile, member: _Member) -> Any:
-    with archive.open(member.info) as file:
-        file.read(member.start)
-        data = file.read()
-    flat = np.frombuffer(data, member.dtype)
-    array = flat.reshape(member.shape, order="F" if member.fortran else "C")
-    return array.item() if member.dtype.kind == "U" else array
 
 
 def _refuse(path: str | os.PathLike[str], reason: object) -> NoReturn:

@@ -14,8 +14,9 @@ from nlattn.maps.base import AttentionMap
 def common(attention_map: AttentionMap) -> dict[str, Any]:
     """Normalisers, grids and work of any map."""
     work = attention_map.work
+    known = attention_map.normalised
     state = {
-        "lse": attention_map.lse,
+        "lse": attention_map.lse if known else np.full(attention_map.shape[0], np.nan),
         "query_grid": np.array(attention_map.query_grid, np.int64),
         "key_grid": np.array(attention_map.key_grid, np.int64),
         "work": np.array(work[:3], np.int64),

@@ -33,7 +33,7 @@ def support_of_field(
     max_bytes: float,
 ) -> Support:
     """Count the keys of every query, allocate them, list them."""
-    index, grid = _matches(op, field)
+    index, grid = matches(op, field)
     lead, (Hq, Wq) = index.shape[:-3], index.shape[-3:-1]
     n, m = Hq * Wq, math.prod(grid)
     key_mask = _mask(op, "key_mask", masks[0], grid)
@@ -78,7 +78,7 @@ def support_of_field(
     return Support(indptr, _check.frozen(keys), (*lead, n, m))
 
 
-def _matches(op: str, field: Any) -> tuple[Ints, tuple[int, int]]:
+def matches(op: str, field: Any) -> tuple[Ints, tuple[int, int]]:
     if not isinstance(field, Field):
         raise TypeError(f"{op}: field is a {type(field).__name__}, expected a Field")
     index = integers(op, "field.index", field.index)

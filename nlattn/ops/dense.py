@@ -94,7 +94,7 @@ def attention(
         nonfinite=nonfinite,
     )
     _check.choice(fit.op, "masked_rows", masked_rows, _MASKED_ROWS)
-    out, norm = _forward(fit, p, masked_rows)
+    out, norm = forward(fit, p, masked_rows)
     result = fit.unfold(out)
     return (result, fit.unfold(log_normaliser(norm), cast=False)) if return_lse else result
 
@@ -177,29 +177,25 @@ def attention_vjp(
         nonfinite=nonfinite,
     )
     _check.choice(fit.op, "masked_rows", masked_rows, _MASKED_ROWS)
-    out, norm = _forward(fit, p, "raise" if masked_rows == "raise" else "zero")
+    out, norm = forward(fit, p, "raise" if masked_rows == "raise" else "zero")
     delta = np.einsum("bne,bne->bn", out, fit["dout"])
     if dlse is not None:
         delta -= fit["dlse"]
-    dq, dk, dv = (np.zeros((fit.batch, *fit.shape(s)), fit.dtype) for s in ("n d", "m d", "m e"))
-    known = fit["v"], fit["dout"], _check.frozen(norm), _check.frozen(delta)
-    n, m, d, e = fit.shape("n m d e")
-    cost = fit.batch * min(n, m) * KEYS * (3 * d + 2 * e)
-    for start, stop in groups(softmax_vjp.diagonals(p), 16 * cost):
-        softmax_vjp.backward(p, *known, start, stop, dq, dk, dv)
-    gradients = [fit.reduce(name, x) for name, x in (("q", dq), ("k", dk), ("v", dv))]
+    sums = _check.frozen(norm), _check.frozen(delta)
+    gradients = backward(fit, p, *sums)
     if bias is None:
-        return tuple(gradients)
+        return gradients
+    n, m, d, e = fit.shape("n m d e")
     dbias = np.zeros(p.bias.shape, fit.dtype)
     parts, rows, columns = p.bias.shape
-    tasks = parts * (-(-n // width(dq)) if rows > 1 else 1)
+    tasks = parts * (-(-n // width(out)) if rows > 1 else 1)
     tasks *= -(-m // KEYS) if columns > 1 else 1
     for start, stop in groups(tasks, fit.batch * n * m * (d + e) // max(tasks, 1)):
-        softmax_vjp.bias_gradient(p, *known, start, stop, dbias)
+        softmax_vjp.bias_gradient(p, fit["v"], fit["dout"], *sums, start, stop, dbias)
     return (*gradients, dbias.reshape(np.shape(bias)).astype(fit.out_dtype, copy=False))
 
 
-def _forward(fit: _check.Fit, p: Scores, masked_rows: str) -> tuple[Floats, Floats]:
+def forward(fit: _check.Fit, p: Scores, masked_rows: str) -> tuple[Floats, Floats]:
     """Outputs and normalisers of every head."""
     out = fit.empty("n e")
     norm: Floats = np.empty((2, *out.shape[:2]), fit.dtype)
@@ -218,3 +214,15 @@ def _forward(fit: _check.Fit, p: Scores, masked_rows: str) -> tuple[Floats, Floa
                 )
             out[masked] = np.nan
     return out, norm
+
+
+def backward(
+    fit: _check.Fit, p: Scores, norm: Floats, delta: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """Gradients of queries, keys and values; `delta` (batch, n) is ``dout . out - dlse``."""
+    dq, dk, dv = (np.zeros((fit.batch, *fit.shape(s)), fit.dtype) for s in ("n d", "m d", "m e"))
+    n, m, d, e = fit.shape("n m d e")
+    cost = fit.batch * min(n, m) * KEYS * (3 * d + 2 * e)
+    for start, stop in groups(softmax_vjp.diagonals(p), 16 * cost):
+        softmax_vjp.backward(p, fit["v"], fit["dout"], norm, delta, start, stop, dq, dk, dv)
+    return fit.reduce("q", dq), fit.reduce("k", dk), fit.reduce("v", dv)

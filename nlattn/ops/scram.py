@@ -94,7 +94,8 @@ def scram(
     scale: float | None = None,
     bandwidth: float = 1.0,
     power: float = 2.0,
-    iterations: int = 5,
+    candidates: str = "random",
+    iterations: int | None = None,
     topk: int = 1,
     propagate: str = "both",
     seed: int = 0,
@@ -117,7 +118,7 @@ def scram(
         Queries, keys and values on their grids. Leading axes broadcast.
     weight, scale, bandwidth, power, masked_rows, return_lse
         As in `sparse_attention`. The search maximises the score that goes with the weight.
-    iterations, topk, propagate, seed
+    candidates, iterations, topk, propagate, seed
         As in `patchmatch`.
     kind, window
         As in `scram_support`.
@@ -163,7 +164,8 @@ def scram_map(
     scale: float | None = None,
     bandwidth: float = 1.0,
     power: float = 2.0,
-    iterations: int = 5,
+    candidates: str = "random",
+    iterations: int | None = None,
     topk: int = 1,
     propagate: str = "both",
     seed: int = 0,
@@ -198,7 +200,8 @@ def scram_vjp(
     scale: float | None = None,
     bandwidth: float = 1.0,
     power: float = 2.0,
-    iterations: int = 5,
+    candidates: str = "random",
+    iterations: int | None = None,
     topk: int = 1,
     propagate: str = "both",
     seed: int = 0,
@@ -253,7 +256,7 @@ def _prepared(
             options["k"],
             score=PAIRED[weights.weight],
             nonfinite="propagate",
-            **chosen("iterations", "topk", "propagate", "seed", "scale", "bandwidth"),
+            **chosen("candidates", "iterations", "topk", "propagate", "seed", "scale", "bandwidth"),
             **masks,
         )
     support = scram_support(field, **chosen("kind", "window"), **masks)

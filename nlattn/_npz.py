@@ -1,0 +1,80 @@
+"""Arrays of ``.npz`` files, read without trust.
+
+A file is a zip of plain ``.npy`` members. Nothing in it is unpickled or extracted by name, and
+nothing is allocated before the sizes it declares have been added up and compared with those it has.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+import zlib
+from typing import IO, Any, NamedTuple
+
+from nlattn import _check, _npy
+
+TEXT = 256  # longest string in a file, in bytes
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)
+
+
+class _Member(NamedTuple):
+    info: zipfile.ZipInfo
+    header: _npy.Header
+
+
+def read(
+    op: str, file: IO[bytes], *, pattern: str, what: str, members: int, max_bytes: float
+) -> dict[str, Any]:
+    """Arrays of a file by name; a single string as a str.
+
+    A member is called `pattern` and ``.npy``; `what` says of one that is not what it should have
+    been, "array of a map". ValueError says what is wrong with the file, MemoryError if it declares
+    more than `max_bytes`.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            names = {entry.filename for entry in entries}
+            if len(entries) > members or len(names) < len(entries):
+                raise ValueError(
+                    f"it has {len(entries)} members, expected at most {members} by one name"
+                )
+            found = dict(_header(archive, entry, pattern, what) for entry in entries)
+            total = sum(member.info.file_size for member in found.values())
+            _check.memory(op, total, max_bytes, f"{len(found)} arrays", "pass a larger max_bytes")
+            return {name: _array(archive, member) for name, member in found.items()}
+    except _DAMAGE as error:
+        raise ValueError(str(error) or type(error).__name__) from None
+
+
+def _header(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, pattern: str, what: str
+) -> tuple[str, _Member]:
+    """Name and declared layout of a member, which must account for its every byte."""
+    match = re.fullmatch(rf"({pattern})\.npy", info.filename)
+    if match is None:
+        raise ValueError(f"member {info.filename[:64]!r} is no {what}")
+    try:
+        with archive.open(info) as file:
+            header = _npy.read_header(file)
+        dtype, shape = header.dtype, header.shape
+        if dtype.kind not in "biufU" or (dtype.kind == "U" and (shape or dtype.itemsize > TEXT)):
+            raise ValueError(f"has dtype {dtype}, expected numbers")
+        _npy.check_size(header, info.file_size - header.start)
+    except ValueError as error:
+        raise ValueError(f"member {info.filename} {error}") from None
+    return match[1], _Member(info, header)
+
+
+def _array(archive: zipfile.ZipFile, member: _Member) -> Any:
+    with archive.open(member.info) as file:
+        file.read(member.header.start)
+        array = _npy.shaped(file.read(), member.header)
+    return array.item() if array.dtype.kind == "U" else array

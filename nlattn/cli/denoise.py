@@ -1,0 +1,62 @@
+"""``nlattn denoise``: a picture without its noise."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import nlattn
+from nlattn import _jit, images
+from nlattn.cli.output import Output, Stages, to_json
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+
+
+def denoise(options: Namespace) -> int:
+    """Read, denoise, write; ``--out`` names a picture, or a folder for it and the report."""
+    folder, name = options.out, "denoised.png"
+    names = [name, "report.json"]
+    if folder.suffix.lower() in _PICTURES and not folder.is_dir():
+        folder, name = folder.parent, folder.name
+        names = [name]
+    sigma = options.sigma if options.sigma < 1 else options.sigma / 255
+    output, stages = Output(folder, names, force=options.force), Stages(quiet=options.quiet)
+    image = images.load(options.image)
+    arguments: dict[str, Any] = {
+        "sigma": sigma,
+        "h": None if options.strength is None else options.strength * sigma,
+        "patch_size": options.patch,
+        "patch_distance": options.distance,
+        "search": options.search,
+        "topk": options.topk,
+        "seed": options.seed,
+    }
+    with stages:
+        with stages("compile"):
+            nlattn.nl_means(image[:8, :8], **arguments)
+        with stages("denoise"):
+            clean = nlattn.nl_means(image, **arguments)
+    report = {
+        "image": str(options.image),
+        "size": list(image.shape),
+        **arguments,
+        "change": float(((clean - image) ** 2).mean() ** 0.5),
+        "threads": _jit.threads(),
+        "seconds": stages.seconds,
+    }
+    output.write(name, lambda path: images.save(path, clean))
+    if "report.json" in names:
+        output.write("report.json", lambda path: path.write_text(to_json(report)))
+    output.commit()
+    report["written"] = [str(folder / n) for n in names]
+    if options.json:
+        print(to_json(report))
+    elif not options.quiet:
+        height, width = image.shape[:2]
+        print(
+            f"{Path(options.image).name}, {height} x {width}: denoised in "
+            f"{stages.seconds['denoise']:.2f} s; changed by {report['change'] * 255:.1f} of 255 "
+            f"(rms), sigma is {sigma * 255:.1f}\n{', '.join(report['written'])}"
+        )
+    return 0

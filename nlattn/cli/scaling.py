@@ -1,0 +1,223 @@
+"""``nlattn scaling``: how the cost of operators grows."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from nlattn import _check, _jit
+from nlattn.cli.output import Output, table, to_json
+from nlattn.cli.report import environment
+from nlattn.scaling import report as reports
+from nlattn.scaling import subject
+from nlattn.scaling.growth import growth
+from nlattn.scaling.scene import Scene
+from nlattn.scaling.sweep import Sweep, grids
+
+_CLAIM = "n log n"
+_DENSE = "attention"
+
+
+def scaling(options: Namespace) -> int:
+    """Sweep, judge, print; 1 if work outgrows a law that was given by --claim."""
+    claim = options.claim or _CLAIM
+    growth(claim)
+    subjects = [subject.find(name) for name in dict.fromkeys(options.operators)]
+    sizes = grids(options.sizes[0], options.sizes[1], options.points)
+    drawn = find_spec("matplotlib") is not None
+    files = ["scaling.json", *["scaling.png"] * drawn]
+    output = Output(options.out, files, force=options.force)
+    found = _sweep(subjects, sizes, options)
+    report = _report(found, [s.name for s in subjects], sizes, claim, options)
+    output.write("scaling.json", lambda path: path.write_text(to_json(report) + "\n"))
+    if drawn:
+        from nlattn.scaling import figure
+
+        output.write("scaling.png", lambda path: figure.draw(report).savefig(path, dpi=110))
+    report["written"] = [str(output.folder / name) for name in output.commit()]
+    if options.json:
+        print(to_json(report))
+    elif not options.quiet:
+        print(_text(report))
+    failed = any(s["verdict"] == "inconsistent" for s in report["subjects"])
+    return int(failed and options.claim is not None)
+
+
+def _sweep(
+    subjects: list[subject.Subject], sizes: list[tuple[int, int]], options: Namespace
+) -> Sweep:
+    """Work, and all else unless it is not wanted; dense attention is timed for comparison."""
+    also = [] if options.count else [subject.find(_DENSE)]
+    everyone = [*subjects, *(s for s in also if s.name not in [o.name for o in subjects])]
+    scenes = [Scene(grid, options.channels, options.seed) for grid in sizes]
+    sweep = Sweep(
+        everyone,
+        scenes,
+        runs=options.runs,
+        budget=options.budget,
+        seed=options.seed,
+        say=_say if sys.stderr.isatty() and not options.quiet else lambda _: None,
+    )
+    if not options.count:
+        sweep.compile()
+    sweep.count()
+    if not options.count:
+        sweep.time()
+        sweep.measure()
+    if sys.stderr.isatty() and not options.quiet:
+        _say("")
+    return sweep
+
+
+def _say(text: str) -> None:
+    print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def _report(
+    sweep: Sweep, names: list[str], sizes: list[tuple[int, int]], claim: str, options: Namespace
+) -> dict[str, Any]:
+    at = None if options.predict is None else options.predict[0] * options.predict[1]
+    dense = sweep.curves.get(_DENSE)
+    return {
+        "command": "scaling",
+        "claim": claim,
+        "grids": sizes,
+        "channels": options.channels,
+        "runs": options.runs,
+        "seed": options.seed,
+        "budget": options.budget,
+        "subjects": [
+            reports.subject(sweep.curves[n], claim, None if n == _DENSE else dense, at)
+            for n in names
+        ],
+        "left_out": sorted({*sweep.left_out}),
+        "threads": _jit.threads(),
+        **environment(),
+    }
+
+
+def _text(report: dict[str, Any]) -> str:
+    ends = [" x ".join(map(str, report["grids"][i])) for i in (0, -1)]
+    head = (
+        f"{len(report['grids'])} sizes, {ends[0]} to {ends[1]}, judged against {report['claim']}; "
+        f"{report['threads']} threads"
+    )
+    parts = [head, table(_work(report))]
+    if any(one["time"] for one in report["subjects"]):
+        parts.append(table(_times(report)))
+    if any(row["quality"] for one in report["subjects"] for row in one["sizes"]):
+        parts.append(table(_quality(report)))
+    parts += _notes(report)
+    return "\n\n".join([*parts, ", ".join(report["written"])])
+
+
+def _work(report: dict[str, Any]) -> list[Sequence[str]]:
+    beyond = "exponent beyond"
+    rows: list[Sequence[str]] = [
+        ("work", "source", f"c in c {report['claim']}", beyond, "verdict", "exact law")
+    ]
+    for one in report["subjects"]:
+        for unit, v in one["verdicts"].items():
+            name = f"{one['name']}, {unit.replace('_', '-')}"
+            excess = f"{v.excess:+.3f} ({v.low:+.3f} to {v.high:+.3f})"
+            law = one["law"] or "" if unit == "multiply_adds" else ""
+            rows.append((name, one["source"], f"{v.constant:.4g}", excess, v.verdict, law))
+        if not one["verdicts"]:
+            rows.append((one["name"], "none", "", "", "undecided", "its work is not known"))
+    return rows
+
+
+def _times(report: dict[str, Any]) -> list[Sequence[str]]:
+    first = ("time", "compile", "first touch", "steady", "last exponent", "laws", "verdict")
+    rows: list[Sequence[str]] = [(*first, "memory (predicted)", "faster than dense from")]
+    for one in report["subjects"]:
+        timed = [row for row in one["sizes"] if row["seconds"] is not None]
+        if not timed:
+            continue
+        last, times, memory = timed[-1], one["time"], one["memory"]
+        steady = last["seconds"]
+        best = sorted((times["laws"] or {}).items(), key=lambda item: -item[1])[:2]
+        verdict = times["verdict"]
+        rows.append(
+            (
+                f"{one['name']}, n = {last['n']:,}",
+                _seconds(times["compile"]),
+                _seconds(last["first_touch"]),
+                f"{_seconds(steady.median)} ({_seconds(steady.low)} to {_seconds(steady.high)})",
+                _range(times["exponents"][-1]["exponent"]) if times["exponents"] else "",
+                ", ".join(f"{law} {share:.0%}" for law, share in best),
+                "" if verdict is None else verdict.verdict,
+                f"{_check.size(memory['measured'])} ({_check.size(memory['predicted'])})"
+                if memory
+                else "",
+                _crossover(one["crossover"], [row["n"] for row in timed]),
+            )
+        )
+    return rows
+
+
+def _quality(report: dict[str, Any]) -> list[Sequence[str]]:
+    rows: list[Sequence[str]] = [
+        ("against dense attention", "argmax recall", "mass", "best mass", "output error")
+    ]
+    for one in report["subjects"]:
+        for row in one["sizes"]:
+            q = row["quality"]
+            if q is not None:
+                error = "" if q["error"] is None else _estimate(q["error"])
+                figures = _estimate(q["recall"]), _estimate(q["mass"]), f"{q['mass_best']:.3f}"
+                rows.append((f"{one['name']}, n = {row['n']:,}", *figures, error))
+    return rows
+
+
+def _notes(report: dict[str, Any]) -> list[str]:
+    notes = []
+    for one in report["subjects"]:
+        times, ahead = one["time"], one["predicted"]
+        if times is not None and times["verdict"] is not None:
+            if times["verdict"].verdict == "undecided":
+                notes.append(f"{one['name']}: time is undecided: {times['verdict'].reason}")
+            if times["unstable"]:
+                sizes = ", ".join(f"{n:,}" for n in times["unstable"])
+                notes.append(f"{one['name']}: unstable times at n = {sizes}; close other programs")
+        if ahead is not None and ahead["seconds"] is not None:
+            s = ahead["seconds"]
+            held = "" if ahead["bytes"] is None else f", {_check.size(ahead['bytes'])}"
+            notes.append(
+                f"{one['name']} at n = {ahead['n']:,} will take {_seconds(s.value)} "
+                f"({_seconds(s.low)} to {_seconds(s.high)}){held}"
+            )
+    if report["left_out"]:
+        notes.append(
+            f"left out for --budget {report['budget']:g}: "
+            + ", ".join(f"{name} at n = {n:,} ({what})" for name, n, what in report["left_out"])
+        )
+    return ["\n".join(notes)] if notes else []
+
+
+def _seconds(s: float) -> str:
+    return f"{s:.2f} s" if s >= 1 else f"{1e3 * s:.3g} ms"
+
+
+def _range(r: Any) -> str:
+    return f"{r.value:.2f} ({r.low:.2f} to {r.high:.2f})"
+
+
+def _estimate(e: Any) -> str:
+    return f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f})"
+
+
+def _crossover(r: Any, sizes: list[int]) -> str:
+    if r is None:
+        return ""
+
+    def end(n: float) -> str:
+        if n == 0:
+            return f"below {sizes[0]:,}"
+        return f"above {sizes[-1]:,}" if n == float("inf") else f"{n:,.0f}"
+
+    ends = [end(x) for x in r]
+    return ends[0] if len({*ends}) == 1 else f"{ends[0]} ({ends[1]} to {ends[2]})"

@@ -1,0 +1,76 @@
+"""``nlattn vectors``: the cases as files, and results that were made elsewhere."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterable
+from typing import Any
+
+from nlattn.cli.output import Output
+from nlattn.conformance import digits
+from nlattn.conformance import vectors as files
+from nlattn.conformance.case import Case, bound, suite, truth
+from nlattn.conformance.diagnosis import diagnose
+from nlattn.conformance.judge import judge
+from nlattn.conformance.suite import SEED
+
+
+def vectors(options: Namespace) -> int:
+    """Write vectors, or check results; 1 if a result is missing or wrong."""
+    return check(options) if options.action == "check" else write(options)
+
+
+def write(options: Namespace) -> int:
+    """The cases of a tier, whole or not at all."""
+    cases = list(suite(options.tier, options.operators, options.dtypes))
+    if not cases:
+        raise ValueError("no case of this tier has such an operator and dtype")
+    if options.folder.exists():
+        raise ValueError(f"{options.folder} exists; vectors are written to a new folder")
+    output = Output(options.folder, [], force=False)
+    about: dict[str, Any] = {"seed": SEED, "tier": options.tier}
+    if options.certificate:
+        about["certificate"] = certificate(cases)
+    output.write("", lambda draft: files.write(draft, cases, truth, bound, about))
+    output.commit()
+    if not options.quiet:
+        print(f"{len(cases)} cases in {options.folder}")
+    return 0
+
+
+def certificate(cases: Iterable[Case]) -> dict[str, Any]:
+    """How far each case's truth is from 50 digits; ValueError where that is too far."""
+    shares = {case.name: digits.share(case) for case in cases if not case.error}
+    for name, share in shares.items():
+        if not share < 1:
+            raise ValueError(
+                f"the truth of {name} is {share:.2g} bounds from {digits.DIGITS} digits"
+            )
+    return {"digits": digits.DIGITS, "error over bound": shares}
+
+
+def check(options: Namespace) -> int:
+    """Judge each case whose results there should be."""
+    if options.results is None:
+        raise ValueError("vectors check: expected DIR and RESULTS")
+    passed = failed = 0
+    for case, _, _ in files.read(options.folder):
+        if case.error:
+            continue
+        try:
+            got = files.result(options.results, case)
+        except ValueError as error:
+            said = str(error)
+        else:
+            verdict = judge(case, got)
+            said = verdict.detail or f"error {verdict.ratio:.3g} times the bound"
+            if not verdict.failed:
+                passed += 1
+                continue
+            said = "; ".join(filter(None, [said, diagnose(case, got)]))
+        failed += 1
+        if not options.quiet:
+            print(f"{case.name}: {said}")
+    if not options.quiet:
+        print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0

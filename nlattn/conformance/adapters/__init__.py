@@ -1,0 +1,47 @@
+"""Backends that are there already: our oracles, our operators, and known libraries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def bfloat16() -> np.dtype[Any]:
+    """The dtype of that name; LookupError without ml_dtypes."""
+    try:
+        import ml_dtypes
+    except ModuleNotFoundError:
+        raise LookupError("bfloat16 needs ml_dtypes") from None
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
+
+
+def four_axes(q: Any, k: Any, v: Any, gqa: bool) -> tuple[Any, Any, Any]:
+    """Arrays or tensors (batch, heads, n, d) of one batch, and without `gqa` of as many heads."""
+
+    def folded(x: Any, lead: tuple[int, ...]) -> Any:
+        batch = int(np.prod(lead[:-1], dtype=int))
+        return x.reshape(batch, lead[-1] if lead else 1, *x.shape[-2:])
+
+    def wide(x: Any, lead: tuple[int, ...]) -> Any:
+        if tuple(x.shape[:-2]) == lead:
+            return x
+        shape = (*lead, *x.shape[-2:])
+        return np.broadcast_to(x, shape) if isinstance(x, np.ndarray) else x.expand(shape)
+
+    leads = [tuple(x.shape[:-2]) for x in (q, k, v)]
+    if not gqa:
+        lead = np.broadcast_shapes(*leads)
+        leads = [lead] * 3
+    a, b, c = (folded(wide(x, lead), lead) for x, lead in zip((q, k, v), leads, strict=True))
+    return a, b, c
+
+
+def allowed_pairs(n: int, m: int, causal: bool, offset: int, window: Any) -> Any:
+    """Which keys causality and a window allow each query, (n, m) bool; None for all."""
+    if not causal and window is None:
+        return None
+    step = np.arange(m) - np.arange(n)[:, None]
+    left, right = (n + m if side is None else side for side in window or (None, None))
+    return (step >= -left) & (step <= right) & ((step <= offset) if causal else True)

@@ -1,0 +1,134 @@
+"""A case: one call of one operator, as data that any backend can be asked to compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from nlattn.conformance.table import OpSpec, find
+
+Kind = Literal["forward", "vjp", "stages"]
+Tier = Literal["smoke", "standard", "exhaustive"]
+Array: TypeAlias = np.ndarray[Any, Any]
+Json: TypeAlias = Any
+
+TIERS: tuple[Tier, ...] = ("smoke", "standard", "exhaustive")
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+_SEVERAL = {"sensitivity_bounds": ("lower", "upper"), "lp_sensitivity": ("lower", "upper")}
+STAGES = ("raw", "capped", "biased", "masked", "weights", "output")
+"""What a backend may show of how it computes `attention`."""
+_DIFFERENTIABLE = {"attention": ("bias",), "nonlocal_mean": ("weight",)}
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One call: what to compute, on which arrays, with which options."""
+
+    name: str
+    """``attention/forward/float32/causal-17x13``: unique, stable, and a path of folders."""
+    op: str
+    """Name in the table of operators."""
+    kind: Kind
+    """A gradient is asked of a backend as ``<op>_vjp``, what lies between as ``<op>_stages``."""
+    dtype: str
+    """Of all floating arrays: "float64", "float32", "float16" or "bfloat16"."""
+    arrays: Mapping[str, Array]
+    """By the operator's argument names; the cotangent is ``dout``.
+
+    A support is three arrays, ``support.indptr``, ``support.indices`` and ``support.shape``; a
+    field of matches is ``field.index``, raster indices of keys (-1 for none).
+    """
+    options: Mapping[str, Json] = field(default_factory=dict)
+    """Keyword options, JSON values only."""
+    tier: Tier = "smoke"
+    seed: int = 0
+    error: str = ""
+    """For a call that must be refused: what is wrong with it."""
+
+    @property
+    def spec(self) -> OpSpec:
+        """Row of the operator in the table."""
+        return find(self.op)
+
+    @property
+    def function(self) -> str:
+        """What a backend is asked for: ``attention`` or ``attention_vjp``."""
+        return self.op if self.kind == "forward" else f"{self.op}_{self.kind}"
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the results, in the order of a tuple."""
+        if self.kind == "forward":
+            names = _SEVERAL.get(self.op, ("out",))
+            return (*names, "lse") if self.options.get("return_lse") else names
+        if self.kind == "stages":
+            return STAGES
+        names = (*self.spec.arrays, *_DIFFERENTIABLE.get(self.op, ()))
+        return tuple(f"d{name}" for name in names if name in self.arrays)
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    """NumPy's dtype of a name; LookupError where ml_dtypes is missing and the name needs it."""
+    if name != "bfloat16":
+        return np.dtype(name)
+    from nlattn.conformance.adapters import bfloat16
+
+    return bfloat16()
+
+
+def native(arrays: Mapping[str, Array]) -> dict[str, Any]:
+    """Arguments as the operators take them: a Support and a Field in place of their parts."""
+    from nlattn._types import Field, Support, Work
+
+    arguments: dict[str, Any] = {name: x for name, x in arrays.items() if "." not in name}
+    if "support.indptr" in arrays:
+        shape = tuple(int(n) for n in arrays["support.shape"])
+        arguments["support"] = Support(arrays["support.indptr"], arrays["support.indices"], shape)
+    if "field.index" in arrays:
+        index, grid = arrays["field.index"], np.shape(arrays["k"])[-3:-1]
+        score = np.where(index < 0, -np.inf, 0.0)
+        arguments["field"] = Field(index, score, Work(0, 0, 0), (grid[0], grid[1]))
+    return arguments
+
+
+def named(case: Case, result: Any) -> dict[str, Any]:
+    """Results by name, from an array, a tuple in the order of `Case.outputs`, or a mapping."""
+    names = case.outputs
+    if isinstance(result, Mapping):
+        given = dict(result)
+    elif isinstance(result, (tuple, list)):
+        given = dict(zip(names, result, strict=False))
+        if len(result) != len(names):
+            given[f"{len(result)} results"] = None
+    else:
+        given = {names[0]: result}
+    if set(given) != set(names) and not (case.kind == "stages" and set(given) <= set(names)):
+        raise ValueError(f"gave {', '.join(map(str, given))}, expected {', '.join(names)}")
+    return {name: given[name] for name in names if name in given}
+
+
+def suite(
+    tier: Tier, ops: tuple[str, ...] | None = None, dtypes: tuple[str, ...] | None = None
+) -> Iterator[Case]:
+    """Cases of a tier and of those before it, of all operators and dtypes or of some."""
+    from nlattn.conformance.suite import cases
+
+    return cases(tier, ops, dtypes)
+
+
+def truth(case: Case) -> dict[str, Array]:
+    """The float64 oracle's results by name: ``out``, or ``dq``, ``dk``, ``dv``."""
+    from nlattn.conformance.truth import exact
+
+    return exact(case)
+
+
+def bound(case: Case) -> dict[str, Array]:
+    """What rounding in the case's precision may do to each element of the results."""
+    from nlattn.conformance.truth import allowed
+
+    return allowed(case)

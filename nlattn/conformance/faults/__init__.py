@@ -1,0 +1,119 @@
+"""Planted faults: backends that are wrong in a known way, by which the kit itself is judged.
+
+Each operator is written once more, plainly, as a user would, with switches that make it wrong. They
+share no code with the catalogue of wrong variants. Every fault must be rejected and should be
+named; without one, the same code must pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nlattn.conformance import runner
+from nlattn.conformance.backend import Unsupported, call
+from nlattn.conformance.case import Case, suite
+from nlattn.conformance.diagnosis import commonest
+from nlattn.conformance.faults import dense, grids, keys, linear
+
+ENOUGH = 3
+"""Failures of a fault after which it is known well enough."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One wrong backend; `run` and `name` make it one."""
+
+    op: str
+    """The function that is wrong, ``attention_vjp``."""
+    what: str
+    """Its switch; empty for the same code without a fault."""
+    expected: str
+    """What the diagnosis should say."""
+    function: Callable[..., Any]
+
+    @property
+    def name(self) -> str:
+        """For reports."""
+        return f"{self.op}: {self.what or 'right'}"
+
+    def run(self, op: str, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
+        """Compute a case; Unsupported for options that the plain code does not know."""
+        if op != self.op:
+            raise Unsupported(f"computes {self.op} only")
+
+        def function(*args: Any, **rest: Any) -> Any:
+            try:
+                return self.function(self.what, *args, **rest)
+            except (NotImplementedError, TypeError) as error:
+                raise Unsupported(str(error)) from None
+
+        return call(function, op, arrays, options)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the kit took one fault."""
+
+    fault: Fault
+    cases: int
+    """Cases that it computed, until enough had failed."""
+    failed: tuple[str, ...]
+    """Names of the cases that it failed."""
+    said: str
+    """What most of their diagnoses say."""
+
+    @property
+    def named(self) -> bool:
+        """Whether they say what is wrong."""
+        return bool(self.said) and self.fault.expected in self.said
+
+
+def _table() -> Iterator[tuple[str, Callable[..., Any], dict[str, str]]]:
+    yield "attention", dense.attention, dense.FORWARD
+    yield "attention_vjp", dense.attention_vjp, dense.GRADIENT
+    for module in (linear, grids, keys):
+        for op, faults in module.FAULTS.items():
+            yield op, getattr(module, op), faults
+
+
+FAULTS = tuple(
+    Fault(op, what, expected, function)
+    for op, function, faults in _table()
+    for what, expected in faults.items()
+)
+RIGHT = tuple(Fault(op, "", "", function) for op, function, _ in _table())
+
+
+def cases(op: str) -> list[Case]:
+    """The cases that faults of a function are judged by: the smoke tier, in float32."""
+    name = op.removesuffix("_vjp")
+    kind = "vjp" if op.endswith("_vjp") else "forward"
+    return [case for case in suite("smoke", (name,), ("float32",)) if case.kind == kind]
+
+
+def judge(fault: Fault, given: Iterable[Case], enough: int = ENOUGH) -> Outcome:
+    """Run one fault over the cases of its operator, until `enough` of them have failed."""
+    computed, failed = 0, dict[str, str]()
+    subject = runner.Here(fault)
+    for case in given:
+        with np.errstate(all="ignore"):
+            verdict = runner.attempt(subject, case)[0]
+        computed += verdict.status != "unsupported"
+        if verdict.failed:
+            failed[case.name] = verdict.diagnosis
+        if len(failed) == enough:
+            break
+    return Outcome(fault, computed, tuple(failed), commonest(failed.values()))
+
+
+def matrix(faults: Iterable[Fault] = FAULTS, enough: int = ENOUGH) -> Iterator[Outcome]:
+    """Outcomes of all faults, operator by operator."""
+    made: dict[str, list[Case]] = {}
+    for fault in faults:
+        if fault.op not in made:
+            made = {fault.op: cases(fault.op)}
+        yield judge(fault, made[fault.op], enough)

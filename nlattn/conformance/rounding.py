@@ -1,0 +1,293 @@
+"""Running error analysis: arrays that carry a bound of what rounding has done to each element.
+
+An oracle computes with `Rounded` arrays as it does with NumPy's, and each operation adds what it
+may lose in the precision that is analysed, ``u`` its unit roundoff:
+
+    x + y    e_x + e_y + u |x + y|      x y      |x| e_y + e_x |y| + e_x e_y + u |x y|
+    sum x    sum e_x + g sum |x|        x @ y    |x| e_y + e_x |y| + e_x e_y + g |x| |y|
+    exp x    exp(x) (expm1(e_x + u |x|) + 5 u)
+    g = u min(n + 1, 2 sqrt(n + 1) (1 + 2 n u))  for n terms
+
+``2 sqrt(n)`` is what n independent roundings stay below; where n u nears 1 a sum stagnates, and
+every term may be lost. Exponentials may be powers of two, and by polynomials. As in the complex
+step, ``.real`` is exact: where a formula does not depend on the maximum it subtracts, no error of
+that maximum counts. A comparison that rounding could turn makes `where` allow for both sides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+class Precision(NamedTuple):
+    """A floating format."""
+
+    unit: float
+    """Half the distance from 1 to the next number."""
+    tiny: float
+    """What a product may lose by underflow."""
+    huge: float
+
+
+def precision(dtype: np.dtype[Any]) -> Precision:
+    """That of a dtype; all but float16 may flush subnormal numbers to 0."""
+    if dtype.name == "bfloat16":
+        return Precision(2.0**-8, 2.0**-126, float.fromhex("0x1.fep127"))
+    info = np.finfo(dtype)
+    tiny = info.smallest_subnormal if dtype.name == "float16" else info.smallest_normal
+    return Precision(float(info.eps) / 2, float(tiny), float(info.max))
+
+
+class Doubtful(np.ndarray):
+    """Booleans, and where rounding could turn them."""
+
+    doubt: Array
+
+    def __array_finalize__(self, other: Any) -> None:
+        self.doubt = getattr(other, "doubt", np.zeros((), bool))
+
+    def __getitem__(self, index: Any) -> Any:
+        part = np.asarray(self)[index].view(Doubtful)
+        part.doubt = np.broadcast_to(self.doubt, self.shape)[index]
+        return part
+
+
+class Real(np.ndarray):
+    """Values to compare; their errors show in the outcome only."""
+
+    error: Array
+
+    def __array_finalize__(self, other: Any) -> None:
+        self.error = np.zeros(())
+
+    def __getitem__(self, index: Any) -> Any:
+        part = np.asarray(self)[index]
+        if self.dtype != np.float64:  # places of maxima
+            return part
+        return real(part, np.broadcast_to(self.error, self.shape)[index])
+
+    def __gt__(self, other: Any) -> Any:
+        return self._compared(np.greater, other)
+
+    def __lt__(self, other: Any) -> Any:
+        return self._compared(np.less, other)
+
+    def _compared(self, how: Callable[..., Any], other: Any) -> Any:
+        a, b = np.asarray(self), np.asarray(other)
+        outcome = np.asarray(how(a, b)).view(Doubtful)
+        with np.errstate(invalid="ignore"):
+            outcome.doubt = abs(a - b) <= self.error + getattr(other, "error", 0.0)
+        return outcome
+
+
+def real(value: Any, error: Any) -> Real:
+    """Values that are compared as if exact, with their errors kept for the doubt."""
+    result = np.asarray(value, np.float64).view(Real)
+    result.error = error
+    return result
+
+
+def carries(x: Any) -> bool:
+    """Whether there is a Rounded in it."""
+    if isinstance(x, (list, tuple)):
+        return any(carries(y) for y in x)
+    return isinstance(x, Rounded)
+
+
+def parts(x: Any) -> tuple[Any, Any]:
+    """Value and error bound of a Rounded, of an exact array, or of a list of either."""
+    if isinstance(x, Rounded):
+        return x.value, x.error
+    if carries(x):
+        both = [parts(y) for y in x]
+        return [value for value, _ in both], [np.zeros(np.shape(v)) + e for v, e in both]
+    return x, 0.0
+
+
+class Rounded:
+    """An array of float64 values, and how far a computation in less precision may be from each."""
+
+    now = precision(np.dtype(np.float64))
+    """The precision that is analysed."""
+    __array_ufunc__ = None  # NumPy's arrays leave arithmetic to this class
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, value: Any, error: Any = 0.0):
+        self.value = np.asarray(value, np.float64)
+        self.error = np.asarray(error, np.float64)
+        if self.error.shape != self.value.shape:
+            self.error = np.broadcast_to(self.error, self.value.shape).copy()
+
+    @classmethod
+    def of(cls, value: Any, error: Any, units: float = 1.0) -> Rounded:
+        """A result, with its own rounding added; infinite where it may overflow."""
+        now = cls.now
+        size = abs(value)
+        error = error + units * now.unit * size + now.tiny * (size != 0)
+        error = np.where(np.isnan(error) | (size + error > now.huge), np.inf, error)
+        return cls(value, np.where(np.isfinite(value), error, 0.0))
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("this NumPy function has no error analysis")
+
+    shape = property(lambda self: self.value.shape)
+    ndim = property(lambda self: self.value.ndim)
+    size = property(lambda self: self.value.size)
+    dtype = property(lambda self: self.value.dtype)
+    real = property(lambda self: real(self.value, self.error))
+    T = property(lambda self: self._each(np.transpose))
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __iter__(self) -> Any:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: Any) -> Rounded:
+        return Rounded(self.value[index], self.error[index])
+
+    def __setitem__(self, index: Any, x: Any) -> None:
+        self.value[index], self.error[index] = parts(x)
+
+    def _each(self, how: Callable[..., Any], *args: Any, **options: Any) -> Rounded:
+        return Rounded(how(self.value, *args, **options), how(self.error, *args, **options))
+
+    def reshape(self, *shape: Any) -> Rounded:
+        return self._each(lambda x: x.reshape(*shape))
+
+    def repeat(self, *args: Any, **options: Any) -> Rounded:
+        return self._each(np.repeat, *args, **options)
+
+    def ravel(self) -> Rounded:
+        return self.reshape(-1)
+
+    def copy(self) -> Rounded:
+        return self._each(np.copy)
+
+    def astype(self, dtype: Any, **_: Any) -> Rounded:  # noqa: ARG002
+        return self.copy()
+
+    def sum(self, axis: Any = None, keepdims: bool = False) -> Rounded:
+        value = self.value.sum(axis, keepdims=keepdims)
+        count = self.size / max(value.size, 1)
+        if count == 1:
+            return Rounded(value, self.error.sum(axis, keepdims=keepdims))
+        spread = abs(self.value).sum(axis, keepdims=keepdims) * growth(count)
+        return Rounded.of(value, self.error.sum(axis, keepdims=keepdims) + spread, 0.0)
+
+    def max(self, axis: Any = None, keepdims: bool = False, initial: Any = None) -> Array:
+        return np.asarray(self.value.max(axis, keepdims=keepdims, initial=initial))
+
+    def mean(self, axis: Any = None) -> Rounded:
+        total = self.sum(axis)
+        return quotient(total, self.size / max(total.size, 1))
+
+    def __matmul__(self, other: Any) -> Rounded:
+        return product(np.matmul, self, other, self.shape[-1])
+
+    def __rmatmul__(self, other: Any) -> Rounded:
+        return product(np.matmul, other, self, np.shape(other)[-1])
+
+    def __neg__(self) -> Rounded:
+        return Rounded(-self.value, self.error)
+
+    def __abs__(self) -> Rounded:
+        return Rounded(abs(self.value), self.error)
+
+    def __eq__(self, other: Any) -> Any:
+        return self.value == parts(other)[0]
+
+    def __ne__(self, other: Any) -> Any:
+        return self.value != parts(other)[0]
+
+    def __gt__(self, other: Any) -> Any:
+        return self.real > other
+
+    def __lt__(self, other: Any) -> Any:
+        return self.real < other
+
+    def __add__(self, other: Any) -> Rounded:
+        y, e = parts(other)
+        return Rounded.of(self.value + y, self.error + e)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Rounded:
+        y, e = parts(other)
+        return Rounded.of(self.value - y, self.error + e)
+
+    def __rsub__(self, other: Any) -> Rounded:
+        y, e = parts(other)
+        return Rounded.of(y - self.value, self.error + e)
+
+    def __mul__(self, other: Any) -> Rounded:
+        return product(np.multiply, self, other, 0)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Rounded:
+        return quotient(self, other)
+
+    def __rtruediv__(self, other: Any) -> Rounded:
+        return quotient(other, self)
+
+    def __pow__(self, p: Any) -> Rounded:
+        if p == 2:
+            return product(np.multiply, self, self, 0)
+        x, e = abs(self.value), self.error
+        value = self.value**p
+        grown = (x + e) ** p - x**p
+        lost = x**p - np.maximum(x - e, 0) ** p
+        with np.errstate(divide="ignore", invalid="ignore"):
+            steep = np.where(x > 0, abs(p * np.log(np.where(x > 0, x, 1))), 0)
+        extra = 2 * self.now.unit * (4 + steep) * abs(value)
+        return Rounded.of(value, np.maximum(grown, lost) + extra)
+
+    def __iadd__(self, other: Any) -> Rounded:
+        self[...] = self + other
+        return self
+
+    def __isub__(self, other: Any) -> Rounded:
+        self[...] = self - other
+        return self
+
+    def __itruediv__(self, other: Any) -> Rounded:
+        self[...] = self / other
+        return self
+
+
+def growth(n: float) -> float:
+    """Relative error of a sum of n terms, over the sum of their magnitudes."""
+    unit = Rounded.now.unit
+    return unit * min(n + 1, 2 * math.sqrt(n + 1) * (1 + 2 * n * unit))
+
+
+def product(how: Callable[..., Any], a: Any, b: Any, n: float) -> Rounded:
+    """A bilinear operation of which each result sums n products."""
+    (x, e), (y, f) = parts(a), parts(b)
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    e, f = (np.broadcast_to(err, v.shape) for err, v in ((e, x), (f, y)))
+    with np.errstate(invalid="ignore", over="ignore"):
+        size = how(abs(x), abs(y))
+        error = how(abs(x), f) + how(e, abs(y)) + how(e, f)
+        value = how(x, y)
+    if n == 0:
+        return Rounded.of(value, np.where(size == 0, np.where(np.isnan(error), 0, error), error))
+    return Rounded.of(value, error + growth(n) * size + n * Rounded.now.tiny * (size != 0), 0.0)
+
+
+def quotient(a: Any, b: Any) -> Rounded:
+    """``a / b``; the error is infinite where b may be 0."""
+    (x, e), (y, f) = parts(a), parts(b)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        value = np.asarray(np.true_divide(x, y))
+        left = np.maximum(abs(np.asarray(y)) - f, 0)
+        lost = e + abs(value) * f
+        error = np.where(lost == 0, 0, lost / left)
+    return Rounded.of(value, error, 2.0)

@@ -1,0 +1,118 @@
+"""Cases in, verdicts out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Any, Protocol
+
+import numpy as np
+
+from nlattn.conformance.backend import unsupported
+from nlattn.conformance.behaviour import behaviours
+from nlattn.conformance.case import Array, Case
+from nlattn.conformance.diagnosis import diagnose
+from nlattn.conformance.ingredients import lay, layout_of
+from nlattn.conformance.judge import Verdict, judge
+from nlattn.conformance.perform import Reply, perform
+from nlattn.conformance.process import Died
+
+
+class Subject(Protocol):
+    """What answers cases: a `Process`, or a backend `Here`."""
+
+    name: str
+    capabilities: dict[str, Any]
+
+    def ask(self, case: Case) -> Reply:
+        """Compute a case."""
+
+
+class Here:
+    """A backend in this process: no limits, and a crash is a crash of all."""
+
+    def __init__(self, backend: Any):
+        self.name = str(getattr(backend, "name", type(backend).__name__))
+        self.capabilities = dict(getattr(backend, "capabilities", dict)())
+        self._backend = backend
+
+    def ask(self, case: Case) -> Reply:
+        """Compute a case."""
+        return perform(self._backend, case)
+
+
+def run(
+    subject: Subject, cases: Sequence[Case], overrides: Mapping[str, float] | None = None
+) -> Iterator[Verdict]:
+    """Verdicts in the order of the cases, then those of behaviour.
+
+    `overrides` widen the bounds of cases whose names match a key.
+    """
+    flaws: dict[tuple[str, str], list[str]] = {}
+    for case in cases:
+        start = time.perf_counter()
+        verdict, reply = attempt(subject, case, overrides)
+        flaws.setdefault((case.op, case.dtype), []).extend(reply.flaws)
+        yield replace(verdict, seed=case.seed, seconds=time.perf_counter() - start)
+    fit = [case for case in cases if not unsupported(subject.capabilities, case)]
+    sure = bool(subject.capabilities.get("deterministic", True))
+    yield from behaviours(subject.ask, fit, flaws, sure)
+
+
+def attempt(
+    subject: Subject, case: Case, overrides: Mapping[str, float] | None = None
+) -> tuple[Verdict, Reply]:
+    """One verdict, and the answer that it is of."""
+    nothing = Reply({})
+    why = unsupported(subject.capabilities, case)
+    if why:
+        return Verdict(case.name, "unsupported", detail=why), nothing
+    try:
+        reply = subject.ask(case)
+        if reply.raised and not case.error:
+            plain = contiguous(case)
+            if plain is not None and not subject.ask(plain).raised:
+                layouts = {layout_of(x) for x in case.arrays.values()} - {"C"}
+                detail = f"refuses {', '.join(layouts)} arrays: {reply.raised}"
+                return Verdict(case.name, "unsupported", detail=detail), reply
+    except Died as end:
+        return Verdict(case.name, end.status, np.inf, detail=str(end)), nothing
+    if reply.unsupported:
+        return Verdict(case.name, "unsupported", detail=reply.unsupported), reply
+    if case.error:
+        detail = "" if reply.raised else f"accepts {case.error}"
+        return Verdict(case.name, "pass" if reply.raised else "fail", detail=detail), reply
+    if reply.raised:
+        return Verdict(case.name, "fail", np.inf, detail=f"raised {reply.raised}"), reply
+    verdict = judge(case, reply.outputs, factor(case.name, overrides or {}))
+    if reply.flaws:
+        verdict = replace(verdict, status="fail", detail="; ".join(reply.flaws))
+    elif verdict.failed:
+        found = diagnose(case, reply.outputs, stages(subject, case))
+        verdict = replace(verdict, diagnosis=found)
+    return verdict, reply
+
+
+def stages(subject: Subject, case: Case) -> dict[str, Array]:
+    """Intermediate results of a case, of a backend that says it shows them; empty otherwise."""
+    if case.function != "attention" or not subject.capabilities.get("stages"):
+        return {}
+    try:
+        return subject.ask(replace(case, kind="stages")).outputs
+    except Died:
+        return {}
+
+
+def factor(name: str, overrides: Mapping[str, float]) -> float:
+    """By how much a case's bound is widened: by the last key that its name matches."""
+    found = [x for pattern, x in overrides.items() if fnmatchcase(name, pattern)]
+    return found[-1] if found else 1.0
+
+
+def contiguous(case: Case) -> Case | None:
+    """The same case with arrays that lie as usual; None if they do."""
+    if all(layout_of(x) == "C" for x in case.arrays.values()):
+        return None
+    return replace(case, arrays={name: lay(x, "C") for name, x in case.arrays.items()})

@@ -1,0 +1,153 @@
+"""Cases drawn by Hypothesis, and the least one that fails: sizes, heads, values, layouts, options.
+
+Options come from the recipes, all else is drawn: what no list of cases thought of. The same seed
+draws the same cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from nlattn.conformance.backend import unsupported
+from nlattn.conformance.case import DTYPES, Case, Kind
+from nlattn.conformance.ingredients import layout_of
+from nlattn.conformance.judge import Verdict
+from nlattn.conformance.recipes import Recipe, recipes
+from nlattn.conformance.runner import Subject, attempt
+from nlattn.conformance.suite import SEARCHES, fits, make
+from nlattn.conformance.table import TABLE, OpSpec, find
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+LARGEST = 20
+"""Of every size that is drawn."""
+LAYOUTS = ("C", "read-only", "strided", "reversed", "Fortran")
+
+
+def sweep(
+    subject: Subject,
+    examples: int,
+    *,
+    ops: Sequence[str] | None = None,
+    dtypes: Sequence[str] | None = None,
+    pattern: str = "*",
+    seed: int = 0,
+    overrides: Mapping[str, float] | None = None,
+) -> Iterator[Verdict]:
+    """One verdict for every function and dtype, on as many drawn cases as `examples`.
+
+    A failure is of the least case that was found to fail. `pattern` is of names such as
+    ``attention/vjp/float32/sweep``. ModuleNotFoundError without Hypothesis.
+    """
+    import hypothesis  # noqa: F401  its absence is told before anything runs
+
+    for spec in TABLE if ops is None else map(find, ops):
+        kinds: tuple[Kind, ...] = ("forward", "vjp") if spec.has_vjp else ("forward",)
+        for kind in kinds if spec.name not in SEARCHES else ():
+            for dtype in DTYPES if dtypes is None else [x for x in DTYPES if x in dtypes]:
+                known = [r for r in recipes(spec) if kind in r.kinds and fits(r, dtype)]
+                if known and fnmatchcase(f"{spec.name}/{kind}/{dtype}/sweep", pattern):
+                    yield _least(subject, spec, known, kind, dtype, examples, seed, overrides)
+
+
+def _least(
+    subject: Subject,
+    spec: OpSpec,
+    known: list[Recipe],
+    kind: Kind,
+    dtype: str,
+    examples: int,
+    seed: int,
+    overrides: Mapping[str, float] | None,
+) -> Verdict:
+    """The verdict on the least case that fails, or on the closest of those that pass."""
+    import hypothesis
+    from hypothesis import HealthCheck, Phase
+
+    name = f"{spec.name}/{kind}/{dtype}/sweep"
+    why = unsupported(subject.capabilities, Case(name, spec.name, kind, dtype, {}))
+    worst = Verdict(name, "unsupported", detail=why, seed=seed)
+    if why:
+        return worst
+
+    def case(drawn: tuple[Recipe, int]) -> Case:
+        recipe, number = drawn
+        return make(spec, recipe, kind, dtype, number)
+
+    def failing(drawn: tuple[Recipe, int]) -> bool:
+        nonlocal worst
+        verdict, _ = attempt(subject, case(drawn), overrides)
+        if verdict.failed:
+            return True
+        if worst.status == "unsupported" or verdict.ratio > worst.ratio:
+            worst = replace(verdict, case=name, seed=seed)
+        return False
+
+    shrunk = hypothesis.settings(
+        max_examples=examples,
+        database=None,
+        deadline=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+    try:
+        drawn = drawn_recipes(spec, known)
+        least = hypothesis.find(drawn, failing, settings=shrunk, random=Random(seed))
+    except hypothesis.errors.NoSuchExample:
+        return worst
+    verdict, _ = attempt(subject, case(least), overrides)
+    told = f"least case that fails: {described(case(least))}"
+    told = "; ".join(filter(None, [verdict.detail, told]))
+    return replace(verdict, case=name, seed=seed, detail=told)
+
+
+def described(case: Case) -> str:
+    """A case in words: shapes, how arrays lie in memory, options."""
+    shapes = [f"{name} {x.shape}" for name, x in case.arrays.items()]
+    layout = {layout_of(x) for x in case.arrays.values()} - {"C"}
+    options = [f"{name}={x!r}" for name, x in case.options.items()]
+    return ", ".join([*shapes, *sorted(layout), *options, f"numbers {case.seed}"])
+
+
+def drawn_recipes(spec: OpSpec, known: list[Recipe]) -> SearchStrategy[tuple[Recipe, int]]:
+    """A recipe like those known, and a seed for its numbers."""
+    from hypothesis import strategies as st
+
+    values = list(dict.fromkeys(r.values for r in known))
+    leads = list(dict.fromkeys(r.lead for r in known if 0 not in r.lead))
+    dimensions = set(" ".join([*spec.arrays.values(), *spec.extras.values()]).split())
+
+    @st.composite
+    def draw_one(draw: Any) -> tuple[Recipe, int]:
+        base: Recipe = draw(st.sampled_from(known))
+        lead, kind = draw(st.sampled_from(leads)), draw(st.sampled_from(values))
+        if 0 in base.lead or any(name.startswith("groups") for name in base.extra):
+            lead = base.lead
+        layout, sizes = draw(st.sampled_from(LAYOUTS)), dict(base.sizes)
+        for name in sorted(dimensions):
+            size = draw(st.integers(spec.least.get(name, 1), LARGEST))
+            sizes[name] = size if sizes.get(name, 1) else 0
+        recipe = replace(base, label="sweep", lead=lead, values=kind, layout=layout, sizes=sizes)
+        recipe = replace(recipe, sizes=_legal(spec, recipe, sizes))
+        return recipe, draw(st.integers(0, 2**32 - 1))
+
+    return draw_one()
+
+
+def _legal(spec: OpSpec, recipe: Recipe, sizes: dict[str, int]) -> dict[str, int]:
+    """Sizes that the operator and the values can have."""
+    sizes = dict(sizes)
+    if recipe.values in ("low rank", "tight"):
+        sizes["d"] = max(2, sizes["d"])
+    if spec.name == "favor_attention" and recipe.options.get("causal"):
+        sizes["m"] = sizes["n"]
+    if spec.name == "qna_upsample":
+        sizes["f"] = 4
+    if spec.stem in ("lewis", "universal"):
+        sizes["m"] = max(sizes["m"], sizes["d"], 1 + int(recipe.options.get("i", 0)))
+    return sizes

@@ -1,0 +1,156 @@
+"""Causal linear attention: sums over the keys before a block, and a triangle inside it.
+
+One head is one task, its blocks follow each other. Sums are held in float64, relative to the
+largest exponent met so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nlattn import _jit
+from nlattn._types import Floats, Ints
+from nlattn.kernels.features import Block, ColumnExp, Identity, Random
+
+ROWS = 64
+"""Rows of a block."""
+
+
+class Causal(NamedTuple):
+    """Feature maps, arrays, and what is added to every component of the running sum of keys."""
+
+    queries: Identity
+    keys: Identity
+    q: Floats
+    k: Floats
+    v: Floats
+    slices: Ints
+    """(batch, 3) of q, k and v."""
+    start: Floats
+    """(batch, r) maxima that hold before the first key."""
+    eps: float
+
+    def own_eps(self, top: Floats) -> Any:
+        """`eps` in the units of features relative to `top`."""
+        if isinstance(self.keys, Random):
+            root = np.sqrt(len(self.keys.projection))
+            return self.eps * root * (1 if self.keys.stabilizer == "max" else np.exp(-top[0]))
+        return self.eps * (np.exp(-top[0]) if isinstance(self.keys, ColumnExp) else 1)
+
+
+class Step(NamedTuple):
+    """A block of one head."""
+
+    rows: slice
+    q: Block
+    k: Block
+    phi_q: Floats
+    phi_k: Floats
+    v: Floats
+    values: Floats
+    """(r, e) sums over the keys before, relative to ``k.top``."""
+    features: Floats
+    """(r,) likewise, with eps."""
+    inside: Floats
+    """(rows, rows) products of the block's features, lower triangle."""
+    total: Floats
+    """(rows, 1) denominators."""
+
+    @property
+    def out(self) -> Floats:
+        """Outputs (rows, e)."""
+        return (self.phi_q @ self.values + self.inside @ self.v) / self.total
+
+
+def _fade(top: Floats, new: Floats) -> Any:
+    """What sums relative to `top` are multiplied by to be relative to `new`."""
+    shift = np.full(len(top), -np.inf)
+    return np.exp(np.subtract(top, new, where=top > -np.inf, out=shift))
+
+
+def _steps(p: Causal, head: int) -> Iterator[Step]:
+    """Blocks of a head in their order."""
+    q, k, v = (x[part] for x, part in zip((p.q, p.k, p.v), p.slices[head], strict=True))
+    r, e, dtype = p.queries.size(q.shape[1]), v.shape[1], q.dtype
+    top, values, features = p.start[head], np.zeros((r, e)), np.zeros(r)
+    for begin in range(0, len(q), ROWS):
+        rows = slice(begin, min(begin + ROWS, len(q)))
+        step = _step(p, q[rows], k[rows], v[rows], rows, top)
+        old = _fade(top, step.k.top)
+        values *= old[:, None]
+        features *= old
+        sums = values.astype(dtype), (features + p.own_eps(step.k.top)).astype(dtype)
+        total = step.phi_q @ sums[1] + step.inside.sum(1)
+        yield step._replace(values=sums[0], features=sums[1], total=total[:, None])
+        values += step.phi_k.T @ step.v
+        features += step.phi_k.sum(0)
+        top = step.k.top
+
+
+def _step(p: Causal, q: Floats, k: Floats, v: Floats, rows: slice, top: Floats) -> Step:
+    """What a block is by itself."""
+    block_q, block_k = p.queries(q, top), p.keys(k, top)
+    phi_q, phi_k = block_q.whole, block_k.whole
+    inside = np.tril(phi_q @ phi_k.T)
+    none = np.empty(0, q.dtype)
+    return Step(rows, block_q, block_k, phi_q, phi_k, v, none, none, inside, none)
+
+
+def attend(p: Causal) -> Floats:
+    """Output (batch, n, e)."""
+    out = np.empty((len(p.slices), p.q.shape[1], p.v.shape[2]), p.q.dtype)
+
+    def head(number: int) -> None:
+        for step in _steps(p, number):
+            out[number, step.rows] = step.out
+
+    for _ in _jit.each(head, len(out), len(out) * out.shape[1]):
+        pass
+    return out
+
+
+def pull(p: Causal, dout: Floats, moving: list[Any]) -> tuple[Floats, Floats, Floats]:
+    """Gradients (batch, n, d), (batch, n, d), (batch, n, e); `dout` (batch, n, e).
+
+    `moving` holds key and feature of each head's maximum, or None where it is held fixed.
+    """
+    shapes = p.q.shape[1:], p.k.shape[1:], p.v.shape[1:]
+    dq, dk, dv = (np.empty((len(p.slices), *shape), p.q.dtype) for shape in shapes)
+
+    def head(number: int) -> None:
+        known = []
+        for step in _steps(p, number):
+            dn = dout[number, step.rows] / step.total
+            dd = -np.einsum("ia,ia->i", step.out, dn)[:, None]
+            known.append((step.rows, step.k.top, dn, dd))
+            dphi = dn @ step.values.T + dd * step.features
+            dphi += np.tril(dn @ step.v.T + dd) @ step.phi_k
+            dq[number, step.rows] = p.queries.vjp(step.q, dphi)
+        _pull_keys(p, number, known, moving[number], dk[number], dv[number])
+
+    for _ in _jit.each(head, len(dq), len(dq) * dq.shape[1]):
+        pass
+    return dq, dk, dv
+
+
+def _pull_keys(p: Causal, head: int, known: list[Any], where: Any, dk: Floats, dv: Floats) -> None:
+    """Blocks in reverse: every key sums over the queries after it."""
+    q, k, v = (x[part] for x, part in zip((p.q, p.k, p.v), p.slices[head], strict=True))
+    r, dtype = p.queries.size(q.shape[1]), q.dtype
+    later, beside, after, moved = np.zeros((r, v.shape[1])), np.zeros(r), p.start[head], 0.0
+    for rows, top, dn, dd in reversed(known):
+        step = _step(p, q[rows], k[rows], v[rows], rows, top)
+        old = _fade(top, after) if later.any() else np.ones(r)
+        later, beside, after = later * old[:, None], beside * old, top
+        dphi = step.v @ later.T.astype(dtype) + beside.astype(dtype)
+        dphi += np.tril(dn @ step.v.T + dd).T @ step.phi_q
+        dv[rows] = step.phi_k @ later.astype(dtype) + step.inside.T @ dn
+        dk[rows] = p.keys.vjp(step.k, dphi)
+        moved += float(np.einsum("ic,ic->", dphi, step.k.phi))
+        later += step.phi_q.T @ dn
+        beside += (step.phi_q * dd).sum(0)
+    if where is not None:
+        dk[where[0]] -= dtype.type(moved) * p.keys.projection[where[1]]  # type: ignore[attr-defined]

@@ -1,0 +1,210 @@
+"""Linear attention: sums over keys of features times values, and queries that read them.
+
+A chunk of rows is one task. Sums of chunks are merged in their order, in float64, so that results
+are the same for any number of threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nlattn import _check, _jit
+from nlattn._types import Floats, Ints
+from nlattn.kernels import passes
+from nlattn.kernels.features import EVERY, Identity, Random
+from nlattn.kernels.rows import padded
+
+CHUNK = 2048
+"""Rows of a chunk: features of 64 channels in float32 take half a megabyte."""
+
+
+class Sums(NamedTuple):
+    """Sums over the keys of each slice, float64, relative to the maxima `top`."""
+
+    top: Floats
+    """(batch, r)"""
+    values: Floats
+    """(batch, r, e) of features times values."""
+    features: Floats
+    """(batch, r)"""
+    rows: Floats
+    """(batch, e) of the values, which is what eps multiplies."""
+    kept: Floats
+    """(batch,) number of keys."""
+    first: Ints
+    """(batch, 2) key and feature of a maximum that moves."""
+
+
+def chunks(batch: int, n: int) -> list[tuple[int, slice]]:
+    """Slice and rows of every task."""
+    return [(b, slice(i, min(i + CHUNK, n))) for b in range(batch) for i in range(0, n, CHUNK)]
+
+
+_CHUNKS = 64
+_NUMBERS = 1 << 19
+
+
+def groups(batch: int, n: int, numbers: int) -> list[Ints]:
+    """Chunks of all slices, (chunks, 3) of slice, first row and last, in groups for one call.
+
+    At most `_CHUNKS` of a slice, and groups for whose results, `numbers` of a chunk, there is room.
+    A thread gets several, so that one which is held up does not keep all waiting.
+    """
+    size = CHUNK * max(1, -(-n // (CHUNK * _CHUNKS)))
+    first = np.arange(0, n, size)
+    rows = np.column_stack([first, np.minimum(first + size, n)])
+    tasks = np.column_stack([np.repeat(np.arange(batch), len(rows)), np.tile(rows, (batch, 1))])
+    count = max(4 * _jit.threads(), -(-len(tasks) * numbers // _NUMBERS))
+    return [_check.frozen(group) for group in np.array_split(tasks, count) if len(group)]
+
+
+def collect(f: Identity, x: Floats, y: Floats, slices: Ints, mask: Any = None) -> Sums:
+    """Sums over keys x of ``phi(x).T (y, 1)``; `slices` (batch, 3) are those of x, y and `mask`."""
+    batch, r, e = len(slices), f.size(x.shape[2]), y.shape[2]
+    start, m = f.top(x.shape[2]), f.compiled(x)
+    every = EVERY if mask is None else mask
+    x, y, every, slices = (_check.frozen(given) for given in (x, y, every, slices))
+    top = np.tile(start, (batch, 1))
+    values, features = np.zeros((batch, r, e)), np.zeros((batch, r))
+    rows, first = np.zeros((batch, e)), np.zeros((batch, 2), np.int64)
+    tasks = groups(batch, x.shape[1], r * e)
+
+    def part(number: int) -> Any:
+        some = tasks[number]
+        t = len(some)
+        high, where = np.tile(start.astype(x.dtype), (t, 1)), np.zeros((t, 2), np.int64)
+        sums = np.zeros((t, r, e)), np.zeros((t, r)), np.zeros((t, e))
+        passes.collect(m, x, y, every, slices, some, high, *sums, where)
+        return some, high, *sums, where
+
+    for group in _jit.each(part, len(tasks), batch * x.shape[1]):
+        passes.merge(*(m, *group, top, values, features, rows, first))
+    kept = np.full(batch, float(x.shape[1]))
+    if mask is not None:
+        kept = mask.sum(1, dtype=float)[slices[:, 2]]
+    return Sums(top, values, features, rows, kept, first)
+
+
+def read(
+    f: Identity, x: Floats, index: Ints, context: Floats, norm: Any = None
+) -> tuple[Floats, Floats]:
+    """``phi(x) context`` (batch, n, e), over ``phi(x).norm`` if given, and that one's logarithm.
+
+    `index` (batch,) are the slices of x; context (batch, r, e) and norm (batch, r).
+    """
+    batch, n, e = len(index), x.shape[1], context.shape[2]
+    out = np.empty((batch, n, e), x.dtype)
+    log: Floats = np.empty((batch, 0 if norm is None else n))
+    m, panels = f.compiled(x), padded(context)
+    norm = np.empty((batch, 0), x.dtype) if norm is None else norm
+    x, index, norm = (_check.frozen(given) for given in (x, index, norm))
+    tasks = groups(batch, n, 1)
+
+    def part(number: int) -> None:
+        passes.read(m, x, index, panels, norm, tasks[number], out, log)
+
+    for _ in _jit.each(part, len(tasks), batch * n):
+        pass
+    return out, log
+
+
+def write(f: Identity, x: Floats, index: Ints, top: Any, factor: Any, mask: Any = None) -> Floats:
+    """``factor phi(x)`` (batch, n, r), relative to shared maxima `top` (batch, r), 0 if masked.
+
+    `mask` is (batch, n) or None.
+    """
+    batch, n = len(index), x.shape[1]
+    out = np.empty((batch, n, f.size(x.shape[2])), x.dtype)
+    tasks = chunks(batch, n)
+
+    def part(number: int) -> None:
+        b, some = tasks[number]
+        block = f(x[index[b], some], top[b], None if mask is None else mask[b, some])
+        np.multiply(block.whole, factor[b], out=out[b, some], casting="same_kind")
+
+    for _ in _jit.each(part, len(tasks), batch * n):
+        pass
+    return out
+
+
+def pull_queries(
+    f: Identity, x: Floats, dout: Floats, slices: Ints, context: Floats, norm: Any = None
+) -> tuple[Floats, Floats, Floats]:
+    """Gradients of queries (batch, n, d), context (batch, r, e) and norm (batch, r).
+
+    `slices` (batch, 2) are those of x and dout.
+    """
+    batch, n, d = len(slices), *x.shape[1:]
+    dx = np.empty((batch, n, d), x.dtype)
+    dcontext, dnorm = np.zeros(context.shape), np.zeros(context.shape[:2])
+    tasks = chunks(batch, n)
+    start = np.zeros(context.shape[1])
+
+    def part(number: int) -> Any:
+        b, some = tasks[number]
+        block = f(x[slices[b, 0], some], start)
+        phi, g, along = block.whole, dout[slices[b, 1], some], None
+        if norm is not None:
+            total = (phi @ norm[b])[:, None]
+            out = phi @ context[b]
+            out /= total
+            g = g / total
+            along = -np.einsum("ia,ia->i", out, g)
+        dphi = g @ context[b].T
+        if along is not None:
+            dphi += along[:, None] * norm[b]
+        dx[b, some] = f.vjp(block, dphi)
+        return b, phi.T @ g, 0 if along is None else along @ phi
+
+    for b, more, beside in _jit.each(part, len(tasks), batch * n):
+        dcontext[b] += more
+        dnorm[b] += beside
+    return dx, dcontext, dnorm
+
+
+class KeyGradient(NamedTuple):
+    """What gradients of keys and values are made of, beside the arrays."""
+
+    top: Floats
+    """(batch, r) the maxima that features are relative to."""
+    scale: Floats
+    """(batch, r) what features are multiplied by."""
+    context: Floats
+    """(batch, r, e) gradient of the sums with values."""
+    norm: Floats
+    """(batch, r) gradient of the sums alone."""
+    first: Ints
+    """As in `Sums`."""
+
+
+def pull_keys(
+    f: Identity, x: Floats, y: Floats, slices: Ints, g: KeyGradient, mask: Any = None
+) -> tuple[Floats, Floats]:
+    """Gradients of keys (batch, m, d) and values (batch, m, e); `slices` as in `collect`."""
+    batch, m, d = len(slices), *x.shape[1:]
+    dx, dy = np.empty((batch, m, d), x.dtype), np.empty((batch, m, y.shape[2]), x.dtype)
+    tasks = chunks(batch, m)
+    moving = isinstance(f, Random) and f.moving
+
+    def part(number: int) -> Any:
+        b, some = tasks[number]
+        chosen = None if mask is None else mask[slices[b, 2], some]
+        block = f(x[slices[b, 0], some], g.top[b], chosen)
+        np.matmul(block.whole * g.scale[b], g.context[b], out=dy[b, some])
+        dphi = y[slices[b, 1], some] @ g.context[b].T
+        dphi += g.norm[b]
+        dphi *= g.scale[b]
+        dx[b, some] = f.vjp(block, dphi)
+        if chosen is not None:
+            dx[b, some][~chosen] = dy[b, some][~chosen] = 0
+        return b, np.einsum("ic,ic->", dphi, block.phi, dtype=float) if moving else 0.0
+
+    moved = np.zeros(batch)
+    for b, more in _jit.each(part, len(tasks), batch * m):
+        moved[b] += more
+    if moving:
+        for b, where in enumerate(g.first):
+            dx[b, where[0]] -= x.dtype.type(moved[b]) * f.projection[where[1]]  # type: ignore[attr-defined]
+    return dx, dy

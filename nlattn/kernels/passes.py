@@ -1,0 +1,159 @@
+"""The passes of linear attention: one over keys and values, one over queries, block by block."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nlattn import _jit
+from nlattn._types import Bools, Floats, Ints
+from nlattn.kernels.gemm import aligned, multiply, width
+from nlattn.kernels.rows import (
+    BLOCK,
+    Map,
+    add_columns,
+    columns,
+    eps_of,
+    features,
+    row_sums,
+    space,
+)
+
+
+@_jit.device
+def collect(
+    m: Map,
+    x: Floats,
+    y: Floats,
+    mask: Bools,
+    slices: Ints,
+    tasks: Ints,
+    top: Floats,
+    values: Floats,
+    sums: Floats,
+    total: Floats,
+    where: Ints,
+) -> None:
+    """Sums over some keys for each of `tasks`, whose rows are slice, first key and last.
+
+    Those of ``phi(x).T y`` go to `values` (tasks, r, e), of phi to `sums` (tasks, r), of y to
+    `total` (tasks, e): in float64, 0 before, relative to `top` (tasks, r), which is raised. `where`
+    (tasks, 2) becomes key and feature of a maximum that all share. `slices` (batch, 3) are those
+    of x, y and `mask`, whose rows are empty where all keys are kept.
+    """
+    (r, e), d = values.shape[1:], x.shape[2]
+    wide = columns(e, x)
+    s = space(BLOCK, d, r, x)
+    right = aligned(BLOCK * wide, x).reshape((BLOCK, wide))
+    part = aligned(r * wide, x).reshape((r, wide))
+    right[:] = 0
+    for t in range(len(tasks)):
+        b, begin, end = tasks[t]
+        keys, beside = x[slices[b, 0]][begin:end], y[slices[b, 1]][begin:end]
+        kept = mask[slices[b, 2]][begin:end]
+        old = top[t].copy()
+        for first in range(0, end - begin, BLOCK):
+            count = min(BLOCK, end - begin - first)
+            features(m, keys, first, count, kept, top[t], s)
+            for a in range(r):
+                if top[t, a] > old[a]:
+                    fade = np.exp(np.float64(old[a]) - np.float64(top[t, a]))
+                    sums[t, a] *= fade
+                    values[t, a] *= fade
+            if m.moving and top[t, 0] > old[0]:
+                where[t, 0], where[t, 1] = begin + first + s.here[0], s.where[s.here[0]]
+            old[:] = top[t]
+            for i in range(count):
+                row, to = beside[first + i], right[i]
+                for c in range(e):
+                    to[c] = row[c]
+                if kept.size and not kept[first + i]:
+                    to[:] = 0
+            add_columns(right, count, total[t])
+            add_columns(s.phi, count, sums[t])
+            _add_product(s.phi, right, count, part, values[t])
+
+
+@_jit.device
+def merge(
+    m: Map,
+    tasks: Ints,
+    high: Floats,
+    values: Floats,
+    sums: Floats,
+    total: Floats,
+    where: Ints,
+    top: Floats,
+    all_values: Floats,
+    all_sums: Floats,
+    all_total: Floats,
+    first: Ints,
+) -> None:
+    """Add what `collect` found, task after task, to the sums of their slices (batch, ...)."""
+    for t in range(len(tasks)):
+        b = tasks[t, 0]
+        if m.moving and high[t, 0] > top[b, 0]:
+            first[b] = where[t]
+        for a in range(high.shape[1]):
+            new = max(top[b, a], np.float64(high[t, a]))
+            old = np.exp(top[b, a] - new) if top[b, a] > -np.inf else 0.0
+            more = np.exp(np.float64(high[t, a]) - new) if high[t, a] > -np.inf else 0.0
+            row, to = values[t, a], all_values[b, a]
+            for c in range(to.size):
+                to[c] = to[c] * old + row[c] * more
+            all_sums[b, a] = all_sums[b, a] * old + sums[t, a] * more
+            top[b, a] = new
+        all_total[b] += total[t]
+
+
+@_jit.device
+def _add_product(phi: Floats, right: Floats, count: int, part: Floats, values: Floats) -> None:
+    """``values += phi.T right``, through `part`."""
+    r, wide = part.shape
+    for j in range(0, values.shape[1], width(part)):
+        multiply(phi, 0, 1, phi.shape[1], right, j, wide, part, j, wide, r, count)
+    for a in range(r):
+        row, to = part[a], values[a]
+        for c in range(to.size):
+            to[c] += row[c]
+
+
+@_jit.device
+def read(
+    m: Map,
+    x: Floats,
+    index: Ints,
+    context: Floats,
+    norm: Floats,
+    tasks: Ints,
+    out: Floats,
+    log: Floats,
+) -> None:
+    """``out = phi(x) context`` (batch, n, e), over ``phi(x).norm``, whose logarithm is `log`.
+
+    `context` is (batch, r, `columns` of e), `norm` (batch, r). Without columns `norm` divides
+    nothing and `log` is left. `tasks` and `index` (batch,), the slices of x, as in `collect`.
+    """
+    (r, wide), d = context.shape[1:], x.shape[2]
+    s = space(BLOCK, d, r, x)
+    result = aligned(BLOCK * wide, x).reshape((BLOCK, wide))
+    sums, start = np.ones(BLOCK, x.dtype), np.zeros(r, x.dtype)
+    for t in range(len(tasks)):
+        b, begin, end = tasks[t]
+        for first in range(begin, end, BLOCK):
+            count = min(BLOCK, end - first)
+            features(m, x[index[b]], first, count, np.empty(0, np.bool_), start, s)
+            if m.eps > 0:
+                for i in range(count):
+                    s.phi[i, :r] += eps_of(m, s.top[i])
+            for j in range(0, out.shape[2], width(x)):
+                multiply(
+                    s.phi, 0, s.phi.shape[1], 1, context[b], j, wide, result, j, wide, count, r
+                )
+            if norm.shape[1]:
+                row_sums(s.phi, count, norm[b], sums)
+                for i in range(count):
+                    log[b, first + i] = np.log(np.float64(sums[i])) + s.top[i]
+            for i in range(count):
+                row, to, total = result[i], out[b, first + i], sums[i]
+                for c in range(to.size):
+                    to[c] = row[c] / total

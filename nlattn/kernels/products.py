@@ -1,0 +1,44 @@
+"""Inner products of some rows with all others, and the largest of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nlattn import _jit
+from nlattn._types import Floats, Ints
+from nlattn.kernels.softmax import insert
+
+
+@_jit.device(fast=True, inline=True)
+def inner(a: Floats, b: Floats) -> Any:
+    """Inner product of two rows."""
+    total = a.dtype.type(0)
+    for c in range(a.size):
+        total += a[c] * b[c]
+    return total
+
+
+@_jit.kernel
+def rows(left: Floats, right: Floats, index: Ints, out: Floats) -> None:
+    """``out[r, j] = left[index[r]] . right[j]``."""
+    for r in _jit.prange(index.size):
+        row = left[index[r]]
+        for j in range(right.shape[0]):
+            out[r, j] = inner(row, right[j])
+
+
+@_jit.kernel
+def topk(left: Floats, right: Floats, start: int, stop: int, value: Floats, index: Ints) -> None:
+    """Largest products of the rows `start` to `stop` of left, descending, ties to the lowest."""
+    size = value.shape[1]
+    for t in _jit.prange(stop - start):
+        i = start + t
+        row = left[i]
+        for x in range(size):
+            value[i, x], index[i, x] = -np.inf, -1
+        for j in range(right.shape[0]):
+            product = inner(row, right[j])
+            if product > value[i, size - 1]:
+                insert(value[i], index[i], product, j)

@@ -1,0 +1,147 @@
+"""Losses of the largest scores of every query, in row blocks: the n x m scores are never held."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nlattn import _jit
+from nlattn._types import Bools, Floats, Ints
+from nlattn.kernels.features import amplified, amplified_vjp
+
+_SCORES = 1 << 21
+"""Scores of a block."""
+
+
+class Shape(NamedTuple):
+    """Numbers of the loss: ranks ``0..positives-1`` against ``low..high-1``."""
+
+    amplitude: float
+    floor: float
+    positives: int
+    low: int
+    high: int
+    margin: float
+    eps: float
+
+
+class Ranked(NamedTuple):
+    """Queries and keys, their slices (batch, 2), and the numbers."""
+
+    q: Floats
+    k: Floats
+    slices: Ints
+    shape: Shape
+
+
+class _Rows(NamedTuple):
+    """A block of rows of one slice."""
+
+    logits: Floats
+    """(rows, m)"""
+    positive: Floats
+    negative: Floats
+    """(rows, positives), (rows, high - low) derivatives of the logarithms of pos and neg + eps."""
+    hinge: Floats
+    """(rows,) loss of each row."""
+
+
+def _unit(p: Ranked, x: Floats) -> tuple[Floats, Any]:
+    if not p.shape.amplitude:
+        return x, None
+    return amplified(x, p.shape.amplitude, p.shape.floor)
+
+
+def _pull_unit(p: Ranked, u: Floats, length: Any, du: Floats) -> Floats:
+    if length is None:
+        return du
+    return amplified_vjp(u, length, du, p.shape.amplitude, p.shape.floor)
+
+
+def _tasks(p: Ranked) -> list[tuple[int, slice]]:
+    n, m = p.q.shape[1], p.k.shape[1]
+    step = max(1, _SCORES // m)
+    return [
+        (b, slice(i, min(i + step, n))) for b in range(len(p.slices)) for i in range(0, n, step)
+    ]
+
+
+def _rows(p: Ranked, number: int, rows: slice, unit_k: Floats) -> _Rows:
+    u, _ = _unit(p, p.q[p.slices[number, 0], rows])
+    logits = u @ unit_k.T
+    m, s = logits.shape[1], p.shape
+    best = np.sort(np.partition(logits, m - s.high, axis=1)[:, m - s.high :], axis=1)[:, ::-1]
+    positive, log_pos = _log_mean(best[:, : s.positives], 0.0)
+    negative, log_neg = _log_mean(best[:, s.low :], s.eps)
+    return _Rows(logits, positive, negative, np.maximum(s.margin - (log_pos - log_neg), 0))
+
+
+def _log_mean(x: Floats, eps: float) -> tuple[Floats, Floats]:
+    """Logarithm of ``mean(exp(x)) + eps`` of each row, descending, and its derivative."""
+    with np.errstate(divide="ignore"):
+        floor = x.dtype.type(np.log(eps))
+    top = np.maximum(x[:, :1], floor)
+    powers = np.exp(x - top)
+    total = powers.mean(1, keepdims=True) + np.exp(floor - top)
+    return powers / (x.shape[1] * total), (top + np.log(total))[:, 0]
+
+
+def loss(p: Ranked) -> Floats:
+    """Mean hinge of each slice, (batch,) float64."""
+    total, tasks = np.zeros(len(p.slices)), _tasks(p)
+    keys = [_unit(p, p.k[part])[0] for part in p.slices[:, 1]]
+
+    def part(number: int) -> tuple[int, float]:
+        b, rows = tasks[number]
+        return b, float(_rows(p, b, rows, keys[b]).hinge.sum(dtype=float))
+
+    for b, more in _jit.each(part, len(tasks), len(total) * p.q.shape[1]):
+        total[b] += more
+    total /= p.q.shape[1]
+    return total
+
+
+def pull(p: Ranked, dout: Floats) -> tuple[Floats, Floats]:
+    """Gradients (batch, n, d), (batch, m, d) of ``sum(dout * loss)``, the ranks held fixed."""
+    batch, tasks = len(p.slices), _tasks(p)
+    keys = [_unit(p, p.k[part]) for part in p.slices[:, 1]]
+    dq = np.empty((batch, *p.q.shape[1:]), p.q.dtype)
+    duk = np.zeros((batch, *p.k.shape[1:]))
+
+    def part(number: int) -> tuple[int, Floats]:
+        b, some = tasks[number]
+        u, length = _unit(p, p.q[p.slices[b, 0], some])
+        rows = _rows(p, b, some, keys[b][0])
+        dlogits = _pull_rows(p.shape, rows) * p.q.dtype.type(dout[b] / p.q.shape[1])
+        dq[b, some] = _pull_unit(p, u, length, dlogits @ keys[b][0])
+        return b, dlogits.T @ u
+
+    for b, more in _jit.each(part, len(tasks), batch * p.q.shape[1]):
+        duk[b] += more
+    dk = [_pull_unit(p, *keys[b], duk[b].astype(p.k.dtype)) for b in range(batch)]
+    return dq, np.stack(dk) if dk else duk.astype(p.k.dtype)
+
+
+def _pull_rows(s: Shape, rows: _Rows) -> Floats:
+    """Gradient of each row's hinge with respect to its logits."""
+    values = np.zeros((len(rows.logits), s.high), rows.logits.dtype)
+    values[:, : s.positives] = -rows.positive
+    values[:, s.low :] = rows.negative
+    values *= (rows.hinge > 0)[:, None]
+    chosen = largest(rows.logits, s.high)
+    keys = np.nonzero(chosen)[1].reshape(len(chosen), s.high)
+    order = np.argsort(-np.take_along_axis(rows.logits, keys, 1), axis=1, kind="stable")
+    dlogits = np.zeros_like(rows.logits)
+    np.put_along_axis(dlogits, np.take_along_axis(keys, order, 1), values, 1)
+    return dlogits
+
+
+def largest(x: Floats, count: int) -> Bools:
+    """Which entries are among the `count` largest of their row, ties to the lowest index."""
+    border = np.partition(x, x.shape[1] - count, axis=1)[:, -count][:, None]
+    above, equal = x > border, x == border
+    room = count - above.sum(1, keepdims=True)
+    chosen: Bools = above | (equal & (np.cumsum(equal, axis=1) <= room))
+    chosen[chosen.sum(1) != count] = np.arange(x.shape[1]) < count  # rows with NaN
+    return chosen

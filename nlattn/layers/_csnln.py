@@ -1,0 +1,252 @@
+"""The parts that cross-scale networks are made of: each gives its result and the way back.
+
+A part is ``y, pull = part(net, name, x)``; ``pull(dy)`` returns the gradient of x and puts those of
+the weights into ``net.found``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Floats
+from nlattn.layers import _weights
+from nlattn.layers._conv import conv, conv_vjp, total
+from nlattn.layers._strided import Stride, gather, prelu, prelu_vjp, scatter, weight_gradient
+from nlattn.layers._weights import Weights
+from nlattn.ops.cross_scale import (
+    PADS,
+    cross_scale_attention,
+    cross_scale_attention_vjp,
+    downscale,
+    downscale_vjp,
+    extend,
+    extend_vjp,
+)
+from nlattn.ops.dense import attention, attention_vjp
+
+Part = tuple[Floats, Callable[[Floats], Floats]]
+STEP = {2: 2, 3: 3, 4: 2}
+"""Factor of one projection: scale 4 takes two of 2."""
+STRIDES = {2: Stride(6, 2, 2), 3: Stride(9, 3, 3), 4: Stride(6, 2, 2)}
+WHOLE = Stride(8, 4, 2)
+"""Between the result of scale 4 and the input."""
+SAME = Stride(3, 1, 1)
+FLOOR = 1e-4
+
+
+class Options(NamedTuple):
+    """Of the cross-scale attention inside."""
+
+    scale: int
+    patch: int
+    temperature: float
+    assign: str
+    overlap: str
+    pad: str
+    crop: str
+
+
+class Net:
+    """Checked input, weights and options of a call, and the gradients found so far."""
+
+    def __init__(
+        self,
+        op: str,
+        arrays: Mapping[str, tuple[Any, str]],
+        weights: object,
+        shapes: Mapping[str, str],
+        nonfinite: str,
+    ):
+        given = _weights.mapping(op, weights)
+        floors = {name for name in shapes if name.endswith("escape_NaN")} - set(given)
+        shapes = {name: spec for name, spec in shapes.items() if name not in floors}
+        self.fit = _check.fit(op, arrays, nonfinite=nonfinite)
+        self.w: Weights = _weights.take(self.fit, given, shapes, nonfinite=nonfinite)
+        self.found: dict[str, Floats] = {}
+
+    @property
+    def gradients(self) -> dict[str, Floats]:
+        """Of every weight that was used."""
+        return self.w.gradients(self.found)
+
+
+def checked(op: str, options: Mapping[str, Any], scales: tuple[int, ...] | None) -> Options:
+    """Options, those of parity in place of what they replace."""
+    names = "scale", "patch", "temperature", "assign", "overlap", "pad"
+    scale, patch, temperature, assign, overlap, pad = (options[name] for name in names)
+    parity = _check.flag(op, "parity", options["parity"])
+    scale = _check.integer(op, "scale", scale, low=1)
+    if scales is not None and scale not in scales:
+        _check.fail(op, f"scale={scale}", f"is none of {scales}, which have weights")
+    if parity:
+        overlap, pad = "divide", "error"
+        if scales is not None and patch != 3:
+            text = "with parity=True, where the published sizes fit for patch=3 alone"
+            _check.fail(op, f"patch={patch}", text)
+    _check.choice(op, "pad", pad, (*PADS, "error"))
+    return Options(
+        scale, patch, temperature, assign, overlap, pad, "published" if parity else "exact"
+    )
+
+
+def of_block(prefix: str = "") -> dict[str, str]:
+    """Shapes of the weights of cross-scale attention."""
+    return {
+        **_conv(f"{prefix}conv_match_1", "c C 1 1"),
+        **_conv(f"{prefix}conv_match_2", "c C 1 1"),
+        **_conv(f"{prefix}conv_assembly", "C C 1 1"),
+        f"{prefix}escape_NaN": "1",
+    }
+
+
+def of_inscale(prefix: str = "") -> dict[str, str]:
+    """Shapes of the weights of in-scale attention, whose names have one underscore less."""
+    return {
+        **_conv(f"{prefix}conv_match1", "b C 1 1"),
+        **_conv(f"{prefix}conv_match2", "b C 1 1"),
+        **_conv(f"{prefix}conv_assembly", "C C 1 1"),
+    }
+
+
+def of_projection(scale: int, prefix: str = "") -> dict[str, str]:
+    """Shapes of the weights of a multi-source projection."""
+    K = STRIDES[scale].kernel
+    shapes = {**of_block(f"{prefix}up_attention."), **of_inscale(f"{prefix}down_attention.")}
+    shapes |= _conv(f"{prefix}upsample", f"C C {K} {K}")
+    for place in (0, 2):
+        shapes[f"{prefix}encoder.body.{place}.weight"] = "C C 3 3"
+        shapes[f"{prefix}encoder.body.{place}.bias"] = "C"
+    return {**shapes, f"{prefix}encoder.body.1.weight": "1"}
+
+
+def of_cell(scale: int) -> dict[str, str]:
+    """Shapes of the weights of a recurrent cell."""
+    K = STRIDES[scale].kernel
+    shapes = of_projection(scale, "multi_source_projection.")
+    small, large = ["down_sample_1", "error_encode"], []
+    if scale == 4:
+        shapes |= of_projection(scale, "multi_source_projection_2.")
+        large = ["down_sample_3", "down_sample_4", "error_encode_2"]
+    else:
+        small.append("down_sample_2")
+    for names, kernel in ((small, K), (large, WHOLE.kernel)):
+        for name in names:
+            shapes |= _conv(name, f"C C {kernel} {kernel}")
+    return {**shapes, **_conv("post_conv", "C C 3 3")}
+
+
+def _conv(name: str, shape: str) -> dict[str, str]:
+    """A convolution and the slope of its PReLU."""
+    bias = shape.split()[0]
+    return {f"{name}.0.weight": shape, f"{name}.0.bias": bias, f"{name}.1.weight": "1"}
+
+
+def linear(net: Net, name: str, x: Floats, how: Stride, *, turned: bool = False) -> Part:
+    """Convolution and bias; `turned` for the transposed one."""
+    weight, bias = net.w[f"{name}.weight"], net.w[f"{name}.bias"]
+    if how.kernel == 1:
+        matrix = net.w.matrix(f"{name}.weight")
+
+        def pull_one(dy: Floats) -> Floats:
+            g = conv_vjp(x, matrix, dy)
+            net.found |= {f"{name}.weight": g.weight, f"{name}.bias": g.bias}
+            return g.x
+
+        return conv(x, matrix, bias), pull_one
+
+    def pull(dy: Floats) -> Floats:
+        pair = (dy, x) if turned else (x, dy)
+        net.found |= {f"{name}.weight": weight_gradient(*pair, how), f"{name}.bias": total(dy)}
+        return (
+            gather(dy, weight, how)
+            if turned
+            else scatter(dy, weight, how)[:, : x.shape[1], : x.shape[2]]
+        )
+
+    return (scatter if turned else gather)(x, weight, how) + bias, pull
+
+
+def active(net: Net, name: str, x: Floats, how: Stride, *, turned: bool = False) -> Part:
+    """Convolution, bias, PReLU."""
+    z, back = linear(net, f"{name}.0", x, how, turned=turned)
+    slope = net.w[f"{name}.1.weight"]
+
+    def pull(dy: Floats) -> Floats:
+        dz, net.found[f"{name}.1.weight"] = prelu_vjp(z, slope, dy)
+        return back(dz)
+
+    return prelu(z, slope), pull
+
+
+POINT = Stride(1, 1, 0)
+
+
+def across(net: Net, prefix: str, x: Floats, options: Options) -> Part:
+    """Cross-scale attention of x to itself downscaled."""
+    scale, pad = STEP.get(options.scale, options.scale) if prefix else options.scale, options.pad
+    wide = extend(x, scale, pad)
+    small = downscale(x, scale, pad=pad, nonfinite="propagate")
+    q, pull_q = active(net, f"{prefix}conv_match_1", x, POINT)
+    k, pull_k = active(net, f"{prefix}conv_match_2", small, POINT)
+    v, pull_v = active(net, f"{prefix}conv_assembly", wide, POINT)
+    floor = f"{prefix}escape_NaN"
+    arguments: dict[str, Any] = {
+        "scale": scale,
+        "patch": options.patch,
+        "temperature": options.temperature,
+        "floor": float(net.w[floor][0]) if floor in net.w else FLOOR,
+        "overlap": options.overlap,
+        "assign": options.assign,
+        "crop": options.crop,
+        "nonfinite": "propagate",
+    }
+
+    def pull(dy: Floats) -> Floats:
+        dq, dk, dv = cross_scale_attention_vjp(q, k, v, dy, **arguments)
+        dsmall = downscale_vjp(x, pull_k(dk), scale, pad=pad, nonfinite="propagate")
+        dx: Floats = pull_q(dq) + dsmall + extend_vjp(pull_v(dv), x.shape[1:3], pad)
+        return dx
+
+    return cross_scale_attention(q, k, v, **arguments), pull
+
+
+def inside(net: Net, prefix: str, x: Floats) -> Part:
+    """In-scale attention: the softmax over keys of plain dot products, without a residual."""
+    parts = [active(net, f"{prefix}{name}", x, POINT)
+             for name in ("conv_match1", "conv_match2", "conv_assembly")]  # fmt: skip
+    sets = [y.reshape(len(y), -1, y.shape[3]) for y, _ in parts]
+    y = attention(*sets, scale=1.0, nonfinite="propagate")
+
+    def pull(dy: Floats) -> Floats:
+        flat = dy.reshape(sets[2].shape)
+        q, k, v = sets
+        gradients = attention_vjp(q, k, v, flat, scale=1.0, nonfinite="propagate")
+        dx = np.zeros(x.shape, x.dtype)
+        for (part, back), gradient in zip(parts, gradients, strict=True):
+            dx += back(gradient.reshape(part.shape))
+        return dx
+
+    return y.reshape(parts[2][0].shape), pull
+
+
+def projection(net: Net, prefix: str, x: Floats, options: Options) -> Part:
+    """Both attentions, and an encoding of their difference."""
+    how = STRIDES[options.scale]
+    low, pull_low = inside(net, f"{prefix}down_attention.", x)
+    D, pull_D = active(net, f"{prefix}upsample", low, how, turned=True)
+    U, pull_U = across(net, f"{prefix}up_attention.", x, options)
+    z, pull_z = linear(net, f"{prefix}encoder.body.0", U - D, SAME)
+    slope = net.w[f"{prefix}encoder.body.1.weight"]
+    encoded, pull_encoded = linear(net, f"{prefix}encoder.body.2", prelu(z, slope), SAME)
+
+    def pull(dy: Floats) -> Floats:
+        dz, dslope = prelu_vjp(z, slope, pull_encoded(dy))
+        net.found[f"{prefix}encoder.body.1.weight"] = dslope
+        de = pull_z(dz)
+        return pull_U(dy + de) + pull_low(pull_D(-de))
+
+    return U + encoded, pull

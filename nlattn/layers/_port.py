@@ -1,0 +1,85 @@
+"""The self-attention block of SAGAN's PyTorch port, which refined self-attention shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Floats
+from nlattn.layers import _weights
+from nlattn.layers._conv import conv, conv_vjp
+from nlattn.layers._weights import Weights
+
+_CONVS = ("query_conv", "key_conv", "value_conv")
+
+
+class Port(NamedTuple):
+    """Checked input and weights of one call: ``y = gamma attend(q, k, v) + x``."""
+
+    fit: _check.Fit
+    w: Weights
+
+    @classmethod
+    def of(cls, op: str, weights: object, nonfinite: str, **arrays: Floats) -> Port:
+        """Check everything."""
+        given = _weights.mapping(op, weights)
+        fit = start(op, nonfinite, **arrays)
+        inner = fit.dims["C"] // 8
+        shapes = {"gamma": "1"}
+        for name, channels in zip(_CONVS, (inner, inner, "C"), strict=True):
+            shapes |= {f"{name}.weight": f"{channels} C 1 1", f"{name}.bias": f"{channels}"}
+        return cls(fit, _weights.take(fit, given, shapes, nonfinite=nonfinite))
+
+    def embed(self) -> list[Floats]:
+        """Queries, keys and values (B, n, channels)."""
+        x = positions(self.fit["x"])
+        return [conv(x, self.w.matrix(f"{c}.weight"), self.w[f"{c}.bias"]) for c in _CONVS]
+
+    def forward(self, attend: Callable[..., Floats]) -> Floats:
+        """``y`` in the shape of x."""
+        out = attend(*self.embed(), nonfinite="propagate")
+        x = self.fit["x"]
+        return self.fit.unfold(self.w["gamma"] * out.reshape(x.shape) + x)  # type: ignore[no-any-return]
+
+    def backward(
+        self, attend: Callable[..., Floats], pull: Callable[..., Any]
+    ) -> tuple[Floats, dict[str, Floats]]:
+        """Gradients of x and of every weight."""
+        x, dy = positions(self.fit["x"]), positions(self.fit["dout"])
+        sets = self.embed()
+        found = {"gamma": inner(dy, attend(*sets, nonfinite="propagate"))}
+        gradients = pull(*sets, self.w["gamma"] * dy, nonfinite="propagate")
+        dx = dy.copy()
+        for name, dz in zip(_CONVS, gradients, strict=True):
+            g = conv_vjp(x, self.w.matrix(f"{name}.weight"), dz)
+            found |= {f"{name}.weight": g.weight, f"{name}.bias": g.bias}
+            dx += g.x
+        return self.fit.unfold(dx.reshape(self.fit["x"].shape)), self.w.gradients(found)
+
+
+def start(op: str, nonfinite: str, **arrays: Floats) -> _check.Fit:
+    """The input, which needs channels enough for an eighth of them."""
+    fit = _check.fit(op, {name: (z, "H W C") for name, z in arrays.items()}, nonfinite=nonfinite)
+    if fit.dims["C"] < 8:
+        text = f"has {fit.dims['C']} channels, expected at least 8: queries have an eighth of them"
+        _check.fail(op, "x", text)
+    return fit
+
+
+def one_image(fit: _check.Fit) -> None:
+    """Refuse leading axes."""
+    if fit.lead:
+        _check.fail(fit.op, "x", f"has leading axes {fit.lead}, expected one image (H, W, C)")
+
+
+def positions(x: Floats) -> Floats:
+    """Pixels in raster order, (B, n, channels)."""
+    return x.reshape(len(x), x.shape[1] * x.shape[2], x.shape[3])
+
+
+def inner(a: Floats, b: Floats) -> Floats:
+    """``sum(a * b)``, accumulated in float64."""
+    return np.asarray((a * b).sum(dtype=np.float64))

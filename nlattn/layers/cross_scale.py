@@ -1,0 +1,276 @@
+"""The modules of cross-scale super-resolution: two attentions, their fusion, the recurrent cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nlattn import _check
+from nlattn._types import Floats
+from nlattn.layers import _csnln as parts
+from nlattn.layers._csnln import Net
+from nlattn.layers._strided import Stride
+
+SCALES = (2, 3, 4)
+
+
+def cross_scale_block(
+    x: Floats,
+    weights: Mapping[str, Any],
+    *,
+    scale: int,
+    patch: int = 3,
+    temperature: float = 10.0,
+    assign: str = "softmax",
+    overlap: str = "average",
+    pad: str = "edge",
+    parity: bool = False,
+    nonfinite: str = "raise",
+) -> Any:
+    """Cross-scale attention of x to itself, ``scale`` times as fine.
+
+    ``E(z) = PReLU(conv(z) + bias)``; queries ``E_match_1(x)``, keys ``E_match_2(downscale(x))``,
+    values ``E_assembly(x)``, then `cross_scale_attention`.
+
+    Parameters
+    ----------
+    x : (..., H, W, C) array, float32 or float64
+    weights : mapping of str to array
+        ``conv_match_1.0.weight (c, C, 1, 1)``, ``.bias``, ``conv_match_1.1.weight (1,)`` the slope;
+        ``conv_match_2`` likewise, ``conv_assembly`` to C channels; ``escape_NaN (1,)``, the floor,
+        may be missing and is 1e-4 then.
+    scale, patch, temperature, assign, overlap
+        As for `cross_scale_attention`.
+    pad : {"edge", "reflect", "zero", "error"}
+        How keys and values go on at bottom and right, where sizes are no multiples of `scale`.
+    parity : bool
+        As published: ``overlap="divide"``, ``pad="error"``, ``crop="published"``.
+
+    Returns
+    -------
+    (..., scale H, scale W, C) array
+
+    Raises
+    ------
+    ValueError, TypeError
+        Weights are missing, superfluous or misshaped (all are named), or something does not fit.
+
+    Notes
+    -----
+    Source: [mei2020]. Status: author code.
+    """
+    op = "cross_scale_block"
+    options = parts.checked(op, locals(), None)
+    net = Net(op, {"x": (x, "H W C")}, weights, parts.of_block(), nonfinite)
+    _multiples(net, options)
+    return net.fit.unfold(parts.across(net, "", net.fit["x"], options)[0])
+
+
+def cross_scale_block_vjp(
+    x: Floats,
+    weights: Mapping[str, Any],
+    dout: Floats,
+    *,
+    scale: int,
+    patch: int = 3,
+    temperature: float = 10.0,
+    assign: str = "softmax",
+    overlap: str = "average",
+    pad: str = "edge",
+    parity: bool = False,
+    nonfinite: str = "raise",
+) -> tuple[Floats, dict[str, Floats]]:
+    """Gradients (dx, dweights) of ``sum(dout * y)``; the floor has none."""
+    op = "cross_scale_block_vjp"
+    options = parts.checked(op, locals(), None)
+    arrays = {"x": (x, "H W C"), "dout": (dout, "Ho Wo C")}
+    net = Net(op, arrays, weights, parts.of_block(), nonfinite)
+    _multiples(net, options)
+    y, pull = parts.across(net, "", net.fit["x"], options)
+    return _pulled(net, [("dout", y)], lambda d: pull(d[0]))
+
+
+def inscale_block(x: Floats, weights: Mapping[str, Any], *, nonfinite: str = "raise") -> Any:
+    """In-scale attention: ``sum_j softmax_j(E_match1(x)_i . E_match2(x)_j) E_assembly(x)_j``.
+
+    Weights ``conv_match1``, ``conv_match2`` and ``conv_assembly`` as in `cross_scale_block`, one
+    underscore less. Returns the shape of `x`. No factor on scores, no residual. Source: [mei2020].
+    """
+    net = Net("inscale_block", {"x": (x, "H W C")}, weights, parts.of_inscale(), nonfinite)
+    return net.fit.unfold(parts.inside(net, "", net.fit["x"])[0])
+
+
+def inscale_block_vjp(
+    x: Floats, weights: Mapping[str, Any], dout: Floats, *, nonfinite: str = "raise"
+) -> tuple[Floats, dict[str, Floats]]:
+    """Gradients (dx, dweights) of ``sum(dout * y)``."""
+    arrays = {"x": (x, "H W C"), "dout": (dout, "H W C")}
+    net = Net("inscale_block_vjp", arrays, weights, parts.of_inscale(), nonfinite)
+    y, pull = parts.inside(net, "", net.fit["x"])
+    return _pulled(net, [("dout", y)], lambda d: pull(d[0]))
+
+
+def multi_source_projection(
+    x: Floats,
+    weights: Mapping[str, Any],
+    *,
+    scale: int,
+    patch: int = 3,
+    temperature: float = 10.0,
+    assign: str = "softmax",
+    overlap: str = "average",
+    pad: str = "edge",
+    parity: bool = False,
+    nonfinite: str = "raise",
+) -> Any:
+    """Fuse both attentions: ``U + conv(PReLU(conv(U - D)))``.
+
+    ``U`` is cross-scale attention (``up_attention.*``), ``D`` is ``PReLU(deconv(inscale(x)))``
+    (``down_attention.*``, ``upsample``); ``encoder.body.0`` and ``.2`` are 3 x 3. Scale 2, 3, or 4,
+    which here enlarges by 2. Options as for `cross_scale_block`. Source: [mei2020].
+    """
+    op = "multi_source_projection"
+    options = parts.checked(op, locals(), SCALES)
+    shapes = parts.of_projection(options.scale)
+    net = Net(op, {"x": (x, "H W C")}, weights, shapes, nonfinite)
+    _multiples(net, options)
+    return net.fit.unfold(parts.projection(net, "", net.fit["x"], options)[0])
+
+
+def multi_source_projection_vjp(
+    x: Floats,
+    weights: Mapping[str, Any],
+    dout: Floats,
+    *,
+    scale: int,
+    patch: int = 3,
+    temperature: float = 10.0,
+    assign: str = "softmax",
+    overlap: str = "average",
+    pad: str = "edge",
+    parity: bool = False,
+    nonfinite: str = "raise",
+) -> tuple[Floats, dict[str, Floats]]:
+    """Gradients (dx, dweights) of ``sum(dout * y)``."""
+    op = "multi_source_projection_vjp"
+    options = parts.checked(op, locals(), SCALES)
+    arrays = {"x": (x, "H W C"), "dout": (dout, "Ho Wo C")}
+    net = Net(op, arrays, weights, parts.of_projection(options.scale), nonfinite)
+    _multiples(net, options)
+    y, pull = parts.projection(net, "", net.fit["x"], options)
+    return _pulled(net, [("dout", y)], lambda d: pull(d[0]))
+
+
+def sem_cell(
+    x: Floats,
+    weights: Mapping[str, Any],
+    *,
+    scale: int,
+    patch: int = 3,
+    temperature: float = 10.0,
+    assign: str = "softmax",
+    overlap: str = "average",
+    pad: str = "edge",
+    parity: bool = False,
+    nonfinite: str = "raise",
+) -> tuple[Any, Any]:
+    """One step of self-exemplars mining: ``(x_final, h)``, features for the next, and enlarged.
+
+    ``u = M(x)``, ``h = u + PReLU(deconv(x - PReLU(conv(u))))``, with scale 4 the same again from h
+    with kernels of 8; ``x_final = PReLU(conv3(PReLU(conv_down(h))))``. Weights
+    ``multi_source_projection.*``, ``down_sample_1``, ``error_encode``, ``down_sample_2``,
+    ``post_conv``; with scale 4 ``multi_source_projection_2.*``, ``error_encode_2``,
+    ``down_sample_3`` and ``_4`` and no ``down_sample_2``. Options as for `cross_scale_block`.
+    Source: [mei2020].
+    """
+    op = "sem_cell"
+    options = parts.checked(op, locals(), SCALES)
+    net = Net(op, {"x": (x, "H W C")}, weights, parts.of_cell(options.scale), nonfinite)
+    _multiples(net, options)
+    final, h, _ = _cell(net, net.fit["x"], options)
+    return net.fit.unfold(final), net.fit.unfold(h)
+
+
+def sem_cell_vjp(
+    x: Floats,
+    weights: Mapping[str, Any],
+    dfinal: Floats,
+    dh: Floats,
+    *,
+    scale: int,
+    patch: int = 3,
+    temperature: float = 10.0,
+    assign: str = "softmax",
+    overlap: str = "average",
+    pad: str = "edge",
+    parity: bool = False,
+    nonfinite: str = "raise",
+) -> tuple[Floats, dict[str, Floats]]:
+    """Gradients (dx, dweights) of ``sum(dfinal * x_final) + sum(dh * h)``."""
+    op = "sem_cell_vjp"
+    options = parts.checked(op, locals(), SCALES)
+    arrays = {"x": (x, "H W C"), "dfinal": (dfinal, "H W C"), "dh": (dh, "Ho Wo C")}
+    net = Net(op, arrays, weights, parts.of_cell(options.scale), nonfinite)
+    _multiples(net, options)
+    final, h, pull = _cell(net, net.fit["x"], options)
+    return _pulled(net, [("dfinal", final), ("dh", h)], lambda d: pull(*d))
+
+
+def _cell(net: Net, x: Floats, options: parts.Options) -> tuple[Floats, Floats, Any]:
+    """Results of the recurrent cell, and the gradient of x for theirs."""
+    small = parts.STRIDES[options.scale]
+    u, pull_u = parts.projection(net, "multi_source_projection.", x, options)
+    h, pull_h = _corrected(net, u, x, ("down_sample_1", "error_encode"), small)
+    down, how = "down_sample_2", small
+    if options.scale == 4:
+        u2, pull_u2 = parts.projection(net, "multi_source_projection_2.", h, options)
+        names = "down_sample_3", "error_encode_2"
+        h2, pull_h2 = _corrected(net, u2, x, names, parts.WHOLE)
+        down, how = "down_sample_4", parts.WHOLE
+    result = h2 if options.scale == 4 else h
+    low, pull_low = parts.active(net, down, result, how)
+    final, pull_final = parts.active(net, "post_conv", low, parts.SAME)
+
+    def pull(dfinal: Floats, dh: Floats) -> Floats:
+        dh = dh + pull_low(pull_final(dfinal))
+        dx: Any = 0
+        if options.scale == 4:
+            du2, dx = pull_h2(dh)
+            dh = pull_u2(du2)
+        du, more = pull_h(dh)
+        return pull_u(du) + more + dx  # type: ignore[no-any-return]
+
+    return final, result, pull
+
+
+def _corrected(
+    net: Net, u: Floats, x: Floats, names: tuple[str, str], how: Stride
+) -> tuple[Floats, Any]:
+    """What u misses of x is enlarged and added; gradients of u and x."""
+    low, pull_low = parts.active(net, names[0], u, how)
+    error, pull_error = parts.active(net, names[1], x - low, how, turned=True)
+
+    def pull(dh: Floats) -> tuple[Floats, Floats]:
+        missed = pull_error(dh)
+        return dh + pull_low(-missed), missed
+
+    return u + error, pull
+
+
+def _multiples(net: Net, options: parts.Options) -> None:
+    step = options.scale
+    H, W = net.fit.shape("H W")
+    if options.pad == "error" and (H % step or W % step):
+        text = f"has {H} x {W} pixels, expected multiples of scale={step}; pad='edge' allows any"
+        _check.fail(net.fit.op, "x", text)
+
+
+def _pulled(net: Net, results: list[tuple[str, Floats]], pull: Any) -> tuple[Floats, Any]:
+    """Gradients of x and of the weights; cotangents must have the shapes of results."""
+    fit = net.fit
+    for name, y in results:
+        if fit[name].shape != y.shape:
+            text = f"has shape {fit[name].shape[1:]}, expected {y.shape[1:]} as the output"
+            _check.fail(fit.op, name, text)
+    dx = pull([fit[name] for name, _ in results])
+    return fit.unfold(dx), net.gradients

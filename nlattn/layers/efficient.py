@@ -1,0 +1,181 @@
+"""The block of Efficient Attention: projections, heads, reprojection, residual."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Floats
+from nlattn.layers import _weights
+from nlattn.layers._conv import conv, conv_vjp
+from nlattn.layers._weights import Weights
+from nlattn.ops.efficient import efficient_attention, efficient_attention_vjp
+
+_SHAPES = {
+    "queries.weight": "dk C 1 1",
+    "queries.bias": "dk",
+    "keys.weight": "dk C 1 1",
+    "keys.bias": "dk",
+    "values.weight": "dv C 1 1",
+    "values.bias": "dv",
+    "reprojection.weight": "C dv 1 1",
+    "reprojection.bias": "C",
+}
+_CONVS = ("queries", "keys", "values")
+
+
+def efficient_attention_block(
+    x: Floats,
+    weights: Mapping[str, Any],
+    *,
+    heads: int = 1,
+    normalization: str = "softmax",
+    parity: bool = False,
+    nonfinite: str = "raise",
+) -> Floats:
+    """Efficient Attention block: ``y = reprojection(heads of efficient_attention) + x``.
+
+    Parameters
+    ----------
+    x : (..., H, W, C) array, float32 or float64
+        Images.
+    weights : mapping of str to array
+        `queries` and `keys` (to d_k channels), `values` (to d_v) and `reprojection` (back to C),
+        each `.weight` (out, in, 1, 1) and `.bias`; of the dtype of `x`.
+    heads : int
+        Head i owns the i-th run of d_k / heads, and of d_v / heads, channels.
+    normalization : {"softmax", "scaling"}
+        As for `efficient_attention`.
+    parity : bool
+        Where `heads` does not divide d_k, leave the last channels unused, as the published module
+        does; otherwise that is an error.
+    nonfinite : {"raise", "propagate"}
+        What to do with NaN and infinities.
+
+    Returns
+    -------
+    array in the shape and dtype of `x`
+
+    Raises
+    ------
+    ValueError
+        Weights are missing, superfluous or misshaped (all are named), or heads do not divide.
+    TypeError
+        The dtypes differ, or are not floating.
+
+    Notes
+    -----
+    ``2 n C (d_k + d_v)`` and ``2 n d_k d_v / heads`` multiply-adds. Source: [shen2018]. Status:
+    author code.
+    """
+    block = _Block.of(
+        "efficient_attention_block", weights, heads, normalization, parity, nonfinite, x=x
+    )
+    out = block.join(block.attend(*block.split(*block.embed())))
+    y = conv(out, block.w.matrix("reprojection.weight"), block.w["reprojection.bias"])
+    return block.fit.unfold(y.reshape(block.fit["x"].shape) + block.fit["x"])  # type: ignore[no-any-return]
+
+
+def efficient_attention_block_vjp(
+    x: Floats,
+    weights: Mapping[str, Any],
+    dout: Floats,
+    *,
+    heads: int = 1,
+    normalization: str = "softmax",
+    parity: bool = False,
+    nonfinite: str = "raise",
+) -> tuple[Floats, dict[str, Floats]]:
+    """Gradients (dx, dweights) of ``sum(dout * y)``; arguments as for the block.
+
+    Channels that `parity` leaves unused have gradient 0.
+    """
+    op = "efficient_attention_block_vjp"
+    block = _Block.of(op, weights, heads, normalization, parity, nonfinite, x=x, dout=dout)
+    pixels, dy = block.pixels("x"), block.pixels("dout")
+    projected = block.embed()
+    sets = block.split(*projected)
+    g = conv_vjp(block.join(block.attend(*sets)), block.w.matrix("reprojection.weight"), dy)
+    found = {"reprojection.weight": g.weight, "reprojection.bias": g.bias}
+    (dhead,) = block.split(g.x)
+    q, k, v = sets
+    gradients = efficient_attention_vjp(
+        q, k, v, dhead, normalization=normalization, nonfinite="propagate"
+    )
+    dx = dy.copy()
+    for name, full, dz in zip(_CONVS, projected, gradients, strict=True):
+        joined = block.join(dz)
+        whole = np.zeros(full.shape, full.dtype)
+        whole[..., : joined.shape[-1]] = joined
+        g = conv_vjp(pixels, block.w.matrix(f"{name}.weight"), whole)
+        found |= {f"{name}.weight": g.weight, f"{name}.bias": g.bias}
+        dx += g.x
+    return block.fit.unfold(dx.reshape(block.fit["x"].shape)), block.w.gradients(found)
+
+
+class _Block(NamedTuple):
+    """Checked arguments of one call."""
+
+    fit: _check.Fit
+    w: Weights
+    heads: int
+    normalization: str
+
+    @classmethod
+    def of(
+        cls,
+        op: str,
+        weights: object,
+        heads: object,
+        normalization: object,
+        parity: object,
+        nonfinite: str,
+        **arrays: Floats,
+    ) -> _Block:
+        """Check everything."""
+        count = _check.integer(op, "heads", heads, low=1)
+        kind = _check.choice(op, "normalization", normalization, ("softmax", "scaling"))
+        parity = _check.flag(op, "parity", parity)
+        given = _weights.mapping(op, weights)
+        axes = {name: (z, "H W C") for name, z in arrays.items()}
+        fit = _check.fit(op, axes, nonfinite=nonfinite)
+        w = _weights.take(fit, given, _SHAPES, nonfinite=nonfinite)
+        d_k, d_v = w.sizes["dk"], w.sizes["dv"]
+        if d_v % count:
+            _check.fail(op, f"heads={count}", f"does not divide the d_v={d_v} channels of values")
+        if count > d_k or (d_k % count and not parity):
+            remedy = "; parity=True leaves the last ones unused" if count < d_k else ""
+            text = f"does not divide the d_k={d_k} channels of queries and keys{remedy}"
+            _check.fail(op, f"heads={count}", text)
+        return cls(fit, w, count, kind)
+
+    def pixels(self, name: str) -> Floats:
+        """An image's positions in raster order, (B, n, C)."""
+        x = self.fit[name]
+        return x.reshape(len(x), x.shape[1] * x.shape[2], x.shape[3])
+
+    def embed(self) -> list[Floats]:
+        """Queries, keys and values of all heads, (B, n, channels)."""
+        x = self.pixels("x")
+        return [conv(x, self.w.matrix(f"{c}.weight"), self.w[f"{c}.bias"]) for c in _CONVS]
+
+    def split(self, *arrays: Floats) -> list[Floats]:
+        """Heads as an axis, (B, heads, n, channels of one)."""
+        result = []
+        for x in arrays:
+            each = x.shape[-1] // self.heads
+            used = x[..., : each * self.heads]
+            result.append(used.reshape(*x.shape[:-1], self.heads, each).swapaxes(1, 2))
+        return result
+
+    def join(self, x: Floats) -> Floats:
+        """Heads side by side again, (B, n, channels of all)."""
+        batch, heads, n, each = x.shape
+        return x.swapaxes(1, 2).reshape(batch, n, heads * each)
+
+    def attend(self, q: Floats, k: Floats, v: Floats) -> Floats:
+        """Outputs of every head."""
+        return efficient_attention(q, k, v, normalization=self.normalization, nonfinite="propagate")

@@ -1,0 +1,159 @@
+"""The block of ENLCA: kernel attention behind three convolutions, and its contrastive loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Floats
+from nlattn.layers import _weights
+from nlattn.layers._conv import conv, conv_vjp
+from nlattn.layers._port import positions
+from nlattn.layers._weights import Weights
+from nlattn.ops.enla import enla, enla_vjp, enlca_loss, enlca_loss_vjp
+
+_CONVS = ("conv_match1.0", "conv_match2.0", "conv_assembly.0")
+_PROJECTION = "attn_fn.projection_matrix"
+_SHAPES = {
+    "conv_match1.0.weight": "d C 1 1",
+    "conv_match1.0.bias": "d",
+    "conv_match2.0.weight": "d C 1 1",
+    "conv_match2.0.bias": "d",
+    "conv_assembly.0.weight": "C C 1 1",
+    "conv_assembly.0.bias": "C",
+    _PROJECTION: "r d",
+}
+_FIRST_NEGATIVE = 50
+
+
+def enlca_block(
+    x: Floats,
+    weights: Mapping[str, Any],
+    *,
+    res_scale: float = 0.1,
+    training: bool = False,
+    nonfinite: str = "raise",
+) -> Any:
+    """ENLCA block: ``y = x + res_scale * enla(q, k, v)``.
+
+    Parameters
+    ----------
+    x : (..., H, W, C) array, float32 or float64
+        Images.
+    weights : mapping of str to array
+        `conv_match1.0` and `conv_match2.0` (queries and keys, d channels) and `conv_assembly.0`
+        (values, C), each `.weight` (out, C, 1, 1) and `.bias`, and `attn_fn.projection_matrix`
+        (r, d), used as it is; of the dtype of `x`.
+    res_scale : float
+        Of what is added to the input.
+    training : bool
+        The result is ``(y, loss)``, the contrastive loss averaged over the images.
+    nonfinite : {"raise", "propagate"}
+        What to do with NaN and infinities.
+
+    Returns
+    -------
+    array in the shape and dtype of `x`
+
+    Raises
+    ------
+    ValueError
+        Weights are missing, superfluous or misshaped (all are named), or the images have too few
+        pixels for the loss, which needs 51.
+    TypeError
+        The dtypes differ, or are not floating.
+
+    Notes
+    -----
+    ``n (2 C d + C^2)`` multiply-adds and those of `enla`; the loss takes ``n^2 d``. Source:
+    [xia2022]. Status: author code.
+    """
+    block = _Block.of("enlca_block", weights, res_scale, training, nonfinite, x=x)
+    q, k, v = block.embed()
+    out = enla(q, k, v, projection=block.w[_PROJECTION], nonfinite="propagate")
+    y = block.fit.unfold(block.fit["x"] + block.scale * out.reshape(block.fit["x"].shape))
+    if not training:
+        return y
+    losses = enlca_loss(q, k, nonfinite="propagate")
+    return y, losses.mean(dtype=np.float64).astype(block.fit.out_dtype)
+
+
+def enlca_block_vjp(
+    x: Floats,
+    weights: Mapping[str, Any],
+    dout: Floats,
+    *,
+    dloss: float | None = None,
+    res_scale: float = 0.1,
+    training: bool = False,
+    nonfinite: str = "raise",
+) -> tuple[Floats, dict[str, Floats]]:
+    """Gradients (dx, dweights) of ``sum(dout * y) + dloss * loss``; `dloss` needs `training`.
+
+    Arguments as for `enlca_block`, `dout` in the shape of `x`. The projection has no gradient.
+    """
+    op = "enlca_block_vjp"
+    factor = 0.0 if dloss is None else _check.number(op, "dloss", dloss)
+    block = _Block.of(op, weights, res_scale, training, nonfinite, x=x, dout=dout)
+    if dloss is not None and not training:
+        _check.fail(op, f"dloss={dloss}", "has no meaning without training=True")
+    pixels, dy = positions(block.fit["x"]), positions(block.fit["dout"])
+    q, k, v = block.embed()
+    options = {"projection": block.w[_PROJECTION], "nonfinite": "propagate"}
+    dq, dk, dv = enla_vjp(q, k, v, block.scale * dy, **options)
+    if factor:
+        each = np.full(len(q), factor / len(q), q.dtype)
+        more = enlca_loss_vjp(q, k, each, nonfinite="propagate")
+        dq, dk = dq + more[0], dk + more[1]
+    dx, found = dy.copy(), dict[str, Floats]()
+    for name, dz in zip(_CONVS, (dq, dk, dv), strict=True):
+        g = conv_vjp(pixels, block.w.matrix(f"{name}.weight"), dz)
+        found |= {f"{name}.weight": g.weight, f"{name}.bias": g.bias}
+        dx += g.x
+    return block.fit.unfold(dx.reshape(block.fit["x"].shape)), block.w.gradients(found)
+
+
+class _Block(NamedTuple):
+    """Checked arguments of one call."""
+
+    fit: _check.Fit
+    w: Weights
+    scale: Any
+    """Of what is added to the input, in the dtype that is computed in."""
+
+    @classmethod
+    def of(
+        cls,
+        op: str,
+        weights: object,
+        res_scale: object,
+        training: object,
+        nonfinite: str,
+        **arrays: Floats,
+    ) -> _Block:
+        """Check everything."""
+        scale = _check.number(op, "res_scale", res_scale)
+        needed = _check.flag(op, "training", training)
+        given = _weights.mapping(op, weights)
+        axes = {name: (z, "H W C") for name, z in arrays.items()}
+        fit = _check.fit(op, axes, nonfinite=nonfinite)
+        w = _weights.take(fit, given, _SHAPES, nonfinite=nonfinite)
+        n = fit.dims["H"] * fit.dims["W"]
+        if needed and n <= _FIRST_NEGATIVE:
+            _check.fail(
+                op,
+                f"{n} positions,",
+                f"expected at least {_FIRST_NEGATIVE + 1} for the negatives at rank "
+                f"{_FIRST_NEGATIVE}; training=False has no loss",
+            )
+        if needed and not fit.batch:
+            _check.fail(op, "x", f"has leading axes {fit.lead}, expected images for a mean loss")
+        return cls(fit, w, fit.dtype.type(scale))
+
+    def embed(self) -> list[Floats]:
+        """Queries, keys and values, (B, n, channels)."""
+        x = positions(self.fit["x"])
+        return [conv(x, self.w.matrix(f"{c}.weight"), self.w[f"{c}.bias"]) for c in _CONVS]

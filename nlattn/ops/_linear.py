@@ -1,0 +1,114 @@
+"""What operators of linear attention share: checked arrays, masks, and their way to the kernels."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Bools, Floats, Ints
+from nlattn.kernels import linear
+from nlattn.kernels.features import Identity
+from nlattn.kernels.linear import KeyGradient, Sums
+
+
+def set_fit(op: str, nonfinite: str, **arrays: Any) -> _check.Fit:
+    """Queries, keys, values, cotangents and a projection, whichever are given."""
+    dims = {"q": "n d", "k": "m d", "v": "m e", "dout": "n e", "projection": "r d"}
+    given = {name: (x, dims[name]) for name, x in arrays.items()}
+    shared = ["projection"] if "projection" in arrays else []
+    return _check.fit(op, given, nonfinite=nonfinite, shared=shared)
+
+
+def one_head(fit: _check.Fit) -> None:
+    """Refuse leading axes: a map is of one head."""
+    if fit.lead:
+        text = f"have leading axes {fit.lead}, expected one head (n, d), (m, d)"
+        _check.fail(fit.op, "q, k", text)
+
+
+class Hidden(NamedTuple):
+    """Keys that nobody may attend to."""
+
+    mask: Bools | None
+    """(parts, m), True where kept."""
+    parts: Ints
+    """(batch,) part of each slice."""
+
+    @classmethod
+    def checked(cls, fit: _check.Fit, mask: Any) -> Hidden:
+        """A boolean mask that broadcasts to (..., m)."""
+        if mask is None:
+            return cls(None, np.zeros(fit.batch, np.int64))
+        m, given = fit.dims["m"], np.asarray(mask)
+        if given.dtype != bool:
+            raise TypeError(f"{fit.op}: mask has dtype {given.dtype}, expected bool")
+        lead = given.shape[:-1]
+        try:
+            fits = given.shape[-1:] == (m,) and np.broadcast_shapes(lead, fit.lead) == fit.lead
+        except ValueError:
+            fits = False
+        if not fits:
+            text = f"has shape {given.shape}, expected one that broadcasts to {(*fit.lead, m)}"
+            _check.fail(fit.op, "mask", text)
+        parts = np.arange(np.prod(lead, dtype=np.int64)).reshape(lead)
+        index = np.broadcast_to(parts, fit.lead).reshape(-1)
+        return cls(_check.frozen(given.reshape(len(parts.reshape(-1)), m)), index)
+
+
+def collect(fit: _check.Fit, f: Identity, hidden: Hidden) -> Sums:
+    """One pass over keys and values; a map has no values, and gets sums of 1."""
+    x = fit["k"]
+    y: Floats = np.ones((1, x.shape[1], 1), fit.dtype)
+    part: Ints = np.zeros((fit.batch, 1), np.int64)
+    if "v" in fit:
+        y, part = fit["v"], fit.slices("v")
+    slices = np.column_stack([fit.slices("k"), part, hidden.parts])
+    return linear.collect(f, x, y, slices, hidden.mask)
+
+
+def read(
+    fit: _check.Fit, f: Identity, context: Floats, norm: Floats | None = None
+) -> tuple[Floats, Floats]:
+    """``phi(q) context``, over ``phi(q).norm`` if given, and that one's logarithm."""
+    return linear.read(f, fit["q"], fit.slices("q")[:, 0], *_cast(fit, context, norm))
+
+
+def write(
+    fit: _check.Fit,
+    f: Identity,
+    name: str,
+    top: Floats | None = None,
+    factor: Floats | None = None,
+    hidden: Hidden | None = None,
+) -> Floats:
+    """``factor phi(x)`` of every row of an array (batch, rows, r), relative to `top` (batch, r)."""
+    x = fit[name]
+    r = f.size(x.shape[2])
+    top = np.zeros((fit.batch, r)) if top is None else top
+    factor = np.ones((fit.batch, r)) if factor is None else factor
+    mask = None if hidden is None or hidden.mask is None else hidden.mask[hidden.parts]
+    scale = factor.astype(fit.dtype)
+    return linear.write(f, x, fit.slices(name)[:, 0], top, scale, mask)
+
+
+def pull_queries(
+    fit: _check.Fit, f: Identity, context: Floats, norm: Floats | None = None
+) -> tuple[Floats, Floats, Floats]:
+    """Gradients of queries (batch, n, d), context (batch, r, e) and norm (batch, r)."""
+    given = _cast(fit, context, norm)
+    return linear.pull_queries(f, fit["q"], fit["dout"], fit.slices("q", "dout"), *given)
+
+
+def pull_keys(
+    fit: _check.Fit, f: Identity, hidden: Hidden, g: KeyGradient
+) -> tuple[Floats, Floats]:
+    """Gradients of keys and values from those of the sums of ``scale phi(k)`` times (v, 1)."""
+    slices = np.column_stack([fit.slices("k", "v"), hidden.parts])
+    g = g._replace(**dict(zip(("scale", "context", "norm"), _cast(fit, *g[1:4]), strict=True)))
+    return linear.pull_keys(f, fit["k"], fit["v"], slices, g, hidden.mask)
+
+
+def _cast(fit: _check.Fit, *arrays: Any) -> list[Any]:
+    return [None if x is None else x.astype(fit.dtype) for x in arrays]

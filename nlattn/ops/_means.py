@@ -1,0 +1,205 @@
+"""One call of non-local means: what is compared with what, the weights, the means, the gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Floats, Ints, Support
+from nlattn.kernels import shifts, similar
+from nlattn.kernels import sparse as edges
+from nlattn.kernels.panel import groups
+from nlattn.maps.support import Transposed, checked_support
+from nlattn.ops._pictures import ABSENT, Picture, ballots, padded, patches, patches_vjp
+from nlattn.ops._similar import Search, flat, keys, plan, rows
+
+SELF = ("max", "one", "zero")
+BANDWIDTH = 0.6
+"""Of sigma: the best of several tried on the built-in photograph with noise of 10 and 25 of 255."""
+_SHIFT_COST = 30  # operations per pixel and shift
+
+
+class Call:
+    """What all forms of the operator have in common: a picture, its support, its weights."""
+
+    def __init__(self, op: str, image: object, options: dict[str, Any], dout: object = ABSENT):
+        def chosen(*names: str) -> dict[str, Any]:
+            return {name: options[name] for name in names if name in options}
+
+        self.op = op
+        self.support: Support | None = None
+        sigma = _check.number(op, "sigma", options["sigma"])
+        if sigma < 0:
+            _check.fail(op, f"sigma={sigma}", "is negative, expected the noise's deviation")
+        h = options["h"]
+        h = BANDWIDTH * sigma if h is None else _check.number(op, "h", h)
+        if h < 0:
+            _check.fail(op, f"h={h}", "is negative, expected a bandwidth")
+        self.own = _check.choice(op, "self_weight", options["self_weight"], SELF)
+        names = ["patch_size", "patch_distance", "search", "topk", "select"]
+        names += ["candidates", "iterations", "seed"]
+        self.search = Search.checked(op, sigma=sigma, **chosen(*names))
+        if not _check.flag(op, "fast_mode", options.get("fast_mode", True)):
+            text = "weighs the pixels of a patch by a Gaussian, which is not offered"
+            _check.fail(op, "fast_mode=False", text)
+        self.picture = Picture(
+            op, image, dout=dout, **chosen("channel_axis", "data_range", "nonfinite")
+        )
+        self.fit = self.picture.fit
+        self.sigma, self.h = sigma * self.picture.unit, h * self.picture.unit
+        self.search = self.search._replace(sigma=self.sigma)
+        self.max_bytes = options["max_bytes"]
+        self.H, self.W, self.C = self.fit["image"].shape[1:]
+        self.n = self.H * self.W
+        if options["support"] is not None:
+            self._given(options["support"])
+
+    def _given(self, support: Any) -> None:
+        checked = checked_support(self.op, support)
+        *lead, n, m = checked.shape
+        if (n, m) != (self.n, self.n):
+            text = f"has shape {checked.shape}, expected (..., n, n) with n={self.n} pixels"
+            _check.fail(self.op, "support", text)
+        try:
+            numbers = np.arange(math.prod(lead)).reshape(lead)
+            self.slices = np.broadcast_to(numbers, self.fit.lead).ravel()
+        except ValueError:
+            text = f"has leading axes {tuple(lead)}, expected such that broadcast to"
+            _check.fail(self.op, "support", f"{text} {self.fit.lead}")
+        self.support = checked
+
+    def options(self, terms: float) -> Floats:
+        """Twice the variance and 1 over the squared bandwidth, of sums of so many terms."""
+        most = float(np.finfo(self.fit.dtype).max)
+        steep = min(1 / (self.h**2 * terms), most) if self.h**2 > 0 else most
+        return np.array([2 * self.sigma**2 * terms, steep, 0.0])
+
+    def edges(self, b: int, *, inside: bool) -> tuple[Ints, Ints]:
+        """Row pointers and keys of one picture; `inside` includes those of a whole window."""
+        if self.support is None:
+            u = self.fit["image"][b]
+            if inside and self.search.dense:
+                span = 2 * self.search.distance + 1
+                needed = self.n * span**2 * 16
+                what = f"the {span} x {span} windows of {self.n} pixels"
+                _check.memory(self.op, needed, self.max_bytes, what, "use a smaller window")
+            chosen = keys(self.op, u, self.search, self.max_bytes)
+            return rows(self.H, self.W, self.search, chosen, inside=inside)
+        start = self.slices[b] * self.n
+        indptr = self.support.indptr[start : start + self.n + 1]
+        indices = _check.frozen(self.support.indices[indptr[0] : indptr[-1]])
+        return _check.frozen(indptr - indptr[0]), indices
+
+    def weigh(self, b: int, indptr: Ints, indices: Ints, total: Floats, top: Floats) -> Any:
+        """Scores of the edges, and the place of each pixel's best."""
+        u, patch = self.fit["image"][b], self.search.patch
+        scores, best = np.empty(len(indices), u.dtype), np.empty(self.n, np.int64)
+        options = _check.frozen(self.options(1))
+        place = plan(u, patch)
+        similar.weigh(flat(u, patch), place, indptr, indices, options, scores, total, top, best)
+        return scores, best
+
+    def settle(self, total: Floats, top: Floats) -> tuple[Floats, Floats]:
+        """Weight of each pixel itself, and sum of weights with it."""
+        own = top if self.own == "max" else np.full_like(top, self.own == "one")
+        least = 16 * np.finfo(total.dtype).tiny  # below, weights have lost their digits
+        own = np.where(total + own < least, 1, own).astype(total.dtype)
+        return own, total + own
+
+
+def denoise(call: Call, b: int, voting: bool, out: Floats) -> None:
+    """One picture: sums of weights over window and edges, then the means over both."""
+    u, patch, search = call.fit["image"][b], call.search.patch, call.search
+    planes = _check.frozen(padded(u, patch).transpose(2, 0, 1))
+    distance = search.distance if search.dense and call.support is None else 0
+    options = call.options(patch * patch * call.C)
+    options[2] = voting
+    options = _check.frozen(options)
+    total = np.empty((call.H, call.W), u.dtype)
+    top = np.empty_like(total)
+    for start, stop in _tiles(call, distance):
+        shifts.normalise(planes, patch, distance, options, start, stop, total, top)
+    sparse = call.support is not None or search.kind != "window" or search.topk is not None
+    if sparse:
+        indptr, indices = call.edges(b, inside=False)
+        flat_total, flat_top = total.reshape(-1), top.reshape(-1)
+        scores, _ = call.weigh(b, indptr, indices, flat_total, flat_top)
+    own, total = call.settle(total, top)
+    inverse = 1 / total
+    for start, stop in _tiles(call, distance):
+        shifts.average(planes, patch, distance, options, start, stop, inverse, own, out)
+    if sparse:
+        weights = _check.frozen(np.exp(scores))
+        arrays = flat(u, patch), plan(u, patch), indptr, indices, weights
+        result = out.reshape(call.n, call.C)
+        similar.average(*arrays, _check.frozen(inverse.reshape(-1)), int(voting), result)
+
+
+def _tiles(call: Call, distance: int) -> Iterator[tuple[int, int]]:
+    cost = shifts.TILE * call.W * (2 * distance + 1) ** 2 * _SHIFT_COST
+    return groups(-(-call.H // shifts.TILE), cost)
+
+
+def weights(call: Call, b: int) -> tuple[Ints, Ints, Floats, Floats, Floats, Ints]:
+    """Edges with the pixel itself, scores, normalised weights, normalisers, best other edges."""
+    indptr, indices = call.edges(b, inside=True)
+    if call.support is not None:  # the pixel itself always has a say
+        table = Support(indptr, indices, (call.n, call.n))
+        indptr, indices = _with_self(table)
+    total, top = np.zeros(call.n, call.fit.dtype), np.zeros(call.n, call.fit.dtype)
+    scores, best = call.weigh(b, indptr, indices, total, top)
+    own, total = call.settle(total, top)
+    row = np.repeat(np.arange(call.n), np.diff(indptr))
+    with np.errstate(divide="ignore"):
+        scores[indices == row] = np.log(own)
+    P = np.exp(scores) / total[row]
+    return indptr, indices, scores, P, total, best
+
+
+def _with_self(support: Support) -> tuple[Ints, Ints]:
+    """Rows with their own number among their keys."""
+    n = support.shape[0]
+    row = np.repeat(np.arange(n), np.diff(support.indptr))
+    both = np.unique(np.concatenate([row * n + support.indices, np.arange(n) * (n + 1)]))
+    counts = np.bincount(both // n, minlength=n)
+    indptr = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    return _check.frozen(indptr), _check.frozen(both % n, np.int32)
+
+
+def differentiate(call: Call, b: int, voting: bool) -> Floats:
+    u, dout, patch = call.fit["image"][b], call.fit["dout"][b], call.search.patch
+    indptr, indices, scores, P, _, best = weights(call, b)
+    F = _check.frozen(patches(u, patch)[None])
+    V = F if voting else _check.frozen(u.reshape(1, call.n, call.C))
+    dB = _check.frozen((ballots(dout, patch) if voting else dout.reshape(call.n, call.C))[None])
+    softmax, slices = _check.frozen(np.zeros(4)), np.zeros((1, 5), np.int64)
+    dscores = np.empty_like(P)
+    P, known = _check.frozen(P), _check.frozen(scores)
+    zero = _check.frozen(np.zeros((1, call.n), u.dtype))
+    arrays = V, dB, zero, indptr, indices, _check.frozen(slices), softmax
+    edges.differentiate(*arrays, known, P, dscores)
+
+    itself = indices == np.repeat(np.arange(call.n), np.diff(indptr))
+    if call.own == "max":
+        shared = (best >= 0) & (P[itself] > 0) & (scores[np.maximum(best, 0)] > -np.inf)
+        dscores[best[shared]] += dscores[itself][shared]
+    dscores[itself | (scores == 0)] = 0  # below twice the variance all distances count the same
+    size = patch * patch * call.C
+    factor = 2 * min(float(call.options(size)[1]), float(np.finfo(np.float64).max) / 4)
+    slope, plain = (_check.frozen(np.array(x)) for x in ([factor, 1.0], [1.0, 0.0]))
+    none, slices = _check.frozen(np.empty(0, np.int64)), _check.frozen(slices[:, :4])
+    by_key = Transposed.of(Support(indptr, indices, (call.n, call.n)), call.n)
+    dF, dK, dV = (np.empty(x.shape, u.dtype) for x in (F, F, V))
+    dscores = _check.frozen(dscores)
+    edges.gather(dscores, none, indptr, indices, F, F, slices, slope, dF)
+    edges.gather(dscores, *by_key, F, F, slices, slope, dK)
+    edges.gather(P, *by_key, dB, V, slices, plain, dV)
+    dF += dK
+    if voting:
+        dF += dV
+    du = patches_vjp(dF[0], u.shape, patch)
+    return du if voting else du + dV[0].reshape(u.shape)

@@ -1,0 +1,66 @@
+"""Linear attention through positive features, whose rows are divided by their sum."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Floats, Work
+from nlattn.kernels.features import Identity, Random, Relu
+from nlattn.kernels.linear import KeyGradient, Sums
+from nlattn.maps.factored import FactoredMap
+from nlattn.ops import _linear
+from nlattn.ops._linear import Hidden
+
+
+class Positive(NamedTuple):
+    """``out_i = phi(q_i).(sum_j phi(k_j) v_j.T) / phi(q_i).(sum_j phi(k_j))``."""
+
+    queries: Identity
+    keys: Identity
+
+    def sums(self, fit: _check.Fit) -> tuple[Floats, Floats, Sums]:
+        """Sums over keys with eps: (batch, r, e) with values and (batch, r) alone, float64."""
+        sums = _linear.collect(fit, self.keys, Hidden.checked(fit, None))
+        eps = self._eps(sums)[:, None]
+        context = sums.values + eps[:, :, None] * sums.rows[:, None]
+        return context, sums.features + eps * sums.kept[:, None], sums
+
+    def _eps(self, sums: Sums) -> Floats:
+        """(batch,) what eps is in the units of the sums."""
+        eps = self.keys.eps if isinstance(self.keys, (Random, Relu)) else 0.0
+        if isinstance(self.keys, Random) and self.keys.stabilizer == "neutral" and eps:
+            return np.asarray(np.exp(np.log(eps) - sums.top[:, 0]))
+        return np.full(len(sums.top), eps)
+
+    def attend(self, fit: _check.Fit) -> Floats:
+        """Output of q, k and v."""
+        context, norm, _ = self.sums(fit)
+        return fit.unfold(_linear.read(fit, self.queries, context, norm)[0])  # type: ignore[no-any-return]
+
+    def pull(self, fit: _check.Fit) -> tuple[Floats, Floats, Floats]:
+        """Gradients of q, k and v."""
+        context, norm, sums = self.sums(fit)
+        dq, dcontext, dnorm = _linear.pull_queries(fit, self.queries, context, norm)
+        g = KeyGradient(sums.top, np.ones_like(norm), dcontext, dnorm, sums.first)
+        dk, dv = _linear.pull_keys(fit, self.keys, Hidden.checked(fit, None), g)
+        return fit.reduce("q", dq), fit.reduce("k", dk), fit.reduce("v", dv)
+
+    def map(
+        self, fit: _check.Fit, query_grid: tuple[int, ...] | None, key_grid: tuple[int, ...] | None
+    ) -> FactoredMap:
+        """The map of one head; it holds both features, those of queries over their row's sum."""
+        _linear.one_head(fit)
+        _, norm, sums = self.sums(fit)
+        left = _linear.write(fit, self.queries, "q")[0]
+        right = _linear.write(fit, self.keys, "k", sums.top)[0]
+        _, log = _linear.read(fit, self.queries, norm[:, :, None], norm)
+        left /= (left.astype(float) @ norm[0])[:, None]
+        lse = log[0] + (sums.top[0, 0] if isinstance(self.keys, Random) else 0)
+        if isinstance(self.keys, Random):
+            lse -= np.log(len(self.keys.projection))
+        multiply_adds = (left.size + right.size) * fit.dims["d"]
+        work = Work(0, multiply_adds, (left.size + right.size) * fit.dtype.itemsize)
+        return FactoredMap(left, right, lse, work, query_grid, key_grid)

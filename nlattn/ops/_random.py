@@ -1,0 +1,67 @@
+"""The search by random candidates, as published; and when a search has come to rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
+
+from nlattn._types import Bools, Floats, Ints
+from nlattn.kernels import patchmatch as kernels
+from nlattn.kernels.matching import TILE, Plan, Round
+
+Progress: TypeAlias = Callable[[int, int], object] | None
+Inputs: TypeAlias = tuple[Floats, Floats, Ints, Bools, Bools]
+"""Features, slices, and masks of a search."""
+_CALL = 1 << 22  # candidates of one kernel call: well under a second, so that Ctrl-C is heard
+
+
+class Calm:
+    """Whether a search has come to rest, and what it changed on the way."""
+
+    def __init__(self, quiet: int | None, patience: int, changed: list[int]) -> None:
+        self.quiet, self.patience, self.changed, self.rounds = quiet, patience, changed, 0
+
+    def __call__(self, before: Ints, after: Ints) -> bool:
+        self.changed.append(int((before != after).any(-1).sum()))
+        still = self.quiet is not None and self.changed[-1] <= self.quiet
+        self.rounds = self.rounds + 1 if still else 0
+        return self.rounds == self.patience
+
+
+def search(
+    inputs: Inputs,
+    plan: Plan,
+    steps: Sequence[int],
+    rounds: int,
+    progress: Progress,
+    calm: Calm,
+    state: tuple[Ints, Floats, Ints],
+) -> int:
+    """Rounds of propagation and random search from side 0; returns the side of the result."""
+    index, side = state[0], 0
+    tiles = index.shape[1] * -(-plan.Hq // TILE) * -(-plan.Wq // TILE)
+    for iteration in range(1, rounds + 1):
+        before = index[side].copy()
+        for number, jump in enumerate(steps or [0]):
+            down = (2 * jump * plan.Hk + plan.Hq) // (2 * plan.Hq)
+            across = (2 * jump * plan.Wk + plan.Wq) // (2 * plan.Wq)
+            last_step = int(number == max(len(steps) - 1, 0))
+            for first, last in calls(tiles, TILE**2 * 40 * index.shape[3]):
+                step = Round(side, iteration, jump, down, across, last_step, first, last)
+                kernels.renew(*inputs, plan, step, *state)
+            side = 1 - side
+            tell(progress, (iteration - 1) * len(steps) + number + 1, rounds * len(steps))
+        if calm(before, index[side]):
+            break
+    return side
+
+
+def calls(units: int, cost: int) -> Iterator[tuple[int, int]]:
+    """Split units of some cost each into kernel calls."""
+    step = max(1, _CALL // cost)
+    return ((first, min(first + step, units)) for first in range(0, units, step))
+
+
+def tell(progress: Progress, done: int, total: int) -> None:
+    if progress is not None:
+        progress(done, total)

@@ -1,0 +1,171 @@
+"""Certified bounds of sensitivities, on the whitened keys of one head.
+
+Every certificate holds for any positive weights; they are kept as logarithms, since powers of
+weights leave the range of floats. Upper bounds are of the exact keys: rounding is added to them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Bools, Floats
+from nlattn.ops._whitened import Factor, factor
+
+_FEATURES = 256  # columns that the tensor certificate may have
+_ELEMENTS = 1 << 24
+
+
+class Keys(NamedTuple):
+    """The keys of one head that are not 0, whitened."""
+
+    some: Bools
+    """(m,) which keys these are."""
+    X: Floats
+    """(n, r) with orthonormal columns, frozen."""
+    tau: Floats
+    """(n,) leverage."""
+    error: Floats
+    """(n,) bound of the error of the rows of X."""
+    factor: Factor
+    """Of all keys."""
+
+    @classmethod
+    def of(cls, k: Floats) -> Keys:
+        """Factor k (m, d), frozen and finite."""
+        whole = factor(k)
+        X = whole.basis(k)
+        some = whole.tau > 0
+        if not some.all():
+            X = _check.frozen(X[some])
+        return cls(some, X, whole.tau[some], whole.error[some], whole)
+
+    def spread(self, x: Floats) -> Floats:
+        """`x` (n,) at the places of all keys, 0 elsewhere."""
+        out: Floats = np.zeros(len(self.some))
+        out[self.some] = x
+        return out
+
+
+def exponent(p: float) -> float:
+    """Of the weights that multiply rows."""
+    return 1 / 2 - 1 / p
+
+
+def reweighed(X: Floats, log_v: Floats, p: float) -> tuple[Floats, Factor]:
+    """Factors of the rows, ``v^(1/2 - 1/p)`` over their largest, and the factored product."""
+    shifted = exponent(p) * log_v
+    row = np.exp(shifted - shifted.max(initial=-math.inf))
+    return row, factor(X, _check.frozen(row))
+
+
+def log_s(X: Floats, log_v: Floats, p: float) -> Floats:
+    """``log s_i(v)``, (n,)."""
+    _, whole = reweighed(X, log_v, p)
+    tau = np.maximum(whole.tau, np.finfo(np.float64).tiny)
+    return np.asarray(np.log(tau) - 2 * exponent(p) * log_v)
+
+
+def certificate(keys: Keys, log_v: Floats, p: float) -> Floats:
+    """Upper bounds (n,) from any positive weights."""
+    row, whole = reweighed(keys.X, log_v, p)
+    steep = np.linalg.norm(whole.whiten, 2) if whole.rank else 0.0
+    slack = 2 * steep * float(np.sqrt(((row * keys.error) ** 2).sum()))
+    if slack > 0.5 or whole.rank < keys.X.shape[1]:
+        return np.ones(len(log_v))
+    root = (np.sqrt(whole.tau) + whole.error + row * keys.error * steep) * (1 + 2 * slack)
+    with np.errstate(over="ignore"):
+        log = 2 * np.log(np.maximum(root, np.finfo(np.float64).tiny)) - 2 * exponent(p) * log_v
+        if p >= 2:
+            top = log_v.max()
+            total = top + math.log(np.exp(log_v - top).sum())
+            return np.asarray(np.exp((p / 2 - 1) * total + p / 2 * log))
+        return np.asarray(np.exp(p / 2 * log + (2 - p) / p * (p / 2 * log - log_v).max()))
+
+
+def tensor_size(p: float, r: int) -> int:
+    """Monomials of degree p / 2 in r variables; 0 if p is not an even integer above 2."""
+    return math.comb(r + int(p) // 2 - 1, int(p) // 2) if p > 2 and p % 2 == 0 else 0
+
+
+def tensor_columns(keys: Keys, p: float) -> int:
+    """`tensor_size` of the keys, 0 where that is more than is worth it."""
+    n, r = keys.X.shape
+    size = tensor_size(p, r)
+    return size if size <= _FEATURES and n * size <= _ELEMENTS else 0
+
+
+def monomials(x: Floats, h: int) -> Floats:
+    """``phi(x)`` with ``<phi(x), phi(y)> = <x, y>^h``, (n, C(r+h-1, h))."""
+    r = x.shape[1]
+    out: Floats = np.empty((len(x), math.comb(r + h - 1, h)))
+    for c, which in enumerate(itertools.combinations_with_replacement(range(r), h)):
+        repeats = math.prod(math.factorial(which.count(a)) for a in set(which))
+        out[:, c] = math.sqrt(math.factorial(h) / repeats)
+        for a in which:
+            out[:, c] *= x[:, a]
+    return out
+
+
+def tensor_certificate(keys: Keys, p: float) -> Floats | None:
+    """Leverage of the monomials: bounds (n,) for even p, None if there are too many of them."""
+    if not tensor_columns(keys, p):
+        return None
+    h = int(p) // 2
+    whole = factor(_check.frozen(monomials(keys.X, h)))
+    steep = np.linalg.norm(whole.whiten, 2) if whole.rank else 0.0
+    moved = h * keys.error * (1 + h * keys.error) ** (h - 1)
+    slack = 2 * steep * float(np.sqrt((moved**2).sum()))
+    if slack > 0.5:
+        return None
+    return np.asarray(((np.sqrt(whole.tau) + whole.error + moved * steep) * (1 + 2 * slack)) ** 2)
+
+
+def bounds(keys: Keys, p: float, log_v: Floats | None) -> tuple[Floats, Floats]:
+    """Lower and upper bounds (n,): the best of all certificates for each key."""
+    n = len(keys.tau)
+    if n == 0:
+        return np.zeros(0), np.zeros(0)
+    root = np.sqrt(keys.tau)
+    low, high = np.maximum(root - keys.error, 0), root + keys.error
+    if p == 2:
+        return low**2, np.minimum(high**2, 1)
+    if p > 2:
+        lower, upper = low**p, n ** (p / 2 - 1) * high**p
+    else:
+        lower, upper = n ** (p / 2 - 1) * low**p, high**p * high.max() ** (2 - p)
+    if log_v is not None:
+        upper = np.minimum(upper, certificate(keys, log_v, p))
+    tensor = tensor_certificate(keys, p)
+    if tensor is not None:
+        upper = np.minimum(upper, tensor)
+    return lower, np.minimum(upper, 1)
+
+
+def converge(keys: Keys, p: float, eta: float, steps: int, tol: float) -> tuple[Floats, float, int]:
+    """Logarithms of Lewis weights (n,), their residual, and the steps that were taken."""
+    n, r = keys.X.shape
+    if n == 0:
+        return np.zeros(0), 0.0, 0
+    log_w, residual = np.full(n, math.log(r / n)), 0.0
+    for step in range(steps + 1):
+        log = log_s(keys.X, log_w, p)
+        residual = float(abs(log - 2 / p * log_w).max(initial=0))
+        if residual <= tol or step == steps:
+            break
+        log_w = (1 - eta) * log_w + eta * p / 2 * log
+    return log_w, residual, step
+
+
+def lewis_logs(keys: Keys, p: float, *, steps: int = 100, tol: float = 1e-3) -> Floats | None:
+    """Logarithms of weights, good enough for a certificate; None where leverage is exact."""
+    return None if p == 2 else converge(keys, p, 4 / (p + 2), steps, tol)[0]
+
+
+def default_eta(p: float) -> float:
+    """Step whose log-Jacobian contracts for this p."""
+    return 2 / p if p >= 2 else 4 / (p + 2)

@@ -1,0 +1,75 @@
+"""Linear attention whose queries and keys are normalised apart from each other, or not at all."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Floats, Work
+from nlattn.kernels.features import ColumnExp, Identity, RowSoftmax
+from nlattn.kernels.linear import KeyGradient, Sums
+from nlattn.maps.factored import FactoredMap
+from nlattn.ops import _linear
+from nlattn.ops._linear import Hidden
+
+
+class Separate(NamedTuple):
+    """``out = Q (K.T v)``: both factors softmax along their own axis, or ``q (k.T v) / m``."""
+
+    queries: Identity
+    keys: Identity
+    hidden: Hidden
+
+    @classmethod
+    def of(cls, fit: _check.Fit, hidden: Hidden | None = None, *, soft: bool = False) -> Separate:
+        """The feature maps for the arrays of one call."""
+        queries, keys = (RowSoftmax(), ColumnExp()) if soft else (Identity(), Identity())
+        return cls(queries, keys, hidden or Hidden.checked(fit, None))
+
+    @property
+    def soft(self) -> bool:
+        """Whether the factors are softmaxed."""
+        return isinstance(self.keys, ColumnExp)
+
+    def scale(self, sums: Sums) -> Floats:
+        """(batch, d) what the sums over keys are multiplied by; 0 where there is no key."""
+        total = sums.features
+        if not self.soft:
+            total = np.broadcast_to(sums.kept[:, None], total.shape)
+        return np.divide(1, total, where=total != 0, out=np.zeros(total.shape))
+
+    def context(self, fit: _check.Fit) -> tuple[Floats, Sums]:
+        """``K.T v`` (batch, d, e), float64, and the sums it is made of."""
+        sums = _linear.collect(fit, self.keys, self.hidden)
+        return sums.values * self.scale(sums)[:, :, None], sums
+
+    def attend(self, fit: _check.Fit) -> Floats:
+        """Output of q, k and v."""
+        context, _ = self.context(fit)
+        return fit.unfold(_linear.read(fit, self.queries, context)[0])  # type: ignore[no-any-return]
+
+    def pull(self, fit: _check.Fit) -> tuple[Floats, Floats, Floats]:
+        """Gradients of q, k and v."""
+        context, sums = self.context(fit)
+        dq, dcontext, _ = _linear.pull_queries(fit, self.queries, context)
+        along = np.zeros(context.shape[:2])
+        if self.soft:
+            along = -np.einsum("bcf,bcf->bc", context, dcontext)
+        g = KeyGradient(sums.top, self.scale(sums), dcontext, along, sums.first)
+        dk, dv = _linear.pull_keys(fit, self.keys, self.hidden, g)
+        return fit.reduce("q", dq), fit.reduce("k", dk), fit.reduce("v", dv)
+
+    def map(
+        self, fit: _check.Fit, query_grid: tuple[int, ...] | None, key_grid: tuple[int, ...] | None
+    ) -> FactoredMap:
+        """The map of one head."""
+        _linear.one_head(fit)
+        sums = _linear.collect(fit, self.keys, self.hidden)
+        left = _linear.write(fit, self.queries, "q")[0]
+        right = _linear.write(fit, self.keys, "k", sums.top, self.scale(sums), self.hidden)[0]
+        lse = np.full(len(left), 0.0 if sums.kept[0] else -np.inf) if self.soft else None
+        numbers = left.size + right.size
+        work = Work(0, numbers, 2 * numbers * fit.dtype.itemsize)
+        return FactoredMap(left, right, lse, work, query_grid, key_grid)

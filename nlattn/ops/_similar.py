@@ -1,0 +1,161 @@
+"""Which patches of a picture are compared with which: windows, matches, the few best of either."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Floats, Ints, Support
+from nlattn.kernels import similar as kernels
+from nlattn.kernels.matching import Plan
+from nlattn.kernels.scores import NEG_L2
+from nlattn.ops._pictures import padded
+from nlattn.ops.patchmatch import CANDIDATES, patchmatch
+
+SEARCHES = ("window", "patchmatch", "union")
+SELECTS = ("nearest", "statistical")
+MATCHES = 16
+_POOL = 4  # times as many matches are searched as are chosen by statistics
+
+
+class Search(NamedTuple):
+    """Checked choice of a support."""
+
+    kind: str
+    patch: int
+    distance: int
+    topk: int | None
+    select: str
+    candidates: str
+    iterations: int
+    seed: int
+    sigma: float
+
+    @classmethod
+    def checked(
+        cls,
+        op: str,
+        search: str,
+        patch_size: int,
+        patch_distance: int,
+        topk: int | None,
+        select: str,
+        candidates: str,
+        iterations: int | None,
+        seed: int,
+        sigma: float,
+    ) -> Search:
+        """Raise for values outside their sets."""
+        if topk is not None:
+            topk = _check.integer(op, "topk", topk, low=1, high=63)
+        elif select == "statistical" and search == "window":
+            text = "chooses topk keys, and topk is not given; topk=16 chooses 16"
+            _check.fail(op, "select='statistical'", text)
+        if iterations is None:
+            iterations = 1 if candidates == "tree" else 3
+        return cls(
+            _check.choice(op, "search", search, SEARCHES),
+            _check.odd(op, "patch_size", patch_size, "its centre is a pixel"),
+            _check.integer(op, "patch_distance", patch_distance, low=0),
+            topk,
+            _check.choice(op, "select", select, SELECTS),
+            _check.choice(op, "candidates", candidates, CANDIDATES),
+            _check.integer(op, "iterations", iterations, low=0),
+            _check.integer(op, "seed", seed, low=0, high=2**64 - 1),
+            sigma,
+        )
+
+    @property
+    def dense(self) -> bool:
+        """Whether all keys of the window are used."""
+        return self.kind == "union" or (self.kind == "window" and self.topk is None)
+
+
+def plan(u: Floats, patch: int) -> Plan:
+    """A picture (H, W, C) whose score is minus the mean squared difference of patches."""
+    H, W, C = u.shape
+    return Plan(H, W, H, W, C, patch, NEG_L2, 1 / (patch * patch * C), 0, 0, 0, 0)
+
+
+def flat(u: Floats, patch: int) -> Floats:
+    """A picture as the kernels read it."""
+    return _check.frozen(padded(u, patch).reshape(-1))  # type: ignore[no-any-return]
+
+
+def keys(op: str, u: Floats, search: Search, max_bytes: float) -> Ints:
+    """Chosen keys of every pixel (n, w), -1 for none; not those of a window used as a whole."""
+    H, W, _ = u.shape
+    n, few = H * W, search.topk or MATCHES
+    pooled = search.select == "statistical" and search.kind != "window"
+    wanted = min(63, few * _POOL) if pooled else few
+    none: Ints = np.empty((n, 0), np.int64)
+    needed = n * (wanted + 1) * 40
+    _check.memory(op, needed, max_bytes, f"{wanted} keys of {n} pixels", "tile the image")
+    if search.kind == "window":
+        if search.topk is None:
+            return none
+        return _chosen(u, search, none, few)
+    field = patchmatch(
+        u,
+        u,
+        patch=search.patch,
+        topk=min(wanted + 1, 64),  # the pixel itself is the best
+        score="neg_l2",
+        candidates=search.candidates,
+        iterations=search.iterations,
+        seed=search.seed,
+        nonfinite="propagate",
+        max_bytes=max_bytes,
+    )
+    found = field.index.reshape(n, -1)
+    if pooled:
+        return _chosen(u, search, found, few)
+    own = found == np.arange(n)[:, None]
+    own[:, -1] |= ~own.any(1)
+    others: Ints = found[~own].reshape(n, -1)
+    return others
+
+
+def _chosen(u: Floats, search: Search, pool: Ints, few: int) -> Ints:
+    index = np.full((len(pool), few), -1, np.int64)
+    value = np.full(index.shape, -np.inf, u.dtype)
+    aim = 2 * search.sigma**2 if search.select == "statistical" else 0.0
+    place = plan(u, search.patch)
+    pool = _check.frozen(pool, np.int64)
+    kernels.choose(flat(u, search.patch), place, search.distance, pool, aim, index, value)
+    return index
+
+
+def rows(H: int, W: int, search: Search, chosen: Ints, *, inside: bool) -> tuple[Ints, Ints]:
+    """Row pointers and keys of one picture, ascending, the pixel itself among them.
+
+    With ``inside=False`` the keys of a window used as a whole are left out, and the pixel too.
+    """
+    n = H * W
+    y, x = np.divmod(np.arange(n), W)
+    parts = [chosen]
+    reach = search.distance if search.dense else 0
+    if inside:
+        step = np.arange(-reach, reach + 1)
+        cy, cx = y[:, None, None] + step[:, None], x[:, None, None] + step
+        valid = (cy >= 0) & (cy < H) & (cx >= 0) & (cx < W)
+        parts.append(np.where(valid, cy * W + cx, -1).reshape(n, -1))
+    else:
+        cy, cx = np.divmod(chosen, W)
+        near = (abs(cy - y[:, None]) <= reach) & (abs(cx - x[:, None]) <= reach)
+        parts = [np.where(near, -1, chosen)]
+    table = np.sort(np.concatenate(parts, 1).astype(np.int32), axis=1)
+    kept = table >= 0
+    kept[:, 1:] &= table[:, 1:] != table[:, :-1]
+    indptr = np.concatenate([[0], np.cumsum(kept.sum(1), dtype=np.int64)])
+    return _check.frozen(indptr), _check.frozen(table[kept])
+
+
+def joined(parts: list[tuple[Ints, Ints]], lead: tuple[int, ...], n: int) -> Support:
+    """The supports of several pictures as one."""
+    counts = np.concatenate([[0], *(np.diff(indptr) for indptr, _ in parts)])
+    indices = np.concatenate([np.empty(0, np.int32), *(keys for _, keys in parts)])
+    indptr = np.cumsum(counts, dtype=np.int64)
+    return Support(_check.frozen(indptr), _check.frozen(indices, np.int32), (*lead, n, n))

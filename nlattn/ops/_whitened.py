@@ -1,0 +1,169 @@
+"""A matrix as ``K = X root`` with orthonormal columns in X: leverage, with a bound of its error.
+
+Square roots of two Gram matrices, the second that of the whitened matrix, are as accurate as a QR
+factorisation while the condition is far below 1e8, and cost two passes. Else: Householder QR with
+rows sorted by size and columns pivoted, which errs in every row relative to that row alone
+[cox1998], so that keys of 1e-8 beside keys of 1e8 keep their scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from scipy.linalg import qr, solve_triangular
+
+from nlattn import _check, _jit
+from nlattn._types import Floats
+from nlattn.kernels import whiten as kernels
+
+U = 2.0**-53
+_CONDITION = 1e6  # up to here the first root keeps four digits, and the second finds the rest
+Serial: TypeAlias = Callable[[], AbstractContextManager[Any]]
+_NONE = _check.frozen(np.empty(0))
+
+
+class Factor(NamedTuple):
+    """``K = X root``, ``X = K whiten``, ``X^T X = I``, all float64."""
+
+    whiten: Floats
+    """(d, r)"""
+    root: Floats
+    """(r, d)"""
+    tau: Floats
+    """(n,) leverage, ``|X_i|^2``."""
+    error: Floats
+    """(n,) bound of the error of ``X_i``, so of the root of leverage."""
+    rows: Floats | None
+    """X (n, r), if it came with the factorisation."""
+
+    @property
+    def rank(self) -> int:
+        """Rank of K."""
+        return len(self.root)
+
+    def basis(self, k: Floats) -> Floats:
+        """X, (n, r), frozen."""
+        if self.rows is not None:
+            return self.rows
+        with _jit.one_blas_thread() if len(k) <= kernels.ROWS else nullcontext():
+            return _check.frozen(project(k, _NONE, self.whiten))  # type: ignore[no-any-return]
+
+
+def factor(k: Floats, row: Floats = _NONE) -> Factor:
+    """Factor ``diag(row) k`` for finite frozen k (n, d)."""
+    if len(k) > kernels.ROWS:
+        return _factor(k, row, _jit.one_blas_thread)
+    with _jit.one_blas_thread():  # one block: NumPy's products do, and no thread is woken
+        return _factor(k, row, nullcontext)
+
+
+def _factor(k: Floats, row: Floats, serial: Serial) -> Factor:
+    n, d = k.shape
+    largest = np.maximum(k.max(0, initial=0), -k.min(0, initial=0)).astype(np.float64)
+    D = np.ldexp(1.0, -np.frexp(largest)[1])  # exact, and leverage does not see it
+    fast = _by_gram(k, row, D, serial) if largest.all() and n >= d else None
+    if fast is not None:
+        return fast
+    with serial():
+        return _by_qr(k, row, D)
+
+
+def project(k: Floats, row: Floats, T: Floats) -> Floats:
+    """``diag(row) k T``, (n, r)."""
+    if len(k) <= kernels.ROWS:
+        return np.asarray((k if row.size == 0 else row[:, None] * k) @ T)
+    X: Floats = np.empty((len(k), T.shape[1]))
+    kernels.project(k, row, _check.frozen(T), X)
+    return X
+
+
+def gram(k: Floats, row: Floats, T: Floats) -> Floats:
+    """``T^T k^T diag(row)^2 k T``, (r, r)."""
+    if len(k) <= kernels.ROWS:
+        X = project(k, row, T)
+        return np.asarray(X.T @ X)
+    blocks = -(-len(k) // kernels.ROWS)
+    partial = np.empty((blocks, T.shape[1], T.shape[1]))
+    kernels.gram(k, row, _check.frozen(T), partial)
+    return np.asarray(partial.sum(0))
+
+
+def _by_gram(k: Floats, row: Floats, D: Floats, serial: Serial) -> Factor | None:
+    """Factor by two Gram matrices; None where they would not be accurate."""
+    G = gram(k, row, np.diag(D))
+    E = np.ldexp(1.0, -(np.frexp(G.diagonal())[1] // 2))
+    G *= E[:, None] * E
+    if not (np.isfinite(G).all() and (G.diagonal() > 0).all()):
+        return None
+    with serial():
+        size, vectors = np.linalg.eigh(G)
+    if not size[0] * _CONDITION**2 > size[-1]:
+        return None
+    condition = float(np.sqrt(size[-1] / size[0]))
+    first = (D * E)[:, None] * (vectors / np.sqrt(size))
+    G = gram(k, row, first)
+    with serial():
+        second = np.linalg.cholesky(G)
+        T = first @ np.linalg.inv(second).T  # the second factor is close to I
+        root = second.T @ (vectors * np.sqrt(size)).T / (D * E)
+    tau: Floats = np.empty(len(k))
+    if len(k) <= kernels.ROWS:
+        tau = (project(k, row, T) ** 2).sum(1)
+    else:
+        kernels.lengths(k, row, _check.frozen(T), tau)
+    return Factor(T, root, tau, np.full(len(k), k.shape[1] * U * condition), None)
+
+
+def _by_qr(k: Floats, row: Floats, D: Floats) -> Factor:
+    """Factor by QR, rows sorted and columns pivoted; the rank is that of rows of equal size."""
+    n, d = k.shape
+    A = k * D if row.size == 0 else row[:, None] * (k * D)
+    size = abs(A).max(1, initial=0)
+    order = np.argsort(-size, kind="stable")[: int(np.count_nonzero(size))]
+    tau, error, rows = np.zeros(n), np.zeros(n), np.zeros((n, 0))
+    if not order.size:
+        return Factor(np.zeros((d, 0)), np.zeros((0, d)), tau, error, _check.frozen(rows))
+    A = A[order]
+    norms = np.sqrt((A**2).sum(1))
+    Q, R, pivots = qr(A, mode="economic", pivoting=True, check_finite=False)
+    diagonal = abs(R.diagonal())
+    seen = (abs(Q) * diagonal / norms[:, None]).max(0)  # by the key that sees a direction best
+    tolerance = 16 * max(n, d) * U
+    r = int(np.count_nonzero((seen > tolerance) | (diagonal > diagonal[0] * tolerance)))
+    Q, R = Q[:, :r], R[:r]
+    inverse = solve_triangular(R[:, :r], np.eye(r), check_finite=False)
+    solutions = np.sqrt(((Q @ inverse.T) ** 2).sum(1))
+    T = np.zeros((d, r))
+    T[pivots[:r]] = inverse
+    root = np.empty((r, d))
+    root[:, pivots] = R
+    rows = np.zeros((n, r))
+    rows[order] = Q
+    tau[order] = (Q**2).sum(1)
+    error[order] = _row_errors(tau[order], solutions, norms, d * U)
+    np.minimum(error, d * U * (diagonal[0] / diagonal[r - 1] + 16), out=error)
+    return Factor(D[:, None] * T, root / D, tau, error, _check.frozen(rows))
+
+
+def triangle(A: Floats) -> Floats:
+    """At most d rows with the Gram matrix of A (n, d), each row's error relative to that row."""
+    order = np.argsort(-abs(A).max(1), kind="stable")
+    with _jit.one_blas_thread():
+        R, pivots = qr(A[order], mode="r", pivoting=True, check_finite=False)
+    R = R[: A.shape[1]]
+    out: Floats = np.empty(R.shape)
+    out[:, pivots] = R
+    return out
+
+
+def _row_errors(tau: Floats, solutions: Floats, norms: Floats, unit: float) -> Floats:
+    """Errors of the rows of Q when every row of A errs by 16 `unit` relative to itself.
+
+    ``dQ_i = (I - P) dA G^+ a_i`` and ``|(I - P)_ij|^2 <= (1 - tau_i)(1 - tau_j)``; `solutions` are
+    the norms of ``G^+ a_i``.
+    """
+    rest = np.sqrt(np.maximum(1 - tau, 0) + U)
+    return np.asarray(np.minimum(16 * unit * (1 + 2 * solutions * (rest * norms).sum()), 1))

@@ -1,0 +1,119 @@
+"""Efficient Attention: keys are summed against values once, and every query reads the sum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Bools, Floats
+from nlattn.maps.factored import FactoredMap
+from nlattn.ops._linear import Hidden, set_fit
+from nlattn.ops._separate import Separate
+
+_NORMALIZATIONS = ("softmax", "scaling")
+
+
+def efficient_attention(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    *,
+    normalization: str = "softmax",
+    mask: Bools | None = None,
+    nonfinite: str = "raise",
+) -> Floats:
+    """Efficient attention: ``out = Q (K.T v)``, Q and K normalised apart from each other.
+
+    Parameters
+    ----------
+    q, k, v : (..., n, d), (..., m, d), (..., m, e) arrays of one dtype, float32 or float64
+        Queries, keys, values. Leading axes, heads among them, broadcast.
+    normalization : {"softmax", "scaling"}
+        Softmax of each query over its channels and of each key channel over all positions; or
+        both over the square root of the number of keys, in total ``q (k.T v) / m``.
+    mask : bool array that broadcasts to (..., m), optional
+        True where a key may be attended to. Without any key the output is 0.
+    nonfinite : {"raise", "propagate"}
+        What to do with NaN and infinities.
+
+    Returns
+    -------
+    (..., n, e) array, dtype of `q`
+
+    Raises
+    ------
+    ValueError
+        The shapes do not fit, or a value is not finite.
+    TypeError
+        The dtypes differ, or are not floating.
+
+    Notes
+    -----
+    ``(n + m) d e`` multiply-adds, ``O(d e)`` memory beyond the result. Not an approximation of
+    softmax attention, but another operator. Source: [shen2018, section 3]. Status: paper.
+    """
+    fit = set_fit("efficient_attention", nonfinite, q=q, k=k, v=v)
+    return _checked(fit, normalization, mask).attend(fit)
+
+
+def efficient_context(
+    k: Floats,
+    v: Floats,
+    *,
+    normalization: str = "softmax",
+    mask: Bools | None = None,
+    nonfinite: str = "raise",
+) -> Floats:
+    """``G = K.T v`` (..., d, e): what every query of `efficient_attention` reads.
+
+    Arguments as there. With "scaling" it is ``k.T v / sqrt(m)``. ``m d e`` multiply-adds.
+    """
+    fit = set_fit("efficient_context", nonfinite, k=k, v=v)
+    context, sums = _checked(fit, normalization, mask).context(fit)
+    if normalization == "scaling":
+        context *= np.sqrt(sums.kept)[:, None, None]
+    return fit.unfold(context.astype(fit.dtype))  # type: ignore[no-any-return]
+
+
+def efficient_attention_map(
+    q: Floats,
+    k: Floats,
+    *,
+    normalization: str = "softmax",
+    mask: Bools | None = None,
+    query_grid: tuple[int, ...] | None = None,
+    key_grid: tuple[int, ...] | None = None,
+    nonfinite: str = "raise",
+) -> FactoredMap:
+    """The map of one head's `efficient_attention`, from values (m, e) to outputs (n, e).
+
+    It holds Q (n, d) and K (m, d). With "scaling" weights have any sign and there is no ``lse``.
+    """
+    fit = set_fit("efficient_attention_map", nonfinite, q=q, k=k)
+    return _checked(fit, normalization, mask).map(fit, query_grid, key_grid)
+
+
+def efficient_attention_vjp(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    dout: Floats,
+    *,
+    normalization: str = "softmax",
+    mask: Bools | None = None,
+    nonfinite: str = "raise",
+) -> tuple[Floats, Floats, Floats]:
+    """Gradients (dq, dk, dv) of ``sum(dout * out)``; a masked key gets 0.
+
+    Arguments as for `efficient_attention`. ``(3 n + 4 m) d e`` multiply-adds with the forward
+    sums; normalised queries and keys are made again, block by block.
+    """
+    fit = set_fit("efficient_attention_vjp", nonfinite, q=q, k=k, v=v, dout=dout)
+    return _checked(fit, normalization, mask).pull(fit)
+
+
+def _checked(fit: _check.Fit, normalization: str, mask: Any) -> Separate:
+    _check.choice(fit.op, "normalization", normalization, _NORMALIZATIONS)
+    return Separate.of(fit, Hidden.checked(fit, mask), soft=normalization == "softmax")

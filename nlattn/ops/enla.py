@@ -1,0 +1,240 @@
+"""ENLA: linear attention of amplified unit vectors through random features; ENLCA's loss."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Floats
+from nlattn.kernels import ranks
+from nlattn.kernels.features import Random
+from nlattn.maps.factored import FactoredMap
+from nlattn.ops._linear import set_fit
+from nlattn.ops._positive import Positive
+from nlattn.ops.features import at_least_0
+
+
+def enla(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    *,
+    projection: Floats,
+    amplification: float | None = 6.0,
+    floor: float = 5e-5,
+    eps: float = 1e-4,
+    nonfinite: str = "raise",
+) -> Floats:
+    """ENLA: attention with ``exp(a cos(q_i, k_j))`` estimated by positive random features.
+
+    Parameters
+    ----------
+    q, k, v : (..., n, d), (..., m, d), (..., m, e) arrays of one dtype, float32 or float64
+        Queries, keys, values. Leading axes broadcast.
+    projection : (r, d) array of the same dtype
+        Of `orthogonal_features`, for example.
+    amplification : float, optional
+        a; queries and keys become ``sqrt(a) x / max(|x|, floor)``. None takes them as given.
+    floor, eps : float
+        Smallest length that is divided by; what is added to each feature.
+    nonfinite : {"raise", "propagate"}
+        What to do with NaN and infinities.
+
+    Returns
+    -------
+    (..., n, e) array, dtype of `q`
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit, or a number is out of range.
+    TypeError
+        The dtypes differ, or are not floating.
+
+    Notes
+    -----
+    ``(n + m) r (d + e)`` multiply-adds, ``O(r e)`` memory beyond the result. At a = 6 the estimate
+    is poor for any practical r. Source: [xia2022, section 3.2]. Status: paper.
+    """
+    fit = set_fit("enla", nonfinite, q=q, k=k, v=v, projection=projection)
+    return _plan(fit, amplification, floor, eps).attend(fit)
+
+
+def enla_map(
+    q: Floats,
+    k: Floats,
+    *,
+    projection: Floats,
+    amplification: float | None = 6.0,
+    floor: float = 5e-5,
+    eps: float = 1e-4,
+    query_grid: tuple[int, ...] | None = None,
+    key_grid: tuple[int, ...] | None = None,
+    nonfinite: str = "raise",
+) -> FactoredMap:
+    """The map of one head's `enla`, from values (m, e) to outputs (n, e).
+
+    Arguments as there. It holds ``phi(q)`` (n, r) over each row's sum, and ``phi(k)`` (m, r).
+    """
+    fit = set_fit("enla_map", nonfinite, q=q, k=k, projection=projection)
+    return _plan(fit, amplification, floor, eps).map(fit, query_grid, key_grid)
+
+
+def enla_vjp(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    dout: Floats,
+    *,
+    projection: Floats,
+    amplification: float | None = 6.0,
+    floor: float = 5e-5,
+    eps: float = 1e-4,
+    nonfinite: str = "raise",
+) -> tuple[Floats, Floats, Floats]:
+    """Gradients (dq, dk, dv) of ``sum(dout * out)``; the projection gets none.
+
+    Arguments as for `enla`. A vector shorter than `floor` gets ``sqrt(a) / floor`` times the
+    gradient of its unit vector. About three times the forward pass.
+    """
+    fit = set_fit("enla_vjp", nonfinite, q=q, k=k, v=v, dout=dout, projection=projection)
+    return _plan(fit, amplification, floor, eps).pull(fit)
+
+
+def enlca_loss(
+    q: Floats,
+    k: Floats,
+    *,
+    amplification: float | None = 6.0,
+    floor: float = 5e-5,
+    positives: int = 15,
+    negatives: tuple[int, int] = (50, 65),
+    margin: float = 1.0,
+    eps: float = 1e-6,
+    parity: bool = False,
+    nonfinite: str = "raise",
+) -> Floats:
+    """Contrastive loss: ``mean_i max(0, margin - log(pos_i / (neg_i + eps)))``.
+
+    Scores ``exp(a cos(q_i, k_j))`` of each row are sorted in descending order; pos is the mean of
+    the first `positives`, neg that of the ranks ``negatives[0]`` to ``negatives[1] - 1``.
+
+    Parameters
+    ----------
+    q, k : (..., n, d), (..., m, d) arrays of one dtype, float32 or float64
+        Queries and keys. Leading axes broadcast.
+    amplification, floor : float
+        As for `enla`.
+    positives : int
+        Number of best keys.
+    negatives : (int, int)
+        First rank and the one after the last; fewer keys than that give fewer ranks.
+    margin, eps : float
+        Of the hinge; added to neg.
+    parity : bool
+        With too few keys, return NaN as the published code does.
+    nonfinite : {"raise", "propagate"}
+        What to do with NaN and infinities.
+
+    Returns
+    -------
+    (...,) array, dtype of `q`
+
+    Raises
+    ------
+    ValueError
+        There are not more keys than ``negatives[0]``, or shapes or ranks do not fit.
+    TypeError
+        The dtypes differ, or are not floating.
+
+    Notes
+    -----
+    ``n m d`` multiply-adds, in row blocks: memory ``O(m)``. Source: [xia2022, eq. 12]. Status:
+    author code.
+    """
+    fit = set_fit("enlca_loss", nonfinite, q=q, k=k)
+    loss = _ranked(fit, amplification, floor, positives, negatives, margin, eps, parity)
+    if loss is None:
+        return fit.unfold(np.full(fit.batch, np.nan, fit.dtype))  # type: ignore[no-any-return]
+    return fit.unfold(ranks.loss(loss).astype(fit.dtype))  # type: ignore[no-any-return]
+
+
+def enlca_loss_vjp(
+    q: Floats,
+    k: Floats,
+    dout: Floats,
+    *,
+    amplification: float | None = 6.0,
+    floor: float = 5e-5,
+    positives: int = 15,
+    negatives: tuple[int, int] = (50, 65),
+    margin: float = 1.0,
+    eps: float = 1e-6,
+    parity: bool = False,
+    nonfinite: str = "raise",
+) -> tuple[Floats, Floats]:
+    """Gradients (dq, dk) of ``sum(dout * loss)``, the ranks held fixed; `dout` (...,).
+
+    Arguments as for `enlca_loss`. Ties at a rank's border go to the lowest key. With ``parity``
+    and too few keys both are NaN.
+    """
+    arrays = {"q": (q, "n d"), "k": (k, "m d"), "dout": (dout, "")}
+    fit = _check.fit("enlca_loss_vjp", arrays, nonfinite=nonfinite)
+    loss = _ranked(fit, amplification, floor, positives, negatives, margin, eps, parity)
+    if loss is None:
+        gradients = [np.full((fit.batch, *fit.shape(s)), np.nan) for s in ("n d", "m d")]
+    else:
+        gradients = list(ranks.pull(loss, fit["dout"][fit.slices("dout")[:, 0]]))
+    return fit.reduce("q", gradients[0]), fit.reduce("k", gradients[1])
+
+
+def _plan(fit: _check.Fit, amplification: float | None, floor: float, eps: float) -> Positive:
+    amplitude, floor = _amplitude(fit.op, amplification, floor)
+    eps = at_least_0(fit.op, "eps", eps)
+    projection = fit["projection"][0]
+    return Positive(
+        *(
+            Random(projection, 1.0, eps, "neutral", joint, amplitude=amplitude, floor=floor)
+            for joint in (False, True)
+        )
+    )
+
+
+def _amplitude(op: str, amplification: float | None, floor: float) -> tuple[float, float]:
+    floor = _check.number(op, "floor", floor, positive=True)
+    if amplification is None:
+        return 0.0, floor
+    return float(np.sqrt(_check.number(op, "amplification", amplification, positive=True))), floor
+
+
+def _ranked(
+    fit: _check.Fit,
+    amplification: float | None,
+    floor: float,
+    positives: int,
+    negatives: tuple[int, int],
+    margin: float,
+    eps: float,
+    parity: bool,
+) -> ranks.Ranked | None:
+    op, m = fit.op, fit.dims["m"]
+    amplitude, floor = _amplitude(op, amplification, floor)
+    positives = _check.integer(op, "positives", positives, low=1)
+    if not isinstance(negatives, (tuple, list)) or len(negatives) != 2:
+        raise TypeError(
+            f"{op}: negatives={negatives!r}, expected two ranks (first, after the last)"
+        )
+    low = _check.integer(op, "negatives[0]", negatives[0], low=positives)
+    high = _check.integer(op, "negatives[1]", negatives[1], low=low + 1)
+    margin = _check.number(op, "margin", margin)
+    eps = at_least_0(op, "eps", eps)
+    if m <= low:
+        if _check.flag(op, "parity", parity):
+            return None
+        text = f"expected at least {low + 1} for the negatives at rank {low}"
+        raise ValueError(f"{op}: {m} positions, {text}; parity=True gives NaN")
+    if fit.dims["n"] == 0:
+        _check.fail(op, "q", "has 0 rows, whose mean is not defined")
+    slices = fit.slices("q", "k")
+    shape = ranks.Shape(amplitude, floor, positives, low, min(high, m), margin, eps)
+    return ranks.Ranked(fit["q"], fit["k"], slices, shape)

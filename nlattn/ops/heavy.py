@@ -1,0 +1,182 @@
+"""Heavy attention: the entries of polynomial attention that are at least eps, and only those."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Floats, Support, Work
+from nlattn.kernels import heavy as kernels
+from nlattn.maps.heavy import HeavyMap
+from nlattn.ops import _prefix
+from nlattn.ops._normaliser import Normaliser
+from nlattn.ops._sensitivity import Keys
+from nlattn.ops.universal import UniversalSet, checked_eps, chosen_bounds
+
+NORMALISERS = ("auto", "factor", "dense", "sampled")
+_BYTES = 1 << 26  # of one block of queries' entries
+
+
+def heavy_attention(
+    q: Floats,
+    k: Floats,
+    eps: float,
+    *,
+    p: float = 2.0,
+    causal: bool = False,
+    normaliser: str = "auto",
+    universal: UniversalSet | None = None,
+    eta: float = 0.1,
+    failure: float = 1e-3,
+    seed: int = 0,
+    max_bytes: float = 4e9,
+    nonfinite: str = "raise",
+) -> HeavyMap:
+    """All entries ``A_ij = |<q_i,k_j>|^p / sum_l |<q_i,k_l>|^p`` of at least eps, and no other.
+
+    Parameters
+    ----------
+    q, k : (n, d), (m, d) arrays of one dtype, float32 or float64
+        Queries and keys of one head.
+    eps : float
+        Least weight, above 0 and at most 1; entries within rounding of it are in.
+    p : float
+        Exponent, positive. No factor on scores changes a weight.
+    causal : bool
+        Query i sees keys 0 to i.
+    normaliser : {"auto", "factor", "dense", "sampled"}
+        Sum over all keys: by a factor of their Gram matrix (even p; causal, p = 2), one by one, or
+        estimated from keys drawn by their bounds. "auto" is the cheaper of the first two.
+    universal : UniversalSet, optional
+        Of the same keys, p, and at most eps, as `universal_set` gives it; not with `causal`.
+    eta, failure, seed : float, float, int
+        Of "sampled": sums are within a factor ``1 +- eta``, each but with probability `failure`.
+        Entries that may be eps are then in.
+    max_bytes : float
+        Most bytes of entries.
+    nonfinite : {"raise", "propagate"}
+        What to do with NaN and infinities. A query that has one has no entries; none has any if a
+        key has one.
+
+    Returns
+    -------
+    HeavyMap, (n, m)
+        A sparse map with `lse`, the logarithms of all sums, and `lse_interval`.
+
+    Raises
+    ------
+    ValueError
+        An option is outside its range, shapes do not fit, or a value is not finite.
+    TypeError
+        The dtypes differ, or are not floating.
+    MemoryError
+        There are too many entries.
+
+    Notes
+    -----
+    ``n |U| d`` multiply-adds, those of `universal_set`, and ``n d^2`` (p = 2) or ``n m d`` for the
+    sums; ``O((n + m) d + entries)`` memory, all float64. Source: [kannan2024]. Status: paper.
+    """
+    op = "heavy_attention"
+    fit = _check.fit(op, {"q": (q, "n d"), "k": (k, "m d")}, nonfinite=nonfinite)
+    if fit.lead:
+        _check.fail(op, "q, k", f"have leading axes {fit.lead}, expected one head (n, d), (m, d)")
+    eps = checked_eps(op, eps)
+    p = _check.number(op, "p", p, positive=True)
+    causal = _check.flag(op, "causal", causal)
+    n, m, d = fit.shape("n m d")
+    choice = _check.choice(op, "normaliser", normaliser, NORMALISERS)
+    if choice == "factor" and (p % 2 or (causal and p != 2)):
+        text = f"needs an even p, and 2 if causal, got p={p}, causal={causal}"
+        _check.fail(op, "normaliser='factor'", text)
+    if choice == "sampled" and causal:
+        _check.fail(op, "normaliser='sampled'", "needs causal=False")
+    eta = _check.number(op, "eta", eta, positive=True)
+    failure = _check.number(op, "failure", failure, positive=True)
+    if eta >= 1 or failure >= 1:
+        _check.fail(op, f"eta={eta}, failure={failure}", "are not both below 1")
+    seed = _check.integer(op, "seed", seed, low=0)
+    if universal is not None:
+        _fits(op, universal, m, causal)
+    if not np.isfinite(fit["k"]).all():
+        return _collect(fit, np.zeros((0, d)), np.zeros(0, np.int64), np.full((4, n), np.nan), 1.0)
+    keys = Keys.of(fit["k"][0])
+    if causal:
+        rows, _, upper = _prefix.sets(keys, eps, p, np.inf, op)
+        chosen = np.unique(np.concatenate([*rows, np.zeros(0, np.int64)])).astype(np.int64)
+    elif universal is not None:
+        chosen, upper = universal.support.indices.astype(np.int64), universal.upper
+    else:
+        _, upper = chosen_bounds(keys, eps, p)
+        chosen = np.flatnonzero(upper >= eps)
+    sums = Normaliser(fit["q"][0], fit["k"][0], keys, p, causal)
+    if choice == "auto":
+        choice = sums.cheaper(m)
+    if choice == "sampled":
+        eta = sums.sample(chosen, upper, eta, failure, seed)
+    else:
+        eta = 0.0
+        sums.factored() if choice == "factor" else sums.dense()
+    options = (p, eps / (1 + eta), causal)
+    return _collect(
+        fit, sums.scaled(chosen), chosen, sums.norm, sums.scale, options, eta, max_bytes
+    )
+
+
+def _collect(
+    fit: _check.Fit,
+    some: Floats,
+    chosen: np.ndarray,
+    norm: Floats,
+    scale: float,
+    options: tuple[float, float, bool] = (2.0, 1.0, False),
+    eta: float = 0.0,
+    max_bytes: float = np.inf,
+) -> HeavyMap:
+    """Scan blocks of queries, keep their entries, and make the map."""
+    n, m, d = fit.shape("n m d")
+    p, eps, causal = options
+    most = max(1, min(len(chosen), int((1 + 1e-6) / eps) + 1))
+    step = max(64, _BYTES // (24 * most) // 64 * 64)
+    some, chosen, norm = _check.frozen(some), _check.frozen(chosen, np.int64), _check.frozen(norm)
+    settings = _check.frozen(np.array([p, eps, causal]))
+    counts = np.zeros(n, np.int64)
+    parts: list[list[Floats]] = [[], [], []]
+    held = 0
+    for start in range(0, n, step):
+        count = counts[start : start + step]
+        index = np.empty((len(count), most), np.int64)
+        value, score = np.empty((2, len(count), most))
+        arrays = (fit["q"][0], some, chosen, norm, settings, start, count, index, value, score)
+        kernels.entries(*arrays)
+        kept = np.arange(most) < count[:, None]
+        held += int(count.sum()) * (4 + 2 * fit.dtype.itemsize)
+        what = f"entries of the first {start + len(count)} of {n} queries"
+        _check.memory(fit.op, held, max_bytes, what, "take a larger eps or fewer queries")
+        with np.errstate(over="ignore"):
+            parts[0].append(index[kept].astype(np.int32))
+            parts[1].append(value[kept].astype(fit.dtype))
+            parts[2].append((score[kept] / scale).astype(fit.dtype))
+    empty = [np.empty(0, np.int32), np.empty(0, fit.dtype), np.empty(0, fit.dtype)]
+    indices, weights, scores = (np.concatenate([e, *x]) for e, x in zip(empty, parts, strict=True))
+    indptr = np.concatenate([[0], np.cumsum(counts)])
+    support = Support(_check.frozen(indptr, np.int64), _check.frozen(indices), (n, m))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        size = np.log(norm[0]) + norm[2] * math.log(2) - math.log(scale)
+        lse = np.where(norm[1] == 0, -np.inf, np.log(norm[1]) + p * size)
+    interval = np.stack([lse - math.log1p(eta), lse - math.log1p(-eta)], 1)
+    u, nnz, bytes_ = len(chosen), len(indices), fit.dtype.itemsize
+    work = Work(n * u, n * u * d, (n + u) * d * bytes_ + nnz * (4 + 2 * bytes_), np.full(n, u))
+    return HeavyMap(support, weights, scores, lse, work, interval=interval)
+
+
+def _fits(op: str, universal: object, m: int, causal: bool) -> None:
+    if causal:
+        _check.fail(op, "universal", "is for all keys, which causal=True does not let a query see")
+    if not isinstance(universal, UniversalSet):
+        raise TypeError(f"{op}: universal is a {type(universal).__name__}, expected a UniversalSet")
+    if universal.support.shape != (1, m):
+        shape = universal.support.shape
+        _check.fail(op, "universal", f"has shape {shape}, expected (1, m) with m={m} from k")

@@ -1,0 +1,190 @@
+"""Non-local means: a picture denoised by what looks alike in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Support, Work
+from nlattn.maps.sparse import SparseMap
+from nlattn.ops._means import Call, denoise, differentiate, weights
+from nlattn.ops._similar import joined
+
+
+def nl_means(
+    image: Any,
+    *,
+    sigma: float,
+    h: float | None = None,
+    patch_size: int = 5,
+    patch_distance: int = 5,
+    search: str = "window",
+    topk: int | None = None,
+    select: str = "nearest",
+    aggregate: str = "patch",
+    self_weight: str = "max",
+    candidates: str = "random",
+    iterations: int | None = None,
+    seed: int = 0,
+    support: Support | None = None,
+    channel_axis: int | None = -1,
+    data_range: float | None = None,
+    fast_mode: bool = True,
+    nonfinite: str = "raise",
+    max_bytes: float = 4e9,
+) -> Any:
+    """Means of what looks alike: weights ``w_ij = exp(-max(d2 - 2 sigma^2, 0) / h^2)``.
+
+    ``d2`` is the mean squared difference of the patches around i and j, reflected at the border.
+
+    Parameters
+    ----------
+    image : (..., H, W, C) or (H, W) floats; or uint8, uint16 with `data_range`
+        Leading axes are pictures. `channel_axis` names another axis of channels; None is grey.
+    sigma, h : float
+        Deviation of the noise, in the image's unit; bandwidth, ``0.6 sigma`` if omitted.
+    patch_size, patch_distance : int
+        Odd width of patches; how far away the window reaches, in either axis.
+    search : {"window", "patchmatch", "union"}
+        Where keys come from: the window, PatchMatch over the whole picture, or both.
+    topk, select : int, {"nearest", "statistical"}
+        Keys kept: of matches 16 if omitted, of a window all. Those of smallest ``d2``, or of ``d2``
+        nearest to ``2 sigma^2``, which noise does not choose.
+    aggregate : {"patch", "pixel"}
+        Whether all patches that cover a pixel vote for it, or the middle one alone.
+    self_weight : {"max", "one", "zero"}
+        Of the pixel itself; "max" is the largest of its others.
+    candidates, iterations, seed : {"random", "tree"}, int, int
+        Of PatchMatch; 3 iterations if omitted, with trees 1.
+    support : Support, optional
+        ``(..., n, n)`` keys of each pixel, instead of a search.
+    data_range : float
+        Of integers: 255 says that `sigma` and `h` are in levels, 1 that they are fractions.
+
+    Returns
+    -------
+    array as `image`, integers rounded
+
+    Raises
+    ------
+    ValueError, TypeError, MemoryError
+        Shapes, dtypes or an option do not fit; a value is not finite; above `max_bytes`.
+
+    Notes
+    -----
+    ``n (2 distance + 1)^2 (patch_size + C)`` operations, O(n) memory. Source: [buades2005],
+    [buades2011]. Status: paper.
+    """
+    call = Call("nl_means", image, locals())
+    voting = _check.choice(call.op, "aggregate", aggregate, ("patch", "pixel")) == "patch"
+    out = call.fit.empty("H W e")
+    for b in range(call.fit.batch):
+        denoise(call, b, voting, out[b])
+    return call.picture.restored(out)
+
+
+def nl_means_support(
+    image: Any,
+    *,
+    sigma: float = 0.0,
+    patch_size: int = 5,
+    patch_distance: int = 5,
+    search: str = "window",
+    topk: int | None = None,
+    select: str = "nearest",
+    candidates: str = "random",
+    iterations: int | None = None,
+    seed: int = 0,
+    channel_axis: int | None = -1,
+    data_range: float | None = None,
+    nonfinite: str = "raise",
+    max_bytes: float = 4e9,
+) -> Support:
+    """The keys that `nl_means` compares each pixel with, itself included, for the same options.
+
+    Returns
+    -------
+    Support
+        Of shape ``(..., H W, H W)``.
+    """
+    fixed = {"h": None, "self_weight": "max", "support": None}
+    call = Call("nl_means_support", image, {**fixed, **locals()})
+    parts = [call.edges(b, inside=True) for b in range(call.fit.batch)]
+    return joined(parts, call.fit.lead, call.n)
+
+
+def nl_means_map(
+    image: Any,
+    *,
+    sigma: float,
+    h: float | None = None,
+    patch_size: int = 5,
+    patch_distance: int = 5,
+    search: str = "window",
+    topk: int | None = None,
+    select: str = "nearest",
+    self_weight: str = "max",
+    candidates: str = "random",
+    iterations: int | None = None,
+    seed: int = 0,
+    support: Support | None = None,
+    channel_axis: int | None = -1,
+    data_range: float | None = None,
+    nonfinite: str = "raise",
+    max_bytes: float = 4e9,
+) -> SparseMap:
+    """The map of one picture's `nl_means` with ``aggregate="pixel"``, from pixels to pixels.
+
+    Arguments as there. It holds the weights of all keys: 12 bytes each in float32.
+    """
+    call = Call("nl_means_map", image, locals())
+    if call.fit.lead:
+        text = f"has leading axes {call.fit.lead}, expected one picture (H, W, C)"
+        _check.fail(call.op, "image", text)
+    indptr, indices, scores, P, total, _ = weights(call, 0)
+    d = patch_size**2 * call.C
+    size = call.fit.dtype.itemsize
+    counts = np.diff(indptr)
+    work = Work(len(indices), len(indices) * d, len(indices) * (2 * d * size + 4), counts)
+    grid = (call.H, call.W)
+    found = Support(indptr, indices, (call.n, call.n))
+    return SparseMap(found, P, scores, np.log(total.astype(np.float64)), work, grid, grid)
+
+
+def nl_means_vjp(
+    image: Any,
+    dout: Any,
+    *,
+    sigma: float,
+    h: float | None = None,
+    patch_size: int = 5,
+    patch_distance: int = 5,
+    search: str = "window",
+    topk: int | None = None,
+    select: str = "nearest",
+    aggregate: str = "patch",
+    self_weight: str = "max",
+    candidates: str = "random",
+    iterations: int | None = None,
+    seed: int = 0,
+    support: Support | None = None,
+    channel_axis: int | None = -1,
+    nonfinite: str = "raise",
+    max_bytes: float = 4e9,
+) -> Any:
+    """Gradient of ``sum(dout * out)`` of `nl_means` by the image, keys held fixed.
+
+    Arguments as there, floats only. At ``d2 = 2 sigma^2`` the weight's slope is 0, and of equal
+    largest weights the lowest key's is the pixel's own. ``O(nnz + n patch_size^2 C)`` memory.
+    """
+    call = Call("nl_means_vjp", image, locals(), dout)
+    voting = _check.choice(call.op, "aggregate", aggregate, ("patch", "pixel")) == "patch"
+    needed = call.n * patch_size**2 * call.C * call.fit.dtype.itemsize * 5
+    what = f"the {patch_size} x {patch_size} patches of {call.n} pixels, five times"
+    _check.memory(call.op, needed, max_bytes, what, "tile the image")
+    gradient = call.fit.empty("H W e")
+    for b in range(call.fit.batch):
+        gradient[b] = differentiate(call, b, voting)
+    return call.picture.restored(gradient)

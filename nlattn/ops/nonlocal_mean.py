@@ -1,0 +1,229 @@
+"""Non-local means with the four pairwise functions of non-local neural networks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nlattn import _check, _jit
+from nlattn._types import Floats, Work
+from nlattn.kernels import prefix
+from nlattn.maps.base import AttentionMap
+from nlattn.maps.concatenation import ConcatenationMap, read
+from nlattn.maps.dense import DenseMap
+from nlattn.ops import dense
+from nlattn.ops._scores import prepare
+from nlattn.ops._separate import Separate
+
+PAIRWISE = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
+_BLOCK = 1 << 12
+
+
+def nonlocal_mean(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    *,
+    pairwise: str = "embedded_gaussian",
+    scale: float = 1.0,
+    weight: Floats | None = None,
+    nonfinite: str = "raise",
+) -> Floats:
+    """Non-local mean: ``out[i] = sum_j A[i, j] v[j]``.
+
+    Parameters
+    ----------
+    q, k, v : (..., n, d), (..., m, d), (..., m, e) arrays of one dtype, float32 or float64
+        Queries, keys, values. Leading axes broadcast.
+    pairwise : {"gaussian", "embedded_gaussian", "dot_product", "concatenation"}
+        A is the softmax of ``scale q.k`` over keys (the first two), ``q.k / m``, or
+        ``relu(w_q.q + w_k.k) / m``.
+    scale : float
+        Of the softmax forms only; 1, not ``1/sqrt(d)``.
+    weight : (2 d,) array
+        ``w_q`` and ``w_k``; for "concatenation" only, which needs it.
+    nonfinite : {"raise", "propagate"}
+        What to do with NaN and infinities.
+
+    Returns
+    -------
+    (..., n, e) array, dtype of `q`
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit, a value is not finite, or an option is not for this `pairwise`.
+    TypeError
+        The dtypes differ, or are not floating.
+
+    Notes
+    -----
+    ``n m (d + e)`` multiply-adds for the softmax forms, ``(n + m) d e`` for "dot_product",
+    ``(n + m) (d + e)`` and ``(n + m) log m`` comparisons for "concatenation"; memory linear in n
+    and m. Source: [wang2018, eq. 1-6]. Status: paper.
+    """
+    call = _Call("nonlocal_mean", q, k, pairwise, scale, weight, nonfinite, v=(v, "m e"))
+    fit = call.fit
+    if pairwise == "dot_product":
+        return Separate.of(fit).attend(fit)
+    if pairwise == "concatenation":
+        a, b = call.numbers()
+        slices = fit.slices("k", "v", "q", "q")
+        return fit.unfold(read(a, b, fit["v"], slices, fit.dims["m"])[0])  # type: ignore[no-any-return]
+    return fit.unfold(dense.forward(fit, call.scores(), "zero")[0])  # type: ignore[no-any-return]
+
+
+def nonlocal_mean_map(
+    q: Floats,
+    k: Floats,
+    *,
+    pairwise: str = "embedded_gaussian",
+    scale: float = 1.0,
+    weight: Floats | None = None,
+    query_grid: tuple[int, ...] | None = None,
+    key_grid: tuple[int, ...] | None = None,
+    nonfinite: str = "raise",
+) -> AttentionMap:
+    """The map of one head's `nonlocal_mean`, from values (m, e) to outputs (n, e).
+
+    Options as there. `query_grid` and `key_grid` say how queries and keys lie in raster order. The
+    softmax forms hold `q` and `k`, "dot_product" `q` and ``k / m``, "concatenation" a number for
+    each query and key; the last two are not normalised and have no ``lse``.
+    """
+    call = _Call("nonlocal_mean_map", q, k, pairwise, scale, weight, nonfinite)
+    fit = call.fit
+    if fit.lead:
+        _check.fail(fit.op, "q, k", f"have leading axes {fit.lead}, expected one head (n, d)")
+    if pairwise == "dot_product":
+        return Separate.of(fit).map(fit, query_grid, key_grid)
+    if pairwise == "concatenation":
+        a, b = call.numbers()
+        numbers = fit["q"].size + fit["k"].size
+        work = Work(0, numbers, numbers * fit.dtype.itemsize + a.nbytes + b.nbytes)
+        return ConcatenationMap(a[0], b[0], fit.dtype, work, query_grid, key_grid)
+    return DenseMap(call.scores(), query_grid, key_grid)
+
+
+def nonlocal_mean_vjp(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    dout: Floats,
+    *,
+    pairwise: str = "embedded_gaussian",
+    scale: float = 1.0,
+    weight: Floats | None = None,
+    nonfinite: str = "raise",
+) -> Any:
+    """Gradients (dq, dk, dv) of ``sum(dout * out)``; for "concatenation" also dweight (2 d,).
+
+    Arguments as for `nonlocal_mean`, `dout` in the shape of its result. The softmax forms compute
+    ``n m (3 d + 2 e)`` multiply-adds beyond the forward pass; the others are linear in n and m.
+    The slope of relu at 0 is 0.
+    """
+    arrays = {"v": (v, "m e"), "dout": (dout, "n e")}
+    call = _Call("nonlocal_mean_vjp", q, k, pairwise, scale, weight, nonfinite, **arrays)
+    fit = call.fit
+    if pairwise == "dot_product":
+        return Separate.of(fit).pull(fit)
+    if pairwise == "concatenation":
+        return _concatenation_vjp(call)
+    p = call.scores()
+    out, norm = dense.forward(fit, p, "zero")
+    delta = np.einsum("bne,bne->bn", out, fit["dout"])
+    return dense.backward(fit, p, _check.frozen(norm), _check.frozen(delta))
+
+
+class _Call:
+    """Checked arguments of one call."""
+
+    def __init__(
+        self,
+        op: str,
+        q: Floats,
+        k: Floats,
+        pairwise: str,
+        scale: float,
+        weight: Floats | None,
+        nonfinite: str,
+        **others: tuple[Floats, str],
+    ):
+        _check.choice(op, "pairwise", pairwise, PAIRWISE)
+        self.scale = _check.number(op, "scale", scale)
+        if pairwise in ("dot_product", "concatenation") and self.scale != 1:
+            text = f"has no place in pairwise={pairwise!r}; multiply q by it"
+            _check.fail(op, f"scale={self.scale}", text)
+        arrays = {"q": (q, "n d"), "k": (k, "m d"), **others}
+        if pairwise == "concatenation":
+            if weight is None:
+                _check.fail(
+                    op, "weight", "is missing, expected (2 d,) with pairwise='concatenation'"
+                )
+            arrays["weight"] = (weight, "2d")
+        elif weight is not None:
+            _check.fail(op, "weight", f"has no place in pairwise={pairwise!r}, expected None")
+        self.fit = _check.fit(
+            op, arrays, nonfinite=nonfinite, shared=("weight",) if weight is not None else ()
+        )
+        d = self.fit.dims["d"]
+        if weight is not None and self.fit.dims["2d"] != 2 * d:
+            text = f"has shape ({self.fit.dims['2d']},), expected ({2 * d},): twice d={d} from q"
+            _check.fail(op, "weight", text)
+
+    def scores(self) -> Any:
+        """Scores of the softmax forms."""
+        return prepare(
+            self.fit,
+            scale=self.scale,
+            softcap=None,
+            bias=None,
+            mask=None,
+            causal=False,
+            causal_offset=0,
+            window=None,
+            nonfinite="propagate",
+        )
+
+    @property
+    def halves(self) -> tuple[Floats, Floats]:
+        """``w_q`` and ``w_k``."""
+        d = self.fit.dims["d"]
+        weight = self.fit["weight"][0]
+        return _check.frozen(weight[:d]), _check.frozen(weight[d:])
+
+    def numbers(self) -> tuple[Floats, Floats]:
+        """``a = q w_q`` (Bq, n) and ``b = k w_k`` (Bk, m), float64."""
+        result = []
+        for x, w in zip((self.fit["q"], self.fit["k"]), self.halves, strict=True):
+            out: Floats = np.empty(x.shape[:2])
+            prefix.project(x, w, out)
+            result.append(_check.frozen(out))
+        return result[0], result[1]
+
+
+def _concatenation_vjp(call: _Call) -> tuple[Floats, Floats, Floats, Floats]:
+    """Through the same sums, and through those with queries and keys exchanged."""
+    fit, m = call.fit, call.fit.dims["m"]
+    a, b = call.numbers()
+    _, da = read(a, b, fit["v"], fit.slices("k", "v", "q", "dout"), m, fit["dout"])
+    dv, db = read(b, a, fit["dout"], fit.slices("q", "dout", "k", "v"), m, fit["v"])
+    dweight = np.concatenate([_weigh(fit, "q", da), _weigh(fit, "k", db)])
+    w_q, w_k = call.halves
+    return (
+        fit.reduce("q", da[..., None] * w_q),
+        fit.reduce("k", db[..., None] * w_k),
+        fit.reduce("v", dv),
+        dweight.astype(fit.out_dtype),
+    )
+
+
+def _weigh(fit: _check.Fit, name: str, factor: Floats) -> Floats:
+    """Rows of an array times `factor` (batch, rows), summed over rows and slices: (d,) float64."""
+    x, total = fit[name], np.zeros(fit.dims["d"])
+    with _jit.one_blas_thread(), np.errstate(all="ignore"):
+        for part, rows in zip(fit.slices(name)[:, 0], factor, strict=True):
+            for start in range(0, len(rows), _BLOCK):
+                block = slice(start, start + _BLOCK)
+                total += rows[block] @ x[part, block].astype(np.float64)
+    return total

@@ -1,0 +1,254 @@
+"""Local attention with learned queries: the same few queries look into every window."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Floats
+from nlattn.maps.window import WindowMap
+from nlattn.ops._windows import geometry, local, pair
+
+Gradients = tuple[Floats, Floats, Floats, Floats | None, Floats | None]
+_ARRAYS = {"q": "t d", "k": "H W d", "v": "H W e", "bias": "t kh kw", "gate": "t kh kw"}
+
+
+def qna(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    *,
+    window: int | tuple[int, int],
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | None = None,
+    bias: Floats | None = None,
+    gate: Floats | None = None,
+    scale: float | None = None,
+    nonfinite: str = "raise",
+) -> Floats:
+    """Learned queries in windows: ``out[I, J] = sum_t sum_tap softmax_tap(s + bias) gate v``.
+
+    Parameters
+    ----------
+    q, k, v : (..., t, d), (..., H, W, d), (..., H, W, e) arrays of one dtype, float32 or float64
+        Queries, the same at every place; keys and values. Leading axes broadcast.
+    window, stride : int or (int, int)
+        Size of the windows, and the way from one to the next. Tap (u, w) of window (I, J) reads
+        pixel ``(I stride + u - padding, J stride + w - padding)``.
+    padding : int or (int, int), optional
+        ``(window - 1) // 2`` if omitted. Taps outside the image have no weight.
+    bias : (..., t, kh, kw) array, optional
+        Added to the scores ``s = scale q.k``.
+    gate : (..., t, kh, kw) array, optional
+        Multiplies the weights after the softmax.
+    scale : float, optional
+        ``1/sqrt(d)`` if omitted.
+    nonfinite : {"raise", "propagate"}
+        What to do with NaN and infinities.
+
+    Returns
+    -------
+    (..., Ho, Wo, e) array, dtype of `q`
+        ``Ho = (H + 2 padding - kh) // stride + 1``; 0 where a window lies wholly outside.
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit, a window is larger than the padded image, or a value is not finite.
+    TypeError
+        The dtypes differ, or are not floating.
+
+    Notes
+    -----
+    ``Ho Wo kh kw t (e + 1)`` multiply-adds, ``Ho Wo (kh + kw) t (e + 1)`` without bias and gate;
+    ``H W t`` exponentials; memory ``O(H W (t + e))``, whatever the window. Source: [arar2022].
+    Status: author code.
+    """
+    fit = _fit("qna", {"q": q, "k": k, "v": v, "bias": bias, "gate": gate}, nonfinite)
+    to = geometry(fit, window, stride, padding)
+    return fit.unfold(local(fit, to, scale).attend(fit["v"], out=True)[0])  # type: ignore[no-any-return]
+
+
+def qna_map(
+    q: Floats,
+    k: Floats,
+    *,
+    window: int | tuple[int, int],
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | None = None,
+    bias: Floats | None = None,
+    gate: Floats | None = None,
+    scale: float | None = None,
+    query: int | None = None,
+    nonfinite: str = "raise",
+) -> WindowMap:
+    """The map of one head's `qna`, from values (H W, e) to outputs (Ho Wo, e).
+
+    Arguments as there, `q` (t, d) and `k` (H, W, d). The map is the sum over all queries, or that
+    of the learned query number `query`; only then it has ``lse`` and scores.
+    """
+    op = "qna_map"
+    fit = _fit(op, {"q": q, "k": k, "bias": bias, "gate": gate}, nonfinite)
+    if fit.lead:
+        _check.fail(op, ", ".join(fit.names), f"have leading axes {fit.lead}, expected one head")
+    to = geometry(fit, window, stride, padding)
+    if query is not None:
+        t = fit.dims["t"]
+        i = _check.integer(op, "query", query, low=0, high=t - 1)
+        some = {name: fit[name][0] for name in fit.names}
+        some.update({name: x[i : i + 1] for name, x in some.items() if name != "k"})
+        fit = _fit(op, some, nonfinite)
+    return WindowMap(local(fit, to, scale))
+
+
+def qna_vjp(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    dout: Floats,
+    *,
+    window: int | tuple[int, int],
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | None = None,
+    bias: Floats | None = None,
+    gate: Floats | None = None,
+    scale: float | None = None,
+    nonfinite: str = "raise",
+) -> Gradients:
+    """Gradients (dq, dk, dv, dbias, dgate) of ``sum(dout * out)``; None for what was not given.
+
+    Arguments as for `qna`, `dout` in the shape of its result. Gradients have the shapes of their
+    arrays. The forward pass is computed again, and ``Ho Wo kh kw t e`` multiply-adds each for the
+    values with the scores, and for bias and gate; memory as there and ``O(Ho Wo t)``.
+    """
+    arrays = {"q": q, "k": k, "v": v, "bias": bias, "gate": gate, "dout": dout}
+    fit = _fit("qna_vjp", arrays, nonfinite)
+    to = geometry(fit, window, stride, padding)
+    if fit["dout"].shape[1:3] != (to.Ho, to.Wo):
+        text = f"has shape {fit.given('dout')}, expected (..., {to.Ho}, {to.Wo}, e) from window"
+        _check.fail(fit.op, "dout", text)
+    near, learn = local(fit, to, scale), "bias" in fit or "gate" in fit
+    norm, delta, dbias, dgate = near.attend(fit["v"], fit["dout"], out=False, learn=learn)
+    dv, dscore = near.pull(fit["v"], fit["dout"], norm, delta)
+    dq, dk = near.project(dscore)
+    taps = (fit.batch, *fit.shape("t"), to.kh, to.kw)
+    return (
+        fit.reduce("q", dq),
+        fit.reduce("k", dk),
+        fit.reduce("v", dv),
+        fit.reduce("bias", dbias.reshape(taps)) if "bias" in fit else None,
+        fit.reduce("gate", dgate.reshape(taps)) if "gate" in fit else None,
+    )
+
+
+def qna_upsample(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    *,
+    scale: int,
+    window: int | tuple[int, int],
+    bias: Floats | None = None,
+    gate: Floats | None = None,
+    nonfinite: str = "raise",
+) -> Floats:
+    """`qna` at s times the resolution: ``out[s I + a, s J + b] = qna(q[a s + b], k, v)[I, J]``.
+
+    Parameters
+    ----------
+    q, k, v : (..., s^2, t, d), (..., H, W, d), (..., H, W, e) arrays of one dtype
+        A set of queries for each phase, row by row; keys and values, which all phases share.
+    scale : int
+        s, at least 1.
+    window : int or (int, int)
+        Odd size of the windows around each pixel.
+    bias, gate : (..., s^2, t, kh, kw) arrays, optional
+    nonfinite : {"raise", "propagate"}
+        As for `qna`.
+
+    Returns
+    -------
+    (..., s H, s W, e) array, dtype of `q`
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `qna`; there are not s^2 phases, or a window is even.
+
+    Notes
+    -----
+    ``s^2`` times the cost of `qna`. Source: [arar2022], which offers the form but does not print
+    it. Status: reconstruction.
+    """
+    arrays = {"q": q, "k": k, "v": v, "bias": bias, "gate": gate}
+    phases, fit = _phases("qna_upsample", arrays, scale, window, nonfinite)
+    out = qna(**phases, window=window, nonfinite="propagate")
+    s, H, W = int(scale), *fit.shape("H W")
+    cells = out.reshape(*out.shape[:-4], s, s, H, W, out.shape[-1])
+    cells = np.moveaxis(cells, (-5, -4), (-4, -2))  # (..., H, a, W, b, e)
+    return cells.reshape(*out.shape[:-4], s * H, s * W, out.shape[-1])
+
+
+def qna_upsample_vjp(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    dout: Floats,
+    *,
+    scale: int,
+    window: int | tuple[int, int],
+    bias: Floats | None = None,
+    gate: Floats | None = None,
+    nonfinite: str = "raise",
+) -> Gradients:
+    """Gradients (dq, dk, dv, dbias, dgate) of ``sum(dout * out)``; None for what was not given.
+
+    Arguments as for `qna_upsample`, `dout` in the shape of its result.
+    """
+    op = "qna_upsample_vjp"
+    arrays = {"q": q, "k": k, "v": v, "bias": bias, "gate": gate, "dout": dout}
+    phases, fit = _phases(op, arrays, scale, window, nonfinite)
+    s, H, W, given = int(scale), *fit.shape("H W"), fit.given("dout")
+    if given[-3:-1] != (s * H, s * W):
+        text = f"has shape {given}, expected (..., {s * H}, {s * W}, e) from scale={s}"
+        _check.fail(op, "dout", text)
+    cells = np.asarray(dout).reshape(*given[:-3], H, s, W, s, given[-1])
+    cells = np.moveaxis(cells, (-4, -2), (-5, -4)).reshape(*given[:-3], s * s, H, W, given[-1])
+    dq, dk, dv, dbias, dgate = qna_vjp(**phases, dout=cells, window=window, nonfinite="propagate")
+    return dq, dk.reshape(fit.given("k")), dv.reshape(fit.given("v")), dbias, dgate
+
+
+def _phases(
+    op: str, given: dict[str, Any], scale: object, window: object, nonfinite: str
+) -> tuple[dict[str, Any], _check.Fit]:
+    """Arguments of `qna` with phases as the last leading axis; keys and values are not copied."""
+    s = _check.integer(op, "scale", scale, low=1)
+    for size in pair(op, "window", window, 1):
+        _check.odd(op, "window", size, "its centre is a pixel")
+    specs = {**_ARRAYS, **{name: f"f {_ARRAYS[name]}" for name in ("q", "bias", "gate")}}
+    fit = _fit(op, given, nonfinite, specs)
+    if fit.dims["f"] != s * s:
+        shape = fit.given("q")
+        _check.fail(op, "q", f"has shape {shape}, expected (..., {s * s}, t, d) from scale={s}")
+    geometry(fit, window, 1, None)
+    phases = {name: x for name, x in given.items() if name != "dout"}
+    for name in "kv":
+        phases[name] = np.asarray(given[name])[..., None, :, :, :]
+    return phases, fit
+
+
+def _fit(
+    op: str, given: dict[str, Any], nonfinite: str, specs: dict[str, str] | None = None
+) -> _check.Fit:
+    """The arrays that are there, checked against each other."""
+    specs = {**(specs or _ARRAYS), "dout": "Ho Wo e"}
+    optional = ("bias", "gate")
+    arrays = {
+        name: (x, specs[name]) for name, x in given.items() if x is not None or name not in optional
+    }
+    fit = _check.fit(op, arrays, nonfinite=nonfinite)
+    if fit.dims["t"] == 0:
+        _check.fail(op, "q", f"has shape {np.shape(given['q'])}, expected at least one query")
+    return fit

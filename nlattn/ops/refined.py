@@ -1,0 +1,79 @@
+"""Refined linear self-attention: the dot-product form computed in the order that is linear."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nlattn._types import Floats
+from nlattn.maps.factored import FactoredMap
+from nlattn.ops._linear import set_fit
+from nlattn.ops._separate import Separate
+
+
+def refined_self_attention(q: Floats, k: Floats, v: Floats, *, nonfinite: str = "raise") -> Floats:
+    """Dot-product attention without softmax: ``out[i] = (1/m) sum_j (q[i].k[j]) v[j] = M q[i]``.
+
+    Parameters
+    ----------
+    q, k, v : (..., n, d), (..., m, d), (..., m, e) arrays of one dtype, float32 or float64
+        Queries, keys, values. Leading axes broadcast.
+    nonfinite : {"raise", "propagate"}
+        What to do with NaN and infinities.
+
+    Returns
+    -------
+    (..., n, e) array, dtype of `q`
+
+    Raises
+    ------
+    ValueError
+        The shapes do not fit, or a value is not finite.
+    TypeError
+        The dtypes differ, or are not floating.
+
+    Notes
+    -----
+    ``(n + m) d e`` multiply-adds, ``O(d e)`` memory beyond the result. M is `channel_mixing`.
+    Source: [wang2019]. Status: reconstruction.
+    """
+    fit = set_fit("refined_self_attention", nonfinite, q=q, k=k, v=v)
+    return Separate.of(fit).attend(fit)
+
+
+def channel_mixing(k: Floats, v: Floats, *, nonfinite: str = "raise") -> Floats:
+    """``M = (1/m) sum_j v[j] k[j].T`` (..., e, d): refined self-attention as a channel attention.
+
+    Arguments as for `refined_self_attention`, whose result is ``q @ M.T``: one matrix for all
+    positions, made of global second moments. ``m d e`` multiply-adds.
+    """
+    fit = set_fit("channel_mixing", nonfinite, k=k, v=v)
+    context, _ = Separate.of(fit).context(fit)
+    mixing = np.ascontiguousarray(np.swapaxes(context, -1, -2))
+    return fit.unfold(mixing.astype(fit.dtype))  # type: ignore[no-any-return]
+
+
+def refined_self_attention_map(
+    q: Floats,
+    k: Floats,
+    *,
+    query_grid: tuple[int, ...] | None = None,
+    key_grid: tuple[int, ...] | None = None,
+    nonfinite: str = "raise",
+) -> FactoredMap:
+    """The map ``q k.T / m`` of one head, from values (m, e) to outputs (n, e).
+
+    It holds `q` and ``k / m``. Weights have any sign and there is no ``lse``.
+    """
+    fit = set_fit("refined_self_attention_map", nonfinite, q=q, k=k)
+    return Separate.of(fit).map(fit, query_grid, key_grid)
+
+
+def refined_self_attention_vjp(
+    q: Floats, k: Floats, v: Floats, dout: Floats, *, nonfinite: str = "raise"
+) -> tuple[Floats, Floats, Floats]:
+    """Gradients (dq, dk, dv) of ``sum(dout * out)``, ``(2 n + 3 m) d e`` multiply-adds.
+
+    Arguments as for `refined_self_attention`, `dout` in the shape of its result.
+    """
+    fit = set_fit("refined_self_attention_vjp", nonfinite, q=q, k=k, v=v, dout=dout)
+    return Separate.of(fit).pull(fit)

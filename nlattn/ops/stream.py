@@ -1,0 +1,287 @@
+"""The universal set of keys that come in blocks: one pass, exact, memory that does not grow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+
+from nlattn import _check, _jit
+from nlattn._types import Floats, Ints
+from nlattn.ops import _factor
+from nlattn.ops._ranges import add_ranges, joined
+
+METHODS = ("qr", "gram")
+_CHUNK = 1 << 19  # numbers of a chunk of keys: 4 MB
+_FORMAT = 1
+
+
+class Heavy(NamedTuple):
+    """Keys that some query can give `eps` of its row to, when weights are squared dot products."""
+
+    index: Ints  # type: ignore[assignment]  # stands where tuple.index would be
+    """(h,) their numbers, ascending."""
+    scores: Floats
+    """(h,) their leverage."""
+    keys: Floats
+    """(h, d) float64 keys themselves."""
+    rank: int
+    """Rank of all keys; at most ``rank / eps`` of them are heavy."""
+    slack: float
+    """Keys were kept from ``eps - slack`` on, for rounding's sake."""
+
+
+class LeverageStream:
+    """The exact set ``{j : tau_j >= eps}`` of a stream of keys, in one pass.
+
+    Parameters
+    ----------
+    d : int
+        Channels of a key.
+    eps : float
+        Share of a row from which a key counts as heavy, in (0, 1].
+    first : int
+        Number of the first key; streams that are to be merged number their keys differently.
+    method : {"qr", "gram"}
+        Keep a triangle, or the Gram matrix: faster, with errors of ``u kappa^2`` instead of
+        ``u kappa``, and refused where it cannot tell the rank.
+
+    Notes
+    -----
+    Leverage only falls as keys arrive, so what is dropped would not have come back. State: ``d^2``
+    numbers and at most ``d / eps`` keys; beside it one chunk of keys. ``2 n d^2`` multiply-adds.
+    Source: the streaming claim of [kannan2024]; pruning and merging are ours. Status: ours.
+    """
+
+    def __init__(self, d: int, eps: float, *, first: int = 0, method: str = "qr"):
+        op = "LeverageStream"
+        self.d = _check.integer(op, "d", d, low=1)
+        """Channels."""
+        self.eps = _check.number(op, "eps", eps, positive=True)
+        """Threshold."""
+        if self.eps > 1:
+            raise ValueError(f"{op}: eps={self.eps:g}, expected at most 1: no score is larger")
+        self.method = _check.choice(op, "method", method, METHODS)
+        """What is kept of the keys that were dropped."""
+        self._next = _check.integer(op, "first", first, low=0)
+        self._ranges: Ints = np.zeros((0, 2), np.int64)
+        self._peak: Floats = np.zeros(self.d)
+        self._state: Floats = np.zeros((self.d, self.d))
+        self._index: Ints = np.zeros(0, np.int64)
+        self._keys: Floats = np.zeros((0, self.d))
+
+    @property
+    def n(self) -> int:
+        """Number of keys so far."""
+        return int((self._ranges[:, 1] - self._ranges[:, 0]).sum())
+
+    @property
+    def held(self) -> int:
+        """Number of keys held: at most ``d / eps``."""
+        return len(self._index)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the state."""
+        parts = self._ranges, self._peak, self._state, self._index, self._keys
+        return sum(int(x.nbytes) for x in parts)
+
+    def update(self, block: Any, *, first: int | None = None) -> LeverageStream:
+        """Take in a block of keys (b, d), float32 or float64, and return the stream.
+
+        `block` is an array, a memory map, or anything with a shape that gives rows when sliced; of
+        a large one a chunk at a time is looked at. `first` is the number of its first key, the one
+        after the last block's if omitted. ValueError if it has another width, is not finite, or
+        holds numbers that were taken in before: chunks before an error stay in.
+        """
+        op = "LeverageStream.update"
+        source = block if hasattr(block, "shape") else _check.array(op, "block", block)
+        shape = tuple(source.shape)
+        if len(shape) != 2 or shape[1] != self.d:
+            _check.fail(op, "block", f"has shape {shape}, expected (b, {self.d}) with d={self.d}")
+        start = self._next if first is None else _check.integer(op, "first", first, low=0)
+        ranges = self._added(op, "block", np.array([[start, start + shape[0]]], np.int64))
+        if not shape[0]:
+            return self
+        step = max(_CHUNK // self.d, int(self.d / self.eps))
+        for low in range(0, shape[0], step):
+            chunk = _check.array(op, "block", np.asarray(source[low : low + step]))
+            k = _check.frozen(chunk, np.float32 if chunk.dtype.itemsize < 8 else np.float64)
+            self._finite(op, k, start + low)
+            part = np.array([[start + low, start + low + len(k)]], np.int64)
+            self._absorb(k, start + low, add_ranges(self._ranges, part))
+        self._ranges, self._next = ranges, start + shape[0]
+        return self
+
+    def extend(self, blocks: Iterable[Any]) -> LeverageStream:
+        """Take in one block after the other, as `update` does, and return the stream."""
+        for block in blocks:
+            self.update(block)
+        return self
+
+    def merge(self, other: LeverageStream) -> LeverageStream:
+        """Take in all that another stream has seen, and return this one; `other` stays as it is.
+
+        ValueError if it has another width, threshold or method, or has seen keys of the same
+        numbers: what is counted twice would halve all scores.
+        """
+        op = "LeverageStream.merge"
+        if not isinstance(other, LeverageStream):
+            raise TypeError(f"{op}: other is a {type(other).__name__}, expected a LeverageStream")
+        for name in ("d", "eps", "method"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise ValueError(f"{op}: other has {name}={theirs!r}, expected {mine!r} as here")
+        ranges = self._added(op, "other", other._ranges)
+        peak = np.maximum(self._peak, other._peak)
+        states = [s._rescaled(peak) for s in (self, other)]
+        index = np.concatenate([self._index, other._index])
+        order = np.argsort(index, kind="stable")
+        keys = np.concatenate([self._keys, other._keys])[order]
+        self._settle(peak, self._joined(states), index[order], keys, ranges)
+        self._next = max(self._next, other._next)
+        return self
+
+    def result(self) -> Heavy:
+        """The keys of leverage `eps` and more, among all keys so far."""
+        factor, slack = self._factored(self._state, self._peak, self._ranges)
+        if factor is None:
+            self._refuse()
+        scores = self._scores(self._keys, factor)
+        kept = scores >= self.eps - slack
+        index, keys = self._index[kept], self._keys[kept]
+        return Heavy(index, np.clip(scores[kept], 0, 1), keys, factor.rank, slack)
+
+    def to_arrays(self) -> dict[str, Any]:
+        """The state as plain arrays, to be saved with ``np.savez`` and given to `from_arrays`."""
+        return {
+            "format": np.array(_FORMAT),
+            "method": np.array(METHODS.index(self.method)),
+            "eps": np.array(self.eps),
+            "next": np.array(self._next),
+            "ranges": self._ranges.copy(),
+            "peak": self._peak.copy(),
+            "state": self._state.copy(),
+            "index": self._index.copy(),
+            "keys": self._keys.copy(),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Any]) -> LeverageStream:
+        """The stream that gave these arrays; ValueError if they do not fit each other."""
+        op = "LeverageStream.from_arrays"
+        names = ("format", "method", "eps", "next", "ranges", "peak", "state", "index", "keys")
+        missing = [name for name in names if name not in arrays]
+        if missing:
+            raise ValueError(f"{op}: arrays lack {', '.join(missing)}")
+        x = {name: np.asarray(arrays[name]) for name in names}
+        if int(x["format"]) != _FORMAT or not 0 <= int(x["method"]) < len(METHODS):
+            found = f"format {x['format']} and method {x['method']}"
+            raise ValueError(f"{op}: arrays have {found}, expected {_FORMAT} and 0 or 1")
+        d, held = x["peak"].size, x["index"].size
+        shapes = {"ranges": (len(np.atleast_1d(x["ranges"])), 2), "peak": (d,), "state": (d, d)}
+        for name, shape in {**shapes, "index": (held,), "keys": (held, d)}.items():
+            kind = "i" if name in ("ranges", "index") else "f"
+            if x[name].shape != shape or x[name].dtype.kind != kind:
+                text = f"is {x[name].dtype} {x[name].shape}, expected {shape}"
+                _check.fail(op, name, text)
+            if not np.isfinite(x[name]).all():
+                _check.fail(op, name, "is not finite")
+        made = cls(d, float(x["eps"]), first=int(x["next"]), method=METHODS[int(x["method"])])
+        ranges: Ints = np.zeros((0, 2), np.int64)
+        for row in x["ranges"].astype(np.int64):
+            if row[0] < 0 or row[1] <= row[0] or joined(ranges, row[None]):
+                _check.fail(op, "ranges", "overlap or are empty")
+            ranges = add_ranges(ranges, row[None])
+        if (np.diff(x["index"]) <= 0).any() or not all(
+            joined(ranges, [[j, j + 1]]) for j in x["index"]
+        ):
+            _check.fail(op, "index", "holds keys twice, or keys that were never seen")
+        made._ranges, made._peak, made._state, made._index, made._keys = (
+            ranges,
+            *(x[name].astype(np.float64) for name in ("peak", "state")),
+            x["index"].astype(np.int64),
+            x["keys"].astype(np.float64),
+        )
+        return made
+
+    def _added(self, op: str, name: str, new: Ints) -> Ints:
+        twice = joined(self._ranges, new)
+        if twice is not None:
+            low, high = twice
+            text = f"holds keys {low} to {high - 1}, which were taken in before; give first="
+            _check.fail(op, name, text)
+        return add_ranges(self._ranges, new)
+
+    def _finite(self, op: str, k: Floats, start: int) -> None:
+        bad = ~np.isfinite(k)
+        if bad.any():
+            row, channel = (int(i) for i in np.argwhere(bad)[0])
+            text = f"is {k[row, channel]}, expected finite values"
+            _check.fail(op, f"key {start + row}, channel {channel}", text)
+
+    def _absorb(self, k: Floats, start: int, ranges: Ints) -> None:
+        """One chunk: its keys are scored against all keys so far before any of them is held."""
+        peak = np.maximum(self._peak, np.abs(k).max(0))
+        scale = _check.frozen(_factor.power_scales(peak)[None])
+        fold = _factor.triangles if self.method == "qr" else _factor.gram
+        new = fold(k[None], scale).reshape(-1, self.d)
+        state = self._joined([self._rescaled(peak), new])
+        factor, slack = self._factored(state, peak, ranges)
+        heavy = np.ones(len(k), bool)
+        if factor is not None:
+            heavy = self._scores(k, factor) >= self.eps - 2 * slack
+        index = np.concatenate([self._index, start + np.flatnonzero(heavy)])
+        order = np.argsort(index, kind="stable")
+        keys = np.concatenate([self._keys, k[heavy].astype(np.float64)])[order]
+        self._settle(peak, state, index[order], keys, ranges)
+
+    def _settle(self, peak: Floats, state: Floats, index: Ints, keys: Floats, ranges: Ints) -> None:
+        """Drop keys that have become too light, once there may be too many."""
+        if len(index) > self.d / self.eps:
+            factor, slack = self._factored(state, peak, ranges)
+            if factor is None:
+                self._refuse()
+            kept = self._scores(keys, factor) >= self.eps - 2 * slack
+            index, keys = index[kept], keys[kept]
+        self._peak, self._state, self._index, self._keys = peak, state, index, keys
+        self._ranges = ranges
+
+    def _rescaled(self, peak: Floats) -> Floats:
+        """The state for another largest magnitude of each channel: powers of two, no rounding."""
+        change = _factor.power_scales(peak) / _factor.power_scales(self._peak)
+        side = change[:, None] if self.method == "gram" else 1.0
+        moved: Floats = self._state * change * side
+        return moved
+
+    def _joined(self, states: list[Floats]) -> Floats:
+        if self.method == "gram":
+            total: Floats = states[0] + states[1]
+            return total
+        with _jit.one_blas_thread():
+            R: Any = np.linalg.qr(np.concatenate(states), mode="r")
+        return np.asarray(R)
+
+    def _factored(
+        self, state: Floats, peak: Floats, ranges: Ints
+    ) -> tuple[_factor.Factor | None, float]:
+        """Factor of all keys and the rounding of scores; None if a Gram matrix hides the rank."""
+        seen = int((ranges[:, 1] - ranges[:, 0]).sum())
+        cut, scale = max(seen, self.d) * _factor.UNIT, _factor.power_scales(peak)
+        with _jit.one_blas_thread():
+            if self.method == "qr":
+                factor = _factor.of_triangle(state, scale, cut)
+                return factor, self.d * _factor.UNIT * factor.condition
+            factor = _factor.of_gram(state, scale, cut**0.5)
+        if factor.rank < (np.diag(state) > 0).sum():
+            return None, 0.0
+        return factor, self.d * _factor.UNIT * factor.condition**2
+
+    def _refuse(self) -> NoReturn:
+        text = "method='gram' cannot tell the rank of the keys so far; use method='qr'"
+        raise ValueError(f"LeverageStream: {text}")
+
+    def _scores(self, k: Floats, factor: _factor.Factor) -> Floats:
+        scores: Floats = _factor.scores(_check.frozen(k)[None], [factor])[0]
+        return scores

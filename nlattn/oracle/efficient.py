@@ -1,0 +1,70 @@
+"""Efficient Attention: keys are summed against values once, and every query reads the sum.
+
+Paper: Shen et al., "Efficient Attention: Attention with Linear Complexities", 2018, section 3.
+Status: paper, author code; key mask and ``n != m``: ours. Here the n x m map is written out. In
+complex arrays the imaginary part is a perturbation, so maxima are those of the real part.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def softmax(x: Array, axis: int, kept: Array | None = None) -> Array:
+    """Softmax along one axis over the entries `kept`; 0 where none is."""
+    kept = np.broadcast_to(True if kept is None else kept, x.shape)
+    top = np.max(x.real, axis=axis, keepdims=True, initial=-np.inf, where=kept)
+    powers = np.where(kept, np.exp(np.where(kept, x - np.where(np.isneginf(top), 0, top), 0)), 0)
+    total = powers.sum(axis, keepdims=True)
+    weights: Array = powers / np.where(total == 0, 1, total)
+    return weights
+
+
+def factors(
+    q: Array, k: Array, *, normalization: str = "softmax", mask: Array | None = None
+) -> tuple[Array, Array]:
+    """Q (..., n, d) and K (..., m, d), whose product is the map."""
+    m = k.shape[-2]
+    kept = np.ones(m, bool) if mask is None else mask
+    if normalization == "softmax":
+        return softmax(q, -1), softmax(k, -2, kept[..., None])
+    count = np.maximum(kept.sum(-1), 1).astype(q.real.dtype)[..., None, None]
+    root = np.sqrt(count)
+    return q / root, np.where(kept[..., None], k, 0) / root
+
+
+def efficient_context(k: Array, v: Array, **options: Any) -> Array:
+    """``G = K.T v`` (..., d, e)."""
+    _, K = factors(k, k, **options)
+    return np.swapaxes(K, -1, -2) @ v
+
+
+def efficient_attention(q: Array, k: Array, v: Array, **options: Any) -> Array:
+    """``out = (Q K.T) v``."""
+    Q, K = factors(q, k, **options)
+    return (Q @ np.swapaxes(K, -1, -2)) @ v
+
+
+def efficient_attention_vjp(
+    q: Array, k: Array, v: Array, dout: Array, **options: Any
+) -> tuple[Array, Array, Array]:
+    """Gradients (dq, dk, dv), through the map and then through each normalisation."""
+    Q, K = factors(q, k, **options)
+    A = Q @ np.swapaxes(K, -1, -2)
+    dv = np.swapaxes(A, -1, -2) @ dout
+    dA = dout @ np.swapaxes(v, -1, -2)
+    dQ = dA @ K
+    dK = np.swapaxes(dA, -1, -2) @ Q
+    if options.get("normalization", "softmax") == "softmax":
+        dq = Q * (dQ - (Q * dQ).sum(-1, keepdims=True))
+        dk = K * (dK - (K * dK).sum(-2, keepdims=True))
+        return dq, dk, dv
+    mask = options.get("mask")
+    kept = np.ones(k.shape[-2], bool) if mask is None else mask
+    root = np.sqrt(np.maximum(kept.sum(-1), 1).astype(q.real.dtype))[..., None, None]
+    return dQ / root, np.where(kept[..., None], dK, 0) / root, dv

@@ -1,0 +1,200 @@
+"""FAVOR+: positive random features that estimate ``exp(q.k)``, and attention through them.
+
+Paper: Choromanski et al., "Rethinking Attention with Performers", 2020, sections 2.3 and 2.4;
+eps, maxima and causal sums as in the published port. Status: paper; ``stabilizer="neutral"`` and
+the exact derivative of the maxima: ours. Here features and the n x m map are written out. In
+complex arrays the imaginary part is a perturbation, so maxima are those of the real part.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+RELU_EPS = 1e-3
+
+
+def positive_features(
+    x: Array,
+    projection: Array,
+    *,
+    scale: float | None = None,
+    eps: float = 1e-4,
+    stabilizer: str = "neutral",
+    role: str = "query",
+) -> Array:
+    """``r**-0.5 (exp(t - M) + eps)`` with ``t = c P x - |c x|^2 / 2``, (..., n, r).
+
+    M is 0 ("none"); the largest ``c P x`` of a row of queries, or of all keys ("max"); or
+    the same of t and log eps, and then eps is divided by exp(M) too ("neutral").
+    """
+    c = x.real.dtype.type(x.shape[-1]) ** -0.25 if scale is None else scale
+    projected = c * (x @ projection.T)
+    t = projected - (c * x * (c * x)).sum(-1, keepdims=True) / 2
+    axes = (-1,) if role == "query" else (-1, -2)
+    top: Any = 0.0
+    shrunk: Any = eps
+    if stabilizer == "max":
+        top = _largest(projected, axes)
+    if stabilizer == "neutral":
+        with np.errstate(divide="ignore"):
+            floor = np.log(x.real.dtype.type(eps))
+        top = np.maximum(t.real.max(axis=axes, keepdims=True, initial=-np.inf), floor)
+        shrunk = np.exp(floor - top)
+    result: Array = (np.exp(t - top) + shrunk) / np.sqrt(x.real.dtype.type(len(projection)))
+    return result
+
+
+def _largest(x: Array, axes: tuple[int, ...]) -> Array:
+    """The first entry of largest real part over the last axes, which are kept."""
+    flat = x.reshape(*x.shape[: -len(axes)], -1)
+    first = flat.real.argmax(-1)[..., None]
+    top: Array = np.take_along_axis(flat, first, -1).reshape(first.shape[:-1] + (1,) * len(axes))
+    return top
+
+
+def relu_features(x: Array, projection: Array, *, scale: float | None = None) -> Array:
+    """``relu(c P x) + 1e-3``."""
+    c = x.real.dtype.type(x.shape[-1]) ** -0.25 if scale is None else scale
+    projected = c * (x @ projection.T)
+    return np.where(projected.real > 0, projected, 0) + RELU_EPS
+
+
+def features(
+    q: Array,
+    k: Array,
+    *,
+    projection: Array | None = None,
+    kernel: str = "softmax",
+    causal: bool = False,
+    scale: float | None = None,
+    eps: float = 1e-4,
+    stabilizer: str | None = None,
+) -> tuple[Array, Array]:
+    """``phi(q)`` (..., n, r) and ``phi(k)`` (..., m, r)."""
+    if kernel == "none":
+        powers = np.exp(q - q.real.max(-1, keepdims=True))
+        phi_q = powers / powers.sum(-1, keepdims=True)
+        if causal:
+            return phi_q, np.exp(k)
+        powers = np.exp(k - k.real.max(-2, keepdims=True))
+        return phi_q, powers / powers.sum(-2, keepdims=True)
+    assert projection is not None
+    if kernel == "relu":
+        return tuple(relu_features(x, projection, scale=scale) for x in (q, k))  # type: ignore[return-value]
+    stabilizer = stabilizer or ("neutral" if causal else "max")
+    if causal and stabilizer == "neutral":
+        stabilizer = "none"  # the same value, and denominator_eps is added to the bare sum
+    options: Any = {"scale": scale, "eps": eps, "stabilizer": stabilizer}
+    return (
+        positive_features(q, projection, **options),
+        positive_features(k, projection, **options, role="key"),
+    )
+
+
+def linear_attention(phi_q: Array, phi_k: Array, v: Array) -> Array:
+    """``out = (phi_q phi_k.T / row sum) v``."""
+    A = phi_q @ np.swapaxes(phi_k, -1, -2)
+    result: Array = (A / A.sum(-1, keepdims=True)) @ v
+    return result
+
+
+def _weights(phi_q: Array, phi_k: Array, causal: bool, denominator_eps: float) -> Any:
+    """The map, and its denominators (..., n, 1)."""
+    A = phi_q @ np.swapaxes(phi_k, -1, -2)
+    if causal:
+        A = np.where(np.tri(*A.shape[-2:]) > 0, A, 0)
+    D = A.sum(-1, keepdims=True)
+    if causal:
+        D = D + denominator_eps * phi_q.sum(-1, keepdims=True)
+    return A / D, D
+
+
+def favor_attention(
+    q: Array, k: Array, v: Array, *, denominator_eps: float = 1e-6, **options: Any
+) -> Array:
+    """``out_i = phi(q_i) . sum_j phi(k_j) v_j / phi(q_i) . sum_j phi(k_j)``; causal: j <= i."""
+    phi_q, phi_k = features(q, k, **_plain(options))
+    A, _ = _weights(phi_q, phi_k, options.get("causal", False), denominator_eps)
+    out: Array = A @ v
+    return out
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: x for key, x in options.items() if key != "stabilizer_gradient"}
+
+
+def favor_attention_vjp(
+    q: Array, k: Array, v: Array, dout: Array, *, denominator_eps: float = 1e-6, **options: Any
+) -> tuple[Array, Array, Array]:
+    """Gradients (dq, dk, dv), through the map and then through the features."""
+    causal = options.get("causal", False)
+    phi_q, phi_k = features(q, k, **_plain(options))
+    A, D = _weights(phi_q, phi_k, causal, denominator_eps)
+    dv = np.swapaxes(A, -1, -2) @ dout
+    dA = dout @ np.swapaxes(v, -1, -2)
+    dS = (dA - (A * dA).sum(-1, keepdims=True)) / D
+    if causal:
+        dS = np.where(np.tri(*dS.shape[-2:]) > 0, dS, 0)
+    dphi_q, dphi_k = dS @ phi_k, np.swapaxes(dS, -1, -2) @ phi_q
+    if causal:
+        dphi_q = dphi_q - denominator_eps * (A * dA).sum(-1, keepdims=True) / D
+    dq = features_vjp(q, dphi_q, role="query", phi=phi_q, **options)
+    return dq, features_vjp(k, dphi_k, role="key", phi=phi_k, **options), dv
+
+
+def features_vjp(
+    x: Array,
+    dphi: Array,
+    *,
+    role: str,
+    phi: Array,
+    projection: Array | None = None,
+    kernel: str = "softmax",
+    causal: bool = False,
+    scale: float | None = None,
+    eps: float = 1e-4,
+    stabilizer: str | None = None,
+    stabilizer_gradient: str = "exact",
+) -> Array:
+    """Gradient of ``sum(dphi phi)`` with respect to x."""
+    if kernel == "none":
+        if causal and role == "key":
+            return phi * dphi
+        axis = -1 if role == "query" else -2
+        dx: Array = phi * (dphi - (phi * dphi).sum(axis, keepdims=True))
+        return dx
+    assert projection is not None
+    c = x.real.dtype.type(x.shape[-1]) ** -0.25 if scale is None else scale
+    projected = c * (x @ projection.T)
+    if kernel == "relu":
+        return c * (np.where(projected.real > 0, dphi, 0) @ projection)
+    stabilizer = stabilizer or ("neutral" if causal else "max")
+    if stabilizer == "neutral":
+        stabilizer = "none" if causal else "neutral"
+    options: Any = {"scale": scale, "stabilizer": stabilizer, "role": role}
+    if stabilizer == "neutral":
+        t = projected - (c * x * (c * x)).sum(-1, keepdims=True) / 2
+        axes = (-1,) if role == "query" else (-1, -2)
+        with np.errstate(divide="ignore"):
+            top = np.maximum(t.real.max(axis=axes, keepdims=True), np.log(t.real.dtype.type(eps)))
+        E = np.exp(t - top) / np.sqrt(x.real.dtype.type(len(projection)))
+    else:
+        E = positive_features(x, projection, eps=0, **options)
+    dt = dphi * E
+    dprojected = dt.copy()
+    if stabilizer == "max" and stabilizer_gradient == "exact":
+        flat = (-1,) if role == "query" else (-1, -2)
+        where = projected.reshape(*projected.shape[: -len(flat)], -1).real.argmax(-1)[..., None]
+        shape = dprojected.shape
+        dprojected = dprojected.reshape(*shape[: -len(flat)], -1)
+        total = dt.sum(flat)[..., None]
+        there = np.take_along_axis(dprojected, where, -1) - total
+        np.put_along_axis(dprojected, where, there, -1)
+        dprojected = dprojected.reshape(shape)
+    dx = c * (dprojected @ projection)
+    dx -= c * c * x * dt.sum(-1, keepdims=True)
+    return dx

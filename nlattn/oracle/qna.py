@@ -1,0 +1,192 @@
+"""Local attention with learned queries, one line per equation.
+
+Paper: Arar, Shamir, Bermano, "Learned Queries for Efficient Local Attention" (QnA), 2022.
+Status: author code; upsampling: ours. For one query, window tap (u, w), output pixel (I, J):
+
+    y = I stride + u - padding,  x = J stride + w - padding     (the pixel that a tap reads)
+    z = scale q . k[y, x] + bias[u, w];   p = softmax of z over the taps inside the image
+    out[I, J] = sum over queries of sum over inside taps of p gate[u, w] v[y, x]
+
+Arrays may be real, longdouble or complex; maxima are those of the real part.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """One number for both axes, or one for each."""
+    return (value, value) if np.ndim(value) == 0 else (value[0], value[1])
+
+
+class Taps:
+    """Where each tap of each window lies: ``y, x`` (Ho, Wo, kh, kw), and whether inside."""
+
+    def __init__(self, H: int, W: int, window: Any, stride: Any = 1, padding: Any = None):
+        (kh, kw), (sh, sw) = pair(window), pair(stride)
+        ph, pw = ((kh - 1) // 2, (kw - 1) // 2) if padding is None else pair(padding)
+        Ho, Wo = (H + 2 * ph - kh) // sh + 1, (W + 2 * pw - kw) // sw + 1
+        I, J, u, w = np.ogrid[:Ho, :Wo, :kh, :kw]
+        y, x = np.broadcast_arrays(I * sh + u - ph, J * sw + w - pw)
+        self.inside = (y >= 0) & (y < H) & (x >= 0) & (x < W)
+        self.y, self.x = np.where(self.inside, y, 0), np.where(self.inside, x, 0)
+
+    def read(self, image: Array) -> Array:
+        """Each window's view of an image: (..., H, W) to (..., Ho, Wo, kh, kw)."""
+        return np.asarray(image[..., self.y, self.x])
+
+    def add(self, values: Array, H: int, W: int) -> Array:
+        """The transpose of `read`: (..., Ho, Wo, kh, kw) to (..., H, W)."""
+        flat = np.moveaxis(np.zeros((*values.shape[:-4], H, W), values.dtype), (-2, -1), (0, 1))
+        np.add.at(flat, (self.y, self.x), np.moveaxis(values, (-4, -3, -2, -1), (0, 1, 2, 3)))
+        return np.moveaxis(flat, (0, 1), (-2, -1))
+
+
+def weights(
+    q: Array, k: Array, taps: Taps, bias: Array | None, scale: float | None
+) -> tuple[Array, Array]:
+    """Softmax over taps (..., t, Ho, Wo, kh, kw), 0 outside; and its log normaliser."""
+    scale = 1 / np.sqrt(q.real.dtype.type(q.shape[-1])) if scale is None else scale
+    score = scale * np.einsum("...td,...hwd->...thw", q, k)
+    z = taps.read(score)
+    if bias is not None:
+        z = z + bias[..., :, None, None, :, :]
+    inside = np.broadcast_to(taps.inside, z.shape)
+    top = np.where(inside, z.real, -np.inf).max((-2, -1), keepdims=True, initial=-np.inf)
+    top = np.where(np.isneginf(top), 0, top)
+    powers = np.where(inside, np.exp(np.where(inside, z - top, 0)), 0)
+    total = powers.sum((-2, -1), keepdims=True)
+    some = total != 0
+    with np.errstate(divide="ignore"):
+        lse = np.where(some, top + np.log(np.where(some, total, 1)), -np.inf)
+    return powers / np.where(some, total, 1), lse[..., 0, 0]
+
+
+def qna(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    window: Any,
+    stride: Any = 1,
+    padding: Any = None,
+    bias: Array | None = None,
+    gate: Array | None = None,
+    scale: float | None = None,
+    return_lse: bool = False,
+) -> Any:
+    """Outputs (..., Ho, Wo, e); with `return_lse` also log normalisers (..., t, Ho, Wo)."""
+    H, W = k.shape[-3:-1]
+    taps = Taps(H, W, window, stride, padding)
+    p, lse = weights(q, k, taps, bias, scale)
+    gated = p if gate is None else p * gate[..., :, None, None, :, :]
+    near = np.moveaxis(taps.read(np.moveaxis(v, -1, -3)), -5, -1)
+    out = np.einsum("...tijuw,...ijuwe->...ije", gated, near)
+    return (out, lse) if return_lse else out
+
+
+def qna_vjp(
+    q: Array,
+    k: Array,
+    v: Array,
+    dout: Array,
+    *,
+    window: Any,
+    stride: Any = 1,
+    padding: Any = None,
+    bias: Array | None = None,
+    gate: Array | None = None,
+    scale: float | None = None,
+) -> tuple[Array | None, ...]:
+    """Gradients (dq, dk, dv, dbias, dgate) of ``sum(dout * out)``; None for what was not given."""
+    factor = 1 / np.sqrt(q.real.dtype.type(q.shape[-1])) if scale is None else scale
+    H, W = k.shape[-3:-1]
+    taps = Taps(H, W, window, stride, padding)
+    p, _ = weights(q, k, taps, bias, scale)
+    g = (
+        np.ones_like(p)
+        if gate is None
+        else np.broadcast_to(gate[..., :, None, None, :, :], p.shape)
+    )
+    near = np.moveaxis(taps.read(np.moveaxis(v, -1, -3)), -5, -1)
+    cv = np.einsum("...ije,...ijuwe->...ijuw", dout, near)[..., None, :, :, :, :]
+    co = (p * g * cv).sum((-2, -1), keepdims=True)
+    dz = p * (g * cv - co)
+    spread = np.moveaxis((p * g).sum(-5)[..., None] * dout[..., None, None, :], -1, -5)
+    dv = np.moveaxis(taps.add(spread * taps.inside, H, W), -3, -1)
+    dscore = taps.add(dz * taps.inside, H, W)
+    dq = factor * np.einsum("...thw,...hwd->...td", dscore, k)
+    dk = factor * np.einsum("...thw,...td->...hwd", dscore, q)
+    dbias, dgate = dz.sum((-4, -3)), (p * cv).sum((-4, -3))
+    return (
+        _summed(dq, q.shape),
+        _summed(dk, k.shape),
+        _summed(dv, v.shape),
+        None if bias is None else _summed(dbias, bias.shape),
+        None if gate is None else _summed(dgate, gate.shape),
+    )
+
+
+def qna_upsample(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    scale: int,
+    window: Any,
+    bias: Array | None = None,
+    gate: Array | None = None,
+) -> Array:
+    """One set of queries for each phase ``f = a scale + b``: ``out[scale I + a, scale J + b]``."""
+    phases = []
+    for f in range(scale * scale):
+        given: Any = {name: x[..., f, :, :, :] for name, x in _given(bias, gate)}
+        phases.append(qna(q[..., f, :, :], k, v, window=window, **given))
+    out = np.stack(phases, -4)
+    H, W, e = out.shape[-3:]
+    out = out.reshape(*out.shape[:-4], scale, scale, H, W, e)
+    out = np.moveaxis(out, (-5, -4), (-4, -2))  # (..., H, a, W, b, e)
+    return out.reshape(*out.shape[:-5], scale * H, scale * W, e)
+
+
+def qna_upsample_vjp(
+    q: Array,
+    k: Array,
+    v: Array,
+    dout: Array,
+    *,
+    scale: int,
+    window: Any,
+    bias: Array | None = None,
+    gate: Array | None = None,
+) -> tuple[Array | None, ...]:
+    """Gradients (dq, dk, dv, dbias, dgate): those of every phase, keys and values summed."""
+    each = []
+    for f in range(scale * scale):
+        given: Any = {name: x[..., f, :, :, :] for name, x in _given(bias, gate)}
+        phase = dout[..., f // scale :: scale, f % scale :: scale, :]
+        each.append(qna_vjp(q[..., f, :, :], k, v, phase, window=window, **given))
+    dq, dk, dv, dbias, dgate = zip(*each, strict=True)
+    return (
+        np.stack(dq, -3),
+        np.asarray(sum(dk)),
+        np.asarray(sum(dv)),
+        None if bias is None else np.stack(dbias, -4),
+        None if gate is None else np.stack(dgate, -4),
+    )
+
+
+def _given(bias: Array | None, gate: Array | None) -> list[tuple[str, Array]]:
+    return [(name, x) for name, x in (("bias", bias), ("gate", gate)) if x is not None]
+
+
+def _summed(gradient: Array, shape: tuple[int, ...]) -> Array:
+    """Sum over the axes along which an array of `shape` was broadcast."""
+    gradient = gradient.sum(tuple(range(gradient.ndim - len(shape))))
+    kept = tuple(i for i, size in enumerate(shape) if size == 1 and gradient.shape[i] > 1)
+    return np.asarray(gradient.sum(kept, keepdims=True))

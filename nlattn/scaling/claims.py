@@ -1,0 +1,69 @@
+"""Growth as an assertion, for the tests of others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nlattn._types import Work
+from nlattn.scaling.judge import Verdict, judge
+from nlattn.scaling.work import of_result
+
+_SIZES = tuple(2**i for i in range(6, 13))
+
+
+def assert_complexity(
+    fn: Callable[[int], Any],
+    law: str,
+    *,
+    sizes: Sequence[int] = _SIZES,
+    unit: str = "multiply_adds",
+) -> Verdict:
+    """Assert that counted work grows no faster than a law.
+
+    Parameters
+    ----------
+    fn : callable
+        ``fn(n)`` returns the work at size n: a number, a `Work`, or what has one as ``.work``.
+    law : str
+        Such as "n log n"; ``n^a log^b n``.
+    sizes : integers
+        Five or more over at least four octaves.
+    unit : {"multiply_adds", "scores", "bytes"}
+        Which figure of a `Work` is meant.
+
+    Returns
+    -------
+    Verdict
+        "consistent", with the constant c of ``work <= c law(n)``.
+
+    Raises
+    ------
+    AssertionError
+        The verdict is another.
+    TypeError
+        `fn` returned no work.
+    """
+    amounts = [_amount(fn(n), unit) for n in sizes]
+    found = judge(sizes, amounts, law, cliffs=False)
+    if found.verdict != "consistent":
+        pairs = ", ".join(f"{n}: {a:g}" for n, a in zip(sizes, amounts, strict=True))
+        raise AssertionError(f"work is {found.verdict} with {law}: {found.reason} ({pairs})")
+    return found
+
+
+def _amount(result: Any, unit: str) -> float:
+    work = of_result(result)
+    if work is not None:
+        if unit not in Work._fields[:3]:
+            raise ValueError(
+                f"assert_complexity: unit={unit!r}, expected 'multiply_adds', 'scores' or 'bytes'"
+            )
+        return float(getattr(work, unit))
+    try:
+        return float(result)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"assert_complexity: fn returned a {type(result).__name__}, expected a count, a Work, "
+            "or something that has one as .work"
+        ) from None

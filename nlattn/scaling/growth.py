@@ -1,0 +1,48 @@
+"""Laws of growth, ``n^a log2(n)^b``, by the names people write."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nlattn._types import Floats
+
+_FORM = re.compile(r"(?:n(?:\^(?P<power>\d+(?:\.\d+)?))?)?\s*(?:log(?:\^(?P<logs>\d+))? n)?")
+
+
+class Growth(NamedTuple):
+    """``f(n) = n^power log2(n)^logs``."""
+
+    power: float
+    logs: int
+
+    def log2(self, n: Any) -> Floats:
+        """``log2 f(n)``."""
+        x = np.log2(np.asarray(n, np.float64))
+        value: Floats = self.power * x + self.logs * np.log2(x)
+        return value
+
+    def __call__(self, n: Any) -> Floats:
+        """``f(n)``."""
+        value: Floats = np.exp2(self.log2(n))
+        return value
+
+
+def growth(law: str) -> Growth:
+    """Read a law such as "n", "n log n", "n log^2 n", "n^1.5"; ValueError if it is none."""
+    text = law.strip()
+    if text.startswith("O(") and text.endswith(")"):
+        text = text[2:-1].strip()
+    found = _FORM.fullmatch(text)
+    if not text or found is None:
+        raise ValueError(
+            f"growth: law={law!r}, expected n^a log^b n such as 'n', 'n log n' or 'n^2'"
+        )
+    power = float(found["power"] or 1) if text.startswith("n") else 0.0
+    return Growth(power, int(found["logs"] or 1) if "log" in text else 0)
+
+
+FAMILY = ("n", "n log n", "n log^2 n", "n^1.5", "n^2")
+"""The laws that times are compared with."""

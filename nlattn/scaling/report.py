@@ -1,0 +1,104 @@
+"""What a sweep found, as data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nlattn.scaling import models, timing
+from nlattn.scaling.judge import Verdict, judge
+from nlattn.scaling.sweep import UNITS, Curve
+
+_FEWEST = 3  # sizes from which laws are fitted
+
+
+def subject(
+    curve: Curve, claim: str, dense: Curve | None = None, predict: int | None = None
+) -> dict[str, Any]:
+    """Everything about one subject; `predict` is the n to foretell."""
+    verdicts = curve.verdicts(claim)
+    main = verdicts.get("multiply_adds") or verdicts.get("scores")
+    return {
+        "name": curve.name,
+        "source": curve.how or None,
+        "law": curve.law or None,
+        "verdict": None if main is None else main.verdict,
+        "verdicts": verdicts,
+        "sizes": [_size(curve, n) for n in sorted({*curve.work, *curve.seconds})],
+        "time": _time(curve, claim),
+        "memory": _memory(curve),
+        "crossover": None if dense is None else timing.crossover(curve.seconds, dense.seconds),
+        "predicted": None if predict is None else _predicted(curve, predict),
+    }
+
+
+def _size(curve: Curve, n: int) -> dict[str, Any]:
+    work, seconds = curve.work.get(n), curve.seconds.get(n)
+    return {
+        "n": n,
+        "work": None if work is None else {unit: getattr(work, unit) for unit in UNITS},
+        "first_touch": curve.first.get(n),
+        "seconds": None if seconds is None else timing.summary(seconds),
+        "samples": seconds,
+        "queries_timed": curve.queries.get(n, n),
+        "peak_bytes": curve.peak.get(n),
+        "quality": curve.quality.get(n),
+    }
+
+
+def medians(curve: Curve) -> tuple[list[int], list[float]]:
+    """Sizes that were timed, and median seconds."""
+    sizes = sorted(curve.seconds)
+    return sizes, [float(np.median(curve.seconds[n])) for n in sizes]
+
+
+def time_verdict(curve: Curve, claim: str) -> Verdict | None:
+    """The judge's word on times, withheld where a jump is certain or samples spread."""
+    sizes, seconds = medians(curve)
+    if len(sizes) < _FEWEST:
+        return None
+    found = judge(sizes, seconds, claim)
+    if found.cliffs:
+        before, after, factor = found.cliffs[0]
+        text = f"time jumps by {factor:.2f} between n = {before} and {after}"
+        return found._replace(verdict="undecided", reason=text)
+    restless = [n for n in sizes if timing.summary(curve.seconds[n]).unstable]
+    if 2 * len(restless) > len(sizes):
+        text = f"samples spread by more than a tenth at {len(restless)} of {len(sizes)} sizes"
+        return found._replace(verdict="undecided", reason=text)
+    return found
+
+
+def _time(curve: Curve, claim: str) -> dict[str, Any] | None:
+    if not curve.seconds:
+        return None
+    sizes, seconds = medians(curve)
+    return {
+        "compile": curve.compile,
+        "verdict": time_verdict(curve, claim),
+        "exponents": timing.local_exponents(curve.seconds),
+        "laws": models.law_weights(sizes, seconds) if len(sizes) >= _FEWEST else None,
+        "unstable": [n for n in sizes if timing.summary(curve.seconds[n]).unstable],
+    }
+
+
+def _memory(curve: Curve) -> dict[str, int] | None:
+    """At the largest size: measured, and foretold by the smaller ones."""
+    sizes = sorted(curve.peak)
+    if len(sizes) < _FEWEST:
+        return None
+    last = sizes.pop()
+    foretold = models.bytes_at(sizes, [curve.peak[n] for n in sizes], last)
+    return {"n": last, "measured": curve.peak[last], "predicted": foretold}
+
+
+def _predicted(curve: Curve, n: int) -> dict[str, Any]:
+    sizes, seconds = medians(curve)
+    held = sorted(curve.peak)
+    enough, known = len(sizes) >= _FEWEST, len(held) >= _FEWEST
+    return {
+        "n": n,
+        "seconds": models.extrapolate(sizes, seconds, n) if enough else None,
+        "bytes": models.bytes_at(held, [curve.peak[m] for m in held], n) if known else None,
+    }

@@ -1,0 +1,99 @@
+"""``nlattn validate``: its table, its failures, its exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nlattn.cli import main
+from nlattn.conformance.report import from_data
+
+FILE = """
+import numpy as np
+
+class Backend:
+    name = "zeros"
+    def capabilities(self):
+        return {"dtypes": ["float32"]}
+    def attention(self, q, k, v, *, causal=False):
+        return np.zeros((*q.shape[:-1], v.shape[-1]), q.dtype)
+"""
+
+
+@pytest.fixture
+def zeros(tmp_path: Path) -> str:
+    (tmp_path / "zeros.py").write_text(FILE)
+    return str(tmp_path / "zeros.py")
+
+
+def test_a_wrong_backend_is_rejected(capsys: Any, zeros: str) -> None:
+    code = main(["validate", zeros, "--operators", "attention", "--case", "*/forward/*/[cp]*"])
+    out, err = capsys.readouterr()
+    assert (code, err) == (1, "")
+    assert "FAIL attention/forward/float32/causal\n" in out
+    assert f"again: nlattn validate {zeros} --case attention/forward/float32/causal" in out
+    assert "no float64" in out
+    assert ", smoke: 5 pass, 4 fail, 11 unsupported in" in out
+
+
+def test_one_case_as_data(capsys: Any) -> None:
+    code = main(["validate", "numpy", "--case", "attention/forward/float32/causal", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert report["backend"] == "numpy"
+    assert [v["status"] for v in report["verdicts"]] == ["pass"]
+    assert from_data(report).counts() == {"pass": 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["nobody.py"], "nobody.py: no such file"),
+        (["numpy", "--operators", "fast"], "--operators: 'fast' is no operator; there are"),
+        (["numpy", "--case", "x"], "no case of this tier has such a name, operator and dtype"),
+        (["numpy", "--case", "x", "--sweep", "3"], "no case of this tier has such a name"),
+        (["numpy", "--dtypes", "int8", "--sweep", "3"], "no case of this tier has such a name"),
+    ],
+)
+def test_wrong_use_is_said(capsys: Any, words: list[str], text: str) -> None:
+    assert main(["validate", *words]) == 2
+    assert f"nlattn: {text}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["torch", "jax"])
+def test_a_missing_library_is_named(
+    module: str, capsys: Any, tmp_path: Any, monkeypatch: Any
+) -> None:
+    text = f"raise ModuleNotFoundError('No module named {module}', name='{module}')\n"
+    (tmp_path / f"{module}.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert main(["validate", module, "--operators", "attention"]) == 3
+    said = capsys.readouterr().err
+    assert f"{module} is not installed; python -m pip install 'nlattn[{module}]' brings it" in said
+
+
+SHOWN = """
+import numpy as np
+
+class Backend:
+    def capabilities(self):
+        return {"operators": ["attention"], "stages": True}
+    def attention_stages(self, q, k, v):
+        raw = q @ k.T / np.sqrt(q.shape[1])
+        weights = np.exp(raw) / np.exp(raw).sum()
+        return {"raw": raw, "weights": weights, "output": weights @ v}
+    def attention(self, q, k, v):
+        return self.attention_stages(q, k, v)["output"]
+"""
+
+
+@pytest.mark.parametrize("shows", [True, False])
+def test_stages_that_a_backend_shows_are_compared(shows: bool, tmp_path: Any, capsys: Any) -> None:
+    file = tmp_path / "shown.py"
+    file.write_text(SHOWN if shows else SHOWN.replace("True", "False"))
+    assert main(["validate", str(file), "--case", "attention/forward/float64/primes"]) == 1
+    said = "raw is right, weights is the first stage that differs: at [0, 0]"
+    assert (said in capsys.readouterr().out) == shows
