@@ -83,8 +83,14 @@ def _rules(case: Case, label: str) -> dict[str, Callable[[Ask, Case, Reply], str
 def _repeatable(ask: Ask, case: Case, first: Reply) -> str:
     again = ask(case).outputs
     for name, x in first.outputs.items():
-        if name not in again or again[name].tobytes() != x.tobytes():
-            return f"{name} differs from one call to the next"
+        y = again.get(name)
+        if y is None or y.shape != x.shape or y.dtype != x.dtype:
+            return f"{name} has another shape or dtype from one call to the next"
+        if y.tobytes() != x.tobytes():
+            numbers = np.argwhere((y != x) & ((y == y) | (x == x)))
+            at = tuple(map(int, numbers[0])) if len(numbers) else None
+            what = f"{len(numbers)} places, first {at}: {x[at]}, {y[at]}" if at else "signs or NaN"
+            return f"{name} differs from one call to the next: {what}"
     return ""
 
 
