@@ -1,4 +1,4 @@
-"""Draws the pictures of the pages on linear attention: ``python docs/pictures.py``."""
+"""Draws the pictures of the pages on linear attention: ``python docs/pictures/linear.py``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 import nlattn
 from nlattn import images, plots
 
-HERE = Path(__file__).parent / "images"
+IMAGES = Path(__file__).parents[1] / "images"
 PART = slice(20, 276), slice(90, 346)  # head and flag
 QUERY = 82, 97  # on an eye
 FEATURES = 128
@@ -77,6 +77,5 @@ def estimates() -> Figure:
 
 
 if __name__ == "__main__":
-    HERE.mkdir(exist_ok=True)
-    estimates().savefig(HERE / "features.png", dpi=80)
-    mechanisms().savefig(HERE / "mechanisms.jpg", dpi=80)
+    estimates().savefig(IMAGES / "features.png", dpi=80)
+    mechanisms().savefig(IMAGES / "mechanisms.jpg", dpi=80)
