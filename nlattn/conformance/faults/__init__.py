@@ -17,7 +17,7 @@ from nlattn.conformance import runner
 from nlattn.conformance.backend import Unsupported, call
 from nlattn.conformance.case import Case, suite
 from nlattn.conformance.diagnosis import commonest
-from nlattn.conformance.faults import dense, grids, keys, linear
+from nlattn.conformance.faults import dense, gradients, grids, keys, linear
 
 ENOUGH = 3
 """Failures of a fault after which it is known well enough."""
@@ -78,6 +78,8 @@ def _table() -> Iterator[tuple[str, Callable[..., Any], dict[str, str]]]:
     for module in (linear, grids, keys):
         for op, faults in module.FAULTS.items():
             yield op, getattr(module, op), faults
+    for op, faults in gradients.FAULTS.items():
+        yield op, gradients.FUNCTIONS[op.removesuffix("_vjp")], faults
 
 
 FAULTS = tuple(

@@ -16,7 +16,7 @@ def sparse_attention(
     lead = q.shape[:-2]
     n, m = (int(x) for x in support_shape[-2:])
     factor = q.shape[-1] ** -0.5 if scale is None else scale
-    out = np.zeros((*lead, n, v.shape[-1]))
+    out = np.zeros((*lead, n, v.shape[-1]), np.result_type(q, k, v, float))
     for row, (*b, i) in enumerate(np.ndindex(*lead, n)):
         first, last = support_indptr[row], support_indptr[row + 1]
         keys = support_indices[first : last - 1 if bad == "last key" else last]
@@ -34,7 +34,7 @@ def sparse_attention(
             h2 = {"linear h": bandwidth, "twice": 2 * bandwidth**2}.get(bad, bandwidth**2)
             w = np.exp(-(d2 - d2.min()) / h2)
         else:
-            w = abs(s) ** power if weight == "abspow" else s
+            w = np.where(s.real < 0, -s, s) ** power if weight == "abspow" else s
         total = len(keys) if weight == "dot" and bad != "by sum" else w.sum()
         out[head][i] = (w / total if total else w) @ v[head][keys]
     return out

@@ -110,7 +110,7 @@ def enla(
 
     k = amplified(k) / (np.sqrt(amplification) if bad == "one side" else 1)
     if bad == "unit values":
-        v = v / np.linalg.norm(v, axis=-1, keepdims=True)
+        v = v / np.sqrt((v**2).sum(-1, keepdims=True))
     c = q.shape[-1] ** -0.25 if bad == "quarter" else 1.0
     f, g = (_features(bad, x, projection, c, eps, 0) for x in (amplified(q), k))
     s = f @ _turned(g)
@@ -121,7 +121,7 @@ def enlca_loss(bad: str, q: Any, k: Any, *, positives: int, negatives: Any, marg
     """Contrast of the best keys with mediocre ones."""
     if bad != "raw":
         q, k = (
-            np.sqrt(6) * x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 5e-5)
+            np.sqrt(6) * x / np.maximum(np.sqrt((x**2).sum(-1, keepdims=True)), 5e-5)
             for x in (q, k)
         )
     s = np.sort(np.exp(q @ _turned(k)), axis=-1)
