@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--sides", type=int, nargs="+", choices=(64, 128, 256, 512))
     parser.add_argument("--iterations", type=int, nargs="*", default=[4, 16], metavar="N")
     parser.add_argument("--trees", type=int, nargs="*", default=[4, 8], metavar="N")
-    parser.add_argument("--probes", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--probes", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--efforts", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--no-descent", action="store_true", help="leave pynndescent out")
     parser.add_argument("--rows", type=int, default=512, help="queries that recall is taken from")

@@ -8,6 +8,7 @@ float32 within 8.3e-8, float64 within 1.6e-16 relative. Coefficients: Cephes (fl
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numba
@@ -18,13 +19,17 @@ from nlattn import _jit
 
 _f = np.float32
 # Adding this leaves the rounded integer in the low bits of the sum.
-_ROUND32, _ROUND64 = _f(1.5 * 2**23), 1.5 * 2.0**52
-_LOG2E32, _LOG2E64 = _f(1.4426950408889634), 1.4426950408889634
+ROUND32, ROUND64 = _f(1.5 * 2**23), 1.5 * 2.0**52
+LOG2E32, LOG2E64 = _f(1.4426950408889634), 1.4426950408889634
 # log(2) in two parts: products of the first with the exponent are exact.
-_HIGH32, _LOW32 = _f(0.693359375), _f(-2.12194440e-4)
-_HIGH64, _LOW64 = 6.93147180369123816490e-01, 1.90821492927058770002e-10
+HIGH32, LOW32 = _f(0.693359375), _f(-2.12194440e-4)
+HIGH64, LOW64 = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 # From here down the exponent's bits come out 0, and with them the result.
-_ZERO32, _ZERO64 = _f(-88.0), -709.0
+ZERO32, ZERO64 = _f(-88.0), -709.0
+# (e^r - 1 - r) / r^2, highest power first.
+P32 = tuple(map(_f, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2,
+                     1.6666665459e-1, 5.0000001201e-1)))  # fmt: skip
+P64 = tuple(1 / math.factorial(n) for n in range(13, 1, -1))
 
 
 if numba.config.DISABLE_JIT:
@@ -49,15 +54,15 @@ else:  # pragma: no cover - the compiler runs it
 
 @_jit.device
 def _exp32(x: Any) -> Any:
-    x = _ZERO32 if x < _ZERO32 else x  # written so that NaN stays
-    shifted = muladd(x, _LOG2E32, _ROUND32)
-    k = shifted - _ROUND32
-    r = muladd(k, -_LOW32, muladd(k, -_HIGH32, x))
-    p = muladd(_f(1.9875691500e-4), r, _f(1.3981999507e-3))
-    p = muladd(p, r, _f(8.3334519073e-3))
-    p = muladd(p, r, _f(4.1665795894e-2))
-    p = muladd(p, r, _f(1.6666665459e-1))
-    p = muladd(p, r, _f(5.0000001201e-1))
+    x = ZERO32 if x < ZERO32 else x  # written so that NaN stays
+    shifted = muladd(x, LOG2E32, ROUND32)
+    k = shifted - ROUND32
+    r = muladd(k, -LOW32, muladd(k, -HIGH32, x))
+    p = muladd(P32[0], r, P32[1])
+    p = muladd(p, r, P32[2])
+    p = muladd(p, r, P32[3])
+    p = muladd(p, r, P32[4])
+    p = muladd(p, r, P32[5])
     p = muladd(p, r * r, r) + _f(1)
     bits = np.float32(shifted).view(np.int32) << np.int32(23)
     return p * np.int32(bits + np.int32(127 << 23)).view(np.float32)
@@ -65,21 +70,21 @@ def _exp32(x: Any) -> Any:
 
 @_jit.device
 def _exp64(x: Any) -> Any:
-    x = _ZERO64 if x < _ZERO64 else x
-    shifted = muladd(x, _LOG2E64, _ROUND64)
-    k = shifted - _ROUND64
-    r = muladd(k, -_LOW64, muladd(k, -_HIGH64, x))
-    p = muladd(1 / 6227020800, r, 1 / 479001600)
-    p = muladd(p, r, 1 / 39916800)
-    p = muladd(p, r, 1 / 3628800)
-    p = muladd(p, r, 1 / 362880)
-    p = muladd(p, r, 1 / 40320)
-    p = muladd(p, r, 1 / 5040)
-    p = muladd(p, r, 1 / 720)
-    p = muladd(p, r, 1 / 120)
-    p = muladd(p, r, 1 / 24)
-    p = muladd(p, r, 1 / 6)
-    p = muladd(p, r, 0.5)
+    x = ZERO64 if x < ZERO64 else x
+    shifted = muladd(x, LOG2E64, ROUND64)
+    k = shifted - ROUND64
+    r = muladd(k, -LOW64, muladd(k, -HIGH64, x))
+    p = muladd(P64[0], r, P64[1])
+    p = muladd(p, r, P64[2])
+    p = muladd(p, r, P64[3])
+    p = muladd(p, r, P64[4])
+    p = muladd(p, r, P64[5])
+    p = muladd(p, r, P64[6])
+    p = muladd(p, r, P64[7])
+    p = muladd(p, r, P64[8])
+    p = muladd(p, r, P64[9])
+    p = muladd(p, r, P64[10])
+    p = muladd(p, r, P64[11])
     p = muladd(p, r * r, r) + 1.0
     bits = np.float64(shifted).view(np.int64) << np.int64(52)
     return p * np.int64(bits + np.int64(1023 << 52)).view(np.float64)

@@ -24,10 +24,10 @@ _FEATURES = llvmlite.binding.get_host_cpu_features()
 _WIDE = bool(_FEATURES.get("avx512f"))
 _AVX2 = bool(_FEATURES.get("avx2"))
 VECTOR_BYTES = 64 if _WIDE else 32 if _AVX2 else 16
-_VECTORS = 2
+VECTORS = 2
 # 8 x 2 accumulators leave room for operands in 32 registers, 6 x 2 in the 16 of AVX2.
 _ROWS = 6 if _AVX2 and not _WIDE else 8
-PANEL_BYTES = _VECTORS * VECTOR_BYTES
+PANEL_BYTES = VECTORS * VECTOR_BYTES
 
 
 @_jit.device
@@ -71,9 +71,9 @@ def _emitter(rows: int) -> Any:  # pragma: no cover - the compiler runs it
         builder.branch(loop)
         builder.position_at_end(loop)
         k = builder.phi(i64)
-        total = [[builder.phi(vector) for _ in range(_VECTORS)] for _ in range(rows)]
+        total = [[builder.phi(vector) for _ in range(VECTORS)] for _ in range(rows)]
         row, column = builder.mul(k, b_k), builder.mul(k, a_k)
-        panel = [builder.load(part(right, row, v), align=size) for v in range(_VECTORS)]
+        panel = [builder.load(part(right, row, v), align=size) for v in range(VECTORS)]
         for chains in total:
             scalar = builder.load(builder.gep(left, [column]))
             column = builder.add(column, a_row)

@@ -17,12 +17,12 @@ from nlattn import _jit
 from nlattn._types import Bools, Floats, Ints
 from nlattn.kernels.exp import exp, tanh
 from nlattn.kernels.gemm import multiply, width
+from nlattn.kernels.lanes import exponentials, highest
 
 TILE = 256
 """Queries of a tile."""
 KEYS = 256
 """Keys of a block: its scores against one panel of queries fit the first-level cache."""
-_CHAIN = 16  # weights added in one chain: equal ones round alike, so long chains drift
 _CALL = 4_000_000_000
 
 
@@ -167,30 +167,18 @@ def score(
 def soften(s: Floats, count: int, w: int, top: Floats, total: Floats, room: Floats) -> None:
     """Turn a panel's scores into weights relative to the running maximum `top` of each query.
 
-    `total` is the running sum of weights. The first `w` of the three in `room` receive what
-    earlier weights must be multiplied by.
+    `total` is the running sum of weights. `room` holds two rows; the first receives what earlier
+    weights must be multiplied by.
     """
-    shrink, shift, part = room[:w], room[w : 2 * w], room[2 * w :]
+    shrink, shift = room[:w], room[w:]
     for l in range(w):
         shrink[l] = top[l]
-    for j in range(count):
-        for l in range(w):
-            x = s[j * w + l]
-            top[l] = x if x > top[l] else top[l]
+    highest(s, count, top)
     for l in range(w):
         shift[l] = top[l] if top[l] > -np.inf else 0
         shrink[l] = exp(shrink[l] - shift[l])
         total[l] *= shrink[l]
-        part[l] = 0
-    for j in range(count):
-        for l in range(w):
-            e = exp(s[j * w + l] - shift[l])
-            s[j * w + l] = e
-            part[l] += e
-        if (j + 1) % _CHAIN == 0 or j + 1 == count:
-            for l in range(w):
-                total[l] += part[l]
-                part[l] = 0
+    exponentials(s, count, shift, total)
 
 
 @_jit.device

@@ -30,7 +30,7 @@ def attend_tile(p: Scores, v: Floats, head: int, i0: int, out: Floats, norm: Flo
     w = width(v)
     panels = (rows.size + w - 1) // w
     queries = aligned(panels * d * w, v)
-    s, part, shrink = aligned(KEYS * w, v), aligned(e * w, v), aligned(3 * w, v)
+    s, part, shrink = aligned(KEYS * w, v), aligned(e * w, v), aligned(2 * w, v)
     acc, tops, totals = aligned(panels * e * w, v), aligned(panels * w, v), aligned(panels * w, v)
     for x in range(acc.size):
         acc[x] = 0
@@ -125,7 +125,7 @@ def topk(p: Scores, start: int, stop: int, value: Floats, index: Ints) -> None:
         first = (start + spread(task, stop - start)) * w
         queries = np.arange(first, min(first + w, n))
         panel, s = aligned(d * w, p.k), aligned(KEYS * w, p.k)
-        top, total, shrink = aligned(w, p.k), aligned(w, p.k), aligned(3 * w, p.k)
+        top, total, shrink = aligned(w, p.k), aligned(w, p.k), aligned(2 * w, p.k)
         top[:], total[:] = -np.inf, 0
         for i in queries:
             value[i], index[i] = -np.inf, -1

@@ -10,8 +10,8 @@ import numpy as np
 
 from nlattn import _jit
 from nlattn._types import Floats, Ints
-from nlattn.kernels.exp import exp
 from nlattn.kernels.gemm import aligned, multiply, width
+from nlattn.kernels.lanes import slopes
 from nlattn.kernels.panel import KEYS, Scores, key_range, load_norm, pack, score, spread
 
 _TILE_BYTES = 1024
@@ -55,13 +55,7 @@ def score_gradient(
     load_norm(norm[:, head], rows, first, top, inverse)
     for l in range(w):
         shift[l] = delta[head, rows[first + l]] if first + l < rows.size else 0
-    for j in range(count):
-        at = s0 + j * step
-        row, change = s[at : at + w], ds[at : at + w]
-        for l in range(w):
-            weight = exp(row[l] - top[l]) * inverse[l]
-            row[l] = weight
-            change[l] = weight * (change[l] - shift[l])
+    slopes(s, ds, s0, step, count, top, inverse, shift)
 
 
 @_jit.device

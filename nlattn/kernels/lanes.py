@@ -1,0 +1,206 @@
+"""Loops over the rows of a panel of scores, in whole vectors that stay in registers.
+
+Written in LLVM's vector types like the tiles of `gemm`: from loops over lanes the compiler makes
+vectors of half the width, and stores sums after every row, since arrays might overlap. Row j is the
+`width` numbers from ``s0 + j step``; nothing is checked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from nlattn._types import Floats
+from nlattn.kernels import exp as scalar
+from nlattn.kernels.gemm import VECTOR_BYTES, VECTORS, width
+
+_CHAIN = 16  # weights added in one chain: equal ones round alike, so long chains drift
+
+
+def _rows(s: Floats, s0: int, step: int, count: int) -> Floats:
+    """A view of the rows."""
+    return np.lib.stride_tricks.as_strided(
+        s[s0:], (count, width(s)), (step * s.itemsize, s.itemsize)
+    )
+
+
+def _highest(s: Floats, count: int, top: Floats) -> None:
+    rows = _rows(s, 0, width(s), count)
+    top[:] = np.fmax(top, np.fmax.reduce(rows, 0, initial=-np.inf))
+
+
+def _exponentials(s: Floats, count: int, shift: Floats, total: Floats) -> None:
+    rows = _rows(s, 0, width(s), count)
+    rows[:] = np.exp(rows - shift)
+    total += rows.sum(0)
+
+
+def _slopes(
+    s: Floats,
+    ds: Floats,
+    s0: int,
+    step: int,
+    count: int,
+    top: Floats,
+    inverse: Floats,
+    mean: Floats,
+) -> None:
+    weights, slopes = _rows(s, s0, step, count), _rows(ds, s0, step, count)
+    weights[:] = np.exp(weights - top) * inverse
+    slopes[:] = weights * (slopes - mean)
+
+
+_SIZE = ir.IntType(64)
+
+
+class _Lanes:  # pragma: no cover - the compiler runs it
+    """Writes code on the vectors of a row."""
+
+    def __init__(self, context: Any, builder: Any, signature: Any) -> None:
+        self.context, self.builder, self.signature = context, builder, signature
+        element = context.get_value_type(signature.args[0].dtype)
+        self.align = context.get_abi_sizeof(element)
+        self.count = VECTOR_BYTES // self.align
+        self.vector = ir.VectorType(element, self.count)
+        self.bits = ir.VectorType(ir.IntType(8 * self.align), self.count)
+
+    def every(self, number: Any) -> Any:
+        """A vector of one number."""
+        return ir.Constant(self.vector, [float(number)] * self.count)
+
+    def whole(self, number: int) -> Any:
+        """A vector of one integer."""
+        return ir.Constant(self.bits, [number] * self.count)
+
+    def row(self, argument: int, value: Any, first: Any = None) -> list[Any]:
+        """Pointers to the vectors of a row of an array, which is an argument."""
+        array = self.context.make_array(self.signature.args[argument])
+        data = array(self.context, self.builder, value).data
+        if first is not None:
+            data = self.builder.gep(data, [first])
+        places = [self.builder.gep(data, [_SIZE(v * self.count)]) for v in range(VECTORS)]
+        return [self.builder.bitcast(place, self.vector.as_pointer()) for place in places]
+
+    def load(self, places: list[Any]) -> list[Any]:
+        return [self.builder.load(place, align=self.align) for place in places]
+
+    def store(self, values: list[Any], places: list[Any]) -> None:
+        for value, place in zip(values, places, strict=True):
+            self.builder.store(value, place, align=self.align)
+
+    def registers(self, values: list[Any]) -> list[Any]:
+        """Variables that begin as `values`."""
+        return [cgutils.alloca_once_value(self.builder, value) for value in values]
+
+    def muladd(self, a: Any, b: Any, c: Any) -> Any:
+        product = self.builder.fmul(a, b, flags=["contract"])
+        return self.builder.fadd(product, c, flags=["contract"])
+
+    def exp(self, x: Any) -> Any:
+        """As `exp.exp`, step by step."""
+        b, single = self.builder, self.align == 4
+        names = ("ZERO", "LOG2E", "ROUND", "HIGH", "LOW")
+        zero, log2e, magic, high, low = (
+            float(getattr(scalar, f"{name}{32 if single else 64}")) for name in names
+        )
+        mantissa, bias = (23, 127) if single else (52, 1023)
+        first, *others = scalar.P32 if single else scalar.P64
+        x = b.select(b.fcmp_ordered("<", x, self.every(zero)), self.every(zero), x)
+        shifted = self.muladd(x, self.every(log2e), self.every(magic))
+        k = b.fsub(shifted, self.every(magic))
+        r = self.muladd(k, self.every(-low), self.muladd(k, self.every(-high), x))
+        p = self.every(first)
+        for coefficient in others:
+            p = self.muladd(p, r, self.every(coefficient))
+        p = b.fadd(self.muladd(p, b.fmul(r, r), r), self.every(1))
+        power = b.shl(b.bitcast(shifted, self.bits), self.whole(mantissa))
+        power = b.add(power, self.whole(bias << mantissa))
+        return b.fmul(p, b.bitcast(power, self.vector))
+
+
+@intrinsic
+def _compiled_highest(_, s, count, top):  # type: ignore[no-untyped-def]  # pragma: no cover
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        on = _Lanes(context, builder, signature)
+        s_, count_, top_ = arguments
+        found = on.registers(on.load(on.row(2, top_)))
+        with cgutils.for_range(builder, count_, intp=_SIZE) as loop:
+            first = builder.mul(loop.index, _SIZE(VECTORS * on.count))
+            for x, register in zip(on.load(on.row(0, s_, first)), found, strict=True):
+                best = builder.load(register)
+                above = builder.fcmp_ordered(">", x, best)
+                builder.store(builder.select(above, x, best), register)
+        on.store([builder.load(x) for x in found], on.row(2, top_))
+        return context.get_dummy_value()
+
+    return numba.types.void(s, numba.types.int64, top), emit
+
+
+@intrinsic
+def _compiled_exponentials(  # type: ignore[no-untyped-def]
+    _, s, count, shift, total
+):  # pragma: no cover - the compiler runs it
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        on = _Lanes(context, builder, signature)
+        s_, count_, shift_, total_ = arguments
+        shifts = on.load(on.row(2, shift_))
+        totals = on.registers(on.load(on.row(3, total_)))
+        chains = on.registers([on.every(0)] * VECTORS)
+        chain = _SIZE(_CHAIN)
+        with cgutils.for_range_slice(builder, _SIZE(0), count_, chain, _SIZE) as (begin, _):
+            for register in chains:
+                builder.store(on.every(0), register)
+            end = builder.add(begin, chain)
+            end = builder.select(builder.icmp_signed("<", end, count_), end, count_)
+            with cgutils.for_range_slice(builder, begin, end, _SIZE(1), _SIZE) as (j, _):
+                places = on.row(0, s_, builder.mul(j, _SIZE(VECTORS * on.count)))
+                powers = [
+                    on.exp(builder.fsub(x, shift))
+                    for x, shift in zip(on.load(places), shifts, strict=True)
+                ]
+                on.store(powers, places)
+                for power, register in zip(powers, chains, strict=True):
+                    builder.store(builder.fadd(builder.load(register), power), register)
+            for register, whole in zip(chains, totals, strict=True):
+                builder.store(builder.fadd(builder.load(whole), builder.load(register)), whole)
+        on.store([builder.load(x) for x in totals], on.row(3, total_))
+        return context.get_dummy_value()
+
+    return numba.types.void(s, numba.types.int64, shift, total), emit
+
+
+@intrinsic
+def _compiled_slopes(  # type: ignore[no-untyped-def]
+    _, s, ds, s0, step, count, top, inverse, mean
+):  # pragma: no cover - the compiler runs it
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        on = _Lanes(context, builder, signature)
+        s_, ds_, s0_, step_, count_, top_, inverse_, mean_ = arguments
+        given = [on.load(on.row(n, x)) for n, x in ((5, top_), (6, inverse_), (7, mean_))]
+        with cgutils.for_range(builder, count_, intp=_SIZE) as loop:
+            first = builder.add(s0_, builder.mul(loop.index, step_))
+            weights, slopes = on.row(0, s_, first), on.row(1, ds_, first)
+            for v, (top, inverse, mean) in enumerate(zip(*given, strict=True)):
+                s_v, ds_v = (on.load([x[v]])[0] for x in (weights, slopes))
+                weight = builder.fmul(on.exp(builder.fsub(s_v, top)), inverse)
+                on.store([weight], [weights[v]])
+                on.store([builder.fmul(weight, builder.fsub(ds_v, mean))], [slopes[v]])
+        return context.get_dummy_value()
+
+    i = numba.types.int64
+    return numba.types.void(s, ds, i, i, i, top, inverse, mean), emit
+
+
+_JIT = not numba.config.DISABLE_JIT
+highest: Any = _compiled_highest if _JIT else _highest
+"""``highest(s, count, top)``: raise `top` to the largest of each lane; NaN is passed over."""
+exponentials: Any = _compiled_exponentials if _JIT else _exponentials
+"""``exponentials(s, count, shift, total)``: ``s = exp(s - shift)``, and their sums to `total`."""
+slopes: Any = _compiled_slopes if _JIT else _slopes
+"""``slopes(s, ds, s0, step, count, top, inverse, mean)``: weights ``s = exp(s - top) inverse`` and
+``ds = s (ds - mean)``."""
