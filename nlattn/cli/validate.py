@@ -20,7 +20,7 @@ from nlattn.conformance.judge import Verdict
 from nlattn.conformance.process import Process
 from nlattn.conformance.report import Report, as_data, failure, from_data, lines, summary
 from nlattn.conformance.runner import run
-from nlattn.conformance.search import searches
+from nlattn.conformance.search import DTYPES, SEARCHES, searches, verdict_name
 from nlattn.conformance.suite import cases
 from nlattn.conformance.sweep import sweep
 
@@ -44,8 +44,7 @@ def validate(options: Namespace) -> int:
         options.backend, options.op, timeout=options.timeout, memory=options.memory * 1e9
     ) as subject:
         found: Iterator[Verdict] = run(subject, fixed, dict(options.tolerance or ()))
-        if searched(options):
-            found = chain(found, searches(subject, options.dtypes))
+        found = chain(found, searches(subject, searched(options), options.dtypes))
         if options.sweep:
             found = chain(found, drawn(subject, options))
         verdicts = list(shown(found, len(fixed), options.quiet))
@@ -109,11 +108,15 @@ def drawn(subject: Process, options: Namespace) -> Iterator[Verdict]:
     )
 
 
-def searched(options: Namespace) -> bool:
-    """Whether the search is asked for."""
+def searched(options: Namespace) -> tuple[str, ...]:
+    """Operators whose search is asked for."""
     ops = (options.op,) if options.op else options.operators
-    named = fnmatchcase("patchmatch/search", (options.case or "*")[: len("patchmatch/search")])
-    return named and (ops is None or "patchmatch" in ops)
+    return tuple(
+        op
+        for op in SEARCHES
+        if (ops is None or op in ops)
+        and any(fnmatchcase(verdict_name(op, x), options.case or "*") for x in DTYPES)
+    )
 
 
 def chosen(options: Namespace) -> list[Case]:

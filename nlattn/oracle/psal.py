@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from nlattn.oracle.patchmatch import patchmatch
+
 Array = np.ndarray[Any, Any]
 
 
@@ -80,11 +82,25 @@ def weights(
     return rows
 
 
-def psal(q: Array, k: Array, v: Array, index: Array, *, patch: int = 3, **options: Any) -> Array:
-    """Outputs (Hq, Wq, e) of one head; `index` (Hq, Wq, topk) holds keys, -1 for none.
+def psal(
+    q: Array,
+    k: Array,
+    v: Array,
+    index: Array | None = None,
+    *,
+    patch: int = 3,
+    topk: int = 3,
+    iterations: int = 5,
+    seed: int = 0,
+    **options: Any,
+) -> Array:
+    """Outputs (Hq, Wq, e) of one head; `index` (Hq, Wq, topk) holds keys, -1 for none, or is found.
 
     Options: `temperature`, `aggregate`, `dedup`, and `border`, the padding of patches.
     """
+    if index is None:
+        how: Any = {"patch": patch, "topk": topk, "iterations": iterations, "seed": seed}
+        index = patchmatch(q, k, score="neg_l2", **how).index
     c = costs(q, k, index, patch, options.get("border", "reflect"))
     return speak(c, v, index, patch, options)
 

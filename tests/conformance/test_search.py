@@ -10,7 +10,7 @@ import pytest
 from nlattn.cli import main
 from nlattn.conformance.plain import transcription
 from nlattn.conformance.runner import Here
-from nlattn.conformance.search import ALARM, MOST, SEEDS, searches, tail
+from nlattn.conformance.search import ALARM, MOST, SEARCHES, SEEDS, searches, tail
 
 
 class Search:
@@ -71,9 +71,33 @@ class Failing(Search):
     ],
 )
 def test_a_search_is_judged_by_what_it_finds(kind: Any, status: str, text: str) -> None:
-    (verdict,) = searches(Here(kind()), ("float32",))
+    (verdict,) = searches(Here(kind()), ("patchmatch",), ("float32",))
     assert verdict.status == status, verdict
     assert text in verdict.detail
+
+
+class Attention:
+    """Searches for itself, with other seeds than the kit's and fewer iterations if `lazy`."""
+
+    name = "attention"
+
+    def __init__(self, lazy: bool) -> None:
+        self.lazy = lazy
+
+    def run(self, op: str, arrays: Any, options: Any) -> Any:
+        how = {**options, "seed": options["seed"] + 1000}
+        if self.lazy:
+            return transcription(op, arrays, {**how, "iterations": 0})
+        return transcription(op, arrays, how)
+
+
+@pytest.mark.parametrize("op", ["scram", "psal"])
+def test_attention_that_searches_is_judged_by_its_output(op: str) -> None:
+    (good,) = searches(Here(Attention(False)), (op,), ("float32",))
+    assert good.status == "pass", good
+    (bad,) = searches(Here(Attention(True)), (op,), ("float32",))
+    assert bad.status == "fail"
+    assert "the output's error is worse on" in bad.detail
 
 
 def test_the_chance_of_a_false_alarm_is_exact() -> None:
@@ -86,7 +110,7 @@ def test_who_does_not_search_is_not_asked() -> None:
         def capabilities(self) -> dict[str, Any]:
             return {"operators": ["attention"]}
 
-    assert not list(searches(Here(Other()), None))
+    assert not list(searches(Here(Other()), tuple(SEARCHES), None))
 
 
 def test_only_the_search(capsys: Any) -> None:
