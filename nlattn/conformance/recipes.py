@@ -224,6 +224,7 @@ _OWN: dict[str, tuple[Recipe, ...]] = {
     "lp_sensitivity": (Recipe("p-4", {"p": 4.0, "i": 2}),),
     "universal_set": (
         Recipe("p-4", {"p": 4.0, "eps": 0.3}),
+        Recipe("causal", {"causal": True, "eps": 0.3}),
         Recipe("tight", values="tight", options={"eps": 0.3}),
     ),
     "heavy_attention": (

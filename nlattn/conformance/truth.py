@@ -80,10 +80,11 @@ def conditioned(case: Case, now: Precision) -> dict[str, Array]:
     p = float(case.options.get("p", 2.0))
     loss = np.zeros(k.shape[:-2])
     for b in np.ndindex(k.shape[:-2]):
-        loss[b] = 16 * now.unit * (k.shape[-2] ** 0.5 + k.shape[-1]) * condition(k[b], want, p, b)
-    loss = loss + _DOUBLE.unit
+        loss[b] = _loss(k[b], now, condition(k[b], want, p, b))
     if case.op == "universal_set":
-        return {"out": _unsure(case, k, loss, p)}
+        return {
+            "out": (_unsure_prefixes if case.options.get("causal") else _unsure)(case, k, loss, p)
+        }
     each = {}
     for name, x in want.items():
         share = loss[..., None] if x.ndim > loss.ndim else loss
@@ -116,9 +117,23 @@ def _unsure(case: Case, k: Array, loss: Array, p: float) -> Array:
         x * (1 + sign * p * loss[..., None]) for x, sign in zip(bounds, (-1, 1), strict=True)
     )
     unsure = (low < eps) & (high >= eps)
-    if case.options.get("causal"):
-        raise NotImplementedError("causal universal sets are not judged")
     return np.where(unsure, np.inf, 0.1)
+
+
+def _unsure_prefixes(case: Case, k: Array, _: Array, p: float) -> Array:
+    """The same for the keys up to each key, (..., m, m)."""
+    now, m = precision(dtype_of(case.dtype)), k.shape[-2]
+    found = np.full((*k.shape[:-1], m), 0.1)
+    for *b, i in np.ndindex(k.shape[:-1]):
+        part = k[tuple(b)][: i + 1]
+        loss = np.array(_loss(part, now, condition(part, {}, p, ())))
+        found[(*b, i)][: i + 1] = _unsure(case, part, loss, p)
+    return found
+
+
+def _loss(k: Array, now: Precision, squared: float) -> float:
+    """Relative error of the leverage of k (m, d) of this squared condition."""
+    return float(16 * now.unit * (k.shape[-2] ** 0.5 + k.shape[-1]) * squared + _DOUBLE.unit)
 
 
 _CONDITIONED = (

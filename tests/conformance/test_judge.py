@@ -94,3 +94,13 @@ def test_digits() -> None:
     assert digits(1.0, 1.0) == 17
     assert digits(1.001, 1.0) == pytest.approx(3)
     assert digits(0.0, 1.0) == digits(1.0, 0.0) == digits(np.nan, 1.0) == 0
+
+
+def test_causal_universal_sets_are_judged_prefix_by_prefix() -> None:
+    (case,) = (c for c in suite("smoke", ("universal_set",), ("float32",)) if "causal" in c.name)
+    want = truth(case)["out"]
+    assert np.isfinite(bound(case)["out"]).all()  # every key is surely in or surely out
+    assert judge(case, {"out": want}).status == "pass"
+    late = np.tril(np.broadcast_to(want[-1], want.shape))
+    assert (late != want).any()
+    assert judge(case, {"out": late}).status == "fail"

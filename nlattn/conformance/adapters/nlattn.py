@@ -25,9 +25,10 @@ class Backend:
         if op == "lewis_weights":
             return result.weights
         if op == "universal_set":
-            kept = np.zeros(np.shape(arrays["k"])[:-1], bool)
+            lead, m = arrays["k"].shape[:-2], arrays["k"].shape[-2]
+            kept = np.zeros((*lead, *((m,) if options.get("causal") else ()), m), bool)
             rows = np.repeat(np.arange(kept[..., 0].size), np.diff(result.support.indptr))
-            kept.reshape(-1, kept.shape[-1])[rows, result.support.indices] = True
+            kept.reshape(-1, m)[rows, result.support.indices] = True
             return kept
         if op == "heavy_attention":
             return result.to_dense()
