@@ -100,7 +100,7 @@ def extra_memory(n: int, d: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--n", type=int, default=8192)
-    parser.add_argument("--channels", type=int, nargs="+", default=[64, 128])
+    parser.add_argument("--channels", type=int, nargs="+", default=[32, 64, 128])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "float64"])
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--threads", type=int, default=_jit.threads())
