@@ -5,7 +5,7 @@
     repeatable     the same call twice gives the same bits
     heads          a slice of the leading axes alone gives what it gives among the others
     keys           keys, values and masks in another order give the same result
-    linear         twice the values give twice the result, to the last bit but for underflow
+    linear         twice the values give twice the result
     refusal        arrays that do not fit each other are refused
 
 Results of two calls may differ by the sum of their bounds; only `repeatable` asks for bits.

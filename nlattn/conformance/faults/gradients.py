@@ -105,7 +105,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 FAULTS: dict[str, dict[str, str]] = {
     f"{op}_vjp": {**(_STEPPED[op][1] if op in _STEPPED else {}), **_HANDED_ON} for op in FUNCTIONS
+} | {
+    "nl_means_vjp": {name: _HANDED_ON[name] for name in ("ones", "sign")},  # it has no values
+    "enlca_loss_vjp": {"ones": _HANDED_ON["ones"]},  # nor this; its sign is "exchanged"
 }
-for _op in ("nl_means_vjp", "enlca_loss_vjp"):  # neither has values
-    del FAULTS[_op]["values alone"]
-del FAULTS["enlca_loss_vjp"]["sign"]  # which is that of positives and negatives exchanged
