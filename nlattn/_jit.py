@@ -1,168 +1,71 @@
-"""The one way this package compiles: two decorators over ``numba.njit``, and who may run when.
+"""The one way this package compiles: decorators over ``numba.njit``.
 
-``device`` marks a helper that kernels call; ``kernel`` marks a parallel loop that Python calls.
-Both are cached on disk, release the GIL and divide by zero as NumPy does.
+``kernel`` marks a loop over tasks that Python calls and several threads share, ``function`` what
+Python calls on its own thread, ``device`` a helper that only compiled code calls. These are cached
+on disk, release the GIL and divide by zero as NumPy does. ``shared`` marks small helpers that
+Python runs as they stand.
 
-A kernel call takes one process-wide lock, because Numba's ``workqueue`` threads abort the process
-when two Python threads enter them. A forked child of a process whose threads had started runs the
-serial twin instead, because GNU OpenMP kills such a child.
+Loops are compiled for one thread and entered by several (`_threads`), which take their tasks from
+a counter: Numba's parallel loops hold, and optimise, all that they call twice.
 """
 
 from __future__ import annotations
 
-import ast
 import functools
-import hashlib
-import os
-import pickle
-import stat
-import threading
-import warnings
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, overload
+from contextlib import nullcontext
+from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
 import numba
 import numpy as np
-import scipy.linalg.cython_blas  # noqa: F401  loads the BLAS behind Numba's np.dot, to be limited
-from numba.core.caching import FunctionCache
-from numba.np.ufunc import parallel as _pool
-from threadpoolctl import ThreadpoolController
+from numba.extending import intrinsic, register_jitable
+
+from nlattn._cache import Cache, no_cache
+from nlattn._threads import Help, one_blas_thread, stay_away, threads
+from nlattn._types import Ints
 
 P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
 
-prange = numba.prange
-
 # Vectorising a sum needs its order freed; NaN and infinities keep their meaning.
 _REASSOCIATE = {"reassoc", "contract", "nsz", "arcp"}
 _DISABLED = bool(numba.config.DISABLE_JIT)
 
-_lock = threading.Lock()
-_forked = False
-_warned = False
-
-
-def _after_fork() -> None:
-    global _lock, _forked
-    _lock = threading.Lock()
-    _forked = _forked or _pool._is_initialized
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
-@functools.cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController().select(user_api="blas")
-
-
-@functools.cache
-def _sources(file: Path) -> str:
-    """Digest of `file` and of all kernel files it calls: a change of a callee makes it stale."""
-    folder = Path(__file__).parent / "kernels"
-    found, open_ends = {Path(__file__)}, {file}
-    while open_ends:
-        found |= open_ends
-        names = set().union(*map(_imported, open_ends))
-        open_ends = {folder / f"{name}.py" for name in names} - found
-    digest = hashlib.sha256()
-    for path in sorted(found):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _imported(file: Path) -> set[str]:
-    """Stems of the kernel files that a source file imports."""
-    names = set()
-    for node in ast.walk(ast.parse(file.read_bytes())):
-        if isinstance(node, ast.ImportFrom) and node.module == "nlattn.kernels":
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nlattn.kernels."):
-            names.add(str(node.module).split(".")[2])
-    return names
-
-
-def _no_cache(reason: object) -> None:
-    global _warned
-    if not _warned:
-        _warned = True
-        warnings.warn(
-            f"nlattn: compiled code is not kept on disk ({reason}); every process compiles anew. "
-            "Set NUMBA_CACHE_DIR to a private writable folder.",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-
-
-def _others_can_write(folder: str) -> bool:
-    status = os.stat(folder)
-    foreign = hasattr(os, "geteuid") and status.st_uid not in (0, os.geteuid())
-    return foreign or bool(status.st_mode & stat.S_IWOTH)
-
-
-@contextmanager
-def alone(folder: str) -> Iterator[None]:
-    """Wait for other processes that write to a folder, where the system can lock files."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with Path(folder, "nlattn.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-class _Cache(FunctionCache):
-    """Numba's cache, which here never fails a computation and never trusts a shared folder."""
-
-    def __init__(self, function: Callable[..., Any], variant: str) -> None:
-        super().__init__(function)
-        self._variant = variant
-        self._digest = _sources(Path(function.__code__.co_filename))
-        if os.name == "posix" and _others_can_write(self.cache_path):
-            raise PermissionError(f"{self.cache_path} can be written by other users")
-
-    def _index_key(self, sig: Any, codegen: Any) -> Any:
-        return (*super()._index_key(sig, codegen), self._variant, self._digest)
-
-    def _save_overload(self, sig: Any, data: Any) -> None:
-        self._impl.locator.ensure_cache_path()
-        with alone(self.cache_path):  # two that save at once might swap their code
-            super()._save_overload(sig, data)
-
-    @contextmanager
-    def _guard_against_spurious_io_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, EOFError, pickle.PickleError) as error:
-            self.disable()
-            _no_cache(error)
-
 
 def _compile(
-    function: Callable[P, R], *, parallel: bool, fast: bool, inline: bool = False
+    function: Callable[P, R], *, entry: bool, fast: bool = False, inline: bool = False
 ) -> Callable[P, R]:
+    """Compile, with an `entry` for Python or none, which spares half of the code of a helper."""
     if _DISABLED:
         return function
     compiled = numba.njit(
         nogil=True,
         error_model="numpy",
-        parallel=parallel,
         fastmath=_REASSOCIATE if fast else False,
         forceinline=inline,
+        no_cpython_wrapper=not entry,
+        no_cfunc_wrapper=True,
         **({"_nrt": False} if inline else {}),  # counting references to arrays would cost more yet
     )(function)
+    if entry:
+        _compile_here(compiled)
     try:
-        compiled._cache = _Cache(function, f"parallel={parallel} fast={fast}")
+        compiled._cache = Cache(function, f"fast={fast}")
     except (RuntimeError, OSError) as error:
-        _no_cache(error)
+        no_cache(error)
     return compiled  # type: ignore[no-any-return]
+
+
+def _compile_here(compiled: Any) -> None:
+    """Leave compiling to the thread that is helped."""
+    compile_for = compiled._compile_for_args
+
+    def checked(*arguments: Any, **options: Any) -> Any:
+        stay_away()
+        return compile_for(*arguments, **options)
+
+    compiled._compile_for_args = checked
 
 
 @overload
@@ -172,103 +75,103 @@ def device(
     *, fast: bool = False, inline: bool = False
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def device(function: Any = None, *, fast: bool = False, inline: bool = False) -> Any:
-    """Compile a helper called from kernels.
+    """Compile a helper called from kernels. It has no entry: Python that calls it crashes.
 
     ``fast=True`` frees the order of its sums; ``inline=True`` copies it into its callers, where a
     call with arrays would cost more than what it does.
     """
     if function is None:
-        return functools.partial(_compile, parallel=False, fast=fast, inline=inline)
-    return _compile(function, parallel=False, fast=fast, inline=inline)
+        return functools.partial(device, fast=fast, inline=inline)
+    return _compile(function, entry=False, fast=fast, inline=inline)
+
+
+def function(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile what Python calls on its own thread, and kernels too."""
+    compiled = _compile(function, entry=True)
+    return np.errstate(all="ignore")(compiled) if _DISABLED else compiled
 
 
 @overload
-def kernel(function: Callable[P, None]) -> Callable[P, None]: ...
+def kernel(function: Callable[Concatenate[Ints, P], None]) -> Callable[P, None]: ...
 @overload
-def kernel(*, fast: bool) -> Callable[[Callable[P, None]], Callable[P, None]]: ...
-def kernel(function: Any = None, *, fast: bool = False) -> Any:
-    """Compile a parallel loop called from Python: inputs first, results last, returns None."""
+def kernel(
+    *, fast: bool = False, blas: bool = False
+) -> Callable[[Callable[Concatenate[Ints, P], None]], Callable[P, None]]: ...
+def kernel(function: Any = None, *, fast: bool = False, blas: bool = False) -> Any:
+    """Compile a loop that Python calls on several threads: inputs first, results last.
+
+    Its first parameter, which callers leave out, is for `tasks`, over which it loops. What stands
+    before that loop runs on every thread. ``blas=True`` says that it calls ``np.dot``.
+    """
     if function is None:
-        return functools.partial(kernel, fast=fast)
-    threaded = _compile(function, parallel=True, fast=fast)
-    serial = functools.cache(lambda: _compile(function, parallel=False, fast=fast))
+        return functools.partial(kernel, fast=fast, blas=blas)
+    compiled = _compile(function, entry=True, fast=fast)
 
     @functools.wraps(function)
     def launch(*arrays: Any) -> None:
-        with _lock, _blas().limit(limits=1), np.errstate(all="ignore"):
-            (serial() if _forked else threaded)(*arrays)
+        turn = functools.partial(compiled, np.zeros(1, np.int64), *arrays)
+        with np.errstate(all="ignore"), one_blas_thread() if blas else nullcontext():
+            others = Help(turn, threads() - 1)
+            try:
+                turn()
+            finally:
+                others.finish()
 
     return launch
 
 
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Hold BLAS to one thread for NumPy's products: the same bits however many it has."""
-    with _lock, _blas().limit(limits=1):
-        yield
+def _known(function: F, **options: Any) -> F:
+    """What Numba may compile into any caller; by itself it is not kept on disk."""
+    if _DISABLED:
+        return function
+    options = {"error_model": "numpy", "no_cpython_wrapper": True, **options}
+    known: F = register_jitable(**options)(function)
+    return known
 
 
-_FEW = 1024
-"""Rows that are done before another thread has started."""
+def shared(function: F) -> F:
+    """Mark a helper of a line or two, which kernels compile and Python runs as it stands."""
+    return _known(function)
 
 
-def each(task: Callable[[int], R], count: int, rows: int) -> Iterator[R]:
-    """Results of ``task(0)`` to ``task(count - 1)``, in order, made on as many threads as kernels.
-
-    For work whose time goes into compiled helpers, NumPy and BLAS, which let other threads run
-    meanwhile. Tasks call no kernels. `rows` are those of all tasks: few are done here.
-    """
-    workers = min(threads(), count) if rows > _FEW else 1
-    todo, results, told = deque(range(count)), dict[int, R](), 0
-
-    def work() -> Iterator[None]:
-        while todo:
-            try:
-                number = todo.popleft()
-            except IndexError:  # another thread was faster
-                return
-            results[number] = _quiet(task, number)
-            yield
-
-    with _lock, _blas().limit(limits=1), ThreadPoolExecutor(max(1, workers - 1)) as pool:
-        try:
-            others = [pool.submit(deque, work(), 0) for _ in range(workers - 1)]
-            for _ in work():  # this thread works too
-                while told in results:
-                    yield results.pop(told)
-                    told += 1
-            for other in others:
-                other.result()
-            while told < count:
-                yield results.pop(told)
-                told += 1
-        finally:
-            todo.clear()
+def _advance(turns: Ints, count: int) -> int:
+    """Add to the counter that threads share, and return what it was."""
+    before = turns[0]
+    turns[0] += count
+    return int(before)
 
 
-def _quiet(task: Callable[[int], R], number: int) -> R:
-    with np.errstate(all="ignore"):
-        return task(number)
+@intrinsic
+def _compiled_advance(_, turns, count):  # type: ignore[no-untyped-def]  # pragma: no cover
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        return builder.atomic_rmw("add", array.data, arguments[1], "monotonic")
+
+    return numba.types.int64(turns, count), emit
 
 
-def set_threads(count: int) -> None:
-    """Use `count` threads for kernels called from this Python thread."""
-    numba.set_num_threads(count)
+if not _DISABLED:
+    _advance = _compiled_advance
+
+_TURNS = 256
+"""Portions that many tasks are handed out in: for even ends, at no cost."""
 
 
-def threads() -> int:
-    """Number of threads that kernels called from this Python thread use."""
-    return int(numba.get_num_threads())
-
-
-def max_threads() -> int:
-    """Number of threads Numba started with: the most that `set_threads` accepts."""
-    return int(numba.config.NUMBA_NUM_THREADS)
+@functools.partial(_known, forceinline=True, _nrt=False)
+def tasks(turns: Ints, first: int, last: int) -> Iterator[int]:
+    """Numbers from `first` below `last`, each for one of the threads that share `turns`."""
+    count = last - first
+    some = max(1, count // _TURNS)
+    done = _advance(turns, some)
+    while done < count:
+        for task in range(done, min(done + some, count)):
+            yield first + task
+        done = _advance(turns, some)
 
 
 def cache_folder() -> str | None:
     """Folder that keeps compiled code, or None when nothing is kept."""
-    cache = getattr(_compile(_probe, parallel=False, fast=False), "_cache", None)
+    cache = getattr(_compile(_probe, entry=False), "_cache", None)
     return getattr(cache, "cache_path", None)
 
 

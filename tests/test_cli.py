@@ -379,7 +379,7 @@ def test_the_list_is_the_table(capsys):
 def test_the_doctor_explains_the_machine(capsys):
     code, said, _ = run(capsys, "doctor")
     assert code == 0
-    for words in ("numba", "threading layer", "BLAS", "processor", "cache", "check", "passed"):
+    for words in ("numba", "threads", "BLAS", "processor", "cache", "check", "passed"):
         assert words in said
     facts = json.loads(run(capsys, "doctor", "--json")[1])
     assert facts["nlattn"]["value"] == nlattn.__version__

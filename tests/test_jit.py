@@ -7,12 +7,13 @@ import stat
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nlattn import _jit
+from nlattn import _cache, _jit, _threads
 from tests.conftest import NO_JIT
 
 COUNT = """
@@ -20,8 +21,8 @@ import numpy as np
 from nlattn import _jit
 
 @_jit.kernel
-def double(x, out):
-    for i in _jit.prange(out.shape[0]):
+def double(turns, x, out):
+    for i in _jit.tasks(turns, 0, out.shape[0]):
         out[i] = 2 * x[i]
 
 out = np.empty(1000)
@@ -31,8 +32,20 @@ assert (out == 2).all()
 
 
 @_jit.kernel
-def square(x: np.ndarray, out: np.ndarray) -> None:
-    for i in _jit.prange(out.shape[0]):
+def square(turns: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
+    for i in _jit.tasks(turns, 0, out.shape[0]):
+        out[i] = x[i] * x[i]
+
+
+@_jit.kernel
+def count(turns: np.ndarray, first: int, last: int, done: np.ndarray) -> None:
+    for i in _jit.tasks(turns, first, last):
+        done[i] += 1
+
+
+@_jit.function
+def plain_square(x: np.ndarray, out: np.ndarray) -> None:
+    for i in range(out.shape[0]):
         out[i] = x[i] * x[i]
 
 
@@ -59,10 +72,54 @@ def test_two_python_threads_may_call_at_once() -> None:
         np.testing.assert_array_equal(out, x * x)
 
 
+@pytest.mark.parametrize(("first", "last"), [(0, 0), (3, 4), (0, 300), (7, 5000)])
+def test_every_task_is_done_once(first: int, last: int) -> None:
+    done = np.zeros(6000, np.int64)
+    count(first, last, done)
+    np.testing.assert_array_equal(done, (np.arange(6000) >= first) & (np.arange(6000) < last))
+
+
+@pytest.mark.jit
+def test_a_helping_thread_does_not_compile() -> None:
+    out = np.empty(3, np.float32)
+    with ThreadPoolExecutor(1, initializer=setattr, initargs=(_threads._here, "helps", True)) as it:
+        other = np.ones(3, np.float32)
+        with pytest.raises(_threads.LaterError):
+            it.submit(plain_square, other, out).result()
+    plain_square(np.ones(3, np.float32), out)
+    np.testing.assert_array_equal(out, 1)
+
+
+def test_what_a_helper_leaves_is_done_here() -> None:
+    here = threading.get_ident()
+
+    def task(number: int) -> int:
+        if threading.get_ident() != here:
+            raise _threads.LaterError
+        return number
+
+    assert list(_threads.each(task, 50, 10_000)) == list(range(50))
+
+
+def test_an_error_on_a_helping_thread_is_raised_here() -> None:
+    def task(number: int) -> None:
+        if number == 30:
+            raise ValueError("thirty")
+
+    with pytest.raises(ValueError, match="thirty"):
+        list(_threads.each(task, 50, 10_000))
+
+
+@pytest.mark.jit
+def test_kernels_run_while_the_interpreter_ends() -> None:
+    done = run(COUNT + "import atexit; atexit.register(double, np.ones(1000), out); out[:] = 0")
+    assert done.returncode == 0, done.stderr
+    assert "Error" not in done.stderr
+
+
 @pytest.mark.jit
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.parametrize("layer", ["omp", "workqueue"])
-def test_threads_and_forks_survive_every_threading_layer(layer: str, tmp_path: Path) -> None:
+def test_python_threads_and_forks_survive(tmp_path: Path) -> None:
     code = COUNT + (
         "import os, threading\n"
         "ts = [threading.Thread(target=double, args=(np.ones(9), np.empty(9))) for _ in range(4)]\n"
@@ -74,7 +131,7 @@ def test_threads_and_forks_survive_every_threading_layer(layer: str, tmp_path: P
     )
     path = tmp_path / "forks.py"
     path.write_text(code)
-    done = run(f"import runpy; runpy.run_path({str(path)!r})", NUMBA_THREADING_LAYER=layer)
+    done = run(f"import runpy; runpy.run_path({str(path)!r})", NUMBA_NUM_THREADS="2")
     assert done.returncode == 0, done.stderr
 
 
@@ -125,13 +182,13 @@ def test_a_folder_that_others_can_write_is_not_trusted(tmp_path: Path) -> None:
 
 
 def test_thread_count_can_be_set() -> None:
-    before = _jit.threads()
+    before = _threads.threads()
     try:
-        _jit.set_threads(1)
-        assert _jit.threads() == 1
+        _threads.set_threads(1)
+        assert _threads.threads() == 1
     finally:
-        _jit.set_threads(before)
-    assert 1 <= before <= _jit.max_threads()
+        _threads.set_threads(before)
+    assert 1 <= before <= _threads.max_threads()
 
 
 def test_cache_folder_is_told() -> None:
@@ -141,14 +198,14 @@ def test_cache_folder_is_told() -> None:
 
 def test_a_cached_kernel_knows_the_files_it_calls() -> None:
     kernels = Path(_jit.__file__).parent / "kernels"
-    assert _jit._imported(kernels / "softmax.py") == {"exp", "gemm", "panel"}
-    assert _jit._sources(kernels / "softmax.py") != _jit._sources(kernels / "panel.py")
+    assert _cache.imported(kernels / "softmax.py") == {"exp", "gemm", "panel"}
+    assert _cache.sources(kernels / "softmax.py") != _cache.sources(kernels / "panel.py")
 
 
 def test_processes_write_to_the_cache_one_at_a_time(tmp_path: Path) -> None:
     fcntl = pytest.importorskip("fcntl")
     with (
-        _jit.alone(str(tmp_path)),
+        _cache.alone(str(tmp_path)),
         (tmp_path / "nlattn.lock").open("a") as other,
         pytest.raises(BlockingIOError),
     ):

@@ -92,12 +92,12 @@ def _run(command: Callable[[Any], int], options: Any) -> int:
 
 
 def _set_threads(count: int) -> None:
-    from nlattn import _jit
+    from nlattn import _threads
 
-    most = _jit.max_threads()
+    most = _threads.max_threads()
     if not 1 <= count <= most:
         raise ValueError(f"--threads {count}, expected 1 to {most}, the threads of this machine")
-    _jit.set_threads(count)
+    _threads.set_threads(count)
 
 
 def _say(text: str, code: int) -> int:

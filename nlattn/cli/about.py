@@ -15,18 +15,11 @@ from typing import Any
 import numpy as np
 
 import nlattn
-from nlattn import __version__, _check, _jit
+from nlattn import __version__, _check, _jit, _threads
 from nlattn.cli import report
 from nlattn.cli.output import table, to_json
 from nlattn.conformance.cases import call
 from nlattn.conformance.table import TABLE
-
-_LAYERS = {
-    "tbb": "Intel TBB: any Python thread may call kernels",
-    "omp": "OpenMP: fast; a forked child computes on one thread",
-    "workqueue": "Numba's own pool: calls from several Python threads wait for each other",
-    "none": "no JIT, no threads",
-}
 
 
 def list_(options: Namespace) -> int:
@@ -96,7 +89,6 @@ def _use(A: Any) -> None:
 def doctor_(options: Namespace) -> int:
     """Print what computes here and what each thing means; 1 if attention comes out wrong."""
     wrong = _self_check()
-    layer = _threading_layer()
     facts = [
         ("nlattn", __version__, f"in {Path(nlattn.__file__).parent}"),
         ("python", platform.python_version(), "3.10 or later is needed"),
@@ -112,8 +104,7 @@ def doctor_(options: Namespace) -> int:
             f"{os.cpu_count()} logical cores, {_usable()} for this process",
         ),
         ("memory", *_memory()),
-        ("threads", str(_jit.threads()), "kernels use these; --threads or NUMBA_NUM_THREADS"),
-        ("threading layer", layer, _LAYERS.get(layer, "")),
+        ("threads", str(_threads.threads()), "kernels use these; --threads or NUMBA_NUM_THREADS"),
         *_blas(),
         ("cache", *_cache()),
         ("check", "failed" if wrong else "passed", wrong or "attention equals its definition"),
@@ -145,15 +136,6 @@ def _self_check() -> str:
     expected = weights @ v / weights.sum(1, keepdims=True)
     error = float(np.abs(nlattn.attention(q, k, v) - expected).max())
     return "" if error < 1e-12 else f"attention is off by {error:.2g}: results cannot be trusted"
-
-
-def _threading_layer() -> str:
-    import numba
-
-    try:
-        return str(numba.threading_layer())
-    except ValueError:  # no kernel has run in parallel
-        return "none"
 
 
 def _processor() -> str:

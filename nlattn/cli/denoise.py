@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import nlattn
-from nlattn import _jit, images
+from nlattn import _threads, images
 from nlattn.cli.output import Output, Stages, to_json
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
@@ -42,7 +42,7 @@ def denoise(options: Namespace) -> int:
         "size": list(image.shape),
         **arguments,
         "change": float(((clean - image) ** 2).mean() ** 0.5),
-        "threads": _jit.threads(),
+        "threads": _threads.threads(),
         "seconds": stages.seconds,
     }
     output.write(name, lambda path: images.save(path, clean))

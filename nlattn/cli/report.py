@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from nlattn import __version__, _check, _jit
+from nlattn import __version__, _check, _threads
 from nlattn.cli.methods import Result, Task
 from nlattn.cli.output import table
 from nlattn.quality import Estimate, Quality
@@ -52,7 +52,7 @@ def collect(
             {"query": point, "keys": int((w > 0).sum()), "strongest": float(w.max())}
             for point, w in zip(task.queries, result.weights, strict=True)
         ],
-        "threads": _jit.threads(),
+        "threads": _threads.threads(),
         "options": {
             name: value
             for name, value in vars(options).items()

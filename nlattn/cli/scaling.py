@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from nlattn import _check, _jit
+from nlattn import _check, _threads
 from nlattn.cli.output import Output, table, to_json
 from nlattn.cli.report import environment
 from nlattn.scaling import report as reports
@@ -94,7 +94,7 @@ def _report(
             for n in names
         ],
         "left_out": sorted({*sweep.left_out}),
-        "threads": _jit.threads(),
+        "threads": _threads.threads(),
         **environment(),
     }
 

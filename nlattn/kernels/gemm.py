@@ -30,13 +30,13 @@ _ROWS = 6 if _AVX2 and not _WIDE else 8
 PANEL_BYTES = VECTORS * VECTOR_BYTES
 
 
-@_jit.device
+@_jit.shared
 def width(x: Any) -> int:
     """Columns of a panel, for arrays of x's dtype."""
     return PANEL_BYTES // x.itemsize  # type: ignore[no-any-return]
 
 
-@_jit.device
+@_jit.shared
 def aligned(size: int, like: Floats) -> Floats:
     """Uninitialised flat buffer on a cache line's boundary, so that no vector straddles two."""
     line = 64 // like.itemsize

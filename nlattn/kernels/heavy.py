@@ -66,11 +66,18 @@ def pack(q: Floats, rows: Ints, first: int, panel: Floats, size: Floats) -> None
 
 @_jit.kernel
 def normalise(
-    q: Floats, k: Floats, rows: Ints, p: float, causal: bool, error: float, norm: Floats
+    turns: Ints,
+    q: Floats,
+    k: Floats,
+    rows: Ints,
+    p: float,
+    causal: bool,
+    error: float,
+    norm: Floats,
 ) -> None:
     """Sums over all keys k (m, d), float64, for the queries `rows`; causal: keys up to the row."""
     m, d, w = k.shape[0], k.shape[1], width(k)
-    for a in _jit.prange((rows.size + w - 1) // w):
+    for a in _jit.tasks(turns, 0, (rows.size + w - 1) // w):
         first, last = a * w, min(a * w + w, rows.size)
         panel, s, size = aligned(d * w, k), aligned(KEYS * w, k), aligned(w, k)
         top, total, part = aligned(w, k), aligned(w, k), aligned(w, k)
@@ -107,7 +114,7 @@ def normalise(
 
 
 @_jit.kernel
-def quadratic(q: Floats, root: Floats, seen: int, norm: Floats) -> None:
+def quadratic(turns: Ints, q: Floats, root: Floats, seen: int, norm: Floats) -> None:
     """``Z = |root q|^2`` for a factor (r, d) of the keys' Gram matrix, with its own error.
 
     The first `seen` rows are for all queries, and then one more for each next query.
@@ -117,7 +124,7 @@ def quadratic(q: Floats, root: Floats, seen: int, norm: Floats) -> None:
     for c in range(r):
         for x in range(d):
             whole += root[c, x] * root[c, x]
-    for a in _jit.prange((q.shape[0] + w - 1) // w):
+    for a in _jit.tasks(turns, 0, (q.shape[0] + w - 1) // w):
         rows = np.arange(a * w, min(a * w + w, q.shape[0]))
         panel, s, size = aligned(d * w, root), aligned(max(r, 1) * w, root), aligned(w, root)
         pack(q, rows, 0, panel, size)
@@ -142,6 +149,7 @@ def quadratic(q: Floats, root: Floats, seen: int, norm: Floats) -> None:
 
 @_jit.kernel
 def entries(
+    turns: Ints,
     q: Floats,
     k: Floats,
     keys: Ints,
@@ -160,7 +168,7 @@ def entries(
     """
     u, d, w = k.shape[0], k.shape[1], width(k)
     p, eps, causal = options[0], options[1], options[2] != 0
-    for a in _jit.prange((count.size + w - 1) // w):
+    for a in _jit.tasks(turns, 0, (count.size + w - 1) // w):
         rows = np.arange(start + a * w, start + min(a * w + w, count.size))
         panel, s, size = aligned(d * w, k), aligned(KEYS * w, k), aligned(w, k)
         bound = aligned(w, k)

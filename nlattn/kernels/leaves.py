@@ -30,12 +30,12 @@ def _note(leaf: int, slots: Ints, count: int, tried: Ints) -> int:
 
 
 @_jit.kernel
-def propose(index: Ints, home: Ints, plan: Plan, tried: Ints, slots: Ints) -> None:
+def propose(turns: Ints, index: Ints, home: Ints, plan: Plan, tried: Ints, slots: Ints) -> None:
     """Leaves of each query's match and of its four neighbours', as they are and shifted; -1 fills.
 
     `tried` (n, SLOTS) are the last ones of this tree, which come no second time.
     """
-    for query in _jit.prange(len(index)):
+    for query in _jit.tasks(turns, 0, len(index)):
         y, x, count = query // plan.Wq, query % plan.Wq, 0
         mine = slots[query]
         if index[query, 0] >= 0:
@@ -109,6 +109,7 @@ def _first_of_largest(s: Floats, keys: int, w: int, best: Floats, most: Floats, 
 
 @_jit.kernel
 def match(
+    turns: Ints,
     q: Floats,
     k: Floats,
     masks: Bools,
@@ -124,7 +125,7 @@ def match(
     leaves, m, size = len(starts) - 1, len(order), plan.patch * plan.patch * plan.d
     most, topk, w = -(-m // leaves), found.shape[1], width(q)
     masked = plan.causal != 0 or len(masks) > 0 or len(pairs) > 0
-    for leaf in _jit.prange(leaves):
+    for leaf in _jit.tasks(turns, 0, leaves):
         first, last = leaf * m // leaves, (leaf + 1) * m // leaves
         keys = last - first
         block, panel = aligned(most * (size + 1), q), aligned((size + 1) * w, q)
@@ -176,6 +177,7 @@ def match(
 
 @_jit.kernel
 def merge(
+    turns: Ints,
     q: Floats,
     k: Floats,
     plan: Plan,
@@ -188,7 +190,7 @@ def merge(
 ) -> None:
     """Enter what the leaves hold into the lists of slice b, from one side to the other."""
     topk = index.shape[3]
-    for query in _jit.prange(len(place)):
+    for query in _jit.tasks(turns, 0, len(place)):
         y, x = query // plan.Wq, query % plan.Wq
         best, value = index[1 - side, b, query], score[1 - side, b, query]
         for t in range(topk):

@@ -20,18 +20,18 @@ BLOCK = 128
 """Rows of a block: with 64 channels the second-level cache holds it, the first some columns."""
 
 
-@_jit.device
+@_jit.shared
 def part_rows(n: int, parts: int) -> int:
     """Rows of one part, whole blocks; the last parts may be shorter or empty."""
     return (n + parts * BLOCK - 1) // (parts * BLOCK) * BLOCK
 
 
 @_jit.kernel
-def peaks(k: Floats, top: Floats) -> None:
+def peaks(turns: Ints, k: Floats, top: Floats) -> None:
     """Largest magnitude of each channel in every part, top (batch, parts, d); NaN if not finite."""
     n, d, parts = k.shape[1], k.shape[2], top.shape[1]
     size = part_rows(n, parts)
-    for task in _jit.prange(k.shape[0] * parts):
+    for task in _jit.tasks(turns, 0, k.shape[0] * parts):
         b, part = task // parts, task % parts
         largest, unfit = np.zeros(d, k.dtype), np.zeros(d, k.dtype)
         for i in range(min(n, part * size), min(n, part * size + size)):
@@ -91,14 +91,14 @@ def absorb(columns: Floats, rows: int, R: Floats) -> None:
 
 
 @_jit.kernel
-def fold_triangle(k: Floats, scale: Floats, first: int, last: int, R: Floats) -> None:
+def fold_triangle(turns: Ints, k: Floats, scale: Floats, first: int, last: int, R: Floats) -> None:
     """Absorb blocks `first` to `last` of every part into its triangle, R (batch, parts, d, d).
 
     `scale` (batch, d) multiplies the channels.
     """
     n, d, parts = k.shape[1], k.shape[2], R.shape[1]
     size = part_rows(n, parts)
-    for task in _jit.prange(k.shape[0] * parts):
+    for task in _jit.tasks(turns, 0, k.shape[0] * parts):
         b, part = task // parts, task % parts
         columns = aligned(d * BLOCK, R)
         for block in range(first, last):
@@ -112,7 +112,7 @@ def fold_triangle(k: Floats, scale: Floats, first: int, last: int, R: Floats) ->
 
 
 @_jit.kernel
-def fold_gram(k: Floats, scale: Floats, first: int, last: int, G: Floats) -> None:
+def fold_gram(turns: Ints, k: Floats, scale: Floats, first: int, last: int, G: Floats) -> None:
     """Add blocks `first` to `last` of every part to its lower triangle of ``K^T K``.
 
     G is (batch, parts, d, d), `scale` (batch, d) multiplies the channels.
@@ -120,7 +120,7 @@ def fold_gram(k: Floats, scale: Floats, first: int, last: int, G: Floats) -> Non
     n, d, parts = k.shape[1], k.shape[2], G.shape[1]
     size, w = part_rows(n, parts), width(G)
     wide = (d + w - 1) // w * w
-    for task in _jit.prange(k.shape[0] * parts):
+    for task in _jit.tasks(turns, 0, k.shape[0] * parts):
         b, part = task // parts, task % parts
         rows, room = aligned(BLOCK * wide, G), aligned(wide * w, G)
         for x in range(rows.size):
@@ -141,6 +141,7 @@ def fold_gram(k: Floats, scale: Floats, first: int, last: int, G: Floats) -> Non
 
 @_jit.kernel
 def row_norms(
+    turns: Ints,
     k: Floats,
     scale: Floats,
     order: Ints,
@@ -157,7 +158,7 @@ def row_norms(
     """
     n, d, columns, w = k.shape[1], k.shape[2], M.shape[2], width(M)
     blocks = (n + BLOCK - 1) // BLOCK
-    for task in _jit.prange(stop - start):
+    for task in _jit.tasks(turns, 0, stop - start):
         b, j0 = (start + task) // blocks, (start + task) % blocks * BLOCK
         count = min(BLOCK, n - j0)
         rows, room = aligned(BLOCK * d, M), aligned(BLOCK * w, M)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nlattn import _check, _jit
+from nlattn import _check, _threads
 from nlattn._types import Floats, Ints
 from nlattn.kernels import passes
 from nlattn.kernels.features import EVERY, Identity, Random
@@ -56,7 +56,7 @@ def groups(batch: int, n: int, numbers: int) -> list[Ints]:
     first = np.arange(0, n, size)
     rows = np.column_stack([first, np.minimum(first + size, n)])
     tasks = np.column_stack([np.repeat(np.arange(batch), len(rows)), np.tile(rows, (batch, 1))])
-    count = max(4 * _jit.threads(), -(-len(tasks) * numbers // _NUMBERS))
+    count = max(4 * _threads.threads(), -(-len(tasks) * numbers // _NUMBERS))
     return [_check.frozen(group) for group in np.array_split(tasks, count) if len(group)]
 
 
@@ -79,7 +79,7 @@ def collect(f: Identity, x: Floats, y: Floats, slices: Ints, mask: Any = None) -
         passes.collect(m, x, y, every, slices, some, high, *sums, where)
         return some, high, *sums, where
 
-    for group in _jit.each(part, len(tasks), batch * x.shape[1]):
+    for group in _threads.each(part, len(tasks), batch * x.shape[1]):
         passes.merge(*(m, *group, top, values, features, rows, first))
     kept = np.full(batch, float(x.shape[1]))
     if mask is not None:
@@ -105,7 +105,7 @@ def read(
     def part(number: int) -> None:
         passes.read(m, x, index, panels, norm, tasks[number], out, log)
 
-    for _ in _jit.each(part, len(tasks), batch * n):
+    for _ in _threads.each(part, len(tasks), batch * n):
         pass
     return out, log
 
@@ -124,7 +124,7 @@ def write(f: Identity, x: Floats, index: Ints, top: Any, factor: Any, mask: Any 
         block = f(x[index[b], some], top[b], None if mask is None else mask[b, some])
         np.multiply(block.whole, factor[b], out=out[b, some], casting="same_kind")
 
-    for _ in _jit.each(part, len(tasks), batch * n):
+    for _ in _threads.each(part, len(tasks), batch * n):
         pass
     return out
 
@@ -158,7 +158,7 @@ def pull_queries(
         dx[b, some] = f.vjp(block, dphi)
         return b, phi.T @ g, 0 if along is None else along @ phi
 
-    for b, more, beside in _jit.each(part, len(tasks), batch * n):
+    for b, more, beside in _threads.each(part, len(tasks), batch * n):
         dcontext[b] += more
         dnorm[b] += beside
     return dx, dcontext, dnorm
@@ -202,7 +202,7 @@ def pull_keys(
         return b, np.einsum("ic,ic->", dphi, block.phi, dtype=float) if moving else 0.0
 
     moved = np.zeros(batch)
-    for b, more in _jit.each(part, len(tasks), batch * m):
+    for b, more in _threads.each(part, len(tasks), batch * m):
         moved[b] += more
     if moving:
         for b, where in enumerate(g.first):

@@ -47,7 +47,7 @@ class Scores(NamedTuple):
     has_mask: bool
 
 
-@_jit.device
+@_jit.shared
 def spread(position: int, count: int) -> int:
     """Permute 0..count-1 so that neighbours, which one thread gets, differ in cost."""
     step = max(1, int(0.618 * count))

@@ -19,7 +19,7 @@ from nlattn.kernels.rows import (
 )
 
 
-@_jit.device
+@_jit.function
 def collect(
     m: Map,
     x: Floats,
@@ -73,7 +73,7 @@ def collect(
             _add_product(s.phi, right, count, part, values[t])
 
 
-@_jit.device
+@_jit.function
 def merge(
     m: Map,
     tasks: Ints,
@@ -117,7 +117,7 @@ def _add_product(phi: Floats, right: Floats, count: int, part: Floats, values: F
             to[c] += row[c]
 
 
-@_jit.device
+@_jit.function
 def read(
     m: Map,
     x: Floats,

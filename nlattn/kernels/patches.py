@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nlattn import _jit
-from nlattn._types import Floats
+from nlattn._types import Floats, Ints
 from nlattn.kernels.exp import exp
 
 BLOCK = 16
@@ -32,18 +32,18 @@ class Grid(NamedTuple):
     """Of the first cell from the first query, in either axis."""
 
 
-@_jit.kernel
-def multiply(a: Floats, b: Floats, out: Floats) -> None:
+@_jit.kernel(blas=True)
+def multiply(turns: Ints, a: Floats, b: Floats, out: Floats) -> None:
     """``out = a b`` for a (n, d), b (d, m), out (n, m)."""
-    for block in _jit.prange(-(-len(a) // BLOCK)):
+    for block in _jit.tasks(turns, 0, -(-len(a) // BLOCK)):
         rows = slice(block * BLOCK, min(block * BLOCK + BLOCK, len(a)))
         np.dot(a[rows], b, out[rows])
 
 
-@_jit.kernel
-def add_outer(a: Floats, b: Floats, out: Floats) -> None:
+@_jit.kernel(blas=True)
+def add_outer(turns: Ints, a: Floats, b: Floats, out: Floats) -> None:
     """``out += a^T b`` for a (n, m), b (n, d), out (m, d)."""
-    for block in _jit.prange(-(-len(out) // BLOCK)):
+    for block in _jit.tasks(turns, 0, -(-len(out) // BLOCK)):
         first, last = block * BLOCK, min(block * BLOCK + BLOCK, len(out))
         turned = np.empty((last - first, len(a)), a.dtype)
         for i in range(len(a)):
@@ -122,7 +122,14 @@ def _dot(a: Floats, b: Floats) -> float:
 
 @_jit.kernel
 def weigh(
-    gram: Floats, grid: Grid, y: int, options: Floats, norms: Floats, scores: Floats, A: Floats
+    turns: Ints,
+    gram: Floats,
+    grid: Grid,
+    y: int,
+    options: Floats,
+    norms: Floats,
+    scores: Floats,
+    A: Floats,
 ) -> None:
     """Scores of a row of queries, from the ring of products, and their softmax over the keys.
 
@@ -130,7 +137,7 @@ def weigh(
     Results `scores` and `A` (W, L).
     """
     heat, hard = gram.dtype.type(options[0]), options[1] != 0
-    for x in _jit.prange(grid.W):
+    for x in _jit.tasks(turns, 0, grid.W):
         s, a = scores[x], A[x]
         _box(gram, grid, y, grid.H, x, s)
         for l in range(len(s)):
@@ -152,12 +159,14 @@ def weigh(
 
 
 @_jit.kernel
-def paste(A: Floats, grid: Grid, y: int, divisors: Floats, B: Floats, z: Floats) -> None:
+def paste(
+    turns: Ints, A: Floats, grid: Grid, y: int, divisors: Floats, B: Floats, z: Floats
+) -> None:
     """Weights of a row of cells: what patches around them paste, over the normaliser.
 
     `divisors` of the cells of the row; empty for their mass. Results `B` (cells, L), and `z`.
     """
-    for cell in _jit.prange(len(B)):
+    for cell in _jit.tasks(turns, 0, len(B)):
         b = B[cell]
         _box(A, grid, y, grid.H, cell + grid.offset, b)
         z[cell] = divisors[cell] if divisors.size else _total(b)
@@ -167,9 +176,9 @@ def paste(A: Floats, grid: Grid, y: int, divisors: Floats, B: Floats, z: Floats)
 
 
 @_jit.kernel
-def unpaste(B: Floats, z: Floats, mass: int, dB: Floats) -> None:
+def unpaste(turns: Ints, B: Floats, z: Floats, mass: int, dB: Floats) -> None:
     """Cotangents of pasted weights, in place of those of B, the weights over the normaliser."""
-    for cell in _jit.prange(len(B)):
+    for cell in _jit.tasks(turns, 0, len(B)):
         b, db = B[cell], dB[cell]
         mean = db.dtype.type(_dot(b, db) if mass else 0)
         for l in range(len(b)):
@@ -178,14 +187,22 @@ def unpaste(B: Floats, z: Floats, mass: int, dB: Floats) -> None:
 
 @_jit.kernel
 def unweigh(
-    dB: Floats, grid: Grid, y: int, cells: int, heat: float, norms: Floats, A: Floats, dS: Floats
+    turns: Ints,
+    dB: Floats,
+    grid: Grid,
+    y: int,
+    cells: int,
+    heat: float,
+    norms: Floats,
+    A: Floats,
+    dS: Floats,
 ) -> None:
     """Cotangents of a row of scores, over the keys' norms, from the ring of cells' cotangents.
 
     `dB` (p, columns, L) has row y of the queries at row ``y - offset``, of `cells` rows.
     """
     factor = A.dtype.type(heat)
-    for x in _jit.prange(grid.W):
+    for x in _jit.tasks(turns, 0, grid.W):
         a, ds = A[x], dS[x]
         _box(dB, grid, y - grid.offset, cells, x - grid.offset, ds)
         mean = ds.dtype.type(_dot(a, ds))
@@ -194,16 +211,16 @@ def unweigh(
 
 
 @_jit.kernel
-def box(ring: Floats, grid: Grid, y: int, out: Floats) -> None:
+def box(turns: Ints, ring: Floats, grid: Grid, y: int, out: Floats) -> None:
     """Sum over patches for a row of queries, (W, L)."""
-    for x in _jit.prange(len(out)):
+    for x in _jit.tasks(turns, 0, len(out)):
         _box(ring, grid, y, grid.H, x, out[x])
 
 
 @_jit.kernel
-def add_products(a: Floats, b: Floats, out: Floats) -> None:
+def add_products(turns: Ints, a: Floats, b: Floats, out: Floats) -> None:
     """``out[l] += sum_x a[x, l] b[x, l]``."""
-    for block in _jit.prange(-(-len(out) // 256)):
+    for block in _jit.tasks(turns, 0, -(-len(out) // 256)):
         first, last = block * 256, min(block * 256 + 256, len(out))
         for x in range(len(a)):
             left, right, total = a[x, first:last], b[x, first:last], out[first:last]

@@ -68,6 +68,7 @@ def _first_key(plan: Plan, b: int, query: int, key_mask: Bools, mask: Bools, val
 
 @_jit.kernel
 def begin(
+    turns: Ints,
     q: Floats,
     k: Floats,
     slices: Ints,
@@ -85,7 +86,7 @@ def begin(
     and those keys ascending.
     """
     n = plan.Hq * plan.Wq
-    for row in _jit.prange(len(slices) * n):
+    for row in _jit.tasks(turns, 0, len(slices) * n):
         b, query = row // n, row % n
         features, keys = q[slices[b, 0]], k[slices[b, 1]]
         masks, pairs = key_mask[slices[b, 2]], mask[slices[b, 3]]
@@ -244,6 +245,7 @@ def _renew_list(
 
 @_jit.kernel
 def renew(
+    turns: Ints,
     q: Floats,
     k: Floats,
     slices: Ints,
@@ -258,7 +260,7 @@ def renew(
     """One round over some tiles, from one side to the other: propagate, then search."""
     down, across = -(-plan.Hq // TILE), -(-plan.Wq // TILE)
     topk = index.shape[3]
-    for tile in _jit.prange(step.first, step.last):
+    for tile in _jit.tasks(turns, step.first, step.last):
         b, top, left = tile // (down * across), tile // across % down * TILE, tile % across * TILE
         features, keys = q[slices[b, 0]], k[slices[b, 1]]
         masks, pairs = key_mask[slices[b, 2]], mask[slices[b, 3]]

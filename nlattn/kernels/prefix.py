@@ -69,11 +69,11 @@ def _add(keys: Ranked, head: int, place: int, sums: Floats) -> None:
 
 
 @_jit.kernel
-def project(x: Floats, w: Floats, out: Floats) -> None:
+def project(turns: Ints, x: Floats, w: Floats, out: Floats) -> None:
     """``out = x w`` for x (B, n, d) and w (d,), summed in twice float64; out (B, n) float64."""
     n = x.shape[1]
     blocks = (n + QUERIES - 1) // QUERIES
-    for task in _jit.prange(x.shape[0] * blocks):
+    for task in _jit.tasks(turns, 0, x.shape[0] * blocks):
         head, begin = task // blocks, task % blocks * QUERIES
         for i in range(begin, min(n, begin + QUERIES)):
             total, left = 0.0, 0.0
@@ -85,10 +85,10 @@ def project(x: Floats, w: Floats, out: Floats) -> None:
 
 
 @_jit.kernel
-def collect(keys: Ranked, sums: Floats) -> None:
+def collect(turns: Ints, keys: Ranked, sums: Floats) -> None:
     """Sums of every whole block of keys, (B, m // KEYS, 4, e) float64."""
     blocks = sums.shape[1]
-    for task in _jit.prange(sums.shape[0] * blocks):
+    for task in _jit.tasks(turns, 0, sums.shape[0] * blocks):
         head, block = task // blocks, task % blocks
         total = np.zeros((4, keys.x.shape[2]))
         for place in range(block * KEYS, block * KEYS + KEYS):
@@ -100,6 +100,7 @@ def collect(keys: Ranked, sums: Floats) -> None:
 
 @_jit.kernel
 def read(
+    turns: Ints,
     keys: Ranked,
     before: Floats,
     a: Floats,
@@ -118,7 +119,7 @@ def read(
     """
     n, e = a.shape[1], keys.x.shape[2]
     blocks = (n + QUERIES - 1) // QUERIES
-    for task in _jit.prange(out.shape[0] * blocks):
+    for task in _jit.tasks(turns, 0, out.shape[0] * blocks):
         head, begin = task // blocks, task % blocks * QUERIES
         total, place = np.zeros((4, e)), -1
         for r in range(begin, min(n, begin + QUERIES)):

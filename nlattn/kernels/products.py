@@ -21,19 +21,21 @@ def inner(a: Floats, b: Floats) -> Any:
 
 
 @_jit.kernel
-def rows(left: Floats, right: Floats, index: Ints, out: Floats) -> None:
+def rows(turns: Ints, left: Floats, right: Floats, index: Ints, out: Floats) -> None:
     """``out[r, j] = left[index[r]] . right[j]``."""
-    for r in _jit.prange(index.size):
+    for r in _jit.tasks(turns, 0, index.size):
         row = left[index[r]]
         for j in range(right.shape[0]):
             out[r, j] = inner(row, right[j])
 
 
 @_jit.kernel
-def topk(left: Floats, right: Floats, start: int, stop: int, value: Floats, index: Ints) -> None:
+def topk(
+    turns: Ints, left: Floats, right: Floats, start: int, stop: int, value: Floats, index: Ints
+) -> None:
     """Largest products of the rows `start` to `stop` of left, descending, ties to the lowest."""
     size = value.shape[1]
-    for t in _jit.prange(stop - start):
+    for t in _jit.tasks(turns, 0, stop - start):
         i = start + t
         row = left[i]
         for x in range(size):

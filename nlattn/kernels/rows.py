@@ -1,6 +1,6 @@
 """Feature maps of linear attention on blocks of rows that stay in cache, and what is made of them.
 
-Tasks of `_jit.each` run this: a task is one call, which lets other Python threads run meanwhile.
+Tasks of `_threads.each` run this: a task is one call, which lets other threads run meanwhile.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Space(NamedTuple):
     """(1,) first row that attains the maximum of all."""
 
 
-@_jit.device
+@_jit.shared
 def columns(r: int, like: Floats) -> int:
     """Length of a row of r numbers: whole panels, and a line that keeps rows off one cache set."""
     w = width(like)
@@ -76,7 +76,7 @@ def padded(x: Floats) -> Floats:
     return out
 
 
-@_jit.device
+@_jit.shared
 def space(rows: int, d: int, r: int, like: Floats) -> Space:
     """Uninitialised room for blocks of at most `rows`, of the dtype of `like`."""
     stride = columns(r, like)
@@ -270,7 +270,7 @@ def _column_exp(
             to[c] = exp(row[c] - shift[c])
 
 
-@_jit.device
+@_jit.function
 def features(m: Map, x: Floats, first: int, count: int, kept: Bools, top: Floats, s: Space) -> None:
     """Features of rows ``first, first + 1, ...``, in ``s.phi[:, :r]``, without eps.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from nlattn import _jit
-from nlattn._types import Floats
+from nlattn._types import Floats, Ints
 from nlattn.kernels.exp import exp
 
 TILE = 32
@@ -66,6 +66,7 @@ def _weigh(ring: Floats, count: int, options: Floats, column: Floats, out: Float
 
 @_jit.kernel
 def normalise(
+    turns: Ints,
     u: Floats,
     patch: int,
     distance: int,
@@ -82,7 +83,7 @@ def normalise(
     """
     H, W = total.shape
     wide = W + patch - 1
-    for tile in _jit.prange(start, stop):
+    for tile in _jit.tasks(turns, start, stop):
         first, last = tile * TILE, min(tile * TILE + TILE, H)
         ring, column = np.empty((patch, wide), u.dtype), np.empty(wide, u.dtype)
         weights = np.empty(W, u.dtype)
@@ -125,6 +126,7 @@ def _paste(
 
 @_jit.kernel
 def average(
+    turns: Ints,
     u: Floats,
     patch: int,
     distance: int,
@@ -143,7 +145,7 @@ def average(
     C, wide, r = u.shape[0], W + patch - 1, patch // 2
     vote = r if options[2] != 0 else 0
     span = 2 * vote + 1
-    for tile in _jit.prange(start, stop):
+    for tile in _jit.tasks(turns, start, stop):
         first, last = tile * TILE, min(tile * TILE + TILE, H)
         ring, column = np.empty((patch, wide), u.dtype), np.empty(wide, u.dtype)
         votes, boxed = np.empty((span, W + 2 * vote), u.dtype), np.empty(W, u.dtype)

@@ -16,6 +16,7 @@ BLOCK = 64
 
 @_jit.kernel
 def weigh(
+    turns: Ints,
     u: Floats,
     plan: Plan,
     indptr: Ints,
@@ -34,7 +35,7 @@ def weigh(
     """
     n = len(indptr) - 1
     floor, steep = u.dtype.type(options[0]), u.dtype.type(options[1])
-    for block in _jit.prange(-(-n // BLOCK)):
+    for block in _jit.tasks(turns, 0, -(-n // BLOCK)):
         for i in range(block * BLOCK, min(block * BLOCK + BLOCK, n)):
             y, x, most, sums = i // plan.Wq, i % plan.Wq, -1, np.float64(total[i])
             for t in range(indptr[i], indptr[i + 1]):
@@ -54,6 +55,7 @@ def weigh(
 
 @_jit.kernel
 def average(
+    turns: Ints,
     u: Floats,
     plan: Plan,
     indptr: Ints,
@@ -70,7 +72,7 @@ def average(
     n, C = out.shape
     H, W, r = plan.Hq, plan.Wq, plan.patch // 2
     reach, wide = r if vote else 0, W + plan.patch - 1
-    for block in _jit.prange(-(-n // BLOCK)):
+    for block in _jit.tasks(turns, 0, -(-n // BLOCK)):
         acc = np.empty(C, np.float64)
         for i in range(block * BLOCK, min(block * BLOCK + BLOCK, n)):
             y, x, count = i // W, i % W, 0
@@ -92,7 +94,14 @@ def average(
 
 @_jit.kernel
 def choose(
-    u: Floats, plan: Plan, distance: int, pool: Ints, aim: float, index: Ints, value: Floats
+    turns: Ints,
+    u: Floats,
+    plan: Plan,
+    distance: int,
+    pool: Ints,
+    aim: float,
+    index: Ints,
+    value: Floats,
 ) -> None:
     """Best keys of every pixel, those whose distance is nearest to `aim`; never the pixel itself.
 
@@ -100,7 +109,7 @@ def choose(
     none. Results `index` (n, k), to be begun with -1, and `value` (n, k).
     """
     H, W = plan.Hq, plan.Wq
-    for block in _jit.prange(-(-len(index) // BLOCK)):
+    for block in _jit.tasks(turns, 0, -(-len(index) // BLOCK)):
         for i in range(block * BLOCK, min(block * BLOCK + BLOCK, len(index))):
             y, x = i // W, i % W
             if pool.shape[1]:

@@ -66,24 +66,26 @@ def attend_tile(p: Scores, v: Floats, head: int, i0: int, out: Floats, norm: Flo
 
 
 @_jit.kernel
-def attend(p: Scores, v: Floats, start: int, stop: int, out: Floats, norm: Floats) -> None:
+def attend(
+    turns: Ints, p: Scores, v: Floats, start: int, stop: int, out: Floats, norm: Floats
+) -> None:
     """``out = softmax(scores) v``, for tiles `start` to `stop`.
 
     `norm` (2, heads, n) receives each row's largest score and its sum of exponentials relative to
     that: their logarithm in one number would lose the digits of the whole part.
     """
     tiles = (p.q.shape[1] + TILE - 1) // TILE
-    for task in _jit.prange(stop - start):
+    for task in _jit.tasks(turns, 0, stop - start):
         here = start + spread(task, stop - start)
         attend_tile(p, v, here // tiles, here % tiles * TILE, out, norm)
 
 
 @_jit.kernel
-def rows(p: Scores, index: Ints, normalise: bool, out: Floats) -> None:
+def rows(turns: Ints, p: Scores, index: Ints, normalise: bool, out: Floats) -> None:
     """``out[r]`` = scores of query ``index[r]`` of the only head, or its weights."""
     m, d = p.k.shape[1], p.q.shape[2]
     w = width(p.k)
-    for a in _jit.prange((index.size + w - 1) // w):
+    for a in _jit.tasks(turns, 0, (index.size + w - 1) // w):
         panel, s = aligned(d * w, p.k), aligned(KEYS * w, p.k)
         pack(p.q, p.slices[0, 0], index, a * w, panel)
         last = min(w, index.size - a * w)
@@ -117,11 +119,11 @@ def normalise_row(x: Floats) -> None:
 
 
 @_jit.kernel
-def topk(p: Scores, start: int, stop: int, value: Floats, index: Ints) -> None:
+def topk(turns: Ints, p: Scores, start: int, stop: int, value: Floats, index: Ints) -> None:
     """Largest weights of each query of the only head, for panels `start` to `stop`; index -1."""
     n, d, size = p.q.shape[1], p.q.shape[2], value.shape[1]
     w = width(p.k)
-    for task in _jit.prange(stop - start):
+    for task in _jit.tasks(turns, 0, stop - start):
         first = (start + spread(task, stop - start)) * w
         queries = np.arange(first, min(first + w, n))
         panel, s = aligned(d * w, p.k), aligned(KEYS * w, p.k)
@@ -158,11 +160,13 @@ def insert(value: Floats, index: Ints, new: float, key: int) -> None:
 
 
 @_jit.kernel
-def pull(p: Scores, norm: Floats, g: Floats, start: int, stop: int, out: Floats) -> None:
+def pull(
+    turns: Ints, p: Scores, norm: Floats, g: Floats, start: int, stop: int, out: Floats
+) -> None:
     """``out = weights.T g`` of the only head, for blocks of keys `start` to `stop`."""
     n, m, d, e = p.q.shape[1], p.k.shape[1], p.q.shape[2], g.shape[1]
     w = width(p.k)
-    for task in _jit.prange(stop - start):
+    for task in _jit.tasks(turns, 0, stop - start):
         j0 = (start + spread(task, stop - start)) * KEYS
         count = min(KEYS, m - j0)
         panel, s = aligned(d * w, p.k), aligned(KEYS * w, p.k)

@@ -17,7 +17,7 @@ from nlattn.kernels.panel import KEYS, Scores, key_range, load_norm, pack, score
 _TILE_BYTES = 1024
 
 
-@_jit.device
+@_jit.shared
 def tile_of(x: Floats) -> int:
     """Queries of a tile: its scores against one block of keys fit half the second-level cache."""
     return _TILE_BYTES // x.itemsize
@@ -170,7 +170,7 @@ def add_pair(
         add_product(s, step, 1, panels, size, room, dv, head, j0, count)
 
 
-@_jit.device
+@_jit.shared
 def diagonals(p: Scores) -> int:
     """Number of steps of `backward`: the larger of the numbers of tiles and of blocks."""
     tile = tile_of(p.q)
@@ -180,35 +180,35 @@ def diagonals(p: Scores) -> int:
 
 @_jit.kernel
 def backward(
+    turns: Ints,
     p: Scores,
     v: Floats,
     dout: Floats,
     norm: Floats,
     delta: Floats,
-    start: int,
-    stop: int,
+    diagonal: int,
     dq: Floats,
     dk: Floats,
     dv: Floats,
 ) -> None:
-    """Add diagonals `start` to `stop` to the gradients of every head.
+    """Add a diagonal to the gradients of every head.
 
     On a diagonal each block of keys meets another tile of queries, so both gradients are owned by
     the pair and nothing is summed across threads; every row's sum runs over diagonals in order.
     """
     n, m, tile = p.q.shape[1], p.k.shape[1], tile_of(v)
     side = diagonals(p)
-    for diagonal in range(start, stop):
-        for task in _jit.prange(dout.shape[0] * side):
-            head, block = task // side, spread(task % side, side)
-            i0, j0 = (block + diagonal) % side * tile, block * KEYS
-            if i0 < n and j0 < m:
-                rows = np.arange(i0, min(i0 + tile, n))
-                add_pair(p, v, dout, norm, delta, head, rows, j0, dq, dk, dv)
+    for task in _jit.tasks(turns, 0, dout.shape[0] * side):
+        head, block = task // side, spread(task % side, side)
+        i0, j0 = (block + diagonal) % side * tile, block * KEYS
+        if i0 < n and j0 < m:
+            rows = np.arange(i0, min(i0 + tile, n))
+            add_pair(p, v, dout, norm, delta, head, rows, j0, dq, dk, dv)
 
 
 @_jit.kernel
 def bias_gradient(
+    turns: Ints,
     p: Scores,
     v: Floats,
     dout: Floats,
@@ -227,7 +227,7 @@ def bias_gradient(
     tall, long = p.bias.shape[1] > 1, p.bias.shape[2] > 1
     across = (m + KEYS - 1) // KEYS if long else 1
     down = (n + w - 1) // w if tall else 1
-    for task in _jit.prange(stop - start):
+    for task in _jit.tasks(turns, 0, stop - start):
         here = start + task
         part, first, j0 = here // across // down, here // across % down * w, here % across * KEYS
         room = aligned(max(p.q.shape[2], e, 3) * w, v)

@@ -92,6 +92,7 @@ def _dot(a: Floats, b: Floats) -> float:
 
 @_jit.kernel
 def attend(
+    turns: Ints,
     q: Floats,
     k: Floats,
     v: Floats,
@@ -110,7 +111,7 @@ def attend(
     """
     n = q.shape[1]
     rows = len(slices) * n
-    for block in _jit.prange((rows + BLOCK - 1) // BLOCK):
+    for block in _jit.tasks(turns, 0, (rows + BLOCK - 1) // BLOCK):
         start, end = block * BLOCK, min(block * BLOCK + BLOCK, rows)
         longest = _longest(indptr, slices, n, start, end)
         scores, P = np.empty(longest, q.dtype), np.empty(longest, np.float64)
@@ -128,6 +129,7 @@ def attend(
 
 @_jit.kernel
 def weigh(
+    turns: Ints,
     q: Floats,
     k: Floats,
     indptr: Ints,
@@ -141,7 +143,7 @@ def weigh(
     """Store the score and normalised weight of every edge, (B nnz), and ``lse`` (B, n)."""
     n = q.shape[1]
     rows = len(slices) * n
-    for block in _jit.prange((rows + BLOCK - 1) // BLOCK):
+    for block in _jit.tasks(turns, 0, (rows + BLOCK - 1) // BLOCK):
         start, end = block * BLOCK, min(block * BLOCK + BLOCK, rows)
         weights = np.empty(_longest(indptr, slices, n, start, end), np.float64)
         for r in range(start, end):
@@ -162,6 +164,7 @@ def weigh(
 
 @_jit.kernel
 def differentiate(
+    turns: Ints,
     v: Floats,
     dout: Floats,
     dlse: Floats,
@@ -177,7 +180,7 @@ def differentiate(
     n = dout.shape[1]
     rows = len(slices) * n
     weight, power = int(options[0]), options[2]
-    for block in _jit.prange((rows + BLOCK - 1) // BLOCK):
+    for block in _jit.tasks(turns, 0, (rows + BLOCK - 1) // BLOCK):
         start, end = block * BLOCK, min(block * BLOCK + BLOCK, rows)
         dP = np.empty(_longest(indptr, slices, n, start, end), np.float64)
         for r in range(start, end):
@@ -201,7 +204,13 @@ def differentiate(
 
 @_jit.kernel
 def transpose(
-    indptr: Ints, indices: Ints, cursor: Ints, pointers: Ints, edges: Ints, queries: Ints
+    turns: Ints,
+    indptr: Ints,
+    indices: Ints,
+    cursor: Ints,
+    pointers: Ints,
+    edges: Ints,
+    queries: Ints,
 ) -> None:
     """Rows become keys: the edges of every key and their queries, queries ascending.
 
@@ -210,7 +219,7 @@ def transpose(
     S, m = cursor.shape
     n = (len(indptr) - 1) // max(S, 1)
     pointers[S * m] = len(indices)
-    for s in _jit.prange(S):
+    for s in _jit.tasks(turns, 0, S):
         _fill(cursor[s], 0, m)
         for t in range(indptr[s * n], indptr[s * n + n]):
             cursor[s, indices[t]] += 1
@@ -228,6 +237,7 @@ def transpose(
 
 @_jit.kernel
 def gather(
+    turns: Ints,
     coefficients: Floats,
     edges: Ints,
     indptr: Ints,
@@ -247,7 +257,7 @@ def gather(
     n = out.shape[1]
     rows = len(slices) * n
     factor, centred = options[0], options[1] != 0
-    for block in _jit.prange((rows + BLOCK - 1) // BLOCK):
+    for block in _jit.tasks(turns, 0, (rows + BLOCK - 1) // BLOCK):
         acc = np.empty(out.shape[2], np.float64)
         for r in range(block * BLOCK, min(block * BLOCK + BLOCK, rows)):
             b, i = r // n, r % n

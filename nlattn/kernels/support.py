@@ -96,6 +96,7 @@ def _runs(
 
 @_jit.kernel
 def list_keys(
+    turns: Ints,
     index: Ints,
     key_mask: Bools,
     mask: Bools,
@@ -118,7 +119,7 @@ def list_keys(
     n, rows = Hq * Wq, len(slices) * Hq * Wq
     kinds, radius, causal = shape[0], shape[1], shape[2]
     side = 2 * around[0] + 1
-    for block in _jit.prange((rows + BLOCK - 1) // BLOCK):
+    for block in _jit.tasks(turns, 0, (rows + BLOCK - 1) // BLOCK):
         centres = np.empty(2 * side * side + 2, np.int64)
         runs = np.empty(len(centres) * (2 * radius + 1) + index.shape[3], np.int64)
         for r in range(block * BLOCK, min(block * BLOCK + BLOCK, rows)):

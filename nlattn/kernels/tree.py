@@ -92,6 +92,7 @@ def _halve(value: Floats, order: Ints, first: int, middle: int, last: int, state
 
 @_jit.kernel
 def split(
+    turns: Ints,
     k: Floats,
     extra: Floats,
     plan: Plan,
@@ -104,7 +105,7 @@ def split(
 ) -> None:
     """Halve all nodes of a level of tree `number`; `value` is room for one number a key."""
     m, size = len(order), plan.patch * plan.patch * plan.d
-    for node in _jit.prange(1 << level):
+    for node in _jit.tasks(turns, 0, 1 << level):
         first, last = node * m >> level, (node + 1) * m >> level
         middle, name = (2 * node + 1) * m >> (level + 1), (1 << level) + node
         state = rng.absorb(rng.start(np.uint64(np.int64(plan.seed))), number)
@@ -129,10 +130,10 @@ def split(
 
 
 @_jit.kernel
-def settle(levels: int, order: Ints, home: Ints) -> None:
+def settle(turns: Ints, levels: int, order: Ints, home: Ints) -> None:
     """Sort the keys of every leaf, and note the leaf of every key."""
     m = len(order)
-    for leaf in _jit.prange(1 << levels):
+    for leaf in _jit.tasks(turns, 0, 1 << levels):
         first, last = leaf * m >> levels, (leaf + 1) * m >> levels
         order[first:last] = np.sort(order[first:last])
         for t in range(first, last):
@@ -141,6 +142,7 @@ def settle(levels: int, order: Ints, home: Ints) -> None:
 
 @_jit.kernel
 def descend(
+    turns: Ints,
     q: Floats,
     reach: Floats,
     plan: Plan,
@@ -151,7 +153,7 @@ def descend(
 ) -> None:
     """Leaf of every query times its `reach`."""
     size = plan.patch * plan.patch * plan.d
-    for query in _jit.prange(len(leaf)):
+    for query in _jit.tasks(turns, 0, len(leaf)):
         node = 0
         for level in range(levels):
             name = (1 << level) + node

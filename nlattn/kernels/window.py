@@ -127,12 +127,14 @@ def windows(
 
 
 @_jit.kernel
-def score(q: Floats, k: Floats, slices: Ints, scale: Any, start: int, stop: int, out: Any) -> None:
+def score(
+    turns: Ints, q: Floats, k: Floats, slices: Ints, scale: Any, start: int, stop: int, out: Any
+) -> None:
     """``out[b, i, pixel] = scale q_i . k_pixel``; tasks are blocks of pixels, (B, t, H W)."""
     t, d = q.shape[1:]
     n = k.shape[1] * k.shape[2]
     blocks, w = (n + PIXELS - 1) // PIXELS, width(q)
-    for task in _jit.prange(start, stop):
+    for task in _jit.tasks(turns, start, stop):
         b, first = task // blocks, task % blocks * PIXELS
         count = min(PIXELS, n - first)
         panel, s = aligned(d * w, q), aligned(PIXELS * w, q)

@@ -310,6 +310,7 @@ def _row(g: Windows, b: int, row: int, arrays: Any, slices: Ints, results: Any) 
 
 @_jit.kernel
 def attend(
+    turns: Ints,
     g: Windows,
     arrays: Any,
     slices: Ints,
@@ -330,5 +331,5 @@ def attend(
     and `dgate` (B, rows of tiles, t, kh kw), the gradients of each task.
     """
     down = (g.Ho + g.th - 1) // g.th
-    for task in _jit.prange(start, stop):
+    for task in _jit.tasks(turns, start, stop):
         _row(g, task // down, task % down, arrays, slices, (out, norm, delta, dbias, dgate))

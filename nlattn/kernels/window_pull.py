@@ -197,6 +197,7 @@ def _row(g: Windows, b: int, row: int, arrays: Any, slices: Ints, norms: Any, re
 
 @_jit.kernel
 def pull(
+    turns: Ints,
     g: Windows,
     arrays: Any,
     slices: Ints,
@@ -213,13 +214,20 @@ def pull(
     """
     high = (g.H - 1 + g.ph) // g.sh - g.ph // g.sh + 1
     down = (high + g.th - 1) // g.th
-    for task in _jit.prange(start, stop):
+    for task in _jit.tasks(turns, start, stop):
         _row(g, task // down, task % down, arrays, slices, (norm, delta), (dv, dscore))
 
 
 @_jit.kernel
 def project(
-    q: Floats, k: Floats, slices: Ints, scale: Any, dscore: Floats, dk: Floats, dq: Floats
+    turns: Ints,
+    q: Floats,
+    k: Floats,
+    slices: Ints,
+    scale: Any,
+    dscore: Floats,
+    dk: Floats,
+    dq: Floats,
 ) -> None:
     """Gradients of keys (B, H W, d), and of queries for blocks of pixels, (B, blocks, t, d).
 
@@ -227,7 +235,7 @@ def project(
     """
     n, d = k.shape[1:]
     blocks = dq.shape[1]
-    for task in _jit.prange(len(slices) * blocks):
+    for task in _jit.tasks(turns, 0, len(slices) * blocks):
         b, block = task // blocks, task % blocks
         for j in range(block * PIXELS, min(n, block * PIXELS + PIXELS)):
             for c in range(d):

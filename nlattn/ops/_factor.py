@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import lapack, qr, solve_triangular
 
-from nlattn import _check, _jit
+from nlattn import _check, _threads
 from nlattn._types import Floats, Ints
 from nlattn.kernels import leverage as kernels
 from nlattn.kernels.gemm import width
@@ -139,7 +139,7 @@ def factors(k: Floats, method: str, rcond: float | None) -> tuple[list[Factor | 
     found: list[Factor | None] = [None] * len(k)
     states = gram(k, safe) if method == "gram" else triangles(k, safe)
     doubtful = []
-    with _jit.one_blas_thread():
+    with _threads.one_blas_thread():
         for b in known:
             if method == "gram":
                 f = of_gram(states[b], safe[b], cut**0.5 if rcond is None else cut)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from scipy.linalg import qr, solve_triangular
 
-from nlattn import _check, _jit
+from nlattn import _check, _threads
 from nlattn._types import Floats
 from nlattn.kernels import whiten as kernels
 
@@ -48,15 +48,15 @@ class Factor(NamedTuple):
         """X, (n, r), frozen."""
         if self.rows is not None:
             return self.rows
-        with _jit.one_blas_thread() if len(k) <= kernels.ROWS else nullcontext():
+        with _threads.one_blas_thread() if len(k) <= kernels.ROWS else nullcontext():
             return _check.frozen(project(k, _NONE, self.whiten))  # type: ignore[no-any-return]
 
 
 def factor(k: Floats, row: Floats = _NONE) -> Factor:
     """Factor ``diag(row) k`` for finite frozen k (n, d)."""
     if len(k) > kernels.ROWS:
-        return _factor(k, row, _jit.one_blas_thread)
-    with _jit.one_blas_thread():  # one block: NumPy's products do, and no thread is woken
+        return _factor(k, row, _threads.one_blas_thread)
+    with _threads.one_blas_thread():  # one block: NumPy's products do, and no thread is woken
         return _factor(k, row, nullcontext)
 
 
@@ -151,7 +151,7 @@ def _by_qr(k: Floats, row: Floats, D: Floats) -> Factor:
 def triangle(A: Floats) -> Floats:
     """At most d rows with the Gram matrix of A (n, d), each row's error relative to that row."""
     order = np.argsort(-abs(A).max(1), kind="stable")
-    with _jit.one_blas_thread():
+    with _threads.one_blas_thread():
         R, pivots = qr(A[order], mode="r", pivoting=True, check_finite=False)
     R = R[: A.shape[1]]
     out: Floats = np.empty(R.shape)

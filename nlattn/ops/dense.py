@@ -221,8 +221,6 @@ def backward(
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients of queries, keys and values; `delta` (batch, n) is ``dout . out - dlse``."""
     dq, dk, dv = (np.zeros((fit.batch, *fit.shape(s)), fit.dtype) for s in ("n d", "m d", "m e"))
-    n, m, d, e = fit.shape("n m d e")
-    cost = fit.batch * min(n, m) * KEYS * (3 * d + 2 * e)
-    for start, stop in groups(softmax_vjp.diagonals(p), 16 * cost):
-        softmax_vjp.backward(p, fit["v"], fit["dout"], norm, delta, start, stop, dq, dk, dv)
+    for diagonal in range(softmax_vjp.diagonals(p)):
+        softmax_vjp.backward(p, fit["v"], fit["dout"], norm, delta, diagonal, dq, dk, dv)
     return fit.reduce("q", dq), fit.reduce("k", dk), fit.reduce("v", dv)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nlattn import _check, _jit
+from nlattn import _check, _threads
 from nlattn._types import Floats, Work
 from nlattn.kernels import prefix
 from nlattn.maps.base import AttentionMap
@@ -221,7 +221,7 @@ def _concatenation_vjp(call: _Call) -> tuple[Floats, Floats, Floats, Floats]:
 def _weigh(fit: _check.Fit, name: str, factor: Floats) -> Floats:
     """Rows of an array times `factor` (batch, rows), summed over rows and slices: (d,) float64."""
     x, total = fit[name], np.zeros(fit.dims["d"])
-    with _jit.one_blas_thread(), np.errstate(all="ignore"):
+    with _threads.one_blas_thread(), np.errstate(all="ignore"):
         for part, rows in zip(fit.slices(name)[:, 0], factor, strict=True):
             for start in range(0, len(rows), _BLOCK):
                 block = slice(start, start + _BLOCK)

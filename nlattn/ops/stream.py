@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from nlattn import _check, _jit
+from nlattn import _check, _threads
 from nlattn._types import Floats, Ints
 from nlattn.ops import _factor
 from nlattn.ops._ranges import add_ranges, joined
@@ -15,6 +15,7 @@ from nlattn.ops._ranges import add_ranges, joined
 METHODS = ("qr", "gram")
 _CHUNK = 1 << 19  # numbers of a chunk of keys: 4 MB
 _FORMAT = 1
+_SLACK = 4  # errors of the factor and of the product with it, and both are squared
 
 
 class Heavy(NamedTuple):
@@ -259,7 +260,7 @@ class LeverageStream:
         if self.method == "gram":
             total: Floats = states[0] + states[1]
             return total
-        with _jit.one_blas_thread():
+        with _threads.one_blas_thread():
             R: Any = np.linalg.qr(np.concatenate(states), mode="r")
         return np.asarray(R)
 
@@ -269,14 +270,14 @@ class LeverageStream:
         """Factor of all keys and the rounding of scores; None if a Gram matrix hides the rank."""
         seen = int((ranges[:, 1] - ranges[:, 0]).sum())
         cut, scale = max(seen, self.d) * _factor.UNIT, _factor.power_scales(peak)
-        with _jit.one_blas_thread():
+        with _threads.one_blas_thread():
             if self.method == "qr":
                 factor = _factor.of_triangle(state, scale, cut)
-                return factor, self.d * _factor.UNIT * factor.condition
+                return factor, _SLACK * self.d * _factor.UNIT * factor.condition
             factor = _factor.of_gram(state, scale, cut**0.5)
         if factor.rank < (np.diag(state) > 0).sum():
             return None, 0.0
-        return factor, self.d * _factor.UNIT * factor.condition**2
+        return factor, _SLACK * self.d * _factor.UNIT * factor.condition**2
 
     def _refuse(self) -> NoReturn:
         text = "method='gram' cannot tell the rank of the keys so far; use method='qr'"

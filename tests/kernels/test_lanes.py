@@ -17,27 +17,24 @@ DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 COUNTS = pytest.mark.parametrize("count", [0, 1, 16, 37])
 
 
-@_jit.kernel
+@_jit.function
 def raise_top(s: Any, count: int, top: Any) -> None:
-    for _ in _jit.prange(1):
-        highest(s, count, top)
+    highest(s, count, top)
 
 
-@_jit.kernel
+@_jit.function
 def weigh(s: Any, count: int, shift: Any, total: Any) -> None:
-    for _ in _jit.prange(1):
-        exponentials(s, count, shift, total)
+    exponentials(s, count, shift, total)
 
 
-@_jit.kernel
+@_jit.function
 def steepen(at: Any, top: Any, inverse: Any, mean: Any, s: Any, ds: Any) -> None:
-    for _ in _jit.prange(1):
-        slopes(s, ds, at[0], at[1], at[2], top, inverse, mean)
+    slopes(s, ds, at[0], at[1], at[2], top, inverse, mean)
 
 
-@_jit.kernel
+@_jit.function
 def one_by_one(x: Any, out: Any) -> None:
-    for i in _jit.prange(x.size):
+    for i in range(x.size):
         out[i] = exp(x[i])
 
 

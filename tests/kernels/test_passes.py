@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nlattn import _jit
+from nlattn import _threads
 from nlattn.kernels import linear
 from nlattn.kernels.features import ColumnExp, Identity, JointExp, Random, Relu, RowSoftmax
 from nlattn.kernels.rows import BLOCK
@@ -119,12 +119,12 @@ def eps_unit(f: Any, x: Any) -> Any:
 
 def test_bits_do_not_depend_on_threads_or_groups() -> None:
     x, y = rows(9000, 8, np.float64, 4), rows(9000, 3, np.float64, 5)
-    before, found = _jit.threads(), []
+    before, found = _threads.threads(), []
     try:
-        for threads in range(1, _jit.max_threads() + 1):
-            _jit.set_threads(threads)
+        for threads in range(1, _threads.max_threads() + 1):
+            _threads.set_threads(threads)
             found.append(linear.collect(ColumnExp(), x, y, NONE).values)
     finally:
-        _jit.set_threads(before)
+        _threads.set_threads(before)
     for values in found[1:]:
         np.testing.assert_array_equal(values, found[0])

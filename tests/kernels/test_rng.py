@@ -20,9 +20,9 @@ KNOWN = {
 }
 
 
-@_jit.kernel
+@_jit.function
 def draw(fields: np.ndarray, limit: np.ndarray, bits: np.ndarray, below: np.ndarray) -> None:
-    for i in _jit.prange(len(fields)):
+    for i in range(len(fields)):
         state = rng.start(np.uint64(fields[i, 0]))
         for f in range(1, fields.shape[1]):
             state = rng.absorb(state, fields[i, f])

@@ -9,9 +9,9 @@ from nlattn import _check, _jit
 from nlattn.kernels import scores
 
 
-@_jit.kernel
+@_jit.function
 def all_pairs(kind: int, factor: np.ndarray, q: np.ndarray, k: np.ndarray, out: np.ndarray) -> None:
-    for i in _jit.prange(len(q)):
+    for i in range(len(q)):
         for j in range(len(k)):
             out[i, j] = scores.score(kind, factor[0], q[i], k[j])
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nlattn import _check
+from nlattn import _check, _jit
 from nlattn.kernels import softmax
 from nlattn.kernels.gemm import width
 from nlattn.kernels.panel import KEYS, TILE, Scores, groups, spread
@@ -69,10 +69,15 @@ def test_tiles_meet_at_their_edges(n: int, m: int, dtype: Any) -> None:
     np.testing.assert_allclose(out, weights.T @ q, atol=20 * bound * max(1, n / m))
 
 
+@_jit.function
+def insert(value: np.ndarray, index: np.ndarray, new: float, key: int) -> None:
+    softmax.insert(value, index, new, key)
+
+
 def test_an_insertion_keeps_equals_in_order() -> None:
     value, index = np.full(3, -np.inf), np.full(3, -1)
     for key, new in enumerate([1.0, 2.0, 2.0, 1.0, 3.0]):
         if new > value[-1]:
-            softmax.insert(value, index, new, key)
+            insert(value, index, new, key)
     np.testing.assert_array_equal(value, [3, 2, 2])
     np.testing.assert_array_equal(index, [4, 1, 2])

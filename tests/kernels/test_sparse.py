@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from nlattn import _check
+from nlattn import _check, _jit
 from nlattn.kernels import sparse as kernels
 from nlattn.kernels import support as supports
 from nlattn.kernels.scores import DOT, NEG_L2, score
@@ -36,6 +36,11 @@ def pointers(support: csr_array) -> Any:
     return _check.frozen(support.indptr, np.int64), _check.frozen(support.indices, np.int32)
 
 
+@_jit.function
+def one_score(kind: int, factor: Any, q: np.ndarray, k: np.ndarray) -> float:
+    return score(kind, factor, q, k)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("weight", range(4))
 def test_the_stored_weights_are_those_that_are_applied(weight: int, dtype: Any) -> None:
@@ -58,7 +63,7 @@ def test_the_stored_weights_are_those_that_are_applied(weight: int, dtype: Any) 
         np.testing.assert_allclose(out[b], want, rtol=1e-5, atol=1e-6)
         rows = np.repeat(np.arange(N), np.diff(indptr))
         for t, (i, j) in enumerate(zip(rows, indices, strict=True)):
-            assert scores[b * nnz + t] == score(kind, dtype(0.7), q[b, i], k[0, j])
+            assert scores[b * nnz + t] == one_score(kind, dtype(0.7), q[b, i], k[0, j])
     assert np.isneginf(lse[:, 1]).all()
 
 
@@ -111,9 +116,14 @@ def test_gather_sums_over_edges(centred: int) -> None:
     np.testing.assert_allclose(out, want, rtol=1e-13, atol=1e-14)
 
 
+@_jit.function
+def sort(values: np.ndarray, count: int) -> None:
+    supports._sort(values, count)
+
+
 @given(st.lists(st.integers(-(2**40), 2**40), max_size=40))
 def test_the_sort_sorts(values: list[int]) -> None:
     array = np.array([*values, -(2**50)], np.int64)
-    supports._sort(array, len(values))
+    sort(array, len(values))
     assert array[:-1].tolist() == sorted(values)
     assert array[-1] == -(2**50)

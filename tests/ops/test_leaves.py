@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlattn import _jit, images, nl_means, patchmatch, psal, scram
+from nlattn import _threads, images, nl_means, patchmatch, psal, scram
 from nlattn.ops import _leaves
 
 Grid = tuple[int, int]
@@ -151,12 +151,12 @@ def test_equal_keys_and_nan_do_not_hang(value: float) -> None:
 @pytest.mark.jit
 def test_threads_do_not_show() -> None:
     q, k = np.random.default_rng(9).standard_normal((2, 40, 40, 4))
-    most = _jit.max_threads()
+    most = _threads.max_threads()
     fields = []
     for count in {1, most}:
-        _jit.set_threads(count)
+        _threads.set_threads(count)
         fields.append(patchmatch(q, k, candidates="tree", trees=2, topk=2))
-    _jit.set_threads(most)
+    _threads.set_threads(most)
     np.testing.assert_array_equal(fields[0].index, fields[-1].index)
     np.testing.assert_array_equal(fields[0].score, fields[-1].score)
 
