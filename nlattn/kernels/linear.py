@@ -103,7 +103,7 @@ def read(
     tasks = groups(batch, n, 1)
 
     def part(number: int) -> None:
-        passes.read(m, x, index, panels, norm, tasks[number], out, log)
+        passes.read(m, x, EVERY[0], index, panels, norm, tasks[number], out, log)
 
     for _ in _threads.each(part, len(tasks), batch * n):
         pass

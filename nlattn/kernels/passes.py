@@ -45,12 +45,13 @@ def collect(
     s = space(BLOCK, d, r, x)
     right = aligned(BLOCK * wide, x).reshape((BLOCK, wide))
     part = aligned(r * wide, x).reshape((r, wide))
-    right[:] = 0
+    right[:], old = 0, np.empty_like(top[0])
     for t in range(len(tasks)):
         b, begin, end = tasks[t]
         keys, beside = x[slices[b, 0]][begin:end], y[slices[b, 1]][begin:end]
         kept = mask[slices[b, 2]][begin:end]
-        old = top[t].copy()
+        for a in range(r):
+            old[a] = top[t, a]
         for first in range(0, end - begin, BLOCK):
             count = min(BLOCK, end - begin - first)
             features(m, keys, first, count, kept, top[t], s)
@@ -58,10 +59,12 @@ def collect(
                 if top[t, a] > old[a]:
                     fade = np.exp(np.float64(old[a]) - np.float64(top[t, a]))
                     sums[t, a] *= fade
-                    values[t, a] *= fade
+                    for c in range(e):
+                        values[t, a, c] *= fade
             if m.moving and top[t, 0] > old[0]:
                 where[t, 0], where[t, 1] = begin + first + s.here[0], s.where[s.here[0]]
-            old[:] = top[t]
+            for a in range(r):
+                old[a] = top[t, a]
             for i in range(count):
                 row, to = beside[first + i], right[i]
                 for c in range(e):
@@ -92,7 +95,7 @@ def merge(
     for t in range(len(tasks)):
         b = tasks[t, 0]
         if m.moving and high[t, 0] > top[b, 0]:
-            first[b] = where[t]
+            first[b, 0], first[b, 1] = where[t, 0], where[t, 1]
         for a in range(high.shape[1]):
             new = max(top[b, a], np.float64(high[t, a]))
             old = np.exp(top[b, a] - new) if top[b, a] > -np.inf else 0.0
@@ -102,7 +105,8 @@ def merge(
                 to[c] = to[c] * old + row[c] * more
             all_sums[b, a] = all_sums[b, a] * old + sums[t, a] * more
             top[b, a] = new
-        all_total[b] += total[t]
+        for c in range(total.shape[1]):
+            all_total[b, c] += total[t, c]
 
 
 @_jit.device
@@ -121,6 +125,7 @@ def _add_product(phi: Floats, right: Floats, count: int, part: Floats, values: F
 def read(
     m: Map,
     x: Floats,
+    every: Bools,
     index: Ints,
     context: Floats,
     norm: Floats,
@@ -131,7 +136,8 @@ def read(
     """``out = phi(x) context`` (batch, n, e), over ``phi(x).norm``, whose logarithm is `log`.
 
     `context` is (batch, r, `columns` of e), `norm` (batch, r). Without columns `norm` divides
-    nothing and `log` is left. `tasks` and `index` (batch,), the slices of x, as in `collect`.
+    nothing and `log` is left. `tasks` and `index` (batch,), the slices of x, as in `collect`;
+    `every` is the empty mask.
     """
     (r, wide), d = context.shape[1:], x.shape[2]
     s = space(BLOCK, d, r, x)
@@ -141,10 +147,12 @@ def read(
         b, begin, end = tasks[t]
         for first in range(begin, end, BLOCK):
             count = min(BLOCK, end - first)
-            features(m, x[index[b]], first, count, np.empty(0, np.bool_), start, s)
+            features(m, x[index[b]], first, count, every, start, s)
             if m.eps > 0:
                 for i in range(count):
-                    s.phi[i, :r] += eps_of(m, s.top[i])
+                    row, eps = s.phi[i], eps_of(m, s.top[i])
+                    for a in range(r):
+                        row[a] += eps
             for j in range(0, out.shape[2], width(x)):
                 multiply(
                     s.phi, 0, s.phi.shape[1], 1, context[b], j, wide, result, j, wide, count, r

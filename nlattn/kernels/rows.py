@@ -172,7 +172,8 @@ def _amplify(m: Map, x: Floats, first: int, count: int, s: Space) -> None:
                 u[c] = row[c] * factor
                 total += u[c] * u[c]
         else:
-            u[:] = row
+            for c in range(row.size):
+                u[c] = row[c]
         s.half[i] = m.half * total
 
 
@@ -209,11 +210,14 @@ def _stabilize(m: Map, count: int, r: int, top: Floats, s: Space) -> None:
         for i in range(count):
             if s.top[i] > top[0]:
                 top[0], s.here[0] = s.top[i], i
-        top[:] = top[0]
-        s.half[:count] += top[0]
-        s.top[:count] = 0
+        for c in range(1, top.size):
+            top[c] = top[0]
+        for i in range(count):
+            s.half[i] += top[0]
+            s.top[i] = 0
     else:
-        s.half[:count] += s.top[:count]
+        for i in range(count):
+            s.half[i] += s.top[i]
 
 
 @_jit.device
@@ -262,8 +266,13 @@ def _column_exp(
 ) -> None:
     _column_largest(x, first, count, kept, top)
     if m.joint:
-        top[:] = top.max()
-    shift = np.where(top > -np.inf, top, np.zeros_like(top))
+        for c in range(1, top.size):
+            top[0] = max(top[0], top[c])
+        for c in range(1, top.size):
+            top[c] = top[0]
+    shift = np.empty_like(top)
+    for c in range(top.size):
+        shift[c] = top[c] if top[c] > -np.inf else 0
     for i in range(count):
         row, to = x[first + i], s.phi[i]
         for c in range(top.size):
@@ -277,7 +286,8 @@ def features(m: Map, x: Floats, first: int, count: int, kept: Bools, top: Floats
     `top` (r,) are maxima that rows share, and are raised. A row that is not `kept` gets 0;
     an empty `kept` keeps all.
     """
-    s.top[:count] = 0
+    for i in range(count):
+        s.top[i] = 0
     if m.kind == RANDOM:
         _random(m, x, first, count, top, s)
     elif m.kind == RELU:
@@ -287,10 +297,14 @@ def features(m: Map, x: Floats, first: int, count: int, kept: Bools, top: Floats
     elif m.kind == COLUMN_EXP:
         _column_exp(m, x, first, count, kept, top, s)
     else:
-        s.phi[:count, : top.size] = x[first : first + count]
+        for i in range(count):
+            row, to = x[first + i], s.phi[i]
+            for c in range(top.size):
+                to[c] = row[c]
     for i in range(count if kept.size else 0):
         if not kept[first + i]:
-            s.phi[i, : top.size] = 0
+            for c in range(top.size):
+                s.phi[i, c] = 0
 
 
 @_jit.device
