@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
 import os
 import pickle
+import re
 import stat
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,6 +16,7 @@ from typing import Any
 
 from numba.core.caching import FunctionCache
 
+_IMPORT = re.compile(r"^from nlattn\.kernels(?:\.(\w+))? import (\([^)]*\)|.*)", re.MULTILINE)
 _warned = False
 
 
@@ -35,14 +36,12 @@ def sources(file: Path) -> str:
     return digest.hexdigest()
 
 
+@functools.cache
 def imported(file: Path) -> set[str]:
     """Stems of the kernel files that a source file imports."""
     names = set()
-    for node in ast.walk(ast.parse(file.read_bytes())):
-        if isinstance(node, ast.ImportFrom) and node.module == "nlattn.kernels":
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nlattn.kernels."):
-            names.add(str(node.module).split(".")[2])
+    for stem, listed in _IMPORT.findall(file.read_text(encoding="utf-8")):
+        names |= {stem} if stem else set(re.findall(r"(\w+)(?: as \w+)?", listed))
     return names
 
 

@@ -12,13 +12,15 @@ a counter: Numba's parallel loops hold, and optimise, all that they call twice.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any, Concatenate, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import overload as typed
 
 import numba
 import numpy as np
-from numba.extending import intrinsic, register_jitable
+from numba.extending import intrinsic, overload, register_jitable
 
 from nlattn._cache import Cache, no_cache
 from nlattn._threads import Help, one_blas_thread, stay_away, threads
@@ -30,11 +32,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # Vectorising a sum needs its order freed; NaN and infinities keep their meaning.
 _REASSOCIATE = {"reassoc", "contract", "nsz", "arcp"}
+_INTO_ANY = {"error_model": "numpy", "no_cpython_wrapper": True}
 _DISABLED = bool(numba.config.DISABLE_JIT)
 
 
 def _compile(
-    function: Callable[P, R], *, entry: bool, fast: bool = False, inline: bool = False
+    function: Callable[P, R],
+    *,
+    entry: bool,
+    fast: bool = False,
+    inline: bool = False,
+    once: bool = False,
 ) -> Callable[P, R]:
     """Compile, with an `entry` for Python or none, which spares half of the code of a helper."""
     if _DISABLED:
@@ -44,10 +52,12 @@ def _compile(
         error_model="numpy",
         fastmath=_REASSOCIATE if fast else False,
         forceinline=inline,
+        inline="always" if once else "never",
         no_cpython_wrapper=not entry,
         no_cfunc_wrapper=True,
         **({"_nrt": False} if inline else {}),  # counting references to arrays would cost more yet
     )(function)
+    _compile_lightly(compiled)
     if entry:
         _compile_here(compiled)
     try:
@@ -55,6 +65,28 @@ def _compile(
     except (RuntimeError, OSError) as error:
         no_cache(error)
     return compiled  # type: ignore[no-any-return]
+
+
+def _compile_lightly(compiled: Any) -> None:
+    """How callers compile a helper: for int64, where Numba would for int32 and each constant too.
+
+    And optimised a little, since callers, which hold its code, are optimised with it.
+    """
+    template = compiled.get_call_template
+
+    def number(kind: Any) -> Any:
+        kind = numba.types.unliteral(kind)
+        return numba.types.int64 if kind == numba.types.int32 else kind
+
+    def light(arguments: Any, options: Any) -> Any:
+        level = numba.config.OPT
+        numba.config.OPT = type(level)(min(level, 1))
+        try:
+            return template(tuple(map(number, arguments)), options)
+        finally:
+            numba.config.OPT = level
+
+    compiled.get_call_template = light
 
 
 def _compile_here(compiled: Any) -> None:
@@ -68,21 +100,25 @@ def _compile_here(compiled: Any) -> None:
     compiled._compile_for_args = checked
 
 
-@overload
+@typed
 def device(function: Callable[P, R]) -> Callable[P, R]: ...
-@overload
+@typed
 def device(
-    *, fast: bool = False, inline: bool = False
+    *, fast: bool = False, inline: bool = False, once: bool = False
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
-def device(function: Any = None, *, fast: bool = False, inline: bool = False) -> Any:
+def device(
+    function: Any = None, *, fast: bool = False, inline: bool = False, once: bool = False
+) -> Any:
     """Compile a helper called from kernels. It has no entry: Python that calls it crashes.
 
     ``fast=True`` frees the order of its sums; ``inline=True`` copies it into its callers, where a
-    call with arrays would cost more than what it does.
+    call with arrays would cost more than what it does; ``once=True`` writes it into its only
+    caller, which spares a long one a second round of compiling.
     """
+    options = {"fast": fast, "inline": inline, "once": once}
     if function is None:
-        return functools.partial(device, fast=fast, inline=inline)
-    return _compile(function, entry=False, fast=fast, inline=inline)
+        return functools.partial(device, **options)
+    return _compile(function, entry=False, **options)
 
 
 def function(function: Callable[P, R]) -> Callable[P, R]:
@@ -91,9 +127,9 @@ def function(function: Callable[P, R]) -> Callable[P, R]:
     return np.errstate(all="ignore")(compiled) if _DISABLED else compiled
 
 
-@overload
+@typed
 def kernel(function: Callable[Concatenate[Ints, P], None]) -> Callable[P, None]: ...
-@overload
+@typed
 def kernel(
     *, fast: bool = False, blas: bool = False
 ) -> Callable[[Callable[Concatenate[Ints, P], None]], Callable[P, None]]: ...
@@ -109,9 +145,10 @@ def kernel(function: Any = None, *, fast: bool = False, blas: bool = False) -> A
 
     @functools.wraps(function)
     def launch(*arrays: Any) -> None:
-        turn = functools.partial(compiled, np.zeros(1, np.int64), *arrays)
+        count = threads()
+        turn = functools.partial(compiled, np.zeros(1 + count, np.int64), *arrays)
         with np.errstate(all="ignore"), one_blas_thread() if blas else nullcontext():
-            others = Help(turn, threads() - 1)
+            others = Help(turn, count - 1)
             try:
                 turn()
             finally:
@@ -124,8 +161,7 @@ def _known(function: F, **options: Any) -> F:
     """What Numba may compile into any caller; by itself it is not kept on disk."""
     if _DISABLED:
         return function
-    options = {"error_model": "numpy", "no_cpython_wrapper": True, **options}
-    known: F = register_jitable(**options)(function)
+    known: F = register_jitable(**_INTO_ANY, **options)(function)
     return known
 
 
@@ -134,39 +170,68 @@ def shared(function: F) -> F:
     return _known(function)
 
 
-def _advance(turns: Ints, count: int) -> int:
-    """Add to the counter that threads share, and return what it was."""
-    before = turns[0]
-    turns[0] += count
+def by_class(helpers: dict[type, F], **options: Any) -> F:
+    """Of plain functions with the same parameters, the one for the class of the first argument.
+
+    That is a NamedTuple; compiled callers hold the one function alone.
+    """
+
+    def call(*arguments: Any) -> Any:
+        return helpers[type(arguments[0])](*arguments)
+
+    def choose(*arguments: Any) -> Any:  # pragma: no cover - the compiler runs it
+        return helpers[arguments[0].instance_class]
+
+    choose.__signature__ = inspect.signature(next(iter(helpers.values())))  # type: ignore[attr-defined]
+    if not _DISABLED:
+        overload(call, jit_options={**_INTO_ANY, **options})(choose)
+    return cast(F, call)
+
+
+def _advance(turns: Ints, place: int, count: int) -> int:
+    """Add to a counter that threads share, and return what it was."""
+    before = turns[place]
+    turns[place] += count
     return int(before)
 
 
 @intrinsic
-def _compiled_advance(_, turns, count):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _compiled_advance(_, turns, place, count):  # type: ignore[no-untyped-def]  # pragma: no cover
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        return builder.atomic_rmw("add", array.data, arguments[1], "monotonic")
+        counter = builder.gep(array.data, [arguments[1]])
+        return builder.atomic_rmw("add", counter, arguments[2], "monotonic")
 
-    return numba.types.int64(turns, count), emit
+    return numba.types.int64(turns, numba.types.int64, count), emit
 
 
 if not _DISABLED:
     _advance = _compiled_advance
 
-_TURNS = 256
-"""Portions that many tasks are handed out in: for even ends, at no cost."""
+_PORTIONS = 128
+"""Into how many a thread's share is cut: for even ends, at no cost."""
 
 
 @functools.partial(_known, forceinline=True, _nrt=False)
 def tasks(turns: Ints, first: int, last: int) -> Iterator[int]:
-    """Numbers from `first` below `last`, each for one of the threads that share `turns`."""
-    count = last - first
-    some = max(1, count // _TURNS)
-    done = _advance(turns, some)
-    while done < count:
-        for task in range(done, min(done + some, count)):
-            yield first + task
-        done = _advance(turns, some)
+    """Numbers from `first` below `last`, each for one of the threads that share `turns`.
+
+    A thread begins with a share of its own, the same in one kernel and the next, whose data its
+    cache may hold, and then helps with the others. `turns` are the number of threads that came,
+    and how much of each share is taken.
+    """
+    shares = len(turns) - 1
+    own = _advance(turns, 0, 1)
+    for other in range(own, own + shares):
+        share = other % shares
+        begin = first + (last - first) * share // shares
+        count = first + (last - first) * (share + 1) // shares - begin
+        some = max(1, count // _PORTIONS)
+        done = _advance(turns, 1 + share, some)
+        while done < count:
+            for task in range(done, min(done + some, count)):
+                yield begin + task
+            done = _advance(turns, 1 + share, some)
 
 
 def cache_folder() -> str | None:

@@ -14,12 +14,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numba
 import numpy as np
-import scipy.linalg.cython_blas  # noqa: F401  loads the BLAS behind Numba's np.dot, to be limited
-from threadpoolctl import ThreadpoolController
 
 R = TypeVar("R")
 
@@ -100,7 +98,10 @@ def _nothing() -> None:
 
 
 @functools.cache
-def _blas() -> ThreadpoolController:
+def _blas() -> Any:
+    import scipy.linalg.cython_blas  # noqa: F401  what is behind Numba's np.dot, to be limited
+    from threadpoolctl import ThreadpoolController
+
     return ThreadpoolController().select(user_api="blas")
 
 

@@ -75,12 +75,12 @@ class Identity:
 
     def compiled(self, x: Floats) -> Map:
         """What kernels are told of the map, for rows x."""
-        return self._told(x, rows.IDENTITY)
+        return self._told(x, rows.Identity)
 
-    def _told(self, x: Floats, kind: int, *, joint: bool = False) -> Map:
+    def _told(self, x: Floats, kind: type[Map], *, joint: bool = False) -> Map:
         zero, one = x.dtype.type(0), x.dtype.type(1)
         none = np.empty((0, 0), x.dtype)
-        return Map(kind, rows.NONE, joint, False, none, zero, zero, one, zero, zero)
+        return kind(rows.NONE, joint, False, none, zero, zero, one, zero, zero)
 
     def __call__(self, x: Floats, top: Floats, kept: Any = None) -> Block:
         """Features relative to `top`, which is raised to maxima that rows share.
@@ -90,7 +90,7 @@ class Identity:
         m, r = self.compiled(x), self.size(x.shape[1])
         shared, space = top.astype(x.dtype), rows.space(len(x), x.shape[1], r, x)
         chosen = EVERY[0] if kept is None else _check.frozen(kept)
-        rows.features(m, _check.frozen(x), 0, len(x), chosen, shared, space)
+        rows.fill(m, _check.frozen(x), chosen, shared, space)
         return self._block(x, shared.astype(float), space.phi[:, :r], space)
 
     def _block(self, x: Floats, top: Floats, phi: Floats, space: rows.Space) -> Block:
@@ -105,7 +105,7 @@ class RowSoftmax(Identity):
     """Softmax over the channels of each row."""
 
     def compiled(self, x: Floats) -> Map:
-        return self._told(x, rows.ROW_SOFTMAX)
+        return self._told(x, rows.RowSoftmax)
 
     def vjp(self, block: Block, dphi: Floats) -> Floats:
         dx: Floats = dphi - np.einsum("ic,ic->i", dphi, block.phi)[:, None]
@@ -120,7 +120,7 @@ class ColumnExp(Identity):
         return np.full(d, -np.inf)
 
     def compiled(self, x: Floats) -> Map:
-        return self._told(x, rows.COLUMN_EXP)
+        return self._told(x, rows.ColumnExp)
 
     def vjp(self, block: Block, dphi: Floats) -> Floats:
         return dphi * block.phi
@@ -130,7 +130,7 @@ class JointExp(ColumnExp):
     """``exp(x)``, with one maximum for all rows and channels."""
 
     def compiled(self, x: Floats) -> Map:
-        return self._told(x, rows.COLUMN_EXP, joint=True)
+        return self._told(x, rows.ColumnExp, joint=True)
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Random(Identity):
         numbers = self.c * self.c / 2, self.amplitude, self.floor, self._log_eps, self.eps
         scalars = (x.dtype.type(number) for number in numbers)
         stabilizer = _STABILIZERS[self.stabilizer]
-        return Map(rows.RANDOM, stabilizer, self.joint, self.moving, self._panel, *scalars)
+        return rows.Random(stabilizer, self.joint, self.moving, self._panel, *scalars)
 
     def _block(self, x: Floats, top: Floats, phi: Floats, space: rows.Space) -> Block:
         own, length, first = space.top[:, None], None, None
@@ -214,7 +214,7 @@ class Relu(Identity):
         return rows.padded(self.projection.T)
 
     def compiled(self, x: Floats) -> Map:
-        m = self._told(x, rows.RELU)
+        m = self._told(x, rows.Relu)
         return m._replace(panel=self._panel, eps=x.dtype.type(self.eps))
 
     def _block(self, x: Floats, top: Floats, phi: Floats, space: rows.Space) -> Block:

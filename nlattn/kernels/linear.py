@@ -79,8 +79,17 @@ def collect(f: Identity, x: Floats, y: Floats, slices: Ints, mask: Any = None) -
         passes.collect(m, x, y, every, slices, some, high, *sums, where)
         return some, high, *sums, where
 
-    for group in _threads.each(part, len(tasks), batch * x.shape[1]):
-        passes.merge(*(m, *group, top, values, features, rows, first))
+    for some, high, *sums, where in _threads.each(part, len(tasks), batch * x.shape[1]):
+        for t, b in enumerate(some[:, 0]):
+            if m.moving and high[t, 0] > top[b, 0]:
+                first[b] = where[t]
+            new = np.maximum(top[b], high[t])
+            at = np.where(new > -np.inf, new, 0)
+            old, more = np.exp(top[b] - at), np.exp(high[t] - at)
+            values[b] = values[b] * old[:, None] + sums[0][t] * more[:, None]
+            features[b] = features[b] * old + sums[1][t] * more
+            rows[b] += sums[2][t]
+            top[b] = new
     kept = np.full(batch, float(x.shape[1]))
     if mask is not None:
         kept = mask.sum(1, dtype=float)[slices[:, 2]]

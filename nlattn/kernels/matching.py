@@ -56,6 +56,10 @@ class Round(NamedTuple):
     """Tiles, of all slices."""
 
 
+class ListRound(Round):
+    """A pass that keeps several matches of each query."""
+
+
 @_jit.device
 def _patch_terms(plan: Plan, q: Floats, y: int, x: int, k: Floats, key: int) -> Any:
     """Sum of a score's terms over two patches."""

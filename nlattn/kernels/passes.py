@@ -76,39 +76,6 @@ def collect(
             _add_product(s.phi, right, count, part, values[t])
 
 
-@_jit.function
-def merge(
-    m: Map,
-    tasks: Ints,
-    high: Floats,
-    values: Floats,
-    sums: Floats,
-    total: Floats,
-    where: Ints,
-    top: Floats,
-    all_values: Floats,
-    all_sums: Floats,
-    all_total: Floats,
-    first: Ints,
-) -> None:
-    """Add what `collect` found, task after task, to the sums of their slices (batch, ...)."""
-    for t in range(len(tasks)):
-        b = tasks[t, 0]
-        if m.moving and high[t, 0] > top[b, 0]:
-            first[b, 0], first[b, 1] = where[t, 0], where[t, 1]
-        for a in range(high.shape[1]):
-            new = max(top[b, a], np.float64(high[t, a]))
-            old = np.exp(top[b, a] - new) if top[b, a] > -np.inf else 0.0
-            more = np.exp(np.float64(high[t, a]) - new) if high[t, a] > -np.inf else 0.0
-            row, to = values[t, a], all_values[b, a]
-            for c in range(to.size):
-                to[c] = to[c] * old + row[c] * more
-            all_sums[b, a] = all_sums[b, a] * old + sums[t, a] * more
-            top[b, a] = new
-        for c in range(total.shape[1]):
-            all_total[b, c] += total[t, c]
-
-
 @_jit.device
 def _add_product(phi: Floats, right: Floats, count: int, part: Floats, values: Floats) -> None:
     """``values += phi.T right``, through `part`."""

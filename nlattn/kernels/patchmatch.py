@@ -18,6 +18,7 @@ from nlattn.kernels.matching import (
     SAME,
     SHIFT,
     TILE,
+    ListRound,
     Plan,
     Round,
     allowed,
@@ -39,6 +40,19 @@ def _state(plan: Plan, b: int, iteration: int, query: int) -> Any:
 
 
 @_jit.device
+def _up_to(valid: Ints, query: int) -> int:
+    """How many of the ascending keys are no later than a query."""
+    low, high = 0, len(valid)
+    while low < high:
+        middle = (low + high) // 2
+        if valid[middle] <= query:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@_jit.device(once=True)
 def _first_key(plan: Plan, b: int, query: int, key_mask: Bools, mask: Bools, valid: Ints) -> int:
     """A random key that the query may be matched to, -1 if there is none.
 
@@ -47,7 +61,7 @@ def _first_key(plan: Plan, b: int, query: int, key_mask: Bools, mask: Bools, val
     """
     state = _state(plan, b, 0, query)
     if mask.shape[0] == 0:
-        count = int(np.searchsorted(valid, query, side="right")) if plan.causal else len(valid)
+        count = _up_to(valid, query) if plan.causal else len(valid)
         if len(valid) == plan.Hk * plan.Wk and not plan.causal:
             row = rng.bounded(rng.absorb(state, 0), plan.Hk)
             return int(row * plan.Wk + rng.bounded(rng.absorb(state, 1), plan.Wk))
@@ -156,10 +170,9 @@ def _draws(plan: Plan, state: Any, first: int, centre: int, proposals: Ints) -> 
     return number
 
 
-@_jit.device(inline=True)
 def _renew_one(
-    plan: Plan,
     step: Round,
+    plan: Plan,
     features: Floats,
     keys: Floats,
     masks: Bools,
@@ -168,12 +181,13 @@ def _renew_one(
     b: int,
     y: int,
     x: int,
-    best: int,
-    value: Any,
+    after: Ints,
+    new: Floats,
     proposals: Ints,
-) -> tuple[int, Any, int]:
-    """A query's best match after a round, its score, and how many candidates were tested."""
+) -> int:
+    """Better a query's only match in place; returns how many candidates were tested."""
     query, tested = y * plan.Wq + x, 0
+    best, value = after[query, 0], new[query, 0]
     masked = plan.causal != 0 or len(masks) > 0 or len(pairs) > 0
     count = _propose(plan, step, y, x, before, 0, proposals)
     for t in range(count):
@@ -195,13 +209,13 @@ def _renew_one(
                 if better(s, key, value, best):
                     best, value = key, s
                     _draws(plan, state, t + 1, best, proposals)
-    return best, value, tested
+    after[query, 0], new[query, 0] = best, value
+    return tested
 
 
-@_jit.device
 def _renew_list(
-    plan: Plan,
     step: Round,
+    plan: Plan,
     features: Floats,
     keys: Floats,
     masks: Bools,
@@ -210,15 +224,16 @@ def _renew_list(
     b: int,
     y: int,
     x: int,
-    best: Ints,
-    value: Floats,
+    after: Ints,
+    new: Floats,
     proposals: Ints,
 ) -> int:
     """Better a query's list of matches in place; returns how many candidates were tested.
 
     The boxes of the random search lie around the matches held after propagation.
     """
-    query, tested, topk = y * plan.Wq + x, 0, len(best)
+    query, tested = y * plan.Wq + x, 0
+    best, value, topk = after[query], new[query], after.shape[1]
     for entry in range(topk):
         for t in range(_propose(plan, step, y, x, before, entry, proposals)):
             key = proposals[t]
@@ -228,10 +243,11 @@ def _renew_list(
                     enter(best, value, key, evaluate(plan, features, y, x, keys, key))
     if step.search:
         state = _state(plan, b, step.iteration, query)
-        centres = best.copy()
         number = 0
-        for centre in centres:
-            radius = max(plan.Hk, plan.Wk)
+        for t in range(topk):
+            proposals[t] = best[t]
+        for t in range(topk):
+            centre, radius = proposals[t], max(plan.Hk, plan.Wk)
             while radius >= 1 and centre >= 0:
                 key = _draw(plan, state, radius, number, centre)
                 if allowed(plan, query, key, masks, pairs):
@@ -241,6 +257,9 @@ def _renew_list(
                 radius //= 2
                 number += 1
     return tested
+
+
+_renew = _jit.by_class({Round: _renew_one, ListRound: _renew_list}, forceinline=True, _nrt=False)
 
 
 @_jit.kernel
@@ -266,7 +285,7 @@ def renew(
         masks, pairs = key_mask[slices[b, 2]], mask[slices[b, 3]]
         before, after = index[step.side, b], index[1 - step.side, b]
         old, new = score[step.side, b], score[1 - step.side, b]
-        proposals = np.empty(_MOST, np.int32)
+        proposals = np.empty(max(_MOST, topk), np.int32)
         for y in range(top, min(top + TILE, plan.Hq)):
             for x in range(left, min(left + TILE, plan.Wq)):
                 query = y * plan.Wq + x
@@ -274,36 +293,18 @@ def renew(
                     after[query, t], new[query, t] = before[query, t], old[query, t]
                 if before[query, 0] < 0:
                     continue
-                if topk == 1:
-                    after[query, 0], new[query, 0], tested = _renew_one(
-                        plan,
-                        step,
-                        features,
-                        keys,
-                        masks,
-                        pairs,
-                        before,
-                        b,
-                        y,
-                        x,
-                        before[query, 0],
-                        old[query, 0],
-                        proposals,
-                    )
-                else:
-                    tested = _renew_list(
-                        plan,
-                        step,
-                        features,
-                        keys,
-                        masks,
-                        pairs,
-                        before,
-                        b,
-                        y,
-                        x,
-                        after[query],
-                        new[query],
-                        proposals,
-                    )
-                counts[b, query] += tested
+                counts[b, query] += _renew(
+                    step,
+                    plan,
+                    features,
+                    keys,
+                    masks,
+                    pairs,
+                    before,
+                    b,
+                    y,
+                    x,
+                    after,
+                    new,
+                    proposals,
+                )

@@ -14,7 +14,6 @@ from nlattn._types import Bools, Floats, Ints
 from nlattn.kernels.exp import exp
 from nlattn.kernels.gemm import aligned, multiply, width
 
-IDENTITY, ROW_SOFTMAX, COLUMN_EXP, RANDOM, RELU = range(5)
 NONE, NEUTRAL, MAX = range(3)
 BLOCK = 256
 """Rows of a block."""
@@ -25,7 +24,6 @@ _ABREAST = 8
 class Map(NamedTuple):
     """A feature map; what it does not use is 0. Its numbers have the dtype of the rows."""
 
-    kind: int
     stabilizer: int
     joint: bool
     """Whether all rows and channels share one maximum."""
@@ -41,6 +39,26 @@ class Map(NamedTuple):
     """Shorter rows count as this long."""
     log_eps: np.floating[Any]
     eps: np.floating[Any]
+
+
+class Identity(Map):
+    """The rows themselves."""
+
+
+class RowSoftmax(Map):
+    """Softmax over the channels of each row."""
+
+
+class ColumnExp(Map):
+    """Exponentials, with a maximum for each channel or one for all."""
+
+
+class Random(Map):
+    """Positive random features."""
+
+
+class Relu(Map):
+    """Random projections, cut off below 0."""
 
 
 class Space(NamedTuple):
@@ -177,7 +195,7 @@ def _amplify(m: Map, x: Floats, first: int, count: int, s: Space) -> None:
         s.half[i] = m.half * total
 
 
-@_jit.device
+@_jit.device(once=True)
 def _project(m: Map, x: Floats, first: int, count: int, r: int, s: Space) -> None:
     """Rows, brought to one length, times the projection."""
     _amplify(m, x, first, count, s)
@@ -197,7 +215,7 @@ def _find(count: int, r: int, s: Space) -> None:
                 break
 
 
-@_jit.device
+@_jit.device(once=True)
 def _stabilize(m: Map, count: int, r: int, top: Floats, s: Space) -> None:
     """Find maxima, and add them to what is subtracted."""
     _largest(s.phi, 0, count, r, s.top)
@@ -220,8 +238,7 @@ def _stabilize(m: Map, count: int, r: int, top: Floats, s: Space) -> None:
             s.half[i] += s.top[i]
 
 
-@_jit.device
-def _random(m: Map, x: Floats, first: int, count: int, top: Floats, s: Space) -> None:
+def _random(m: Map, x: Floats, first: int, count: int, kept: Bools, top: Floats, s: Space) -> None:
     _project(m, x, first, count, top.size, s)
     if m.stabilizer != NONE:
         _stabilize(m, count, top.size, top, s)
@@ -235,8 +252,7 @@ def _random(m: Map, x: Floats, first: int, count: int, top: Floats, s: Space) ->
                 row[c] = exp(row[c] - shift)
 
 
-@_jit.device
-def _relu(m: Map, x: Floats, first: int, count: int, top: Floats, s: Space) -> None:
+def _relu(m: Map, x: Floats, first: int, count: int, kept: Bools, top: Floats, s: Space) -> None:
     _project(m, x, first, count, top.size, s)
     zero = x.dtype.type(0)
     for i in range(count):
@@ -245,8 +261,9 @@ def _relu(m: Map, x: Floats, first: int, count: int, top: Floats, s: Space) -> N
             row[c] = zero if row[c] <= 0 else row[c]  # written so that NaN stays
 
 
-@_jit.device
-def _row_softmax(x: Floats, first: int, count: int, s: Space) -> None:
+def _row_softmax(
+    m: Map, x: Floats, first: int, count: int, kept: Bools, top: Floats, s: Space
+) -> None:
     d = x.shape[1]
     _largest(x, first, count, d, s.half)
     for i in range(count):
@@ -260,7 +277,6 @@ def _row_softmax(x: Floats, first: int, count: int, s: Space) -> None:
             to[c] *= factor
 
 
-@_jit.device
 def _column_exp(
     m: Map, x: Floats, first: int, count: int, kept: Bools, top: Floats, s: Space
 ) -> None:
@@ -279,7 +295,27 @@ def _column_exp(
             to[c] = exp(row[c] - shift[c])
 
 
-@_jit.function
+def _identity(
+    m: Map, x: Floats, first: int, count: int, kept: Bools, top: Floats, s: Space
+) -> None:
+    for i in range(count):
+        row, to = x[first + i], s.phi[i]
+        for c in range(top.size):
+            to[c] = row[c]
+
+
+_fill = _jit.by_class(
+    {
+        Identity: _identity,
+        RowSoftmax: _row_softmax,
+        ColumnExp: _column_exp,
+        Random: _random,
+        Relu: _relu,
+    }
+)
+
+
+@_jit.device
 def features(m: Map, x: Floats, first: int, count: int, kept: Bools, top: Floats, s: Space) -> None:
     """Features of rows ``first, first + 1, ...``, in ``s.phi[:, :r]``, without eps.
 
@@ -288,19 +324,7 @@ def features(m: Map, x: Floats, first: int, count: int, kept: Bools, top: Floats
     """
     for i in range(count):
         s.top[i] = 0
-    if m.kind == RANDOM:
-        _random(m, x, first, count, top, s)
-    elif m.kind == RELU:
-        _relu(m, x, first, count, top, s)
-    elif m.kind == ROW_SOFTMAX:
-        _row_softmax(x, first, count, s)
-    elif m.kind == COLUMN_EXP:
-        _column_exp(m, x, first, count, kept, top, s)
-    else:
-        for i in range(count):
-            row, to = x[first + i], s.phi[i]
-            for c in range(top.size):
-                to[c] = row[c]
+    _fill(m, x, first, count, kept, top, s)
     for i in range(count if kept.size else 0):
         if not kept[first + i]:
             for c in range(top.size):
@@ -311,3 +335,9 @@ def features(m: Map, x: Floats, first: int, count: int, kept: Bools, top: Floats
 def eps_of(m: Map, top: Any) -> Any:
     """What each feature still lacks, relative to `top`."""
     return np.exp(m.log_eps - top) if m.stabilizer == NEUTRAL else m.eps
+
+
+@_jit.function
+def fill(m: Map, x: Floats, kept: Bools, top: Floats, s: Space) -> None:
+    """Features of all rows of x, for Python: `features`."""
+    features(m, x, 0, len(x), kept, top, s)

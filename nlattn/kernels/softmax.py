@@ -22,7 +22,7 @@ from nlattn.kernels.panel import (
 )
 
 
-@_jit.device
+@_jit.device(once=True)
 def attend_tile(p: Scores, v: Floats, head: int, i0: int, out: Floats, norm: Floats) -> None:
     """`attend` for the queries from `i0` of one head."""
     n, m, d, e = p.q.shape[1], p.k.shape[1], p.q.shape[2], v.shape[2]

@@ -222,7 +222,7 @@ def _alone(
             delta[I, J] = moved
 
 
-@_jit.device
+@_jit.device(once=True)
 def _query(
     g: Windows,
     s: Tile,
@@ -279,7 +279,7 @@ def _query(
     _alone(g, s, image, v, dout, tables, results, x)
 
 
-@_jit.device
+@_jit.device(once=True)
 def _row(g: Windows, b: int, row: int, arrays: Any, slices: Ints, results: Any) -> None:
     """One row of tiles of one slice."""
     scores, values, biases, gates, douts = arrays

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from nlattn._types import Bools, Floats, Ints
 from nlattn.kernels import patchmatch as kernels
-from nlattn.kernels.matching import TILE, Plan, Round
+from nlattn.kernels.matching import TILE, ListRound, Plan, Round
 
 Progress: TypeAlias = Callable[[int, int], object] | None
 Inputs: TypeAlias = tuple[Floats, Floats, Ints, Bools, Bools]
@@ -39,6 +39,7 @@ def search(
 ) -> int:
     """Rounds of propagation and random search from side 0; returns the side of the result."""
     index, side = state[0], 0
+    kind = Round if index.shape[3] == 1 else ListRound
     tiles = index.shape[1] * -(-plan.Hq // TILE) * -(-plan.Wq // TILE)
     for iteration in range(1, rounds + 1):
         before = index[side].copy()
@@ -47,7 +48,7 @@ def search(
             across = (2 * jump * plan.Wk + plan.Wq) // (2 * plan.Wq)
             last_step = int(number == max(len(steps) - 1, 0))
             for first, last in calls(tiles, TILE**2 * 40 * index.shape[3]):
-                step = Round(side, iteration, jump, down, across, last_step, first, last)
+                step = kind(side, iteration, jump, down, across, last_step, first, last)
                 kernels.renew(*inputs, plan, step, *state)
             side = 1 - side
             tell(progress, (iteration - 1) * len(steps) + number + 1, rounds * len(steps))
