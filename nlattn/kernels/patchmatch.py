@@ -28,8 +28,9 @@ from nlattn.kernels.matching import (
     holds,
     mapped,
 )
+from nlattn.kernels.scores import fetch
 
-_MOST = 32  # proposals at a time: eight of neighbours, or a draw per halving of the side
+_NEAR, _MOST = 8, 32  # proposals of neighbours, and draws: one for each halving of the side
 _TRIES = 8  # draws of a random valid key before the keys are walked
 
 
@@ -121,7 +122,14 @@ def begin(
 
 @_jit.device(inline=True)
 def _propose(
-    plan: Plan, step: Round, y: int, x: int, index: Ints, entry: int, proposals: Ints
+    plan: Plan,
+    step: Round,
+    y: int,
+    x: int,
+    index: Ints,
+    entry: int,
+    keys: Floats,
+    proposals: Ints,
 ) -> int:
     """List the matches of four neighbours at a distance, and those matches shifted back."""
     count = 0
@@ -136,6 +144,7 @@ def _propose(
             continue
         if plan.propagate & SAME:
             proposals[count] = match
+            fetch(keys, match * plan.d)
             count += 1
         if plan.propagate & SHIFT:
             row = match // plan.Wk
@@ -143,6 +152,7 @@ def _propose(
             row -= down * step.down
             if 0 <= row < plan.Hk and 0 <= column < plan.Wk:
                 proposals[count] = row * plan.Wk + column
+                fetch(keys, proposals[count] * plan.d)
                 count += 1
     return count
 
@@ -160,14 +170,33 @@ def _draw(plan: Plan, state: Any, radius: int, number: int, centre: int) -> int:
 
 
 @_jit.device(inline=True)
-def _draws(plan: Plan, state: Any, first: int, centre: int, proposals: Ints) -> int:
-    """List the random keys around a centre, from number `first`; returns how many there are."""
-    number = first
+def _halvings(plan: Plan) -> int:
+    """How often the side of the key grid can be halved until nothing is left."""
+    number = 0
     while max(plan.Hk, plan.Wk) >> number >= 1:
-        radius = max(plan.Hk, plan.Wk) >> number
-        proposals[number] = _draw(plan, state, radius, number, centre)
         number += 1
     return number
+
+
+@_jit.device(inline=True)
+def _draws(plan: Plan, state: Any, first: int, centre: int, keys: Floats, proposals: Ints) -> None:
+    """List the random keys around a centre, from number `first`, one for each halving."""
+    for number in range(first, _halvings(plan)):
+        radius = max(plan.Hk, plan.Wk) >> number
+        proposals[number] = _draw(plan, state, radius, number, centre)
+        fetch(keys, proposals[number] * plan.d)
+
+
+@_jit.device(inline=True)
+def _prepare(
+    step: Round, plan: Plan, before: Ints, b: int, y: int, x: int, keys: Floats, room: Ints
+) -> None:
+    """List what a query will be compared to: how many proposals of neighbours, they, and draws."""
+    query = y * plan.Wq + x
+    room[0] = _propose(plan, step, y, x, before, 0, keys, room[1:])
+    if step.search and before[query, 0] >= 0:
+        state = _state(plan, b, step.iteration, query)
+        _draws(plan, state, 0, before[query, 0], keys, room[1 + _NEAR :])
 
 
 def _renew_one(
@@ -183,15 +212,24 @@ def _renew_one(
     x: int,
     after: Ints,
     new: Floats,
-    proposals: Ints,
+    room: Ints,
 ) -> int:
-    """Better a query's only match in place; returns how many candidates were tested."""
+    """Better a query's only match in place; returns how many candidates were tested.
+
+    Those of the next query are listed first, so that memory is read while this one's are compared.
+    """
     query, tested = y * plan.Wq + x, 0
+    end = min(x - x % TILE + TILE, plan.Wq)
+    for column in range(x + (x % TILE > 0), min(x + 2, end)):
+        _prepare(step, plan, before, b, y, column, keys, room[column % 2])
     best, value = after[query, 0], new[query, 0]
+    if best < 0:
+        return 0
     masked = plan.causal != 0 or len(masks) > 0 or len(pairs) > 0
-    count = _propose(plan, step, y, x, before, 0, proposals)
-    for t in range(count):
-        key = proposals[t]
+    near = room[x % 2]
+    draws, centre = near[1 + _NEAR :], best
+    for t in range(near[0]):
+        key = near[1 + t]
         if masked and not allowed(plan, query, key, masks, pairs):
             continue
         tested += 1
@@ -200,15 +238,17 @@ def _renew_one(
             best, value = key, s
     if step.search:
         state = _state(plan, b, step.iteration, query)
-        count = _draws(plan, state, 0, best, proposals)
-        for t in range(count):
-            key = proposals[t]
+        moved = best != centre
+        for t in range(_halvings(plan)):
+            if moved:
+                _draws(plan, state, t, best, keys, draws)
+                moved = False
+            key = draws[t]
             if not masked or allowed(plan, query, key, masks, pairs):
                 tested += 1
                 s = evaluate(plan, features, y, x, keys, key)
                 if better(s, key, value, best):
-                    best, value = key, s
-                    _draws(plan, state, t + 1, best, proposals)
+                    best, value, moved = key, s, True
     after[query, 0], new[query, 0] = best, value
     return tested
 
@@ -226,16 +266,18 @@ def _renew_list(
     x: int,
     after: Ints,
     new: Floats,
-    proposals: Ints,
+    room: Ints,
 ) -> int:
     """Better a query's list of matches in place; returns how many candidates were tested.
 
     The boxes of the random search lie around the matches held after propagation.
     """
-    query, tested = y * plan.Wq + x, 0
+    query, tested, proposals = y * plan.Wq + x, 0, room[0]
     best, value, topk = after[query], new[query], after.shape[1]
+    if best[0] < 0:
+        return 0
     for entry in range(topk):
-        for t in range(_propose(plan, step, y, x, before, entry, proposals)):
+        for t in range(_propose(plan, step, y, x, before, entry, keys, proposals)):
             key = proposals[t]
             if allowed(plan, query, key, masks, pairs):
                 tested += 1
@@ -285,14 +327,12 @@ def renew(
         masks, pairs = key_mask[slices[b, 2]], mask[slices[b, 3]]
         before, after = index[step.side, b], index[1 - step.side, b]
         old, new = score[step.side, b], score[1 - step.side, b]
-        proposals = np.empty(max(_MOST, topk), np.int32)
+        room = np.empty((2, max(1 + _NEAR + _MOST, topk)), np.int32)
         for y in range(top, min(top + TILE, plan.Hq)):
             for x in range(left, min(left + TILE, plan.Wq)):
                 query = y * plan.Wq + x
                 for t in range(topk):
                     after[query, t], new[query, t] = before[query, t], old[query, t]
-                if before[query, 0] < 0:
-                    continue
                 counts[b, query] += _renew(
                     step,
                     plan,
@@ -306,5 +346,5 @@ def renew(
                     x,
                     after,
                     new,
-                    proposals,
+                    room,
                 )

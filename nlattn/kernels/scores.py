@@ -38,12 +38,32 @@ def _sum_in_lanes(terms: Floats) -> Any:
 
 if numba.config.DISABLE_JIT:
 
+    def fetch(a: Floats, i: int) -> None:
+        """Have the cache lines from ``a[i]`` on read, for `terms` that follow soon."""
+
     def terms(kind: int, a: Floats, i: int, b: Floats, j: int, length: int) -> Any:
         """``sum_c a[i + c] b[j + c]`` of flat arrays, or of ``(a[i + c] - b[j + c])^2``."""
         x, y = a[i : i + length], b[j : j + length]
         return _sum_in_lanes((x - y) * (x - y) if kind == NEG_L2 else x * y)
 
 else:  # pragma: no cover - the compiler runs it
+
+    @intrinsic
+    def fetch(typing: Any, a: Any, i: Any) -> Any:
+        """Have the cache lines from ``a[i]`` on read, for `terms` that follow soon."""
+
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            array = context.make_array(signature.args[0])(context, builder, arguments[0])
+            place = builder.bitcast(builder.gep(array.data, [arguments[1]]), cgutils.voidptr_t)
+            number = ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, number, number, number])
+            ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+            for line in (0, 64):
+                at = builder.gep(place, [ir.IntType(64)(line)])
+                builder.call(ask, [at, number(0), number(3), number(1)])
+            return context.get_dummy_value()
+
+        return numba.types.void(a, numba.types.int64), emit
 
     @intrinsic
     def terms(typing: Any, kind: Any, a: Any, i: Any, b: Any, j: Any, length: Any) -> Any:

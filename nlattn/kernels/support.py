@@ -38,7 +38,7 @@ def _step(delta: int, size_q: int, size_k: int) -> int:
     return size if delta > 0 else -size
 
 
-@_jit.device
+@_jit.device(once=True)
 def _centres(
     index: Ints, b: int, y: int, x: int, grid: Ints, kinds: int, around: Ints, centres: Ints
 ) -> int:
@@ -70,7 +70,7 @@ def _centres(
     return count
 
 
-@_jit.device
+@_jit.device(once=True)
 def _runs(
     centres: Ints, count: int, matches: Ints, kinds: int, grid: Ints, radius: int, runs: Ints
 ) -> int:
