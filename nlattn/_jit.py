@@ -112,8 +112,8 @@ def device(
     """Compile a helper called from kernels. It has no entry: Python that calls it crashes.
 
     ``fast=True`` frees the order of its sums; ``inline=True`` copies it into its callers, where a
-    call with arrays would cost more than what it does; ``once=True`` writes it into its only
-    caller, which spares a long one a second round of compiling.
+    call with arrays would cost more than what it does; ``once=True`` writes it into its
+    callers before they are compiled, which spares one of a single caller a round of its own.
     """
     options = {"fast": fast, "inline": inline, "once": once}
     if function is None:

@@ -46,10 +46,10 @@ def aligned(size: int, like: Floats) -> Floats:
 
 
 def _emitter(rows: int) -> Any:  # pragma: no cover - the compiler runs it
-    """Code of ``c[r, :] = sum_k a[r, k] b[k, :]`` for `rows` rows and one panel."""
+    """Code of ``c[r, :] = factor sum_k a[r, k] b[k, :]`` for `rows` rows and one panel."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, depth = arguments
+        a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, depth, factor = arguments
         element = context.get_value_type(signature.args[0].dtype)
         size = context.get_abi_sizeof(element)
         lanes = VECTOR_BYTES // size
@@ -89,10 +89,12 @@ def _emitter(rows: int) -> Any:  # pragma: no cover - the compiler runs it
         k.add_incoming(following, loop)
         builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
         builder.position_at_end(after)
+        factor = builder.insert_element(undefined, factor, i32(0))
+        factor = builder.shuffle_vector(factor, undefined, first_lane)
         for r, chains in enumerate(total):
             row = builder.mul(c_row, i64(r))
             for v, chain in enumerate(chains):
-                builder.store(chain, part(result, row, v), align=size)
+                builder.store(builder.fmul(chain, factor), part(result, row, v), align=size)
         return context.get_dummy_value()
 
     return emit
@@ -102,7 +104,7 @@ def _signature(a: Any, b: Any, c: Any) -> Any:  # pragma: no cover - the compile
     if any(not isinstance(x, numba.types.Array) or x.layout != "C" for x in (a, b, c)):
         return None
     i = numba.types.int64
-    return numba.types.void(a, i, i, i, b, i, i, c, i, i, i)
+    return numba.types.void(a, i, i, i, b, i, i, c, i, i, i, c.dtype)
 
 
 @intrinsic
@@ -119,6 +121,7 @@ def _tile(  # type: ignore[no-untyped-def]
     c0,
     c_row,
     depth,
+    factor,
 ):  # pragma: no cover - the compiler runs it
     return _signature(a, b, c), _emitter(_ROWS)
 
@@ -137,6 +140,7 @@ def _tail(  # type: ignore[no-untyped-def]
     c0,
     c_row,
     depth,
+    factor,
 ):  # pragma: no cover - the compiler runs it
     return _signature(a, b, c), _emitter(1)
 
@@ -154,12 +158,13 @@ def _compiled(  # pragma: no cover - compiled
     c_row: int,
     rows: int,
     depth: int,
+    factor: Any,
 ) -> None:
     whole = rows - rows % _ROWS
     for r in range(0, whole, _ROWS):
-        _tile(a, a0 + r * a_row, a_row, a_k, b, b0, b_k, c, c0 + r * c_row, c_row, depth)
+        _tile(a, a0 + r * a_row, a_row, a_k, b, b0, b_k, c, c0 + r * c_row, c_row, depth, factor)
     for r in range(whole, rows):
-        _tail(a, a0 + r * a_row, a_row, a_k, b, b0, b_k, c, c0 + r * c_row, c_row, depth)
+        _tail(a, a0 + r * a_row, a_row, a_k, b, b0, b_k, c, c0 + r * c_row, c_row, depth, factor)
 
 
 def _interpreted(
@@ -175,17 +180,38 @@ def _interpreted(
     c_row: int,
     rows: int,
     depth: int,
+    factor: Any,
 ) -> None:
     r, k, l = np.arange(rows)[:, None], np.arange(depth), np.arange(width(b))
     left = a.reshape(-1)[a0 + r * a_row + k * a_k]
     right = b.reshape(-1)[b0 + k[:, None] * b_k + l]
-    c.reshape(-1)[c0 + r * c_row + l] = left @ right
+    c.reshape(-1)[c0 + r * c_row + l] = left @ right * factor
 
 
-multiply = _interpreted if numba.config.DISABLE_JIT else _jit.device(_compiled)
-"""``multiply(a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, rows, depth)``: one panel of C = A B.
+scaled = _interpreted if numba.config.DISABLE_JIT else _jit.device(_compiled)
+"""``scaled(a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, rows, depth, factor)``: one panel of
+C = factor A B.
 
 Arrays are C-contiguous and addressed by flat offsets: element (r, k) of A is at
 ``a0 + r a_row + k a_k``, row k of the panel of B at ``b0 + k b_k``, row r of C's at
 ``c0 + r c_row``. ``depth >= 1``. Nothing is checked.
 """
+
+
+@_jit.device(once=True)
+def multiply(
+    a: Floats,
+    a0: int,
+    a_row: int,
+    a_k: int,
+    b: Floats,
+    b0: int,
+    b_k: int,
+    c: Floats,
+    c0: int,
+    c_row: int,
+    rows: int,
+    depth: int,
+) -> None:
+    """As `scaled`, of factor 1."""
+    scaled(a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, rows, depth, c.dtype.type(1))

@@ -16,7 +16,7 @@ import numpy as np
 from nlattn import _jit
 from nlattn._types import Bools, Floats, Ints
 from nlattn.kernels.exp import exp, tanh
-from nlattn.kernels.gemm import multiply, width
+from nlattn.kernels.gemm import scaled, width
 from nlattn.kernels.lanes import exponentials, highest
 
 TILE = 256
@@ -123,11 +123,7 @@ def score(
     """
     d, w = p.q.shape[2], width(p.q)
     part = p.slices[head, 1]
-    multiply(p.k, (part * p.k.shape[1] + j0) * d, d, 1, panel, 0, w, s, s0, step, count, d)
-    for j in range(count):
-        row = s[s0 + j * step : s0 + j * step + w]
-        for l in range(w):
-            row[l] *= p.scale
+    scaled(p.k, (part * p.k.shape[1] + j0) * d, d, 1, panel, 0, w, s, s0, step, count, d, p.scale)
     if p.cap > 0:
         for j in range(count):
             row = s[s0 + j * step : s0 + j * step + w]
