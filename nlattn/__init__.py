@@ -9,6 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nlattn._threads import max_threads as max_threads
+    from nlattn._threads import set_threads as set_threads
+    from nlattn._threads import threads as threads
     from nlattn._types import Field as Field
     from nlattn._types import Support as Support
     from nlattn._types import Work as Work
@@ -85,6 +88,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "_threads": ("max_threads", "set_threads", "threads"),
     "_types": ("Field", "Support", "Work"),
     "maps": ("AttentionMap", "load_map"),
     "ops.cross_scale": (

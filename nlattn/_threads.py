@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 import numba
 import numpy as np
 
+from nlattn import _check
+
 R = TypeVar("R")
 
 _lock = threading.Lock()  # who limits BLAS
@@ -26,14 +28,15 @@ _here = threading.local()
 
 
 def set_threads(count: int) -> None:
-    """Use `count` threads for kernels called from this Python thread."""
-    if not 1 <= count <= max_threads():
-        raise ValueError(f"set_threads: count={count}, expected 1 to {max_threads()}")
-    _here.count = count
+    """Use `count` threads for what is called from this Python thread; 1 to `max_threads`.
+
+    Results have the same bits for any number. ValueError if there are not as many.
+    """
+    _here.count = _check.integer("set_threads", "count", count, low=1, high=max_threads())
 
 
 def threads() -> int:
-    """Number of threads that kernels called from this Python thread use."""
+    """Number of threads for what is called from this Python thread."""
     return getattr(_here, "count", max_threads())
 
 

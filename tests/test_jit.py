@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import nlattn
 from nlattn import _cache, _jit, _threads
 from tests.conftest import NO_JIT
 
@@ -189,6 +190,12 @@ def test_thread_count_can_be_set() -> None:
     finally:
         _threads.set_threads(before)
     assert 1 <= before <= _threads.max_threads()
+
+
+@pytest.mark.parametrize("count", [0, -1, 10**6])
+def test_threads_that_are_not_there_are_refused(count: int) -> None:
+    with pytest.raises(ValueError, match=rf"^set_threads: count={count}, expected "):
+        nlattn.set_threads(count)
 
 
 def test_cache_folder_is_told() -> None:

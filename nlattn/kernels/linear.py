@@ -66,34 +66,53 @@ def collect(f: Identity, x: Floats, y: Floats, slices: Ints, mask: Any = None) -
     start, m = f.top(x.shape[2]), f.compiled(x)
     every = EVERY if mask is None else mask
     x, y, every, slices = (_check.frozen(given) for given in (x, y, every, slices))
-    top = np.tile(start, (batch, 1))
-    values, features = np.zeros((batch, r, e)), np.zeros((batch, r))
-    rows, first = np.zeros((batch, e)), np.zeros((batch, 2), np.int64)
+    kept = np.full(batch, float(x.shape[1]))
+    if mask is not None:
+        kept = mask.sum(1, dtype=float)[slices[:, 2]]
+    sums = Sums(
+        np.tile(start, (batch, 1)),
+        np.zeros((batch, r, e)),
+        np.zeros((batch, r)),
+        np.zeros((batch, e)),
+        kept,
+        np.zeros((batch, 2), np.int64),
+    )
     tasks = groups(batch, x.shape[1], r * e)
 
     def part(number: int) -> Any:
         some = tasks[number]
         t = len(some)
         high, where = np.tile(start.astype(x.dtype), (t, 1)), np.zeros((t, 2), np.int64)
-        sums = np.zeros((t, r, e)), np.zeros((t, r)), np.zeros((t, e))
-        passes.collect(m, x, y, every, slices, some, high, *sums, where)
-        return some, high, *sums, where
+        found = np.zeros((t, r, e)), np.zeros((t, r)), np.zeros((t, e))
+        passes.collect(m, x, y, every, slices, some, high, *found, where)
+        return some[:, 0], high, *found, where
 
-    for some, high, *sums, where in _threads.each(part, len(tasks), batch * x.shape[1]):
-        for t, b in enumerate(some[:, 0]):
-            if m.moving and high[t, 0] > top[b, 0]:
-                first[b] = where[t]
-            new = np.maximum(top[b], high[t])
-            at = np.where(new > -np.inf, new, 0)
-            old, more = np.exp(top[b] - at), np.exp(high[t] - at)
-            values[b] = values[b] * old[:, None] + sums[0][t] * more[:, None]
-            features[b] = features[b] * old + sums[1][t] * more
-            rows[b] += sums[2][t]
-            top[b] = new
-    kept = np.full(batch, float(x.shape[1]))
-    if mask is not None:
-        kept = mask.sum(1, dtype=float)[slices[:, 2]]
-    return Sums(top, values, features, rows, kept, first)
+    for group in _threads.each(part, len(tasks), batch * x.shape[1]):
+        for b, *chunk in zip(*group, strict=True):
+            _add(sums, b, m.moving, *chunk)
+    return sums
+
+
+def _add(
+    to: Sums,
+    b: int,
+    moving: bool,
+    top: Floats,
+    values: Floats,
+    features: Floats,
+    rows: Floats,
+    first: Ints,
+) -> None:
+    """Add the sums of a chunk, relative to its own maxima, to those of slice b."""
+    if moving and top[0] > to.top[b, 0]:
+        to.first[b] = first
+    highest = np.maximum(to.top[b], top)
+    at = np.where(highest > -np.inf, highest, 0)
+    old, new = np.exp(to.top[b] - at), np.exp(top - at)
+    to.values[b] = to.values[b] * old[:, None] + values * new[:, None]
+    to.features[b] = to.features[b] * old + features * new
+    to.rows[b] += rows
+    to.top[b] = highest
 
 
 def read(
