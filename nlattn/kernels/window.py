@@ -83,6 +83,10 @@ class Windows(NamedTuple):
     size: int
 
 
+class LearningWindows(Windows):
+    """The same where gradients of bias and gate are asked for."""
+
+
 def rounded(count: int, unit: int) -> int:
     """`count` up to whole units."""
     return -(-count // unit) * unit
@@ -121,7 +125,7 @@ def windows(
     for name, length in parts.items():
         starts[name], size = size, size + rounded(length, w)
     rows = {"plane": plane, "at": at, "e_row": e_row, "v_row": v_row, "d_row": d_row}
-    return Windows(
+    return (LearningWindows if learn else Windows)(
         **sizes, box=int(box), learn=int(learn), **rows, n_row=n_row, **starts, size=size + 2 * w
     )
 

@@ -10,7 +10,14 @@ from nlattn import _jit
 from nlattn._types import Floats, Ints
 from nlattn.kernels.exp import exp
 from nlattn.kernels.gemm import aligned
-from nlattn.kernels.window import Windows, negligible, over_windows, peak, tap_weights
+from nlattn.kernels.window import (
+    LearningWindows,
+    Windows,
+    negligible,
+    over_windows,
+    peak,
+    tap_weights,
+)
 from nlattn.kernels.windowsum import TAPS, correlate
 
 
@@ -150,7 +157,15 @@ def _weigh(g: Windows, s: Tile, factor: Any, c0: int, cn: int, x: Floats, dout: 
             x[l] = 0
 
 
-@_jit.device
+def _cross(g: Windows, s: Tile, cn: int, x: Floats, at: Ints) -> None:
+    """Add what some channels share with each tap to its sum."""
+    count = s.tall * s.wide
+    rest = (count, g.ratio, g.n_row, s.n_i, s.n_j * cn, g.lanes, g.part)
+    correlate(x, g.values, g.sh * g.v_row, at, g.at, *rest)
+    for k in range(count):
+        x[g.crossed + k] += x[g.part + k]
+
+
 def _learn(g: Windows, s: Tile, eb: int, gate: Floats, x: Floats, at: Ints, grads: Any) -> None:
     """Add a tile's share to the gradients of bias and gate."""
     dbias, dgate = grads
@@ -166,6 +181,20 @@ def _learn(g: Windows, s: Tile, eb: int, gate: Floats, x: Floats, at: Ints, grad
         power, crossed = np.float64(x[eb + tap]), np.float64(x[g.crossed + k])
         dgate[tap] += power * crossed
         dbias[tap] += power * (gate[tap] * crossed - x[g.part + k])
+
+
+def _cross_nothing(g: Windows, s: Tile, cn: int, x: Floats, at: Ints) -> None:
+    pass
+
+
+def _learn_nothing(
+    g: Windows, s: Tile, eb: int, gate: Floats, x: Floats, at: Ints, grads: Any
+) -> None:
+    pass
+
+
+_crossed = _jit.by_class({Windows: _cross_nothing, LearningWindows: _cross})
+_learned = _jit.by_class({Windows: _learn_nothing, LearningWindows: _learn})
 
 
 @_jit.device
@@ -261,13 +290,8 @@ def _query(
             _add(g, s, factor, c0, cn, x, out)
         if dout.size:
             _weigh(g, s, factor, c0, cn, x, dout)
-        if g.learn:
-            rest = (count, g.ratio, g.n_row, s.n_i, s.n_j * cn, g.lanes, g.part)
-            correlate(x, g.values, g.sh * g.v_row, at, g.at, *rest)
-            for k in range(count):
-                x[g.crossed + k] += x[g.part + k]
-    if g.learn:
-        _learn(g, s, eb_at, tables[1], x, at, (dbias, dgate))
+        _crossed(g, s, cn, x, at)
+    _learned(g, s, eb_at, tables[1], x, at, (dbias, dgate))
     for i in range(s.n_i):
         for j in range(s.n_j):
             to, I, J = i * g.d_row + j, s.I0 + i, s.J0 + j
