@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 import nlattn
-from nlattn import _threads
+from nlattn.runtime import threads
 
 
 def seconds(call: Callable[[], Any]) -> float:
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, nargs="+", default=[32, 64, 128])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "float64"])
     parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=_threads.threads())
+    parser.add_argument("--threads", type=int, default=threads.threads())
     parser.add_argument("--memory", type=int, metavar="N", help="extra memory at n=N, alone")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -112,7 +112,7 @@ def main() -> None:
             f"extra MB at n={arguments.memory}, d=64, float32:", extra_memory(arguments.memory, 64)
         )
         return
-    _threads.set_threads(arguments.threads)
+    threads.set_threads(arguments.threads)
     torch.set_num_threads(arguments.threads)
     results = []
     for dtype in arguments.dtypes:

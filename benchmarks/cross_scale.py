@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 import nlattn
-from nlattn import _threads
+from nlattn.runtime import threads
 
 PATCH, TEMPERATURE = 3, 10.0
 Call = Callable[[], Any]
@@ -144,11 +144,11 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--scale", type=int, default=2)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=_threads.threads())
+    parser.add_argument("--threads", type=int, default=threads.threads())
     parser.add_argument("--alone", nargs=2, metavar=("WHO", "KIND"), help="extra MB of one call")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    _threads.set_threads(options.threads)
+    threads.set_threads(options.threads)
     if options.alone:
         print(extra_memory(*options.alone, options))
         return

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 import nlattn
-from nlattn import _threads, testing
+from nlattn import testing
+from nlattn.runtime import threads
 
 BLOCK = 64
 
@@ -88,7 +89,7 @@ def main() -> None:
         print(json.dumps(r, indent=2))
         return
     print(
-        f"n = m = {r['n']}, d = 64, eps = 0.01, float64, {_threads.threads()} threads: "
+        f"n = m = {r['n']}, d = 64, eps = 0.01, float64, {threads.threads()} threads: "
         f"{r['seconds']:.2f} s, dense {r['dense_seconds']:.0f} s: {r['ratio']:.0f} times as long "
         f"({r['ratio_min']:.0f} to {r['ratio_max']:.0f}); |U| = {r['universal']}, "
         f"{r['entries']} entries, {r['entries_compared']} compared"

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 import nlattn
-from nlattn import _threads
 from nlattn.oracle import leverage as oracle
+from nlattn.runtime import threads
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    report: dict[str, Any] = {"threads": _threads.threads()}
+    report: dict[str, Any] = {"threads": threads.threads()}
     if "time" in options.what:
         report["time"] = measure_time(options.n, options.d, options.repeats, options.dtypes)
     if "error" in options.what:
@@ -133,7 +133,7 @@ def main() -> None:
         print(json.dumps(report, indent=1))
         return
     for run in report.get("time", []):
-        print(f"{run['n']} x {run['d']} {run['dtype']}, {_threads.threads()} threads")
+        print(f"{run['n']} x {run['d']} {run['dtype']}, {threads.threads()} threads")
         for title in ("seconds", "ratios"):
             for name, x in run[title].items():
                 print(f"  {name:24} {x['median']:8.3f}  ({x['min']:.3f} to {x['max']:.3f})")

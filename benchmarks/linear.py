@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import nlattn
-from nlattn import _threads
+from nlattn.runtime import threads
 
 FEATURES = 128
 Call = Callable[[], Any]
@@ -162,11 +162,11 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=262_144)
     parser.add_argument("--d", type=int, default=64)
     parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=_threads.threads())
+    parser.add_argument("--threads", type=int, default=threads.threads())
     parser.add_argument("--alone", nargs=2, metavar=("WHO", "NAME"), help="extra MB of one call")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    _threads.set_threads(options.threads)
+    threads.set_threads(options.threads)
     if options.alone:
         print(extra_memory(*options.alone, options.n, options.d))
         return

@@ -20,7 +20,8 @@ import numpy as np
 from skimage.restoration import denoise_nl_means
 
 import nlattn
-from nlattn import _threads, images
+from nlattn import images
+from nlattn.runtime import threads
 
 BANDWIDTHS = (0.5, 0.65, 0.8)
 DISTANCES = (5, 10, 15)
@@ -118,13 +119,13 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
-        "--threads", type=int, default=_threads.threads(), help="scikit-image takes 1"
+        "--threads", type=int, default=threads.threads(), help="scikit-image takes 1"
     )
     parser.add_argument("--slow", action="store_true", help="PatchMatch too")
     parser.add_argument("--picture", type=Path, help="write a crop of the level 25")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    _threads.set_threads(options.threads)
+    threads.set_threads(options.threads)
     import cv2
 
     cv2.setNumThreads(options.threads)
@@ -133,10 +134,10 @@ def main() -> None:
         picture = options.picture if level == 25 else None
         rows += measure(level, options.side, options.repeats, options.slow, picture)
     if options.json:
-        print(json.dumps({"threads": _threads.threads(), "rows": rows}, indent=1))
+        print(json.dumps({"threads": threads.threads(), "rows": rows}, indent=1))
         return
     print(
-        f"{options.side}^2 photograph, {_threads.threads()} threads; "
+        f"{options.side}^2 photograph, {threads.threads()} threads; "
         "ratio: time over the best rival's"
     )
     for row in rows:

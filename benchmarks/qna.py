@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as nnf
 
 import nlattn
-from nlattn import _threads
+from nlattn.runtime import threads
 
 HEADS, QUERIES, CHANNELS = 8, 2, 64
 
@@ -187,11 +187,11 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=7)
     parser.add_argument("--windows", type=int, nargs="+", default=[3, 5, 7, 11, 15, 21])
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=_threads.threads())
+    parser.add_argument("--threads", type=int, default=threads.threads())
     parser.add_argument("--memory", choices=list(FORMS), help="extra MB of one form, alone")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    _threads.set_threads(options.threads)
+    threads.set_threads(options.threads)
     torch.set_num_threads(options.threads)
     if options.memory:
         print(extra_memory(options.memory, options.side, options.window))

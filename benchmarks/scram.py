@@ -16,7 +16,8 @@ import numpy as np
 from scipy.ndimage import zoom
 
 import nlattn
-from nlattn import _threads, images
+from nlattn import images
+from nlattn.runtime import threads
 
 
 def best(call: Callable[[], Any], repeats: int) -> tuple[float, Any]:
@@ -86,9 +87,9 @@ def main() -> None:
     options = parser.parse_args()
     runs = [measure(n, options.rows, options.repeats, options.seed) for n in options.sides]
     if options.json:
-        print(json.dumps({"threads": _threads.threads(), "runs": runs}, indent=1))
+        print(json.dumps({"threads": threads.threads(), "runs": runs}, indent=1))
         return
-    print(f"7 x 7 patches to 32 channels, window 3, softmax, {_threads.threads()} threads; seconds")
+    print(f"7 x 7 patches to 32 channels, window 3, softmax, {threads.threads()} threads; seconds")
     for run in runs:
         print(
             f"{run['side']}^2: search {run['search']:.3f}, support {run['support']:.3f}, "

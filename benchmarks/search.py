@@ -22,7 +22,7 @@ import numpy as np
 from patchmatch import photograph_pair
 
 import nlattn
-from nlattn import _threads
+from nlattn.runtime import threads
 
 Search = Callable[[], np.ndarray]
 FLAT_ROWS = 2048  # queries of the exact index, whose time is proportional to them
@@ -163,11 +163,11 @@ def main() -> None:
     parser.add_argument("--no-descent", action="store_true", help="leave pynndescent out")
     parser.add_argument("--rows", type=int, default=512, help="queries that recall is taken from")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=_threads.threads())
+    parser.add_argument("--threads", type=int, default=threads.threads())
     parser.add_argument("--json", action="store_true")
     parser.set_defaults(sides=[256, 512])
     options = parser.parse_args()
-    _threads.set_threads(options.threads)
+    threads.set_threads(options.threads)
     faiss.omp_set_num_threads(options.threads)
     rows = [row for side in options.sides for row in measure(side, options, options.threads)]
     report = {"threads": options.threads, "rows": rows, "beside_ivf": beside_ivf(rows)}

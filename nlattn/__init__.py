@@ -9,9 +9,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nlattn._threads import max_threads as max_threads
-    from nlattn._threads import set_threads as set_threads
-    from nlattn._threads import threads as threads
     from nlattn._types import Field as Field
     from nlattn._types import Support as Support
     from nlattn._types import Work as Work
@@ -83,12 +80,15 @@ if TYPE_CHECKING:
     from nlattn.ops.universal import UniversalSet as UniversalSet
     from nlattn.ops.universal import universal_set as universal_set
     from nlattn.quality import compare as compare
+    from nlattn.runtime.threads import max_threads as max_threads
+    from nlattn.runtime.threads import set_threads as set_threads
+    from nlattn.runtime.threads import threads as threads
     from nlattn.scaling import assert_complexity as assert_complexity
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "_threads": ("max_threads", "set_threads", "threads"),
+    "runtime.threads": ("max_threads", "set_threads", "threads"),
     "_types": ("Field", "Support", "Work"),
     "maps": ("AttentionMap", "load_map"),
     "ops.cross_scale": (

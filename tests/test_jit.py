@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 
 import nlattn
-from nlattn import _cache, _jit, _threads
+from nlattn.runtime import cache, jit, threads
 from tests.conftest import NO_JIT
 
 COUNT = """
 import numpy as np
-from nlattn import _jit
+from nlattn.runtime import jit
 
-@_jit.kernel
+@jit.kernel
 def double(turns, x, out):
-    for i in _jit.tasks(turns, 0, out.shape[0]):
+    for i in jit.tasks(turns, 0, out.shape[0]):
         out[i] = 2 * x[i]
 
 out = np.empty(1000)
@@ -32,19 +32,19 @@ assert (out == 2).all()
 """
 
 
-@_jit.kernel
+@jit.kernel
 def square(turns: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
-    for i in _jit.tasks(turns, 0, out.shape[0]):
+    for i in jit.tasks(turns, 0, out.shape[0]):
         out[i] = x[i] * x[i]
 
 
-@_jit.kernel
+@jit.kernel
 def count(turns: np.ndarray, first: int, last: int, done: np.ndarray) -> None:
-    for i in _jit.tasks(turns, first, last):
+    for i in jit.tasks(turns, first, last):
         done[i] += 1
 
 
-@_jit.function
+@jit.function
 def plain_square(x: np.ndarray, out: np.ndarray) -> None:
     for i in range(out.shape[0]):
         out[i] = x[i] * x[i]
@@ -83,9 +83,9 @@ def test_every_task_is_done_once(first: int, last: int) -> None:
 @pytest.mark.jit
 def test_a_helping_thread_does_not_compile() -> None:
     out = np.empty(3, np.float32)
-    with ThreadPoolExecutor(1, initializer=setattr, initargs=(_threads._here, "helps", True)) as it:
+    with ThreadPoolExecutor(1, initializer=setattr, initargs=(threads._here, "helps", True)) as it:
         other = np.ones(3, np.float32)
-        with pytest.raises(_threads.LaterError):
+        with pytest.raises(threads.LaterError):
             it.submit(plain_square, other, out).result()
     plain_square(np.ones(3, np.float32), out)
     np.testing.assert_array_equal(out, 1)
@@ -96,10 +96,10 @@ def test_what_a_helper_leaves_is_done_here() -> None:
 
     def task(number: int) -> int:
         if threading.get_ident() != here:
-            raise _threads.LaterError
+            raise threads.LaterError
         return number
 
-    assert list(_threads.each(task, 50, 10_000)) == list(range(50))
+    assert list(threads.each(task, 50, 10_000)) == list(range(50))
 
 
 def test_an_error_on_a_helping_thread_is_raised_here() -> None:
@@ -108,7 +108,7 @@ def test_an_error_on_a_helping_thread_is_raised_here() -> None:
             raise ValueError("thirty")
 
     with pytest.raises(ValueError, match="thirty"):
-        list(_threads.each(task, 50, 10_000))
+        list(threads.each(task, 50, 10_000))
 
 
 @pytest.mark.jit
@@ -183,13 +183,13 @@ def test_a_folder_that_others_can_write_is_not_trusted(tmp_path: Path) -> None:
 
 
 def test_thread_count_can_be_set() -> None:
-    before = _threads.threads()
+    before = threads.threads()
     try:
-        _threads.set_threads(1)
-        assert _threads.threads() == 1
+        threads.set_threads(1)
+        assert threads.threads() == 1
     finally:
-        _threads.set_threads(before)
-    assert 1 <= before <= _threads.max_threads()
+        threads.set_threads(before)
+    assert 1 <= before <= threads.max_threads()
 
 
 @pytest.mark.parametrize("count", [0, -1, 10**6])
@@ -199,20 +199,20 @@ def test_threads_that_are_not_there_are_refused(count: int) -> None:
 
 
 def test_cache_folder_is_told() -> None:
-    folder = _jit.cache_folder()
+    folder = jit.cache_folder()
     assert folder is None if NO_JIT else Path(folder or "").is_dir()
 
 
 def test_a_cached_kernel_knows_the_files_it_calls() -> None:
-    kernels = Path(_jit.__file__).parent / "kernels"
-    assert _cache.imported(kernels / "softmax.py") == {"exp", "gemm", "panel"}
-    assert _cache.sources(kernels / "softmax.py") != _cache.sources(kernels / "panel.py")
+    kernels = Path(jit.__file__).parents[1] / "kernels"
+    assert cache.imported(kernels / "softmax.py") == {"exp", "gemm", "panel"}
+    assert cache.sources(kernels / "softmax.py") != cache.sources(kernels / "panel.py")
 
 
 def test_processes_write_to_the_cache_one_at_a_time(tmp_path: Path) -> None:
     fcntl = pytest.importorskip("fcntl")
     with (
-        _cache.alone(str(tmp_path)),
+        cache.alone(str(tmp_path)),
         (tmp_path / "nlattn.lock").open("a") as other,
         pytest.raises(BlockingIOError),
     ):

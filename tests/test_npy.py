@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from nlattn import _npy
+from nlattn.files import npy
 
 
 def written(array: Any, version: tuple[int, int] | None = None) -> bytes:
@@ -25,7 +25,7 @@ def written(array: Any, version: tuple[int, int] | None = None) -> bytes:
 def load(folder: Path, content: bytes, *, kinds: str = "biuf", max_bytes: float = 1e6) -> Any:
     path = folder / "x.npy"
     path.write_bytes(content)
-    return _npy.load("read", path, kinds=kinds, max_bytes=max_bytes)
+    return npy.load("read", path, kinds=kinds, max_bytes=max_bytes)
 
 
 def header(text: str, data: bytes = b"", version: bytes = b"\x01\x00") -> bytes:
@@ -47,11 +47,11 @@ def test_what_numpy_wrote_is_read_back(x: Any, tmp_path_factory: Any) -> None:
             assert got.tobytes() == x.tobytes()
 
 
-def read_or_refuse(content: bytes) -> _npy.Header | None:
+def read_or_refuse(content: bytes) -> npy.Header | None:
     """The header of an array, None if it was refused in one line."""
     try:
-        found = _npy.read_header(io.BytesIO(content))
-        _npy.check_size(found, len(content) - found.start)
+        found = npy.read_header(io.BytesIO(content))
+        npy.check_size(found, len(content) - found.start)
     except ValueError as error:
         return None if "\n" not in str(error) else pytest.fail(str(error))
     return found
@@ -133,6 +133,6 @@ def test_neither_links_nor_pipes_nor_folders_are_opened(tmp_path: Path) -> None:
     (tmp_path / "folder.npy").mkdir()
     for name in ("link", "pipe", "folder"):
         with pytest.raises(ValueError, match=rf"^read: {name}\.npy is no plain file$"):
-            _npy.load("read", tmp_path / f"{name}.npy", kinds="f", max_bytes=1e6)
+            npy.load("read", tmp_path / f"{name}.npy", kinds="f", max_bytes=1e6)
     with pytest.raises(FileNotFoundError):
-        _npy.load("read", tmp_path / "none.npy", kinds="f", max_bytes=1e6)
+        npy.load("read", tmp_path / "none.npy", kinds="f", max_bytes=1e6)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nlattn import _threads
 from nlattn.conformance import cases
+from nlattn.runtime import threads
 from tests.test_inputs import KINDS, flat, label
 
 # Several tiles of queries and of keys, none of them full.
@@ -22,9 +22,9 @@ pytestmark = pytest.mark.jit
 
 @pytest.fixture
 def restore_threads() -> Iterator[None]:
-    before = _threads.threads()
+    before = threads.threads()
     yield
-    _threads.set_threads(before)
+    threads.set_threads(before)
 
 
 @pytest.mark.usefixtures("restore_threads")
@@ -34,8 +34,8 @@ def test_any_number_of_threads_gives_the_same_bits(spec: Any, kind: Any, dtype: 
     lead = () if kind == "map" or not spec.heads else (2,)
     arguments = cases.call(spec, kind, sizes=SIZES, lead=lead, dtype=dtype)
     results = []
-    for count in range(1, _threads.max_threads() + 1):
-        _threads.set_threads(count)
+    for count in range(1, threads.max_threads() + 1):
+        threads.set_threads(count)
         results.append(flat(spec.function(kind)(**arguments)))
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):

@@ -92,12 +92,12 @@ def _run(command: Callable[[Any], int], options: Any) -> int:
 
 
 def _set_threads(count: int) -> None:
-    from nlattn import _threads
+    from nlattn.runtime import threads
 
-    most = _threads.max_threads()
+    most = threads.max_threads()
     if not 1 <= count <= most:
         raise ValueError(f"--threads {count}, expected 1 to {most}, the threads of this machine")
-    _threads.set_threads(count)
+    threads.set_threads(count)
 
 
 def _say(text: str, code: int) -> int:

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 import nlattn
-from nlattn import __version__, _check, _jit, _threads
+from nlattn import __version__, _check
 from nlattn.cli import report
 from nlattn.cli.output import table, to_json
 from nlattn.conformance.cases import call
 from nlattn.conformance.table import TABLE
+from nlattn.runtime import jit, threads
 
 
 def list_(options: Namespace) -> int:
@@ -59,7 +60,7 @@ def warmup_(options: Namespace) -> int:
     for dtype in (options.dtype,) if options.dtype else ("float32", "float64"):
         _compile_all(dtype)
     seconds = time.perf_counter() - start
-    folder = _jit.cache_folder()
+    folder = jit.cache_folder()
     if options.json:
         print(to_json({"seconds": seconds, "operators": len(TABLE), "cache": folder}))
     elif not options.quiet:
@@ -104,7 +105,7 @@ def doctor_(options: Namespace) -> int:
             f"{os.cpu_count()} logical cores, {_usable()} for this process",
         ),
         ("memory", *_memory()),
-        ("threads", str(_threads.threads()), "kernels use these; --threads or NUMBA_NUM_THREADS"),
+        ("threads", str(threads.threads()), "kernels use these; --threads or NUMBA_NUM_THREADS"),
         *_blas(),
         ("cache", *_cache()),
         ("check", "failed" if wrong else "passed", wrong or "attention equals its definition"),
@@ -181,7 +182,7 @@ def _blas() -> list[tuple[str, str, str]]:
 def _cache() -> tuple[str, str]:
     with warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
-        folder = _jit.cache_folder()
+        folder = jit.cache_folder()
     if folder is None:
         return "none", "every process compiles anew; set NUMBA_CACHE_DIR to a private folder"
     root = Path(folder).parent  # of one folder per folder of sources

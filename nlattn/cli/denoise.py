@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import nlattn
-from nlattn import _threads, images
+from nlattn import images
 from nlattn.cli.output import Output, Stages, to_json
+from nlattn.runtime import threads
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
@@ -42,7 +43,7 @@ def denoise(options: Namespace) -> int:
         "size": list(image.shape),
         **arguments,
         "change": float(((clean - image) ** 2).mean() ** 0.5),
-        "threads": _threads.threads(),
+        "threads": threads.threads(),
         "seconds": stages.seconds,
     }
     output.write(name, lambda path: images.save(path, clean))

@@ -8,10 +8,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from nlattn import __version__, _check, _threads
+from nlattn import __version__, _check
 from nlattn.cli.methods import Result, Task
 from nlattn.cli.output import table
 from nlattn.quality import Estimate, Quality
+from nlattn.runtime import threads
 
 _NOT_RUN = ("compile", "compare", "write")
 _PACKAGES = ("numpy", "numba", "llvmlite", "scipy", "threadpoolctl", "matplotlib", "pillow", "tqdm")
@@ -52,7 +53,7 @@ def collect(
             {"query": point, "keys": int((w > 0).sum()), "strongest": float(w.max())}
             for point, w in zip(task.queries, result.weights, strict=True)
         ],
-        "threads": _threads.threads(),
+        "threads": threads.threads(),
         "options": {
             name: value
             for name, value in vars(options).items()

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from nlattn import _check, _threads
+from nlattn import _check
 from nlattn.cli.output import Output, table, to_json
 from nlattn.cli.report import environment
+from nlattn.runtime import threads
 from nlattn.scaling import report as reports
 from nlattn.scaling import subject
 from nlattn.scaling.growth import growth
@@ -94,7 +95,7 @@ def _report(
             for n in names
         ],
         "left_out": sorted({*sweep.left_out}),
-        "threads": _threads.threads(),
+        "threads": threads.threads(),
         **environment(),
     }
 

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from nlattn import _npy
 from nlattn.conformance.case import DTYPES, TIERS, Array, Case, dtype_of
 from nlattn.conformance.table import TABLE
+from nlattn.files import npy
 
 JSON_BYTES = 1 << 16
 MAX_BYTES = 1e9
@@ -88,7 +88,7 @@ def read(op: str, folder: Path) -> Case:
 def answer(op: str, folder: Path, name: str, dtype: str) -> Array:
     """One array of a folder; `dtype` is what it should be, which 16 plain bits may stand for."""
     path = folder / f"{name}.npy"
-    x: Array = _npy.load(op, path, kinds="fiubV", max_bytes=MAX_BYTES)
+    x: Array = npy.load(op, path, kinds="fiubV", max_bytes=MAX_BYTES)
     if dtype == "bfloat16" and x.dtype.newbyteorder("=") in (np.dtype("u2"), np.dtype("V2")):
         x = x.view(dtype_of(dtype))
     if x.dtype.name not in (dtype, "float64"):
@@ -124,7 +124,7 @@ def inside(op: str, root: Path, name: str) -> Path:
 
 def read_json(op: str, path: Path, most: int) -> Any:
     """Contents of a JSON file of at most so many bytes, without NaN and infinities."""
-    with _npy.open_plain(op, path) as file:
+    with npy.open_plain(op, path) as file:
         data = file.read(most + 1)
     if len(data) > most:
         raise ValueError(f"{op}: {path.name} is longer than {most} bytes")

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from nlattn import __version__, _npy
+from nlattn import __version__
 from nlattn.conformance import folders
 from nlattn.conformance.case import Array, Case
+from nlattn.files import npy
 
 FORMAT = "nlattn vectors 1"
 OP = "vectors"
@@ -100,7 +101,7 @@ def result(results: Path, case: Case) -> dict[str, Array]:
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with _npy.open_plain(OP, path) as file:
+    with npy.open_plain(OP, path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

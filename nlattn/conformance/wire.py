@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from nlattn import _npy
 from nlattn.conformance.case import Array, dtype_of
+from nlattn.files import npy
 
 _HEAD = 1 << 20  # bytes of a JSON head
 _BLOB = 1 << 32  # bytes of an array
@@ -21,7 +21,7 @@ def pack(head: dict[str, Any], arrays: dict[str, Array]) -> bytes:
     """A message: length and text of the head, then length and bytes of each array."""
     dtypes = {name: x.dtype.name for name, x in arrays.items()}
     text = json.dumps({**head, "arrays": dtypes}, default=list).encode()
-    blobs = [npy(x) for x in arrays.values()]
+    blobs = [npy_bytes(x) for x in arrays.values()]
     return b"".join(struct.pack(">Q", len(part)) + part for part in (text, *blobs))
 
 
@@ -41,7 +41,7 @@ def unpack(read: Callable[[int], bytes]) -> tuple[dict[str, Any], dict[str, Arra
     return head, arrays
 
 
-def npy(x: Array) -> bytes:
+def npy_bytes(x: Array) -> bytes:
     """An array as the bytes of a ``.npy`` file; bfloat16 as uint16."""
     file = io.BytesIO()
     plain = x.view(np.uint16) if x.dtype.name == "bfloat16" else x
@@ -51,11 +51,11 @@ def npy(x: Array) -> bytes:
 
 def parse(data: bytes) -> Array:
     """The array in the bytes of a ``.npy`` file, whose header must account for every byte."""
-    header = _npy.read_header(io.BytesIO(data))
+    header = npy.read_header(io.BytesIO(data))
     if header.dtype.kind not in "biuf":
         raise ValueError(f"an array of {header.dtype}, expected numbers")
-    _npy.check_size(header, len(data) - header.start)
-    array: Array = _npy.shaped(data[header.start :], header)
+    npy.check_size(header, len(data) - header.start)
+    array: Array = npy.shaped(data[header.start :], header)
     return array.copy()
 
 

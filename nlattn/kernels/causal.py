@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nlattn import _threads
 from nlattn._types import Floats, Ints
 from nlattn.kernels.features import Block, ColumnExp, Identity, Random
+from nlattn.runtime import threads
 
 ROWS = 64
 """Rows of a block."""
@@ -107,7 +107,7 @@ def attend(p: Causal) -> Floats:
         for step in _steps(p, number):
             out[number, step.rows] = step.out
 
-    for _ in _threads.each(head, len(out), len(out) * out.shape[1]):
+    for _ in threads.each(head, len(out), len(out) * out.shape[1]):
         pass
     return out
 
@@ -131,7 +131,7 @@ def pull(p: Causal, dout: Floats, moving: list[Any]) -> tuple[Floats, Floats, Fl
             dq[number, step.rows] = p.queries.vjp(step.q, dphi)
         _pull_keys(p, number, known, moving[number], dk[number], dv[number])
 
-    for _ in _threads.each(head, len(dq), len(dq) * dq.shape[1]):
+    for _ in threads.each(head, len(dq), len(dq) * dq.shape[1]):
         pass
     return dq, dk, dv
 

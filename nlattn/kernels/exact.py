@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from nlattn import _jit
 from nlattn._types import Bools, Floats, Ints
 from nlattn.kernels.matching import TILE, Plan, Round, allowed, enter, evaluate
+from nlattn.runtime import jit
 
 _KEYS = 256  # a block stays in the cache for a whole run of queries
 
 
-@_jit.kernel
+@jit.kernel
 def scan(
     turns: Ints,
     q: Floats,
@@ -26,7 +26,7 @@ def scan(
     """Exact search into side 0: every key of every query of some runs of TILE queries."""
     n, m = plan.Hq * plan.Wq, plan.Hk * plan.Wk
     runs = -(-n // TILE)
-    for run in _jit.tasks(turns, step.first, step.last):
+    for run in jit.tasks(turns, step.first, step.last):
         b, start = run // runs, run % runs * TILE
         features, keys = q[slices[b, 0]], k[slices[b, 1]]
         masks, pairs = key_mask[slices[b, 2]], mask[slices[b, 3]]

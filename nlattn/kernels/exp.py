@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from numba.extending import intrinsic, overload
 
-from nlattn import _jit
+from nlattn.runtime import jit
 
 _f = np.float32
 # Adding this leaves the rounded integer in the low bits of the sum.
@@ -52,7 +52,7 @@ else:  # pragma: no cover - the compiler runs it
         return a(a, b, c), emit
 
 
-@_jit.device
+@jit.device
 def _exp32(x: Any) -> Any:
     x = ZERO32 if x < ZERO32 else x  # written so that NaN stays
     shifted = muladd(x, LOG2E32, ROUND32)
@@ -68,7 +68,7 @@ def _exp32(x: Any) -> Any:
     return p * np.int32(bits + np.int32(127 << 23)).view(np.float32)
 
 
-@_jit.device
+@jit.device
 def _exp64(x: Any) -> Any:
     x = ZERO64 if x < ZERO64 else x
     shifted = muladd(x, LOG2E64, ROUND64)
@@ -104,7 +104,7 @@ def _exp(x: Any) -> Any:  # pragma: no cover - the compiler runs it
     return _source(_exp32 if x == numba.types.float32 else _exp64)
 
 
-@_jit.device
+@jit.device
 def _tanh32(x: Any) -> Any:
     z = x * x
     p = muladd(_f(-5.70498872745e-3), z, _f(2.06390887954e-2))
@@ -116,7 +116,7 @@ def _tanh32(x: Any) -> Any:
     return muladd(p * z, x, x) if abs(x) < _f(0.625) else (-far if x < 0 else far)
 
 
-@_jit.device
+@jit.device
 def _tanh64(x: Any) -> Any:
     z = x * x
     p = muladd(-9.64399179425052238628e-1, z, -9.92877231001918586564e1)

@@ -17,8 +17,8 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from nlattn import _jit
 from nlattn._types import Floats
+from nlattn.runtime import jit
 
 _FEATURES = llvmlite.binding.get_host_cpu_features()
 _WIDE = bool(_FEATURES.get("avx512f"))
@@ -30,13 +30,13 @@ _ROWS = 6 if _AVX2 and not _WIDE else 8
 PANEL_BYTES = VECTORS * VECTOR_BYTES
 
 
-@_jit.shared
+@jit.shared
 def width(x: Any) -> int:
     """Columns of a panel, for arrays of x's dtype."""
     return PANEL_BYTES // x.itemsize  # type: ignore[no-any-return]
 
 
-@_jit.shared
+@jit.shared
 def aligned(size: int, like: Floats) -> Floats:
     """Uninitialised flat buffer on a cache line's boundary, so that no vector straddles two."""
     line = 64 // like.itemsize
@@ -188,7 +188,7 @@ def _interpreted(
     c.reshape(-1)[c0 + r * c_row + l] = left @ right * factor
 
 
-scaled = _interpreted if numba.config.DISABLE_JIT else _jit.device(_compiled)
+scaled = _interpreted if numba.config.DISABLE_JIT else jit.device(_compiled)
 """``scaled(a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, rows, depth, factor)``: one panel of
 C = factor A B.
 
@@ -198,7 +198,7 @@ Arrays are C-contiguous and addressed by flat offsets: element (r, k) of A is at
 """
 
 
-@_jit.device(once=True)
+@jit.device(once=True)
 def multiply(
     a: Floats,
     a0: int,

@@ -12,15 +12,15 @@ import math
 
 import numpy as np
 
-from nlattn import _jit
 from nlattn._types import Floats, Ints
 from nlattn.kernels.gemm import aligned, multiply, width
+from nlattn.runtime import jit
 
 KEYS = 256
 """Keys of a block: its scores against one panel of queries fit the first-level cache."""
 
 
-@_jit.device
+@jit.device
 def above(x: float) -> float:
     """A power of two above x, exponent within +-1000; 1 for 0 and what is not finite."""
     if not 0 < x < np.inf:
@@ -28,7 +28,7 @@ def above(x: float) -> float:
     return math.ldexp(1.0, min(max(math.frexp(x)[1], -1000), 1000))
 
 
-@_jit.device
+@jit.device
 def power(x: float, p: float) -> float:
     """``x^p``, by products where they do."""
     if p == 2:
@@ -46,7 +46,7 @@ def power(x: float, p: float) -> float:
     return x**p  # type: ignore[no-any-return]
 
 
-@_jit.device
+@jit.device
 def pack(q: Floats, rows: Ints, first: int, panel: Floats, size: Floats) -> None:
     """Scaled queries side by side, ``panel[c, l] = q[row_l, c] / size[l]``."""
     w, d = width(panel), q.shape[1]
@@ -64,7 +64,7 @@ def pack(q: Floats, rows: Ints, first: int, panel: Floats, size: Floats) -> None
                 panel[c * w + l] = 0
 
 
-@_jit.kernel
+@jit.kernel
 def normalise(
     turns: Ints,
     q: Floats,
@@ -77,7 +77,7 @@ def normalise(
 ) -> None:
     """Sums over all keys k (m, d), float64, for the queries `rows`; causal: keys up to the row."""
     m, d, w = k.shape[0], k.shape[1], width(k)
-    for a in _jit.tasks(turns, 0, (rows.size + w - 1) // w):
+    for a in jit.tasks(turns, 0, (rows.size + w - 1) // w):
         first, last = a * w, min(a * w + w, rows.size)
         panel, s, size = aligned(d * w, k), aligned(KEYS * w, k), aligned(w, k)
         top, total, part = aligned(w, k), aligned(w, k), aligned(w, k)
@@ -113,7 +113,7 @@ def normalise(
             norm[2, i], norm[3, i] = math.frexp(size[l])[1] - 1, error
 
 
-@_jit.kernel
+@jit.kernel
 def quadratic(turns: Ints, q: Floats, root: Floats, seen: int, norm: Floats) -> None:
     """``Z = |root q|^2`` for a factor (r, d) of the keys' Gram matrix, with its own error.
 
@@ -124,7 +124,7 @@ def quadratic(turns: Ints, q: Floats, root: Floats, seen: int, norm: Floats) -> 
     for c in range(r):
         for x in range(d):
             whole += root[c, x] * root[c, x]
-    for a in _jit.tasks(turns, 0, (q.shape[0] + w - 1) // w):
+    for a in jit.tasks(turns, 0, (q.shape[0] + w - 1) // w):
         rows = np.arange(a * w, min(a * w + w, q.shape[0]))
         panel, s, size = aligned(d * w, root), aligned(max(r, 1) * w, root), aligned(w, root)
         pack(q, rows, 0, panel, size)
@@ -147,7 +147,7 @@ def quadratic(turns: Ints, q: Floats, root: Floats, seen: int, norm: Floats) -> 
             norm[3, i] = 4 * (d + r) * 2.0**-53 * lost
 
 
-@_jit.kernel
+@jit.kernel
 def entries(
     turns: Ints,
     q: Floats,
@@ -168,7 +168,7 @@ def entries(
     """
     u, d, w = k.shape[0], k.shape[1], width(k)
     p, eps, causal = options[0], options[1], options[2] != 0
-    for a in _jit.tasks(turns, 0, (count.size + w - 1) // w):
+    for a in jit.tasks(turns, 0, (count.size + w - 1) // w):
         rows = np.arange(start + a * w, start + min(a * w + w, count.size))
         panel, s, size = aligned(d * w, k), aligned(KEYS * w, k), aligned(w, k)
         bound = aligned(w, k)

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from nlattn import _jit
 from nlattn._types import Bools, Floats, Ints
 from nlattn.kernels import scores
 from nlattn.kernels.gemm import aligned, multiply, width
 from nlattn.kernels.matching import SAME, SHIFT, Plan, allowed, enter, evaluate, holds
 from nlattn.kernels.tree import begins
+from nlattn.runtime import jit
 
 _RUN = 16
 SLOTS = 9  # leaves that a query tries at most: of its own match, and two of each neighbour's
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def _note(leaf: int, slots: Ints, count: int, tried: Ints) -> int:
     """Add a leaf, unless it is there or was tried; returns how many there are."""
     if holds(slots, count, leaf) or holds(tried, SLOTS, leaf):
@@ -29,13 +29,13 @@ def _note(leaf: int, slots: Ints, count: int, tried: Ints) -> int:
     return count + 1
 
 
-@_jit.kernel
+@jit.kernel
 def propose(turns: Ints, index: Ints, home: Ints, plan: Plan, tried: Ints, slots: Ints) -> None:
     """Leaves of each query's match and of its four neighbours', as they are and shifted; -1 fills.
 
     `tried` (n, SLOTS) are the last ones of this tree, which come no second time.
     """
-    for query in _jit.tasks(turns, 0, len(index)):
+    for query in jit.tasks(turns, 0, len(index)):
         y, x, count = query // plan.Wq, query % plan.Wq, 0
         mine = slots[query]
         if index[query, 0] >= 0:
@@ -61,7 +61,7 @@ def propose(turns: Ints, index: Ints, home: Ints, plan: Plan, tried: Ints, slots
             tried[query, t] = mine[t]
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def _pack(
     plan: Plan, grid: int, x: Floats, position: int, out: Floats, first: int, step: int
 ) -> None:
@@ -74,7 +74,7 @@ def _pack(
         at += (grid + plan.patch - 1) * plan.d
 
 
-@_jit.device
+@jit.device
 def _choose(s: Floats, keys: int, w: int, lane: int, found: Ints, room: Floats) -> None:
     """Rows of the largest numbers of a lane, best first, ties to the first."""
     found[:] = -1
@@ -83,7 +83,7 @@ def _choose(s: Floats, keys: int, w: int, lane: int, found: Ints, room: Floats) 
             enter(found, room, j, s[j * w + lane])
 
 
-@_jit.device
+@jit.device
 def _first_of_largest(s: Floats, keys: int, w: int, best: Floats, most: Floats, row: Ints) -> None:
     """First row of the largest number of every lane, -1 for none.
 
@@ -107,7 +107,7 @@ def _first_of_largest(s: Floats, keys: int, w: int, best: Floats, most: Floats, 
             row[l] += 1
 
 
-@_jit.kernel
+@jit.kernel
 def match(
     turns: Ints,
     q: Floats,
@@ -125,7 +125,7 @@ def match(
     leaves, m, size = len(starts) - 1, len(order), plan.patch * plan.patch * plan.d
     most, topk, w = -(-m // leaves), found.shape[1], width(q)
     masked = plan.causal != 0 or len(masks) > 0 or len(pairs) > 0
-    for leaf in _jit.tasks(turns, 0, leaves):
+    for leaf in jit.tasks(turns, 0, leaves):
         first, last = leaf * m // leaves, (leaf + 1) * m // leaves
         keys = last - first
         block, panel = aligned(most * (size + 1), q), aligned((size + 1) * w, q)
@@ -175,7 +175,7 @@ def match(
                         found[start + l, t] = order[first + found[start + l, t]]
 
 
-@_jit.kernel
+@jit.kernel
 def merge(
     turns: Ints,
     q: Floats,
@@ -190,7 +190,7 @@ def merge(
 ) -> None:
     """Enter what the leaves hold into the lists of slice b, from one side to the other."""
     topk = index.shape[3]
-    for query in _jit.tasks(turns, 0, len(place)):
+    for query in jit.tasks(turns, 0, len(place)):
         y, x = query // plan.Wq, query % plan.Wq
         best, value = index[1 - side, b, query], score[1 - side, b, query]
         for t in range(topk):

@@ -12,26 +12,26 @@ import math
 import numba
 import numpy as np
 
-from nlattn import _jit
 from nlattn._types import Floats, Ints
 from nlattn.kernels.gemm import aligned, multiply, width
+from nlattn.runtime import jit
 
 BLOCK = 128
 """Rows of a block: with 64 channels the second-level cache holds it, the first some columns."""
 
 
-@_jit.shared
+@jit.shared
 def part_rows(n: int, parts: int) -> int:
     """Rows of one part, whole blocks; the last parts may be shorter or empty."""
     return (n + parts * BLOCK - 1) // (parts * BLOCK) * BLOCK
 
 
-@_jit.kernel
+@jit.kernel
 def peaks(turns: Ints, k: Floats, top: Floats) -> None:
     """Largest magnitude of each channel in every part, top (batch, parts, d); NaN if not finite."""
     n, d, parts = k.shape[1], k.shape[2], top.shape[1]
     size = part_rows(n, parts)
-    for task in _jit.tasks(turns, 0, k.shape[0] * parts):
+    for task in jit.tasks(turns, 0, k.shape[0] * parts):
         b, part = task // parts, task % parts
         largest, unfit = np.zeros(d, k.dtype), np.zeros(d, k.dtype)
         for i in range(min(n, part * size), min(n, part * size + size)):
@@ -44,7 +44,7 @@ def peaks(turns: Ints, k: Floats, top: Floats) -> None:
             top[b, part, c] = largest[c] + unfit[c]
 
 
-@_jit.device(fast=True, inline=True)
+@jit.device(fast=True, inline=True)
 def _dot_compiled(x: Floats, y: Floats) -> float:  # pragma: no cover - compiled
     total = 0.0
     for i in range(x.size):
@@ -52,7 +52,7 @@ def _dot_compiled(x: Floats, y: Floats) -> float:  # pragma: no cover - compiled
     return total
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def _subtract_compiled(y: Floats, w: float, x: Floats) -> None:  # pragma: no cover - compiled
     for i in range(y.size):
         y[i] -= w * x[i]
@@ -66,7 +66,7 @@ _dot = np.dot if numba.config.DISABLE_JIT else _dot_compiled
 _subtract = _subtract_interpreted if numba.config.DISABLE_JIT else _subtract_compiled
 
 
-@_jit.device
+@jit.device
 def absorb(columns: Floats, rows: int, R: Floats) -> None:
     """``R <- triangle of qr([R; X])``, X's columns one after the other in `columns`, overwritten.
 
@@ -90,7 +90,7 @@ def absorb(columns: Floats, rows: int, R: Floats) -> None:
             _subtract(y, w, x)
 
 
-@_jit.kernel
+@jit.kernel
 def fold_triangle(turns: Ints, k: Floats, scale: Floats, first: int, last: int, R: Floats) -> None:
     """Absorb blocks `first` to `last` of every part into its triangle, R (batch, parts, d, d).
 
@@ -98,7 +98,7 @@ def fold_triangle(turns: Ints, k: Floats, scale: Floats, first: int, last: int, 
     """
     n, d, parts = k.shape[1], k.shape[2], R.shape[1]
     size = part_rows(n, parts)
-    for task in _jit.tasks(turns, 0, k.shape[0] * parts):
+    for task in jit.tasks(turns, 0, k.shape[0] * parts):
         b, part = task // parts, task % parts
         columns = aligned(d * BLOCK, R)
         for block in range(first, last):
@@ -111,7 +111,7 @@ def fold_triangle(turns: Ints, k: Floats, scale: Floats, first: int, last: int, 
                 absorb(columns, count, R[b, part])
 
 
-@_jit.kernel
+@jit.kernel
 def fold_gram(turns: Ints, k: Floats, scale: Floats, first: int, last: int, G: Floats) -> None:
     """Add blocks `first` to `last` of every part to its lower triangle of ``K^T K``.
 
@@ -120,7 +120,7 @@ def fold_gram(turns: Ints, k: Floats, scale: Floats, first: int, last: int, G: F
     n, d, parts = k.shape[1], k.shape[2], G.shape[1]
     size, w = part_rows(n, parts), width(G)
     wide = (d + w - 1) // w * w
-    for task in _jit.tasks(turns, 0, k.shape[0] * parts):
+    for task in jit.tasks(turns, 0, k.shape[0] * parts):
         b, part = task // parts, task % parts
         rows, room = aligned(BLOCK * wide, G), aligned(wide * w, G)
         for x in range(rows.size):
@@ -139,7 +139,7 @@ def fold_gram(turns: Ints, k: Floats, scale: Floats, first: int, last: int, G: F
                             G[b, part, c, c0 + l] += room[(c - c0) * w + l]
 
 
-@_jit.kernel
+@jit.kernel
 def row_norms(
     turns: Ints,
     k: Floats,
@@ -158,7 +158,7 @@ def row_norms(
     """
     n, d, columns, w = k.shape[1], k.shape[2], M.shape[2], width(M)
     blocks = (n + BLOCK - 1) // BLOCK
-    for task in _jit.tasks(turns, 0, stop - start):
+    for task in jit.tasks(turns, 0, stop - start):
         b, j0 = (start + task) // blocks, (start + task) % blocks * BLOCK
         count = min(BLOCK, n - j0)
         rows, room = aligned(BLOCK * d, M), aligned(BLOCK * w, M)

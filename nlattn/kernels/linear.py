@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nlattn import _check, _threads
+from nlattn import _check
 from nlattn._types import Floats, Ints
 from nlattn.kernels import passes
 from nlattn.kernels.features import EVERY, Identity, Random
 from nlattn.kernels.rows import padded
+from nlattn.runtime import threads
 
 CHUNK = 2048
 """Rows of a chunk: features of 64 channels in float32 take half a megabyte."""
@@ -56,7 +57,7 @@ def groups(batch: int, n: int, numbers: int) -> list[Ints]:
     first = np.arange(0, n, size)
     rows = np.column_stack([first, np.minimum(first + size, n)])
     tasks = np.column_stack([np.repeat(np.arange(batch), len(rows)), np.tile(rows, (batch, 1))])
-    count = max(4 * _threads.threads(), -(-len(tasks) * numbers // _NUMBERS))
+    count = max(4 * threads.threads(), -(-len(tasks) * numbers // _NUMBERS))
     return [_check.frozen(group) for group in np.array_split(tasks, count) if len(group)]
 
 
@@ -87,7 +88,7 @@ def collect(f: Identity, x: Floats, y: Floats, slices: Ints, mask: Any = None) -
         passes.collect(m, x, y, every, slices, some, high, *found, where)
         return some[:, 0], high, *found, where
 
-    for group in _threads.each(part, len(tasks), batch * x.shape[1]):
+    for group in threads.each(part, len(tasks), batch * x.shape[1]):
         for b, *chunk in zip(*group, strict=True):
             _add(sums, b, m.moving, *chunk)
     return sums
@@ -133,7 +134,7 @@ def read(
     def part(number: int) -> None:
         passes.read(m, x, EVERY[0], index, panels, norm, tasks[number], out, log)
 
-    for _ in _threads.each(part, len(tasks), batch * n):
+    for _ in threads.each(part, len(tasks), batch * n):
         pass
     return out, log
 
@@ -152,7 +153,7 @@ def write(f: Identity, x: Floats, index: Ints, top: Any, factor: Any, mask: Any 
         block = f(x[index[b], some], top[b], None if mask is None else mask[b, some])
         np.multiply(block.whole, factor[b], out=out[b, some], casting="same_kind")
 
-    for _ in _threads.each(part, len(tasks), batch * n):
+    for _ in threads.each(part, len(tasks), batch * n):
         pass
     return out
 
@@ -186,7 +187,7 @@ def pull_queries(
         dx[b, some] = f.vjp(block, dphi)
         return b, phi.T @ g, 0 if along is None else along @ phi
 
-    for b, more, beside in _threads.each(part, len(tasks), batch * n):
+    for b, more, beside in threads.each(part, len(tasks), batch * n):
         dcontext[b] += more
         dnorm[b] += beside
     return dx, dcontext, dnorm
@@ -230,7 +231,7 @@ def pull_keys(
         return b, np.einsum("ic,ic->", dphi, block.phi, dtype=float) if moving else 0.0
 
     moved = np.zeros(batch)
-    for b, more in _threads.each(part, len(tasks), batch * m):
+    for b, more in threads.each(part, len(tasks), batch * m):
         moved[b] += more
     if moving:
         for b, where in enumerate(g.first):

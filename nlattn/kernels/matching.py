@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nlattn import _jit
 from nlattn._types import Bools, Floats, Ints
 from nlattn.kernels import scores
+from nlattn.runtime import jit
 
 TILE = 32
 SAME, SHIFT = 1, 2
@@ -60,7 +60,7 @@ class ListRound(Round):
     """A pass that keeps several matches of each query."""
 
 
-@_jit.device
+@jit.device
 def _patch_terms(plan: Plan, q: Floats, y: int, x: int, k: Floats, key: int) -> Any:
     """Sum of a score's terms over two patches."""
     margin = plan.patch - 1
@@ -74,7 +74,7 @@ def _patch_terms(plan: Plan, q: Floats, y: int, x: int, k: Floats, key: int) -> 
     return total
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def evaluate(plan: Plan, q: Floats, y: int, x: int, k: Floats, key: int) -> Any:
     """Score of query ``(y, x)`` and a key, over their patches."""
     if plan.patch == 1:  # apart, for the general case costs a division
@@ -85,7 +85,7 @@ def evaluate(plan: Plan, q: Floats, y: int, x: int, k: Floats, key: int) -> Any:
     return scores.finish(plan.kind, q.dtype.type(plan.factor), total)
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def allowed(plan: Plan, query: int, key: int, key_mask: Bools, mask: Bools) -> bool:
     """Whether a query may be matched to a key; masks of one row of none stand for no mask."""
     if plan.causal and key > query:
@@ -95,13 +95,13 @@ def allowed(plan: Plan, query: int, key: int, key_mask: Bools, mask: Bools) -> b
     return mask.shape[0] == 0 or bool(mask[query, key])
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def better(value: Any, key: int, score: Any, index: int) -> bool:
     """The total order: by score, ties to the lowest key."""
     return value > score or (value == score and key < index)
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def enter(index: Ints, score: Floats, key: int, value: Any) -> None:
     """Enter a candidate into a list, best first, ties to the lowest key; NaN counts as -inf."""
     t = len(index) - 1
@@ -115,7 +115,7 @@ def enter(index: Ints, score: Floats, key: int, value: Any) -> None:
     index[t], score[t] = key, value
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def holds(index: Ints, count: int, key: int) -> bool:
     """Whether a key is among the first `count`."""
     for t in range(count):
@@ -124,7 +124,7 @@ def holds(index: Ints, count: int, key: int) -> bool:
     return False
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def mapped(y: int, x: int, Hq: int, Wq: int, Hk: int, Wk: int) -> int:
     """Key at a query's own place, on a grid of another size."""
     return ((2 * y + 1) * Hk) // (2 * Hq) * Wk + ((2 * x + 1) * Wk) // (2 * Wq)

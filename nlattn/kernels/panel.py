@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nlattn import _jit
 from nlattn._types import Bools, Floats, Ints
 from nlattn.kernels.exp import exp, tanh
 from nlattn.kernels.gemm import scaled, width
 from nlattn.kernels.lanes import exponentials, highest
+from nlattn.runtime import jit
 
 TILE = 256
 """Queries of a tile."""
@@ -47,7 +47,7 @@ class Scores(NamedTuple):
     has_mask: bool
 
 
-@_jit.shared
+@jit.shared
 def spread(position: int, count: int) -> int:
     """Permute 0..count-1 so that neighbours, which one thread gets, differ in cost."""
     step = max(1, int(0.618 * count))
@@ -60,7 +60,7 @@ def spread(position: int, count: int) -> int:
         step += 1
 
 
-@_jit.device
+@jit.device
 def pack(x: Floats, part: int, rows: Ints, first: int, panel: Floats) -> None:
     """Put rows ``first, first + 1, ...`` of `rows` side by side: ``panel[c, l] = x[row_l, c]``."""
     w = width(x)
@@ -74,7 +74,7 @@ def pack(x: Floats, part: int, rows: Ints, first: int, panel: Floats) -> None:
                 panel[c * w + l] = 0
 
 
-@_jit.device
+@jit.device
 def key_range(p: Scores, rows: Ints, first: int) -> tuple[int, int]:
     """Keys that the band allows to some query of a panel."""
     m = p.k.shape[1]
@@ -85,7 +85,7 @@ def key_range(p: Scores, rows: Ints, first: int) -> tuple[int, int]:
     return min(m, max(0, low + p.low)), max(0, min(m, high + p.high + 1))
 
 
-@_jit.device
+@jit.device
 def wholly_masked(p: Scores, head: int, rows: Ints, first: int, j0: int, count: int) -> bool:
     """Whether `mask` forbids a panel of queries all keys of a block."""
     part = p.slices[head, 4]
@@ -102,7 +102,7 @@ def wholly_masked(p: Scores, head: int, rows: Ints, first: int, j0: int, count: 
     return True
 
 
-@_jit.device
+@jit.device
 def score(
     p: Scores,
     head: int,
@@ -159,7 +159,7 @@ def score(
             s[s0 + j * step + l] = -np.inf
 
 
-@_jit.device
+@jit.device
 def soften(s: Floats, count: int, w: int, top: Floats, total: Floats, room: Floats) -> None:
     """Turn a panel's scores into weights relative to the running maximum `top` of each query.
 
@@ -177,7 +177,7 @@ def soften(s: Floats, count: int, w: int, top: Floats, total: Floats, room: Floa
     exponentials(s, count, shift, total)
 
 
-@_jit.device
+@jit.device
 def load_norm(norm: Floats, rows: Ints, first: int, top: Floats, inverse: Floats) -> None:
     """Normalisers (2, n) of a panel: weights are ``exp(s - top) inverse``, 0 in an empty row."""
     for l in range(width(norm)):

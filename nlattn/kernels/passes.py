@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from nlattn import _jit
 from nlattn._types import Bools, Floats, Ints
 from nlattn.kernels.gemm import aligned, multiply, width
 from nlattn.kernels.rows import (
@@ -17,9 +16,10 @@ from nlattn.kernels.rows import (
     row_sums,
     space,
 )
+from nlattn.runtime import jit
 
 
-@_jit.function
+@jit.function
 def collect(
     m: Map,
     x: Floats,
@@ -76,7 +76,7 @@ def collect(
             _add_product(s.phi, right, count, part, values[t])
 
 
-@_jit.device
+@jit.device
 def _add_product(phi: Floats, right: Floats, count: int, part: Floats, values: Floats) -> None:
     """``values += phi.T right``, through `part`."""
     r, wide = part.shape
@@ -88,7 +88,7 @@ def _add_product(phi: Floats, right: Floats, count: int, part: Floats, values: F
             to[c] += row[c]
 
 
-@_jit.function
+@jit.function
 def read(
     m: Map,
     x: Floats,

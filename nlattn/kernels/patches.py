@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nlattn import _jit
 from nlattn._types import Floats, Ints
 from nlattn.kernels.exp import exp
+from nlattn.runtime import jit
 
 BLOCK = 16
 """Rows of a matrix product."""
@@ -32,18 +32,18 @@ class Grid(NamedTuple):
     """Of the first cell from the first query, in either axis."""
 
 
-@_jit.kernel(blas=True)
+@jit.kernel(blas=True)
 def multiply(turns: Ints, a: Floats, b: Floats, out: Floats) -> None:
     """``out = a b`` for a (n, d), b (d, m), out (n, m)."""
-    for block in _jit.tasks(turns, 0, -(-len(a) // BLOCK)):
+    for block in jit.tasks(turns, 0, -(-len(a) // BLOCK)):
         rows = slice(block * BLOCK, min(block * BLOCK + BLOCK, len(a)))
         np.dot(a[rows], b, out[rows])
 
 
-@_jit.kernel(blas=True)
+@jit.kernel(blas=True)
 def add_outer(turns: Ints, a: Floats, b: Floats, out: Floats) -> None:
     """``out += a^T b`` for a (n, m), b (n, d), out (m, d)."""
-    for block in _jit.tasks(turns, 0, -(-len(out) // BLOCK)):
+    for block in jit.tasks(turns, 0, -(-len(out) // BLOCK)):
         first, last = block * BLOCK, min(block * BLOCK + BLOCK, len(out))
         turned = np.empty((last - first, len(a)), a.dtype)
         for i in range(len(a)):
@@ -55,7 +55,7 @@ def add_outer(turns: Ints, a: Floats, b: Floats, out: Floats) -> None:
                 out[l, c] += product[l - first, c]
 
 
-@_jit.device
+@jit.device
 def _box(ring: Floats, grid: Grid, y: int, rows: int, x: int, out: Floats) -> None:
     """Sum over the patch around (y, x) of a ring's quantity, which has rows 0 to `rows`."""
     r, w, width = grid.patch // 2, grid.w, ring.shape[1]
@@ -79,7 +79,7 @@ def _box(ring: Floats, grid: Grid, y: int, rows: int, x: int, out: Floats) -> No
                     target[l] += term[l]
 
 
-@_jit.device
+@jit.device
 def _largest(x: Floats) -> float:
     best = x[0]
     whole = len(x) - len(x) % _LANES
@@ -96,7 +96,7 @@ def _largest(x: Floats) -> float:
     return best  # type: ignore[no-any-return]
 
 
-@_jit.device
+@jit.device
 def _total(x: Floats) -> float:
     total = 0.0
     lanes = np.zeros(_LANES, np.float64)
@@ -112,7 +112,7 @@ def _total(x: Floats) -> float:
     return total
 
 
-@_jit.device(fast=True)
+@jit.device(fast=True)
 def _dot(a: Floats, b: Floats) -> float:
     total = 0.0
     for l in range(len(a)):
@@ -120,7 +120,7 @@ def _dot(a: Floats, b: Floats) -> float:
     return total
 
 
-@_jit.kernel
+@jit.kernel
 def weigh(
     turns: Ints,
     gram: Floats,
@@ -137,7 +137,7 @@ def weigh(
     Results `scores` and `A` (W, L).
     """
     heat, hard = gram.dtype.type(options[0]), options[1] != 0
-    for x in _jit.tasks(turns, 0, grid.W):
+    for x in jit.tasks(turns, 0, grid.W):
         s, a = scores[x], A[x]
         _box(gram, grid, y, grid.H, x, s)
         for l in range(len(s)):
@@ -158,7 +158,7 @@ def weigh(
             a[l] /= total
 
 
-@_jit.kernel
+@jit.kernel
 def paste(
     turns: Ints, A: Floats, grid: Grid, y: int, divisors: Floats, B: Floats, z: Floats
 ) -> None:
@@ -166,7 +166,7 @@ def paste(
 
     `divisors` of the cells of the row; empty for their mass. Results `B` (cells, L), and `z`.
     """
-    for cell in _jit.tasks(turns, 0, len(B)):
+    for cell in jit.tasks(turns, 0, len(B)):
         b = B[cell]
         _box(A, grid, y, grid.H, cell + grid.offset, b)
         z[cell] = divisors[cell] if divisors.size else _total(b)
@@ -175,17 +175,17 @@ def paste(
             b[l] /= z[cell]
 
 
-@_jit.kernel
+@jit.kernel
 def unpaste(turns: Ints, B: Floats, z: Floats, mass: int, dB: Floats) -> None:
     """Cotangents of pasted weights, in place of those of B, the weights over the normaliser."""
-    for cell in _jit.tasks(turns, 0, len(B)):
+    for cell in jit.tasks(turns, 0, len(B)):
         b, db = B[cell], dB[cell]
         mean = db.dtype.type(_dot(b, db) if mass else 0)
         for l in range(len(b)):
             db[l] = (db[l] - mean) / z[cell]
 
 
-@_jit.kernel
+@jit.kernel
 def unweigh(
     turns: Ints,
     dB: Floats,
@@ -202,7 +202,7 @@ def unweigh(
     `dB` (p, columns, L) has row y of the queries at row ``y - offset``, of `cells` rows.
     """
     factor = A.dtype.type(heat)
-    for x in _jit.tasks(turns, 0, grid.W):
+    for x in jit.tasks(turns, 0, grid.W):
         a, ds = A[x], dS[x]
         _box(dB, grid, y - grid.offset, cells, x - grid.offset, ds)
         mean = ds.dtype.type(_dot(a, ds))
@@ -210,17 +210,17 @@ def unweigh(
             ds[l] = factor * a[l] * (ds[l] - mean) / norms[l]
 
 
-@_jit.kernel
+@jit.kernel
 def box(turns: Ints, ring: Floats, grid: Grid, y: int, out: Floats) -> None:
     """Sum over patches for a row of queries, (W, L)."""
-    for x in _jit.tasks(turns, 0, len(out)):
+    for x in jit.tasks(turns, 0, len(out)):
         _box(ring, grid, y, grid.H, x, out[x])
 
 
-@_jit.kernel
+@jit.kernel
 def add_products(turns: Ints, a: Floats, b: Floats, out: Floats) -> None:
     """``out[l] += sum_x a[x, l] b[x, l]``."""
-    for block in _jit.tasks(turns, 0, -(-len(out) // 256)):
+    for block in jit.tasks(turns, 0, -(-len(out) // 256)):
         first, last = block * 256, min(block * 256 + 256, len(out))
         for x in range(len(a)):
             left, right, total = a[x, first:last], b[x, first:last], out[first:last]

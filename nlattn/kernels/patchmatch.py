@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from nlattn import _jit
 from nlattn._types import Bools, Floats, Ints
 from nlattn.kernels import rng
 from nlattn.kernels.matching import (
@@ -29,18 +28,19 @@ from nlattn.kernels.matching import (
     mapped,
 )
 from nlattn.kernels.scores import fetch
+from nlattn.runtime import jit
 
 _NEAR, _MOST = 8, 32  # proposals of neighbours, and draws: one for each halving of the side
 _TRIES = 8  # draws of a random valid key before the keys are walked
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def _state(plan: Plan, b: int, iteration: int, query: int) -> Any:
     state = rng.absorb(rng.start(np.uint64(np.int64(plan.seed))), plan.first_slice + b)
     return rng.absorb(rng.absorb(state, iteration), query)
 
 
-@_jit.device
+@jit.device
 def _up_to(valid: Ints, query: int) -> int:
     """How many of the ascending keys are no later than a query."""
     low, high = 0, len(valid)
@@ -53,7 +53,7 @@ def _up_to(valid: Ints, query: int) -> int:
     return low
 
 
-@_jit.device(once=True)
+@jit.device(once=True)
 def _first_key(plan: Plan, b: int, query: int, key_mask: Bools, mask: Bools, valid: Ints) -> int:
     """A random key that the query may be matched to, -1 if there is none.
 
@@ -81,7 +81,7 @@ def _first_key(plan: Plan, b: int, query: int, key_mask: Bools, mask: Bools, val
     return -1
 
 
-@_jit.kernel
+@jit.kernel
 def begin(
     turns: Ints,
     q: Floats,
@@ -101,7 +101,7 @@ def begin(
     and those keys ascending.
     """
     n = plan.Hq * plan.Wq
-    for row in _jit.tasks(turns, 0, len(slices) * n):
+    for row in jit.tasks(turns, 0, len(slices) * n):
         b, query = row // n, row % n
         features, keys = q[slices[b, 0]], k[slices[b, 1]]
         masks, pairs = key_mask[slices[b, 2]], mask[slices[b, 3]]
@@ -120,7 +120,7 @@ def begin(
                     enter(best, value, own, evaluate(plan, features, y, x, keys, own))
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def _propose(
     plan: Plan,
     step: Round,
@@ -157,7 +157,7 @@ def _propose(
     return count
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def _draw(plan: Plan, state: Any, radius: int, number: int, centre: int) -> int:
     """A random key of the box of a radius around a centre, clipped to the grid."""
     row = centre // plan.Wk
@@ -169,7 +169,7 @@ def _draw(plan: Plan, state: Any, radius: int, number: int, centre: int) -> int:
     return int(row * plan.Wk + left + rng.bounded(rng.absorb(state, 2 * number + 1), width))
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def _halvings(plan: Plan) -> int:
     """How often the side of the key grid can be halved until nothing is left."""
     number = 0
@@ -178,7 +178,7 @@ def _halvings(plan: Plan) -> int:
     return number
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def _draws(plan: Plan, state: Any, first: int, centre: int, keys: Floats, proposals: Ints) -> None:
     """List the random keys around a centre, from number `first`, one for each halving."""
     for number in range(first, _halvings(plan)):
@@ -187,7 +187,7 @@ def _draws(plan: Plan, state: Any, first: int, centre: int, keys: Floats, propos
         fetch(keys, proposals[number] * plan.d)
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def _prepare(
     step: Round, plan: Plan, before: Ints, b: int, y: int, x: int, keys: Floats, room: Ints
 ) -> None:
@@ -301,10 +301,10 @@ def _renew_list(
     return tested
 
 
-_renew = _jit.by_class({Round: _renew_one, ListRound: _renew_list}, forceinline=True, _nrt=False)
+_renew = jit.by_class({Round: _renew_one, ListRound: _renew_list}, forceinline=True, _nrt=False)
 
 
-@_jit.kernel
+@jit.kernel
 def renew(
     turns: Ints,
     q: Floats,
@@ -321,7 +321,7 @@ def renew(
     """One round over some tiles, from one side to the other: propagate, then search."""
     down, across = -(-plan.Hq // TILE), -(-plan.Wq // TILE)
     topk = index.shape[3]
-    for tile in _jit.tasks(turns, step.first, step.last):
+    for tile in jit.tasks(turns, step.first, step.last):
         b, top, left = tile // (down * across), tile // across % down * TILE, tile % across * TILE
         features, keys = q[slices[b, 0]], k[slices[b, 1]]
         masks, pairs = key_mask[slices[b, 2]], mask[slices[b, 3]]

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nlattn import _jit
 from nlattn._types import Floats, Ints
+from nlattn.runtime import jit
 
 KEYS = 1024
 QUERIES = 256
@@ -35,7 +35,7 @@ class Ranked(NamedTuple):
     """(B, 4) of b, of x, of a and of y, for every slice of the result."""
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def _product(a: float, b: float) -> tuple[float, float]:
     """``a b`` and its rounding error."""
     p = a * b
@@ -45,7 +45,7 @@ def _product(a: float, b: float) -> tuple[float, float]:
     return p, ((a1 * b1 - p) + a1 * b2 + a2 * b1) + a2 * b2
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def _sum(a: float, b: float) -> tuple[float, float]:
     """``a + b`` and its rounding error."""
     s = a + b
@@ -53,7 +53,7 @@ def _sum(a: float, b: float) -> tuple[float, float]:
     return s, (a - (s - t)) + (b - t)
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def _add(keys: Ranked, head: int, place: int, sums: Floats) -> None:
     """Add the key at a place of the order to (4, e): S0, its error, S1, its error."""
     s, z = keys.slices[head, 0], keys.slices[head, 1]
@@ -68,12 +68,12 @@ def _add(keys: Ranked, head: int, place: int, sums: Floats) -> None:
         sums[3, c] += error + rounded
 
 
-@_jit.kernel
+@jit.kernel
 def project(turns: Ints, x: Floats, w: Floats, out: Floats) -> None:
     """``out = x w`` for x (B, n, d) and w (d,), summed in twice float64; out (B, n) float64."""
     n = x.shape[1]
     blocks = (n + QUERIES - 1) // QUERIES
-    for task in _jit.tasks(turns, 0, x.shape[0] * blocks):
+    for task in jit.tasks(turns, 0, x.shape[0] * blocks):
         head, begin = task // blocks, task % blocks * QUERIES
         for i in range(begin, min(n, begin + QUERIES)):
             total, left = 0.0, 0.0
@@ -84,11 +84,11 @@ def project(turns: Ints, x: Floats, w: Floats, out: Floats) -> None:
             out[head, i] = total + left
 
 
-@_jit.kernel
+@jit.kernel
 def collect(turns: Ints, keys: Ranked, sums: Floats) -> None:
     """Sums of every whole block of keys, (B, m // KEYS, 4, e) float64."""
     blocks = sums.shape[1]
-    for task in _jit.tasks(turns, 0, sums.shape[0] * blocks):
+    for task in jit.tasks(turns, 0, sums.shape[0] * blocks):
         head, block = task // blocks, task % blocks
         total = np.zeros((4, keys.x.shape[2]))
         for place in range(block * KEYS, block * KEYS + KEYS):
@@ -98,7 +98,7 @@ def collect(turns: Ints, keys: Ranked, sums: Floats) -> None:
                 sums[head, block, part, c] = total[part, c]
 
 
-@_jit.kernel
+@jit.kernel
 def read(
     turns: Ints,
     keys: Ranked,
@@ -119,7 +119,7 @@ def read(
     """
     n, e = a.shape[1], keys.x.shape[2]
     blocks = (n + QUERIES - 1) // QUERIES
-    for task in _jit.tasks(turns, 0, out.shape[0] * blocks):
+    for task in jit.tasks(turns, 0, out.shape[0] * blocks):
         head, begin = task // blocks, task % blocks * QUERIES
         total, place = np.zeros((4, e)), -1
         for r in range(begin, min(n, begin + QUERIES)):

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from nlattn import _jit
 from nlattn._types import Floats, Ints
 from nlattn.kernels.softmax import insert
+from nlattn.runtime import jit
 
 
-@_jit.device(fast=True, inline=True)
+@jit.device(fast=True, inline=True)
 def inner(a: Floats, b: Floats) -> Any:
     """Inner product of two rows."""
     total = a.dtype.type(0)
@@ -20,22 +20,22 @@ def inner(a: Floats, b: Floats) -> Any:
     return total
 
 
-@_jit.kernel
+@jit.kernel
 def rows(turns: Ints, left: Floats, right: Floats, index: Ints, out: Floats) -> None:
     """``out[r, j] = left[index[r]] . right[j]``."""
-    for r in _jit.tasks(turns, 0, index.size):
+    for r in jit.tasks(turns, 0, index.size):
         row = left[index[r]]
         for j in range(right.shape[0]):
             out[r, j] = inner(row, right[j])
 
 
-@_jit.kernel
+@jit.kernel
 def topk(
     turns: Ints, left: Floats, right: Floats, start: int, stop: int, value: Floats, index: Ints
 ) -> None:
     """Largest products of the rows `start` to `stop` of left, descending, ties to the lowest."""
     size = value.shape[1]
-    for t in _jit.tasks(turns, 0, stop - start):
+    for t in jit.tasks(turns, 0, stop - start):
         i = start + t
         row = left[i]
         for x in range(size):

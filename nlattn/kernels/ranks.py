@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nlattn import _threads
 from nlattn._types import Bools, Floats, Ints
 from nlattn.kernels.features import amplified, amplified_vjp
+from nlattn.runtime import threads
 
 _SCORES = 1 << 21
 """Scores of a block."""
@@ -96,7 +96,7 @@ def loss(p: Ranked) -> Floats:
         b, rows = tasks[number]
         return b, float(_rows(p, b, rows, keys[b]).hinge.sum(dtype=float))
 
-    for b, more in _threads.each(part, len(tasks), len(total) * p.q.shape[1]):
+    for b, more in threads.each(part, len(tasks), len(total) * p.q.shape[1]):
         total[b] += more
     total /= p.q.shape[1]
     return total
@@ -117,7 +117,7 @@ def pull(p: Ranked, dout: Floats) -> tuple[Floats, Floats]:
         dq[b, some] = _pull_unit(p, u, length, dlogits @ keys[b][0])
         return b, dlogits.T @ u
 
-    for b, more in _threads.each(part, len(tasks), batch * p.q.shape[1]):
+    for b, more in threads.each(part, len(tasks), batch * p.q.shape[1]):
         duk[b] += more
     dk = [_pull_unit(p, *keys[b], duk[b].astype(p.k.dtype)) for b in range(batch)]
     return dq, np.stack(dk) if dk else duk.astype(p.k.dtype)

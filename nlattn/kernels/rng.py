@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from nlattn import _jit
+from nlattn.runtime import jit
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _30, _27, _31, _32 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(32)
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def finish(z: Any) -> Any:
     """Mix the bits of a uint64: SplitMix64's finaliser."""
     z = (z ^ (z >> _30)) * _FIRST
@@ -25,19 +25,19 @@ def finish(z: Any) -> Any:
     return z ^ (z >> _31)
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def start(seed: Any) -> Any:
     """State of a seed, a uint64."""
     return finish(seed + _GOLDEN)
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def absorb(state: Any, field: int) -> Any:
     """State after one more field of the key."""
     return finish((state ^ np.uint64(field)) + _GOLDEN)
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def bounded(state: Any, limit: int) -> Any:
     """Integer in ``[0, limit)``, ``limit < 2^32``: by multiplication, for a remainder is biased."""
     return np.int64(((state >> _32) * np.uint64(limit)) >> _32)

@@ -1,6 +1,6 @@
 """Feature maps of linear attention on blocks of rows that stay in cache, and what is made of them.
 
-Tasks of `_threads.each` run this: a task is one call, which lets other threads run meanwhile.
+Tasks of `threads.each` run this: a task is one call, which lets other threads run meanwhile.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nlattn import _jit
 from nlattn._types import Bools, Floats, Ints
 from nlattn.kernels.exp import exp
 from nlattn.kernels.gemm import aligned, multiply, width
+from nlattn.runtime import jit
 
 NONE, NEUTRAL, MAX = range(3)
 BLOCK = 256
@@ -80,7 +80,7 @@ class Space(NamedTuple):
     """(1,) first row that attains the maximum of all."""
 
 
-@_jit.shared
+@jit.shared
 def columns(r: int, like: Floats) -> int:
     """Length of a row of r numbers: whole panels, and a line that keeps rows off one cache set."""
     w = width(like)
@@ -94,7 +94,7 @@ def padded(x: Floats) -> Floats:
     return out
 
 
-@_jit.shared
+@jit.shared
 def space(rows: int, d: int, r: int, like: Floats) -> Space:
     """Uninitialised room for blocks of at most `rows`, of the dtype of `like`."""
     stride = columns(r, like)
@@ -109,7 +109,7 @@ def space(rows: int, d: int, r: int, like: Floats) -> Space:
     )
 
 
-@_jit.device
+@jit.device
 def _largest(x: Floats, first: int, count: int, d: int, out: Floats) -> None:
     """``out[i]`` = the largest of ``x[first + i, :d]``; NaN counts as the lowest.
 
@@ -132,7 +132,7 @@ def _largest(x: Floats, first: int, count: int, d: int, out: Floats) -> None:
         out[i] = top
 
 
-@_jit.device
+@jit.device
 def _column_largest(x: Floats, first: int, count: int, kept: Bools, top: Floats) -> None:
     """Raise ``top[c]`` to the largest of ``x[first:first + count, c]`` that are kept."""
     d = x.shape[1]
@@ -149,7 +149,7 @@ def _column_largest(x: Floats, first: int, count: int, kept: Bools, top: Floats)
                 top[c] = x[i, c] if x[i, c] > top[c] else top[c]
 
 
-@_jit.device
+@jit.device
 def add_columns(x: Floats, count: int, out: Floats) -> None:
     """``out[c] += sum_i x[i, c]``, `out` in float64."""
     whole = count - count % _ABREAST
@@ -164,7 +164,7 @@ def add_columns(x: Floats, count: int, out: Floats) -> None:
             out[c] += x[i, c]
 
 
-@_jit.device(fast=True)
+@jit.device(fast=True)
 def row_sums(phi: Floats, count: int, factor: Floats, out: Floats) -> None:
     """``out[i] = phi[i].factor``."""
     for i in range(count):
@@ -174,7 +174,7 @@ def row_sums(phi: Floats, count: int, factor: Floats, out: Floats) -> None:
         out[i] = s
 
 
-@_jit.device(fast=True)
+@jit.device(fast=True)
 def _amplify(m: Map, x: Floats, first: int, count: int, s: Space) -> None:
     """``u = amplitude x / max(|x|, floor)`` for each row, or the row; and ``c^2 |u|^2 / 2``."""
     for i in range(count):
@@ -195,7 +195,7 @@ def _amplify(m: Map, x: Floats, first: int, count: int, s: Space) -> None:
         s.half[i] = m.half * total
 
 
-@_jit.device(once=True)
+@jit.device(once=True)
 def _project(m: Map, x: Floats, first: int, count: int, r: int, s: Space) -> None:
     """Rows, brought to one length, times the projection."""
     _amplify(m, x, first, count, s)
@@ -204,7 +204,7 @@ def _project(m: Map, x: Floats, first: int, count: int, r: int, s: Space) -> Non
         multiply(s.rows, 0, d, 1, m.panel, j, stride, s.phi, j, stride, count, d)
 
 
-@_jit.device
+@jit.device
 def _find(count: int, r: int, s: Space) -> None:
     """The first feature of each row that attains its maximum."""
     for i in range(count):
@@ -215,7 +215,7 @@ def _find(count: int, r: int, s: Space) -> None:
                 break
 
 
-@_jit.device(once=True)
+@jit.device(once=True)
 def _stabilize(m: Map, count: int, r: int, top: Floats, s: Space) -> None:
     """Find maxima, and add them to what is subtracted."""
     _largest(s.phi, 0, count, r, s.top)
@@ -304,7 +304,7 @@ def _identity(
             to[c] = row[c]
 
 
-_fill = _jit.by_class(
+_fill = jit.by_class(
     {
         Identity: _identity,
         RowSoftmax: _row_softmax,
@@ -315,7 +315,7 @@ _fill = _jit.by_class(
 )
 
 
-@_jit.device
+@jit.device
 def features(m: Map, x: Floats, first: int, count: int, kept: Bools, top: Floats, s: Space) -> None:
     """Features of rows ``first, first + 1, ...``, in ``s.phi[:, :r]``, without eps.
 
@@ -331,13 +331,13 @@ def features(m: Map, x: Floats, first: int, count: int, kept: Bools, top: Floats
                 s.phi[i, c] = 0
 
 
-@_jit.device
+@jit.device
 def eps_of(m: Map, top: Any) -> Any:
     """What each feature still lacks, relative to `top`."""
     return np.exp(m.log_eps - top) if m.stabilizer == NEUTRAL else m.eps
 
 
-@_jit.function
+@jit.function
 def fill(m: Map, x: Floats, kept: Bools, top: Floats, s: Space) -> None:
     """Features of all rows of x, for Python: `features`."""
     features(m, x, 0, len(x), kept, top, s)

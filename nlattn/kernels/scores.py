@@ -15,8 +15,8 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nlattn import _jit
 from nlattn._types import Floats
+from nlattn.runtime import jit
 
 DOT, NEG_L2, ABSDOT = range(3)
 _LANES = 16
@@ -123,14 +123,14 @@ else:  # pragma: no cover - the compiler runs it
         return builder.load(total)
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def finish(kind: int, factor: Any, total: Any) -> Any:
     """The score from its sum over channels."""
     total = total * (-factor if kind == NEG_L2 else factor)
     return abs(total) if kind == ABSDOT else total
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def score(kind: int, factor: Any, q: Floats, k: Floats) -> Any:
     """Score of two vectors: ``factor q.k``, ``-factor |q - k|^2`` or ``|factor q.k|``."""
     return finish(kind, factor, terms(kind, q, 0, k, 0, len(q)))

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from nlattn import _jit
 from nlattn._types import Floats, Ints
 from nlattn.kernels.exp import exp
+from nlattn.runtime import jit
 
 TILE = 32
 """Rows of a tile."""
 
 
-@_jit.device
+@jit.device
 def _squares(u: Floats, y: int, x: int, dy: int, dx: int, count: int, row: Floats) -> None:
     """Squared differences of `count` pixels from (y, x) on to those at a shift, channels summed."""
     for l in range(count):
@@ -30,7 +30,7 @@ def _squares(u: Floats, y: int, x: int, dy: int, dx: int, count: int, row: Float
             row[l] += difference * difference
 
 
-@_jit.device
+@jit.device
 def _sum_rows(ring: Floats, count: int, out: Floats) -> None:
     """Sum of all rows of a ring."""
     for l in range(count):
@@ -41,7 +41,7 @@ def _sum_rows(ring: Floats, count: int, out: Floats) -> None:
             out[l] += row[l]
 
 
-@_jit.device
+@jit.device
 def _sum_neighbours(row: Floats, width: int, count: int, out: Floats) -> None:
     """``out[l] = row[l] + ... + row[l + width - 1]``."""
     for l in range(count):
@@ -52,7 +52,7 @@ def _sum_neighbours(row: Floats, width: int, count: int, out: Floats) -> None:
             out[l] += shifted[l]
 
 
-@_jit.device
+@jit.device
 def _weigh(ring: Floats, count: int, options: Floats, column: Floats, out: Floats) -> None:
     """Weights of `count` pixels, from the squared differences of the rows of their patches."""
     width = len(ring)
@@ -64,7 +64,7 @@ def _weigh(ring: Floats, count: int, options: Floats, column: Floats, out: Float
         out[l] = exp(-steep * (excess if excess > 0 else floor * 0))
 
 
-@_jit.kernel
+@jit.kernel
 def normalise(
     turns: Ints,
     u: Floats,
@@ -83,7 +83,7 @@ def normalise(
     """
     H, W = total.shape
     wide = W + patch - 1
-    for tile in _jit.tasks(turns, start, stop):
+    for tile in jit.tasks(turns, start, stop):
         first, last = tile * TILE, min(tile * TILE + TILE, H)
         ring, column = np.empty((patch, wide), u.dtype), np.empty(wide, u.dtype)
         weights = np.empty(W, u.dtype)
@@ -111,7 +111,7 @@ def normalise(
                         tops[l] = w if w > tops[l] else tops[l]
 
 
-@_jit.device
+@jit.device
 def _paste(
     u: Floats, y: int, dy: int, dx: int, margin: int, left: int, weights: Floats, acc: Floats
 ) -> None:
@@ -124,7 +124,7 @@ def _paste(
             out[l] += weights[l] * there[l]
 
 
-@_jit.kernel
+@jit.kernel
 def average(
     turns: Ints,
     u: Floats,
@@ -145,7 +145,7 @@ def average(
     C, wide, r = u.shape[0], W + patch - 1, patch // 2
     vote = r if options[2] != 0 else 0
     span = 2 * vote + 1
-    for tile in _jit.tasks(turns, start, stop):
+    for tile in jit.tasks(turns, start, stop):
         first, last = tile * TILE, min(tile * TILE + TILE, H)
         ring, column = np.empty((patch, wide), u.dtype), np.empty(wide, u.dtype)
         votes, boxed = np.empty((span, W + 2 * vote), u.dtype), np.empty(W, u.dtype)

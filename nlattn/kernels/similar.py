@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from nlattn import _jit
 from nlattn._types import Floats, Ints
 from nlattn.kernels.matching import Plan, enter, evaluate
+from nlattn.runtime import jit
 
 BLOCK = 64
 
 
-@_jit.kernel
+@jit.kernel
 def weigh(
     turns: Ints,
     u: Floats,
@@ -35,7 +35,7 @@ def weigh(
     """
     n = len(indptr) - 1
     floor, steep = u.dtype.type(options[0]), u.dtype.type(options[1])
-    for block in _jit.tasks(turns, 0, -(-n // BLOCK)):
+    for block in jit.tasks(turns, 0, -(-n // BLOCK)):
         for i in range(block * BLOCK, min(block * BLOCK + BLOCK, n)):
             y, x, most, sums = i // plan.Wq, i % plan.Wq, -1, np.float64(total[i])
             for t in range(indptr[i], indptr[i + 1]):
@@ -53,7 +53,7 @@ def weigh(
                 top[i] = max(top[i], np.exp(scores[most]))
 
 
-@_jit.kernel
+@jit.kernel
 def average(
     turns: Ints,
     u: Floats,
@@ -72,7 +72,7 @@ def average(
     n, C = out.shape
     H, W, r = plan.Hq, plan.Wq, plan.patch // 2
     reach, wide = r if vote else 0, W + plan.patch - 1
-    for block in _jit.tasks(turns, 0, -(-n // BLOCK)):
+    for block in jit.tasks(turns, 0, -(-n // BLOCK)):
         acc = np.empty(C, np.float64)
         for i in range(block * BLOCK, min(block * BLOCK + BLOCK, n)):
             y, x, count = i // W, i % W, 0
@@ -92,7 +92,7 @@ def average(
                 out[i, c] += acc[c] / count
 
 
-@_jit.kernel
+@jit.kernel
 def choose(
     turns: Ints,
     u: Floats,
@@ -109,7 +109,7 @@ def choose(
     none. Results `index` (n, k), to be begun with -1, and `value` (n, k).
     """
     H, W = plan.Hq, plan.Wq
-    for block in _jit.tasks(turns, 0, -(-len(index) // BLOCK)):
+    for block in jit.tasks(turns, 0, -(-len(index) // BLOCK)):
         for i in range(block * BLOCK, min(block * BLOCK + BLOCK, len(index))):
             y, x = i // W, i % W
             if pool.shape[1]:

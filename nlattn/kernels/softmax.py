@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from nlattn import _jit
 from nlattn._types import Floats, Ints
 from nlattn.kernels.exp import exp
 from nlattn.kernels.gemm import aligned, multiply, width
@@ -20,9 +19,10 @@ from nlattn.kernels.panel import (
     spread,
     wholly_masked,
 )
+from nlattn.runtime import jit
 
 
-@_jit.device(once=True)
+@jit.device(once=True)
 def attend_tile(p: Scores, v: Floats, head: int, i0: int, out: Floats, norm: Floats) -> None:
     """`attend` for the queries from `i0` of one head."""
     n, m, d, e = p.q.shape[1], p.k.shape[1], p.q.shape[2], v.shape[2]
@@ -65,7 +65,7 @@ def attend_tile(p: Scores, v: Floats, head: int, i0: int, out: Floats, norm: Flo
             out[head, i0 + x, c] = 0 if total == 0 else acc[at + c * w] / total
 
 
-@_jit.kernel
+@jit.kernel
 def attend(
     turns: Ints, p: Scores, v: Floats, start: int, stop: int, out: Floats, norm: Floats
 ) -> None:
@@ -75,17 +75,17 @@ def attend(
     that: their logarithm in one number would lose the digits of the whole part.
     """
     tiles = (p.q.shape[1] + TILE - 1) // TILE
-    for task in _jit.tasks(turns, 0, stop - start):
+    for task in jit.tasks(turns, 0, stop - start):
         here = start + spread(task, stop - start)
         attend_tile(p, v, here // tiles, here % tiles * TILE, out, norm)
 
 
-@_jit.kernel
+@jit.kernel
 def rows(turns: Ints, p: Scores, index: Ints, normalise: bool, out: Floats) -> None:
     """``out[r]`` = scores of query ``index[r]`` of the only head, or its weights."""
     m, d = p.k.shape[1], p.q.shape[2]
     w = width(p.k)
-    for a in _jit.tasks(turns, 0, (index.size + w - 1) // w):
+    for a in jit.tasks(turns, 0, (index.size + w - 1) // w):
         panel, s = aligned(d * w, p.k), aligned(KEYS * w, p.k)
         pack(p.q, p.slices[0, 0], index, a * w, panel)
         last = min(w, index.size - a * w)
@@ -100,7 +100,7 @@ def rows(turns: Ints, p: Scores, index: Ints, normalise: bool, out: Floats) -> N
                 normalise_row(out[a * w + l])
 
 
-@_jit.device
+@jit.device
 def normalise_row(x: Floats) -> None:
     """Softmax of one row in place; 0 if nothing is allowed."""
     top = x[0]
@@ -118,12 +118,12 @@ def normalise_row(x: Floats) -> None:
         x[j] = x[j] / total if total != 0 else 0
 
 
-@_jit.kernel
+@jit.kernel
 def topk(turns: Ints, p: Scores, start: int, stop: int, value: Floats, index: Ints) -> None:
     """Largest weights of each query of the only head, for panels `start` to `stop`; index -1."""
     n, d, size = p.q.shape[1], p.q.shape[2], value.shape[1]
     w = width(p.k)
-    for task in _jit.tasks(turns, 0, stop - start):
+    for task in jit.tasks(turns, 0, stop - start):
         first = (start + spread(task, stop - start)) * w
         queries = np.arange(first, min(first + w, n))
         panel, s = aligned(d * w, p.k), aligned(KEYS * w, p.k)
@@ -149,7 +149,7 @@ def topk(turns: Ints, p: Scores, start: int, stop: int, value: Floats, index: In
                     value[first + l, x] = exp(value[first + l, x] - top[l]) / total[l]
 
 
-@_jit.device
+@jit.device
 def insert(value: Floats, index: Ints, new: float, key: int) -> None:
     """Put a score into a descending list, behind its equals; the last one drops out."""
     x = value.size - 1
@@ -159,14 +159,14 @@ def insert(value: Floats, index: Ints, new: float, key: int) -> None:
     value[x], index[x] = new, key
 
 
-@_jit.kernel
+@jit.kernel
 def pull(
     turns: Ints, p: Scores, norm: Floats, g: Floats, start: int, stop: int, out: Floats
 ) -> None:
     """``out = weights.T g`` of the only head, for blocks of keys `start` to `stop`."""
     n, m, d, e = p.q.shape[1], p.k.shape[1], p.q.shape[2], g.shape[1]
     w = width(p.k)
-    for task in _jit.tasks(turns, 0, stop - start):
+    for task in jit.tasks(turns, 0, stop - start):
         j0 = (start + spread(task, stop - start)) * KEYS
         count = min(KEYS, m - j0)
         panel, s = aligned(d * w, p.k), aligned(KEYS * w, p.k)

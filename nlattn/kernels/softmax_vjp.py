@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from nlattn import _jit
 from nlattn._types import Floats, Ints
 from nlattn.kernels.gemm import aligned, multiply, width
 from nlattn.kernels.lanes import slopes
 from nlattn.kernels.panel import KEYS, Scores, key_range, load_norm, pack, score, spread
+from nlattn.runtime import jit
 
 _TILE_BYTES = 1024
 
 
-@_jit.shared
+@jit.shared
 def tile_of(x: Floats) -> int:
     """Queries of a tile: its scores against one block of keys fit half the second-level cache."""
     return _TILE_BYTES // x.itemsize
 
 
-@_jit.device
+@jit.device
 def score_gradient(
     p: Scores,
     v: Floats,
@@ -58,7 +58,7 @@ def score_gradient(
     slopes(s, ds, s0, step, count, top, inverse, shift)
 
 
-@_jit.device
+@jit.device
 def lay(x: Floats, part: int, first: int, count: int, panels: Floats) -> None:
     """Copy rows of x as panels of channels, ``panels[c / w, i, c % w]``, filled up with zeros."""
     w, d = width(x), x.shape[2]
@@ -74,7 +74,7 @@ def lay(x: Floats, part: int, first: int, count: int, panels: Floats) -> None:
                     row[l] = source[l]
 
 
-@_jit.device
+@jit.device
 def add_product(
     a: Floats,
     a_row: int,
@@ -101,7 +101,7 @@ def add_product(
                     row[l] += new[l]
 
 
-@_jit.device
+@jit.device
 def add_pair(
     p: Scores,
     v: Floats,
@@ -170,7 +170,7 @@ def add_pair(
         add_product(s, step, 1, panels, size, room, dv, head, j0, count)
 
 
-@_jit.shared
+@jit.shared
 def diagonals(p: Scores) -> int:
     """Number of steps of `backward`: the larger of the numbers of tiles and of blocks."""
     tile = tile_of(p.q)
@@ -178,7 +178,7 @@ def diagonals(p: Scores) -> int:
     return int(max(tiles, blocks))
 
 
-@_jit.kernel
+@jit.kernel
 def backward(
     turns: Ints,
     p: Scores,
@@ -198,7 +198,7 @@ def backward(
     """
     n, m, tile = p.q.shape[1], p.k.shape[1], tile_of(v)
     side = diagonals(p)
-    for task in _jit.tasks(turns, 0, dout.shape[0] * side):
+    for task in jit.tasks(turns, 0, dout.shape[0] * side):
         head, block = task // side, spread(task % side, side)
         i0, j0 = (block + diagonal) % side * tile, block * KEYS
         if i0 < n and j0 < m:
@@ -206,7 +206,7 @@ def backward(
             add_pair(p, v, dout, norm, delta, head, rows, j0, dq, dk, dv)
 
 
-@_jit.kernel
+@jit.kernel
 def bias_gradient(
     turns: Ints,
     p: Scores,
@@ -227,7 +227,7 @@ def bias_gradient(
     tall, long = p.bias.shape[1] > 1, p.bias.shape[2] > 1
     across = (m + KEYS - 1) // KEYS if long else 1
     down = (n + w - 1) // w if tall else 1
-    for task in _jit.tasks(turns, 0, stop - start):
+    for task in jit.tasks(turns, 0, stop - start):
         here = start + task
         part, first, j0 = here // across // down, here // across % down * w, here % across * KEYS
         room = aligned(max(p.q.shape[2], e, 3) * w, v)
@@ -248,7 +248,7 @@ def bias_gradient(
                     add_bias(ds, count, rows, j1, tall, long, dbias[part])
 
 
-@_jit.device
+@jit.device
 def add_bias(
     ds: Floats, count: int, rows: Ints, j0: int, tall: bool, long: bool, dbias: Floats
 ) -> None:

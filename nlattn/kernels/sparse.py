@@ -12,28 +12,28 @@ from typing import Any
 
 import numpy as np
 
-from nlattn import _jit
 from nlattn._types import Floats, Ints
 from nlattn.kernels.scores import DOT as PRODUCT
 from nlattn.kernels.scores import NEG_L2, score
+from nlattn.runtime import jit
 
 SOFTMAX, GAUSSIAN, ABSPOW, DOT = range(4)
 BLOCK = 256
 
 
-@_jit.device
+@jit.device
 def _fill(x: Any, value: float, count: int) -> None:
     for t in range(count):
         x[t] = value
 
 
-@_jit.device
+@jit.device
 def _copy(source: Floats, target: Floats, count: int) -> None:
     for t in range(count):
         target[t] = source[t]
 
 
-@_jit.device
+@jit.device
 def _weights(q: Floats, k: Floats, keys: Ints, options: Floats, scores: Floats, P: Floats) -> float:
     """Scores of one query and their normalised weights; returns the normaliser's logarithm."""
     weight, scale, power = int(options[0]), q.dtype.type(options[1]), options[2]
@@ -66,7 +66,7 @@ def _weights(q: Floats, k: Floats, keys: Ints, options: Floats, scores: Floats, 
     return top + float(np.log(Z))
 
 
-@_jit.device
+@jit.device
 def _longest(indptr: Ints, slices: Ints, n: int, start: int, end: int) -> int:
     """Most keys of a row among the rows ``start:end`` of all heads."""
     longest = 0
@@ -76,13 +76,13 @@ def _longest(indptr: Ints, slices: Ints, n: int, start: int, end: int) -> int:
     return longest
 
 
-@_jit.device
+@jit.device
 def _add(acc: Floats, factor: float, x: Floats) -> None:
     for c in range(len(acc)):
         acc[c] += factor * x[c]
 
 
-@_jit.device(fast=True)
+@jit.device(fast=True)
 def _dot(a: Floats, b: Floats) -> float:
     total = 0.0
     for c in range(len(a)):
@@ -90,7 +90,7 @@ def _dot(a: Floats, b: Floats) -> float:
     return total
 
 
-@_jit.kernel
+@jit.kernel
 def attend(
     turns: Ints,
     q: Floats,
@@ -111,7 +111,7 @@ def attend(
     """
     n = q.shape[1]
     rows = len(slices) * n
-    for block in _jit.tasks(turns, 0, (rows + BLOCK - 1) // BLOCK):
+    for block in jit.tasks(turns, 0, (rows + BLOCK - 1) // BLOCK):
         start, end = block * BLOCK, min(block * BLOCK + BLOCK, rows)
         longest = _longest(indptr, slices, n, start, end)
         scores, P = np.empty(longest, q.dtype), np.empty(longest, np.float64)
@@ -127,7 +127,7 @@ def attend(
             _copy(acc, out[b, i], len(acc))
 
 
-@_jit.kernel
+@jit.kernel
 def weigh(
     turns: Ints,
     q: Floats,
@@ -143,7 +143,7 @@ def weigh(
     """Store the score and normalised weight of every edge, (B nnz), and ``lse`` (B, n)."""
     n = q.shape[1]
     rows = len(slices) * n
-    for block in _jit.tasks(turns, 0, (rows + BLOCK - 1) // BLOCK):
+    for block in jit.tasks(turns, 0, (rows + BLOCK - 1) // BLOCK):
         start, end = block * BLOCK, min(block * BLOCK + BLOCK, rows)
         weights = np.empty(_longest(indptr, slices, n, start, end), np.float64)
         for r in range(start, end):
@@ -162,7 +162,7 @@ def weigh(
             _copy(weights, P[at:to], last - first)
 
 
-@_jit.kernel
+@jit.kernel
 def differentiate(
     turns: Ints,
     v: Floats,
@@ -180,7 +180,7 @@ def differentiate(
     n = dout.shape[1]
     rows = len(slices) * n
     weight, power = int(options[0]), options[2]
-    for block in _jit.tasks(turns, 0, (rows + BLOCK - 1) // BLOCK):
+    for block in jit.tasks(turns, 0, (rows + BLOCK - 1) // BLOCK):
         start, end = block * BLOCK, min(block * BLOCK + BLOCK, rows)
         dP = np.empty(_longest(indptr, slices, n, start, end), np.float64)
         for r in range(start, end):
@@ -202,7 +202,7 @@ def differentiate(
                 dscores[edge] = inner
 
 
-@_jit.kernel
+@jit.kernel
 def transpose(
     turns: Ints,
     indptr: Ints,
@@ -219,7 +219,7 @@ def transpose(
     S, m = cursor.shape
     n = (len(indptr) - 1) // max(S, 1)
     pointers[S * m] = len(indices)
-    for s in _jit.tasks(turns, 0, S):
+    for s in jit.tasks(turns, 0, S):
         _fill(cursor[s], 0, m)
         for t in range(indptr[s * n], indptr[s * n + n]):
             cursor[s, indices[t]] += 1
@@ -235,7 +235,7 @@ def transpose(
                 cursor[s, indices[t]] = place + 1
 
 
-@_jit.kernel
+@jit.kernel
 def gather(
     turns: Ints,
     coefficients: Floats,
@@ -257,7 +257,7 @@ def gather(
     n = out.shape[1]
     rows = len(slices) * n
     factor, centred = options[0], options[1] != 0
-    for block in _jit.tasks(turns, 0, (rows + BLOCK - 1) // BLOCK):
+    for block in jit.tasks(turns, 0, (rows + BLOCK - 1) // BLOCK):
         acc = np.empty(out.shape[2], np.float64)
         for r in range(block * BLOCK, min(block * BLOCK + BLOCK, rows)):
             b, i = r // n, r % n

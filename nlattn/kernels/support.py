@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from nlattn import _jit
 from nlattn._types import Bools, Ints
+from nlattn.runtime import jit
 
 WINDOW, NEIGHBOURS, TOPK, LOCAL = 1, 2, 4, 8
 BLOCK = 512
 
 
-@_jit.device
+@jit.device
 def _sort(x: Ints, count: int) -> None:
     """Shell sort of the first `count` integers: short, nearly sorted lists."""
     gap = 1
@@ -31,14 +31,14 @@ def _sort(x: Ints, count: int) -> None:
         gap //= 3
 
 
-@_jit.device
+@jit.device
 def _step(delta: int, size_q: int, size_k: int) -> int:
     """A step on the query grid in steps of the key grid, rounded half away from zero."""
     size = (2 * abs(delta) * size_k + size_q) // (2 * size_q)
     return size if delta > 0 else -size
 
 
-@_jit.device(once=True)
+@jit.device(once=True)
 def _centres(
     index: Ints, b: int, y: int, x: int, grid: Ints, kinds: int, around: Ints, centres: Ints
 ) -> int:
@@ -70,7 +70,7 @@ def _centres(
     return count
 
 
-@_jit.device(once=True)
+@jit.device(once=True)
 def _runs(
     centres: Ints, count: int, matches: Ints, kinds: int, grid: Ints, radius: int, runs: Ints
 ) -> int:
@@ -94,7 +94,7 @@ def _runs(
     return found
 
 
-@_jit.kernel
+@jit.kernel
 def list_keys(
     turns: Ints,
     index: Ints,
@@ -119,7 +119,7 @@ def list_keys(
     n, rows = Hq * Wq, len(slices) * Hq * Wq
     kinds, radius, causal = shape[0], shape[1], shape[2]
     side = 2 * around[0] + 1
-    for block in _jit.tasks(turns, 0, (rows + BLOCK - 1) // BLOCK):
+    for block in jit.tasks(turns, 0, (rows + BLOCK - 1) // BLOCK):
         centres = np.empty(2 * side * side + 2, np.int64)
         runs = np.empty(len(centres) * (2 * radius + 1) + index.shape[3], np.int64)
         for r in range(block * BLOCK, min(block * BLOCK + BLOCK, rows)):

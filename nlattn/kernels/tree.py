@@ -12,21 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from nlattn import _jit
 from nlattn._types import Floats, Ints
 from nlattn.kernels import rng, scores
 from nlattn.kernels.matching import Plan
+from nlattn.runtime import jit
 
 _DRAWS = 12  # keys among which the far ends of a node are looked for
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def begins(plan: Plan, width: int, position: int) -> int:
     """Where the patch at a position of a grid of some width begins, in its padded features."""
     return (position + position // width * (plan.patch - 1)) * plan.d
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def _product(plan: Plan, width: int, plane: Floats, first: int, x: Floats, position: int) -> Any:
     """A plane's part from ``plane[first]`` times the patch of a position."""
     run, at = plan.patch * plan.d, begins(plan, width, position)
@@ -38,7 +38,7 @@ def _product(plan: Plan, width: int, plane: Floats, first: int, x: Floats, posit
     return total
 
 
-@_jit.device(inline=True)
+@jit.device(inline=True)
 def _distance(plan: Plan, k: Floats, extra: Floats, a: int, b: int) -> Any:
     """Squared distance of two keys."""
     run, at, other = plan.patch * plan.d, begins(plan, plan.Wk, a), begins(plan, plan.Wk, b)
@@ -50,7 +50,7 @@ def _distance(plan: Plan, k: Floats, extra: Floats, a: int, b: int) -> Any:
     return total
 
 
-@_jit.device
+@jit.device
 def _far_from(
     plan: Plan, k: Floats, extra: Floats, order: Ints, first: int, count: int, key: int, state: Any
 ) -> int:
@@ -64,7 +64,7 @@ def _far_from(
     return int(far)
 
 
-@_jit.device
+@jit.device
 def _halve(value: Floats, order: Ints, first: int, middle: int, last: int, state: Any) -> None:
     """Bring the lesser of ``[first, last)`` before `middle`, by value, ties by key: quickselect."""
     low, high, step = first, last - 1, 0
@@ -90,7 +90,7 @@ def _halve(value: Floats, order: Ints, first: int, middle: int, last: int, state
         step += 1
 
 
-@_jit.kernel
+@jit.kernel
 def split(
     turns: Ints,
     k: Floats,
@@ -105,7 +105,7 @@ def split(
 ) -> None:
     """Halve all nodes of a level of tree `number`; `value` is room for one number a key."""
     m, size = len(order), plan.patch * plan.patch * plan.d
-    for node in _jit.tasks(turns, 0, 1 << level):
+    for node in jit.tasks(turns, 0, 1 << level):
         first, last = node * m >> level, (node + 1) * m >> level
         middle, name = (2 * node + 1) * m >> (level + 1), (1 << level) + node
         state = rng.absorb(rng.start(np.uint64(np.int64(plan.seed))), number)
@@ -129,18 +129,18 @@ def split(
         thresholds[name] = value[middle]
 
 
-@_jit.kernel
+@jit.kernel
 def settle(turns: Ints, levels: int, order: Ints, home: Ints) -> None:
     """Sort the keys of every leaf, and note the leaf of every key."""
     m = len(order)
-    for leaf in _jit.tasks(turns, 0, 1 << levels):
+    for leaf in jit.tasks(turns, 0, 1 << levels):
         first, last = leaf * m >> levels, (leaf + 1) * m >> levels
         order[first:last] = np.sort(order[first:last])
         for t in range(first, last):
             home[order[t]] = leaf
 
 
-@_jit.kernel
+@jit.kernel
 def descend(
     turns: Ints,
     q: Floats,
@@ -153,7 +153,7 @@ def descend(
 ) -> None:
     """Leaf of every query times its `reach`."""
     size = plan.patch * plan.patch * plan.d
-    for query in _jit.tasks(turns, 0, len(leaf)):
+    for query in jit.tasks(turns, 0, len(leaf)):
         node = 0
         for level in range(levels):
             name = (1 << level) + node

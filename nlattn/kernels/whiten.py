@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from nlattn import _jit
 from nlattn._types import Floats, Ints
+from nlattn.runtime import jit
 
 ROWS = 1024
 """Rows of a block: with 64 channels of float64 they fit the second-level cache."""
 
 
-@_jit.device
+@jit.device
 def block(k: Floats, row: Floats, T: Floats, b: int) -> Floats:
     """``diag(row) k T`` of block `b`; `row` empty: no factors."""
     start = b * ROWS
@@ -28,10 +28,10 @@ def block(k: Floats, row: Floats, T: Floats, b: int) -> Floats:
     return np.dot(x, T)  # type: ignore[no-any-return]
 
 
-@_jit.kernel(blas=True)
+@jit.kernel(blas=True)
 def gram(turns: Ints, k: Floats, row: Floats, T: Floats, partial: Floats) -> None:
     """``partial[b] = X_b^T X_b`` for the blocks of ``X = diag(row) k T``."""
-    for b in _jit.tasks(turns, 0, partial.shape[0]):
+    for b in jit.tasks(turns, 0, partial.shape[0]):
         x = block(k, row, T, b)
         product = np.dot(x.T, x)
         for i in range(product.shape[0]):
@@ -39,10 +39,10 @@ def gram(turns: Ints, k: Floats, row: Floats, T: Floats, partial: Floats) -> Non
                 partial[b, i, j] = product[i, j]
 
 
-@_jit.kernel(blas=True)
+@jit.kernel(blas=True)
 def lengths(turns: Ints, k: Floats, row: Floats, T: Floats, out: Floats) -> None:
     """``out[i] = |row_i k_i T|^2``."""
-    for b in _jit.tasks(turns, 0, (k.shape[0] + ROWS - 1) // ROWS):
+    for b in jit.tasks(turns, 0, (k.shape[0] + ROWS - 1) // ROWS):
         x = block(k, row, T, b)
         for i in range(x.shape[0]):
             total = 0.0
@@ -51,10 +51,10 @@ def lengths(turns: Ints, k: Floats, row: Floats, T: Floats, out: Floats) -> None
             out[b * ROWS + i] = total
 
 
-@_jit.kernel(blas=True)
+@jit.kernel(blas=True)
 def project(turns: Ints, k: Floats, row: Floats, T: Floats, out: Floats) -> None:
     """``out = diag(row) k T``."""
-    for b in _jit.tasks(turns, 0, (k.shape[0] + ROWS - 1) // ROWS):
+    for b in jit.tasks(turns, 0, (k.shape[0] + ROWS - 1) // ROWS):
         x = block(k, row, T, b)
         for i in range(x.shape[0]):
             for c in range(x.shape[1]):

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nlattn import _jit
 from nlattn._types import Floats, Ints
 from nlattn.kernels.exp import exp
 from nlattn.kernels.gemm import PANEL_BYTES, aligned, multiply, width
 from nlattn.kernels.windowsum import TAPS, sums
+from nlattn.runtime import jit
 
 PIXELS = 256
 
@@ -130,7 +130,7 @@ def windows(
     )
 
 
-@_jit.kernel
+@jit.kernel
 def score(
     turns: Ints, q: Floats, k: Floats, slices: Ints, scale: Any, start: int, stop: int, out: Any
 ) -> None:
@@ -138,7 +138,7 @@ def score(
     t, d = q.shape[1:]
     n = k.shape[1] * k.shape[2]
     blocks, w = (n + PIXELS - 1) // PIXELS, width(q)
-    for task in _jit.tasks(turns, start, stop):
+    for task in jit.tasks(turns, start, stop):
         b, first = task // blocks, task % blocks * PIXELS
         count = min(PIXELS, n - first)
         panel, s = aligned(d * w, q), aligned(PIXELS * w, q)
@@ -153,13 +153,13 @@ def score(
                     out[b, t0 + i, first + j] = scale * s[j * w + i]
 
 
-@_jit.device
+@jit.device
 def negligible(like: Floats) -> Any:
     """Sums below this may have lost digits: ``e^-60`` or ``e^-600``."""
     return like.dtype.type(8.75651076269652e-27 if like.itemsize == 4 else 2.65039655e-261)
 
 
-@_jit.device
+@jit.device
 def tap_weights(g: Windows, bias: Floats, gate: Floats, x: Floats) -> None:
     """``exp(bias - top)`` for each query and tap, the same times the gate, and the top bias."""
     t, taps = bias.shape
@@ -173,7 +173,7 @@ def tap_weights(g: Windows, bias: Floats, gate: Floats, x: Floats) -> None:
             x[g.eb + (t + i) * taps + k] = x[g.eb + i * taps + k] * gate[i, k]
 
 
-@_jit.device
+@jit.device
 def peak(image: Floats, y0: int, y1: int, x0: int, x1: int) -> Any:
     """Largest value of a box, clipped to the image; 0 if it has none above -inf."""
     H, W = image.shape
@@ -185,7 +185,7 @@ def peak(image: Floats, y0: int, y1: int, x0: int, x1: int) -> Any:
     return top if top > -np.inf else image.dtype.type(0)
 
 
-@_jit.device
+@jit.device
 def over_windows(
     g: Windows,
     shape: tuple[int, int, int, int],

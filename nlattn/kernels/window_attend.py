@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nlattn import _jit
 from nlattn._types import Floats, Ints
 from nlattn.kernels.exp import exp
 from nlattn.kernels.gemm import aligned
@@ -19,6 +18,7 @@ from nlattn.kernels.window import (
     tap_weights,
 )
 from nlattn.kernels.windowsum import TAPS, correlate
+from nlattn.runtime import jit
 
 
 class Tile(NamedTuple):
@@ -37,14 +37,14 @@ class Tile(NamedTuple):
     columns: int
 
 
-@_jit.device
+@jit.device
 def _inside(first: int, count: int, stride: int, padding: int, taps: int, size: int) -> Any:
     """Taps ``low:high`` that lie inside for some of the windows ``first:first + count``."""
     low = max(0, padding - (first + count - 1) * stride)
     return low, max(low, min(taps, size + padding - first * stride))
 
 
-@_jit.device
+@jit.device
 def _tile(g: Windows, I0: int, J0: int, at: Ints) -> Tile:
     """The tile, and the numbers of its taps in the last part of `at`."""
     n_i, n_j = min(g.th, g.Ho - I0), min(g.tw, g.Wo - J0)
@@ -57,7 +57,7 @@ def _tile(g: Windows, I0: int, J0: int, at: Ints) -> Tile:
     return Tile(I0, J0, n_i, n_j, u1 - u0, w1 - w0, y0, x0, rows, columns)
 
 
-@_jit.device
+@jit.device
 def _offsets(g: Windows, s: Tile, row: int, channels: int, at: Ints, k0: int) -> None:
     """Where the taps of a tile's first window lie in a buffer, columns split by phase."""
     count = s.tall * s.wide
@@ -68,7 +68,7 @@ def _offsets(g: Windows, s: Tile, row: int, channels: int, at: Ints, k0: int) ->
         at[k0 + k] = 0
 
 
-@_jit.device
+@jit.device
 def _powers(g: Windows, s: Tile, image: Floats, ref: Any, x: Floats) -> None:
     """``exp(score - ref)`` of the pixels under a tile, 0 outside the image."""
     for y in range(s.rows):
@@ -89,7 +89,7 @@ def _powers(g: Windows, s: Tile, image: Floats, ref: Any, x: Floats) -> None:
                 row[i] = 0
 
 
-@_jit.device
+@jit.device
 def _weighted(g: Windows, s: Tile, v: Floats, c0: int, cn: int, x: Floats) -> None:
     """Channels ``c0:c0 + cn`` of the values times the powers of their pixels."""
     for y in range(s.rows):
@@ -112,7 +112,7 @@ def _weighted(g: Windows, s: Tile, v: Floats, c0: int, cn: int, x: Floats) -> No
                         x[to + c] = power * v[a, b, c0 + c]
 
 
-@_jit.device
+@jit.device
 def _invert(g: Windows, s: Tile, x: Floats) -> None:
     tiny = negligible(x)
     for i in range(s.n_i):
@@ -123,7 +123,7 @@ def _invert(g: Windows, s: Tile, x: Floats) -> None:
             x[g.moved + j] = 0
 
 
-@_jit.device
+@jit.device
 def _add(g: Windows, s: Tile, factor: Any, c0: int, cn: int, x: Floats, out: Floats) -> None:
     """Divide the sums and add them to the result."""
     for i in range(s.n_i):
@@ -139,7 +139,7 @@ def _add(g: Windows, s: Tile, factor: Any, c0: int, cn: int, x: Floats, out: Flo
                     out[a, b, c0 + c] += x[at + c] * share
 
 
-@_jit.device
+@jit.device
 def _weigh(g: Windows, s: Tile, factor: Any, c0: int, cn: int, x: Floats, dout: Floats) -> None:
     """``dout . out`` so far, and with `learn` the cotangents over the sums."""
     for i in range(s.n_i):
@@ -193,11 +193,11 @@ def _learn_nothing(
     pass
 
 
-_crossed = _jit.by_class({Windows: _cross_nothing, LearningWindows: _cross})
-_learned = _jit.by_class({Windows: _learn_nothing, LearningWindows: _learn})
+_crossed = jit.by_class({Windows: _cross_nothing, LearningWindows: _cross})
+_learned = jit.by_class({Windows: _learn_nothing, LearningWindows: _learn})
 
 
-@_jit.device
+@jit.device
 def _alone(
     g: Windows,
     s: Tile,
@@ -251,7 +251,7 @@ def _alone(
             delta[I, J] = moved
 
 
-@_jit.device(once=True)
+@jit.device(once=True)
 def _query(
     g: Windows,
     s: Tile,
@@ -303,7 +303,7 @@ def _query(
     _alone(g, s, image, v, dout, tables, results, x)
 
 
-@_jit.device(once=True)
+@jit.device(once=True)
 def _row(g: Windows, b: int, row: int, arrays: Any, slices: Ints, results: Any) -> None:
     """One row of tiles of one slice."""
     scores, values, biases, gates, douts = arrays
@@ -332,7 +332,7 @@ def _row(g: Windows, b: int, row: int, arrays: Any, slices: Ints, results: Any) 
             _query(g, s, eb, scores[b, t], v, dout, (bias[t], gate[t]), some, x, at)
 
 
-@_jit.kernel
+@jit.kernel
 def attend(
     turns: Ints,
     g: Windows,
@@ -355,5 +355,5 @@ def attend(
     and `dgate` (B, rows of tiles, t, kh kw), the gradients of each task.
     """
     down = (g.Ho + g.th - 1) // g.th
-    for task in _jit.tasks(turns, start, stop):
+    for task in jit.tasks(turns, start, stop):
         _row(g, task // down, task % down, arrays, slices, (out, norm, delta, dbias, dgate))

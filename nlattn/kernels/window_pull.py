@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nlattn import _jit
 from nlattn._types import Floats, Ints
 from nlattn.kernels.exp import exp
 from nlattn.kernels.gemm import aligned
 from nlattn.kernels.window import Windows, negligible, over_windows, peak, tap_weights
+from nlattn.runtime import jit
 
 PIXELS = 2048
 """Pixels whose share in the gradient of the queries is one sum."""
@@ -35,7 +35,7 @@ class Tile(NamedTuple):
     i1: int
 
 
-@_jit.device
+@jit.device
 def _tile(g: Windows, Y0: int, X0: int) -> Tile:
     n_y, n_x = (
         min(g.th, (g.H - 1 + g.ph) // g.sh + 1 - Y0),
@@ -46,7 +46,7 @@ def _tile(g: Windows, Y0: int, X0: int) -> Tile:
     return Tile(Y0, X0, n_y, n_x, j0, max(j0, j1), i0, max(i0, i1))
 
 
-@_jit.device
+@jit.device
 def _ratios(g: Windows, s: Tile, known: Any, norm: Floats, delta: Floats, x: Floats) -> bool:
     """``exp(known - norm)`` of the windows, also times delta; False if digits may be lost."""
     limit, bound = 1 / negligible(x), x.dtype.type(60 if x.itemsize == 4 else 600)
@@ -64,7 +64,7 @@ def _ratios(g: Windows, s: Tile, known: Any, norm: Floats, delta: Floats, x: Flo
     return fine
 
 
-@_jit.device
+@jit.device
 def _cotangents(g: Windows, s: Tile, dout: Floats, c0: int, cn: int, x: Floats) -> None:
     for i in range(s.n_y + s.j1 - s.j0 - 1):
         for j in range(s.n_x + s.i1 - s.i0 - 1):
@@ -74,7 +74,7 @@ def _cotangents(g: Windows, s: Tile, dout: Floats, c0: int, cn: int, x: Floats) 
                 x[to + c] = 0 if ratio == 0 else ratio * dout[I, J, c0 + c]
 
 
-@_jit.device
+@jit.device
 def _class(
     g: Windows,
     s: Tile,
@@ -105,7 +105,7 @@ def _class(
     over_windows(g, shape, x, at, g.at, g.w_totals, source, (g.totals, g.n_row, s.n_x * cn))
 
 
-@_jit.device
+@jit.device
 def _store(
     g: Windows, s: Tile, a: int, b: int, known: Any, c0: int, cn: int, arrays: Any, x: Floats
 ) -> None:
@@ -127,7 +127,7 @@ def _store(
             dscore[y, z] += share * slope
 
 
-@_jit.device
+@jit.device
 def _singly(
     g: Windows, s: Tile, dout: Floats, tables: Any, norms: Any, arrays: Any, like: Floats
 ) -> None:
@@ -155,7 +155,7 @@ def _singly(
             dscore[y, z] = total
 
 
-@_jit.device
+@jit.device
 def _row(g: Windows, b: int, row: int, arrays: Any, slices: Ints, norms: Any, results: Any) -> None:
     """One row of tiles of one slice."""
     scores, values, biases, gates, douts = arrays
@@ -195,7 +195,7 @@ def _row(g: Windows, b: int, row: int, arrays: Any, slices: Ints, norms: Any, re
                     _store(g, s, a, z, (ref, factor), c0, cn, some, x)
 
 
-@_jit.kernel
+@jit.kernel
 def pull(
     turns: Ints,
     g: Windows,
@@ -214,11 +214,11 @@ def pull(
     """
     high = (g.H - 1 + g.ph) // g.sh - g.ph // g.sh + 1
     down = (high + g.th - 1) // g.th
-    for task in _jit.tasks(turns, start, stop):
+    for task in jit.tasks(turns, start, stop):
         _row(g, task // down, task % down, arrays, slices, (norm, delta), (dv, dscore))
 
 
-@_jit.kernel
+@jit.kernel
 def project(
     turns: Ints,
     q: Floats,
@@ -235,7 +235,7 @@ def project(
     """
     n, d = k.shape[1:]
     blocks = dq.shape[1]
-    for task in _jit.tasks(turns, 0, len(slices) * blocks):
+    for task in jit.tasks(turns, 0, len(slices) * blocks):
         b, block = task // blocks, task % blocks
         for j in range(block * PIXELS, min(n, block * PIXELS + PIXELS)):
             for c in range(d):

@@ -15,9 +15,9 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from nlattn import _jit
 from nlattn._types import Floats, Ints
 from nlattn.kernels.gemm import VECTOR_BYTES, width
+from nlattn.runtime import jit
 
 _ROWS = 4
 _VECTORS = 2  # of a panel, whose width is gemm's
@@ -263,12 +263,12 @@ def _correlate_interpreted(
 
 
 _JIT = not numba.config.DISABLE_JIT
-sums = _jit.device(_sums_compiled) if _JIT else _sums_interpreted
+sums = jit.device(_sums_compiled) if _JIT else _sums_interpreted
 """``sums(x, base, step, offsets, k0, w0, count, to, to_step, rows, lanes)`` within one flat buffer:
 ``x[to + r to_step + l] = sum_k x[w0 + k] x[base + offsets[k0 + k] + r step + l]``, lanes rounded up
 to whole panels, which the buffer must have room for. Nothing is checked."""
 
-correlate = _jit.device(_correlate_compiled) if _JIT else _correlate_interpreted
+correlate = jit.device(_correlate_compiled) if _JIT else _correlate_interpreted
 """``correlate(x, base, step, offsets, k0, count, g0, g_step, rows, lanes, room, to)``:
 ``x[to + k] = sum_(r, l) x[g0 + r g_step + l] x[base + offsets[k0 + k] + r step + l]``, lanes
 rounded up to whole vectors, where the first factor must be 0; there are offsets for whole groups of

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nlattn import _threads
 from nlattn._types import Floats
+from nlattn.runtime import threads
 
 
 class ConvGradients(NamedTuple):
@@ -24,7 +24,7 @@ class ConvGradients(NamedTuple):
 
 def conv(x: Floats, weight: Floats, bias: Floats | None = None) -> Floats:
     """``y = x weight.T + bias``: x (B, ..., C), weight (c, C), bias (c,); y (B, ..., c)."""
-    with _threads.one_blas_thread(), np.errstate(all="ignore"):
+    with threads.one_blas_thread(), np.errstate(all="ignore"):
         y: Floats = _slices(x) @ weight.T
         if bias is not None:
             y += bias
@@ -34,7 +34,7 @@ def conv(x: Floats, weight: Floats, bias: Floats | None = None) -> Floats:
 def conv_vjp(x: Floats, weight: Floats, dy: Floats) -> ConvGradients:
     """Gradients of input, weight (c, C) and bias (c,) for the cotangent dy (B, ..., c)."""
     rows = dy.reshape(-1, len(weight))
-    with _threads.one_blas_thread(), np.errstate(all="ignore"):
+    with threads.one_blas_thread(), np.errstate(all="ignore"):
         dx = _slices(dy) @ weight
         dweight = rows.T @ x.reshape(-1, x.shape[-1])
     return ConvGradients(dx.reshape(x.shape), dweight, total(rows))

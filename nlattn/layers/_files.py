@@ -10,7 +10,8 @@ from typing import IO, Any, NoReturn
 
 import numpy as np
 
-from nlattn import _check, _npz
+from nlattn import _check
+from nlattn.files import npz
 
 OP = "load_weights"
 MEMBERS = 100_000
@@ -92,7 +93,7 @@ def load_weights(
 
 
 def _npz_arrays(file: IO[bytes], max_bytes: float) -> dict[str, Any]:
-    found = _npz.read(OP, file, pattern=_NAME, what="array", members=MEMBERS, max_bytes=max_bytes)
+    found = npz.read(OP, file, pattern=_NAME, what="array", members=MEMBERS, max_bytes=max_bytes)
     for name, x in found.items():
         if isinstance(x, str):
             raise ValueError(f"member {name} is a string, expected numbers")

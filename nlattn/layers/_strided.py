@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nlattn import _threads
 from nlattn._types import Floats
 from nlattn.layers._conv import total
+from nlattn.runtime import threads
 
 
 class Stride(NamedTuple):
@@ -26,7 +26,7 @@ class Stride(NamedTuple):
 def gather(x: Floats, weight: Floats, how: Stride) -> Floats:
     """``y[i] = sum_ab weight[:, :, a, b] x[s i + (a, b) - padding]``: convolution."""
     patches = _patches(x, how)
-    with _threads.one_blas_thread(), np.errstate(all="ignore"):
+    with threads.one_blas_thread(), np.errstate(all="ignore"):
         flat = patches.reshape(len(x), -1, patches.shape[3] * how.kernel**2)
         y: Floats = flat @ weight.reshape(len(weight), -1).T
     return y.reshape(*patches.shape[:3], len(weight))
@@ -38,7 +38,7 @@ def scatter(x: Floats, weight: Floats, how: Stride) -> Floats:
     K, s, p = how
     wide = np.zeros((B, s * (H - 1) + K, s * (W - 1) + K, weight.shape[1]), x.dtype)
     flat = x.reshape(B, H * W, -1)
-    with _threads.one_blas_thread(), np.errstate(all="ignore"):
+    with threads.one_blas_thread(), np.errstate(all="ignore"):
         for a in range(K):
             for b in range(K):
                 part = flat @ np.ascontiguousarray(weight[:, :, a, b])
@@ -51,7 +51,7 @@ def scatter(x: Floats, weight: Floats, how: Stride) -> Floats:
 def weight_gradient(x: Floats, dy: Floats, how: Stride) -> Floats:
     """Gradient (out, in, K, K) of the weight of ``dy <- gather(x)``."""
     patches = _patches(x, how)
-    with _threads.one_blas_thread(), np.errstate(all="ignore"):
+    with threads.one_blas_thread(), np.errstate(all="ignore"):
         rows = dy.reshape(-1, dy.shape[3])
         dweight: Floats = rows.T @ patches.reshape(len(rows), -1)
     return dweight.reshape(dy.shape[3], x.shape[3], how.kernel, how.kernel)

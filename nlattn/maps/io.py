@@ -1,6 +1,6 @@
 """Attention maps as ``.npz`` files: written whole or not at all, read without trust.
 
-A file has the members `format`, `kind` and the state of the map; `_npz` reads them.
+A file has the members `format`, `kind` and the state of the map; `files.npz` reads them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from nlattn import _npz
+from nlattn.files import npz
 from nlattn.maps.base import AttentionMap
 from nlattn.maps.concatenation import ConcatenationMap
 from nlattn.maps.cross_scale import CrossScaleMap
@@ -94,7 +94,7 @@ def load_map(path: str | os.PathLike[str], *, max_bytes: float = 4e9) -> Attenti
     """
     with open(path, "rb") as file:
         try:
-            state = _npz.read(
+            state = npz.read(
                 OP, file, pattern=NAME, what="array of a map", members=MEMBERS, max_bytes=max_bytes
             )
         except ValueError as error:

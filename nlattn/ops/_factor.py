@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import lapack, qr, solve_triangular
 
-from nlattn import _check, _threads
+from nlattn import _check
 from nlattn._types import Floats, Ints
 from nlattn.kernels import leverage as kernels
 from nlattn.kernels.gemm import width
 from nlattn.kernels.panel import groups
+from nlattn.runtime import threads
 
 METHODS = ("qr", "svd", "gram")
 PARTS = 32
@@ -139,7 +140,7 @@ def factors(k: Floats, method: str, rcond: float | None) -> tuple[list[Factor | 
     found: list[Factor | None] = [None] * len(k)
     states = gram(k, safe) if method == "gram" else triangles(k, safe)
     doubtful = []
-    with _threads.one_blas_thread():
+    with threads.one_blas_thread():
         for b in known:
             if method == "gram":
                 f = of_gram(states[b], safe[b], cut**0.5 if rcond is None else cut)

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from nlattn import _check, _threads
+from nlattn import _check
 from nlattn._types import Bools, Field, Ints, Support
 from nlattn.kernels import support as kernels
 from nlattn.maps.support import integers
+from nlattn.runtime import threads
 
 KINDS = {
     "window": kernels.WINDOW,
@@ -53,7 +54,7 @@ def support_of_field(
         _check.fail(op, "kind", "is empty, expected at least one")
     radius = min(radius, max(grid) - 1)
     reach = min(around[0], max(Hq, Wq) - 1) if flags & kernels.NEIGHBOURS else 0
-    workspace = 8 * (2 * (2 * reach + 1) ** 2 + 2) * (2 * radius + 2) * _threads.max_threads()
+    workspace = 8 * (2 * (2 * reach + 1) ** 2 + 2) * (2 * radius + 2) * threads.max_threads()
     remedy = "use a smaller window or reach"
     _check.memory(op, workspace, max_bytes, f"workspace of reach {reach}", remedy)
 

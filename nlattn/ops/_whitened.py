@@ -15,9 +15,10 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from scipy.linalg import qr, solve_triangular
 
-from nlattn import _check, _threads
+from nlattn import _check
 from nlattn._types import Floats
 from nlattn.kernels import whiten as kernels
+from nlattn.runtime import threads
 
 U = 2.0**-53
 _CONDITION = 1e6  # up to here the first root keeps four digits, and the second finds the rest
@@ -48,15 +49,15 @@ class Factor(NamedTuple):
         """X, (n, r), frozen."""
         if self.rows is not None:
             return self.rows
-        with _threads.one_blas_thread() if len(k) <= kernels.ROWS else nullcontext():
+        with threads.one_blas_thread() if len(k) <= kernels.ROWS else nullcontext():
             return _check.frozen(project(k, _NONE, self.whiten))  # type: ignore[no-any-return]
 
 
 def factor(k: Floats, row: Floats = _NONE) -> Factor:
     """Factor ``diag(row) k`` for finite frozen k (n, d)."""
     if len(k) > kernels.ROWS:
-        return _factor(k, row, _threads.one_blas_thread)
-    with _threads.one_blas_thread():  # one block: NumPy's products do, and no thread is woken
+        return _factor(k, row, threads.one_blas_thread)
+    with threads.one_blas_thread():  # one block: NumPy's products do, and no thread is woken
         return _factor(k, row, nullcontext)
 
 
@@ -151,7 +152,7 @@ def _by_qr(k: Floats, row: Floats, D: Floats) -> Factor:
 def triangle(A: Floats) -> Floats:
     """At most d rows with the Gram matrix of A (n, d), each row's error relative to that row."""
     order = np.argsort(-abs(A).max(1), kind="stable")
-    with _threads.one_blas_thread():
+    with threads.one_blas_thread():
         R, pivots = qr(A[order], mode="r", pivoting=True, check_finite=False)
     R = R[: A.shape[1]]
     out: Floats = np.empty(R.shape)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nlattn import _check, _threads
+from nlattn import _check
 from nlattn._types import Floats, Work
 from nlattn.kernels import prefix
 from nlattn.maps.base import AttentionMap
@@ -15,6 +15,7 @@ from nlattn.maps.dense import DenseMap
 from nlattn.ops import dense
 from nlattn.ops._scores import prepare
 from nlattn.ops._separate import Separate
+from nlattn.runtime import threads
 
 PAIRWISE = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
 _BLOCK = 1 << 12
@@ -221,7 +222,7 @@ def _concatenation_vjp(call: _Call) -> tuple[Floats, Floats, Floats, Floats]:
 def _weigh(fit: _check.Fit, name: str, factor: Floats) -> Floats:
     """Rows of an array times `factor` (batch, rows), summed over rows and slices: (d,) float64."""
     x, total = fit[name], np.zeros(fit.dims["d"])
-    with _threads.one_blas_thread(), np.errstate(all="ignore"):
+    with threads.one_blas_thread(), np.errstate(all="ignore"):
         for part, rows in zip(fit.slices(name)[:, 0], factor, strict=True):
             for start in range(0, len(rows), _BLOCK):
                 block = slice(start, start + _BLOCK)

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from nlattn import _check, _threads
+from nlattn import _check
 from nlattn._types import Floats, Ints
 from nlattn.ops import _factor
 from nlattn.ops._ranges import add_ranges, joined
+from nlattn.runtime import threads
 
 METHODS = ("qr", "gram")
 _CHUNK = 1 << 19  # numbers of a chunk of keys: 4 MB
@@ -260,7 +261,7 @@ class LeverageStream:
         if self.method == "gram":
             total: Floats = states[0] + states[1]
             return total
-        with _threads.one_blas_thread():
+        with threads.one_blas_thread():
             R: Any = np.linalg.qr(np.concatenate(states), mode="r")
         return np.asarray(R)
 
@@ -270,7 +271,7 @@ class LeverageStream:
         """Factor of all keys and the rounding of scores; None if a Gram matrix hides the rank."""
         seen = int((ranges[:, 1] - ranges[:, 0]).sum())
         cut, scale = max(seen, self.d) * _factor.UNIT, _factor.power_scales(peak)
-        with _threads.one_blas_thread():
+        with threads.one_blas_thread():
             if self.method == "qr":
                 factor = _factor.of_triangle(state, scale, cut)
                 return factor, _SLACK * self.d * _factor.UNIT * factor.condition

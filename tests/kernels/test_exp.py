@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from numba import config
 
-from nlattn import _jit
 from nlattn.kernels.exp import exp, tanh
+from nlattn.runtime import jit
 
 POINTS = 1001 if config.DISABLE_JIT else 200_001
 
 
-@_jit.function
+@jit.function
 def evaluate(x: Any, e: Any, t: Any) -> None:
     for i in range(x.size):
         e[i] = exp(x[i])

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nlattn import _jit
 from nlattn.kernels.gemm import aligned, multiply, width
+from nlattn.runtime import jit
 
 
-@_jit.function
+@jit.function
 def run(a: Any, at: Any, b: Any, b0: int, b_k: int, c: Any, c0: int, c_row: int) -> None:
     multiply(a, at[0], at[1], at[2], b, b0, b_k, c, c0, c_row, at[3], at[4])
 
 
-@_jit.function
+@jit.function
 def address(x: Any, size: int) -> Any:
     y = aligned(size, x)
     return y.ctypes.data % 64, y.size, width(y)

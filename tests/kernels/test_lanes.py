@@ -8,31 +8,31 @@ import numpy as np
 import pytest
 from numba import config
 
-from nlattn import _jit
 from nlattn.kernels.exp import exp
 from nlattn.kernels.gemm import PANEL_BYTES
 from nlattn.kernels.lanes import exponentials, highest, slopes
+from nlattn.runtime import jit
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 COUNTS = pytest.mark.parametrize("count", [0, 1, 16, 37])
 
 
-@_jit.function
+@jit.function
 def raise_top(s: Any, count: int, top: Any) -> None:
     highest(s, count, top)
 
 
-@_jit.function
+@jit.function
 def weigh(s: Any, count: int, shift: Any, total: Any) -> None:
     exponentials(s, count, shift, total)
 
 
-@_jit.function
+@jit.function
 def steepen(at: Any, top: Any, inverse: Any, mean: Any, s: Any, ds: Any) -> None:
     slopes(s, ds, at[0], at[1], at[2], top, inverse, mean)
 
 
-@_jit.function
+@jit.function
 def one_by_one(x: Any, out: Any) -> None:
     for i in range(x.size):
         out[i] = exp(x[i])

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nlattn import _threads
 from nlattn.kernels import linear
 from nlattn.kernels.features import ColumnExp, Identity, JointExp, Random, Relu, RowSoftmax
 from nlattn.kernels.rows import BLOCK
+from nlattn.runtime import threads
 
 SIZES = [(1, 1, 1), (BLOCK + 1, 17, 33), (2 * BLOCK + 3, 16, 5)]
 EXPONENT = 100
@@ -119,12 +119,12 @@ def eps_unit(f: Any, x: Any) -> Any:
 
 def test_bits_do_not_depend_on_threads_or_groups() -> None:
     x, y = rows(9000, 8, np.float64, 4), rows(9000, 3, np.float64, 5)
-    before, found = _threads.threads(), []
+    before, found = threads.threads(), []
     try:
-        for threads in range(1, _threads.max_threads() + 1):
-            _threads.set_threads(threads)
+        for count in range(1, threads.max_threads() + 1):
+            threads.set_threads(count)
             found.append(linear.collect(ColumnExp(), x, y, NONE).values)
     finally:
-        _threads.set_threads(before)
+        threads.set_threads(before)
     for values in found[1:]:
         np.testing.assert_array_equal(values, found[0])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nlattn import _jit
 from nlattn.kernels import rng
 from nlattn.oracle import patchmatch as oracle
+from nlattn.runtime import jit
 
 KNOWN = {
     (0, 0, 0, 0, 0): 0x78AE5A9A6B5FD45E,
@@ -20,7 +20,7 @@ KNOWN = {
 }
 
 
-@_jit.function
+@jit.function
 def draw(fields: np.ndarray, limit: np.ndarray, bits: np.ndarray, below: np.ndarray) -> None:
     for i in range(len(fields)):
         state = rng.start(np.uint64(fields[i, 0]))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nlattn import _check, _jit
+from nlattn import _check
 from nlattn.kernels import scores
+from nlattn.runtime import jit
 
 
-@_jit.function
+@jit.function
 def all_pairs(kind: int, factor: np.ndarray, q: np.ndarray, k: np.ndarray, out: np.ndarray) -> None:
     for i in range(len(q)):
         for j in range(len(k)):

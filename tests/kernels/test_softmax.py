@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nlattn import _check, _jit
+from nlattn import _check
 from nlattn.kernels import softmax
 from nlattn.kernels.gemm import width
 from nlattn.kernels.panel import KEYS, TILE, Scores, groups, spread
 from nlattn.oracle import dense as oracle
+from nlattn.runtime import jit
 
 FAR = 1 << 40
 
@@ -69,7 +70,7 @@ def test_tiles_meet_at_their_edges(n: int, m: int, dtype: Any) -> None:
     np.testing.assert_allclose(out, weights.T @ q, atol=20 * bound * max(1, n / m))
 
 
-@_jit.function
+@jit.function
 def insert(value: np.ndarray, index: np.ndarray, new: float, key: int) -> None:
     softmax.insert(value, index, new, key)
 

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from nlattn import _check, _jit
+from nlattn import _check
 from nlattn.kernels import sparse as kernels
 from nlattn.kernels import support as supports
 from nlattn.kernels.scores import DOT, NEG_L2, score
+from nlattn.runtime import jit
 
 N, M, D, E = 5, 7, 3, 4
 
@@ -36,7 +37,7 @@ def pointers(support: csr_array) -> Any:
     return _check.frozen(support.indptr, np.int64), _check.frozen(support.indices, np.int32)
 
 
-@_jit.function
+@jit.function
 def one_score(kind: int, factor: Any, q: np.ndarray, k: np.ndarray) -> float:
     return score(kind, factor, q, k)
 
@@ -116,7 +117,7 @@ def test_gather_sums_over_edges(centred: int) -> None:
     np.testing.assert_allclose(out, want, rtol=1e-13, atol=1e-14)
 
 
-@_jit.function
+@jit.function
 def sort(values: np.ndarray, count: int) -> None:
     supports._sort(values, count)
 

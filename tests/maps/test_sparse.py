@@ -10,8 +10,8 @@ import pytest
 from scipy.sparse.linalg import svds
 
 import nlattn
-from nlattn import _threads
 from nlattn.maps.sparse import SparseMap
+from nlattn.runtime import threads
 
 N, M = 6, 9
 
@@ -102,9 +102,9 @@ def test_the_csr_refuses_to_grow() -> None:
 
 @pytest.fixture
 def restore_threads() -> Iterator[None]:
-    before = _threads.threads()
+    before = threads.threads()
     yield
-    _threads.set_threads(before)
+    threads.set_threads(before)
 
 
 @pytest.mark.jit
@@ -115,8 +115,8 @@ def test_products_are_the_same_bits_for_any_number_of_threads() -> None:
     support = nlattn.support_from_index(rng.integers(0, 3000, (3000, 7)), 3000)
     x = rng.standard_normal((3000, 5)).astype(np.float32)
     results = []
-    for count in range(1, _threads.max_threads() + 1):
-        _threads.set_threads(count)
+    for count in range(1, threads.max_threads() + 1):
+        threads.set_threads(count)
         A = nlattn.sparse_attention_map(q, k, support)
         results.append((A @ x, A.T @ x, A.weights, A.lse))
     for other in results[1:]:

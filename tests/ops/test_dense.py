@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nlattn
-from nlattn import _threads
 from nlattn.oracle import dense as oracle
+from nlattn.runtime import threads
 
 DTYPES = [(np.float32, np.float64), (np.float64, np.longdouble)]
 
@@ -185,12 +185,12 @@ def test_many_tiles(name: str, dtype: Any) -> None:
     cotangents = normal(rng, dtype, (2, n, 34), (2, n))
     options = OPTIONS[name](Case(rng, dtype, 2, n, m))
     got = results(nlattn, inputs, cotangents, options)
-    before = _threads.threads()
+    before = threads.threads()
     try:
-        _threads.set_threads(1)
+        threads.set_threads(1)
         alone = results(nlattn, inputs, cotangents, options)
     finally:
-        _threads.set_threads(before)
+        threads.set_threads(before)
     for a, b in zip(got, alone, strict=True):
         np.testing.assert_array_equal(a, b)
     plain = results(oracle, inputs, cotangents, options)

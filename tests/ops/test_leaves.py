@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlattn import _threads, images, nl_means, patchmatch, psal, scram
+from nlattn import images, nl_means, patchmatch, psal, scram
 from nlattn.ops import _leaves
+from nlattn.runtime import threads
 
 Grid = tuple[int, int]
 grids = st.tuples(st.integers(1, 7), st.integers(1, 7))
@@ -151,12 +152,12 @@ def test_equal_keys_and_nan_do_not_hang(value: float) -> None:
 @pytest.mark.jit
 def test_threads_do_not_show() -> None:
     q, k = np.random.default_rng(9).standard_normal((2, 40, 40, 4))
-    most = _threads.max_threads()
+    most = threads.max_threads()
     fields = []
     for count in {1, most}:
-        _threads.set_threads(count)
+        threads.set_threads(count)
         fields.append(patchmatch(q, k, candidates="tree", trees=2, topk=2))
-    _threads.set_threads(most)
+    threads.set_threads(most)
     np.testing.assert_array_equal(fields[0].index, fields[-1].index)
     np.testing.assert_array_equal(fields[0].score, fields[-1].score)
 

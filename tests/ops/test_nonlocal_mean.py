@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nlattn
-from nlattn import _threads
 from nlattn.kernels.prefix import KEYS, QUERIES
 from nlattn.oracle import nonlocal_mean as oracle
+from nlattn.runtime import threads
 
 PAIRWISE = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
 DTYPES = [(np.float32, np.float64), (np.float64, np.longdouble)]
@@ -153,12 +153,12 @@ def test_any_number_of_threads_gives_the_same_bits(pairwise: str, dtype: Any) ->
     *inputs, dout = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
     some = options(pairwise, 5, dtype)
     got = results(nlattn, inputs, dout, some)
-    before = _threads.threads()
+    before = threads.threads()
     try:
-        _threads.set_threads(1)
+        threads.set_threads(1)
         alone = results(nlattn, inputs, dout, some)
     finally:
-        _threads.set_threads(before)
+        threads.set_threads(before)
     for a, b in zip(got, alone, strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 import nlattn
-from nlattn import _threads, patchmatch
+from nlattn import patchmatch
 from nlattn.oracle import patchmatch as oracle
+from nlattn.runtime import threads
 from tests.oracle.test_patchmatch import GOLDEN, integer_features
 
 Grid = tuple[int, int]
@@ -175,15 +176,15 @@ def test_slices_are_searched_alone() -> None:
 def test_digest_is_the_same_for_any_number_of_threads() -> None:
     q, k = np.random.default_rng(6).standard_normal((2, 2, 70, 45, 6)).astype(np.float32)
     digests = set()
-    before = _threads.threads()
+    before = threads.threads()
     try:
-        for count in range(1, _threads.max_threads() + 1):
-            _threads.set_threads(count)
+        for count in range(1, threads.max_threads() + 1):
+            threads.set_threads(count)
             for topk in (1, 3):
                 index = patchmatch(q, k, topk=topk).index[..., :1]
                 digests.add((topk, hashlib.sha256(index.astype("<i8").tobytes()).hexdigest()))
     finally:
-        _threads.set_threads(before)
+        threads.set_threads(before)
     assert len(digests) == 2
 
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nlattn
-from nlattn import _threads
 from nlattn.maps import local
 from nlattn.oracle import qna as oracle
+from nlattn.runtime import threads
 
 DTYPES = [(np.float32, np.float64), (np.float64, np.longdouble)]
 OPTIONS: list[dict[str, Any]] = [
@@ -154,12 +154,12 @@ def test_many_threads_and_tiles(some: str, dtype: Any) -> None:
             options[name] = rng.standard_normal((3, 7, 7)).astype(dtype)
     arrays = [q, k, v, rng.standard_normal((35, 45, 24)).astype(dtype)]
     got = results(nlattn, arrays, options)
-    before = _threads.threads()
+    before = threads.threads()
     try:
-        _threads.set_threads(1)
+        threads.set_threads(1)
         alone = results(nlattn, arrays, options)
     finally:
-        _threads.set_threads(before)
+        threads.set_threads(before)
     wide = [x.astype(np.float64) for x in arrays]
     for a, b, c in zip(got, alone, results(oracle, wide, widened(options, float)), strict=True):
         if c is not None:

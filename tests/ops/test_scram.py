@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nlattn
-from nlattn import _threads
 from nlattn._types import Field, Work
 from nlattn.oracle import scram as oracle
+from nlattn.runtime import threads
 
 KINDS = ("window", "neighbours", "topk", "local", "union")
 WEIGHTS = ("softmax", "gaussian", "abspow", "dot")
@@ -215,9 +215,9 @@ def test_two_equal_peaks_need_two_matches() -> None:
 
 @pytest.fixture
 def restore_threads() -> Iterator[None]:
-    before = _threads.threads()
+    before = threads.threads()
     yield
-    _threads.set_threads(before)
+    threads.set_threads(before)
 
 
 @pytest.mark.jit
@@ -225,8 +225,8 @@ def restore_threads() -> Iterator[None]:
 def test_supports_have_one_digest_for_any_number_of_threads() -> None:
     matches = field(np.random.default_rng(10).integers(0, 1600, (40, 40, 2)), (40, 40))
     digests = set()
-    for count in range(1, _threads.max_threads() + 1):
-        _threads.set_threads(count)
+    for count in range(1, threads.max_threads() + 1):
+        threads.set_threads(count)
         support = nlattn.scram_support(matches, kind="union")
         digests.add(hashlib.sha256(support.indices.astype("<i8").tobytes()).hexdigest())
     assert len(digests) == 1

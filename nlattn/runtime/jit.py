@@ -5,7 +5,7 @@ Python calls on its own thread, ``device`` a helper that only compiled code call
 on disk, release the GIL and divide by zero as NumPy does. ``shared`` marks small helpers that
 Python runs as they stand.
 
-Loops are compiled for one thread and entered by several (`_threads`), which take their tasks from
+Loops are compiled for one thread and entered by several (`threads`), which take their tasks from
 a counter: Numba's parallel loops hold, and optimise, all that they call twice.
 """
 
@@ -22,9 +22,9 @@ import numba
 import numpy as np
 from numba.extending import intrinsic, overload, register_jitable
 
-from nlattn._cache import Cache, no_cache
-from nlattn._threads import Help, one_blas_thread, stay_away, threads
 from nlattn._types import Ints
+from nlattn.runtime.cache import Cache, no_cache
+from nlattn.runtime.threads import Help, one_blas_thread, stay_away, threads
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -11,7 +11,8 @@ import zipfile
 import zlib
 from typing import IO, Any, NamedTuple
 
-from nlattn import _check, _npy
+from nlattn import _check
+from nlattn.files import npy
 
 TEXT = 256  # longest string in a file, in bytes
 _DAMAGE = (
@@ -26,7 +27,7 @@ _DAMAGE = (
 
 class _Member(NamedTuple):
     info: zipfile.ZipInfo
-    header: _npy.Header
+    header: npy.Header
 
 
 def read(
@@ -63,11 +64,11 @@ def _header(
         raise ValueError(f"member {info.filename[:64]!r} is no {what}")
     try:
         with archive.open(info) as file:
-            header = _npy.read_header(file)
+            header = npy.read_header(file)
         dtype, shape = header.dtype, header.shape
         if dtype.kind not in "biufU" or (dtype.kind == "U" and (shape or dtype.itemsize > TEXT)):
             raise ValueError(f"has dtype {dtype}, expected numbers")
-        _npy.check_size(header, info.file_size - header.start)
+        npy.check_size(header, info.file_size - header.start)
     except ValueError as error:
         raise ValueError(f"member {info.filename} {error}") from None
     return match[1], _Member(info, header)
@@ -76,5 +77,5 @@ def _header(
 def _array(archive: zipfile.ZipFile, member: _Member) -> Any:
     with archive.open(member.info) as file:
         file.read(member.header.start)
-        array = _npy.shaped(file.read(), member.header)
+        array = npy.shaped(file.read(), member.header)
     return array.item() if array.dtype.kind == "U" else array

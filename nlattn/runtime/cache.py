@@ -23,9 +23,9 @@ _warned = False
 @functools.cache
 def sources(file: Path) -> str:
     """Digest of `file` and of all kernel files it calls: a change of a callee makes it stale."""
-    package = Path(__file__).parent
+    package = Path(__file__).parent.parent
     folder = package / "kernels"
-    found, open_ends = {package / "_jit.py"}, {file}
+    found, open_ends = {package / "runtime" / "jit.py"}, {file}
     while open_ends:
         found |= open_ends
         names = set().union(*map(imported, open_ends))
@@ -46,6 +46,7 @@ def imported(file: Path) -> set[str]:
 
 
 def no_cache(reason: object) -> None:
+    """Warn, once, that nothing is kept, and why."""
     global _warned
     if not _warned:
         _warned = True

@@ -1,0 +1,1 @@
+"""The arithmetic, one file per structure of attention: forward beside gradient."""

@@ -1,0 +1,1 @@
+"""Arrays of files, read without trust."""

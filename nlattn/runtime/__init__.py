@@ -1,0 +1,1 @@
+"""Compiling, threads and the cache: the only place that knows Numba, and what is private to it."""
