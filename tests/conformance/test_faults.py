@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from nlattn.conformance.backend import Unsupported
-from nlattn.conformance.faults import FAULTS, RIGHT, Fault, Outcome, cases, judge, matrix
-from nlattn.conformance.faults.report import lines, summary
+from tests.faults import FAULTS, RIGHT, Fault, Outcome, cases, judge, matrix
+from tests.faults.report import lines, summary
 
 PAGE = Path(__file__).parents[2] / "docs/conformance.md"
 

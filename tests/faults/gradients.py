@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from nlattn.conformance.case import Case
-from nlattn.conformance.faults import grids, keys, linear
 from nlattn.conformance.plain import transcription
 from nlattn.conformance.table import find
+from tests.faults import grids, keys, linear
 
 _STEP = 1e-30
 _MOST = 2000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nlattn.conformance.faults import Outcome
+from tests.faults import Outcome
 
 
 def lines(outcomes: Sequence[Outcome]) -> list[list[str]]:

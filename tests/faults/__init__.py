@@ -17,7 +17,7 @@ from nlattn.conformance import runner
 from nlattn.conformance.backend import Unsupported, call
 from nlattn.conformance.case import Case, suite
 from nlattn.conformance.diagnosis import commonest
-from nlattn.conformance.faults import dense, gradients, grids, keys, linear
+from tests.faults import dense, gradients, grids, keys, linear
 
 ENOUGH = 3
 """Failures of a fault after which it is known well enough."""

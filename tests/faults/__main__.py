@@ -1,11 +1,11 @@
-"""``python -m nlattn.conformance.faults``: the matrix of planted faults; 1 if one passed."""
+"""``python -m tests.faults``: the matrix of planted faults; 1 if one passed."""
 
 from __future__ import annotations
 
 import sys
 
-from nlattn.conformance.faults import matrix
-from nlattn.conformance.faults.report import lines, summary
+from tests.faults import matrix
+from tests.faults.report import lines, summary
 
 if __name__ == "__main__":
     outcomes = list(matrix(enough=2))
