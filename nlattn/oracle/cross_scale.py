@@ -20,9 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from nlattn.oracle.layout import any_layout
+
 Array = np.ndarray[Any, Any]
 
 
+@any_layout
 def downscale(x: Array, scale: int, *, pad: str = "edge") -> Array:
     """Bilinear, without antialias, at ``(i + 0.5) s - 0.5``; x padded to multiples of s."""
     s = scale
@@ -32,6 +35,7 @@ def downscale(x: Array, scale: int, *, pad: str = "edge") -> Array:
     return np.asarray(sum(corners[1:], corners[0]) / 4)
 
 
+@any_layout
 def downscale_vjp(x: Array, dout: Array, scale: int, *, pad: str = "edge") -> Array:
     """Gradient by x of ``sum(dout * downscale(x))``."""
     s = scale
@@ -122,6 +126,7 @@ def cropped(x: Array, s: int, p: int, crop: str) -> Any:
     return slice(margin, x.shape[0] - margin), slice(margin, x.shape[1] - margin)
 
 
+@any_layout
 def cross_scale_attention(
     q: Array,
     k: Array,
@@ -155,6 +160,7 @@ def cross_scale_attention(
     return np.asarray((out / z.repeat(s, 0).repeat(s, 1))[rows, columns])
 
 
+@any_layout
 def cross_scale_attention_vjp(
     q: Array,
     k: Array,

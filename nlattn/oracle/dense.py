@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nlattn.oracle.layout import any_layout
+
 Array = NDArray[Any]
 
 
@@ -54,6 +56,7 @@ def allowed(
     return yes
 
 
+@any_layout
 def attention_stages(
     q: Array,
     k: Array,
@@ -96,21 +99,29 @@ def attention_stages(
     return Stages(raw, capped, biased, masked, weights, out, lse)
 
 
+@any_layout
 def attention(q: Array, k: Array, v: Array, *, return_lse: bool = False, **options: Any) -> Any:
     """Softmax attention; options as for `attention_stages`."""
     stages = attention_stages(q, k, v, **options)
     return (stages.out, stages.lse) if return_lse else stages.out
 
 
+@any_layout
 def attention_vjp(
-    q: Array, k: Array, v: Array, dout: Array, *, dlse: Array | None = None, **options: Any
+    q: Array,
+    k: Array,
+    v: Array,
+    dout: Array,
+    *,
+    dlse: Array | None = None,
+    masked_rows: str = "zero",
+    **options: Any,
 ) -> tuple[Array, ...]:
     """Gradients (dq, dk, dv[, dbias]) of ``sum(dout out) + sum(dlse lse)``.
 
     ``dP = dout v.T``, ``dS = P (dP - sum_j P dP + dlse)``; S is scores after bias and mask.
     """
-    options["masked_rows"] = "zero"
-    stages = attention_stages(q, k, v, **options)
+    stages = attention_stages(q, k, v, masked_rows=masked_rows, **options)
     heads = q.shape[-3] if options.get("gqa") else 0
     all_k, all_v = (_repeat(k, heads), _repeat(v, heads)) if heads else (k, v)
     scale, softcap = options.get("scale"), options.get("softcap")

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nlattn.oracle.layout import any_layout
+
 Array = NDArray[Any]
 
 
@@ -25,6 +27,7 @@ def softmax(x: Array, axis: int, kept: Array | None = None) -> Array:
     return weights
 
 
+@any_layout
 def factors(
     q: Array, k: Array, *, normalization: str = "softmax", mask: Array | None = None
 ) -> tuple[Array, Array]:
@@ -38,18 +41,21 @@ def factors(
     return q / root, np.where(kept[..., None], k, 0) / root
 
 
+@any_layout
 def efficient_context(k: Array, v: Array, **options: Any) -> Array:
     """``G = K.T v`` (..., d, e)."""
     _, K = factors(k, k, **options)
     return np.swapaxes(K, -1, -2) @ v
 
 
+@any_layout
 def efficient_attention(q: Array, k: Array, v: Array, **options: Any) -> Array:
     """``out = (Q K.T) v``."""
     Q, K = factors(q, k, **options)
     return (Q @ np.swapaxes(K, -1, -2)) @ v
 
 
+@any_layout
 def efficient_attention_vjp(
     q: Array, k: Array, v: Array, dout: Array, **options: Any
 ) -> tuple[Array, Array, Array]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nlattn.oracle.favor import features_vjp, linear_attention, positive_features
+from nlattn.oracle.layout import any_layout
 
 Array = NDArray[Any]
 FEATURES: Any = {"scale": 1.0, "stabilizer": "none"}
@@ -23,6 +24,7 @@ def _length(x: Array) -> Array:
     return np.where(squares == 0, 0, np.sqrt(np.where(squares == 0, 1, squares)))
 
 
+@any_layout
 def amplify(x: Array, amplification: float | None = 6.0, floor: float = 5e-5) -> Array:
     """``sqrt(a) x / max(|x|, floor)``; x itself if `amplification` is None."""
     if amplification is None:
@@ -33,6 +35,7 @@ def amplify(x: Array, amplification: float | None = 6.0, floor: float = 5e-5) ->
     return result
 
 
+@any_layout
 def amplify_vjp(
     x: Array, g: Array, amplification: float | None = 6.0, floor: float = 5e-5
 ) -> Array:
@@ -48,6 +51,7 @@ def amplify_vjp(
     return result
 
 
+@any_layout
 def enla(
     q: Array,
     k: Array,
@@ -66,6 +70,7 @@ def enla(
     return linear_attention(phi_q, phi_k, v)
 
 
+@any_layout
 def enla_vjp(
     q: Array,
     k: Array,
@@ -115,6 +120,7 @@ def _hinge(
     return margin - np.log(pos / (neg + eps)), pos, neg
 
 
+@any_layout
 def enlca_loss(
     q: Array,
     k: Array,
@@ -133,6 +139,7 @@ def enlca_loss(
     return loss
 
 
+@any_layout
 def enlca_loss_vjp(
     q: Array,
     k: Array,

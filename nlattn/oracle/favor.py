@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nlattn.oracle.layout import any_layout
+
 Array = NDArray[Any]
 RELU_EPS = 1e-3
 
 
+@any_layout
 def positive_features(
     x: Array,
     projection: Array,
@@ -56,6 +59,7 @@ def _largest(x: Array, axes: tuple[int, ...]) -> Array:
     return top
 
 
+@any_layout
 def relu_features(x: Array, projection: Array, *, scale: float | None = None) -> Array:
     """``relu(c P x) + 1e-3``."""
     c = x.real.dtype.type(x.shape[-1]) ** -0.25 if scale is None else scale
@@ -63,6 +67,7 @@ def relu_features(x: Array, projection: Array, *, scale: float | None = None) ->
     return np.where(projected.real > 0, projected, 0) + RELU_EPS
 
 
+@any_layout
 def features(
     q: Array,
     k: Array,
@@ -95,6 +100,7 @@ def features(
     )
 
 
+@any_layout
 def linear_attention(phi_q: Array, phi_k: Array, v: Array) -> Array:
     """``out = (phi_q phi_k.T / row sum) v``."""
     A = phi_q @ np.swapaxes(phi_k, -1, -2)
@@ -113,26 +119,31 @@ def _weights(phi_q: Array, phi_k: Array, causal: bool, denominator_eps: float) -
     return A / D, D
 
 
+@any_layout
 def favor_attention(
     q: Array, k: Array, v: Array, *, denominator_eps: float = 1e-6, **options: Any
 ) -> Array:
     """``out_i = phi(q_i) . sum_j phi(k_j) v_j / phi(q_i) . sum_j phi(k_j)``; causal: j <= i."""
-    phi_q, phi_k = features(q, k, **_plain(options))
+    phi_q, phi_k = features(q, k, **options)
     A, _ = _weights(phi_q, phi_k, options.get("causal", False), denominator_eps)
     out: Array = A @ v
     return out
 
 
-def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: x for key, x in options.items() if key != "stabilizer_gradient"}
-
-
+@any_layout
 def favor_attention_vjp(
-    q: Array, k: Array, v: Array, dout: Array, *, denominator_eps: float = 1e-6, **options: Any
+    q: Array,
+    k: Array,
+    v: Array,
+    dout: Array,
+    *,
+    denominator_eps: float = 1e-6,
+    stabilizer_gradient: str = "exact",
+    **options: Any,
 ) -> tuple[Array, Array, Array]:
     """Gradients (dq, dk, dv), through the map and then through the features."""
     causal = options.get("causal", False)
-    phi_q, phi_k = features(q, k, **_plain(options))
+    phi_q, phi_k = features(q, k, **options)
     A, D = _weights(phi_q, phi_k, causal, denominator_eps)
     dv = np.swapaxes(A, -1, -2) @ dout
     dA = dout @ np.swapaxes(v, -1, -2)
@@ -142,10 +153,12 @@ def favor_attention_vjp(
     dphi_q, dphi_k = dS @ phi_k, np.swapaxes(dS, -1, -2) @ phi_q
     if causal:
         dphi_q = dphi_q - denominator_eps * (A * dA).sum(-1, keepdims=True) / D
+    options["stabilizer_gradient"] = stabilizer_gradient
     dq = features_vjp(q, dphi_q, role="query", phi=phi_q, **options)
     return dq, features_vjp(k, dphi_k, role="key", phi=phi_k, **options), dv
 
 
+@any_layout
 def features_vjp(
     x: Array,
     dphi: Array,

@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from nlattn.oracle.layout import any_layout
+
 Array = np.ndarray[Any, Any]
 
 
+@any_layout
 def polynomial_attention(
     q: Array, k: Array, *, p: float = 2, causal: bool = False
 ) -> tuple[Array, Array]:
@@ -29,6 +32,7 @@ def polynomial_attention(
     return f / np.where(Z == 0, 1, Z), lse[:, 0]
 
 
+@any_layout
 def heavy_attention(q: Array, k: Array, eps: float, *, p: float = 2, causal: bool = False) -> Array:
     """The weights (n, m) of at least eps, 0 elsewhere."""
     A, _ = polynomial_attention(q, k, p=p, causal=causal)

@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 
 from nlattn.oracle.dense import attention, attention_stages, attention_vjp
+from nlattn.oracle.layout import any_layout
 from nlattn.oracle.leverage import leverage_scores
 from nlattn.oracle.patchmatch import key
 
 Array = np.ndarray[Any, Any]
 
 
+@any_layout
 def key_scores(
     q: Array, k: Array, select: str, scale: float | None = None, seed: int = 0, gqa: bool = False
 ) -> Array:
@@ -49,6 +51,7 @@ def key_scores(
     return np.asarray(mass)
 
 
+@any_layout
 def lev_keys(
     q: Array,
     k: Array,
@@ -81,6 +84,7 @@ def _gathered(q: Array, k: Array, v: Array, index: Array, gqa: bool) -> tuple[Ar
     return np.take_along_axis(k, index, -2), np.take_along_axis(v, index, -2), index
 
 
+@any_layout
 def lev_attention(
     q: Array,
     k: Array,
@@ -90,15 +94,23 @@ def lev_attention(
     scale: float | None = None,
     gqa: bool = False,
     return_lse: bool = False,
-    **selection: Any,
+    keys: int = 32,
+    scores: Array | None = None,
+    select: str = "leverage",
+    seed: int = 0,
 ) -> Any:
-    """Outputs (..., n, e), and with `return_lse` also the log normalisers (..., n)."""
+    """Outputs (..., n, e), and with `return_lse` also the log normalisers (..., n).
+
+    `keys` and what follows are for choosing, where no `index` is given.
+    """
     if index is None:
-        index = lev_keys(q, k, scale=scale, gqa=gqa, **selection)
+        how: Any = {"keys": keys, "scores": scores, "select": select, "seed": seed}
+        index = lev_keys(q, k, scale=scale, gqa=gqa, **how)
     k_U, v_U, _ = _gathered(q, k, v, index, gqa)
     return attention(q, k_U, v_U, scale=scale, return_lse=return_lse)
 
 
+@any_layout
 def lev_attention_vjp(
     q: Array,
     k: Array,
@@ -109,11 +121,15 @@ def lev_attention_vjp(
     index: Array | None = None,
     scale: float | None = None,
     gqa: bool = False,
-    **selection: Any,
+    keys: int = 32,
+    scores: Array | None = None,
+    select: str = "leverage",
+    seed: int = 0,
 ) -> tuple[Array, Array, Array]:
     """Gradients (dq, dk, dv) with U held fixed; 0 for keys and values outside it."""
     if index is None:
-        index = lev_keys(q, k, scale=scale, gqa=gqa, **selection)
+        how: Any = {"keys": keys, "scores": scores, "select": select, "seed": seed}
+        index = lev_keys(q, k, scale=scale, gqa=gqa, **how)
     k_U, v_U, place = _gathered(q, k, v, index, gqa)
     dq, *inner = attention_vjp(q, k_U, v_U, dout, dlse=dlse, scale=scale)
     outer = []

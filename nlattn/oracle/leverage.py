@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from nlattn.oracle.layout import any_layout
 from nlattn.oracle.patchmatch import key
 
 Array = np.ndarray[Any, Any]
@@ -99,6 +100,7 @@ def cholesky_basis(K: Array, rcond: float) -> Array:
 BASES = {"qr": pivoted_basis, "svd": jacobi_basis, "gram": cholesky_basis}
 
 
+@any_layout
 def leverage_scores(
     k: Array, *, method: str = "qr", rcond: float | None = None, return_rank: bool = False
 ) -> Any:
@@ -114,6 +116,7 @@ def leverage_scores(
     return (scores, ranks) if return_rank else scores
 
 
+@any_layout
 def sketched_leverage_scores(k: Array, S: Array, G: Array | None = None) -> Array:
     """Scores (n,) of keys (n, d) from a sketch ``S k``: ``|k^T T|^2`` or ``|k^T T G|^2 / columns``.
 

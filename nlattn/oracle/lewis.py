@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from nlattn.oracle.layout import any_layout
+
 Array = np.ndarray[Any, Any]
 
 
@@ -40,22 +42,26 @@ def basis(K: Array) -> Array:
     return Q
 
 
+@any_layout
 def leverage(K: Array) -> Array:
     """Leverage ``tau_i = |Q_i|^2``, (n,)."""
     return np.asarray((basis(K) ** 2).sum(1))
 
 
+@any_layout
 def s(K: Array, v: Array, p: float) -> Array:
     """``s_i(v) = v_i^(2/p - 1) tau_i(V^(1/2 - 1/p) K)``, (n,)."""
     return np.asarray(v ** (2 / p - 1) * leverage(v[:, None] ** (1 / 2 - 1 / p) * K))
 
 
+@any_layout
 def residual(K: Array, w: Array, p: float) -> Any:
     """``max_i |log(tau_i(W^(1/2 - 1/p) K) / w_i)|`` over the rows of K that are not 0."""
     some = K.any(1)
     return abs(np.log(w[some] ** (-2 / p) * s(K[some], w[some], p))).max(initial=0)
 
 
+@any_layout
 def lewis_weights(
     K: Array,
     p: float,
@@ -84,6 +90,7 @@ def lewis_weights(
     return weights, residual(K, weights, p)
 
 
+@any_layout
 def features(K: Array, h: int) -> Array:
     """Monomials of degree h such that ``<phi(k), phi(y)> = <k, y>^h``, (n, C(d+h-1, h))."""
     exponents = [a for a in np.ndindex((h + 1,) * K.shape[1]) if sum(a) == h]
@@ -94,6 +101,7 @@ def features(K: Array, h: int) -> Array:
     return np.stack(columns, 1)
 
 
+@any_layout
 def sensitivity_bounds(K: Array, p: float, *, weights: Array | None = None) -> tuple[Array, Array]:
     """Lower and upper bounds (n,) of every sensitivity, whatever the positive `weights`."""
     some = K.any(1)
@@ -118,6 +126,7 @@ def certificate(s_v: Array, v: Array, p: float) -> Array:
     return np.asarray(s_v ** (p / 2) * (s_v ** (p / 2) / v).max() ** ((2 - p) / p))
 
 
+@any_layout
 def lp_sensitivity(K: Array, i: int, p: float, *, steps: int = 300) -> tuple[Any, Any]:
     """Bracket of one sensitivity, p > 1: ``1 / |z|_p^p`` of a z = K y with z_i = 1, and its dual.
 

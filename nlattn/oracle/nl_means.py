@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from nlattn.oracle.layout import any_layout
+
 Array = np.ndarray[Any, Any]
 Support = tuple[Array, Array, tuple[int, ...]]
 
@@ -95,6 +97,7 @@ def weights(F: Array, i: int, keys: Array, sigma: float, h: float, self_weight: 
     return w, w.sum(), np.append(others, i), best
 
 
+@any_layout
 def nl_means(
     image: Array,
     *,
@@ -121,6 +124,7 @@ def nl_means(
     return out
 
 
+@any_layout
 def nl_means_vjp(
     image: Array,
     dout: Array,

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nlattn.oracle.layout import any_layout
+
 Array = NDArray[Any]
 SOFTMAX = ("gaussian", "embedded_gaussian")
 
@@ -48,6 +50,7 @@ def weights(f: Array, pairwise: str) -> Array:
     return np.asarray(f / max(m, 1))
 
 
+@any_layout
 def nonlocal_mean(
     q: Array,
     k: Array,
@@ -61,6 +64,7 @@ def nonlocal_mean(
     return np.asarray(weights(scores(q, k, pairwise, scale, weight), pairwise) @ v)
 
 
+@any_layout
 def nonlocal_mean_vjp(
     q: Array,
     k: Array,

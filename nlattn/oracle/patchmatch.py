@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nlattn.oracle.layout import any_layout
+
 _BITS = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -70,6 +72,7 @@ def patches(x: Any, patch: int) -> Any:
     return np.concatenate(rows, axis=-1).reshape(H * W, patch * patch * d)
 
 
+@any_layout
 def patchmatch(
     q: Any,
     k: Any,

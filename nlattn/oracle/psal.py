@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from nlattn.oracle.layout import any_layout
 from nlattn.oracle.patchmatch import patchmatch
 
 Array = np.ndarray[Any, Any]
@@ -70,18 +71,24 @@ def cheapest(row: Any, c: Array) -> Any:
 
 
 def weights(
-    c: Array, index: Array, grid: tuple[int, int], patch: int, options: dict[str, Any]
+    c: Array,
+    index: Array,
+    grid: tuple[int, int],
+    radius: int,
+    temperature: float,
+    dedup: bool,
 ) -> list[Any]:
-    """For every query its votes, their places and keys, and their weights."""
+    """For every query its votes of a radius, their places and keys, and their weights."""
     rows = []
-    for row in votes(index, grid, patch // 2 if options.get("aggregate") else 0):
-        kept = cheapest(row, c) if options.get("dedup") else row
-        z = np.array([-c[place] / options.get("temperature", 1.0) for place, _ in kept], c.dtype)
+    for row in votes(index, grid, radius):
+        kept = cheapest(row, c) if dedup else row
+        z = np.array([-c[place] / temperature for place, _ in kept], c.dtype)
         w = np.exp(z - z.real.max(initial=-np.inf))
         rows.append((kept, w / w.sum() if len(w) else w))
     return rows
 
 
+@any_layout
 def psal(
     q: Array,
     k: Array,
@@ -92,44 +99,61 @@ def psal(
     topk: int = 3,
     iterations: int = 5,
     seed: int = 0,
-    **options: Any,
+    key_mask: Array | None = None,
+    temperature: float = 1.0,
+    aggregate: bool = False,
+    dedup: bool = False,
+    border: str = "reflect",
 ) -> Array:
     """Outputs (Hq, Wq, e) of one head; `index` (Hq, Wq, topk) holds keys, -1 for none, or is found.
 
-    Options: `temperature`, `aggregate`, `dedup`, and `border`, the padding of patches.
+    `border` says how patches are padded; `topk` to `key_mask` are for finding.
     """
     if index is None:
         how: Any = {"patch": patch, "topk": topk, "iterations": iterations, "seed": seed}
-        index = patchmatch(q, k, score="neg_l2", **how).index
-    c = costs(q, k, index, patch, options.get("border", "reflect"))
-    return speak(c, v, index, patch, options)
+        index = patchmatch(q, k, score="neg_l2", key_mask=key_mask, **how).index
+    c = costs(q, k, index, patch, border)
+    return speak(c, v, index, patch // 2 if aggregate else 0, temperature, dedup)
 
 
-def speak(c: Array, v: Array, index: Array, patch: int, options: dict[str, Any]) -> Array:
-    """Outputs for given costs."""
+def speak(
+    c: Array, v: Array, index: Array, radius: int, temperature: float = 1.0, dedup: bool = False
+) -> Array:
+    """Outputs for given costs, with votes of a radius."""
     flat = v.reshape(-1, v.shape[-1])
     out = np.zeros((index.shape[0] * index.shape[1], v.shape[-1]), np.result_type(c, v))
-    for i, (row, w) in enumerate(weights(c, index, v.shape[:2], patch, options)):
+    for i, (row, w) in enumerate(weights(c, index, v.shape[:2], radius, temperature, dedup)):
         for (_, key), share in zip(row, w, strict=True):
             out[i] += share * flat[key]
     return out.reshape(*index.shape[:2], -1)
 
 
+@any_layout
 def psal_vjp(
-    q: Array, k: Array, v: Array, index: Array, dout: Array, *, patch: int = 3, **options: Any
+    q: Array,
+    k: Array,
+    v: Array,
+    index: Array,
+    dout: Array,
+    *,
+    patch: int = 3,
+    temperature: float = 1.0,
+    aggregate: bool = False,
+    dedup: bool = False,
+    border: str = "reflect",
 ) -> tuple[Array, Array, Array]:
     """Gradients (dq, dk, dv) of ``sum(dout * out)``, the matches held fixed."""
-    border, T = options.get("border", "reflect"), options.get("temperature", 1.0)
+    radius = patch // 2 if aggregate else 0
     c = costs(q, k, index, patch, border)
-    dc, dv = np.zeros_like(c), np.zeros_like(v)
-    flat, dflat = v.reshape(-1, v.shape[-1]), dv.reshape(-1, v.shape[-1])
+    flat = v.reshape(-1, v.shape[-1])
+    dc, dv = np.zeros_like(c), np.zeros_like(flat)
     g = dout.reshape(-1, dout.shape[-1])
-    for i, (row, w) in enumerate(weights(c, index, v.shape[:2], patch, options)):
+    for i, (row, w) in enumerate(weights(c, index, v.shape[:2], radius, temperature, dedup)):
         inner = [g[i] @ flat[key] for _, key in row]
         mean = sum(share * x for share, x in zip(w, inner, strict=True))
         for (place, key), share, x in zip(row, w, inner, strict=True):
-            dflat[key] += share * g[i]
-            dc[place] -= share * (x - mean) / T
+            dv[key] += share * g[i]
+            dc[place] -= share * (x - mean) / temperature
     near_q, near_k = patches(q, patch, border), patches(k, patch, border)
     dnear_q, dnear_k = np.zeros_like(near_q), np.zeros_like(near_k)
     for y, x, t in np.argwhere(index >= 0):
@@ -137,7 +161,8 @@ def psal_vjp(
         slope = 2 * dc[y, x, t] * (near_q[y, x] - near_k[row_k, column])
         dnear_q[y, x] += slope
         dnear_k[row_k, column] -= slope
-    return patches_vjp(dnear_q, q, border), patches_vjp(dnear_k, k, border), dv
+    dq, dk = patches_vjp(dnear_q, q, border), patches_vjp(dnear_k, k, border)
+    return dq, dk, dv.reshape(v.shape)
 
 
 def patches_vjp(dnear: Array, x: Array, border: str) -> Array:

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from nlattn.oracle.layout import any_layout
+
 Array = np.ndarray[Any, Any]
 
 
@@ -67,6 +69,7 @@ def weights(
     return powers / np.where(some, total, 1), lse[..., 0, 0]
 
 
+@any_layout
 def qna(
     q: Array,
     k: Array,
@@ -90,6 +93,7 @@ def qna(
     return (out, lse) if return_lse else out
 
 
+@any_layout
 def qna_vjp(
     q: Array,
     k: Array,
@@ -132,6 +136,7 @@ def qna_vjp(
     )
 
 
+@any_layout
 def qna_upsample(
     q: Array,
     k: Array,
@@ -154,6 +159,7 @@ def qna_upsample(
     return out.reshape(*out.shape[:-5], scale * H, scale * W, e)
 
 
+@any_layout
 def qna_upsample_vjp(
     q: Array,
     k: Array,

@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nlattn.oracle.layout import any_layout
+
 Array = NDArray[Any]
 
 
+@any_layout
 def refined_self_attention(q: Array, k: Array, v: Array) -> Array:
     """``out[i] = (1/m) sum_j (q[i].k[j]) v[j]``."""
     A = (q @ np.swapaxes(k, -1, -2)) / k.shape[-2]
@@ -22,12 +25,14 @@ def refined_self_attention(q: Array, k: Array, v: Array) -> Array:
     return result
 
 
+@any_layout
 def channel_mixing(k: Array, v: Array) -> Array:
     """``M = (1/m) sum_j v[j] k[j].T`` (..., e, d), so that ``out[i] = M q[i]``."""
     result: Array = (np.swapaxes(v, -1, -2) @ k) / k.shape[-2]
     return result
 
 
+@any_layout
 def refined_self_attention_vjp(
     q: Array, k: Array, v: Array, dout: Array
 ) -> tuple[Array, Array, Array]:

@@ -12,10 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from nlattn.oracle.layout import any_layout
 from nlattn.oracle.patchmatch import patchmatch
 from nlattn.oracle.sparse import Array, Support, sparse_attention, sparse_attention_vjp
 
 PAIRED = {"softmax": "dot", "dot": "dot", "abspow": "absdot", "gaussian": "neg_l2"}
+WEIGHTS = ("weight", "scale", "bandwidth", "power", "masked_rows")
+MASKS = ("key_mask", "mask", "causal")
+SHAPE = ("kind", "window")
+SEARCH = ("iterations", "topk", "propagate", "seed")
 
 
 def box(y: int, x: int, radius: int, grid: tuple[int, int]) -> set[tuple[int, int]]:
@@ -72,6 +77,7 @@ def local(index: Array, y: int, x: int, grid: tuple[int, int], radius: int) -> s
     return box(mapped(y, Hq, grid[0]), mapped(x, Wq, grid[1]), radius, grid)
 
 
+@any_layout
 def scram_support(
     field: Any,
     *,
@@ -135,6 +141,7 @@ def _expanded(matches: Array, grid: tuple[int, int], radius: int) -> set[Any]:
     return keys
 
 
+@any_layout
 def scram(
     q: Array,
     k: Array,
@@ -154,6 +161,7 @@ def scram(
     return (out, lse.reshape((*lse.shape[:-1], *grid))) if return_lse else out
 
 
+@any_layout
 def scram_vjp(
     q: Array,
     k: Array,
@@ -179,17 +187,19 @@ def _chosen(
     q: Array, k: Array, field: Any, support: Support | None, options: dict[str, Any]
 ) -> tuple[dict[str, Any], Support]:
     """Options of the weights, and the support that the others make."""
-    names: tuple[str, ...] = ("weight", "scale", "bandwidth", "power", "masked_rows")
-    weights = {name: options.pop(name) for name in names if name in options}
+    unknown = {*options} - {*WEIGHTS, *MASKS, *SHAPE, *SEARCH}
+    if unknown:
+        raise TypeError(f"scram: unexpected options {sorted(unknown)}")
+    weights, masks, shape, search = (
+        {name: options[name] for name in names if name in options}
+        for names in (WEIGHTS, MASKS, SHAPE, SEARCH)
+    )
     if support is not None:
         return weights, support
-    names = ("key_mask", "mask", "causal")
-    masks = {name: options.pop(name) for name in names if name in options}
-    shape = {name: options.pop(name) for name in ("kind", "window") if name in options}
     if field is None:
         formula = {name: weights[name] for name in ("scale", "bandwidth") if name in weights}
         score = PAIRED[weights.get("weight", "softmax")]
-        field = _searched(q, k, masks, score=score, **formula, **options)
+        field = _searched(q, k, masks, score=score, **formula, **search)
     return weights, scram_support(field, **shape, **masks)
 
 

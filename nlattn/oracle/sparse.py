@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from nlattn.oracle.layout import any_layout
+
 Array = np.ndarray[Any, Any]
 Support = tuple[Array, Array, tuple[int, ...]]
 
@@ -57,6 +59,7 @@ def score_cotangents(s: Array, P: Array, dP: Array, dlse: Any, weight: str, powe
     return np.asarray(inner)
 
 
+@any_layout
 def sparse_attention(
     q: Array,
     k: Array,
@@ -84,6 +87,7 @@ def sparse_attention(
     return (out, lse) if return_lse else out
 
 
+@any_layout
 def sparse_attention_vjp(
     q: Array,
     k: Array,

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nlattn.oracle.layout import any_layout
+
 Array = np.ndarray[Any, Any]
 
 
@@ -38,6 +40,7 @@ def empty(d: int) -> State:
     return State(np.zeros((0, d)), np.zeros(0, int), np.zeros((0, d)), 0)
 
 
+@any_layout
 def scores(R: Array, keys: Array, n: int) -> Array:
     """Leverage (h,) of some keys among n keys of which R has the Gram matrix."""
     if not len(R):
@@ -53,12 +56,14 @@ def pruned(state: State, eps: float, slack: float = 1e-12) -> State:
     return state._replace(index=state.index[heavy], keys=state.keys[heavy])
 
 
+@any_layout
 def update(state: State, block: Array, eps: float) -> State:
     """The state after the next keys (b, d)."""
     index = np.arange(state.n, state.n + len(block))
     return merge(state, State(block, index, block, len(block)), eps)
 
 
+@any_layout
 def merge(a: State, b: State, eps: float) -> State:
     """The state of both streams' keys, whose numbers must not overlap."""
     index, keys = np.concatenate([a.index, b.index]), np.concatenate([a.keys, b.keys])

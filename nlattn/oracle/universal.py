@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from nlattn.oracle.layout import any_layout
 from nlattn.oracle.lewis import Array, leverage, sensitivity_bounds
 
 
+@any_layout
 def universal_set(K: Array, eps: float, *, p: float = 2, causal: bool = False) -> Array:
     """Whether each key (n,) is in the set; causal: row i (n, n) for the keys up to i."""
     if causal:

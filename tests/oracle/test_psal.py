@@ -87,10 +87,10 @@ def test_the_published_layer_with_votes() -> None:
     q, k, v, dout, out, dv, c = arrays
     inner = (slice(1, -1), slice(1, -1))
     np.testing.assert_allclose(costs(q, k, index, 3)[inner], c[inner], rtol=1e-9)
-    got = speak(c, v, index, 3, {"aggregate": True})
+    got = speak(c, v, index, 1)
     np.testing.assert_allclose(got[inner], out[inner], rtol=1e-9, atol=1e-10)
     units = np.eye(v.shape[0] * v.shape[1]).reshape(*v.shape[:2], -1)
-    weights = speak(c, units, index, 3, {"aggregate": True})
+    weights = speak(c, units, index, 1)
     outside = np.ones(v.shape[:2], bool)
     outside[inner] = False
     for i, j in np.argwhere(outside):

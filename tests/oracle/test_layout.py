@@ -1,0 +1,154 @@
+"""Every oracle, forward and gradient: the same bits in every layout, and no option unread."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nlattn._types import Support
+from nlattn.conformance import cases
+from nlattn.conformance.table import TABLE, OpSpec
+
+ORACLES = [(spec, kind) for spec in TABLE for kind in ("", "vjp") if not kind or spec.has_vjp]
+GRADIENTS = [spec for spec in TABLE if spec.has_vjp]
+OPTIONS: dict[str, dict[str, Any]] = {
+    "favor_attention": {"causal": True},
+    "psal": {"aggregate": True, "dedup": True},
+    "scram": {"iterations": 1},
+    "cross_scale_attention": {"overlap": "mass"},
+}
+"""Beside what the table has: branches in which layouts have mattered, or may."""
+
+
+def wider(x: Any) -> Any:
+    room = np.zeros([2 * size for size in x.shape], x.dtype)
+    room[tuple(slice(None, None, 2) for _ in x.shape)] = x
+    return room[tuple(slice(None, None, 2) for _ in x.shape)]
+
+
+def read_only(x: Any) -> Any:
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+def unaligned(x: Any) -> Any:
+    raw = np.zeros(x.nbytes + 1, np.uint8)[1:].view(x.dtype).reshape(x.shape)
+    raw[...] = x
+    return raw
+
+
+LAYOUTS: dict[str, Callable[[Any], Any]] = {
+    "Fortran": lambda x: x.copy(order="F"),
+    "reversed": lambda x: np.flip(np.flip(x).copy()),
+    "strided": wider,
+    "read-only": read_only,
+    "byte-swapped": lambda x: x.astype(x.dtype.newbyteorder()),
+    "axes moved": lambda x: np.moveaxis(np.moveaxis(x, 0, -1).copy(), -1, 0),
+    "unaligned": unaligned,
+}
+
+
+def arguments(spec: OpSpec, kind: Any, dtype: Any = np.float64) -> dict[str, Any]:
+    """A small call of an oracle by its own names."""
+    given = cases.call(spec, kind, dtype=dtype) | OPTIONS.get(spec.name, {})
+    if spec.name == "psal":
+        given["index"] = np.random.default_rng(3).integers(-1, 12, (3, 4, 3))
+    if spec.name in ("lewis_weights", "sensitivity_bounds", "lp_sensitivity", "universal_set"):
+        given["K"] = given.pop("k")
+    if "support" in given:
+        given["support"] = tuple(given["support"])
+    return given
+
+
+def results(result: Any) -> list[Any]:
+    if isinstance(result, (tuple, list)):
+        return [x for part in result for x in results(part)]
+    return [result] if isinstance(result, (np.ndarray, np.generic)) else []
+
+
+def name(value: Any) -> str | None:
+    return value.name if isinstance(value, OpSpec) else None
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("spec", "kind"), ORACLES, ids=name)
+def test_every_layout_gives_the_same_bits(spec: OpSpec, kind: Any, layout: str) -> None:
+    given = arguments(spec, kind)
+    want = results(spec.oracle(kind)(**given))
+    assert want
+    lie = LAYOUTS[layout]
+    moved = {n: lie(x) if isinstance(x, np.ndarray) and x.ndim else x for n, x in given.items()}
+    if "support" in given:
+        indptr, indices, shape = given["support"]
+        moved["support"] = (lie(indptr), lie(indices), shape)
+    for a, b in zip(results(spec.oracle(kind)(**moved)), want, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("spec", "kind"), ORACLES, ids=name)
+def test_broadcast_arrays_give_the_bits_of_their_copies(spec: OpSpec, kind: Any) -> None:
+    given = arguments(spec, kind)
+    for n in (*spec.arrays, "dout"):
+        if n in given and n != "K" and given[n].ndim > 1:
+            rows = given[n][..., :1, :]
+            given[n] = np.broadcast_to(rows, given[n].shape)
+    copies = {n: x.copy() if isinstance(x, np.ndarray) else x for n, x in given.items()}
+    want, got = (results(spec.oracle(kind)(**x)) for x in (copies, given))
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("layout", ["C", "Fortran", "reversed", "strided"])
+@pytest.mark.parametrize("spec", GRADIENTS, ids=name)
+def test_gradients_in_every_layout_are_those_of_the_complex_step(spec: OpSpec, layout: str) -> None:
+    """Fortran order once gave dv = 0: a gradient was added into a copy."""
+    lie = LAYOUTS.get(layout, np.array)
+    given = {
+        n: lie(x) if isinstance(x, np.ndarray) and x.ndim else x
+        for n, x in arguments(spec, "vjp").items()
+    }
+    dout = np.asarray(given["dout"])
+    fixed = {n: x for n, x in given.items() if n not in (*spec.arrays, "dout")}
+    moving = {n: given[n] for n in spec.arrays if n in given}
+    if spec.name == "scram":  # the search does not move
+        fixed["support"] = scram_support(moving)
+    gradients = spec.oracle("vjp")(**moving, dout=dout, **fixed)
+    gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+    for (n, x), gradient in zip(moving.items(), gradients, strict=True):
+        want = np.zeros(x.shape)
+        for place in np.ndindex(x.shape):
+            lifted = {key: lie(np.array(y, complex)) for key, y in moving.items()}
+            lifted[n][place] += 1e-30j
+            want[place] = (dout * spec.oracle("")(**lifted, **fixed)).sum().imag / 1e-30
+        assert abs(want).max() > 0
+        np.testing.assert_allclose(gradient, want, rtol=0, atol=1e-13 * max(1, abs(want).max()))
+
+
+def scram_support(moving: Any) -> Support:
+    rng = np.random.default_rng(0)
+    n, m = (int(np.prod(moving[name].shape[:2])) for name in "qk")
+    keys = [np.sort(rng.permutation(m)[:3]) for _ in range(n)]
+    return Support(3 * np.arange(n + 1), np.concatenate(keys).astype(np.int32), (n, m))
+
+
+@pytest.mark.parametrize(("spec", "kind"), ORACLES, ids=name)
+def test_no_oracle_takes_an_option_that_it_does_not_know(spec: OpSpec, kind: Any) -> None:
+    given = arguments(spec, kind)
+    with pytest.raises(TypeError, match="unexpected"):
+        spec.oracle(kind)(**given, temperatur=1.0)
+    function = spec.oracle(kind)
+    if spec.stem in ("scram", "lev", "psal"):  # what is given must not hide what is misspelt
+        known = inspect.signature(function).parameters
+        chosen: dict[str, Any] = {"index": np.array([0, 1])} if "index" in known else {}
+        if spec.stem == "scram":
+            chosen["support"] = scram_support(given)
+        if spec.stem != "psal":
+            given |= chosen
+        with pytest.raises(TypeError, match="unexpected"):
+            functools.partial(function, **given)(iteratons=1)
