@@ -25,7 +25,7 @@ print(time.perf_counter() - start, "numba" in sys.modules, 0)
 """
 FIRST = """
 import time
-from nlattn.conformance.cases import call
+from nlattn.conformance.cases.calls import call
 from nlattn.conformance.table import find
 arguments = call(find({name!r}), dtype="float32")
 start = time.perf_counter()

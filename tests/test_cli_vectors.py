@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nlattn.cli import main
-from nlattn.conformance import vectors
+from nlattn.conformance.cases import vectors
 
 CHOSEN = ["--operators", "refined_self_attention", "--dtypes", "float64"]
 

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from nlattn.conformance import cases
+from nlattn.conformance.cases import calls as cases
 from nlattn.conformance.table import TABLE, OpSpec
 
 KINDS = [

@@ -16,7 +16,14 @@ from nlattn.conformance.table import TABLE, OpSpec, find
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "nlattn").rglob("*.py"))
 OPTIONAL = {"matplotlib", "PIL", "tqdm", "ml_dtypes", "torch", "jax", "onnxruntime", "skimage"}
-MAY_USE_OPTIONAL = ("plots", "images", "cli", "conformance/adapters", "distributed", "_check")
+MAY_USE_OPTIONAL = (
+    "plots",
+    "images",
+    "cli",
+    "conformance/backends/adapters",
+    "distributed",
+    "_check",
+)
 MAY_USE_OPTIONAL += ("scaling/figure",)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nlattn.conformance import cases
+from nlattn.conformance.cases import calls as cases
 from nlattn.runtime import threads
 from tests.test_inputs import KINDS, flat, label
 

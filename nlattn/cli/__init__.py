@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _interruptible(lambda: _run(getattr(command, options.function), options))
     except KeyboardInterrupt:
         Output.discard_all()
-        if "nlattn.conformance.process" in sys.modules:
-            sys.modules["nlattn.conformance.process"].Process.close_all()
+        if "nlattn.conformance.backends.process" in sys.modules:
+            sys.modules["nlattn.conformance.backends.process"].Process.close_all()
         print("nlattn: interrupted", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(130)  # the compiler or a kernel in the other thread would delay a usual exit

@@ -18,7 +18,7 @@ import nlattn
 from nlattn import __version__, _check
 from nlattn.cli import report
 from nlattn.cli.output import table, to_json
-from nlattn.conformance.cases import call
+from nlattn.conformance.cases.calls import call
 from nlattn.conformance.table import TABLE
 from nlattn.runtime import jit, threads
 

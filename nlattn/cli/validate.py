@@ -14,14 +14,14 @@ from itertools import chain
 from pathlib import Path
 
 from nlattn.cli.output import MachineError, table, to_json
+from nlattn.conformance.backends.process import Process
 from nlattn.conformance.case import Case
-from nlattn.conformance.files import difference, junit, page
-from nlattn.conformance.judge import Verdict
-from nlattn.conformance.process import Process
-from nlattn.conformance.report import Report, as_data, failure, from_data, lines, summary
+from nlattn.conformance.cases.suite import cases
+from nlattn.conformance.judge.search import DTYPES, SEARCHES, searches, verdict_name
+from nlattn.conformance.judge.verdict import Verdict
+from nlattn.conformance.report.files import difference, junit, page
+from nlattn.conformance.report.text import Report, as_data, failure, from_data, lines, summary
 from nlattn.conformance.runner import run
-from nlattn.conformance.search import DTYPES, SEARCHES, searches, verdict_name
-from nlattn.conformance.suite import cases
 from nlattn.conformance.sweep import sweep
 
 SHOWN = 20

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from nlattn.cli.output import Output
-from nlattn.conformance import digits
-from nlattn.conformance import vectors as files
 from nlattn.conformance.case import Case, bound, suite, truth
-from nlattn.conformance.diagnosis import diagnose
-from nlattn.conformance.judge import judge
-from nlattn.conformance.suite import SEED
+from nlattn.conformance.cases import vectors as files
+from nlattn.conformance.cases.suite import SEED
+from nlattn.conformance.judge.diagnosis import diagnose
+from nlattn.conformance.judge.verdict import judge
+from nlattn.conformance.truth import high_precision as digits
 
 
 def vectors(options: Namespace) -> int:

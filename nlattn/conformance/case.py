@@ -75,7 +75,7 @@ def dtype_of(name: str) -> np.dtype[Any]:
     """NumPy's dtype of a name; LookupError where ml_dtypes is missing and the name needs it."""
     if name != "bfloat16":
         return np.dtype(name)
-    from nlattn.conformance.adapters import bfloat16
+    from nlattn.conformance.backends.adapters import bfloat16
 
     return bfloat16()
 
@@ -115,20 +115,20 @@ def suite(
     tier: Tier, ops: tuple[str, ...] | None = None, dtypes: tuple[str, ...] | None = None
 ) -> Iterator[Case]:
     """Cases of a tier and of those before it, of all operators and dtypes or of some."""
-    from nlattn.conformance.suite import cases
+    from nlattn.conformance.cases.suite import cases
 
     return cases(tier, ops, dtypes)
 
 
 def truth(case: Case) -> dict[str, Array]:
     """The float64 oracle's results by name: ``out``, or ``dq``, ``dk``, ``dv``."""
-    from nlattn.conformance.truth import exact
+    from nlattn.conformance.truth.bounds import exact
 
     return exact(case)
 
 
 def bound(case: Case) -> dict[str, Array]:
     """What rounding in the case's precision may do to each element of the results."""
-    from nlattn.conformance.truth import allowed
+    from nlattn.conformance.truth.bounds import allowed
 
     return allowed(case)

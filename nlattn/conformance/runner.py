@@ -10,14 +10,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nlattn.conformance.backend import unsupported
-from nlattn.conformance.behaviour import behaviours
+from nlattn.conformance.backends.backend import unsupported
+from nlattn.conformance.backends.perform import Reply, perform
+from nlattn.conformance.backends.process import Died
 from nlattn.conformance.case import Array, Case
-from nlattn.conformance.diagnosis import diagnose
-from nlattn.conformance.ingredients import lay, layout_of
-from nlattn.conformance.judge import Verdict, judge
-from nlattn.conformance.perform import Reply, perform
-from nlattn.conformance.process import Died
+from nlattn.conformance.cases.arrays import lay, layout_of
+from nlattn.conformance.judge.behaviour import behaviours
+from nlattn.conformance.judge.diagnosis import diagnose
+from nlattn.conformance.judge.verdict import Verdict, judge
 
 
 class Subject(Protocol):

@@ -12,13 +12,13 @@ from fnmatch import fnmatchcase
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from nlattn.conformance.backend import unsupported
+from nlattn.conformance.backends.backend import unsupported
 from nlattn.conformance.case import DTYPES, Case, Kind
-from nlattn.conformance.ingredients import layout_of
-from nlattn.conformance.judge import Verdict
-from nlattn.conformance.recipes import Recipe, recipes
+from nlattn.conformance.cases.arrays import layout_of
+from nlattn.conformance.cases.recipes import Recipe, recipes
+from nlattn.conformance.cases.suite import SEARCHES, fits, make
+from nlattn.conformance.judge.verdict import Verdict
 from nlattn.conformance.runner import Subject, attempt
-from nlattn.conformance.suite import SEARCHES, fits, make
 from nlattn.conformance.table import TABLE, OpSpec, find
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nlattn.conformance.backend import FunctionBackend
+from nlattn.conformance.backends.backend import FunctionBackend
 from nlattn.conformance.case import Case, Tier, suite
-from nlattn.conformance.report import Report, failure
+from nlattn.conformance.report.text import Report, failure
 from nlattn.conformance.runner import Here, attempt
 
 

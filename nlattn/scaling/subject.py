@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nlattn.conformance.backend import load, run
+from nlattn.conformance.backends.backend import load, run
 from nlattn.conformance.table import TABLE, OpSpec
 from nlattn.ops.features import orthogonal_features
 from nlattn.ops.sparse import support_from_index

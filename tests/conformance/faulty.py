@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.plain import transcription
+from nlattn.conformance.truth.transcription import transcription
 
 SHOWN = "print goes where it does no harm"
 

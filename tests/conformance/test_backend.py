@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import nlattn
-from nlattn.conformance.backend import Unsupported, load, run, unsupported
+from nlattn.conformance.backends.backend import Unsupported, load, run, unsupported
 from nlattn.conformance.case import Case, dtype_of, native
 
 FILE = """

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nlattn.conformance.backends.perform import guarded, perform
 from nlattn.conformance.case import Case, suite
-from nlattn.conformance.perform import guarded, perform
-from nlattn.conformance.plain import transcription
 from nlattn.conformance.runner import Here, run
+from nlattn.conformance.truth.transcription import transcription
 
 CASES = [
     case

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nlattn.conformance.files import page
+from nlattn.conformance.report.files import page
 from tests.conformance.test_reports import REPORT
 
 NAMES = "chromium", "chromium-browser", "google-chrome"

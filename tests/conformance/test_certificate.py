@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nlattn.conformance.case import DTYPES, bound, suite, truth
-from nlattn.conformance.digits import share
-from nlattn.conformance.judge import judge, ratios
-from nlattn.conformance.rounding import Rounded, growth
-from nlattn.conformance.suite import cases
+from nlattn.conformance.cases.suite import cases
+from nlattn.conformance.judge.verdict import judge, ratios
 from nlattn.conformance.table import TABLE
-from nlattn.conformance.transcript import Analysis
-from nlattn.conformance.truth import plain
+from nlattn.conformance.truth.analysis import Analysis
+from nlattn.conformance.truth.bounds import plain
+from nlattn.conformance.truth.high_precision import share
+from nlattn.conformance.truth.rounding import Rounded, growth
 
 
 def digits50(q: Any, k: Any, v: Any, yes: Any, softcap: float | None) -> Any:
@@ -60,7 +60,7 @@ def test_every_truth_is_certified_by_the_same_formula(op: str) -> None:
 def test_a_wrong_truth_is_not_certified(monkeypatch: Any) -> None:
     (case,) = cases("smoke", ("attention",), ("float64",), "*/forward/*/primes")
     wrong = {"out": truth(case)["out"] * (1 + 1e-13)}
-    monkeypatch.setattr("nlattn.conformance.digits.truth", lambda _: wrong)
+    monkeypatch.setattr("nlattn.conformance.truth.high_precision.truth", lambda _: wrong)
     assert share(case) > 1
     wrong["out"][0, 0] = np.nan
     assert share(case) == np.inf
@@ -89,7 +89,7 @@ def test_the_suite_is_the_same_each_time() -> None:
 )
 def test_half_precision_stays_within_its_analysis(numbers: list[float], what: str) -> None:
     """Each rule, against the same steps rounded to float16 one by one."""
-    from nlattn.conformance.rounding import precision
+    from nlattn.conformance.truth.rounding import precision
 
     half = np.array(numbers, np.float16)
     if what in ("exp", "quotient"):

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nlattn.conformance import variants
 from nlattn.conformance.case import Case, suite, truth
-from nlattn.conformance.diagnosis import attempt, commonest, diagnose
-from nlattn.conformance.structure import bisect
+from nlattn.conformance.judge import variants
+from nlattn.conformance.judge.diagnosis import attempt, commonest, diagnose
+from nlattn.conformance.judge.structure import bisect
 from nlattn.conformance.table import TABLE
-from nlattn.conformance.truth import wide
+from nlattn.conformance.truth.bounds import wide
 from nlattn.oracle import dense
 
 RNG = np.random.default_rng(1)
@@ -151,7 +151,7 @@ def test_stages_lead_to_the_first_that_differs() -> None:
 @pytest.mark.parametrize("op", [spec.name for spec in TABLE if spec.name not in SLOW])
 def test_every_variant_is_wrong_about_some_case(op: str) -> None:
     left = {v.name: v for v in variants.of(op) if set(v.ops) == {op}}
-    from nlattn.conformance.diagnosis import _ways
+    from nlattn.conformance.judge.diagnosis import _ways
 
     for c in suite("smoke", (op,), ("float64",)):
         if not left or c.kind != "forward":
@@ -175,7 +175,7 @@ HARMLESS = {
 
 def test_a_variant_that_makes_no_sense_is_left_out() -> None:
     c = Case("c", "attention", "forward", "float64", case().arrays)
-    from nlattn.conformance.variants.base import Call
+    from nlattn.conformance.judge.variants.base import Call
 
     variant = next(v for v in variants.of("attention") if v.name == "with the mask inverted")
     assert attempt(variant, Call(c.op, wide(c.arrays), {})) is None

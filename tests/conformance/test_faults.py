@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nlattn.conformance.backend import Unsupported
+from nlattn.conformance.backends.backend import Unsupported
 from tests.faults import FAULTS, RIGHT, Fault, Outcome, cases, judge, matrix
 from tests.faults.report import lines, summary
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nlattn.conformance import folders
 from nlattn.conformance.case import Case
+from nlattn.conformance.cases import folders
 
 RNG = np.random.default_rng(0)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from nlattn.conformance.case import DTYPES, bound, suite, truth
-from nlattn.conformance.judge import CLOSE, digits, judge, ratios
-from nlattn.conformance.truth import plain
+from nlattn.conformance.judge.verdict import CLOSE, digits, judge, ratios
+from nlattn.conformance.truth.bounds import plain
 
 CASES = {case.name: case for case in suite("smoke", ("attention",))}
 CAUSAL = CASES["attention/forward/float32/causal"]

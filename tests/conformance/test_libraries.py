@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from nlattn.conformance.adapters import allowed_pairs
-from nlattn.conformance.backend import Unsupported, load
+from nlattn.conformance.backends.adapters import allowed_pairs
+from nlattn.conformance.backends.backend import Unsupported, load
 from nlattn.oracle import dense, efficient, enla, favor, nonlocal_mean, refined
 
 RNG = np.random.default_rng(3)

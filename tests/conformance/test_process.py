@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nlattn.conformance import worker
+from nlattn.conformance.backends import worker
+from nlattn.conformance.backends.messages import pack, unpack
+from nlattn.conformance.backends.process import Died, Process, resident
 from nlattn.conformance.case import Case
-from nlattn.conformance.process import Died, Process, resident
 from nlattn.conformance.runner import run
-from nlattn.conformance.wire import pack, unpack
 
 FAULTY = str(Path(__file__).with_name("faulty.py"))
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nlattn.conformance.adapters.program import Program
-from nlattn.conformance.backend import Unsupported, load
+from nlattn.conformance.backends.adapters.program import Program
+from nlattn.conformance.backends.backend import Unsupported, load
 from nlattn.oracle.dense import attention as oracle
 from tests.conformance.test_folders import attention
 

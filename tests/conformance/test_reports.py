@@ -14,11 +14,19 @@ import pytest
 from nlattn import conformance
 from nlattn.cli import main
 from nlattn.conformance import assert_conforms, conformance_tests
-from nlattn.conformance.files import difference, junit, page
-from nlattn.conformance.judge import Verdict
-from nlattn.conformance.plain import transcription
-from nlattn.conformance.report import Report, as_data, failure, from_data, lines, number, summary
+from nlattn.conformance.judge.verdict import Verdict
+from nlattn.conformance.report.files import difference, junit, page
+from nlattn.conformance.report.text import (
+    Report,
+    as_data,
+    failure,
+    from_data,
+    lines,
+    number,
+    summary,
+)
 from nlattn.conformance.runner import factor
+from nlattn.conformance.truth.transcription import transcription
 
 NAME = "attention/forward/float32/"
 VERDICTS = [

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from nlattn.cli import main
-from nlattn.conformance.plain import transcription
+from nlattn.conformance.judge.search import ALARM, MOST, SEARCHES, SEEDS, searches, tail
 from nlattn.conformance.runner import Here
-from nlattn.conformance.search import ALARM, MOST, SEARCHES, SEEDS, searches, tail
+from nlattn.conformance.truth.transcription import transcription
 
 
 class Search:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from nlattn.cli import main
-from nlattn.conformance.adapters.numpy import Backend
-from nlattn.conformance.ingredients import lay
+from nlattn.conformance.backends.adapters.numpy import Backend
+from nlattn.conformance.cases.arrays import lay
 from nlattn.conformance.runner import Here
 from nlattn.conformance.sweep import LAYOUTS, sweep
 from nlattn.conformance.table import TABLE, OpSpec

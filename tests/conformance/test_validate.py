@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nlattn.cli import main
-from nlattn.conformance.report import from_data
+from nlattn.conformance.report.text import from_data
 
 FILE = """
 import numpy as np

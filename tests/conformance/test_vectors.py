@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nlattn.conformance import vectors
 from nlattn.conformance.case import Case
+from nlattn.conformance.cases import vectors
 from tests.conformance.test_folders import attention, sparse
 
 CASES = [attention(), attention(np.float64, causal=True), sparse()]

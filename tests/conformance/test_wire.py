@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlattn.conformance.wire import npy_bytes, pack, parse, unpack
+from nlattn.conformance.backends.messages import npy_bytes, pack, parse, unpack
 
 
 def test_arrays_of_every_kind_come_through() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nlattn.conformance.backend import load
+from nlattn.conformance.backends.backend import load
+from nlattn.conformance.cases.suite import cases
 from nlattn.conformance.runner import Here, attempt
-from nlattn.conformance.suite import cases
 
 PAGE = Path(__file__).parents[2] / "docs/backends.md"
 BLOCKS = re.findall(r"^((?: {4}.*\n|\n)+)", PAGE.read_text(), re.M)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from nlattn.conformance import runner
-from nlattn.conformance.backend import Unsupported, call
+from nlattn.conformance.backends.backend import Unsupported, call
 from nlattn.conformance.case import Case, suite
-from nlattn.conformance.diagnosis import commonest
+from nlattn.conformance.judge.diagnosis import commonest
 from tests.faults import dense, gradients, grids, keys, linear
 
 ENOUGH = 3

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from nlattn.conformance.case import Case
-from nlattn.conformance.plain import transcription
 from nlattn.conformance.table import find
+from nlattn.conformance.truth.transcription import transcription
 from tests.faults import grids, keys, linear
 
 _STEP = 1e-30

@@ -1,0 +1,1 @@
+"""Whoever answers: how a backend is found, asked and watched."""

@@ -1,0 +1,88 @@
+"""JAX: ``jax.nn.dot_product_attention``, gradients by ``jax.vjp``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nlattn.conformance.backends.adapters import allowed_pairs, four_axes
+from nlattn.conformance.backends.backend import call
+
+
+class Backend:
+    """Attention in one of JAX's ways: "xla", or on a GPU "cudnn"."""
+
+    def __init__(self, way: str = "xla"):
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+        self.name = "jax" if way == "xla" else f"jax:{way}"
+        self._way = way
+
+    def capabilities(self) -> dict[str, Any]:
+        """Attention alone."""
+        return {"operators": ["attention"], "gradients": True}
+
+    def run(self, op: str, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
+        """Outputs, or gradients by name."""
+        import jax
+
+        arrays = dict(arrays)
+        dout = arrays.pop("dout", None)
+        names = [n for n in ("q", "k", "v", "bias") if n in arrays]
+
+        def compute(*inputs: Any) -> Any:
+            given = arrays | dict(zip(names, inputs, strict=True))
+            return call(self._attention, op.removesuffix("_vjp"), given, options)
+
+        inputs = [jax.numpy.asarray(np.array(arrays[n])) for n in names]
+        if op == "attention":
+            return np.asarray(compute(*inputs))
+        gradients = jax.vjp(compute, *inputs)[1](jax.numpy.asarray(np.array(dout)))
+        return {f"d{n}": np.asarray(g) for n, g in zip(names, gradients, strict=True)}
+
+    def _attention(
+        self,
+        q: Any,
+        k: Any,
+        v: Any,
+        *,
+        scale: float | None = None,
+        bias: Any = None,
+        mask: Any = None,
+        causal: bool = False,
+        causal_offset: int = 0,
+        window: Any = None,
+        gqa: bool = False,
+    ) -> Any:
+        import jax
+
+        lead = q.shape[:-2] if gqa else np.broadcast_shapes(*(x.shape[:-2] for x in (q, k, v)))
+        n, e = q.shape[-2], v.shape[-1]
+        if not gqa:
+            q, k, v = (jax.numpy.broadcast_to(x, lead + x.shape[-2:]) for x in (q, k, v))
+        q, k, v = four_axes(q, k, v, True)
+        plain = causal and not causal_offset
+        sides = window if window and None not in window else None
+        rest = None if sides else window
+        pairs = allowed_pairs(n, k.shape[-2], causal and not plain, causal_offset, rest)
+        if pairs is not None:
+            mask = pairs if mask is None else mask & pairs
+        heads = [
+            None if x is None else x.reshape(*((1,) * (4 - x.ndim)), *x.shape) for x in (bias, mask)
+        ]
+        d, pad = q.shape[-1], jax.numpy.pad
+        q, k, v = (
+            pad(x, ((0, 0),) * 3 + ((0, max(d, e) - x.shape[-1]),)) for x in (q, k, v)
+        )  # it wants values as wide as keys
+        out = jax.nn.dot_product_attention(
+            *(jax.numpy.swapaxes(x, 1, 2) for x in (q, k, v)),
+            bias=heads[0],
+            mask=heads[1],
+            scale=d**-0.5 if scale is None else scale,
+            is_causal=plain,
+            local_window_size=tuple(sides) if sides else None,
+            implementation=self._way,
+        )
+        return jax.numpy.swapaxes(out, 1, 2)[..., :e].reshape(*lead, n, e)

@@ -1,0 +1,21 @@
+"""Our oracles as a backend: in float64 the truth itself, in float32 the plain transcription."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nlattn.conformance.truth.transcription import transcription
+
+
+class Backend:
+    """NumPy alone, literal and slow."""
+
+    name = "numpy"
+
+    def capabilities(self) -> dict[str, Any]:
+        """Every operator, but in the two dtypes that NumPy computes in."""
+        return {"dtypes": ["float64", "float32"]}
+
+    def run(self, op: str, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
+        """Compute in the arrays' own dtype."""
+        return transcription(op, arrays, options)

@@ -1,0 +1,71 @@
+"""``exec:PROGRAM``: a backend in any language, called with the folder of one case.
+
+The program reads ``case.json`` and the ``.npy`` files there (`folders` says what they hold) and
+writes ``out.npy`` or, of a gradient, ``dq.npy``, ``dk.npy``...: the outputs that case.json names.
+It ends with 0, with 77 if it does not support the case, or with 65 if it refuses the input.
+What it prints last is its reason.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nlattn.conformance.backends.backend import Unsupported
+from nlattn.conformance.case import Array, Case
+from nlattn.conformance.cases import folders
+
+UNSUPPORTED, REFUSED = 77, 65  # as in automake's tests, and EX_DATAERR of sysexits.h
+SECONDS = 30.0
+_SAID = 4096  # bytes of its output that are looked at
+
+
+class Program:
+    """A program as a backend; hangs raise TimeoutError, crashes RuntimeError with the signal."""
+
+    def __init__(self, path: str, seconds: float = SECONDS):
+        found = shutil.which(path) or shutil.which(os.path.abspath(path))
+        if found is None:
+            raise ValueError(f"exec:{path}: no such program, or it may not be run")
+        self.name = f"exec:{path}"
+        self._path, self._seconds = os.path.abspath(found), seconds
+
+    def run(self, op: str, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> Any:
+        """Results by name, read without trust."""
+        name, kind = op.removesuffix("_vjp"), "vjp" if op.endswith("_vjp") else "forward"
+        dtype = next(x.dtype.name for x in arrays.values() if x.dtype.kind not in "iub")
+        case = Case("case", name, kind, dtype, arrays, options)  # type: ignore[arg-type]
+        with tempfile.TemporaryDirectory(prefix="nlattn-") as folder:
+            folders.write(Path(folder), case)
+            self._call(folder)
+            return folders.answers(self.name, Path(folder), case)
+
+    def _call(self, folder: str) -> None:
+        with tempfile.TemporaryFile() as said:
+            process = subprocess.Popen(
+                [self._path, folder], stdin=subprocess.DEVNULL, stdout=said, stderr=said
+            )
+            try:
+                code = process.wait(self._seconds)
+            except subprocess.TimeoutExpired:
+                raise TimeoutError(f"{self.name}: no answer in {self._seconds:g} s") from None
+            finally:
+                process.kill()
+                process.wait()
+            said.seek(max(0, said.seek(0, os.SEEK_END) - _SAID))
+            lines = said.read().decode(errors="replace").split("\n")
+        reason = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        if code == UNSUPPORTED:
+            raise Unsupported(reason)
+        if code == REFUSED:
+            raise ValueError(f"{self.name}: {reason}")
+        if code < 0:
+            raise RuntimeError(f"{self.name}: ended by {signal.Signals(-code).name}; {reason}")
+        if code:
+            raise RuntimeError(f"{self.name}: exit code {code}; {reason}")

@@ -1,0 +1,236 @@
+"""PyTorch: its scaled dot product attention, and linear attention composed of its functions.
+
+"torch" leaves the choice of a kernel to PyTorch, on a GPU where there is one; "torch:math",
+"torch:flash", "torch:efficient" and "torch:cudnn" insist on one; "-cpu" or "-cuda" at the end says
+where: "torch:flash-cpu". Gradients are autograd's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from nlattn.conformance.backends.adapters import allowed_pairs, bfloat16, four_axes
+from nlattn.conformance.backends.backend import Unsupported, call
+from nlattn.conformance.case import Case
+
+_KERNELS = {
+    "math": "MATH",
+    "flash": "FLASH_ATTENTION",
+    "efficient": "EFFICIENT_ATTENTION",
+    "cudnn": "CUDNN_ATTENTION",
+}
+
+
+class Backend:
+    """PyTorch with one way to compute attention."""
+
+    def __init__(self, way: str = ""):
+        import torch
+
+        kernel, _, device = way.rpartition("-") if way.endswith(("cpu", "cuda")) else (way, "", "")
+        if kernel and kernel not in _KERNELS:
+            raise ValueError(f"torch:{way}: no such kernel, expected {', '.join(_KERNELS)}")
+        self._torch: Any = torch
+        self._kernel = kernel
+        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.name = f"torch:{way}" if way else "torch"
+
+    def capabilities(self) -> dict[str, Any]:
+        """Attention; without a kernel of its choice linear attention, too."""
+        operators = ["attention"] if self._kernel else list(_OPERATORS)
+        return {"operators": operators, "gradients": True}
+
+    def run(self, op: str, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
+        """Outputs, or gradients by name."""
+        torch, name = self._torch, op.removesuffix("_vjp")
+        tensors = {n: self._tensor(x) for n, x in arrays.items()}
+        dout = tensors.pop("dout", None)
+        function: Callable[..., Any] = _OPERATORS[name]
+
+        def compute(*args: Any, **rest: Any) -> Any:
+            return function(torch, *args, **rest)
+
+        compute.__signature__ = _signature(function)  # type: ignore[attr-defined]
+        with self._chosen():
+            if dout is None:
+                return self._array(call(compute, name, tensors, options))
+            outputs = Case("", name, "vjp", "float64", arrays, options).outputs
+            leaves = [tensors[n[1:]].requires_grad_() for n in outputs]
+            out = call(compute, name, tensors, options)
+            gradients = torch.autograd.grad(out, leaves, dout)
+        return {n: self._array(g) for n, g in zip(outputs, gradients, strict=True)}
+
+    def _chosen(self) -> Any:
+        if not self._kernel:
+            return contextlib.nullcontext()
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        return _refusing(sdpa_kernel(getattr(SDPBackend, _KERNELS[self._kernel])))
+
+    def _tensor(self, x: Any) -> Any:
+        x = np.array(x, order="C")
+        if x.dtype.name == "bfloat16":
+            bits = self._torch.from_numpy(x.view(np.int16))
+            return bits.view(self._torch.bfloat16).to(self._device)
+        return self._torch.from_numpy(x).to(self._device)
+
+    def _array(self, x: Any) -> Any:
+        x = x.detach().cpu().contiguous()
+        if x.dtype == self._torch.bfloat16:
+            return x.view(self._torch.int16).numpy().view(bfloat16())
+        return x.numpy()
+
+
+@contextlib.contextmanager
+def _refusing(kernel: Any) -> Any:
+    """PyTorch says that no kernel is left when the chosen one does not do a call."""
+    try:
+        with warnings.catch_warnings(), kernel:
+            warnings.simplefilter("ignore")  # it warns of each kernel that it passes over
+            yield
+    except RuntimeError as error:
+        if "No available kernel" not in str(error) and "No viable backend" not in str(error):
+            raise
+        raise Unsupported("the kernel does not do this") from None
+
+
+def _signature(function: Callable[..., Any]) -> Any:
+    whole = inspect.signature(function)
+    return whole.replace(parameters=list(whole.parameters.values())[1:])
+
+
+def _attention(
+    torch: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    scale: float | None = None,
+    bias: Any = None,
+    mask: Any = None,
+    causal: bool = False,
+    causal_offset: int = 0,
+    window: Any = None,
+    gqa: bool = False,
+) -> Any:
+    shape = (*np.broadcast_shapes(q.shape[:-2], *([] if gqa else [k.shape[:-2]])), q.shape[-2])
+    q, k, v = four_axes(q, k, v, gqa)
+    n, m = q.shape[-2], k.shape[-2]
+    plain = causal and not causal_offset and window is None and bias is None and mask is None
+    pairs = None if plain else allowed_pairs(n, m, causal, causal_offset, window)
+    extra = None
+    if pairs is not None:
+        extra = torch.from_numpy(pairs).to(q.device)
+    if mask is not None:
+        extra = mask if extra is None else mask & extra
+    if bias is not None:
+        extra = bias if extra is None else bias.masked_fill(~extra, -np.inf)
+    if extra is not None and extra.ndim > 2:
+        extra = extra.reshape(*(q.shape[:2] if extra.ndim > 3 else (1, -1)), *extra.shape[-2:])
+    d, e = q.shape[-1], v.shape[-1]
+    scale = d**-0.5 if scale is None else scale
+    if torch.backends.cuda.math_sdp_enabled() is False and d != e:  # others want one width
+        q, k = (torch.nn.functional.pad(x, (0, max(e - d, 0))) for x in (q, k))
+        v = torch.nn.functional.pad(v, (0, max(d - e, 0)))
+    out = torch.nn.functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=extra, is_causal=plain, scale=scale, enable_gqa=gqa
+    )
+    return out[..., :e].reshape(*shape, e)
+
+
+def _nonlocal_mean(
+    torch: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    pairwise: str = "",
+    scale: float = 1.0,
+    weight: Any = None,
+) -> Any:
+    m = k.shape[-2]
+    if pairwise == "concatenation":
+        a, b = q @ weight[: q.shape[-1]], k @ weight[q.shape[-1] :]
+        return torch.relu(a[..., :, None] + b[..., None, :]) @ v / m
+    if pairwise == "dot_product":
+        return q @ (k.mT @ v) / m
+    return torch.softmax(scale * (q @ k.mT), -1) @ v
+
+
+def _efficient_attention(
+    torch: Any, q: Any, k: Any, v: Any, *, normalization: str = "softmax", mask: Any = None
+) -> Any:
+    if normalization == "scaling":
+        count = k.shape[-2] if mask is None else mask.sum(-1)[..., None, None]
+        k = k if mask is None else k.masked_fill(~mask[..., None], 0)
+        return q @ (k.mT @ v) / count
+    k = k if mask is None else k.masked_fill(~mask[..., None], -np.inf)
+    return torch.softmax(q, -1) @ (torch.softmax(k, -2).mT @ v)
+
+
+def _refined_self_attention(_: Any, q: Any, k: Any, v: Any) -> Any:
+    return q @ (k.mT @ v) / k.shape[-2]
+
+
+def _features(torch: Any, x: Any, projection: Any, c: float, eps: float, axes: Any) -> Any:
+    projected = c * x @ projection.mT
+    top = projected.amax(axes, keepdim=True) if axes else 0
+    half = (c * x).square().sum(-1, keepdim=True) / 2
+    return (torch.exp(projected - half - top) + eps) / len(projection) ** 0.5
+
+
+def _favor_attention(
+    torch: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    projection: Any,
+    kernel: str = "softmax",
+    eps: float = 1e-4,
+) -> Any:
+    c = q.shape[-1] ** -0.25
+    if kernel == "relu":
+        f, g = (torch.relu(c * x @ projection.mT) + 1e-3 for x in (q, k))
+    else:
+        f = _features(torch, q, projection, c, eps, -1)
+        g = _features(torch, k, projection, c, eps, (-1, -2))
+    return _normalised(f, g, v)
+
+
+def _enla(
+    torch: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    projection: Any,
+    amplification: float | None = 6.0,
+    eps: float = 1e-4,
+) -> Any:
+    if amplification is not None:
+        q, k = (
+            amplification**0.5 * torch.nn.functional.normalize(x, dim=-1, eps=5e-5) for x in (q, k)
+        )
+    f, g = (_features(torch, x, projection, 1.0, eps, ()) for x in (q, k))
+    return _normalised(f, g, v)
+
+
+def _normalised(f: Any, g: Any, v: Any) -> Any:
+    return f @ (g.mT @ v) / (f @ g.sum(-2)[..., None])
+
+
+_OPERATORS: dict[str, Callable[..., Any]] = {
+    "attention": _attention,
+    "nonlocal_mean": _nonlocal_mean,
+    "efficient_attention": _efficient_attention,
+    "refined_self_attention": _refined_self_attention,
+    "favor_attention": _favor_attention,
+    "enla": _enla,
+}

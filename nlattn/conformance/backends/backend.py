@@ -1,0 +1,187 @@
+"""What a backend is, and how one is found: an adapter of ours, a class, a function, a program."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+
+from nlattn.conformance.case import Array, Case
+from nlattn.conformance.table import TABLE
+
+ADAPTERS = ("numpy", "nlattn", "torch", "jax", "onnxruntime")
+_FUNCTIONS = {f"{spec.name}{end}": spec for spec in TABLE for end in ("", "_vjp")}
+
+
+class Unsupported(Exception):  # noqa: N818  it is an answer, not an error
+    """A backend does not do this; its text says why."""
+
+
+class Backend(Protocol):
+    """Somebody's operators. `capabilities` may be left out; a method per operator replaces `run`.
+
+    `capabilities` gives any of: ``operators`` and ``dtypes`` (lists of names), ``options``
+    (operator to names of those it takes, optional arrays included), ``gradients`` (bool),
+    ``deterministic`` (bool), ``largest_n`` (int, of any array's axis), ``stages`` (bool: it answers
+    ``attention_stages`` with a dict of some of `case.STAGES`).
+    """
+
+    name: str
+
+    def capabilities(self) -> Mapping[str, Any]:
+        """What it can do."""
+
+    def run(self, op: str, arrays: dict[str, Array], options: dict[str, Any]) -> Any:
+        """Compute one call: an array, a tuple in the order of `Case.outputs`, or a dict."""
+
+
+def load(spec: str, op: str | None = None) -> Any:
+    """Return the backend that `spec` names.
+
+    Parameters
+    ----------
+    spec : str
+        An adapter ("torch", "torch:math"), a file ("my.py", "my.py:Name"), "package.module:Name",
+        or "exec:./program". A file without a name holds a class or object called Backend.
+    op : str, optional
+        The operator that a plain function computes.
+
+    Raises
+    ------
+    ValueError
+        There is nothing of that name, or it is no backend.
+    """
+    if op is not None and op not in _FUNCTIONS:
+        raise ValueError(f"--op {op}: no such operator; nlattn list names them")
+    if spec.startswith("exec:"):
+        module = importlib.import_module("nlattn.conformance.backends.adapters.program")
+        return module.Program(spec[len("exec:") :])
+    place, _, name = spec.partition(":")
+    if place in ADAPTERS:
+        module = importlib.import_module(f"nlattn.conformance.backends.adapters.{place}")
+        return module.Backend(*filter(None, [name]))
+    thing = _named(spec, _module(spec, place), name or "Backend")
+    if inspect.isclass(thing):
+        thing = thing()
+    elif op is not None or inspect.isfunction(thing):
+        thing = wrap(thing, op)
+    if not callable(getattr(thing, "run", None)) and not any(
+        callable(getattr(thing, function, None)) for function in _FUNCTIONS
+    ):
+        raise ValueError(f"{spec} has neither run() nor a method named after an operator")
+    return thing
+
+
+def wrap(function: Callable[..., Any], op: str | None) -> Any:
+    """A backend of one function."""
+    if op is None:
+        raise ValueError(f"{function.__name__} is a function: --op says which operator it computes")
+    return FunctionBackend(function, op)
+
+
+class FunctionBackend:
+    """One operator, computed by a function of its arrays and keyword options."""
+
+    def __init__(self, function: Callable[..., Any], op: str):
+        self.name = getattr(function, "__name__", type(function).__name__)
+        self._function, self._op = function, op
+
+    def capabilities(self) -> dict[str, Any]:
+        """The one operator."""
+        return {"operators": [self._op]}
+
+    def run(self, op: str, arrays: dict[str, Array], options: dict[str, Any]) -> Any:
+        """Call the function."""
+        if op != self._op:
+            raise Unsupported(f"computes {self._op} only")
+        return call(self._function, op, arrays, options)
+
+
+def run(backend: Any, op: str, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> Any:
+    """Ask a backend for one call, by `run` or by the method of the operator's name."""
+    if callable(getattr(backend, "run", None)):
+        return backend.run(op, dict(arrays), dict(options))
+    method = getattr(backend, op, None)
+    if not callable(method):
+        raise Unsupported(f"has no method {op}")
+    return call(method, op, arrays, options)
+
+
+def call(
+    function: Callable[..., Any], op: str, arrays: Mapping[str, Array], options: Mapping[str, Any]
+) -> Any:
+    """``function(q, k, v, **rest)``; Unsupported names what it does not take."""
+    spec = _FUNCTIONS[op.removesuffix("_stages")]
+    first = [name for name in (*spec.arrays, "dout") if name in arrays]
+    first = [name for name in first if name not in spec.optional]
+    rest = {name: x for name, x in arrays.items() if name not in first}
+    rest = {name.replace(".", "_"): x for name, x in rest.items()} | dict(options)
+    parameters = inspect.signature(function).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        missing = [name for name in rest if name not in parameters]
+        if missing:
+            raise Unsupported(f"takes no {', '.join(missing)}")
+    return function(*(arrays[name] for name in first), **rest)
+
+
+def unsupported(capabilities: Mapping[str, Any], case: Case) -> str:
+    """Why a backend of these capabilities is not asked for a case; empty if it is."""
+    operators = capabilities.get("operators")
+    if operators is not None and case.op not in operators and case.function not in operators:
+        return f"no {case.op}"
+    if case.kind == "vjp" and not (
+        capabilities.get("gradients", True) or case.function in (operators or ())
+    ):
+        return "no gradients"
+    dtypes = capabilities.get("dtypes")
+    if dtypes is not None and case.dtype not in dtypes:
+        return f"no {case.dtype}"
+    taken = (capabilities.get("options") or {}).get(case.op)
+    if taken is not None:
+        needed = {*case.options, *(n.split(".")[0] for n in case.arrays)}
+        needed -= {*case.spec.arrays, *case.spec.extras, "dout"} - {*case.spec.optional}
+        if needed - {*taken}:
+            return f"no {', '.join(sorted(needed - {*taken}))}"
+    most = capabilities.get("largest_n")
+    longest = max((n for x in case.arrays.values() for n in np.shape(x)), default=0)
+    return f"no n above {most}" if most is not None and longest > most else ""
+
+
+def _module(spec: str, place: str) -> ModuleType:
+    if not place.endswith(".py"):
+        try:
+            return importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            if error.name and place.startswith(error.name):
+                raise ValueError(
+                    f"{spec}: no module {place}, expected an adapter ({', '.join(ADAPTERS)}), "
+                    "FILE.py[:NAME], MODULE:NAME or exec:PROGRAM"
+                ) from None
+            raise
+    path = Path(place).resolve()
+    if not path.is_file():
+        raise ValueError(f"{place}: no such file")
+    found = importlib.util.spec_from_file_location(path.stem, path)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.modules.setdefault(path.stem, module)
+    sys.path.insert(0, str(path.parent))
+    found.loader.exec_module(module)
+    return module
+
+
+def _named(spec: str, module: ModuleType, name: str) -> Any:
+    thing: Any = module
+    for part in name.split("."):
+        thing = getattr(thing, part, None)
+    if thing is None:
+        raise ValueError(f"{spec}: {module.__name__} holds no {name}")
+    return thing

@@ -1,0 +1,77 @@
+"""One call of a backend, watched: what it gave, and what it did to memory that is not its own."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nlattn.conformance.backends.backend import Unsupported, run
+from nlattn.conformance.case import Array, Case, named
+from nlattn.conformance.cases.arrays import lay, layout_of
+from nlattn.conformance.truth.bounds import floating
+
+GUARD = 64
+"""Elements before and after an input that nobody may touch."""
+
+
+class Reply(NamedTuple):
+    """What came of a call."""
+
+    outputs: dict[str, Array]
+    unsupported: str = ""
+    """The backend's reason not to compute this."""
+    raised: str = ""
+    """The exception that ended the call."""
+    flaws: tuple[str, ...] = ()
+    """Such as "inputs: writes to q"; the word before the colon is the behaviour."""
+
+
+def perform(backend: Any, case: Case, layouts: Mapping[str, str] | None = None) -> Reply:
+    """Ask a backend for a case; arrays lie in memory as in the case, or as `layouts` says."""
+    layouts = layouts or {name: layout_of(x) for name, x in case.arrays.items()}
+    buffers = {name: guarded(x, layouts[name]) for name, x in case.arrays.items()}
+    arrays = {name: x for name, (_, x) in buffers.items()}
+    before = {name: whole.tobytes() for name, (whole, _) in buffers.items()}
+    poison(case)
+    try:
+        with np.errstate(all="ignore"):  # flags are no result: BLAS sets some for unused lanes
+            result = run(backend, case.function, arrays, case.options)
+        outputs = {name: np.asarray(x) for name, x in named(case, result).items()}
+    except (Unsupported, NotImplementedError) as reason:
+        return Reply({}, unsupported=str(reason) or "not implemented")
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{last.filename.rsplit('/', 1)[-1]}:{last.lineno}"
+        return Reply({}, raised=f"{type(error).__name__}: {error} ({place})")
+    flaws = []
+    for name, (whole, x) in buffers.items():
+        if whole.tobytes() != before[name]:
+            flaws.append(f"inputs: writes to {name} or beside it")
+        for out, y in outputs.items():
+            if y.size and x.size and np.shares_memory(y, whole):
+                flaws.append(f"aliasing: {out} shares memory with {name}")
+    return Reply({name: np.array(x) for name, x in outputs.items()}, flaws=tuple(flaws))
+
+
+def guarded(x: Array, layout: str) -> tuple[Array, Array]:
+    """A buffer, and the array in it, NaN or the largest number on both sides."""
+    if layout not in ("C", "read-only"):
+        laid = lay(x, layout)
+        return laid, laid
+    fill: Any = np.nan if floating(x) else x.dtype.type(-1) if x.dtype.kind in "iu" else True
+    whole = np.full(x.size + 2 * GUARD, fill, x.dtype)
+    whole[GUARD : GUARD + x.size] = x.ravel()
+    inner = whole[GUARD : GUARD + x.size].reshape(x.shape)
+    inner.flags.writeable = layout == "C"
+    return whole, inner
+
+
+def poison(case: Case) -> None:
+    """Leave NaN in freed memory of the sizes that results have: what is not written shows."""
+    sizes = {x.size for x in case.arrays.values() if floating(x)}
+    for dtype in (np.float64, np.float32):
+        kept = [np.full(size, np.nan, dtype) for size in sizes for _ in range(2)]
+        del kept

@@ -1,0 +1,176 @@
+"""A backend in a process of its own, with limits of time and memory, started again when it dies."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+import nlattn
+from nlattn.conformance.backends.messages import pack, unpack
+from nlattn.conformance.backends.perform import Reply
+from nlattn.conformance.case import Case
+from nlattn.conformance.cases.arrays import layout_of
+
+_HEAD = [f.name for f in fields(Case) if f.name != "arrays"]
+
+
+class Died(Exception):  # noqa: N818
+    """The process ended before it answered; `status` is "crash" or "timeout"."""
+
+    def __init__(self, status: Any, text: str):
+        super().__init__(text)
+        self.status = status
+
+
+class Process:
+    """Answers cases; `name` and `capabilities` are the backend's own words.
+
+    Parameters
+    ----------
+    spec, op : str
+        As for `backend.load`.
+    timeout : float
+        Seconds for one call, and for loading.
+    memory : float
+        Bytes that the process may hold, where the system tells (Linux).
+    """
+
+    _all: ClassVar[weakref.WeakSet[Process]] = weakref.WeakSet()
+
+    def __init__(
+        self, spec: str, op: str | None = None, *, timeout: float = 120.0, memory: float = 8e9
+    ):
+        self._command = [sys.executable, "-m", "nlattn.conformance.backends.worker", spec]
+        self._command += [op] if op else []
+        self.timeout, self.memory = timeout, memory
+        self._process: subprocess.Popen[bytes] | None = None
+        self._errors: IO[bytes] = io.BytesIO()
+        Process._all.add(self)
+        self.name, self.capabilities = "", dict[str, Any]()
+        self._start()
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def ask(self, case: Case) -> Reply:
+        """The backend's answer; `Died` if there is none."""
+        if self._process is None:
+            self._start()
+        head = {name: getattr(case, name) for name in _HEAD}
+        head["options"] = dict(case.options)
+        layouts = {name: layout_of(x) for name, x in case.arrays.items()}
+        message = pack({"case": head, "layouts": layouts}, dict(case.arrays))
+        said, outputs = self._exchange(message)
+        flaws = tuple(map(str, said["flaws"]))
+        return Reply(outputs, str(said["unsupported"]), str(said["raised"]), flaws)
+
+    def close(self) -> None:
+        """End the process, and what it has started."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with suppress(OSError):
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, self._errors):
+            with suppress(OSError):
+                stream.close()  # type: ignore[union-attr]
+
+    @classmethod
+    def close_all(cls) -> None:
+        """End every process."""
+        for process in list(cls._all):
+            process.close()
+
+    def _start(self) -> None:
+        root = str(Path(nlattn.__file__).parents[1])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+            env={**os.environ, "PYTHONPATH": path}, start_new_session=True,
+        )  # fmt: skip
+        said, _ = self._exchange(b"")
+        if "refused" in said:
+            self.close()
+            if said["kind"] == "missing":
+                raise ModuleNotFoundError(said["refused"], name=said["module"])
+            raise ValueError(said["refused"])
+        self.name, self.capabilities = str(said["name"]), dict(said["capabilities"])
+
+    def _exchange(self, message: bytes) -> Any:
+        """Send a message and wait for one, in a thread: a silent process must not hold this one."""
+        process, answer = self._process, list[Any]()
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        to, read = process.stdin, process.stdout.read
+
+        def talk() -> None:
+            try:
+                to.write(message)
+                to.flush()
+                answer.append(unpack(read))
+            except Exception as error:
+                answer.append(error)
+
+        thread = threading.Thread(target=talk, daemon=True)
+        thread.start()
+        why = self._wait(thread.join, thread.is_alive, process.pid)
+        if why is None and not isinstance(answer[0], Exception):
+            return answer[0]
+        if why is None:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+        status, text = why or ("crash", self._last_words(process.poll(), answer[0]))
+        self.close()
+        raise Died(status, text)
+
+    def _wait(
+        self, join: Callable[[float], None], alive: Callable[[], bool], pid: int
+    ) -> tuple[str, str] | None:
+        end, pause = time.monotonic() + self.timeout, 0.001
+        while True:
+            join(pause)
+            if not alive():
+                return None
+            pause = min(2 * pause, 0.05)
+            if time.monotonic() > end:
+                return "timeout", f"no answer within {self.timeout:g} s"
+            held = resident(pid)
+            if held > self.memory:
+                return "crash", f"held {held / 1e9:.1f} GB, above {self.memory / 1e9:g} GB"
+
+    def _last_words(self, code: int | None, error: Exception) -> str:
+        if code is None:
+            return f"its answer cannot be read: {error}"
+        self._errors.seek(max(0, self._errors.seek(0, 2) - 4096))
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return f"{how}: {lines[-1][:200]}" if lines else how
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process holds; 0 where the system does not say."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0

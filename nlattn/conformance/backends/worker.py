@@ -1,0 +1,62 @@
+"""The process in which a backend runs: ``python -m nlattn.conformance.backends.worker SPEC [OP]``.
+
+It reads calls from standard input and answers on what was standard output; what the backend
+prints goes to standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from nlattn.conformance.backends import backend as backends
+from nlattn.conformance.backends.messages import pack, unpack
+from nlattn.conformance.backends.perform import perform
+from nlattn.conformance.case import Case
+
+
+def serve(
+    spec: str, op: str | None, read: Callable[[int], bytes], write: Callable[[bytes], Any]
+) -> None:
+    """Load a backend, say so, and answer calls until there are no more."""
+    try:
+        backend = backends.load(spec, op)
+        about: dict[str, Any] = getattr(backend, "capabilities", dict)()
+        name = str(getattr(backend, "name", type(backend).__name__))
+        write(pack({"name": name, "capabilities": dict(about)}, {}))
+    except Exception as error:
+        text = f"{error}" or type(error).__name__
+        kind = "missing" if isinstance(error, ModuleNotFoundError) else "wrong"
+        if not isinstance(error, (ValueError, ModuleNotFoundError)):
+            text = f"{spec}: {type(error).__name__}: {text}"
+        write(pack({"refused": text, "kind": kind, "module": getattr(error, "name", None)}, {}))
+        return
+    while True:
+        try:
+            head, arrays = unpack(read)
+        except EOFError:
+            return
+        case = Case(arrays=arrays, **head["case"])
+        reply = perform(backend, case, head["layouts"])
+        said = {"unsupported": reply.unsupported, "raised": reply.raised, "flaws": reply.flaws}
+        write(pack(said, reply.outputs))
+
+
+def main() -> None:
+    """Serve on the standard streams."""
+    calls, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+
+    def write(message: bytes) -> None:
+        answers.write(message)
+        answers.flush()
+
+    spec, *op = sys.argv[1:]
+    serve(spec, op[0] if op else None, calls.read, write)
+
+
+if __name__ == "__main__":
+    main()

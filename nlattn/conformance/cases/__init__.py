@@ -1,0 +1,1 @@
+"""What backends are asked: calls of operators, with their arrays."""

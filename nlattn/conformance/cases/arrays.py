@@ -1,0 +1,204 @@
+"""Arrays of cases: values of every kind, masks, supports, matches, and ways to lie in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nlattn.conformance.case import Array
+from nlattn.conformance.cases.recipes import Recipe
+from nlattn.conformance.table import OpSpec
+
+TOP = 1e4
+"""Largest score of "large" values."""
+
+
+def core(spec: OpSpec, recipe: Recipe) -> dict[str, tuple[int, ...]]:
+    """Shapes of the table's arrays, leading axes included."""
+    size = dict(recipe.sizes)
+    window = recipe.options.get("window", 1)
+    size["kh"], size["kw"] = window if isinstance(window, list) else (window, window)
+    for axis in "HW":
+        if f"{axis}k" in size:
+            size[f"{axis}v"] = int(recipe.options.get("scale", 1) or 1) * size[f"{axis}k"]
+    shapes = {name: tuple(size[x] for x in dims.split()) for name, dims in spec.arrays.items()}
+    shapes = {n: s for n, s in shapes.items() if n not in spec.optional or n in recipe.extra}
+    return {name: (*recipe.lead, *shape) for name, shape in shapes.items()}
+
+
+def values(rng: Any, spec: OpSpec, recipe: Recipe) -> dict[str, Array]:
+    """Float64 arrays of the table's shapes, of the recipe's kind."""
+    arrays = {n: rng.standard_normal(shape) for n, shape in core(spec, recipe).items()}
+    how = _VALUES[recipe.values]
+    arrays = {name: how(rng, name, x) for name, x in arrays.items()}
+    if recipe.values == "large":
+        _stretch(spec, recipe, arrays)
+    for name in recipe.extra:
+        kind, _, detail = name.partition(":")
+        if kind == "groups":
+            for shared in ("k", "v"):
+                arrays[shared] = arrays[shared][..., : int(detail), :, :]
+    for name, dims in spec.extras.items():
+        if recipe.options.get("kernel") != "none":
+            arrays[name] = rng.standard_normal([recipe.sizes[x] for x in dims.split()])
+    return arrays
+
+
+def _stretch(spec: OpSpec, recipe: Recipe, arrays: dict[str, Array]) -> None:
+    """Queries so long that the largest score is +-1e4; where lengths do not count, as they are."""
+    if spec.name in ("enla", "enlca_loss", "qna_upsample") or "k" not in arrays:
+        return
+    q, k = (arrays[n].reshape(-1, arrays[n].shape[-1]) for n in "qk")
+    scale = recipe.options.get("scale", q.shape[1] ** -0.5) or 1.0
+    most = abs(scale * q @ k.T).max(initial=0)
+    if spec.name in ("favor_attention", "psal", "cross_scale_attention"):
+        most *= 100  # their exponents grow with squares, temperatures and patches
+    arrays["q"] *= TOP / max(most, 1e-300)
+
+
+def _low_rank(rng: Any, _: str, x: Array) -> Array:
+    """The last column is 0, the one before it a copy of the first; a row is 0."""
+    x = x.copy()
+    x[..., -1] = 0
+    x[..., -2] = x[..., 0]
+    x[..., rng.integers(x.shape[-2]), :] = 0
+    return x
+
+
+def _tight(_: Any, __: str, x: Array) -> Array:
+    """Unit vectors, the first of them once, the others several times."""
+    m, d = x.shape[-2:]
+    return np.broadcast_to(np.eye(d)[np.minimum(np.arange(m), d - 1)], x.shape).copy()
+
+
+def _equal(_: Any, name: str, x: Array) -> Array:
+    """All keys are one key, all queries one query."""
+    return x if name == "v" or not x.size else np.broadcast_to(x[..., :1, :], x.shape).copy()
+
+
+_VALUES: dict[str, Any] = {
+    "normal": lambda _, __, x: x,
+    "large": lambda _, __, x: x,
+    "zeros": lambda rng, name, x: x if name == "v" else _mostly_zero(rng, x),
+    "small": lambda _, __, x: x * 2.0**-10,
+    "ties": lambda rng, _, x: rng.integers(-1, 2, x.shape).astype(float),
+    "equal": _equal,
+    "constant": lambda _, __, x: np.full_like(x, 0.75),
+    "subnormal": lambda _, __, x: x,
+    "low rank": _low_rank,
+    "tight": _tight,
+}
+
+
+def _mostly_zero(rng: Any, x: Array) -> Array:
+    """Some rows are 0."""
+    return np.where(rng.random(x.shape[:-1])[..., None] < 0.5, 0.0, x)
+
+
+def extras(rng: Any, spec: OpSpec, recipe: Recipe, arrays: dict[str, Array]) -> dict[str, Array]:
+    """Masks, biases, supports, matches and chosen keys of a recipe."""
+    found: dict[str, Array] = {}
+    for wanted in recipe.extra:
+        name, _, detail = wanted.partition(":")
+        maker = _EXTRAS.get(name)
+        if maker is not None and name not in arrays:
+            found |= maker(rng, spec, recipe, arrays, detail)
+    return found
+
+
+def _pairs(spec: OpSpec, arrays: dict[str, Array]) -> tuple[tuple[int, ...], int, int]:
+    """Leading axes, number of queries and of keys."""
+    dims = len(spec.arrays["q"].split()) - 1
+    q, k = arrays["q"], arrays["k"]
+    lead = q.shape[: q.ndim - dims - 1]
+    return lead, int(np.prod(q.shape[len(lead) : -1])), int(np.prod(k.shape[-dims - 1 : -1]))
+
+
+def _mask(rng: Any, spec: OpSpec, _: Recipe, arrays: dict[str, Array], __: str) -> Any:
+    """Half of all pairs; a query has none."""
+    lead, n, m = _pairs(spec, arrays)
+    mask = rng.random((*lead, n, m)) < 0.5
+    mask[..., n // 2, :] = False
+    return {"mask": mask}
+
+
+def _key_mask(rng: Any, _: OpSpec, __: Recipe, arrays: dict[str, Array], ___: str) -> Any:
+    mask = rng.random(arrays["k"].shape[:-1]) < 0.6
+    mask[..., 0] = True
+    return {"mask": mask}
+
+
+def _bias(rng: Any, spec: OpSpec, _: Recipe, arrays: dict[str, Array], detail: str) -> Any:
+    lead, n, m = _pairs(spec, arrays)
+    bias = rng.standard_normal((*lead, n, m))
+    return {"bias": np.where(rng.random(bias.shape) < 0.3, -np.inf, bias) if detail else bias}
+
+
+def _weight(rng: Any, _: OpSpec, __: Recipe, arrays: dict[str, Array], ___: str) -> Any:
+    return {"weight": rng.standard_normal(2 * arrays["q"].shape[-1])}
+
+
+def _support(rng: Any, spec: OpSpec, _: Recipe, arrays: dict[str, Array], detail: str) -> Any:
+    """About a third of all keys; with gaps, some queries have none."""
+    lead, n, m = _pairs(spec, arrays)
+    chosen = rng.random((*lead, n, m)) < (1.0 if detail == "all" else 0.35)
+    chosen[..., rng.integers(0, max(m, 1), max(m, 1) // 9 + 1)] = True
+    if detail == "gaps":
+        chosen[..., ::4, :] = False
+    indptr = np.concatenate([[0], np.cumsum(chosen.sum(-1).reshape(-1))]).astype(np.int64)
+    return {
+        "support.indptr": indptr,
+        "support.indices": np.nonzero(chosen)[-1].astype(np.int32),
+        "support.shape": np.array(chosen.shape, np.int64),
+    }
+
+
+def _field(rng: Any, spec: OpSpec, _: Recipe, arrays: dict[str, Array], detail: str) -> Any:
+    """Up to three different keys of every query, in any order."""
+    q, (__, ___, m) = arrays["q"], _pairs(spec, arrays)
+    index = np.argsort(rng.random((*q.shape[:-1], m)), -1)[..., :3].astype(np.int32)
+    if detail == "gaps":
+        index[..., 1:] = np.where(rng.random(index[..., 1:].shape) < 0.5, -1, index[..., 1:])
+        index[..., :2, :, :] = -1
+    return {"field.index": index}
+
+
+def _index(rng: Any, _: OpSpec, __: Recipe, arrays: dict[str, Array], ___: str) -> Any:
+    k = arrays["k"]
+    order = np.argsort(rng.random(k.shape[:-1]), -1)[..., : max(1, k.shape[-2] // 2)]
+    return {"index": np.sort(order, -1).astype(np.int64)}
+
+
+_EXTRAS: dict[str, Any] = {
+    "mask": _mask, "key mask": _key_mask, "bias": _bias, "weight": _weight,
+    "support": _support, "field": _field, "index": _index,
+}  # fmt: skip
+
+
+def lay(x: Array, layout: str) -> Array:
+    """The same numbers, lying otherwise in memory."""
+    if layout == "strided":
+        wider = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), x.dtype) if x.ndim else x
+        if x.ndim:
+            wider[..., ::2] = x
+            return wider[..., ::2]
+    if layout == "reversed" and x.ndim:
+        return np.flip(np.flip(x).copy())
+    if layout == "Fortran" and x.ndim:
+        return np.asfortranarray(x)
+    x = np.ascontiguousarray(x).reshape(x.shape).copy()
+    if layout == "read-only":
+        x.flags.writeable = False
+    return x
+
+
+def layout_of(x: Array) -> str:
+    """The name under which `lay` makes an array lie like this one."""
+    if any(step < 0 for step in x.strides):
+        return "reversed"
+    if not x.flags.writeable:
+        return "read-only"
+    if x.flags.c_contiguous:
+        return "C"
+    return "Fortran" if x.flags.f_contiguous else "strided"

@@ -1,0 +1,83 @@
+"""The cases: every recipe of every operator, in every kind and dtype that it is made for."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+
+from nlattn.conformance.case import DTYPES, TIERS, Case, Kind, Tier, dtype_of
+from nlattn.conformance.cases.arrays import extras, lay, values
+from nlattn.conformance.cases.recipes import Recipe, recipes
+from nlattn.conformance.table import TABLE, OpSpec, find
+from nlattn.conformance.truth.bounds import floating
+from nlattn.conformance.truth.transcription import transcription
+
+SEED = 20260
+SEARCHES = ("patchmatch",)
+
+
+def cases(
+    tier: Tier,
+    ops: tuple[str, ...] | None = None,
+    dtypes: tuple[str, ...] | None = None,
+    pattern: str = "*",
+) -> Iterator[Case]:
+    """Cases up to a tier whose names match; KeyError for an operator that is not known."""
+    chosen = TABLE if ops is None else tuple(find(name) for name in ops)
+    for spec in chosen:
+        if spec.name in SEARCHES:
+            continue
+        for recipe in recipes(spec):
+            if TIERS.index(recipe.tier) > TIERS.index(tier):
+                continue
+            for kind in recipe.kinds:
+                for dtype in recipe.dtypes if tier == "smoke" else DTYPES:
+                    named = fnmatchcase(f"{spec.name}/{kind}/{dtype}/{recipe.label}", pattern)
+                    if named and (dtypes is None or dtype in dtypes) and fits(recipe, dtype):
+                        yield make(spec, recipe, kind, dtype)
+
+
+def fits(recipe: Recipe, dtype: str) -> bool:
+    """Whether a dtype is there, and can hold the recipe's numbers."""
+    try:
+        dtype_of(dtype)
+    except LookupError:
+        return False
+    return dtype in recipe.dtypes or recipe.values not in ("large", "subnormal")
+
+
+def make(spec: OpSpec, recipe: Recipe, kind: Kind, dtype: str, seed: int = SEED) -> Case:
+    """The case of a recipe, the same numbers in every dtype but for rounding."""
+    label = f"{spec.name}/{recipe.label}"
+    rng = np.random.default_rng([seed, zlib.crc32(label.encode())])
+    arrays = values(rng, spec, recipe)
+    arrays |= extras(rng, spec, recipe, arrays)
+    if kind == "vjp":
+        with np.errstate(all="ignore"):
+            out = transcription(spec.name, arrays, recipe.options)
+        shape = np.shape(out[0] if isinstance(out, tuple) else out)
+        arrays["dout"] = np.asarray(rng.standard_normal(shape))
+    given = {name: lay(_cast(name, x, dtype, recipe), recipe.layout) for name, x in arrays.items()}
+    return Case(
+        f"{spec.name}/{kind}/{dtype}/{recipe.label}",
+        spec.name,
+        kind,
+        dtype,
+        given,
+        dict(recipe.options),
+        recipe.tier,
+        seed,
+    )
+
+
+def _cast(name: str, x: Any, dtype: str, recipe: Recipe) -> Any:
+    """In the case's dtype; subnormal values are so in every dtype."""
+    if not floating(x):
+        return x
+    if recipe.values == "subnormal" and name == "v":
+        x = np.ldexp(x, -{"float64": 1030, "float32": 130, "float16": 18, "bfloat16": 128}[dtype])
+    return x.astype(dtype_of(dtype))

@@ -1,0 +1,1 @@
+"""Verdicts: size of errors, behaviour, searches, and what explains a failure."""

@@ -1,0 +1,156 @@
+"""How a backend behaves, beside being right: each rule is a verdict of its own.
+
+    inputs         arrays that were passed in, and the memory beside them, are left as they were
+    aliasing       no result shares memory with an input
+    repeatable     the same call twice gives the same bits
+    heads          a slice of the leading axes alone gives what it gives among the others
+    keys           keys, values and masks in another order give the same result
+    linear         twice the values give twice the result
+    refusal        arrays that do not fit each other are refused
+
+Results of two calls may differ by the sum of their bounds; only `repeatable` asks for bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from nlattn.conformance.backends.perform import Reply
+from nlattn.conformance.backends.process import Died
+from nlattn.conformance.case import Array, Case
+from nlattn.conformance.cases.recipes import given_per_head
+from nlattn.conformance.judge.verdict import CLOSE, Verdict, ratios
+from nlattn.conformance.truth.bounds import allowed
+
+Ask = Callable[[Case], Reply]
+_SETS = ("attention", "nonlocal_mean", "efficient_attention", "refined_self_attention",
+         "favor_attention", "enla")  # fmt: skip
+_LINEAR = (*_SETS, "sparse_attention", "scram", "psal", "cross_scale_attention", "qna",
+           "qna_upsample", "lev_attention")  # fmt: skip
+
+
+def behaviours(
+    ask: Ask, cases: Iterable[Case], flaws: Mapping[tuple[str, str], list[str]], sure: bool = True
+) -> Iterator[Verdict]:
+    """Verdicts of every operator and dtype that `cases` show on plain arrays.
+
+    `flaws` are what the calls so far have told, by operator and dtype. A backend that is not
+    deterministic by its own words (`sure`) is not asked to repeat itself.
+    """
+    for case in cases:
+        label = case.name.rsplit("/", 1)[-1]
+        if case.kind != "forward" or label not in ("primes", "heads") or case.error:
+            continue
+        rules = _rules(case, label)
+        try:
+            first = ask(case)
+            if first.unsupported or first.raised:
+                continue
+            for name, rule in rules.items():
+                base = Verdict(f"{case.op}/behaviour/{case.dtype}/{name}", "pass", seed=case.seed)
+                if name == "repeatable" and not sure:
+                    yield replace(base, status="unsupported", detail="not deterministic, it says")
+                    continue
+                wrong = rule(ask, case, first)
+                yield replace(base, status="fail", detail=wrong) if wrong else base
+        except Died as end:
+            yield Verdict(f"{case.op}/behaviour/{case.dtype}/{label}", end.status, detail=str(end))
+            continue
+        if label == "primes":
+            for name in ("inputs", "aliasing"):
+                told = [x for x in flaws.get((case.op, case.dtype), []) if x.startswith(name)]
+                base = Verdict(f"{case.op}/behaviour/{case.dtype}/{name}", "pass", seed=case.seed)
+                yield replace(base, status="fail", detail=told[0]) if told else base
+
+
+def _rules(case: Case, label: str) -> dict[str, Callable[[Ask, Case, Reply], str]]:
+    if label == "heads":
+        return {"heads": _heads}
+    rules: dict[str, Any] = {"repeatable": _repeatable}
+    if case.op in _SETS:
+        rules["keys"] = _keys
+    if case.op in _LINEAR:
+        rules["linear"] = _linear
+    if {"q", "k"} <= set(case.arrays):
+        rules["refusal"] = _refusal
+    return rules
+
+
+def _repeatable(ask: Ask, case: Case, first: Reply) -> str:
+    again = ask(case).outputs
+    for name, x in first.outputs.items():
+        y = again.get(name)
+        if y is None or y.shape != x.shape or y.dtype != x.dtype:
+            return f"{name} has another shape or dtype from one call to the next"
+        if y.tobytes() != x.tobytes():
+            numbers = np.argwhere((y != x) & ((y == y) | (x == x)))
+            at = tuple(map(int, numbers[0])) if len(numbers) else None
+            what = f"{len(numbers)} places, first {at}: {x[at]}, {y[at]}" if at else "signs or NaN"
+            return f"{name} differs from one call to the next: {what}"
+    return ""
+
+
+def _heads(ask: Ask, case: Case, first: Reply) -> str:
+    """The last slice alone."""
+    lead = len(case.arrays[next(iter(case.spec.arrays))].shape) - len(
+        next(iter(case.spec.arrays.values())).split()
+    )
+    arrays = {
+        name: np.ascontiguousarray(x[(-1,) * lead]) if given_per_head(case.spec, name) else x
+        for name, x in case.arrays.items()
+    }
+    if any(name.startswith("support") for name in arrays):
+        return ""
+    alone = ask(replace(case, arrays=arrays)).outputs
+    among = {name: x[(-1,) * lead] for name, x in first.outputs.items()}
+    slack = {name: x[(-1,) * lead] for name, x in allowed(case).items()}
+    return _differ(alone, among, slack, "the last head alone")
+
+
+def _keys(ask: Ask, case: Case, first: Reply) -> str:
+    order = np.random.default_rng(case.seed).permutation(case.arrays["k"].shape[-2])
+    arrays = {n: x[..., order, :] if n in ("k", "v") else x for n, x in case.arrays.items()}
+    moved = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
+    other = ask(replace(case, arrays=moved)).outputs
+    return _differ(other, first.outputs, allowed(case), "keys in another order")
+
+
+def _linear(ask: Ask, case: Case, first: Reply) -> str:
+    arrays = dict(case.arrays)
+    arrays["v"] = arrays["v"] + arrays["v"]
+    twice = {n: x.astype(float) / 2 for n, x in ask(replace(case, arrays=arrays)).outputs.items()}
+    return _differ(twice, first.outputs, allowed(case), "half the result of twice the values")
+
+
+def _refusal(ask: Ask, case: Case, _: Reply) -> str:
+    """Keys with a channel more than queries; values of a key fewer."""
+    k = case.arrays["k"]
+    wider = np.concatenate([k, k[..., :1]], -1)
+    if ask(_with(case, k=wider)).outputs:
+        return "accepts keys of more channels than queries have"
+    if case.op not in _SETS:
+        return ""
+    short = np.ascontiguousarray(case.arrays["v"][..., :-1, :])
+    accepted = ask(_with(case, v=short)).outputs
+    return "accepts values of fewer keys than there are" if accepted else ""
+
+
+def _with(case: Case, **arrays: Array) -> Case:
+    return replace(case, arrays={**case.arrays, **arrays}, error="shapes that do not fit")
+
+
+def _differ(
+    got: Mapping[str, Array], want: Mapping[str, Array], bound: Mapping[str, Array], what: str
+) -> str:
+    for name, x in want.items():
+        if name not in got or got[name].shape != x.shape:
+            return f"{what}: {name} has another shape"
+        mine, other = got[name].astype(np.float64), x.astype(np.float64)
+        worst = float(ratios(mine, other, 2 * bound[name]).max(initial=0))
+        if worst > CLOSE:
+            return f"{what}: {name} differs by {worst:.3g} bounds"
+    return ""

@@ -1,0 +1,181 @@
+"""What went wrong: failing results beside the catalogue of wrong variants.
+
+A variant explains results if it leaves a tenth of their error at most, and no more than rounding
+makes of a number of their size. Of several the one that leaves least is named, or all that leave
+the same. Gradients g of a wrong forward pass f are recognised by their products with random
+directions u, without any wrong gradient: ``g.u = Im dout.f(x + ihu)/h``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache, partial
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from nlattn.conformance.case import Array, Case, dtype_of, truth
+from nlattn.conformance.judge import structure, variants
+from nlattn.conformance.judge.variants import gradients
+from nlattn.conformance.judge.variants.base import Call, first
+from nlattn.conformance.truth.bounds import wide
+from nlattn.conformance.truth.rounding import precision
+
+_UNITS = 64
+"""Rounding errors that a result may be from the variant that explains it."""
+_STEP = 1e-30
+_SAME = "your output equals ours "
+
+
+def diagnose(
+    case: Case, got: Mapping[str, Array], stages: Mapping[str, Array] | None = None
+) -> str:
+    """What happened, as a sentence; empty if nothing is known that explains it.
+
+    `stages` are intermediate results that a backend exposes, named as in `oracle.dense.Stages`.
+    """
+    with np.errstate(all="ignore"):
+        return _diagnosis(case, got, stages)
+
+
+def _diagnosis(case: Case, got: Mapping[str, Array], stages: Mapping[str, Array] | None) -> str:
+    want = truth(case)
+    got = {name: np.asarray(x, np.float64) for name, x in got.items() if x is not None}
+    said = [structure.bisect(case, stages)] if stages else []
+    if any(name not in got or got[name].shape != x.shape for name, x in want.items()):
+        said.append(structure.shapes(want, got))
+    else:
+        found = _explanations(case, want, got)
+        said.append(_sentence(found) or structure.describe(case, want, got))
+    return "; ".join(filter(None, said))
+
+
+def commonest(said: Iterable[str]) -> str:
+    """Of the diagnoses of several cases, the one that explains most of them."""
+    counts = Counter(
+        reading
+        for text in said
+        for reading in dict.fromkeys(text.removeprefix(_SAME).split(" or "))
+        if reading
+    )
+    if not counts:
+        return ""
+    best = counts.most_common(1)[0][0]
+    return best if best.startswith(("your", "d", "out", "lse")) else f"{_SAME}{best}"
+
+
+def _sentence(found: list[str]) -> str:
+    return _SAME + " or ".join(found) if found else ""
+
+
+def _explanations(
+    case: Case, want: Mapping[str, Array], got: Mapping[str, Array], most: int = 3
+) -> list[str]:
+    """Names of the variants that leave least of the error, common traps first."""
+    unit = precision(dtype_of(case.dtype)).unit
+    left = {}
+    with np.errstate(all="ignore"):
+        for name, measure in _ways(case):
+            theirs, ours, wrong = measure(got), measure(want), measure(None)
+            error, rest = distance(theirs, ours), distance(theirs, wrong)
+            told = case.kind == "forward" or np.isfinite(wrong).all()
+            if told and rest <= min(0.1 * error, _UNITS * unit * rms(wrong)):
+                left[name] = rest
+    least = min(left.values(), default=0.0)
+    return [n for n, rest in left.items() if rest <= 4 * least + unit * 1e-3][:most]
+
+
+Measure: TypeAlias = Callable[[Mapping[str, Array] | None], Array]
+"""What of results is compared with a variant's; of None, the variant's own."""
+
+
+@lru_cache(maxsize=64)
+def _ways(case: Case) -> list[tuple[str, Measure]]:
+    """All variants that make sense for a case, by name."""
+    with np.errstate(all="ignore"):
+        return list(_forward(case) if case.kind == "forward" else _vjp(case))
+
+
+def _forward(case: Case) -> Iterator[tuple[str, Measure]]:
+    call = Call(case.op, wide(case.arrays), dict(case.options), case.dtype)
+    huge = precision(dtype_of(case.dtype)).huge
+    want = truth(case)
+    for variant in variants.of(case.op):
+        result = attempt(variant, call)
+        results = result if isinstance(result, tuple) else (result,)
+        made = dict(zip(case.outputs, results, strict=False))
+        if all(np.shape(x) == want[name].shape for name, x in made.items()):
+            yield variant.name, _whole(made, huge)
+
+
+def _whole(made: Mapping[str, Any], huge: float = np.inf) -> Measure:
+    """The results that a variant gives; what its dtype cannot hold is infinite."""
+
+    def joined(results: Mapping[str, Array]) -> Array:
+        return np.concatenate([np.ravel(results[name]) for name in made]).astype(float)
+
+    own = joined(made)
+    own = np.where(abs(own) > huge, np.sign(own) * np.inf, own)
+    return lambda results: own if results is None else joined(results)
+
+
+def _vjp(case: Case) -> Iterator[tuple[str, Measure]]:
+    """Gradients of variants along random directions; then what goes wrong in gradients alone."""
+    want = truth(case)
+    arrays = wide(case.arrays)
+    dout = arrays.pop("dout")
+    forward = Call(case.op, arrays, dict(case.options), case.dtype)
+    rng = np.random.default_rng(0)
+    ways: list[dict[str, Array]] = [
+        {n: np.asarray(rng.standard_normal(x.shape)) for n, x in want.items()} for _ in range(3)
+    ]
+
+    def along(results: Mapping[str, Array]) -> Array:
+        return np.array([sum((results[n] * u).sum() for n, u in way.items()) for way in ways])
+
+    def slope(variant: variants.Variant, way: Mapping[str, Array]) -> float:
+        moved = {n[1:]: arrays[n[1:]] + 1j * _STEP * u for n, u in way.items()}
+        result = first(attempt(variant, forward.given(**moved)))
+        return float((dout * np.imag(result)).sum() / _STEP) if _like(result, dout) else np.nan
+
+    for variant in variants.of(case.op):
+        if _like(first(attempt(variant, forward)), dout):
+            slopes = np.array([slope(variant, way) for way in ways])
+            yield variant.name, partial(_either, along, slopes)
+    for name, made in gradients.wrong(case, want):
+        if all(made[n].shape == x.shape for n, x in want.items()):
+            yield name, _whole(made)
+
+
+def _like(result: Any, dout: Array) -> bool:
+    return result is not None and np.shape(result) == dout.shape
+
+
+def _either(
+    along: Callable[[Mapping[str, Array]], Array],
+    slopes: Array,
+    results: Mapping[str, Array] | None,
+) -> Array:
+    return slopes if results is None else along(results)
+
+
+def attempt(variant: variants.Variant, call: Call) -> Any:
+    """What a variant gives; None where it makes no sense."""
+    try:
+        return variant.run(call)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError):
+        return None
+
+
+def rms(x: Array) -> float:
+    """Root of the mean square of the finite elements."""
+    x = x[np.isfinite(x)]
+    return float(np.sqrt(np.mean(x**2))) if x.size else 0.0
+
+
+def distance(x: Array, y: Array) -> float:
+    """`rms` of a difference; infinite unless both are NaN or infinite at the same places."""
+    if not np.array_equal(np.where(np.isfinite(x), 0, x), np.where(np.isfinite(y), 0, y), True):
+        return np.inf
+    return rms(x - y)

@@ -1,0 +1,182 @@
+"""Results that no variant explains: where they are right, and what they are a multiple of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from nlattn.conformance.case import STAGES, Array, Case, dtype_of
+from nlattn.conformance.judge.variants.base import Call
+from nlattn.conformance.judge.variants.dense import stages as oracle_stages
+from nlattn.conformance.truth.bounds import wide
+from nlattn.conformance.truth.rounding import precision
+from nlattn.conformance.truth.transcription import transcription
+
+_UNITS = 64
+
+
+def shapes(want: Mapping[str, Array], got: Mapping[str, Array]) -> str:
+    """What is wrong with the shapes of results."""
+    for name, x in want.items():
+        if name not in got:
+            return f"{name} is missing"
+        if got[name].shape != x.shape:
+            other = [n for n, y in want.items() if n != name and y.shape == got[name].shape]
+            if other:
+                return f"{name} has the shape of {other[0]}: are they swapped?"
+            turned = got[name].shape == x.shape[::-1] or sorted(got[name].shape) == sorted(x.shape)
+            more = ", its axes in another order" if turned else ""
+            return f"{name} has shape {got[name].shape}, expected {x.shape}{more}"
+    return ""
+
+
+def describe(case: Case, want: Mapping[str, Array], got: Mapping[str, Array]) -> str:
+    """Each result that is wrong: a multiple of ours, right in part, or of less precision."""
+    unit = precision(dtype_of(case.dtype)).unit
+    with np.errstate(all="ignore"):
+        said = {name: _one(case, want[name], got[name], unit) for name in want}
+    wrong = {name: text for name, text in said.items() if text != "right"}
+    if not wrong or not all(wrong.values()):
+        return _precision(case, want, got)
+    if len(set(wrong.values())) == 1 and len(wrong) == len(want):
+        return f"your output is {next(iter(wrong.values()))}"
+    return ", ".join(f"{name} is {text}" for name, text in said.items())
+
+
+def _one(case: Case, want: Array, got: Array, unit: float) -> str:
+    size = float(abs(want[np.isfinite(want)]).max(initial=0))
+    wrong = ~((abs(got - want) <= _UNITS * unit * size) | (got == want))
+    wrong &= ~(np.isnan(got) & np.isnan(want))
+    if not wrong.any():
+        return "right"
+    return _stale(want, got) or _multiple(case, want, got, unit) or _where(wrong, got)
+
+
+def _stale(want: Array, got: Array) -> str:
+    if not got.any() and want.any():
+        return "0 everywhere: nothing was written"
+    return "NaN everywhere" if np.isnan(got).all() else ""
+
+
+def _multiple(case: Case, want: Array, got: Array, unit: float) -> str:
+    """``ours times a factor``, the factor in words where it is one of the operator's numbers."""
+    if not np.isfinite(got).all() or not np.isfinite(want).all() or got.size < 2:
+        return ""
+    factor = float((got * want).sum() / max((want * want).sum(), 1e-300))
+    rest = np.sqrt(((got - factor * want) ** 2).mean())
+    if rest > _UNITS * unit * np.sqrt((got**2).mean()) or abs(factor) < 1e-12:
+        return ""
+    tolerance = max(_UNITS * unit, 1e-9) * abs(factor)
+    words = [name for name, x in _numbers(case) if abs(x - factor) <= tolerance]
+    return f"ours times {words[0] if words else f'{factor:.6g}'}"
+
+
+def _numbers(case: Case) -> Iterator[tuple[str, float]]:
+    """Factors that are forgotten or used twice."""
+    yield "-1", -1.0
+    yield "2: added to a buffer that already held it, or counted twice", 2.0
+    yield "1/2", 0.5
+    arrays = case.arrays
+    if {"q", "k"} <= arrays.keys():
+        dims = len(case.spec.arrays["q"].split()) - 1
+        q, k = arrays["q"], arrays["k"]
+        n, m = (math.prod(x.shape[-dims - 1 : -1]) for x in (q, k))
+        numbers = {"d": q.shape[-1], "m": m, "n": n}
+        for name, x in numbers.items():
+            if x > 1:
+                yield f"{name}, which is {x}", float(x)
+                yield f"1/{name}, with {name} = {x}", 1 / x
+        d = q.shape[-1]
+        if d > 1:
+            yield f"sqrt(d), with d = {d}: a factor 1/sqrt(d) is missing", d**0.5
+            yield f"1/sqrt(d), with d = {d}: once too often", d**-0.5
+    scale = case.options.get("scale")
+    if isinstance(scale, (int, float)) and scale not in (0, 1):
+        yield f"1/scale, with scale = {scale:g}: the scale is missing", 1 / scale
+        yield f"scale, {scale:g}, once too often", float(scale)
+    yield "log 2", math.log(2)
+    yield "1/log 2", 1 / math.log(2)
+
+
+def _where(wrong: Array, got: Array) -> str:
+    """Along which axis the wrong elements are the last ones, or the first, or of few places."""
+    names = _axes(wrong.ndim)
+    for axis in range(wrong.ndim):
+        others = tuple(a for a in range(wrong.ndim) if a != axis)
+        bad = np.flatnonzero(wrong.any(others))
+        size = wrong.shape[axis]
+        if not 0 < len(bad) < size or len(bad) > size / 2:
+            continue
+        what = "NaN" if np.isnan(got[wrong]).all() else "0" if not got[wrong].any() else "wrong"
+        if np.array_equal(bad, np.arange(bad[0], size)):
+            where = f"from {names[axis]} {bad[0]} on, as if the rest of a block were left out"
+        elif np.array_equal(bad, np.arange(bad[-1] + 1)):
+            where = f"up to {names[axis]} {bad[-1]}"
+        else:
+            where = f"at {names[axis]} {', '.join(map(str, bad[:6]))}{'...' * (len(bad) > 6)}"
+        return f"right but {what} {where}"
+    return ""
+
+
+def _axes(ndim: int) -> list[str]:
+    return [*(f"leading index {i}:" for i in range(ndim - 2)), "row", "channel"][-ndim:]
+
+
+def _precision(case: Case, want: Mapping[str, Array], got: Mapping[str, Array]) -> str:
+    """Whether errors have the size of those of the oracle in less precision."""
+    ours = _error(want, got)
+    if not 0 < ours < 0.1:
+        return ""
+    now = precision(dtype_of(case.dtype)).unit
+    for name, dtype in (("float32", np.float32), ("float16 or TF32", np.float16)):
+        if precision(np.dtype(dtype)).unit <= now:
+            continue
+        arrays = {
+            n: x.astype(dtype) if x.dtype.kind == "f" else x for n, x in wide(case.arrays).items()
+        }
+        result: Any = transcription(case.function, arrays, case.options)
+        results = result if isinstance(result, tuple) else (result,)
+        error = _error(want, dict(zip(want, results, strict=False)))
+        if error / 16 <= ours <= 4 * error:
+            return f"your output is as far from ours as one computed in {name}"
+    return ""
+
+
+def _error(want: Mapping[str, Array], got: Mapping[str, Any]) -> float:
+    """Largest relative error in the mean square of a result."""
+    with np.errstate(all="ignore"):
+        errors = [
+            np.sqrt(np.mean((np.asarray(got[n], float) - x) ** 2) / max(np.mean(x**2), 1e-300))
+            for n, x in want.items()
+            if n in got and x.size
+        ]
+    return float(max(errors, default=0.0))
+
+
+def bisect(case: Case, stages: Mapping[str, Array]) -> str:
+    """The first of the named stages that differs from ours; empty where an operator has none."""
+    if case.op != "attention" or case.kind != "forward":
+        return ""
+    ours = oracle_stages(Call(case.op, wide(case.arrays), case.options))._asdict()
+    unit = precision(dtype_of(case.dtype)).unit
+    names = {"output": "out"}
+    right = ""
+    for name in STAGES:
+        if name not in stages:
+            continue
+        want, got = ours[names.get(name, name)], np.asarray(stages[name], float)
+        if got.shape != want.shape:
+            return f"stage {name} has shape {got.shape}, expected {want.shape}"
+        size = abs(want[np.isfinite(want)]).max(initial=0)
+        with np.errstate(invalid="ignore"):
+            same = (abs(got - want) <= _UNITS * unit * size) | (got == want)
+        if not same.all():
+            index = tuple(int(i) for i in np.argwhere(~same)[0])
+            values = f"got {got[index]:.6g}, want {want[index]:.6g}"
+            after = f"{right} is right, " if right else ""
+            return f"{after}{name} is the first stage that differs: at {list(index)} {values}"
+        right = name
+    return ""

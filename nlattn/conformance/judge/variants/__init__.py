@@ -1,0 +1,28 @@
+"""The catalogue of wrong variants: every way we know of to get an operator wrong.
+
+A variant is an oracle with something about it changed: its options, its arrays, one of its steps,
+or its output. Common traps come first. They serve gradients, too: the complex step differentiates
+an oracle, right or wrong (`diagnosis`).
+"""
+
+from __future__ import annotations
+
+from nlattn.conformance.judge.variants import grids, inputs, keys, linear, masks, scores, windows
+from nlattn.conformance.judge.variants.base import Call, Variant
+
+VARIANTS: tuple[Variant, ...] = (
+    *scores.VARIANTS,
+    *masks.VARIANTS,
+    *linear.VARIANTS,
+    *grids.VARIANTS,
+    *windows.VARIANTS,
+    *keys.VARIANTS,
+    *inputs.VARIANTS,
+)
+
+__all__ = ["VARIANTS", "Call", "Variant", "of"]
+
+
+def of(op: str) -> list[Variant]:
+    """Variants that fit an operator."""
+    return [variant for variant in VARIANTS if op in variant.ops]

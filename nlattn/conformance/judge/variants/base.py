@@ -1,0 +1,117 @@
+"""What a wrong variant is, and the ways in which one is made from an oracle."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+from unittest.mock import patch
+
+import numpy as np
+
+from nlattn.conformance.table import find
+from nlattn.conformance.truth.transcription import transcription
+
+Array: TypeAlias = np.ndarray[Any, Any]
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Call:
+    """Arguments of an operator's oracle; arrays may be complex."""
+
+    op: str
+    arrays: Mapping[str, Any]
+    options: Mapping[str, Any]
+    dtype: str = "float64"
+    """That of the case, of which `arrays` hold the numbers."""
+
+    def __call__(self) -> Any:
+        """Ask the oracle."""
+        return transcription(self.op, self.arrays, self.options)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arrays[name] if name in self.arrays else self.options[name]
+
+    def get(self, name: str, otherwise: Any = None) -> Any:
+        """An array or an option, if it is given."""
+        return self.arrays.get(name, self.options.get(name, otherwise))
+
+    def given(self, **changes: Any) -> Call:
+        """The same call with other arrays and options; None leaves one out."""
+        names = {name.replace("__", "."): value for name, value in changes.items()}
+        arrays = {n: x for n, x in self.arrays.items() if n not in names}
+        options = {n: x for n, x in self.options.items() if n not in names}
+        for name, value in names.items():
+            if isinstance(value, np.ndarray):
+                arrays[name] = value
+            elif value is not None:
+                options[name] = value
+        return replace(self, arrays=arrays, options=options)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to get operators wrong."""
+
+    name: str
+    """Completes "your output equals ours ...": "with the softmax over queries"."""
+    ops: tuple[str, ...]
+    run: Callable[[Call], Any]
+    """Outputs of a forward call; any error means that the variant makes no sense for it."""
+
+
+def option(**changes: Any) -> Callable[[Call], Any]:
+    """The oracle with other options; a function is called with the call to give one."""
+    return lambda c: c.given(**{n: x(c) if callable(x) else x for n, x in changes.items()})()
+
+
+def needs(name: str, run: Callable[[Call], Any]) -> Callable[[Call], Any]:
+    """A variant of calls that have an array or option."""
+
+    def only(c: Call) -> Any:
+        c[name]
+        return run(c)
+
+    return only
+
+
+def step(name: str, wrong: Callable[..., Any], stem: str | None = None) -> Callable[[Call], Any]:
+    """The oracle with one function of its file replaced by ``wrong(call, function, *args)``."""
+
+    def run(c: Call) -> Any:
+        module = importlib.import_module(f"nlattn.oracle.{stem or find(c.op).stem}")
+        function = getattr(module, name)
+
+        def instead(*args: Any, **options: Any) -> Any:
+            return wrong(c, function, *args, **options)
+
+        with _lock, patch.object(module, name, instead):
+            return c()
+
+    return run
+
+
+def after(change: Callable[[Call, Any], Any]) -> Callable[[Call], Any]:
+    """The oracle's output, changed."""
+    return lambda c: change(c, first(c()))
+
+
+def first(result: Any) -> Any:
+    """The output, of several results the first."""
+    return result[0] if isinstance(result, tuple) else result
+
+
+def softmax(s: Array, axis: int = -1) -> Array:
+    """Softmax; 0 where all scores are -inf."""
+    top = s.real.max(axis, keepdims=True, initial=-np.inf)
+    powers = np.where(np.isneginf(s.real), 0, np.exp(s - np.where(np.isneginf(top), 0, top)))
+    total = powers.sum(axis, keepdims=True)
+    return np.asarray(powers / np.where(total == 0, 1, total))
+
+
+def unit(x: Array, axis: int = -1) -> Array:
+    """Vectors of length 1."""
+    return np.asarray(x / np.sqrt((x * x).sum(axis, keepdims=True)))

@@ -1,0 +1,93 @@
+"""Softmax attention gone wrong; operators that are attention in other words are translated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from nlattn.conformance.judge.variants.base import Array, Call, softmax
+from nlattn.oracle.dense import Stages, attention_stages
+from nlattn.oracle.lev import _gathered
+
+OPS = ("attention", "lev_attention", "nonlocal_mean", "sparse_attention", "scram")
+BLOCKS = (8, 16, 32, 64, 128)
+
+
+def translated(c: Call) -> Call:
+    """A call of `attention` that gives the same; ValueError if there is none."""
+    if c.op == "attention":
+        return c
+    q, k, v = (c[name] for name in "qkv")
+    if c.op == "lev_attention":
+        k, v, _ = _gathered(q, k, v, c["index"], bool(c.get("gqa")))
+        return Call("attention", {"q": q, "k": k, "v": v}, _kept(c, "scale"), c.dtype)
+    if c.op == "nonlocal_mean":
+        if c.get("pairwise", "gaussian") not in ("gaussian", "embedded_gaussian"):
+            raise ValueError
+        options = {"scale": c.get("scale", 1.0)}
+        return Call("attention", {"q": q, "k": k, "v": v}, options, c.dtype)
+    if c.get("weight", "softmax") != "softmax":
+        raise ValueError
+    if c.op == "scram":
+        q, k, v = (x.reshape(*x.shape[:-3], -1, x.shape[-1]) for x in (q, k, v))
+    arrays = {"q": q, "k": k, "v": v, "mask": _mask(c)}
+    return Call("attention", arrays, _kept(c, "scale", "masked_rows"), c.dtype)
+
+
+def _kept(c: Call, *names: str) -> dict[str, Any]:
+    return {name: c.options[name] for name in names if name in c.options}
+
+
+def _mask(c: Call) -> Array:
+    """Which keys the support of a call allows."""
+    shape = tuple(int(size) for size in c["support.shape"])
+    rows = np.repeat(np.arange(np.prod(shape[:-1])), np.diff(c["support.indptr"]))
+    mask = np.zeros((int(np.prod(shape[:-1])), shape[-1]), bool)
+    mask[rows, c["support.indices"]] = True
+    return mask.reshape(shape)
+
+
+def of(wrong: Callable[[Call], Any]) -> Callable[[Call], Any]:
+    """Run on the translated call; the shape of the output is the operator's own."""
+
+    def run(c: Call) -> Any:
+        result = wrong(translated(c))
+        if c.op == "scram" and isinstance(result, np.ndarray):
+            return result.reshape(*c["q"].shape[:-1], result.shape[-1])
+        return result
+
+    return run
+
+
+def stages(c: Call) -> Stages:
+    """All stages of a call of `attention`."""
+    arrays = {name: c.get(name) for name in ("q", "k", "v", "bias", "mask")}
+    return attention_stages(**arrays, **{n: x for n, x in c.options.items() if n != "return_lse"})
+
+
+def _v(c: Call, st: Stages) -> Array:
+    """Values, one head for each of the output's."""
+    v: Array = c["v"]
+    return np.repeat(v, st.out.shape[-3] // v.shape[-3], -3) if c.get("gqa") else v
+
+
+def weighing(weights: Callable[[Call, Stages], Array]) -> Callable[[Call], Any]:
+    """``weights(call, stages) v``."""
+
+    def run(c: Call) -> Any:
+        st = stages(c)
+        return weights(c, st) @ _v(c, st)
+
+    return of(run)
+
+
+def scoring(scores: Callable[[Call, Stages], Array]) -> Callable[[Call], Any]:
+    """``softmax(scores(call, stages)) v``."""
+    return weighing(lambda c, st: softmax(scores(c, st)))
+
+
+def given(**changes: Any) -> Callable[[Call], Any]:
+    """Other options; a function is called with the call to give one."""
+    return of(lambda c: c.given(**{n: x(c) if callable(x) else x for n, x in changes.items()})())

@@ -1,0 +1,129 @@
+"""Gradients gone wrong behind a forward pass that is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from nlattn.conformance.case import Array, Case, truth
+from nlattn.conformance.judge.variants.base import Call
+from nlattn.conformance.judge.variants.dense import stages, translated
+
+Gradients = Mapping[str, Array]
+
+
+def wrong(case: Case, want: Gradients) -> Iterator[tuple[str, dict[str, Array]]]:
+    """Names, and the gradients that a backend gives which is wrong in this way."""
+    for name, make in _WAYS:
+        try:
+            made = make(case, want)
+        except (LookupError, TypeError, ValueError):
+            continue
+        yield name, {**want, **made}
+
+
+def _exchanged(a: str, b: str) -> Callable[[Case, Gradients], Any]:
+    return lambda _, g: {a: g[b], b: g[a]}
+
+
+def _for(dout: Callable[[Array], Array]) -> Callable[[Case, Gradients], Any]:
+    """Gradients for another cotangent."""
+
+    def make(case: Case, _: Gradients) -> Any:
+        arrays = {**case.arrays, "dout": dout(np.asarray(case.arrays["dout"], float))}
+        return truth(Case(case.name, case.op, case.kind, case.dtype, arrays, case.options))
+
+    return make
+
+
+def _constant_weights(case: Case, want: Gradients) -> Any:  # noqa: ARG001
+    return {name: np.zeros_like(x) for name, x in want.items() if name != "dv"}
+
+
+def _softmax(change: Callable[[Array, Array, Array], Array]) -> Callable[[Case, Gradients], Any]:
+    """``dS = change(P, dP, inner)`` in place of ``P (dP - inner)``, inner the row sums of P dP."""
+
+    def make(case: Case, _: Gradients) -> Any:
+        if case.op != "attention" or case.options.get("gqa"):
+            raise ValueError
+        arrays = {n: np.asarray(x, float) if n != "mask" else x for n, x in case.arrays.items()}
+        dout = arrays.pop("dout")
+        c = translated(Call(case.op, arrays, case.options))
+        st = stages(c)
+        q, k, v = (c[name] for name in "qkv")
+        dP = dout @ np.swapaxes(v, -1, -2)
+        dS = change(st.weights, dP, (st.weights * dP).sum(-1, keepdims=True))
+        softcap, scale = c.get("softcap"), c.get("scale") or q.shape[-1] ** -0.5
+        draw = dS if softcap is None else dS * (1 - np.tanh(st.raw / softcap) ** 2)
+        made = {"dq": scale * draw @ k, "dk": scale * np.swapaxes(draw, -1, -2) @ q}
+        return {**made, "dbias": dS} if "bias" in arrays else made
+
+    return make
+
+
+def _without_the_cap(case: Case, _: Gradients) -> Any:
+    """Scores capped, but their gradients as if they were not."""
+    c = Call(case.op, {n: x for n, x in case.arrays.items() if n != "dout"}, case.options)
+    st = stages(c)
+    dout, (q, k, v) = case.arrays["dout"], (c[name] for name in "qkv")
+    dP = dout @ np.swapaxes(v, -1, -2)
+    dS = st.weights * (dP - (st.weights * dP).sum(-1, keepdims=True))
+    scale = c.get("scale") or q.shape[-1] ** -0.5
+    if not c["softcap"]:
+        raise ValueError
+    return {"dq": scale * dS @ k, "dk": scale * np.swapaxes(dS, -1, -2) @ q}
+
+
+def _of_one_head(which: int) -> Callable[[Case, Gradients], Any]:
+    """Gradients of shared heads from one of the query heads that share them."""
+
+    def make(case: Case, want: Gradients) -> Any:
+        if not case.options["gqa"]:
+            raise ValueError
+        heads, shared = case.arrays["q"].shape[-3], case.arrays["k"].shape[-3]
+        group = heads // shared
+        q, dout = (x.reshape(*x.shape[:-3], shared, group, *x.shape[-2:])[..., which, :, :]
+                   for x in (case.arrays["q"], case.arrays["dout"]))  # fmt: skip
+        arrays = {**case.arrays, "q": q, "dout": dout}
+        options = {n: x for n, x in case.options.items() if n != "gqa"}
+        one = truth(Case(case.name, case.op, case.kind, case.dtype, arrays, options))
+        return {"dq": want["dq"], "dk": one["dk"], "dv": one["dv"]}
+
+    return make
+
+
+def _averaged_heads(case: Case, want: Gradients) -> Any:
+    if not case.options["gqa"]:
+        raise ValueError
+    group = case.arrays["q"].shape[-3] // case.arrays["k"].shape[-3]
+    return {name: want[name] / group for name in ("dk", "dv")}
+
+
+_WAYS: tuple[tuple[str, Callable[[Case, Gradients], Any]], ...] = (
+    ("with dk and dv swapped", _exchanged("dk", "dv")),
+    ("with dq and dk swapped", _exchanged("dq", "dk")),
+    ("with dq and dv swapped", _exchanged("dq", "dv")),
+    ("for a dout of ones", _for(np.ones_like)),
+    ("with the sign turned", lambda _, g: {name: -x for name, x in g.items()}),
+    ("with weights held constant: dv alone", _constant_weights),
+    ("without the row sums in the softmax's gradient", _softmax(lambda P, dP, inner: P * dP)),
+    (
+        "with the row sums added in the softmax's gradient",
+        _softmax(lambda P, dP, inner: P * (dP + inner)),
+    ),
+    (
+        "with the gradient of a sigmoid in place of the softmax's",
+        _softmax(lambda P, dP, inner: P * (1 - P) * dP),
+    ),
+    ("without the weights in the softmax's gradient", _softmax(lambda P, dP, inner: dP - inner)),
+    (
+        "with row sums taken over queries in the softmax's gradient",
+        _softmax(lambda P, dP, inner: P * (dP - (P * dP).sum(-2, keepdims=True))),
+    ),
+    ("without the slope of the softcap", _without_the_cap),
+    ("with the first query head's part alone in dk and dv", _of_one_head(0)),
+    ("with the last query head's part alone in dk and dv", _of_one_head(-1)),
+    ("with dk and dv averaged over the query heads that share them", _averaged_heads),
+)

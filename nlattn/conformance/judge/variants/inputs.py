@@ -1,0 +1,75 @@
+"""Arrays mixed up, whatever the operator: swapped, normalised, misread, added."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from nlattn.conformance.judge.variants.base import Array, Call, Variant, after, unit
+from nlattn.conformance.table import TABLE
+
+_SETS = tuple(spec.name for spec in TABLE if {"q", "k", "v"} <= set(spec.arrays))
+_GRIDS = tuple(spec.name for spec in TABLE if any("H" in dims for dims in spec.arrays.values()))
+
+
+def _swapped(a: str, b: str) -> Callable[[Call], Any]:
+    return lambda c: c.given(**{a: c[b], b: c[a]})()
+
+
+def _normalised(*names: str) -> Callable[[Call], Any]:
+    return lambda c: c.given(**{name: unit(c[name]) for name in names})()
+
+
+def _misread(c: Call) -> Any:
+    """Rows read as long as columns are, from the same memory; the result is written so, too."""
+    names = [name for name in ("q", "k", "v", "image") if name in c.arrays]
+
+    def misread(x: Array) -> Array:
+        return x.reshape(*x.shape[:-3], x.shape[-2], x.shape[-3], x.shape[-1])
+
+    grids = [n for n in names if "H" in _dims(c.op, n)]
+    out = c.given(**{name: misread(c[name]) for name in grids})()
+    return misread(out)
+
+
+def _turned(c: Call) -> Any:
+    """Height and width exchanged everywhere but in what belongs to a place."""
+    names = [n for n in ("q", "k", "v", "image") if n in c.arrays and "H" in _dims(c.op, n)]
+    out = c.given(**{name: np.swapaxes(c[name], -2, -3) for name in names})()
+    return np.swapaxes(out, -2, -3)
+
+
+def _dims(op: str, name: str) -> str:
+    return next(spec.arrays.get(name, "") for spec in TABLE if spec.name == op)
+
+
+def _flipped(*names: str) -> Callable[[Call], Any]:
+    return lambda c: c.given(**{name: np.flip(c[name], -2) for name in names})()
+
+
+def _by_columns(c: Call) -> Any:
+    v = c["v"]
+    return c.given(v=np.swapaxes(v, -2, -3).reshape(v.shape))()
+
+
+VARIANTS = (
+    Variant("with values read by columns, not by rows", _GRIDS, _by_columns),
+    Variant("with queries and keys swapped", _SETS, _swapped("q", "k")),
+    Variant("with keys and values swapped", _SETS, _swapped("k", "v")),
+    Variant("with queries of length 1", _SETS, _normalised("q")),
+    Variant("with keys of length 1", _SETS, _normalised("k")),
+    Variant("with queries and keys of length 1", _SETS, _normalised("q", "k")),
+    Variant("with values of length 1", _SETS, _normalised("v")),
+    Variant("with values in reverse order", _SETS, _flipped("v")),
+    Variant("with values of the next key", _SETS, lambda c: c.given(v=np.roll(c["v"], -1, -2))()),
+    Variant("with values of the key before", _SETS, lambda c: c.given(v=np.roll(c["v"], 1, -2))()),
+    Variant("with the queries added", _SETS, after(lambda c, out: out + c["q"])),
+    Variant("with the values added", _SETS, after(lambda c, out: out + c["v"])),
+    Variant("less the values", _SETS, after(lambda c, out: out - c["v"])),
+    Variant("with the image added", ("nl_means",), after(lambda c, out: out + c["image"])),
+    Variant("less the image", ("nl_means",), after(lambda c, out: out - c["image"])),
+    Variant("with height and width swapped in memory", _GRIDS, _misread),
+    Variant("with height and width exchanged", _GRIDS, _turned),
+)

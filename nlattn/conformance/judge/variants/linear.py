@@ -1,0 +1,394 @@
+"""Linear attention, products without a softmax, random features and ENLCA's loss gone wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from nlattn.conformance.judge.variants.base import (
+    Array,
+    Call,
+    Variant,
+    after,
+    needs,
+    option,
+    softmax,
+    step,
+    unit,
+)
+from nlattn.oracle.dense import attention
+
+_EFFICIENT = ("efficient_attention",)
+_FAVOR, _ENLA, _LOSS = ("favor_attention",), ("enla",), ("enlca_loss",)
+_FEATURES = (*_FAVOR, *_ENLA)
+_DIVIDED = ("refined_self_attention",)
+_PLAIN = ("nonlocal_mean",)
+
+
+def _factors(wrong: Callable[[Any, Any, Any, Any], Any]) -> Callable[[Call], Any]:
+    """``wrong(q, k, Q, K)`` in place of the factors Q, K of the map."""
+
+    def instead(_: Call, factors: Any, q: Array, k: Array, **options: Any) -> Any:
+        return wrong(q, k, *factors(q, k, **options))
+
+    return step("factors", instead)
+
+
+def _softmaxed(wrong: Callable[[Any, Any, Any, Any], Any]) -> Callable[[Call], Any]:
+    def run(c: Call) -> Any:
+        if c.get("normalization", "softmax") != "softmax":
+            raise ValueError
+        return _factors(wrong)(c)
+
+    return run
+
+
+def _times(factor: Callable[[Call], Any]) -> Callable[[Call], Any]:
+    return after(lambda c, out: out * factor(c))
+
+
+def _n(c: Call) -> int:
+    return int(c["q"].shape[-2])
+
+
+def _m(c: Call) -> int:
+    return int(c["k"].shape[-2])
+
+
+def _d(c: Call) -> int:
+    return int(c["q"].shape[-1])
+
+
+def _counted(factor: Callable[[Call], Any]) -> Callable[[Call], Any]:
+    """A factor where the operator divides by a count."""
+
+    def run(c: Call) -> Any:
+        counts = {
+            "efficient_attention": c.get("normalization") == "scaling",
+            "nonlocal_mean": c.get("pairwise") in ("dot_product", "concatenation"),
+        }
+        if not counts.get(c.op, True):
+            raise ValueError
+        return _times(factor)(c)
+
+    return run
+
+
+def _kept(c: Call) -> Any:
+    """Keys that count: all, or those of the mask."""
+    mask = c.get("mask")
+    return _m(c) if mask is None else np.asarray(mask.sum(-1))[..., None, None]
+
+
+def _phi(wrong: Callable[..., Any]) -> Callable[[Call], Any]:
+    """``wrong(positive_features, x, projection, **options)`` in place of positive features."""
+    return step("positive_features", lambda _, f, *args, **options: wrong(f, *args, **options))
+
+
+def _outside(f: Any, x: Array, projection: Array, **options: Any) -> Array:
+    eps = options.pop("eps", 1e-4)
+    return np.asarray(f(x, projection, **options, eps=1e-300) + eps)
+
+
+def _without_square(f: Any, x: Array, projection: Array, **options: Any) -> Array:
+    """Features of x beside a last channel in which no projection lies, its square taken out."""
+    c = options.get("scale")
+    c = x.shape[-1] ** -0.25 if c is None else c
+    half = (c * x * (c * x)).sum(-1, keepdims=True) / 2
+    eps = options.pop("eps", 1e-4)
+    phi = f(x, projection, **options, eps=1e-300)
+    return np.asarray(phi * np.exp(half) + eps / np.sqrt(len(projection)))
+
+
+def _twice_square(f: Any, x: Array, projection: Array, **options: Any) -> Array:
+    c = options.get("scale")
+    c = x.shape[-1] ** -0.25 if c is None else c
+    half = (c * x * (c * x)).sum(-1, keepdims=True) / 2
+    eps = options.pop("eps", 1e-4)
+    phi = f(x, projection, **options, eps=1e-300)
+    return np.asarray(phi * np.exp(-half) + eps / np.sqrt(len(projection)))
+
+
+def _strict(_: Call, __: Any, q: Array, k: Array, causal: bool, eps: float) -> Any:
+    """Weights of keys before the query alone."""
+    A = np.where(np.tri(q.shape[-2], k.shape[-2], -int(causal)) > 0, q @ np.swapaxes(k, -1, -2), 0)
+    D = A.sum(-1, keepdims=True) + eps * q.sum(-1, keepdims=True)
+    return A / D, D
+
+
+def _as_they_are(c: Call) -> Any:
+    return step("amplify", lambda _, __, x, *___: x)(c)
+
+
+def _unhinged(c: Call) -> Any:
+    """The mean of what the hinge would cut: a margin so large that it cuts nothing, taken off."""
+    far = 1e3
+    return c.given(margin=c["margin"] + far)() - far
+
+
+def _scaled_features(change: Callable[[Any, float], Any]) -> Callable[[Call], Any]:
+    """Another factor on the rows that are projected, whatever the scale that is given."""
+
+    def wrong(f: Any, x: Array, projection: Array, **options: Any) -> Any:
+        scale = options.pop("scale", None)
+        now = x.shape[-1] ** -0.25 if scale is None else scale
+        return f(x, projection, **options, scale=change(x.shape[-1], now))
+
+    return _phi(wrong)
+
+
+def _normaliser(wrong: Callable[[Any, Any], Any]) -> Callable[[Call], Any]:
+    """``wrong(A, D)`` in place of a map A and the sums D that its rows are over."""
+
+    def linear(_: Call, __: Any, phi_q: Array, phi_k: Array, v: Array) -> Any:
+        A = phi_q @ np.swapaxes(phi_k, -1, -2)
+        D = A.sum(-1, keepdims=True)
+        return wrong(A / D, D)[0] @ v
+
+    def run(c: Call) -> Any:
+        if c.op == "enla":
+            return step("linear_attention", linear)(c)
+        return step("_weights", lambda _, f, *args: wrong(*f(*args)))(c)
+
+    return run
+
+
+def _undivided(A: Array, D: Array) -> tuple[Array, Array]:
+    return A * D, D
+
+
+def _over_columns(A: Array, D: Array) -> tuple[Array, Array]:
+    return A * D / (A * D).sum(-2, keepdims=True), D
+
+
+def _amplified(side: str) -> Callable[[Call], Any]:
+    """Only queries or only keys amplified; the other are unit vectors."""
+
+    def wrong(c: Call, f: Any, x: Array, amplification: Any = 6.0, floor: float = 5e-5) -> Any:
+        own = np.array_equal(np.asarray(x.real), np.asarray(c[side].real))
+        return f(x, amplification if own else 1.0, floor)
+
+    return step("amplify", wrong)
+
+
+def _amplification(c: Call) -> float:
+    return float(c.get("amplification", 6.0))
+
+
+def _ranks(change: Callable[[Call], dict[str, Any]]) -> Callable[[Call], Any]:
+    return lambda c: c.given(**change(c))()
+
+
+def _loss(change: Callable[[Any, Any, Any, float], Any]) -> Callable[[Call], Any]:
+    """``change(hinge, pos, neg, margin)`` in place of the hinge."""
+
+    def wrong(_: Call, f: Any, scores: Array, *args: Any) -> Any:
+        margin = args[2]
+        hinge, pos, neg = f(scores, *args)
+        return change(hinge, pos, neg, margin), pos, neg
+
+    return step("_hinge", wrong)
+
+
+def _ascending(c: Call, f: Any, q: Array, k: Array, *args: Any) -> Any:  # noqa: ARG001
+    order, scores = f(q, -k, *args)
+    return order, 1 / scores
+
+
+def _linear_scores(c: Call) -> Any:
+    """Dense softmax attention in place of a linear one."""
+    mask = c.get("mask")
+    return attention(c["q"], c["k"], c["v"], mask=None if mask is None else mask[..., None, :])
+
+
+VARIANTS = (
+    Variant(
+        "with the softmax of queries over positions",
+        _EFFICIENT,
+        _softmaxed(lambda q, k, Q, K: (softmax(q, -2), K)),
+    ),
+    Variant(
+        "with the softmax of keys over channels",
+        _EFFICIENT,
+        _softmaxed(lambda q, k, Q, K: (Q, softmax(k, -1))),
+    ),
+    Variant(
+        "with both softmaxes along the other axis",
+        _EFFICIENT,
+        _softmaxed(lambda q, k, Q, K: (softmax(q, -2), softmax(k, -1))),
+    ),
+    Variant("without the softmax of queries", _EFFICIENT, _softmaxed(lambda q, k, Q, K: (q, K))),
+    Variant("without the softmax of keys", _EFFICIENT, _softmaxed(lambda q, k, Q, K: (Q, k))),
+    Variant(
+        "with the softmax of keys over positions and channels together",
+        _EFFICIENT,
+        _softmaxed(lambda q, k, Q, K: (Q, softmax(k.reshape(*k.shape[:-2], -1)).reshape(k.shape))),
+    ),
+    Variant(
+        "with one more scale of 1/sqrt(d)",
+        (*_EFFICIENT, *_DIVIDED),
+        _times(lambda c: _d(c) ** -0.5),
+    ),
+    Variant(
+        "with queries and keys scaled by d^-1/4 before their softmaxes",
+        _EFFICIENT,
+        lambda c: c.given(q=c["q"] * _d(c) ** -0.25, k=c["k"] * _d(c) ** -0.25)(),
+    ),
+    Variant(
+        "with the mask applied after the softmax of keys",
+        _EFFICIENT,
+        needs("mask", _softmaxed(lambda q, k, Q, K: (Q, np.where(K == 0, 0, softmax(k, -2))))),
+    ),
+    Variant("without the mask", _EFFICIENT, lambda c: c.given(mask=c["mask"] | True)()),
+    Variant("with the mask inverted", _EFFICIENT, lambda c: c.given(mask=~c["mask"])()),
+    Variant(
+        "with softmax attention in its place", (*_EFFICIENT, *_DIVIDED, *_FEATURES), _linear_scores
+    ),
+    Variant(
+        "not divided by the number of keys", (*_EFFICIENT, *_DIVIDED, *_PLAIN), _counted(_kept)
+    ),
+    Variant(
+        "divided by the number of queries, not of keys",
+        (*_EFFICIENT, *_DIVIDED, *_PLAIN),
+        _counted(lambda c: _kept(c) / _n(c)),
+    ),
+    Variant(
+        "divided by all keys, masked ones too",
+        _EFFICIENT,
+        needs("mask", _counted(lambda c: _kept(c) / _m(c))),
+    ),
+    Variant(
+        "divided by the channels, not by the keys",
+        (*_EFFICIENT, *_DIVIDED, *_PLAIN),
+        _counted(lambda c: _kept(c) / _d(c)),
+    ),
+    Variant(
+        "divided by the root of the number of keys",
+        (*_EFFICIENT, *_DIVIDED, *_PLAIN),
+        _counted(lambda c: _kept(c) ** 0.5),
+    ),
+    Variant(
+        "divided by the number of keys twice",
+        (*_EFFICIENT, *_DIVIDED, *_PLAIN),
+        _counted(lambda c: 1 / _kept(c)),
+    ),
+    Variant(
+        "with a softmax in place of the division by m",
+        _PLAIN,
+        step(
+            "weights",
+            lambda _, f, s, pairwise: softmax(
+                s if pairwise != "concatenation" else np.where(s.real > 0, s, 0)
+            ),
+        ),
+    ),
+    Variant(
+        "without the relu",
+        _PLAIN,
+        needs("weight", step("weights", lambda _, f, s, pairwise: s / s.shape[-1])),
+    ),
+    Variant(
+        "with the halves of the weight swapped",
+        _PLAIN,
+        lambda c: c.given(weight=np.roll(c["weight"], _d(c)))(),
+    ),
+    Variant("with eps outside the factor 1/sqrt(r)", _FEATURES, _phi(_outside)),
+    Variant("without eps (in the exponent it cancels, too)", _FEATURES, option(eps=1e-300)),
+    Variant(
+        "with the maximum of each key, not of all keys",
+        _FAVOR,
+        _phi(lambda f, x, p, **o: f(x, p, **{**o, "role": "query"})),
+    ),
+    Variant("without the factor d^-1/4", _FEATURES, _scaled_features(lambda d, now: 1.0)),
+    Variant("with the factor d^-1/4", _ENLA, _scaled_features(lambda d, now: d**-0.25)),
+    Variant(
+        "with the factor d^-1/2 in place of d^-1/4", _FAVOR, _scaled_features(lambda d, now: now**2)
+    ),
+    Variant("without the half square of the length", _FEATURES, _phi(_without_square)),
+    Variant("with the whole square of the length, not its half", _FEATURES, _phi(_twice_square)),
+    Variant("without the normaliser", _FEATURES, _normaliser(_undivided)),
+    Variant("normalised over queries", _FEATURES, _normaliser(_over_columns)),
+    Variant(
+        "without causality",
+        _FAVOR,
+        lambda c: c.given(causal=None if c["causal"] else 0, stabilizer="none")(),
+    ),
+    Variant("causal by one key too few", _FAVOR, needs("causal", step("_weights", _strict))),
+    Variant("without denominator_eps", _FAVOR, option(denominator_eps=0.0)),
+    Variant(
+        "without the 1e-3 of the relu",
+        _FAVOR,
+        needs("kernel", step("relu_features", lambda _, f, *a, **o: f(*a, **o) - 1e-3)),
+    ),
+    Variant("with a relu in place of the exponential", _FAVOR, option(kernel="relu")),
+    Variant(
+        "with the exponential in place of the relu",
+        _FAVOR,
+        needs("kernel", option(kernel="softmax")),
+    ),
+    Variant(
+        "with projections of length 1",
+        _FEATURES,
+        lambda c: c.given(projection=unit(c["projection"]))(),
+    ),
+    Variant("with amplified queries only", _ENLA, _amplified("q")),
+    Variant("with amplified keys only", _ENLA, _amplified("k")),
+    Variant(
+        "with the amplification, not its root",
+        (*_ENLA, *_LOSS),
+        option(amplification=lambda c: _amplification(c) ** 2),
+    ),
+    Variant("without the amplification", (*_ENLA, *_LOSS), option(amplification=1.0)),
+    Variant(
+        "with vectors as they are, neither normalised nor amplified", (*_ENLA, *_LOSS), _as_they_are
+    ),
+    Variant(
+        "with lengths over positions, not over channels",
+        (*_ENLA, *_LOSS),
+        step("_length", lambda _, f, x: np.sqrt((x * x).sum(-2, keepdims=True))),
+    ),
+    Variant("summed over queries, not averaged", _LOSS, _times(_n)),
+    Variant("without the hinge", _LOSS, _unhinged),
+    Variant("with the margin's sign turned", _LOSS, option(margin=lambda c: -c["margin"])),
+    Variant("without the margin", _LOSS, option(margin=0.0)),
+    Variant(
+        "with logarithms in base 2",
+        _LOSS,
+        _loss(lambda hinge, pos, neg, margin: margin + (hinge - margin) / np.log(2)),
+    ),
+    Variant(
+        "with logarithms in base 10",
+        _LOSS,
+        _loss(lambda hinge, pos, neg, margin: margin + (hinge - margin) / np.log(10)),
+    ),
+    Variant(
+        "without the logarithm",
+        _LOSS,
+        _loss(lambda hinge, pos, neg, margin: margin - pos / (neg + 1e-6)),
+    ),
+    Variant(
+        "with positives and negatives exchanged",
+        _LOSS,
+        _loss(lambda hinge, pos, neg, margin: 2 * margin - hinge),
+    ),
+    Variant("with the least scores first", _LOSS, step("_ranked", _ascending)),
+    Variant("with one positive too few", _LOSS, option(positives=lambda c: c["positives"] - 1)),
+    Variant("with one positive too many", _LOSS, option(positives=lambda c: c["positives"] + 1)),
+    Variant(
+        "with the negatives one rank too early",
+        _LOSS,
+        option(negatives=lambda c: [x - 1 for x in c["negatives"]]),
+    ),
+    Variant(
+        "with the negatives one rank too late",
+        _LOSS,
+        option(negatives=lambda c: [x + 1 for x in c["negatives"]]),
+    ),
+    Variant(
+        "with all later keys as negatives",
+        _LOSS,
+        option(negatives=lambda c: [c["negatives"][0], _m(c)]),
+    ),
+)

@@ -1,0 +1,205 @@
+"""Masks, causality, windows, tiles and heads of softmax attention gone wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from nlattn.conformance.judge.variants.base import Array, Call, Variant, softmax
+from nlattn.conformance.judge.variants.dense import BLOCKS, OPS, given, of, scoring, weighing
+from nlattn.oracle.dense import Stages
+
+
+def _positions(c: Call) -> tuple[Array, Array]:
+    return np.arange(c["q"].shape[-2])[:, None], np.arange(c["k"].shape[-2])
+
+
+def _causal(shift: Callable[[Call], int]) -> Callable[[Call], Any]:
+    def offset(c: Call) -> int:
+        if not c["causal"]:
+            raise ValueError
+        return shift(c)
+
+    return given(causal_offset=offset)
+
+
+def _offset(c: Call) -> int:
+    return int(c.get("causal_offset", 0))
+
+
+def _surplus(c: Call) -> int:
+    return int(c["k"].shape[-2] - c["q"].shape[-2])
+
+
+def _window(change: Callable[[Any, Any], Any]) -> Callable[[Call], Any]:
+    return given(window=lambda c: list(change(*c["window"])))
+
+
+def _wider(by_left: int, by_right: int) -> Callable[[Any, Any], Any]:
+    return lambda left, right: [
+        None if side is None else side + by for side, by in ((left, by_left), (right, by_right))
+    ]
+
+
+def _instead(names: tuple[str, ...], yes: Callable[[Call], Array]) -> Callable[[Call], Any]:
+    """Other positions allowed in place of those of some options."""
+
+    def run(c: Call) -> Any:
+        if c.get(names[0]) in (None, False):
+            raise ValueError
+        mask = c.get("mask")
+        mask = yes(c) if mask is None else mask & yes(c)
+        return c.given(**dict.fromkeys(names)).given(mask=mask)()
+
+    return of(run)
+
+
+def _keys(kept: Callable[[int], Any]) -> Callable[[Call], Any]:
+    """Only some of the keys, by a slice or an index made from their number."""
+
+    def yes(c: Call) -> Array:
+        n, m = c["q"].shape[-2], c["k"].shape[-2]
+        mask = np.zeros((n, m), bool)
+        mask[:, kept(m)] = True
+        if not mask.any():
+            raise ValueError
+        return mask
+
+    def run(c: Call) -> Any:
+        mask = c.get("mask")
+        return c.given(mask=yes(c) if mask is None else mask & yes(c))()
+
+    return of(run)
+
+
+def _whole_blocks(block: int, m: int) -> slice:
+    return slice(0, m // block * block)
+
+
+def _padded(block: int) -> Callable[[Call, Stages], Array]:
+    """Weights when keys are filled up to whole blocks by zeros, whose scores of 0 count."""
+
+    def weights(_: Call, st: Stages) -> Array:
+        extra = -st.masked.shape[-1] % block
+        pad = [(0, 0)] * (st.masked.ndim - 1) + [(0, extra)]
+        return softmax(np.pad(st.masked, pad))[..., : st.masked.shape[-1]]
+
+    return weights
+
+
+def _other_heads(pick: Callable[[Any, int, int], Any]) -> Callable[[Call], Any]:
+    """Heads of keys and values for each query head, chosen by ``pick(heads, all, shared)``."""
+
+    def run(c: Call) -> Any:
+        if not c["gqa"]:
+            raise ValueError
+        heads, shared = c["q"].shape[-3], c["k"].shape[-3]
+        index = pick(np.arange(heads), heads, shared)
+        return c.given(k=c["k"][..., index, :, :], v=c["v"][..., index, :, :], gqa=None)()
+
+    return of(run)
+
+
+def _nothing_means(_: Call, st: Stages) -> Array:
+    """Equal weights in rows that may attend to nothing."""
+    none = np.isneginf(st.masked.real).all(-1, keepdims=True)
+    return np.where(none, 1 / st.masked.shape[-1], st.weights)
+
+
+def _mixed(c: Call) -> Any:
+    """Heads and positions lie the other way round in memory."""
+
+    def mix(x: Array) -> Array:
+        heads, n = x.shape[-3:-1]
+        return np.swapaxes(x.reshape(*x.shape[:-3], n, heads, x.shape[-1]), -2, -3)
+
+    out = c.given(**{name: mix(c[name]) for name in "qkv"})()
+    return np.swapaxes(out, -2, -3).reshape(out.shape)
+
+
+def _anywhere(_: Call) -> Array:
+    return np.ones((1, 1), bool)
+
+
+def _from_the_end(c: Call) -> Array:
+    """The window around the diagonal that ends at the last query and the last key."""
+    i, j = _positions(c)
+    left, right = (np.inf if side is None else side for side in c["window"])
+    step = j - i - _surplus(c)
+    return np.asarray((-left <= step) & (step <= right))
+
+
+_MASKS = tuple(
+    Variant(name, ("attention",), run)
+    for name, run in (
+        ("with the mask inverted", of(lambda c: c.given(mask=~c["mask"])())),
+        ("without the mask", of(lambda c: c.given(mask=c["mask"] | True)())),
+        ("with the mask added as 0 and 1", scoring(lambda c, st: st.biased + c["mask"])),
+        (
+            "without causality",
+            _instead(("causal", "causal_offset"), _anywhere),
+        ),
+        ("causal by one key too few", _causal(lambda c: _offset(c) - 1)),
+        ("causal by one key too many", _causal(lambda c: _offset(c) + 1)),
+        (
+            "causal from the other corner, aligned to the last key",
+            _causal(lambda c: _offset(c) + _surplus(c)),
+        ),
+        ("causal without its offset", _causal(lambda c: 0)),
+        ("causal with the offset's sign turned", _causal(lambda c: -_offset(c))),
+        (
+            "causal towards later keys",
+            _instead(
+                ("causal", "causal_offset"),
+                lambda c: _positions(c)[1] >= _positions(c)[0] + _offset(c),
+            ),
+        ),
+        ("without the window", _instead(("window",), _anywhere)),
+        ("with a window one key narrower on the left", _window(_wider(-1, 0))),
+        ("with a window one key narrower on the right", _window(_wider(0, -1))),
+        ("with a window one key narrower on both sides", _window(_wider(-1, -1))),
+        ("with a window one key wider on the left", _window(_wider(1, 0))),
+        ("with a window one key wider on the right", _window(_wider(0, 1))),
+        ("with a window one key wider on both sides", _window(_wider(1, 1))),
+        ("with the window's sides swapped", _window(lambda left, right: (right, left))),
+        ("with the window aligned to the last key", _instead(("window",), _from_the_end)),
+        (
+            "with query head i on key head i mod the number of key heads",
+            _other_heads(lambda i, _, shared: i % shared),
+        ),
+        ("with the first key head for all", _other_heads(lambda i, _, __: i * 0)),
+        ("with heads and positions interleaved in memory", of(_mixed)),
+    )
+)
+
+_KEYS = tuple(
+    Variant(name, OPS, run)
+    for name, run in (
+        ("with NaN where a query may attend to nothing", given(masked_rows="nan")),
+        (
+            "with the mean of all values where a query may attend to nothing",
+            weighing(_nothing_means),
+        ),
+        ("without the last key", _keys(lambda m: slice(0, m - 1))),
+        ("without the first key", _keys(lambda m: slice(1, None))),
+        *(
+            (
+                f"without the keys after the last whole block of {b}",
+                _keys(partial(_whole_blocks, b)),
+            )
+            for b in BLOCKS
+        ),
+        *(
+            (
+                f"with keys padded by zeros to a multiple of {b}, which count in the softmax",
+                weighing(_padded(b)),
+            )
+            for b in BLOCKS
+        ),
+    )
+)
+
+VARIANTS = (*_MASKS, *_KEYS)

@@ -1,0 +1,191 @@
+"""Scale, softcap, bias and normaliser of softmax attention gone wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from nlattn.conformance.judge.variants.base import Array, Call, Variant, softmax
+from nlattn.conformance.judge.variants.dense import (
+    BLOCKS,
+    OPS,
+    given,
+    of,
+    scoring,
+    stages,
+    weighing,
+)
+from nlattn.oracle.dense import Stages
+
+
+def _scale(c: Call) -> float:
+    given = c.get("scale")
+    return c["q"].shape[-1] ** -0.5 if given is None else float(given)
+
+
+def _scaled(change: Callable[[Call, float], float]) -> Callable[[Call], Any]:
+    return given(scale=lambda c: change(c, _scale(c)))
+
+
+def _masked(st: Stages, scores: Array) -> Array:
+    return np.where(np.isfinite(st.masked.real), scores, -np.inf)
+
+
+def _unrescaled(block: int) -> Callable[[Call, Stages], Array]:
+    """Weights of an online softmax whose sums keep the scale of the maximum they were made with."""
+
+    def weights(_: Call, st: Stages) -> Array:
+        s = st.masked
+        best = np.maximum.accumulate(s.real, -1)
+        last = np.minimum(np.arange(s.shape[-1]) // block * block + block, s.shape[-1]) - 1
+        top = best[..., last]
+        powers = np.where(np.isneginf(s.real), 0, np.exp(s - np.where(np.isneginf(top), 0, top)))
+        total = powers.sum(-1, keepdims=True)
+        return np.asarray(powers / np.where(total == 0, 1, total))
+
+    return weights
+
+
+def _overflowing(c: Call, st: Stages) -> Array:
+    """Weights without subtracting a maximum; exponentials of all but float64 are float32's."""
+    limit = 709.7 if c.dtype == "float64" else 88.7
+    with np.errstate(all="ignore"):
+        powers = np.where(st.masked.real > limit, np.inf, np.exp(st.masked))
+        powers = np.where(st.masked.real < -limit - 16, 0, powers)
+        weights = powers / powers.sum(-1, keepdims=True)
+    return np.where(np.isneginf(st.masked.real).all(-1, keepdims=True), 0, weights)
+
+
+def _log(change: Callable[[Stages], Array]) -> Callable[[Call], Any]:
+    def run(c: Call) -> Any:
+        c["return_lse"]
+        st = stages(c)
+        return st.out, change(st)
+
+    return of(run)
+
+
+def _bias(c: Call) -> Any:
+    return 0 if c.get("bias") is None else c["bias"]
+
+
+_SCORES = tuple(
+    Variant(name, OPS, run)
+    for name, run in (
+        ("with a scale of 1", _scaled(lambda _, s: 1.0)),
+        ("with the scale squared", _scaled(lambda _, s: s * s)),
+        ("with the scale's square root", _scaled(lambda _, s: s**0.5)),
+        ("with the scale inverted", _scaled(lambda _, s: 1 / s)),
+        ("with a scale of 1/sqrt(d)", _scaled(lambda c, _: float(c["q"].shape[-1] ** -0.5))),
+        (
+            "with a scale of 1/sqrt(e), by the values' channels",
+            _scaled(lambda c, _: float(c["v"].shape[-1] ** -0.5)),
+        ),
+        (
+            "with a scale by the channels of all heads",
+            _scaled(lambda c, _: float((c["q"].shape[-3] * c["q"].shape[-1]) ** -0.5)),
+        ),
+        ("with powers of 2 in place of e", scoring(lambda _, st: st.masked * np.log(2))),
+        ("with the softmax over queries", weighing(lambda _, st: softmax(st.masked, -2))),
+        (
+            "without a softmax",
+            weighing(lambda _, st: np.where(np.isfinite(st.masked), st.masked, 0)),
+        ),
+        (
+            "without the normaliser",
+            weighing(
+                lambda _, st: np.exp(
+                    st.masked
+                    - np.where(np.isneginf(st.lse), 0, st.masked.real.max(-1, initial=-np.inf))[
+                        ..., None
+                    ]
+                )
+            ),
+        ),
+        ("without the normaliser and the maximum", weighing(lambda _, st: np.exp(st.masked))),
+        (
+            "with the best key only",
+            weighing(
+                lambda _, st: (
+                    (np.arange(st.masked.shape[-1]) == st.masked.real.argmax(-1)[..., None])
+                    * np.isfinite(st.masked)
+                )
+            ),
+        ),
+        (
+            "with masked keys in the normaliser",
+            weighing(lambda _, st: np.where(np.isfinite(st.masked), softmax(st.biased), 0)),
+        ),
+        (
+            "with masked scores of 0, not -inf",
+            scoring(lambda _, st: np.where(np.isfinite(st.masked), st.masked, 0)),
+        ),
+        ("without subtracting the maximum", weighing(_overflowing)),
+        *(
+            (
+                f"with sums not rescaled when a later block of {b} keys has a larger score",
+                weighing(_unrescaled(b)),
+            )
+            for b in (1, 4, *BLOCKS)
+        ),
+    )
+)
+
+_OPTIONS = tuple(
+    Variant(name, ("attention",), run)
+    for name, run in (
+        (
+            "with masked scores of 0 before the bias",
+            scoring(lambda c, st: np.where(np.isfinite(st.masked), st.capped, 0) + c["bias"]),
+        ),
+        (
+            "with the softcap after the mask",
+            scoring(
+                lambda c, st: (
+                    c["softcap"]
+                    * np.tanh(
+                        np.where(np.isfinite(st.masked), st.raw + _bias(c), -1e300) / c["softcap"]
+                    )
+                )
+            ),
+        ),
+        (
+            "with the softcap after the bias",
+            scoring(
+                lambda c, st: _masked(
+                    st, c["softcap"] * np.tanh((st.raw + c["bias"]) / c["softcap"])
+                )
+            ),
+        ),
+        ("without the softcap", of(lambda c: c.given(softcap=None if c["softcap"] else 0)())),
+        (
+            "without the factor softcap after the tanh",
+            scoring(lambda c, st: _masked(st, np.tanh(st.raw / c["softcap"]) + _bias(c))),
+        ),
+        (
+            "with the softcap before the scale",
+            scoring(
+                lambda c, st: _masked(
+                    st,
+                    _scale(c) * c["softcap"] * np.tanh(st.raw / _scale(c) / c["softcap"])
+                    + _bias(c),
+                )
+            ),
+        ),
+        ("without the bias", of(lambda c: c.given(bias=c["bias"] * 0)())),
+        ("with the bias subtracted", of(lambda c: c.given(bias=-c["bias"])())),
+        (
+            "with the bias scaled like the scores",
+            of(lambda c: c.given(bias=c["bias"] * _scale(c))()),
+        ),
+        ("with the bias added after the softmax", weighing(lambda c, st: st.weights + c["bias"])),
+        ("with lse in base 2", _log(lambda st: st.lse / np.log(2))),
+        ("with lse without the maximum", _log(lambda st: st.lse - st.masked.real.max(-1))),
+        ("with the maximum in place of lse", _log(lambda st: st.masked.max(-1))),
+        ("with the sum of exponentials in place of lse", _log(lambda st: np.exp(st.lse))),
+    )
+)
+
+VARIANTS = (*_SCORES, *_OPTIONS)

@@ -1,0 +1,179 @@
+"""The functions of NumPy that oracles use, for arrays that carry their rounding errors.
+
+`analysed` lets every oracle see this module's `Analysis` as its ``np``: what an oracle computes,
+and in which order, is then what is analysed, for every operator alike.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from nlattn.conformance.table import TABLE
+from nlattn.conformance.truth.rounding import (
+    Doubtful,
+    Precision,
+    Rounded,
+    carries,
+    growth,
+    parts,
+    product,
+)
+
+_lock = threading.Lock()
+
+
+@contextmanager
+def analysed(precision: Precision) -> Iterator[None]:
+    """Oracles compute with Rounded arrays, in this precision."""
+    with standing_in(Analysis()), patch.object(Rounded, "now", precision):
+        yield
+
+
+@contextmanager
+def standing_in(functions: Any) -> Iterator[None]:
+    """Oracles find `functions` where ``np`` was."""
+    modules = {f"nlattn.oracle.{spec.stem}" for spec in TABLE}
+    with _lock, ExitStack() as stack:
+        for name in modules:
+            stack.enter_context(patch.object(importlib.import_module(name), "np", functions))
+        yield
+
+
+class _Add:
+    """``np.add.at``."""
+
+    def at(self, x: Rounded, index: Any, terms: Rounded) -> None:
+        """Each cell is a sum of some of the terms."""
+        count = terms.size / max(x.size, 1)
+        np.add.at(x.value, index, terms.value)
+        np.add.at(x.error, index, terms.error + (growth(count) + x.now.unit) * abs(terms.value))
+
+
+class Analysis:
+    """Stands where ``np`` does; what is not named here never meets a Rounded array."""
+
+    add = _Add()
+
+    def __getattr__(self, name: str) -> Any:
+        whole = getattr(np, name)
+        if name not in _MOVING:
+            return whole
+
+        def moved(x: Any, *args: Any, **options: Any) -> Any:
+            if not carries(x):
+                return whole(x, *args, **options)
+            value, error = parts(x)
+            return Rounded(whole(value, *args, **options), whole(error, *args, **options))
+
+        return moved
+
+    def zeros(self, shape: Any, dtype: Any = float) -> Any:
+        return self._filled(np.zeros(shape, dtype))
+
+    def ones(self, shape: Any, dtype: Any = float) -> Any:
+        return self._filled(np.ones(shape, dtype))
+
+    def full(self, shape: Any, fill: Any, dtype: Any = None) -> Any:
+        return self._filled(np.full(shape, fill, dtype))
+
+    def zeros_like(self, x: Any) -> Any:
+        return self.zeros(np.shape(x.value) if isinstance(x, Rounded) else x.shape, x.dtype)
+
+    empty_like = zeros_like
+
+    def ones_like(self, x: Any) -> Any:
+        return self.zeros_like(x) + 1
+
+    def _filled(self, x: Any) -> Any:
+        return Rounded(x) if x.dtype == np.float64 else x
+
+    def asarray(self, x: Any, dtype: Any = None) -> Any:
+        return x if isinstance(x, Rounded) else np.asarray(x, dtype)
+
+    def array(self, x: Any, dtype: Any = None) -> Any:
+        return Rounded(*map(np.array, parts(x))) if carries(x) else np.array(x, dtype)
+
+    def ndim(self, x: Any) -> int:
+        return x.ndim if isinstance(x, Rounded) else np.ndim(x)
+
+    def shape(self, x: Any) -> Any:
+        return x.shape if isinstance(x, Rounded) else np.shape(x)
+
+    def result_type(self, *_: Any) -> Any:
+        return np.dtype(np.float64)
+
+    def append(self, x: Any, y: Any) -> Any:
+        if not carries((x, y)):
+            return np.append(x, y)
+        (a, e), (b, f) = parts(x), parts(y)
+        return Rounded(np.append(a, b), np.append(e, np.zeros(np.shape(b)) + f))
+
+    def where(self, condition: Any, x: Any, y: Any) -> Any:
+        if not carries((x, y)):
+            return np.where(condition, x, y)
+        (a, e), (b, f) = parts(x), parts(y)
+        error = np.where(condition, e, f)
+        if isinstance(condition, Doubtful):
+            with np.errstate(invalid="ignore"):
+                error = np.where(condition.doubt, e + f + abs(a - np.asarray(b)), error)
+        return Rounded(np.where(condition, a, b), error)
+
+    def put_along_axis(self, x: Any, index: Any, values: Any, axis: int) -> None:
+        value, error = parts(values)
+        np.put_along_axis(x.value, index, value, axis)
+        np.put_along_axis(x.error, index, error, axis)
+
+    def exp(self, x: Any) -> Any:
+        if not isinstance(x, Rounded):
+            return np.exp(x)
+        with np.errstate(over="ignore", invalid="ignore"):
+            value = np.exp(x.value)
+            grown = np.expm1(x.error + x.now.unit * abs(x.value))
+            error = np.where(value == 0, 0, value * grown)
+        return Rounded.of(value, error + x.now.tiny, 5.0)
+
+    def log(self, x: Any) -> Any:
+        if not isinstance(x, Rounded):
+            return np.log(x)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value = np.log(x.value)
+            error = -np.log1p(-np.minimum(x.error / x.value, 1))
+        return Rounded.of(value, error + 2 * x.now.unit)
+
+    def sqrt(self, x: Any) -> Any:
+        if not isinstance(x, Rounded):
+            return np.sqrt(x)
+        value = np.sqrt(x.value)
+        return Rounded.of(value, value - np.sqrt(np.maximum(x.value - x.error, 0)))
+
+    def tanh(self, x: Any) -> Any:
+        if not isinstance(x, Rounded):
+            return np.tanh(x)
+        slope = 1 - np.tanh(np.maximum(abs(x.value) - x.error, 0)) ** 2
+        return Rounded.of(np.tanh(x.value), np.minimum(x.error * slope, 2), 4.0)
+
+    def einsum(self, subscripts: str, *operands: Any) -> Any:
+        if not carries(operands):
+            return np.einsum(subscripts, *operands)
+        a, b = operands
+        axes, out = subscripts.replace("...", "").split("->")
+        sizes: dict[str, int] = {}
+        for letters, x in zip(axes.split(","), operands, strict=True):
+            shape = self.shape(x)
+            sizes |= zip(letters, shape[len(shape) - len(letters) :], strict=True)
+        n = math.prod(size for letter, size in sizes.items() if letter not in out)
+        return product(lambda x, y: np.einsum(subscripts, x, y), a, b, n)
+
+
+_MOVING = (
+    "broadcast_to", "concatenate", "moveaxis", "pad", "repeat", "stack", "swapaxes",
+    "take_along_axis",
+)  # fmt: skip

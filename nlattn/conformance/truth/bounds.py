@@ -1,0 +1,141 @@
+"""What a case's results are, and how far from them rounding may lead.
+
+Truth is the float64 oracle. The bound is what the same oracle may lose in the case's precision
+(`rounding.py`), plus what the truth itself may have lost. Where results solve an equation, the
+bound is one of its condition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from nlattn.conformance.case import Array, Case, dtype_of, named
+from nlattn.conformance.truth.analysis import analysed
+from nlattn.conformance.truth.rounding import Precision, Rounded, precision
+from nlattn.conformance.truth.transcription import transcription
+
+_DOUBLE = precision(np.dtype(np.float64))
+
+
+@lru_cache(maxsize=64)
+def exact(case: Case) -> dict[str, Array]:
+    """Results of the float64 oracle by name."""
+    with np.errstate(all="ignore"):
+        result = named(case, transcription(case.function, wide(case.arrays), case.options))
+    return {name: np.asarray(x, np.float64) for name, x in result.items()}
+
+
+@lru_cache(maxsize=64)
+def plain(case: Case) -> dict[str, Array]:
+    """Results of the oracle in the case's dtype; in 16 bits computed in float32, rounded once."""
+    dtype = dtype_of(case.dtype)
+    inner = np.float64 if dtype == np.float64 else np.float32
+    arrays = {n: x.astype(inner) if floating(x) else x for n, x in case.arrays.items()}
+    with np.errstate(all="ignore"):
+        result = named(case, transcription(case.function, arrays, case.options))
+        return {name: np.asarray(x).astype(dtype).astype(float) for name, x in result.items()}
+
+
+@lru_cache(maxsize=64)
+def allowed(case: Case) -> dict[str, Array]:
+    """Bound of each element's error."""
+    now = precision(dtype_of(case.dtype))
+    if case.op in _CONDITIONED:
+        return conditioned(case, now)
+    arrays = {
+        name: Rounded(x, _flushed(x, now)) if floating(x) else x
+        for name, x in wide(case.arrays).items()
+    }
+    with analysed(now), np.errstate(all="ignore"):
+        result = named(case, transcription(case.function, arrays, case.options))
+    factor = 1 + _DOUBLE.unit / now.unit
+    return {name: factor * np.asarray(x.error) for name, x in result.items()}
+
+
+def wide(arrays: Mapping[str, Array]) -> dict[str, Any]:
+    """Floating arrays as float64, contiguous; others as they are."""
+    return {n: np.array(x, np.float64) if floating(x) else x for n, x in arrays.items()}
+
+
+def floating(x: Array) -> bool:
+    """Whether an array is floating; bfloat16 is of a kind of its own."""
+    return bool(x.dtype.kind == "f" or x.dtype.name == "bfloat16")
+
+
+def _flushed(x: Array, now: Precision) -> Array:
+    """What is lost of subnormal inputs where these count as 0."""
+    return np.where(abs(x) < now.tiny, abs(x), 0.0)
+
+
+def conditioned(case: Case, now: Precision) -> dict[str, Array]:
+    """Bounds of leverage and what is built from it: ``u (sqrt(m) + d) cond^2``, per element.
+
+    The square is what solving by the Gram matrix costs. An exponent p multiplies relative errors.
+    """
+    want, k = exact(case), wide(case.arrays)["k"]
+    p = float(case.options.get("p", 2.0))
+    loss = np.zeros(k.shape[:-2])
+    for b in np.ndindex(k.shape[:-2]):
+        loss[b] = _loss(k[b], now, condition(k[b], want, p, b))
+    if case.op == "universal_set":
+        return {
+            "out": (_unsure_prefixes if case.options.get("causal") else _unsure)(case, k, loss, p)
+        }
+    each = {}
+    for name, x in want.items():
+        share = loss[..., None] if x.ndim > loss.ndim else loss
+        size = np.sqrt(abs(x)) if case.op == "leverage_scores" else p * abs(x)
+        each[name] = share * size + 1e-9 * abs(x) * (case.op == "lp_sensitivity")
+        each[name] += 1e-11 * abs(x) * (case.op != "leverage_scores") + now.tiny
+    return each
+
+
+def condition(k: Array, want: Mapping[str, Array], p: float, b: tuple[int, ...]) -> float:
+    """Squared condition of keys, columns brought to one size; for p not 2 also of weighted keys."""
+    rows = k[k.any(-1)]
+    rows = rows / np.where(rows.any(0), abs(rows).max(0, initial=0), 1)
+    worst = 1.0
+    weights = [np.ones(len(rows))]
+    if p != 2 and "out" in want and want["out"].shape == k.shape[:-1]:
+        weights.append(want["out"][b][k.any(-1)] ** (0.5 - 1 / p))
+    for w in weights:
+        sizes = np.linalg.svd(w[:, None] * rows, compute_uv=False)
+        kept = sizes[sizes > 1e-10 * sizes.max(initial=0)]
+        worst = max(worst, float(kept[0] / kept[-1]) ** 2 if len(kept) else 1.0)
+    return worst
+
+
+def _unsure(case: Case, k: Array, loss: Array, p: float) -> Array:
+    """0 where a key must be in or out, infinite where its bounds do not tell."""
+    bounds = transcription("sensitivity_bounds", {"k": k}, {"p": p})
+    eps = case.options["eps"]
+    low, high = (
+        x * (1 + sign * p * loss[..., None]) for x, sign in zip(bounds, (-1, 1), strict=True)
+    )
+    unsure = (low < eps) & (high >= eps)
+    return np.where(unsure, np.inf, 0.1)
+
+
+def _unsure_prefixes(case: Case, k: Array, _: Array, p: float) -> Array:
+    """The same for the keys up to each key, (..., m, m)."""
+    now, m = precision(dtype_of(case.dtype)), k.shape[-2]
+    found = np.full((*k.shape[:-1], m), 0.1)
+    for *b, i in np.ndindex(k.shape[:-1]):
+        part = k[tuple(b)][: i + 1]
+        loss = np.array(_loss(part, now, condition(part, {}, p, ())))
+        found[(*b, i)][: i + 1] = _unsure(case, part, loss, p)
+    return found
+
+
+def _loss(k: Array, now: Precision, squared: float) -> float:
+    """Relative error of the leverage of k (m, d) of this squared condition."""
+    return float(16 * now.unit * (k.shape[-2] ** 0.5 + k.shape[-1]) * squared + _DOUBLE.unit)
+
+
+_CONDITIONED = (
+    "leverage_scores", "lewis_weights", "sensitivity_bounds", "lp_sensitivity", "universal_set",
+)  # fmt: skip
