@@ -9,7 +9,7 @@ from nlattn.runtime import jit
 _KEYS = 256  # a block stays in the cache for a whole run of queries
 
 
-@jit.kernel
+@jit.loop
 def scan(
     turns: Ints,
     q: Floats,

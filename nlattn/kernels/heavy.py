@@ -64,7 +64,7 @@ def pack(q: Floats, rows: Ints, first: int, panel: Floats, size: Floats) -> None
                 panel[c * w + l] = 0
 
 
-@jit.kernel
+@jit.loop
 def normalise(
     turns: Ints,
     q: Floats,
@@ -113,7 +113,7 @@ def normalise(
             norm[2, i], norm[3, i] = math.frexp(size[l])[1] - 1, error
 
 
-@jit.kernel
+@jit.loop
 def quadratic(turns: Ints, q: Floats, root: Floats, seen: int, norm: Floats) -> None:
     """``Z = |root q|^2`` for a factor (r, d) of the keys' Gram matrix, with its own error.
 
@@ -147,7 +147,7 @@ def quadratic(turns: Ints, q: Floats, root: Floats, seen: int, norm: Floats) -> 
             norm[3, i] = 4 * (d + r) * 2.0**-53 * lost
 
 
-@jit.kernel
+@jit.loop
 def entries(
     turns: Ints,
     q: Floats,

@@ -29,7 +29,7 @@ def _note(leaf: int, slots: Ints, count: int, tried: Ints) -> int:
     return count + 1
 
 
-@jit.kernel
+@jit.loop
 def propose(turns: Ints, index: Ints, home: Ints, plan: Plan, tried: Ints, slots: Ints) -> None:
     """Leaves of each query's match and of its four neighbours', as they are and shifted; -1 fills.
 
@@ -107,7 +107,7 @@ def _first_of_largest(s: Floats, keys: int, w: int, best: Floats, most: Floats, 
             row[l] += 1
 
 
-@jit.kernel
+@jit.loop
 def match(
     turns: Ints,
     q: Floats,
@@ -175,7 +175,7 @@ def match(
                         found[start + l, t] = order[first + found[start + l, t]]
 
 
-@jit.kernel
+@jit.loop
 def merge(
     turns: Ints,
     q: Floats,

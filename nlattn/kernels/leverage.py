@@ -26,7 +26,7 @@ def part_rows(n: int, parts: int) -> int:
     return (n + parts * BLOCK - 1) // (parts * BLOCK) * BLOCK
 
 
-@jit.kernel
+@jit.loop
 def peaks(turns: Ints, k: Floats, top: Floats) -> None:
     """Largest magnitude of each channel in every part, top (batch, parts, d); NaN if not finite."""
     n, d, parts = k.shape[1], k.shape[2], top.shape[1]
@@ -90,7 +90,7 @@ def absorb(columns: Floats, rows: int, R: Floats) -> None:
             _subtract(y, w, x)
 
 
-@jit.kernel
+@jit.loop
 def fold_triangle(turns: Ints, k: Floats, scale: Floats, first: int, last: int, R: Floats) -> None:
     """Absorb blocks `first` to `last` of every part into its triangle, R (batch, parts, d, d).
 
@@ -111,7 +111,7 @@ def fold_triangle(turns: Ints, k: Floats, scale: Floats, first: int, last: int, 
                 absorb(columns, count, R[b, part])
 
 
-@jit.kernel
+@jit.loop
 def fold_gram(turns: Ints, k: Floats, scale: Floats, first: int, last: int, G: Floats) -> None:
     """Add blocks `first` to `last` of every part to its lower triangle of ``K^T K``.
 
@@ -139,7 +139,7 @@ def fold_gram(turns: Ints, k: Floats, scale: Floats, first: int, last: int, G: F
                             G[b, part, c, c0 + l] += room[(c - c0) * w + l]
 
 
-@jit.kernel
+@jit.loop
 def row_norms(
     turns: Ints,
     k: Floats,

@@ -32,7 +32,7 @@ class Grid(NamedTuple):
     """Of the first cell from the first query, in either axis."""
 
 
-@jit.kernel(blas=True)
+@jit.loop(blas=True)
 def multiply(turns: Ints, a: Floats, b: Floats, out: Floats) -> None:
     """``out = a b`` for a (n, d), b (d, m), out (n, m)."""
     for block in jit.tasks(turns, 0, -(-len(a) // BLOCK)):
@@ -40,7 +40,7 @@ def multiply(turns: Ints, a: Floats, b: Floats, out: Floats) -> None:
         np.dot(a[rows], b, out[rows])
 
 
-@jit.kernel(blas=True)
+@jit.loop(blas=True)
 def add_outer(turns: Ints, a: Floats, b: Floats, out: Floats) -> None:
     """``out += a^T b`` for a (n, m), b (n, d), out (m, d)."""
     for block in jit.tasks(turns, 0, -(-len(out) // BLOCK)):
@@ -120,7 +120,7 @@ def _dot(a: Floats, b: Floats) -> float:
     return total
 
 
-@jit.kernel
+@jit.loop
 def weigh(
     turns: Ints,
     gram: Floats,
@@ -158,7 +158,7 @@ def weigh(
             a[l] /= total
 
 
-@jit.kernel
+@jit.loop
 def paste(
     turns: Ints, A: Floats, grid: Grid, y: int, divisors: Floats, B: Floats, z: Floats
 ) -> None:
@@ -175,7 +175,7 @@ def paste(
             b[l] /= z[cell]
 
 
-@jit.kernel
+@jit.loop
 def unpaste(turns: Ints, B: Floats, z: Floats, mass: int, dB: Floats) -> None:
     """Cotangents of pasted weights, in place of those of B, the weights over the normaliser."""
     for cell in jit.tasks(turns, 0, len(B)):
@@ -185,7 +185,7 @@ def unpaste(turns: Ints, B: Floats, z: Floats, mass: int, dB: Floats) -> None:
             db[l] = (db[l] - mean) / z[cell]
 
 
-@jit.kernel
+@jit.loop
 def unweigh(
     turns: Ints,
     dB: Floats,
@@ -210,14 +210,14 @@ def unweigh(
             ds[l] = factor * a[l] * (ds[l] - mean) / norms[l]
 
 
-@jit.kernel
+@jit.loop
 def box(turns: Ints, ring: Floats, grid: Grid, y: int, out: Floats) -> None:
     """Sum over patches for a row of queries, (W, L)."""
     for x in jit.tasks(turns, 0, len(out)):
         _box(ring, grid, y, grid.H, x, out[x])
 
 
-@jit.kernel
+@jit.loop
 def add_products(turns: Ints, a: Floats, b: Floats, out: Floats) -> None:
     """``out[l] += sum_x a[x, l] b[x, l]``."""
     for block in jit.tasks(turns, 0, -(-len(out) // 256)):

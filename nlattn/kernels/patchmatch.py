@@ -81,7 +81,7 @@ def _first_key(plan: Plan, b: int, query: int, key_mask: Bools, mask: Bools, val
     return -1
 
 
-@jit.kernel
+@jit.loop
 def begin(
     turns: Ints,
     q: Floats,
@@ -304,7 +304,7 @@ def _renew_list(
 _renew = jit.by_class({Round: _renew_one, ListRound: _renew_list}, forceinline=True, _nrt=False)
 
 
-@jit.kernel
+@jit.loop
 def renew(
     turns: Ints,
     q: Floats,

@@ -68,7 +68,7 @@ def _add(keys: Ranked, head: int, place: int, sums: Floats) -> None:
         sums[3, c] += error + rounded
 
 
-@jit.kernel
+@jit.loop
 def project(turns: Ints, x: Floats, w: Floats, out: Floats) -> None:
     """``out = x w`` for x (B, n, d) and w (d,), summed in twice float64; out (B, n) float64."""
     n = x.shape[1]
@@ -84,7 +84,7 @@ def project(turns: Ints, x: Floats, w: Floats, out: Floats) -> None:
             out[head, i] = total + left
 
 
-@jit.kernel
+@jit.loop
 def collect(turns: Ints, keys: Ranked, sums: Floats) -> None:
     """Sums of every whole block of keys, (B, m // KEYS, 4, e) float64."""
     blocks = sums.shape[1]
@@ -98,7 +98,7 @@ def collect(turns: Ints, keys: Ranked, sums: Floats) -> None:
                 sums[head, block, part, c] = total[part, c]
 
 
-@jit.kernel
+@jit.loop
 def read(
     turns: Ints,
     keys: Ranked,

@@ -20,7 +20,7 @@ def inner(a: Floats, b: Floats) -> Any:
     return total
 
 
-@jit.kernel
+@jit.loop
 def rows(turns: Ints, left: Floats, right: Floats, index: Ints, out: Floats) -> None:
     """``out[r, j] = left[index[r]] . right[j]``."""
     for r in jit.tasks(turns, 0, index.size):
@@ -29,7 +29,7 @@ def rows(turns: Ints, left: Floats, right: Floats, index: Ints, out: Floats) -> 
             out[r, j] = inner(row, right[j])
 
 
-@jit.kernel
+@jit.loop
 def topk(
     turns: Ints, left: Floats, right: Floats, start: int, stop: int, value: Floats, index: Ints
 ) -> None:

@@ -64,7 +64,7 @@ def _weigh(ring: Floats, count: int, options: Floats, column: Floats, out: Float
         out[l] = exp(-steep * (excess if excess > 0 else floor * 0))
 
 
-@jit.kernel
+@jit.loop
 def normalise(
     turns: Ints,
     u: Floats,
@@ -124,7 +124,7 @@ def _paste(
             out[l] += weights[l] * there[l]
 
 
-@jit.kernel
+@jit.loop
 def average(
     turns: Ints,
     u: Floats,

@@ -14,7 +14,7 @@ from nlattn.runtime import jit
 BLOCK = 64
 
 
-@jit.kernel
+@jit.loop
 def weigh(
     turns: Ints,
     u: Floats,
@@ -53,7 +53,7 @@ def weigh(
                 top[i] = max(top[i], np.exp(scores[most]))
 
 
-@jit.kernel
+@jit.loop
 def average(
     turns: Ints,
     u: Floats,
@@ -92,7 +92,7 @@ def average(
                 out[i, c] += acc[c] / count
 
 
-@jit.kernel
+@jit.loop
 def choose(
     turns: Ints,
     u: Floats,

@@ -65,7 +65,7 @@ def attend_tile(p: Scores, v: Floats, head: int, i0: int, out: Floats, norm: Flo
             out[head, i0 + x, c] = 0 if total == 0 else acc[at + c * w] / total
 
 
-@jit.kernel
+@jit.loop
 def attend(
     turns: Ints, p: Scores, v: Floats, start: int, stop: int, out: Floats, norm: Floats
 ) -> None:
@@ -80,7 +80,7 @@ def attend(
         attend_tile(p, v, here // tiles, here % tiles * TILE, out, norm)
 
 
-@jit.kernel
+@jit.loop
 def rows(turns: Ints, p: Scores, index: Ints, normalise: bool, out: Floats) -> None:
     """``out[r]`` = scores of query ``index[r]`` of the only head, or its weights."""
     m, d = p.k.shape[1], p.q.shape[2]
@@ -118,7 +118,7 @@ def normalise_row(x: Floats) -> None:
         x[j] = x[j] / total if total != 0 else 0
 
 
-@jit.kernel
+@jit.loop
 def topk(turns: Ints, p: Scores, start: int, stop: int, value: Floats, index: Ints) -> None:
     """Largest weights of each query of the only head, for panels `start` to `stop`; index -1."""
     n, d, size = p.q.shape[1], p.q.shape[2], value.shape[1]
@@ -159,7 +159,7 @@ def insert(value: Floats, index: Ints, new: float, key: int) -> None:
     value[x], index[x] = new, key
 
 
-@jit.kernel
+@jit.loop
 def pull(
     turns: Ints, p: Scores, norm: Floats, g: Floats, start: int, stop: int, out: Floats
 ) -> None:

@@ -178,7 +178,7 @@ def diagonals(p: Scores) -> int:
     return int(max(tiles, blocks))
 
 
-@jit.kernel
+@jit.loop
 def backward(
     turns: Ints,
     p: Scores,
@@ -206,7 +206,7 @@ def backward(
             add_pair(p, v, dout, norm, delta, head, rows, j0, dq, dk, dv)
 
 
-@jit.kernel
+@jit.loop
 def bias_gradient(
     turns: Ints,
     p: Scores,

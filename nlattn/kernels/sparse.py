@@ -90,7 +90,7 @@ def _dot(a: Floats, b: Floats) -> float:
     return total
 
 
-@jit.kernel
+@jit.loop
 def attend(
     turns: Ints,
     q: Floats,
@@ -127,7 +127,7 @@ def attend(
             _copy(acc, out[b, i], len(acc))
 
 
-@jit.kernel
+@jit.loop
 def weigh(
     turns: Ints,
     q: Floats,
@@ -162,7 +162,7 @@ def weigh(
             _copy(weights, P[at:to], last - first)
 
 
-@jit.kernel
+@jit.loop
 def differentiate(
     turns: Ints,
     v: Floats,
@@ -202,7 +202,7 @@ def differentiate(
                 dscores[edge] = inner
 
 
-@jit.kernel
+@jit.loop
 def transpose(
     turns: Ints,
     indptr: Ints,
@@ -235,7 +235,7 @@ def transpose(
                 cursor[s, indices[t]] = place + 1
 
 
-@jit.kernel
+@jit.loop
 def gather(
     turns: Ints,
     coefficients: Floats,

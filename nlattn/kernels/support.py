@@ -94,7 +94,7 @@ def _runs(
     return found
 
 
-@jit.kernel
+@jit.loop
 def list_keys(
     turns: Ints,
     index: Ints,

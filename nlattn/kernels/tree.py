@@ -90,7 +90,7 @@ def _halve(value: Floats, order: Ints, first: int, middle: int, last: int, state
         step += 1
 
 
-@jit.kernel
+@jit.loop
 def split(
     turns: Ints,
     k: Floats,
@@ -129,7 +129,7 @@ def split(
         thresholds[name] = value[middle]
 
 
-@jit.kernel
+@jit.loop
 def settle(turns: Ints, levels: int, order: Ints, home: Ints) -> None:
     """Sort the keys of every leaf, and note the leaf of every key."""
     m = len(order)
@@ -140,7 +140,7 @@ def settle(turns: Ints, levels: int, order: Ints, home: Ints) -> None:
             home[order[t]] = leaf
 
 
-@jit.kernel
+@jit.loop
 def descend(
     turns: Ints,
     q: Floats,

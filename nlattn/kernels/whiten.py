@@ -28,7 +28,7 @@ def block(k: Floats, row: Floats, T: Floats, b: int) -> Floats:
     return np.dot(x, T)  # type: ignore[no-any-return]
 
 
-@jit.kernel(blas=True)
+@jit.loop(blas=True)
 def gram(turns: Ints, k: Floats, row: Floats, T: Floats, partial: Floats) -> None:
     """``partial[b] = X_b^T X_b`` for the blocks of ``X = diag(row) k T``."""
     for b in jit.tasks(turns, 0, partial.shape[0]):
@@ -39,7 +39,7 @@ def gram(turns: Ints, k: Floats, row: Floats, T: Floats, partial: Floats) -> Non
                 partial[b, i, j] = product[i, j]
 
 
-@jit.kernel(blas=True)
+@jit.loop(blas=True)
 def lengths(turns: Ints, k: Floats, row: Floats, T: Floats, out: Floats) -> None:
     """``out[i] = |row_i k_i T|^2``."""
     for b in jit.tasks(turns, 0, (k.shape[0] + ROWS - 1) // ROWS):
@@ -51,7 +51,7 @@ def lengths(turns: Ints, k: Floats, row: Floats, T: Floats, out: Floats) -> None
             out[b * ROWS + i] = total
 
 
-@jit.kernel(blas=True)
+@jit.loop(blas=True)
 def project(turns: Ints, k: Floats, row: Floats, T: Floats, out: Floats) -> None:
     """``out = diag(row) k T``."""
     for b in jit.tasks(turns, 0, (k.shape[0] + ROWS - 1) // ROWS):

@@ -130,7 +130,7 @@ def windows(
     )
 
 
-@jit.kernel
+@jit.loop
 def score(
     turns: Ints, q: Floats, k: Floats, slices: Ints, scale: Any, start: int, stop: int, out: Any
 ) -> None:

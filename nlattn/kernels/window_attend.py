@@ -332,7 +332,7 @@ def _row(g: Windows, b: int, row: int, arrays: Any, slices: Ints, results: Any) 
             _query(g, s, eb, scores[b, t], v, dout, (bias[t], gate[t]), some, x, at)
 
 
-@jit.kernel
+@jit.loop
 def attend(
     turns: Ints,
     g: Windows,

@@ -195,7 +195,7 @@ def _row(g: Windows, b: int, row: int, arrays: Any, slices: Ints, norms: Any, re
                     _store(g, s, a, z, (ref, factor), c0, cn, some, x)
 
 
-@jit.kernel
+@jit.loop
 def pull(
     turns: Ints,
     g: Windows,
@@ -218,7 +218,7 @@ def pull(
         _row(g, task // down, task % down, arrays, slices, (norm, delta), (dv, dscore))
 
 
-@jit.kernel
+@jit.loop
 def project(
     turns: Ints,
     q: Floats,

@@ -88,7 +88,7 @@ class Cache(FunctionCache):
             raise PermissionError(f"{self.cache_path} can be written by other users")
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
-        return (*super()._index_key(sig, codegen), self._variant, self._digest)
+        return sig, codegen.magic_tuple(), self._variant, self._digest
 
     def _save_overload(self, sig: Any, data: Any) -> None:
         self._impl.locator.ensure_cache_path()

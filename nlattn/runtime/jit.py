@@ -1,6 +1,6 @@
 """The one way this package compiles: decorators over ``numba.njit``.
 
-``kernel`` marks a loop over tasks that Python calls and several threads share, ``function`` what
+``kernel`` marks a function of one task, whose tasks several threads share, ``function`` what
 Python calls on its own thread, ``device`` a helper that only compiled code calls. These are cached
 on disk, release the GIL and divide by zero as NumPy does. ``shared`` marks small helpers that
 Python runs as they stand.
@@ -15,6 +15,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from types import FunctionType
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from typing import overload as typed
 
@@ -43,6 +44,7 @@ def _compile(
     fast: bool = False,
     inline: bool = False,
     once: bool = False,
+    keep: bool = True,
 ) -> Callable[P, R]:
     """Compile, with an `entry` for Python or none, which spares half of the code of a helper."""
     if _DISABLED:
@@ -61,7 +63,8 @@ def _compile(
     if entry:
         _compile_here(compiled)
     try:
-        compiled._cache = Cache(function, f"fast={fast}")
+        if keep:
+            compiled._cache = Cache(function, f"fast={fast}")
     except (RuntimeError, OSError) as error:
         no_cache(error)
     return compiled  # type: ignore[no-any-return]
@@ -128,19 +131,51 @@ def function(function: Callable[P, R]) -> Callable[P, R]:
 
 
 @typed
-def kernel(function: Callable[Concatenate[Ints, P], None]) -> Callable[P, None]: ...
+def kernel(
+    function: Callable[Concatenate[int, P], None],
+) -> Callable[Concatenate[int, P], None]: ...
 @typed
 def kernel(
     *, fast: bool = False, blas: bool = False
-) -> Callable[[Callable[Concatenate[Ints, P], None]], Callable[P, None]]: ...
+) -> Callable[[Callable[Concatenate[int, P], None]], Callable[Concatenate[int, P], None]]: ...
 def kernel(function: Any = None, *, fast: bool = False, blas: bool = False) -> Any:
-    """Compile a loop that Python calls on several threads: inputs first, results last.
+    """Compile a function of one task: its number first, then inputs, results last.
 
-    Its first parameter, which callers leave out, is for `tasks`, over which it loops. What stands
-    before that loop runs on every thread. ``blas=True`` says that it calls ``np.dot``.
+    ``function(count, *inputs, *results)`` then does tasks ``0`` to ``count - 1``, shared among
+    threads. A task owns what it writes. ``blas=True`` says that it calls ``np.dot``.
     """
     if function is None:
         return functools.partial(kernel, fast=fast, blas=blas)
+    return functools.wraps(function)(loop(blas=blas)(_loop_over(function, fast)))
+
+
+def _loop_over(function: Callable[..., None], fast: bool) -> Callable[..., None]:
+    """The loop of a thread over its tasks, under the name and place of their function."""
+    task = _compile(function, entry=False, fast=fast, keep=False)
+
+    def each_task(turns: Ints, count: int, *arguments: Any) -> None:
+        for number in tasks(turns, 0, count):
+            task(number, *arguments)
+
+    at = function.__code__
+    code = each_task.__code__.replace(
+        co_name=at.co_name, co_filename=at.co_filename, co_firstlineno=at.co_firstlineno
+    )
+    named = FunctionType(code, each_task.__globals__, at.co_name, None, each_task.__closure__)
+    named.__module__, named.__qualname__ = function.__module__, function.__qualname__
+    return named
+
+
+@typed
+def loop(function: Callable[Concatenate[Ints, P], None]) -> Callable[P, None]: ...
+@typed
+def loop(
+    *, fast: bool = False, blas: bool = False
+) -> Callable[[Callable[Concatenate[Ints, P], None]], Callable[P, None]]: ...
+def loop(function: Any = None, *, fast: bool = False, blas: bool = False) -> Any:
+    """Compile a loop that Python calls on several threads: the former way of writing a `kernel`."""
+    if function is None:
+        return functools.partial(loop, fast=fast, blas=blas)
     compiled = _compile(function, entry=True, fast=fast)
 
     @functools.wraps(function)
