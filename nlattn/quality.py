@@ -9,8 +9,8 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Ints
+from nlattn.engines.draws import hashes
 from nlattn.maps.base import AttentionMap
-from nlattn.ops._draws import hashes
 
 _Z = 1.959963984540054  # two-sided 95 % of a normal distribution
 _TAG = 0x51A11CE5  # keeps these draws apart from every search's

@@ -8,8 +8,8 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Ints, Work
-from nlattn.kernels import prefix
-from nlattn.kernels.prefix import KEYS, Ranked
+from nlattn.kernels import concatenation as kernels
+from nlattn.kernels.concatenation import KEYS, Ranked
 from nlattn.maps.base import OP, AttentionMap
 from nlattn.maps.state import Stored, common
 
@@ -120,7 +120,7 @@ def read(
     order = np.argsort(b, axis=1, kind="stable")[:, ::-1]  # NaN first, so that everyone reads it
     keys = Ranked(b, _check.frozen(order), x, _check.frozen(slices))
     sums: Floats = np.empty((len(slices), m // KEYS, 4, e))
-    prefix.collect(keys, sums)
+    kernels.collect(keys, sums)
     rising = np.take_along_axis(b, order, 1)[:, ::-1]
     counts = np.empty((len(slices), a.shape[1]), np.int64)
     for head, (of_b, _, of_a, _) in enumerate(slices):
@@ -131,7 +131,7 @@ def read(
     along = np.empty((1, 1, 0), x.dtype) if y is None else y
     before, a, along = (_check.frozen(z) for z in (_before(sums), a, along))
     ranks = _check.frozen(queries), _check.frozen(counts)
-    prefix.read(keys, before, a, along, *ranks, float(max(1, divisor)), out, slope)
+    kernels.read(keys, before, a, along, *ranks, float(max(1, divisor)), out, slope)
     return out, slope
 
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Ints, Work
+from nlattn.engines.cross_scale import OVERLAPS, Cells, Options, to_cells, to_pixels
 from nlattn.kernels.patches import add_outer, multiply
 from nlattn.maps.base import AttentionMap
-from nlattn.maps.cells import OVERLAPS, Cells, Options, to_cells, to_pixels
 from nlattn.maps.state import Stored, common
 
 

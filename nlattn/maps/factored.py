@@ -8,8 +8,9 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Ints, Work
-from nlattn.kernels import linear, products
-from nlattn.kernels.features import Identity
+from nlattn.engines import factored
+from nlattn.engines.features import Identity
+from nlattn.kernels import products
 from nlattn.kernels.panel import groups
 from nlattn.maps.base import OP, AttentionMap
 from nlattn.maps.state import Stored, common
@@ -60,8 +61,8 @@ class FactoredMap(AttentionMap):
     def _through(self, to: Floats, of: Floats, x: Floats) -> Floats:
         """``to (of.T x)``."""
         none = np.zeros((1, 3), np.int64)
-        sums = linear.collect(Identity(), of[None], x[None], none)
-        out, _ = linear.read(Identity(), to[None], none[:, 0], sums.values.astype(self.dtype))
+        sums = factored.collect(Identity(), of[None], x[None], none)
+        out, _ = factored.read(Identity(), to[None], none[:, 0], sums.values.astype(self.dtype))
         result: Floats = out[0]
         return result
 

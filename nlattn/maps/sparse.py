@@ -10,10 +10,10 @@ from scipy.sparse import csr_array
 
 from nlattn import _check
 from nlattn._types import Floats, Ints, Support, Work
+from nlattn.engines.support import Transposed, checked_support
 from nlattn.kernels import sparse as kernels
 from nlattn.maps.base import OP, AttentionMap
 from nlattn.maps.state import Stored, common
-from nlattn.maps.support import Transposed, checked_support
 
 _PLAIN = np.array([1.0, 0.0])
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Ints, Support
+from nlattn.engines.patches import ABSENT, Picture, ballots, padded, patches, patches_vjp
+from nlattn.engines.support import Transposed, checked_support
 from nlattn.kernels import shifts, similar
 from nlattn.kernels import sparse as edges
 from nlattn.kernels.panel import groups
-from nlattn.maps.support import Transposed, checked_support
-from nlattn.ops._pictures import ABSENT, Picture, ballots, padded, patches, patches_vjp
 from nlattn.ops._similar import Search, flat, keys, plan, rows
 
 SELF = ("max", "one", "zero")

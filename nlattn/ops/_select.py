@@ -8,9 +8,9 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Ints
-from nlattn.maps.support import integers
-from nlattn.ops import _factor
-from nlattn.ops._draws import uniform
+from nlattn.engines import leverage
+from nlattn.engines.draws import uniform
+from nlattn.engines.support import integers
 from nlattn.ops.dense import attention_map
 
 SELECT = ("leverage", "norm", "random", "oracle")
@@ -43,7 +43,7 @@ def chosen_keys(
     elif count == m:
         scores = np.zeros((slices, m))
     elif kind == "leverage":
-        scores = _factor.scores(k, _factor.factors(k, "qr", None)[0])
+        scores = leverage.scores(k, leverage.factors(k, "qr", None)[0])
     elif kind == "norm":
         scores = np.einsum("bmd,bmd->bm", k, k, dtype=np.float64)
     elif kind == "random":

@@ -8,10 +8,10 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Ints, Support
+from nlattn.engines.patches import padded
 from nlattn.kernels import similar as kernels
 from nlattn.kernels.matching import Plan
 from nlattn.kernels.scores import NEG_L2
-from nlattn.ops._pictures import padded
 from nlattn.ops.patchmatch import CANDIDATES, patchmatch
 
 SEARCHES = ("window", "patchmatch", "union")

@@ -8,7 +8,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats
-from nlattn.maps.local import Geometry, Local
+from nlattn.engines.window import Geometry, Local
 
 
 def pair(op: str, name: str, value: Any, low: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats
-from nlattn.maps.cells import OVERLAPS, Cells, Options, to_cells, to_pixels
+from nlattn.engines.cross_scale import OVERLAPS, Cells, Options, to_cells, to_pixels
 from nlattn.maps.cross_scale import CrossScaleMap, apply
 
 PADS = {"edge": "edge", "reflect": "reflect", "zero": "constant"}

@@ -8,9 +8,9 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Floats
+from nlattn.engines.factored_fit import Hidden, set_fit
+from nlattn.engines.separate import Separate
 from nlattn.maps.factored import FactoredMap
-from nlattn.ops._linear import Hidden, set_fit
-from nlattn.ops._separate import Separate
 
 _NORMALIZATIONS = ("softmax", "scaling")
 
@@ -92,7 +92,7 @@ def efficient_attention_map(
     It holds Q (n, d) and K (m, d). With "scaling" weights have any sign and there is no ``lse``.
     """
     fit = set_fit("efficient_attention_map", nonfinite, q=q, k=k)
-    return _checked(fit, normalization, mask).map(fit, query_grid, key_grid)
+    return FactoredMap(*_checked(fit, normalization, mask).factors(fit), query_grid, key_grid)
 
 
 def efficient_attention_vjp(

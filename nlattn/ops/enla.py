@@ -6,11 +6,11 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats
-from nlattn.kernels import ranks
-from nlattn.kernels.features import Random
+from nlattn.engines import contrastive
+from nlattn.engines.factored_fit import set_fit
+from nlattn.engines.features import Random
+from nlattn.engines.positive import Positive
 from nlattn.maps.factored import FactoredMap
-from nlattn.ops._linear import set_fit
-from nlattn.ops._positive import Positive
 from nlattn.ops.features import at_least_0
 
 
@@ -77,7 +77,7 @@ def enla_map(
     Arguments as there. It holds ``phi(q)`` (n, r) over each row's sum, and ``phi(k)`` (m, r).
     """
     fit = set_fit("enla_map", nonfinite, q=q, k=k, projection=projection)
-    return _plan(fit, amplification, floor, eps).map(fit, query_grid, key_grid)
+    return FactoredMap(*_plan(fit, amplification, floor, eps).factors(fit), query_grid, key_grid)
 
 
 def enla_vjp(
@@ -128,7 +128,7 @@ def enlca_loss(
     positives : int
         Number of best keys.
     negatives : (int, int)
-        First rank and the one after the last; fewer keys than that give fewer ranks.
+        First rank and the one after the last; fewer keys than that give fewer contrastive.
     margin, eps : float
         Of the hinge; added to neg.
     parity : bool
@@ -156,7 +156,7 @@ def enlca_loss(
     loss = _ranked(fit, amplification, floor, positives, negatives, margin, eps, parity)
     if loss is None:
         return fit.unfold(np.full(fit.batch, np.nan, fit.dtype))  # type: ignore[no-any-return]
-    return fit.unfold(ranks.loss(loss).astype(fit.dtype))  # type: ignore[no-any-return]
+    return fit.unfold(contrastive.loss(loss).astype(fit.dtype))  # type: ignore[no-any-return]
 
 
 def enlca_loss_vjp(
@@ -184,7 +184,7 @@ def enlca_loss_vjp(
     if loss is None:
         gradients = [np.full((fit.batch, *fit.shape(s)), np.nan) for s in ("n d", "m d")]
     else:
-        gradients = list(ranks.pull(loss, fit["dout"][fit.slices("dout")[:, 0]]))
+        gradients = list(contrastive.pull(loss, fit["dout"][fit.slices("dout")[:, 0]]))
     return fit.reduce("q", gradients[0]), fit.reduce("k", gradients[1])
 
 
@@ -216,7 +216,7 @@ def _ranked(
     margin: float,
     eps: float,
     parity: bool,
-) -> ranks.Ranked | None:
+) -> contrastive.Ranked | None:
     op, m = fit.op, fit.dims["m"]
     amplitude, floor = _amplitude(op, amplification, floor)
     positives = _check.integer(op, "positives", positives, low=1)
@@ -236,5 +236,5 @@ def _ranked(
     if fit.dims["n"] == 0:
         _check.fail(op, "q", "has 0 rows, whose mean is not defined")
     slices = fit.slices("q", "k")
-    shape = ranks.Shape(amplitude, floor, positives, low, min(high, m), margin, eps)
-    return ranks.Ranked(fit["q"], fit["k"], slices, shape)
+    shape = contrastive.Shape(amplitude, floor, positives, low, min(high, m), margin, eps)
+    return contrastive.Ranked(fit["q"], fit["k"], slices, shape)

@@ -8,12 +8,12 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats
-from nlattn.kernels import causal as prefix
-from nlattn.kernels.features import JointExp, Random, Relu, RowSoftmax
+from nlattn.engines import factored_causal
+from nlattn.engines.factored_fit import Hidden, collect, set_fit
+from nlattn.engines.features import JointExp, Random, Relu, RowSoftmax
+from nlattn.engines.positive import Positive
+from nlattn.engines.separate import Separate
 from nlattn.maps.factored import FactoredMap
-from nlattn.ops._linear import Hidden, collect, set_fit
-from nlattn.ops._positive import Positive
-from nlattn.ops._separate import Separate
 from nlattn.ops.features import STABILIZERS, at_least_0, random_map
 
 _KERNELS = ("softmax", "relu", "none")
@@ -80,7 +80,7 @@ def favor_attention(
         stabilizer=stabilizer,
     )
     if plan.causal:
-        return plan.fit.unfold(prefix.attend(plan.prefix(denominator_eps)[0]))  # type: ignore[no-any-return]
+        return plan.fit.unfold(factored_causal.attend(plan.prefix(denominator_eps)[0]))  # type: ignore[no-any-return]
     return plan.whole.attend(plan.fit)
 
 
@@ -108,7 +108,7 @@ def favor_attention_map(
         eps=eps,
         stabilizer=stabilizer,
     )
-    return plan.whole.map(plan.fit, query_grid, key_grid)
+    return FactoredMap(*plan.whole.factors(plan.fit), query_grid, key_grid)
 
 
 def favor_attention_vjp(
@@ -147,7 +147,7 @@ def favor_attention_vjp(
         return plan.whole.pull(fit)
     p, first = plan.prefix(denominator_eps)
     dout = fit["dout"][fit.slices("dout")[:, 0]]
-    gradients = prefix.pull(p, dout, first)
+    gradients = factored_causal.pull(p, dout, first)
     return tuple(fit.reduce(name, x) for name, x in zip("qkv", gradients, strict=True))  # type: ignore[return-value]
 
 
@@ -206,7 +206,7 @@ class _Plan(NamedTuple):
             )
         return cls(fit, whole, causal)
 
-    def prefix(self, denominator_eps: float) -> tuple[prefix.Causal, list[Any]]:
+    def prefix(self, denominator_eps: float) -> tuple[factored_causal.Causal, list[Any]]:
         """What the causal kernels take, and where each head's maximum moves."""
         fit = self.fit
         small = at_least_0(fit.op, "denominator_eps", denominator_eps)
@@ -218,4 +218,4 @@ class _Plan(NamedTuple):
             start = sums.top
             first = list(sums.first) if keys.moving else first
         arrays = fit["q"], fit["k"], fit["v"], fit.slices("q", "k", "v")
-        return prefix.Causal(queries, keys, *arrays, start, small), first
+        return factored_causal.Causal(queries, keys, *arrays, start, small), first

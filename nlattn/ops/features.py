@@ -6,9 +6,8 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats
-from nlattn.kernels import linear
-from nlattn.kernels.features import Identity, Random
-from nlattn.ops import _linear
+from nlattn.engines import factored, factored_fit
+from nlattn.engines.features import Identity, Random
 
 _NORMS = ("chi", "sqrt_d")
 STABILIZERS = ("neutral", "max", "none")
@@ -113,9 +112,9 @@ def positive_features(
     if joint:
         ones = np.ones((1, fit.dims["n"], 1), fit.dtype)
         slices = np.column_stack([fit.slices("x"), np.zeros((fit.batch, 2), np.int64)])
-        top = linear.collect(f, fit["x"], ones, slices).top
+        top = factored.collect(f, fit["x"], ones, slices).top
     factor = np.full((fit.batch, fit.dims["r"]), fit.dims["r"] ** -0.5)
-    return fit.unfold(_linear.write(fit, f, "x", top, factor))  # type: ignore[no-any-return]
+    return fit.unfold(factored_fit.write(fit, f, "x", top, factor))  # type: ignore[no-any-return]
 
 
 def linear_attention(
@@ -128,10 +127,10 @@ def linear_attention(
     given = {"phi_q": (phi_q, "n r"), "phi_k": (phi_k, "m r"), "v": (v, "m e")}
     fit = _check.fit("linear_attention", given, nonfinite=nonfinite)
     slices = np.column_stack([fit.slices("phi_k", "v"), np.zeros(fit.batch, np.int64)])
-    sums = linear.collect(Identity(), fit["phi_k"], fit["v"], slices)
+    sums = factored.collect(Identity(), fit["phi_k"], fit["v"], slices)
     context, norm = (x.astype(fit.dtype) for x in (sums.values, sums.features))
     index = fit.slices("phi_q")[:, 0]
-    out, _ = linear.read(Identity(), fit["phi_q"], index, context, norm)
+    out, _ = factored.read(Identity(), fit["phi_q"], index, context, norm)
     return fit.unfold(out)  # type: ignore[no-any-return]
 
 

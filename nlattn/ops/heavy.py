@@ -8,11 +8,11 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Support, Work
+from nlattn.engines import prefix_sets
+from nlattn.engines.normaliser import Normaliser
+from nlattn.engines.sensitivity import Keys
 from nlattn.kernels import heavy as kernels
 from nlattn.maps.heavy import HeavyMap
-from nlattn.ops import _prefix
-from nlattn.ops._normaliser import Normaliser
-from nlattn.ops._sensitivity import Keys
 from nlattn.ops.universal import UniversalSet, checked_eps, chosen_bounds
 
 NORMALISERS = ("auto", "factor", "dense", "sampled")
@@ -104,7 +104,7 @@ def heavy_attention(
         return _collect(fit, np.zeros((0, d)), np.zeros(0, np.int64), np.full((4, n), np.nan), 1.0)
     keys = Keys.of(fit["k"][0])
     if causal:
-        rows, _, upper = _prefix.sets(keys, eps, p, np.inf, op)
+        rows, _, upper = prefix_sets.sets(keys, eps, p, np.inf, op)
         chosen = np.unique(np.concatenate([*rows, np.zeros(0, np.int64)])).astype(np.int64)
     elif universal is not None:
         chosen, upper = universal.support.indices.astype(np.int64), universal.upper

@@ -9,8 +9,9 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats
-from nlattn.ops import _factor, _sketch
-from nlattn.ops._draws import normal
+from nlattn.engines import leverage as engine
+from nlattn.engines import sketch as sketches
+from nlattn.engines.draws import normal
 
 
 def leverage_scores(
@@ -55,11 +56,11 @@ def leverage_scores(
     independent, since all scores are then 1. Source: [drineas2012, section 1.1]. Status: paper.
     """
     op = "leverage_scores"
-    _check.choice(op, "method", method, _factor.METHODS)
+    _check.choice(op, "method", method, engine.METHODS)
     rcond = _checked_rcond(op, rcond, method)
     fit = _check.fit(op, {"k": (k, "n d")}, nonfinite=nonfinite)
     keys = fit["k"]
-    found, doubtful = _factor.factors(keys, method, rcond)
+    found, doubtful = engine.factors(keys, method, rcond)
     if doubtful:
         text = "method='gram' cannot tell the rank, method='qr' was used; rcond= sets a limit"
         warnings.warn(f"{op}: {text}", RuntimeWarning, stacklevel=2)
@@ -68,7 +69,7 @@ def leverage_scores(
     if 1 < n <= d and n in ranks:
         text = f"{n} independent keys in {d} channels have score 1 each: scores tell nothing"
         warnings.warn(f"{op}: {text}", RuntimeWarning, stacklevel=2)
-    scores = fit.unfold(np.clip(_factor.scores(keys, found), 0, 1), cast=False)
+    scores = fit.unfold(np.clip(engine.scores(keys, found), 0, 1), cast=False)
     return (scores, fit.unfold(ranks, cast=False)) if return_rank else scores
 
 
@@ -135,31 +136,29 @@ def approximate_leverage_scores(
     fit = _check.fit(op, {"k": (k, "n d")}, nonfinite=nonfinite)
     n, d = fit.shape("n d")
     theta = delta / 3
-    height = _sketch.rows_needed(sketch, n, d, theta, failure / 2)
+    height = sketches.rows_needed(sketch, n, d, theta, failure / 2)
     height = height if rows is None else _check.integer(op, "rows", rows, low=1)
-    across = _sketch.directions_needed(n, theta, failure / 2)
+    across = sketches.directions_needed(n, theta, failure / 2)
     across = across if directions is None else _check.integer(op, "directions", directions, low=0)
     if sketch == "srht" and height < n:
-        _sketch.checked_memory(op, n, d, max_bytes)
+        sketches.checked_memory(op, n, d, max_bytes)
     keys = fit["k"]
-    found: list[_factor.Factor | None] = []
-    for b, scale in enumerate(_factor.channel_scales(keys)):
+    found: list[engine.Factor | None] = []
+    for b, scale in enumerate(engine.channel_scales(keys)):
         part = keys[b : b + 1]
         if np.isfinite(scale).all() and height < n:
-            project = _sketch.countsketch if sketch == "countsketch" else _sketch.srht
+            project = sketches.countsketch if sketch == "countsketch" else sketches.srht
             part = _check.frozen(project(keys[b], scale, height, key ^ b)[None])
-            plain = _factor.factors(
-                part, "qr", max(n, d) * _factor.UNIT if limit is None else limit
-            )
+            plain = engine.factors(part, "qr", max(n, d) * engine.UNIT if limit is None else limit)
             f = plain[0][0]
             f = None if f is None else f._replace(scale=scale * f.scale)
         else:
-            f = _factor.factors(part, "qr", limit)[0][0]
+            f = engine.factors(part, "qr", limit)[0][0]
         if f is not None and 0 < across < f.rank:
             spread = normal(key ^ b, 4, np.arange(f.rank)[:, None], np.arange(across))
             f = f._replace(inverse=f.inverse @ spread / across**0.5, rank=across)
         found.append(f)
-    scores: Floats = fit.unfold(_factor.scores(keys, found), cast=False)
+    scores: Floats = fit.unfold(engine.scores(keys, found), cast=False)
     return scores
 
 
@@ -167,7 +166,7 @@ def _checked_rcond(op: str, rcond: object, method: str) -> float | None:
     if rcond is None:
         return None
     value = _check.number(op, "rcond", rcond)
-    low = _factor.UNIT**0.5 if method == "gram" else 0.0
+    low = engine.UNIT**0.5 if method == "gram" else 0.0
     if not low <= value < 1:
         remedy = "; use method='qr' for smaller ones" if method == "gram" else ""
         text = f"expected from {low:.3g} to less than 1 with method={method!r}{remedy}"

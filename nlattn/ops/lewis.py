@@ -10,8 +10,8 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Ints
-from nlattn.ops import _bracket
-from nlattn.ops._sensitivity import Keys, bounds, converge, default_eta, lewis_logs, log_s
+from nlattn.engines import bracket
+from nlattn.engines.sensitivity import Keys, bounds, converge, default_eta, lewis_logs, log_s
 
 _TOL, _STEPS = 1e-12, 1000
 
@@ -215,7 +215,7 @@ def lp_sensitivity(
     tol = _check.number(op, "tol", tol)
     steps = _check.integer(op, "steps", steps, low=0)
     found = [
-        _finite(x, lambda x: _bracket.bracket(Keys.of(x), i, p, tol, steps), (np.nan, np.nan))
+        _finite(x, lambda x: bracket.bracket(Keys.of(x), i, p, tol, steps), (np.nan, np.nan))
         for x in fit["k"]
     ]
     ends = np.array(found, np.float64).reshape(*fit.lead, 2)

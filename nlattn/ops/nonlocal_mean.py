@@ -8,13 +8,14 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Work
-from nlattn.kernels import prefix
+from nlattn.engines.separate import Separate
+from nlattn.kernels import concatenation as pairs
 from nlattn.maps.base import AttentionMap
 from nlattn.maps.concatenation import ConcatenationMap, read
 from nlattn.maps.dense import DenseMap
+from nlattn.maps.factored import FactoredMap
 from nlattn.ops import dense
 from nlattn.ops._scores import prepare
-from nlattn.ops._separate import Separate
 from nlattn.runtime import threads
 
 PAIRWISE = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
@@ -97,7 +98,7 @@ def nonlocal_mean_map(
     if fit.lead:
         _check.fail(fit.op, "q, k", f"have leading axes {fit.lead}, expected one head (n, d)")
     if pairwise == "dot_product":
-        return Separate.of(fit).map(fit, query_grid, key_grid)
+        return FactoredMap(*Separate.of(fit).factors(fit), query_grid, key_grid)
     if pairwise == "concatenation":
         a, b = call.numbers()
         numbers = fit["q"].size + fit["k"].size
@@ -198,7 +199,7 @@ class _Call:
         result = []
         for x, w in zip((self.fit["q"], self.fit["k"]), self.halves, strict=True):
             out: Floats = np.empty(x.shape[:2])
-            prefix.project(x, w, out)
+            pairs.project(x, w, out)
             result.append(_check.frozen(out))
         return result[0], result[1]
 

@@ -9,11 +9,11 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Field, Floats, Ints, Work
+from nlattn.engines import random_search, tree_search
+from nlattn.engines.random_search import Progress
 from nlattn.kernels import exact, scores
 from nlattn.kernels import patchmatch as kernels
 from nlattn.kernels.matching import SAME, SHIFT, TILE, Plan, Round
-from nlattn.ops import _leaves, _random
-from nlattn.ops._random import Progress
 
 OP = "patchmatch"
 CANDIDATES = ("random", "tree")
@@ -129,7 +129,7 @@ def patchmatch(
     entry = 2 * (4 + fit.dtype.itemsize) + 8 + fit.dtype.itemsize
     needed = fit.batch * n * (entry * topk + 8)
     if by_trees:
-        needed += _leaves.nbytes(n, m, forest, topk, fit.dtype.itemsize)
+        needed += tree_search.nbytes(n, m, forest, topk, fit.dtype.itemsize)
     _check.memory(OP, needed, max_bytes, f"{topk} matches of {fit.batch * n} queries", "tile q")
 
     masks, tables = _masks(fit, key_mask, mask)
@@ -142,17 +142,17 @@ def patchmatch(
     changed: list[int] = []
     if whole:
         runs = fit.batch * -(-n // TILE)
-        for first, last in _random.calls(runs, TILE * m):
+        for first, last in random_search.calls(runs, TILE * m):
             step = Round(0, 0, 0, 0, 0, 0, first, last)
             exact.scan(*inputs, plan, step, *state)
-            _random.tell(progress, last, runs)
+            random_search.tell(progress, last, runs)
     elif fit.batch:
         kernels.begin(*inputs, _valid(masks[0], m, identity), plan, *state)
-        calm = _random.Calm(quiet, patience, changed)
+        calm = random_search.Calm(quiet, patience, changed)
         if by_trees:
-            side = _leaves.search(inputs, plan, forest, rounds, progress, calm, state)
+            side = tree_search.search(inputs, plan, forest, rounds, progress, calm, state)
         else:
-            side = _random.search(inputs, plan, steps, rounds, progress, calm, state)
+            side = random_search.search(inputs, plan, steps, rounds, progress, calm, state)
     total = int(tested.sum())
     terms = total * width**2 * plan.d
     work = Work(

@@ -9,9 +9,9 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Field, Floats
+from nlattn.engines.matches import matches
+from nlattn.engines.patch_voting import Votes
 from nlattn.maps.sparse import SparseMap
-from nlattn.ops._supports import matches
-from nlattn.ops._votes import Votes
 from nlattn.ops.patchmatch import CANDIDATES, patchmatch
 
 BORDERS = ("reflect", "edge")
@@ -107,7 +107,8 @@ def psal_map(
     Arguments as there. Votes for one key are one weight; its score is the logarithm of what they
     add up to.
     """
-    return _votes("psal_map", {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d")}, locals()).map()
+    votes = _votes("psal_map", {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d")}, locals())
+    return SparseMap(*votes.entries())
 
 
 def psal_vjp(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from nlattn._types import Floats
+from nlattn.engines.factored_fit import set_fit
+from nlattn.engines.separate import Separate
 from nlattn.maps.factored import FactoredMap
-from nlattn.ops._linear import set_fit
-from nlattn.ops._separate import Separate
 
 
 def refined_self_attention(q: Floats, k: Floats, v: Floats, *, nonfinite: str = "raise") -> Floats:
@@ -65,7 +65,7 @@ def refined_self_attention_map(
     It holds `q` and ``k / m``. Weights have any sign and there is no ``lse``.
     """
     fit = set_fit("refined_self_attention_map", nonfinite, q=q, k=k)
-    return Separate.of(fit).map(fit, query_grid, key_grid)
+    return FactoredMap(*Separate.of(fit).factors(fit), query_grid, key_grid)
 
 
 def refined_self_attention_vjp(

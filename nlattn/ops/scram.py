@@ -9,9 +9,9 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Field, Floats, Support, Work
+from nlattn.engines.matches import support_of_field
+from nlattn.engines.sparse import Edges, Weights
 from nlattn.maps.sparse import SparseMap
-from nlattn.ops._edges import Edges, Weights
-from nlattn.ops._supports import support_of_field
 from nlattn.ops.patchmatch import patchmatch
 
 PAIRED = {"softmax": "dot", "dot": "dot", "abspow": "absdot", "gaussian": "neg_l2"}
@@ -186,7 +186,7 @@ def scram_map(
     options = locals()
     arrays = {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d")}
     edges, weights, search = _prepared("scram_map", arrays, options)
-    return edges.map(weights, search)
+    return SparseMap(*edges.entries(weights, search))
 
 
 def scram_vjp(

@@ -8,9 +8,9 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Support
+from nlattn.engines.sparse import Edges, Weights
+from nlattn.engines.support import checked_support, integers
 from nlattn.maps.sparse import SparseMap
-from nlattn.maps.support import checked_support, integers
-from nlattn.ops._edges import Edges, Weights
 
 
 def support(indptr: Any, indices: Any, shape: tuple[int, ...]) -> Support:
@@ -167,7 +167,7 @@ def sparse_attention_map(
     if fit.lead:
         _check.fail(op, "q, k", f"have leading axes {fit.lead}, expected one head (n, d), (m, d)")
     weights = Weights.checked(fit, weight, scale, bandwidth, power, masked_rows)
-    return Edges(fit, support).map(weights)
+    return SparseMap(*Edges(fit, support).entries(weights))
 
 
 def sparse_attention_vjp(

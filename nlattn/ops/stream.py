@@ -9,8 +9,8 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Ints
-from nlattn.ops import _factor
-from nlattn.ops._ranges import add_ranges, joined
+from nlattn.engines import leverage as engine
+from nlattn.engines.ranges import add_ranges, joined
 from nlattn.runtime import threads
 
 METHODS = ("qr", "gram")
@@ -226,8 +226,8 @@ class LeverageStream:
     def _absorb(self, k: Floats, start: int, ranges: Ints) -> None:
         """One chunk: its keys are scored against all keys so far before any of them is held."""
         peak = np.maximum(self._peak, np.abs(k).max(0))
-        scale = _check.frozen(_factor.power_scales(peak)[None])
-        fold = _factor.triangles if self.method == "qr" else _factor.gram
+        scale = _check.frozen(engine.power_scales(peak)[None])
+        fold = engine.triangles if self.method == "qr" else engine.gram
         new = fold(k[None], scale).reshape(-1, self.d)
         state = self._joined([self._rescaled(peak), new])
         factor, slack = self._factored(state, peak, ranges)
@@ -252,7 +252,7 @@ class LeverageStream:
 
     def _rescaled(self, peak: Floats) -> Floats:
         """The state for another largest magnitude of each channel: powers of two, no rounding."""
-        change = _factor.power_scales(peak) / _factor.power_scales(self._peak)
+        change = engine.power_scales(peak) / engine.power_scales(self._peak)
         side = change[:, None] if self.method == "gram" else 1.0
         moved: Floats = self._state * change * side
         return moved
@@ -267,23 +267,23 @@ class LeverageStream:
 
     def _factored(
         self, state: Floats, peak: Floats, ranges: Ints
-    ) -> tuple[_factor.Factor | None, float]:
+    ) -> tuple[engine.Factor | None, float]:
         """Factor of all keys and the rounding of scores; None if a Gram matrix hides the rank."""
         seen = int((ranges[:, 1] - ranges[:, 0]).sum())
-        cut, scale = max(seen, self.d) * _factor.UNIT, _factor.power_scales(peak)
+        cut, scale = max(seen, self.d) * engine.UNIT, engine.power_scales(peak)
         with threads.one_blas_thread():
             if self.method == "qr":
-                factor = _factor.of_triangle(state, scale, cut)
-                return factor, _SLACK * self.d * _factor.UNIT * factor.condition
-            factor = _factor.of_gram(state, scale, cut**0.5)
+                factor = engine.of_triangle(state, scale, cut)
+                return factor, _SLACK * self.d * engine.UNIT * factor.condition
+            factor = engine.of_gram(state, scale, cut**0.5)
         if factor.rank < (np.diag(state) > 0).sum():
             return None, 0.0
-        return factor, _SLACK * self.d * _factor.UNIT * factor.condition**2
+        return factor, _SLACK * self.d * engine.UNIT * factor.condition**2
 
     def _refuse(self) -> NoReturn:
         text = "method='gram' cannot tell the rank of the keys so far; use method='qr'"
         raise ValueError(f"LeverageStream: {text}")
 
-    def _scores(self, k: Floats, factor: _factor.Factor) -> Floats:
-        scores: Floats = _factor.scores(_check.frozen(k)[None], [factor])[0]
+    def _scores(self, k: Floats, factor: engine.Factor) -> Floats:
+        scores: Floats = engine.scores(_check.frozen(k)[None], [factor])[0]
         return scores

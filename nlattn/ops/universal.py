@@ -9,8 +9,8 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Floats, Ints, Support
-from nlattn.ops import _bracket, _prefix
-from nlattn.ops._sensitivity import Keys, bounds, lewis_logs, tensor_columns
+from nlattn.engines import bracket, prefix_sets
+from nlattn.engines.sensitivity import Keys, bounds, lewis_logs, tensor_columns
 
 
 class UniversalSet(NamedTuple):
@@ -102,7 +102,7 @@ def universal_set(
             keys = Keys.of(x)
             limits[b] = limit(keys, eps, p, causal)
             if causal:
-                found, lower[b], upper[b] = _prefix.sets(keys, eps, p, max_bytes - held, op)
+                found, lower[b], upper[b] = prefix_sets.sets(keys, eps, p, max_bytes - held, op)
             else:
                 lower[b], upper[b] = chosen_bounds(keys, eps, p, tight)
                 found = [np.flatnonzero(upper[b] >= eps)]
@@ -136,7 +136,7 @@ def chosen_bounds(keys: Keys, eps: float, p: float, tight: bool = False) -> tupl
     lower, upper = keys.spread(low), keys.spread(high)
     if tight:
         for i in np.flatnonzero((lower < eps) & (eps <= upper)):
-            ends = _bracket.bracket(keys, int(i), p, 1e-12, 300, eps)
+            ends = bracket.bracket(keys, int(i), p, 1e-12, 300, eps)
             lower[i], upper[i] = max(lower[i], ends[0]), min(upper[i], ends[1])
     return lower, upper
 

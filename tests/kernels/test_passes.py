@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nlattn.kernels import linear
-from nlattn.kernels.features import ColumnExp, Identity, JointExp, Random, Relu, RowSoftmax
+from nlattn.engines import factored
+from nlattn.engines.features import ColumnExp, Identity, JointExp, Random, Relu, RowSoftmax
 from nlattn.kernels.rows import BLOCK
 from nlattn.runtime import threads
 
@@ -52,13 +52,13 @@ def maps(d: int, r: int, dtype: Any) -> list[tuple[Identity, Any]]:
 def test_keys_are_summed_by_blocks(
     n: int, d: int, e: int, dtype: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linear, "CHUNK", BLOCK + 7)
+    monkeypatch.setattr(factored, "CHUNK", BLOCK + 7)
     x, y = rows(n, d, dtype, 0), rows(n, e, dtype, 1)
     for kept in (None, np.arange(n)[None] % 3 > 0):
         for f, formula in maps(d, 19, dtype):
             if kept is not None and isinstance(f, (Random, Relu)):
                 continue  # they are not masked
-            got = linear.collect(f, x, y, NONE, kept)
+            got = factored.collect(f, x, y, NONE, kept)
             some = slice(None) if kept is None else kept[0]
             phi = formula(x[0, some].astype(float))
             scale = np.exp(np.where(got.top[0] > -np.inf, got.top[0], 0))
@@ -92,14 +92,14 @@ def test_queries_read_by_blocks(n: int, d: int, e: int, dtype: Any) -> None:
         context = rng.random((1, phi.shape[1], e)).astype(dtype)
         norm = rng.random((1, phi.shape[1])).astype(dtype)
         bound = EXPONENT * np.finfo(dtype).eps
-        got, log = linear.read(f, x, NONE[:, 0], context, norm)
+        got, log = factored.read(f, x, NONE[:, 0], context, norm)
         total, sizes = (phi @ norm[0])[:, None], (abs(phi) @ norm[0])[:, None]
         want, size = phi @ context[0] / total, abs(phi) @ context[0]
         assert (abs(got[0] - want) * abs(total) <= bound * (size + sizes * abs(want))).all()
         sure = total[:, 0] > 0.1 * sizes[:, 0]
         np.testing.assert_allclose(log[0, sure], np.log(total[sure, 0]), atol=bound)
         if not isinstance(f, Random):
-            plain, none = linear.read(f, x, NONE[:, 0], context)
+            plain, none = factored.read(f, x, NONE[:, 0], context)
             assert (abs(plain[0] - phi @ context[0]) <= bound * size).all()
             assert none.shape == (1, 0)
 
@@ -123,7 +123,7 @@ def test_bits_do_not_depend_on_threads_or_groups() -> None:
     try:
         for count in range(1, threads.max_threads() + 1):
             threads.set_threads(count)
-            found.append(linear.collect(ColumnExp(), x, y, NONE).values)
+            found.append(factored.collect(ColumnExp(), x, y, NONE).values)
     finally:
         threads.set_threads(before)
     for values in found[1:]:

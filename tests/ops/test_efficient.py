@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nlattn
-from nlattn.kernels import linear
+from nlattn.engines import factored
 from nlattn.oracle import efficient as oracle
 from tests.helpers import assert_as_exact_as_numpy, published
 
@@ -24,7 +24,7 @@ NAMES = ["softmax", "softmax, mask", "scaling", "scaling, mask"]
 @pytest.fixture
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several chunks also in small cases."""
-    monkeypatch.setattr(linear, "CHUNK", 32)
+    monkeypatch.setattr(factored, "CHUNK", 32)
 
 
 def results(module: Any, inputs: list[Any], options: dict[str, Any]) -> list[Any]:

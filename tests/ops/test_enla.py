@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nlattn
-from nlattn.kernels import linear, ranks
+from nlattn.engines import contrastive, factored
 from nlattn.oracle import enla as oracle
 from tests.helpers import assert_as_exact_as_numpy, published
 
@@ -45,7 +45,7 @@ def losses(module: Any, inputs: list[Any], options: dict[str, Any]) -> list[Any]
 def test_it_is_as_exact_as_numpy(
     options: dict[str, Any], dtype: Any, wide: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linear, "CHUNK", 32)
+    monkeypatch.setattr(factored, "CHUNK", 32)
     inputs = arrays(dtype)
     exact = results(oracle, [x.astype(wide) for x in inputs], options)
     assert_as_exact_as_numpy(
@@ -112,7 +112,7 @@ def test_the_map_is_the_operator() -> None:
 def test_the_loss_is_as_exact_as_numpy(
     options: dict[str, Any], dtype: Any, wide: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranks, "_SCORES", 1 << 10)
+    monkeypatch.setattr(contrastive, "_SCORES", 1 << 10)
     inputs = [*arrays(dtype)[:2], np.array([1.0, -2.0], dtype)]
     exact = losses(oracle, [x.astype(wide) for x in inputs], options)
     assert_as_exact_as_numpy(

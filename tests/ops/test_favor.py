@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nlattn
-from nlattn.kernels import linear
+from nlattn.engines import factored
 from nlattn.oracle import favor as oracle
 from tests.helpers import assert_as_exact_as_numpy, published
 
@@ -51,7 +51,7 @@ def results(module: Any, inputs: list[Any], options: dict[str, Any]) -> list[Any
 def test_it_is_as_exact_as_numpy(
     options: dict[str, Any], dtype: Any, wide: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linear, "CHUNK", 32)
+    monkeypatch.setattr(factored, "CHUNK", 32)
     inputs = arguments(options, dtype)
     exact = results(oracle, [x.astype(wide) for x in inputs], options)
     assert_as_exact_as_numpy(

@@ -78,7 +78,7 @@ def test_causal_rows_see_the_keys_before_them(p: float) -> None:
 
 @pytest.mark.parametrize(("n", "m"), [(150, 150), (150, 70), (70, 150), (16, 16), (17, 0)])
 def test_causal_sums_by_a_factor(n: int, m: int, monkeypatch: Any) -> None:
-    monkeypatch.setattr("nlattn.ops._normaliser._BLOCK", 16)
+    monkeypatch.setattr("nlattn.engines.normaliser._BLOCK", 16)
     q, k = arrays(7, n, m)
     k[3 : m // 4] = k[:1]  # of rank 1 for a while
     got = nlattn.heavy_attention(q, k, 0.05, causal=True, normaliser="factor")
@@ -89,7 +89,7 @@ def test_causal_sums_by_a_factor(n: int, m: int, monkeypatch: Any) -> None:
 
 def test_causal_rows_whose_terms_cancel_are_summed_over_their_keys(monkeypatch: Any) -> None:
     """Keys of integers in a plane, queries all but orthogonal to it."""
-    monkeypatch.setattr("nlattn.ops._normaliser._BLOCK", 4)
+    monkeypatch.setattr("nlattn.engines.normaliser._BLOCK", 4)
     rng = np.random.default_rng(8)
     k = np.round(4 * rng.standard_normal((40, 2))) @ np.array([[1.0, 1, 0], [0, 1, 1]])
     q = np.array([[1.0, -1, 1]]) + 2.0**-40 * np.round(4 * rng.standard_normal((40, 3)))

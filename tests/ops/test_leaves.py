@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nlattn import images, nl_means, patchmatch, psal, scram
-from nlattn.ops import _leaves
+from nlattn.engines import tree_search
 from nlattn.runtime import threads
 
 Grid = tuple[int, int]
@@ -67,14 +67,14 @@ def test_cosine_and_bandwidth() -> None:
 
 @pytest.fixture
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_leaves, "LEAF", 8)
+    monkeypatch.setattr(tree_search, "LEAF", 8)
 
 
 @pytest.mark.parametrize("m", [1, 7, 8, 9, 64, 65, 100])
 @pytest.mark.usefixtures("small_leaves")
 def test_leaves_hold_every_key_once(m: int) -> None:
     k = np.random.default_rng(0).standard_normal((1, m, 3))
-    halvings = _leaves.levels(m)
+    halvings = tree_search.levels(m)
     assert -(-m >> halvings) <= 8 or m <= 8
     assert halvings == 0 or -(-m // 2 ** (halvings - 1)) > 8
     got = patchmatch(k, k, candidates="tree", trees=2, iterations=1)

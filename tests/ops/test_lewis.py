@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import nlattn
 from nlattn import _check
-from nlattn.ops import _whitened
+from nlattn.engines import whitened
 from nlattn.ops.lewis import Bracket
 from nlattn.oracle import lewis as oracle
 
@@ -48,7 +48,7 @@ def hard_keys() -> dict[str, Any]:
 @pytest.mark.parametrize("name", hard_keys())
 def test_leverage_errs_by_no_more_than_it_says(name: str) -> None:
     K = hard_keys()[name]
-    found = _whitened.factor(_check.frozen(K))
+    found = whitened.factor(_check.frozen(K))
     exact = oracle.leverage(K.astype(np.longdouble))
     assert found.rank == round(float(exact.sum()))
     error = abs(np.sqrt(found.tau) - np.sqrt(exact))
@@ -62,13 +62,13 @@ def test_leverage_errs_by_no_more_than_it_says(name: str) -> None:
 
 def test_a_rank_that_rounding_made_is_not_seen() -> None:
     K = keys(0, 50, 3) @ keys(1, 3, 6)
-    found = _whitened.factor(_check.frozen(K))
+    found = whitened.factor(_check.frozen(K))
     assert found.rank == 3
     np.testing.assert_allclose(found.tau.sum(), 3, rtol=1e-12)
     few = keys(3, 2, 3)[[0, 0, 1, 0]]
-    found = _whitened.factor(_check.frozen(few))
+    found = whitened.factor(_check.frozen(few))
     np.testing.assert_allclose(found.tau, [1 / 3, 1 / 3, 1, 1 / 3], rtol=1e-13)
-    found = _whitened.factor(_check.frozen(np.zeros((4, 2))))
+    found = whitened.factor(_check.frozen(np.zeros((4, 2))))
     assert (found.rank, found.tau.tolist()) == (0, [0, 0, 0, 0])
 
 
@@ -84,11 +84,11 @@ def test_keys_that_cannot_be_scored_are_given_up_for_certain() -> None:
 @pytest.mark.parametrize("n", [1023, 1024, 1025, 2100])
 def test_blocks_of_rows_meet(n: int) -> None:
     K = keys(n, n, 3)
-    found = _whitened.factor(_check.frozen(K))
+    found = whitened.factor(_check.frozen(K))
     np.testing.assert_allclose(found.tau, oracle.leverage(K), rtol=1e-12)
     row = _check.frozen(np.exp(keys(1, n, 1)[:, 0]))
     for k in (K, K.astype(np.float32)):
-        found = _whitened.factor(_check.frozen(k), row)
+        found = whitened.factor(_check.frozen(k), row)
         want = oracle.leverage(row[:, None] * k.astype(np.float64))
         np.testing.assert_allclose(found.tau, want, rtol=1e-12)
     X = found.basis(_check.frozen(K.astype(np.float32)))
@@ -128,7 +128,7 @@ def test_hard_keys_have_weights(name: str, p: float) -> None:
     K = hard_keys()[name]
     got = nlattn.lewis_weights(K, p)
     assert got.residual <= 1e-11
-    np.testing.assert_allclose(got.weights.sum(), _whitened.factor(_check.frozen(K)).rank)
+    np.testing.assert_allclose(got.weights.sum(), whitened.factor(_check.frozen(K)).rank)
     np.testing.assert_array_equal(got.weights == 0, ~K.any(1))
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nlattn
-from nlattn.kernels.prefix import KEYS, QUERIES
+from nlattn.kernels.concatenation import KEYS, QUERIES
 from nlattn.oracle import nonlocal_mean as oracle
 from nlattn.runtime import threads
 

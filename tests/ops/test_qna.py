@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nlattn
-from nlattn.maps import local
+from nlattn.engines import window as engine
 from nlattn.oracle import qna as oracle
 from nlattn.runtime import threads
 
@@ -32,8 +32,8 @@ TABLES = ["", "bias", "gate", "bias gate", "constant"]
 @pytest.fixture(params=["one tile", "many tiles"], autouse=True)
 def tiles(request: Any, monkeypatch: Any) -> None:
     if request.param == "many tiles":
-        monkeypatch.setattr(local, "ROWS", 2)
-        monkeypatch.setattr(local, "LANES", 8)
+        monkeypatch.setattr(engine, "ROWS", 2)
+        monkeypatch.setattr(engine, "LANES", 8)
 
 
 def case(rng: Any, options: Any, some: str, dtype: Any, size: float = 1, e: int = 3) -> Any:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import nlattn
 from nlattn import LeverageStream
-from nlattn.ops._ranges import add_ranges, joined
+from nlattn.engines.ranges import add_ranges, joined
 from nlattn.oracle import stream as oracle
 
 EPS = 0.05

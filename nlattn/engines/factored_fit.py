@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Bools, Floats, Ints
-from nlattn.kernels import linear
-from nlattn.kernels.features import Identity
-from nlattn.kernels.linear import KeyGradient, Sums
+from nlattn._types import Bools, Floats, Ints, Work
+from nlattn.engines import factored
+from nlattn.engines.factored import KeyGradient, Sums
+from nlattn.engines.features import Identity
 
 
 def set_fit(op: str, nonfinite: str, **arrays: Any) -> _check.Fit:
@@ -26,6 +26,15 @@ def one_head(fit: _check.Fit) -> None:
     if fit.lead:
         text = f"have leading axes {fit.lead}, expected one head (n, d), (m, d)"
         _check.fail(fit.op, "q, k", text)
+
+
+class Factors(NamedTuple):
+    """What a factored map is made of: features of queries over their row's sum, and of keys."""
+
+    left: Floats
+    right: Floats
+    lse: Floats | None
+    work: Work
 
 
 class Hidden(NamedTuple):
@@ -65,14 +74,14 @@ def collect(fit: _check.Fit, f: Identity, hidden: Hidden) -> Sums:
     if "v" in fit:
         y, part = fit["v"], fit.slices("v")
     slices = np.column_stack([fit.slices("k"), part, hidden.parts])
-    return linear.collect(f, x, y, slices, hidden.mask)
+    return factored.collect(f, x, y, slices, hidden.mask)
 
 
 def read(
     fit: _check.Fit, f: Identity, context: Floats, norm: Floats | None = None
 ) -> tuple[Floats, Floats]:
     """``phi(q) context``, over ``phi(q).norm`` if given, and that one's logarithm."""
-    return linear.read(f, fit["q"], fit.slices("q")[:, 0], *_cast(fit, context, norm))
+    return factored.read(f, fit["q"], fit.slices("q")[:, 0], *_cast(fit, context, norm))
 
 
 def write(
@@ -90,7 +99,7 @@ def write(
     factor = np.ones((fit.batch, r)) if factor is None else factor
     mask = None if hidden is None or hidden.mask is None else hidden.mask[hidden.parts]
     scale = factor.astype(fit.dtype)
-    return linear.write(f, x, fit.slices(name)[:, 0], top, scale, mask)
+    return factored.write(f, x, fit.slices(name)[:, 0], top, scale, mask)
 
 
 def pull_queries(
@@ -98,7 +107,7 @@ def pull_queries(
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients of queries (batch, n, d), context (batch, r, e) and norm (batch, r)."""
     given = _cast(fit, context, norm)
-    return linear.pull_queries(f, fit["q"], fit["dout"], fit.slices("q", "dout"), *given)
+    return factored.pull_queries(f, fit["q"], fit["dout"], fit.slices("q", "dout"), *given)
 
 
 def pull_keys(
@@ -107,7 +116,7 @@ def pull_keys(
     """Gradients of keys and values from those of the sums of ``scale phi(k)`` times (v, 1)."""
     slices = np.column_stack([fit.slices("k", "v"), hidden.parts])
     g = g._replace(**dict(zip(("scale", "context", "norm"), _cast(fit, *g[1:4]), strict=True)))
-    return linear.pull_keys(f, fit["k"], fit["v"], slices, g, hidden.mask)
+    return factored.pull_keys(f, fit["k"], fit["v"], slices, g, hidden.mask)
 
 
 def _cast(fit: _check.Fit, *arrays: Any) -> list[Any]:

@@ -10,8 +10,8 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Field, Ints, Support
+from nlattn.engines.support import integers
 from nlattn.kernels import support as kernels
-from nlattn.maps.support import integers
 from nlattn.runtime import threads
 
 KINDS = {
@@ -80,6 +80,7 @@ def support_of_field(
 
 
 def matches(op: str, field: Any) -> tuple[Ints, tuple[int, int]]:
+    """Checked raster indices of a field, and its grid of keys."""
     if not isinstance(field, Field):
         raise TypeError(f"{op}: field is a {type(field).__name__}, expected a Field")
     index = integers(op, "field.index", field.index)

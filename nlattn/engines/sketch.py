@@ -8,7 +8,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats
-from nlattn.ops._draws import hashes
+from nlattn.engines.draws import hashes
 
 _BLOCK = 1 << 12
 _BUCKET, _SIGN, _ROW = 1, 2, 3

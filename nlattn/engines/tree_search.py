@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from nlattn._types import Floats, Ints
+from nlattn.engines.random_search import Inputs, Progress
 from nlattn.kernels import leaves, scores, tree
 from nlattn.kernels.leaves import SLOTS
 from nlattn.kernels.matching import Plan
-from nlattn.ops._random import Inputs, Progress
 
 LEAF = 256
 """Most keys of a leaf: a block that stays in the cache for all who try it."""

@@ -22,6 +22,7 @@ class Calm:
         self.quiet, self.patience, self.changed, self.rounds = quiet, patience, changed, 0
 
     def __call__(self, before: Ints, after: Ints) -> bool:
+        """Compare the matches before and after a round."""
         self.changed.append(int((before != after).any(-1).sum()))
         still = self.quiet is not None and self.changed[-1] <= self.quiet
         self.rounds = self.rounds + 1 if still else 0
@@ -64,5 +65,6 @@ def calls(units: int, cost: int) -> Iterator[tuple[int, int]]:
 
 
 def tell(progress: Progress, done: int, total: int) -> None:
+    """Tell a caller who listens how far the search is."""
     if progress is not None:
         progress(done, total)

@@ -10,8 +10,8 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats
-from nlattn.ops._sensitivity import Keys
-from nlattn.ops._whitened import factor
+from nlattn.engines.sensitivity import Keys
+from nlattn.engines.whitened import factor
 
 _HALVINGS = 40
 _FLOOR = 1e-12  # of the largest score: weights of smaller ones are held, lest they vanish or burst

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn._types import Bools, Floats, Ints
-from nlattn.kernels.features import amplified, amplified_vjp
+from nlattn.engines.features import amplified, amplified_vjp
 from nlattn.runtime import threads
 
 _SCORES = 1 << 21

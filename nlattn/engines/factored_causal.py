@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn._types import Floats, Ints
-from nlattn.kernels.features import Block, ColumnExp, Identity, Random
+from nlattn.engines.features import Block, ColumnExp, Identity, Random
 from nlattn.runtime import threads
 
 ROWS = 64

@@ -11,8 +11,8 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Ints
-from nlattn.ops._sensitivity import Keys, bounds, lewis_logs, monomials, tensor_columns
-from nlattn.ops._whitened import factor, triangle
+from nlattn.engines.sensitivity import Keys, bounds, lewis_logs, monomials, tensor_columns
+from nlattn.engines.whitened import factor, triangle
 
 _FIRST = 24  # keys of the first prefix that gets Lewis weights; then half as many again
 

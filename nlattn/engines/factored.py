@@ -12,8 +12,8 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Ints
+from nlattn.engines.features import EVERY, Identity, Random
 from nlattn.kernels import passes
-from nlattn.kernels.features import EVERY, Identity, Random
 from nlattn.kernels.rows import padded
 from nlattn.runtime import threads
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Floats
-from nlattn.ops._whitened import Factor, factor
+from nlattn.engines.whitened import Factor, factor
 
 _FEATURES = 256  # columns that the tensor certificate may have
 _ELEMENTS = 1 << 24

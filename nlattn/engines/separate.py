@@ -8,11 +8,10 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Work
-from nlattn.kernels.features import ColumnExp, Identity, RowSoftmax
-from nlattn.kernels.linear import KeyGradient, Sums
-from nlattn.maps.factored import FactoredMap
-from nlattn.ops import _linear
-from nlattn.ops._linear import Hidden
+from nlattn.engines import factored_fit
+from nlattn.engines.factored import KeyGradient, Sums
+from nlattn.engines.factored_fit import Factors, Hidden
+from nlattn.engines.features import ColumnExp, Identity, RowSoftmax
 
 
 class Separate(NamedTuple):
@@ -42,34 +41,32 @@ class Separate(NamedTuple):
 
     def context(self, fit: _check.Fit) -> tuple[Floats, Sums]:
         """``K.T v`` (batch, d, e), float64, and the sums it is made of."""
-        sums = _linear.collect(fit, self.keys, self.hidden)
+        sums = factored_fit.collect(fit, self.keys, self.hidden)
         return sums.values * self.scale(sums)[:, :, None], sums
 
     def attend(self, fit: _check.Fit) -> Floats:
         """Output of q, k and v."""
         context, _ = self.context(fit)
-        return fit.unfold(_linear.read(fit, self.queries, context)[0])  # type: ignore[no-any-return]
+        return fit.unfold(factored_fit.read(fit, self.queries, context)[0])  # type: ignore[no-any-return]
 
     def pull(self, fit: _check.Fit) -> tuple[Floats, Floats, Floats]:
         """Gradients of q, k and v."""
         context, sums = self.context(fit)
-        dq, dcontext, _ = _linear.pull_queries(fit, self.queries, context)
+        dq, dcontext, _ = factored_fit.pull_queries(fit, self.queries, context)
         along = np.zeros(context.shape[:2])
         if self.soft:
             along = -np.einsum("bcf,bcf->bc", context, dcontext)
         g = KeyGradient(sums.top, self.scale(sums), dcontext, along, sums.first)
-        dk, dv = _linear.pull_keys(fit, self.keys, self.hidden, g)
+        dk, dv = factored_fit.pull_keys(fit, self.keys, self.hidden, g)
         return fit.reduce("q", dq), fit.reduce("k", dk), fit.reduce("v", dv)
 
-    def map(
-        self, fit: _check.Fit, query_grid: tuple[int, ...] | None, key_grid: tuple[int, ...] | None
-    ) -> FactoredMap:
-        """The map of one head."""
-        _linear.one_head(fit)
-        sums = _linear.collect(fit, self.keys, self.hidden)
-        left = _linear.write(fit, self.queries, "q")[0]
-        right = _linear.write(fit, self.keys, "k", sums.top, self.scale(sums), self.hidden)[0]
+    def factors(self, fit: _check.Fit) -> Factors:
+        """The factors of one head's map."""
+        factored_fit.one_head(fit)
+        sums = factored_fit.collect(fit, self.keys, self.hidden)
+        left = factored_fit.write(fit, self.queries, "q")[0]
+        right = factored_fit.write(fit, self.keys, "k", sums.top, self.scale(sums), self.hidden)[0]
         lse = np.full(len(left), 0.0 if sums.kept[0] else -np.inf) if self.soft else None
         numbers = left.size + right.size
         work = Work(0, numbers, 2 * numbers * fit.dtype.itemsize)
-        return FactoredMap(left, right, lse, work, query_grid, key_grid)
+        return Factors(left, right, lse, work)

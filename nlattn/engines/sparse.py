@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats, Ints, Work
+from nlattn._types import Floats, Ints, Support, Work
+from nlattn.engines.support import Transposed, checked_support
 from nlattn.kernels import sparse as kernels
-from nlattn.maps.sparse import SparseMap
-from nlattn.maps.support import Transposed, checked_support
 
 WEIGHTS = ("softmax", "gaussian", "abspow", "dot")
 MASKED_ROWS = ("zero", "nan", "raise")
@@ -59,6 +58,18 @@ class Weights(NamedTuple):
         return _check.frozen(np.array([kind, self.factor, self.power, fill]))  # type: ignore[no-any-return]
 
 
+class Entries(NamedTuple):
+    """What a sparse map is made of, for one head."""
+
+    support: Support
+    weights: Floats
+    scores: Floats
+    lse: Floats
+    work: Work
+    query_grid: tuple[int, ...]
+    key_grid: tuple[int, ...]
+
+
 class Edges:
     """One call's folded arrays on the edges of its support."""
 
@@ -97,8 +108,8 @@ class Edges:
             return result
         return result, fit.unfold(lse.reshape(fit.batch, *self.query_grid), cast=False)
 
-    def map(self, weights: Weights, search: Work | None = None) -> SparseMap:
-        """The operator of a single head; `search` is the work that found its support."""
+    def entries(self, weights: Weights, search: Work | None = None) -> Entries:
+        """Weights of a single head's map; `search` is the work that found its support."""
         scores, P, lse = self._weigh(weights)
         d, size = self.fit.dims["d"], self.fit.dtype.itemsize
         work = Work(
@@ -116,7 +127,7 @@ class Edges:
                 per_query,
                 search.changed,
             )
-        return SparseMap(
+        return Entries(
             self.support, P, scores, lse.reshape(-1), work, self.query_grid, self.key_grid
         )
 

@@ -13,10 +13,9 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Floats, Ints, Support, Work
+from nlattn.engines.sparse import WEIGHTS, Entries
+from nlattn.engines.support import Transposed
 from nlattn.kernels import sparse as kernels
-from nlattn.maps.sparse import SparseMap
-from nlattn.maps.support import Transposed
-from nlattn.ops._edges import WEIGHTS
 
 _PLAIN = _check.frozen(np.array([1.0, 0.0]))
 
@@ -57,8 +56,8 @@ class Votes:
         out = self._gather(self.votes, None, self.weights, "v", (self.n, self.fit.dims["e"]))
         return self.fit.unfold(out.reshape(self.fit.batch, *self.grids[0], out.shape[2]))  # type: ignore[no-any-return]
 
-    def map(self) -> SparseMap:
-        """The operator of a single slice: votes for one key added up, keys ascending."""
+    def entries(self) -> Entries:
+        """Weights of a single slice's map: votes for one key added up, keys ascending."""
         row = np.repeat(np.arange(self.n), np.diff(self.votes.indptr))
         place, inverse = np.unique(row * self.m + self.votes.indices, return_inverse=True)
         total = np.bincount(inverse, self.weights, len(place))
@@ -76,7 +75,7 @@ class Votes:
             )
             done = Work(scores_, multiply_adds, n_bytes)
         parts = total.astype(kind), scores.astype(kind), self.lse[0], done
-        return SparseMap(support, *parts, *self.grids)
+        return Entries(support, *parts, *self.grids)
 
     def vjp(self) -> tuple[Floats, Floats, Floats]:
         """Gradients of q, k and v."""

@@ -8,9 +8,9 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Ints
+from nlattn.engines.sensitivity import Keys, monomials, tensor_size
+from nlattn.engines.whitened import U, triangle
 from nlattn.kernels import heavy as kernels
-from nlattn.ops._sensitivity import Keys, monomials, tensor_size
-from nlattn.ops._whitened import U, triangle
 
 _LOST = 1e-10  # relative error above which a factor's sum is not trusted
 _ROWS = 1 << 22  # monomials of a block of queries or keys

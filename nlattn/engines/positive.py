@@ -8,11 +8,10 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Work
-from nlattn.kernels.features import Identity, Random, Relu
-from nlattn.kernels.linear import KeyGradient, Sums
-from nlattn.maps.factored import FactoredMap
-from nlattn.ops import _linear
-from nlattn.ops._linear import Hidden
+from nlattn.engines import factored_fit
+from nlattn.engines.factored import KeyGradient, Sums
+from nlattn.engines.factored_fit import Factors, Hidden
+from nlattn.engines.features import Identity, Random, Relu
 
 
 class Positive(NamedTuple):
@@ -23,7 +22,7 @@ class Positive(NamedTuple):
 
     def sums(self, fit: _check.Fit) -> tuple[Floats, Floats, Sums]:
         """Sums over keys with eps: (batch, r, e) with values and (batch, r) alone, float64."""
-        sums = _linear.collect(fit, self.keys, Hidden.checked(fit, None))
+        sums = factored_fit.collect(fit, self.keys, Hidden.checked(fit, None))
         eps = self._eps(sums)[:, None]
         context = sums.values + eps[:, :, None] * sums.rows[:, None]
         return context, sums.features + eps * sums.kept[:, None], sums
@@ -38,29 +37,27 @@ class Positive(NamedTuple):
     def attend(self, fit: _check.Fit) -> Floats:
         """Output of q, k and v."""
         context, norm, _ = self.sums(fit)
-        return fit.unfold(_linear.read(fit, self.queries, context, norm)[0])  # type: ignore[no-any-return]
+        return fit.unfold(factored_fit.read(fit, self.queries, context, norm)[0])  # type: ignore[no-any-return]
 
     def pull(self, fit: _check.Fit) -> tuple[Floats, Floats, Floats]:
         """Gradients of q, k and v."""
         context, norm, sums = self.sums(fit)
-        dq, dcontext, dnorm = _linear.pull_queries(fit, self.queries, context, norm)
+        dq, dcontext, dnorm = factored_fit.pull_queries(fit, self.queries, context, norm)
         g = KeyGradient(sums.top, np.ones_like(norm), dcontext, dnorm, sums.first)
-        dk, dv = _linear.pull_keys(fit, self.keys, Hidden.checked(fit, None), g)
+        dk, dv = factored_fit.pull_keys(fit, self.keys, Hidden.checked(fit, None), g)
         return fit.reduce("q", dq), fit.reduce("k", dk), fit.reduce("v", dv)
 
-    def map(
-        self, fit: _check.Fit, query_grid: tuple[int, ...] | None, key_grid: tuple[int, ...] | None
-    ) -> FactoredMap:
-        """The map of one head; it holds both features, those of queries over their row's sum."""
-        _linear.one_head(fit)
+    def factors(self, fit: _check.Fit) -> Factors:
+        """The factors of one head's map; those of queries are divided by their row's sum."""
+        factored_fit.one_head(fit)
         _, norm, sums = self.sums(fit)
-        left = _linear.write(fit, self.queries, "q")[0]
-        right = _linear.write(fit, self.keys, "k", sums.top)[0]
-        _, log = _linear.read(fit, self.queries, norm[:, :, None], norm)
+        left = factored_fit.write(fit, self.queries, "q")[0]
+        right = factored_fit.write(fit, self.keys, "k", sums.top)[0]
+        _, log = factored_fit.read(fit, self.queries, norm[:, :, None], norm)
         left /= (left.astype(float) @ norm[0])[:, None]
         lse = log[0] + (sums.top[0, 0] if isinstance(self.keys, Random) else 0)
         if isinstance(self.keys, Random):
             lse -= np.log(len(self.keys.projection))
         multiply_adds = (left.size + right.size) * fit.dims["d"]
         work = Work(0, multiply_adds, (left.size + right.size) * fit.dtype.itemsize)
-        return FactoredMap(left, right, lse, work, query_grid, key_grid)
+        return Factors(left, right, lse, work)
