@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 import nlattn
+from nlattn.conformance.cases.recipes import recipes
+from nlattn.conformance.judge.variants import of as variants_of
 from nlattn.conformance.table import TABLE, OpSpec, find
+from nlattn.conformance.table.row import Growth
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "nlattn").rglob("*.py"))
@@ -70,6 +73,41 @@ def test_an_operator_is_called_as_all_are(spec: OpSpec) -> None:
         for parameter in list(inspect.signature(function).parameters.values()):
             positional = parameter.name in {*spec.arrays, *spec.options, "dout", "support"}
             assert positional or parameter.kind is parameter.KEYWORD_ONLY, parameter
+
+
+@pytest.mark.parametrize("spec", TABLE, ids=lambda spec: spec.name)
+def test_a_row_says_all_there_is_to_say(spec: OpSpec) -> None:
+    searched = spec.cases.search is not None
+    assert spec.cases.search_only <= searched
+    assert variants_of(spec.name) or spec.cases.search_only, "no wrong variant"
+    assert len(variants_of(spec.name)) >= 5 or spec.cases.search_only
+    assert recipes(spec)
+    timed_alone = spec.growth == Growth()
+    assert timed_alone <= spec.summary.startswith(("what each key", "what one key")), "no law"
+    assert bool(spec.growth.counted) == bool(spec.growth.follows)
+
+
+OWN = ("__init__", "oracle/", "ops/", "maps/", "layers/", "conformance/table/")
+ELSEWHERE = ("conformance/backends/adapters/",)  # what other libraries have
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_operators_are_listed_in_the_table_alone(path: Path) -> None:
+    if name_of(path).startswith((*OWN, *ELSEWHERE)):
+        return
+    names = {spec.name + end for spec in TABLE for end in ("", "_vjp", "_map")}
+    if name_of(path).startswith("cli/"):  # methods of the command are words of its own
+        names -= {spec.stem for spec in TABLE}
+    for node in ast.walk(ast.parse(path.read_text())):
+        texts: list[ast.expr | None] = []
+        if isinstance(node, (ast.Tuple, ast.List, ast.Set)):
+            texts = [*node.elts]
+        elif isinstance(node, ast.Dict):
+            texts = [*node.keys]
+        elif isinstance(node, ast.Compare):
+            texts = [node.left, *node.comparators] * 2
+        found = [x.value for x in texts if isinstance(x, ast.Constant) and x.value in names]
+        assert len(found) < 2, f"line {node.lineno}: {found}; say it in the row"  # type: ignore
 
 
 def test_the_table_answers_by_name() -> None:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from nlattn.conformance.table import OpSpec, find
+from nlattn.conformance.table.recipe import Kind as Kind
+from nlattn.conformance.table.recipe import Tier as Tier
 
-Kind = Literal["forward", "vjp", "stages"]
-Tier = Literal["smoke", "standard", "exhaustive"]
 Array: TypeAlias = np.ndarray[Any, Any]
 Json: TypeAlias = Any
 
 TIERS: tuple[Tier, ...] = ("smoke", "standard", "exhaustive")
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
-_SEVERAL = {"sensitivity_bounds": ("lower", "upper"), "lp_sensitivity": ("lower", "upper")}
 STAGES = ("raw", "capped", "biased", "masked", "weights", "output")
 """What a backend may show of how it computes `attention`."""
-_DIFFERENTIABLE = {"attention": ("bias",), "nonlocal_mean": ("weight",)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +61,11 @@ class Case:
     def outputs(self) -> tuple[str, ...]:
         """Names of the results, in the order of a tuple."""
         if self.kind == "forward":
-            names = _SEVERAL.get(self.op, ("out",))
+            names = self.spec.cases.outputs
             return (*names, "lse") if self.options.get("return_lse") else names
         if self.kind == "stages":
             return STAGES
-        names = (*self.spec.arrays, *_DIFFERENTIABLE.get(self.op, ()))
+        names = (*self.spec.arrays, *self.spec.cases.differentiable)
         return tuple(f"d{name}" for name in names if name in self.arrays)
 
 

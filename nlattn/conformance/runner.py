@@ -97,7 +97,11 @@ def attempt(
 
 def stages(subject: Subject, case: Case) -> dict[str, Array]:
     """Intermediate results of a case, of a backend that says it shows them; empty otherwise."""
-    if case.function != "attention" or not subject.capabilities.get("stages"):
+    if (
+        not case.spec.cases.stages
+        or case.kind != "forward"
+        or not subject.capabilities.get("stages")
+    ):
         return {}
     try:
         return subject.ask(replace(case, kind="stages")).outputs

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from nlattn.conformance.backends.backend import unsupported
 from nlattn.conformance.case import DTYPES, Case, Kind
 from nlattn.conformance.cases.arrays import layout_of
-from nlattn.conformance.cases.recipes import Recipe, recipes
-from nlattn.conformance.cases.suite import SEARCHES, fits, make
+from nlattn.conformance.cases.recipes import recipes
+from nlattn.conformance.cases.suite import fits, make
 from nlattn.conformance.judge.verdict import Verdict
 from nlattn.conformance.runner import Subject, attempt
 from nlattn.conformance.table import TABLE, OpSpec, find
+from nlattn.conformance.table.recipe import Recipe
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -48,7 +49,7 @@ def sweep(
 
     for spec in TABLE if ops is None else map(find, ops):
         kinds: tuple[Kind, ...] = ("forward", "vjp") if spec.has_vjp else ("forward",)
-        for kind in kinds if spec.name not in SEARCHES else ():
+        for kind in kinds if not spec.cases.search_only else ():
             for dtype in DTYPES if dtypes is None else [x for x in DTYPES if x in dtypes]:
                 known = [r for r in recipes(spec) if kind in r.kinds and fits(r, dtype)]
                 if known and fnmatchcase(f"{spec.name}/{kind}/{dtype}/sweep", pattern):
@@ -144,10 +145,9 @@ def _legal(spec: OpSpec, recipe: Recipe, sizes: dict[str, int]) -> dict[str, int
     sizes = dict(sizes)
     if recipe.values in ("low rank", "tight"):
         sizes["d"] = max(2, sizes["d"])
-    if spec.name == "favor_attention" and recipe.options.get("causal"):
+    if "projection" in spec.extras and recipe.options.get("causal"):
         sizes["m"] = sizes["n"]
-    if spec.name == "qna_upsample":
-        sizes["f"] = 4
-    if spec.stem in ("lewis", "universal"):
+    sizes["f"] = 4
+    if spec.cases.tall:
         sizes["m"] = max(sizes["m"], sizes["d"], 1 + int(recipe.options.get("i", 0)))
     return sizes

@@ -22,7 +22,7 @@ def compared(
     spec: OpSpec, arrays: Mapping[str, Any], options: Mapping[str, Any], seed: int
 ) -> dict[str, Any] | None:
     """Figures of `quality.compare` on some queries; None where there is nothing to approximate."""
-    make = _MAPS.get(spec.name)
+    make = _MAPS.get(spec.growth.compared)
     if make is None:
         return None
     q, k = (_flat(arrays[name]).astype(np.float64) for name in "qk")
@@ -58,9 +58,7 @@ def _matches(spec: OpSpec, arrays: Mapping[str, Any], options: Mapping[str, Any]
 
 
 _MAPS: dict[str, Callable[[OpSpec, Mapping[str, Any], Mapping[str, Any]], AttentionMap]] = {
-    "scram": _own,
-    "lev_attention": _own,
-    "favor_attention": _own,
-    "patchmatch": _matches,
+    "map": _own,
+    "matches": _matches,
 }
-"""Operators that mean to be dense attention; others are operators of their own."""
+"""By what operators that mean to be dense attention are compared."""

@@ -17,15 +17,9 @@ from nlattn.ops.features import orthogonal_features
 from nlattn.ops.sparse import support_from_index
 from nlattn.scaling.quality import compared
 from nlattn.scaling.scene import Scene
-from nlattn.scaling.work import LAWS, Counted, count, of_result
+from nlattn.scaling.work import Counted, count, of_result
 
 _FEATURES = 128
-_SCALED = ("attention", "nonlocal_mean", "patchmatch", "scram", "sparse_attention", "lev_attention")
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "lev_attention": {"keys": 32},
-    "nl_means": {"sigma": 0.1, "patch_size": 5, "patch_distance": 5},
-}
-"""Options of full-sized pictures, where the table's are of small ones."""
 _GIVEN = ("q", "k", "v", "image", "n", "grid", "seed")
 
 
@@ -51,26 +45,26 @@ class Operator:
 
     def __init__(self, spec: OpSpec):
         self.spec, self.name = spec, spec.name
-        self.separable = spec.name == "attention"
+        self.separable = spec.growth.separable
 
     def arguments(self, scene: Scene) -> tuple[dict[str, Any], dict[str, Any]]:
         """Arrays, and options."""
         spec = self.spec
         needed = {name: dims for name, dims in spec.arrays.items() if name not in spec.optional}
         arrays = scene.arrays(needed)
-        if spec.stem == "cross_scale":
+        if spec.growth.coarser_keys:
             arrays["k"] = arrays["k"][::2, ::2]
-        options = {**spec.options, **_OPTIONS.get(spec.name, {})}
+        options = {**spec.options, **spec.growth.options}
         if "projection" in spec.extras:
             d = arrays["q"].shape[-1]
             projection = orthogonal_features(d, _FEATURES, seed=scene.seed)
             arrays["projection"] = projection.astype(np.float32)
-        if spec.stem == "sparse":
+        if spec.cases.given == "support" and "n" in spec.out.split():
             rng = np.random.default_rng(scene.seed)
             options["support"] = support_from_index(
                 rng.integers(0, scene.n, (scene.n, 9)), n_keys=scene.n
             )
-        if spec.name in _SCALED:
+        if spec.growth.scaled:
             options["scale"] = scene.scale
         return arrays, options
 
@@ -109,7 +103,7 @@ class Backed(Operator):
 
     def count(self, scene: Scene) -> Counted | None:
         """The operator's law; what a backend counts is not known."""
-        return super().count(scene) if self.spec.name in LAWS else None
+        return super().count(scene) if self.spec.growth.law else None
 
     def quality(self, scene: Scene) -> dict[str, Any] | None:  # noqa: ARG002  it has no map
         """None: a backend gives outputs, not maps."""

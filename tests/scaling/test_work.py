@@ -13,7 +13,7 @@ from nlattn.conformance.table import TABLE
 from nlattn.scaling import subject
 from nlattn.scaling.scene import Scene
 from nlattn.scaling.sweep import grids
-from nlattn.scaling.work import BOUNDS, DATA, LAWS, of_result
+from nlattn.scaling.work import of_result
 
 pytest.importorskip("PIL")
 
@@ -27,10 +27,11 @@ def scene() -> Scene:
 def test_every_operator_has_its_work(spec, scene: Scene) -> None:
     one = subject.find(spec.name)
     found = one.count(scene)
-    assert (found is None) == (spec.name in DATA)
+    growth = spec.growth
+    assert (found is None) == (growth.law is None and not growth.counted)
     if found is not None:
-        assert found.how == ("law" if spec.name in LAWS else "count")
-        assert found.law == str(LAWS.get(spec.name, BOUNDS.get(spec.name)))
+        assert found.how == ("law" if growth.law else "count")
+        assert found.law == str(growth.law or growth.follows)
         assert found.work.multiply_adds > 0
         assert found.work.bytes > 0
     assert one.call(scene)() is not None

@@ -40,7 +40,7 @@ def call(
     }
     for name, dims in spec.extras.items():
         arguments[name] = rng.standard_normal([size[dim] for dim in dims.split()]).astype(dtype)
-    if spec.stem == "sparse":
+    if spec.cases.given == "support" and "n" in spec.out.split():
         arguments["support"] = _every_other_key(size["n"], size["m"])
     return {**arguments, **spec.options}
 

@@ -98,7 +98,7 @@ def answer(op: str, folder: Path, name: str, dtype: str) -> Array:
 
 def answers(op: str, folder: Path, case: Case) -> dict[str, Array]:
     """All results of a case; ValueError if one is not there, or is no plain array of its dtype."""
-    dtype = {"universal_set": "bool", "patchmatch": "int64"}.get(case.op, case.dtype)
+    dtype = {"set": "bool", "index": "int64"}.get(case.spec.cases.result, case.dtype)
     try:
         return {output: answer(op, folder, output, dtype) for output in case.outputs}
     except FileNotFoundError as error:

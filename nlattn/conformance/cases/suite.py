@@ -11,13 +11,13 @@ import numpy as np
 
 from nlattn.conformance.case import DTYPES, TIERS, Case, Kind, Tier, dtype_of
 from nlattn.conformance.cases.arrays import extras, lay, values
-from nlattn.conformance.cases.recipes import Recipe, recipes
+from nlattn.conformance.cases.recipes import recipes
 from nlattn.conformance.table import TABLE, OpSpec, find
+from nlattn.conformance.table.recipe import Recipe
 from nlattn.conformance.truth.bounds import floating
 from nlattn.conformance.truth.transcription import transcription
 
 SEED = 20260
-SEARCHES = ("patchmatch",)
 
 
 def cases(
@@ -29,7 +29,7 @@ def cases(
     """Cases up to a tier whose names match; KeyError for an operator that is not known."""
     chosen = TABLE if ops is None else tuple(find(name) for name in ops)
     for spec in chosen:
-        if spec.name in SEARCHES:
+        if spec.cases.search_only:
             continue
         for recipe in recipes(spec):
             if TIERS.index(recipe.tier) > TIERS.index(tier):

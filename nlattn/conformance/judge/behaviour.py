@@ -27,10 +27,6 @@ from nlattn.conformance.judge.verdict import CLOSE, Verdict, ratios
 from nlattn.conformance.truth.bounds import allowed
 
 Ask = Callable[[Case], Reply]
-_SETS = ("attention", "nonlocal_mean", "efficient_attention", "refined_self_attention",
-         "favor_attention", "enla")  # fmt: skip
-_LINEAR = (*_SETS, "sparse_attention", "scram", "psal", "cross_scale_attention", "qna",
-           "qna_upsample", "lev_attention")  # fmt: skip
 
 
 def behaviours(
@@ -71,9 +67,9 @@ def _rules(case: Case, label: str) -> dict[str, Callable[[Ask, Case, Reply], str
     if label == "heads":
         return {"heads": _heads}
     rules: dict[str, Any] = {"repeatable": _repeatable}
-    if case.op in _SETS:
+    if "keys" in case.spec.behaviour:
         rules["keys"] = _keys
-    if case.op in _LINEAR:
+    if "linear" in case.spec.behaviour:
         rules["linear"] = _linear
     if {"q", "k"} <= set(case.arrays):
         rules["refusal"] = _refusal
@@ -132,7 +128,7 @@ def _refusal(ask: Ask, case: Case, _: Reply) -> str:
     wider = np.concatenate([k, k[..., :1]], -1)
     if ask(_with(case, k=wider)).outputs:
         return "accepts keys of more channels than queries have"
-    if case.op not in _SETS:
+    if "keys" not in case.spec.behaviour:
         return ""
     short = np.ascontiguousarray(case.arrays["v"][..., :-1, :])
     accepted = ask(_with(case, v=short)).outputs

@@ -22,6 +22,7 @@ from nlattn.conformance.backends.perform import Reply
 from nlattn.conformance.backends.process import Died
 from nlattn.conformance.case import Array, Case, dtype_of
 from nlattn.conformance.judge.verdict import Verdict
+from nlattn.conformance.table import TABLE, find
 from nlattn.conformance.truth.bounds import wide
 from nlattn.conformance.truth.transcription import transcription
 from nlattn.oracle.dense import attention
@@ -64,7 +65,7 @@ def picture(search: Search, seed: int, dtype: str) -> Case:
     q = np.stack(waves, -1) + 0.1 * rng.standard_normal((8, 9, 4))
     k = np.roll(q, rng.integers(1, 5, 2), (0, 1)) + 0.1 * rng.standard_normal(q.shape)
     arrays = {"q": q, "k": k}
-    if search.op != "patchmatch":
+    if "v" in find(search.op).arrays:
         arrays["v"] = rng.standard_normal((8, 9, 3))
     return Case(
         f"{search.op}/search/{dtype}/seed-{seed}", search.op, "forward", dtype,
@@ -112,13 +113,11 @@ def ours(op: str, seed: int, dtype: str) -> dict[str, float]:
 
 def invalid(case: Case, out: Array) -> str:
     """What is wrong with a result, whatever was found."""
-    last = 1 if case.op == "patchmatch" else 3
-    name = "index" if case.op == "patchmatch" else "out"
+    matches = case.spec.cases.result == "index"
+    last, name = (1, "index") if matches else (3, "out")
     if out.shape != (8, 9, last):
         return f"{name} has shape {out.shape}, not (8, 9, {last})"
-    if case.op == "patchmatch" and (
-        out.dtype.kind not in "iu" or not ((out >= 0) & (out < 72)).all()
-    ):
+    if matches and (out.dtype.kind not in "iu" or not ((out >= 0) & (out < 72)).all()):
         return "index holds what is no key: expected integers from 0 to 71 for 72 queries"
     return ""
 
@@ -154,13 +153,11 @@ def _distance(out: Array, best: Array) -> dict[str, float]:
     return {"the output's error": float(np.sqrt(error.mean()))}
 
 
+_FAULTS = {"matches": _of_matches, "all keys": _of_scram, "nearest patch": _of_psal}
 SEARCHES = {
-    search.op: search
-    for search in (
-        Search("patchmatch", {"iterations": 2}, _of_matches),
-        Search("scram", {"iterations": 2, "scale": 4.0}, _of_scram),
-        Search("psal", {"iterations": 2, "patch": 3, "topk": 1}, _of_psal),
-    )
+    spec.name: Search(spec.name, dict(spec.cases.search.options), _FAULTS[spec.cases.search.by])
+    for spec in TABLE
+    if spec.cases.search is not None
 }
 
 

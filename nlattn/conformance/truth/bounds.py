@@ -44,7 +44,7 @@ def plain(case: Case) -> dict[str, Array]:
 def allowed(case: Case) -> dict[str, Array]:
     """Bound of each element's error."""
     now = precision(dtype_of(case.dtype))
-    if case.op in _CONDITIONED:
+    if case.spec.cases.bound != "analysis":
         return conditioned(case, now)
     arrays = {
         name: Rounded(x, _flushed(x, now)) if floating(x) else x
@@ -81,16 +81,16 @@ def conditioned(case: Case, now: Precision) -> dict[str, Array]:
     loss = np.zeros(k.shape[:-2])
     for b in np.ndindex(k.shape[:-2]):
         loss[b] = _loss(k[b], now, condition(k[b], want, p, b))
-    if case.op == "universal_set":
+    if case.spec.cases.result == "set":
         return {
             "out": (_unsure_prefixes if case.options.get("causal") else _unsure)(case, k, loss, p)
         }
     each = {}
     for name, x in want.items():
         share = loss[..., None] if x.ndim > loss.ndim else loss
-        size = np.sqrt(abs(x)) if case.op == "leverage_scores" else p * abs(x)
-        each[name] = share * size + 1e-9 * abs(x) * (case.op == "lp_sensitivity")
-        each[name] += 1e-11 * abs(x) * (case.op != "leverage_scores") + now.tiny
+        root = case.spec.cases.bound == "root of condition"
+        size = np.sqrt(abs(x)) if root else p * abs(x)
+        each[name] = share * size + (case.spec.cases.slack + 1e-11 * (not root)) * abs(x) + now.tiny
     return each
 
 
@@ -134,8 +134,3 @@ def _unsure_prefixes(case: Case, k: Array, _: Array, p: float) -> Array:
 def _loss(k: Array, now: Precision, squared: float) -> float:
     """Relative error of the leverage of k (m, d) of this squared condition."""
     return float(16 * now.unit * (k.shape[-2] ** 0.5 + k.shape[-1]) * squared + _DOUBLE.unit)
-
-
-_CONDITIONED = (
-    "leverage_scores", "lewis_weights", "sensitivity_bounds", "lp_sensitivity", "universal_set",
-)  # fmt: skip

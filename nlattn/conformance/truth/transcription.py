@@ -13,21 +13,24 @@ from nlattn.conformance.case import native
 from nlattn.conformance.table import find
 from nlattn.conformance.truth.analysis import Analysis
 
-_ONE_HEAD = ("lewis_weights", "sensitivity_bounds", "lp_sensitivity", "universal_set", "psal")
-
 
 def transcription(op: str, arrays: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
     """What the oracle of `op`, such as ``attention_vjp``, gives: an array or a tuple."""
     spec = find(op.removesuffix("_vjp"))
     oracle = getattr(importlib.import_module(f"nlattn.oracle.{spec.stem}"), op)
+    if spec.cases.result == "index":
+        return _call(oracle, native(arrays) | dict(options)).index
     dims = len(next(iter(spec.arrays.values())).split())
     lead = arrays[next(iter(spec.arrays))].shape[:-dims]
-    if spec.name not in _ONE_HEAD or not lead:
-        return _call(oracle, native(arrays) | dict(options))
-    heads = [
-        _call(oracle, native({name: x[b] for name, x in arrays.items()}) | dict(options))
-        for b in np.ndindex(lead)
-    ]
+    alone = spec.cases.outputs == ("out",) and op == spec.name and not options.get("return_lse")
+
+    def call(given: Mapping[str, Any]) -> Any:
+        result = _call(oracle, native(given) | dict(options))
+        return result[0] if alone and isinstance(result, tuple) else result
+
+    if not spec.cases.one_head or not lead:
+        return call(arrays)
+    heads = [call({name: x[b] for name, x in arrays.items()}) for b in np.ndindex(lead)]
     if not isinstance(heads[0], tuple):
         return _together(heads, lead)
     return tuple(_together(part, lead) for part in zip(*heads, strict=True))
@@ -48,8 +51,4 @@ def _call(oracle: Any, arguments: dict[str, Any]) -> Any:
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and own in arguments:
             positional.append(arguments.pop(own))
     result = oracle(*positional, **arguments)
-    if oracle.__name__ == "lewis_weights":
-        return result[0]
-    if oracle.__name__ == "patchmatch":
-        return result.index
     return tuple(x for x in result if x is not None) if isinstance(result, tuple) else result

@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 
 import nlattn
+from nlattn._types import Support
 from nlattn.conformance.case import native
+from nlattn.conformance.table import find
+from nlattn.maps.base import AttentionMap
 
 
 class Backend:
@@ -22,16 +25,22 @@ class Backend:
     def run(self, op: str, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
         """Call the public function; of a record the part that is judged."""
         result = getattr(nlattn, op)(**native(arrays), **options)
-        if op == "lewis_weights":
-            return result.weights
-        if op == "universal_set":
-            lead, m = arrays["k"].shape[:-2], arrays["k"].shape[-2]
-            kept = np.zeros((*lead, *((m,) if options.get("causal") else ()), m), bool)
-            rows = np.repeat(np.arange(kept[..., 0].size), np.diff(result.support.indptr))
-            kept.reshape(-1, m)[rows, result.support.indices] = True
-            return kept
-        if op == "heavy_attention":
-            return result.to_dense()
-        if op == "patchmatch":
+        spec = find(op.removesuffix("_vjp"))
+        if spec.cases.result == "set":
+            return _members(result.support, arrays["k"], causal=bool(options.get("causal")))
+        if spec.cases.result == "index":
             return result.index
+        if isinstance(result, AttentionMap):
+            return result.to_dense()
+        if op == spec.name and spec.cases.outputs == ("out",) and not options.get("return_lse"):
+            return getattr(result, "weights", result)
         return tuple(x for x in result if x is not None) if isinstance(result, tuple) else result
+
+
+def _members(support: Support, k: Any, *, causal: bool) -> Any:
+    """A bool for each key (of each query, where sets are of the keys before it)."""
+    *lead, m = k.shape[:-1]
+    kept = np.zeros((*lead, *((m,) if causal else ()), m), bool)
+    rows = np.repeat(np.arange(kept[..., 0].size), np.diff(support.indptr))
+    kept.reshape(-1, m)[rows, support.indices] = True
+    return kept

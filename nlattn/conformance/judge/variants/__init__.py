@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from nlattn.conformance.judge.variants import grids, inputs, keys, linear, masks, scores, windows
 from nlattn.conformance.judge.variants.base import Call, Variant
+from nlattn.conformance.table import find
 
 VARIANTS: tuple[Variant, ...] = (
     *scores.VARIANTS,
@@ -24,5 +25,6 @@ __all__ = ["VARIANTS", "Call", "Variant", "of"]
 
 
 def of(op: str) -> list[Variant]:
-    """Variants that fit an operator."""
-    return [variant for variant in VARIANTS if op in variant.ops]
+    """Variants that fit an operator: those of the families that its row names."""
+    families = set(find(op).wrong)
+    return [variant for variant in VARIANTS if families & set(variant.families)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -39,6 +40,10 @@ class Call:
         """An array or an option, if it is given."""
         return self.arrays.get(name, self.options.get(name, otherwise))
 
+    def default(self, name: str) -> Any:
+        """What the oracle takes for an option that is not given."""
+        return inspect.signature(find(self.op).oracle()).parameters[name].default
+
     def given(self, **changes: Any) -> Call:
         """The same call with other arrays and options; None leaves one out."""
         names = {name.replace("__", "."): value for name, value in changes.items()}
@@ -58,7 +63,8 @@ class Variant:
 
     name: str
     """Completes "your output equals ours ...": "with the softmax over queries"."""
-    ops: tuple[str, ...]
+    families: tuple[str, ...]
+    """It fits operators whose row names one of them as `wrong`."""
     run: Callable[[Call], Any]
     """Outputs of a forward call; any error means that the variant makes no sense for it."""
 

@@ -8,32 +8,36 @@ from typing import Any
 import numpy as np
 
 from nlattn.conformance.judge.variants.base import Array, Call, softmax
+from nlattn.conformance.table import TABLE, find
 from nlattn.oracle.dense import Stages, attention_stages
 from nlattn.oracle.lev import _gathered
 
-OPS = ("attention", "lev_attention", "nonlocal_mean", "sparse_attention", "scram")
+OPS = ("softmax",)
+OPTIONS = ("dense options",)
+DENSE = next(spec.name for spec in TABLE if spec.softmax and spec.softmax.own)
 BLOCKS = (8, 16, 32, 64, 128)
 
 
 def translated(c: Call) -> Call:
     """A call of `attention` that gives the same; ValueError if there is none."""
-    if c.op == "attention":
+    spec = find(c.op)
+    form = spec.softmax
+    if form is None or any(c.get(name, ok[0]) not in ok for name, ok in form.only.items()):
+        raise ValueError
+    if form.own:
         return c
     q, k, v = (c[name] for name in "qkv")
-    if c.op == "lev_attention":
+    if "index" in c.arrays:
         k, v, _ = _gathered(q, k, v, c["index"], bool(c.get("gqa")))
-        return Call("attention", {"q": q, "k": k, "v": v}, _kept(c, "scale"), c.dtype)
-    if c.op == "nonlocal_mean":
-        if c.get("pairwise", "gaussian") not in ("gaussian", "embedded_gaussian"):
-            raise ValueError
-        options = {"scale": c.get("scale", 1.0)}
-        return Call("attention", {"q": q, "k": k, "v": v}, options, c.dtype)
-    if c.get("weight", "softmax") != "softmax":
-        raise ValueError
-    if c.op == "scram":
+    if "Hq" in spec.out.split():
         q, k, v = (x.reshape(*x.shape[:-3], -1, x.shape[-1]) for x in (q, k, v))
-    arrays = {"q": q, "k": k, "v": v, "mask": _mask(c)}
-    return Call("attention", arrays, _kept(c, "scale", "masked_rows"), c.dtype)
+    arrays = {"q": q, "k": k, "v": v}
+    if "support.indptr" in c.arrays:
+        arrays["mask"] = _mask(c)
+    options = _kept(c, "scale", "masked_rows")
+    if form.scale is not None:
+        options.setdefault("scale", form.scale)
+    return Call(DENSE, arrays, options, c.dtype)
 
 
 def _kept(c: Call, *names: str) -> dict[str, Any]:
@@ -54,7 +58,7 @@ def of(wrong: Callable[[Call], Any]) -> Callable[[Call], Any]:
 
     def run(c: Call) -> Any:
         result = wrong(translated(c))
-        if c.op == "scram" and isinstance(result, np.ndarray):
+        if "Hq" in find(c.op).out.split() and isinstance(result, np.ndarray):
             return result.reshape(*c["q"].shape[:-1], result.shape[-1])
         return result
 

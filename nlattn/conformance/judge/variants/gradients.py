@@ -46,7 +46,7 @@ def _softmax(change: Callable[[Array, Array, Array], Array]) -> Callable[[Case, 
     """``dS = change(P, dP, inner)`` in place of ``P (dP - inner)``, inner the row sums of P dP."""
 
     def make(case: Case, _: Gradients) -> Any:
-        if case.op != "attention" or case.options.get("gqa"):
+        if case.spec.softmax is None or not case.spec.softmax.own or case.options.get("gqa"):
             raise ValueError
         arrays = {n: np.asarray(x, float) if n != "mask" else x for n, x in case.arrays.items()}
         dout = arrays.pop("dout")

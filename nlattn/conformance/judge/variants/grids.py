@@ -17,7 +17,7 @@ from nlattn.conformance.judge.variants.base import (
     step,
 )
 
-_MEANS, _CROSS, _PSAL = ("nl_means",), ("cross_scale_attention",), ("psal",)
+_MEANS, _CROSS, _PSAL = ("patch means",), ("pasted patches",), ("patch votes",)
 
 
 def _h(c: Call) -> float:
@@ -142,7 +142,7 @@ def _patch(c: Call) -> int:
 
 
 def _temperature(c: Call) -> float:
-    return float(c.get("temperature", 10.0 if c.op == "cross_scale_attention" else 1.0))
+    return float(c.get("temperature", c.default("temperature")))
 
 
 VARIANTS = (
@@ -293,7 +293,7 @@ VARIANTS = (
     Variant("with votes for one key kept apart", _PSAL, needs("dedup", option(dedup=False))),
     Variant(
         "with a scale of 1/sqrt(d)",
-        ("qna",),
+        ("placed windows",),
         option(scale=lambda c: float(c["q"].shape[-1] ** -0.5)),
     ),
 )

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from nlattn.conformance.judge.variants.base import Array, Call, Variant, after, unit
-from nlattn.conformance.table import TABLE
+from nlattn.conformance.table import find
 
-_SETS = tuple(spec.name for spec in TABLE if {"q", "k", "v"} <= set(spec.arrays))
-_GRIDS = tuple(spec.name for spec in TABLE if any("H" in dims for dims in spec.arrays.values()))
+_SETS, _GRIDS = ("triples",), ("grids",)
 
 
 def _swapped(a: str, b: str) -> Callable[[Call], Any]:
@@ -42,7 +41,7 @@ def _turned(c: Call) -> Any:
 
 
 def _dims(op: str, name: str) -> str:
-    return next(spec.arrays.get(name, "") for spec in TABLE if spec.name == op)
+    return find(op).arrays.get(name, "")
 
 
 def _flipped(*names: str) -> Callable[[Call], Any]:
@@ -68,8 +67,8 @@ VARIANTS = (
     Variant("with the queries added", _SETS, after(lambda c, out: out + c["q"])),
     Variant("with the values added", _SETS, after(lambda c, out: out + c["v"])),
     Variant("less the values", _SETS, after(lambda c, out: out - c["v"])),
-    Variant("with the image added", ("nl_means",), after(lambda c, out: out + c["image"])),
-    Variant("less the image", ("nl_means",), after(lambda c, out: out - c["image"])),
+    Variant("with the image added", ("patch means",), after(lambda c, out: out + c["image"])),
+    Variant("less the image", ("patch means",), after(lambda c, out: out - c["image"])),
     Variant("with height and width swapped in memory", _GRIDS, _misread),
     Variant("with height and width exchanged", _GRIDS, _turned),
 )

@@ -20,9 +20,9 @@ from nlattn.conformance.judge.variants.base import (
     unit,
 )
 
-_LEVERAGE, _LEWIS, _BOUNDS = ("leverage_scores",), ("lewis_weights",), ("sensitivity_bounds",)
-_ONE, _SET, _HEAVY = ("lp_sensitivity",), ("universal_set",), ("heavy_attention",)
-_SUPPORT, _LEV = ("sparse_attention", "scram"), ("lev_attention",)
+_LEVERAGE, _LEWIS, _BOUNDS = ("leverage",), ("reweighted",), ("two ends",)
+_ONE, _SET, _HEAVY = ("one key",), ("sets of keys",), ("large entries",)
+_SUPPORT, _LEV = ("support",), ("chosen keys",)
 
 
 def _leverage(c: Call) -> Any:

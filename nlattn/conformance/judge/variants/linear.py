@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -18,13 +20,14 @@ from nlattn.conformance.judge.variants.base import (
     step,
     unit,
 )
+from nlattn.conformance.table import find
 from nlattn.oracle.dense import attention
 
-_EFFICIENT = ("efficient_attention",)
-_FAVOR, _ENLA, _LOSS = ("favor_attention",), ("enla",), ("enlca_loss",)
+_EFFICIENT = ("two softmaxes",)
+_FAVOR, _ENLA, _LOSS = ("positive features",), ("amplified features",), ("ranks",)
 _FEATURES = (*_FAVOR, *_ENLA)
-_DIVIDED = ("refined_self_attention",)
-_PLAIN = ("nonlocal_mean",)
+_DIVIDED = ("linear products",)
+_PLAIN = ("pairwise",)
 
 
 def _factors(wrong: Callable[[Any, Any, Any, Any], Any]) -> Callable[[Call], Any]:
@@ -65,11 +68,11 @@ def _counted(factor: Callable[[Call], Any]) -> Callable[[Call], Any]:
     """A factor where the operator divides by a count."""
 
     def run(c: Call) -> Any:
-        counts = {
-            "efficient_attention": c.get("normalization") == "scaling",
-            "nonlocal_mean": c.get("pairwise") in ("dot_product", "concatenation"),
-        }
-        if not counts.get(c.op, True):
+        softmax = (c.get("normalization"), c.get("pairwise")) == (None, None) and any(
+            name in inspect.signature(find(c.op).oracle()).parameters
+            for name in ("normalization", "pairwise")
+        )
+        if softmax or c.get("pairwise", "").endswith("gaussian"):
             raise ValueError
         return _times(factor)(c)
 
@@ -148,7 +151,7 @@ def _normaliser(wrong: Callable[[Any, Any], Any]) -> Callable[[Call], Any]:
         return wrong(A / D, D)[0] @ v
 
     def run(c: Call) -> Any:
-        if c.op == "enla":
+        if not hasattr(importlib.import_module(f"nlattn.oracle.{find(c.op).stem}"), "_weights"):
             return step("linear_attention", linear)(c)
         return step("_weights", lambda _, f, *args: wrong(*f(*args)))(c)
 

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from nlattn.conformance.judge.variants.base import Array, Call, Variant, softmax
-from nlattn.conformance.judge.variants.dense import BLOCKS, OPS, given, of, scoring, weighing
+from nlattn.conformance.judge.variants.dense import (
+    BLOCKS,
+    OPS,
+    OPTIONS,
+    given,
+    of,
+    scoring,
+    weighing,
+)
 from nlattn.oracle.dense import Stages
 
 
@@ -133,7 +141,7 @@ def _from_the_end(c: Call) -> Array:
 
 
 _MASKS = tuple(
-    Variant(name, ("attention",), run)
+    Variant(name, OPTIONS, run)
     for name, run in (
         ("with the mask inverted", of(lambda c: c.given(mask=~c["mask"])())),
         ("without the mask", of(lambda c: c.given(mask=c["mask"] | True)())),

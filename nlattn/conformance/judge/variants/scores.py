@@ -11,6 +11,7 @@ from nlattn.conformance.judge.variants.base import Array, Call, Variant, softmax
 from nlattn.conformance.judge.variants.dense import (
     BLOCKS,
     OPS,
+    OPTIONS,
     given,
     of,
     scoring,
@@ -134,7 +135,7 @@ _SCORES = tuple(
 )
 
 _OPTIONS = tuple(
-    Variant(name, ("attention",), run)
+    Variant(name, OPTIONS, run)
     for name, run in (
         (
             "with masked scores of 0 before the bias",

@@ -16,8 +16,9 @@ from nlattn.conformance.judge.variants.base import (
     softmax,
     step,
 )
+from nlattn.conformance.table import find
 
-_QNA, _UP = ("qna", "qna_upsample"), ("qna_upsample",)
+_QNA, _PLACED, _UP = ("learned queries",), ("placed windows",), ("phases",)
 
 
 def _taps(wrong: Callable[..., Any]) -> Callable[[Call], Any]:
@@ -51,7 +52,7 @@ def _gated_before(c: Call) -> Any:
     def wrong(z: Array, inside: Array, _: Call) -> Array:
         return _over(np.where(inside, z * gate[..., :, None, None, :, :], -np.inf), 2)
 
-    if c.op == "qna_upsample":
+    if "phases" in find(c.op).wrong:
         raise ValueError
     return _taps(wrong)(c.given(gate=np.ones_like(gate)))
 
@@ -103,7 +104,7 @@ def _shifted(down: int, right: int) -> Callable[[Call], Any]:
 
 
 def _qna_scale(c: Call) -> float:
-    given = c.get("scale") if c.op == "qna" else None
+    given = None if "phases" in find(c.op).wrong else c.get("scale")
     return float(c["q"].shape[-1] ** -0.5 if given is None else given)
 
 
@@ -158,10 +159,10 @@ VARIANTS = (
     ),
     Variant("with taps from the last to the first: convolution, not correlation", _QNA, _flipped),
     Variant("with rows and columns of taps exchanged", _QNA, _transposed),
-    Variant("with windows one row too low", _QNA[:1], _shifted(1, 0)),
-    Variant("with windows one row too high", _QNA[:1], _shifted(-1, 0)),
-    Variant("with windows one column too far right", _QNA[:1], _shifted(0, 1)),
-    Variant("with windows one column too far left", _QNA[:1], _shifted(0, -1)),
+    Variant("with windows one row too low", _PLACED, _shifted(1, 0)),
+    Variant("with windows one row too high", _PLACED, _shifted(-1, 0)),
+    Variant("with windows one column too far right", _PLACED, _shifted(0, 1)),
+    Variant("with windows one column too far left", _PLACED, _shifted(0, -1)),
     Variant("with rows and columns of phases exchanged", _UP, _rearranged(lambda f, s: f.T)),
     Variant("with the first phase's queries for all", _UP, _rearranged(lambda f, s: f * 0)),
     Variant("with phases in reverse order", _UP, _rearranged(lambda f, s: np.flip(f))),

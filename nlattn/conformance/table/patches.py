@@ -1,0 +1,105 @@
+"""Patches of images: denoising, pasting, voting."""
+
+from __future__ import annotations
+
+from nlattn.conformance.table.recipe import Recipe
+from nlattn.conformance.table.row import GRIDS, Cases, Growth, Law, OpSpec, Search
+
+ROWS = (
+    OpSpec(
+        name="nl_means",
+        stem="nl_means",
+        arrays={"image": "H W e"},
+        out="H W e",
+        summary="denoising by non-local means, over windows or PatchMatch",
+        cost="n window^2 (patch + e)",
+        memory="O(n e)",
+        exact=True,
+        status="paper",
+        source="buades2005, buades2011",
+        options={"sigma": 0.7, "patch_size": 3, "patch_distance": 2},
+        cases=Cases(
+            values=("constant",),
+            recipes=(
+                Recipe("pixel", {"aggregate": "pixel"}),
+                Recipe("self-one", {"self_weight": "one"}),
+                Recipe("self-zero", {"self_weight": "zero"}, tier="standard"),
+                Recipe("h", {"h": 0.9}),
+                Recipe("patch-5", {"patch_size": 5, "patch_distance": 1}, tier="standard"),
+            ),
+        ),
+        growth=Growth(
+            Law(
+                "n*(2*reach + 1)**2",
+                "n*(2*reach + 1)**2*(patch + e)",
+                "n*(2*reach + 1)**2*(patch + e) + n*e",
+            ),
+            options={"sigma": 0.1, "patch_size": 5, "patch_distance": 5},
+        ),
+        wrong=("patch means", "grids"),
+    ),
+    OpSpec(
+        name="cross_scale_attention",
+        stem="cross_scale",
+        arrays={**GRIDS, "v": "Hv Wv e"},
+        out="Ho Wo e",
+        summary="patches pasted at s times the resolution, where their likenesses are found",
+        cost="n m (d + s^2 e)",
+        memory="O(width m)",
+        exact=True,
+        status="author code",
+        source="mei2020",
+        options={"scale": 2},
+        cases=Cases(
+            stretch=100,
+            values=("constant",),
+            recipes=(
+                Recipe("mass", {"overlap": "mass"}),
+                Recipe("divide", {"overlap": "divide"}, tier="standard"),
+                Recipe(
+                    "published-crop", {"overlap": "divide", "crop": "published"}, tier="standard"
+                ),
+                Recipe("scale-3", {"scale": 3}, tier="standard"),
+                Recipe("patch-1", {"patch": 1}),
+            ),
+        ),
+        growth=Growth(
+            Law("n*m", "n*m*(d + s**2*e)", "n*m*(2*d + 2*s**2*e + 1)"), coarser_keys=True
+        ),
+        behaviour=("linear",),
+        wrong=("pasted patches", "grids", "triples"),
+    ),
+    OpSpec(
+        name="psal",
+        stem="psal",
+        arrays={**GRIDS, "v": "Hk Wk e"},
+        out="Hq Wq e",
+        summary="softmax over the nearest patches that PatchMatch finds",
+        cost="n log n patch^2 d",
+        memory="O(n patch^2 (d + topk))",
+        exact=False,
+        status="paper",
+        source="cherel2022",
+        options={"temperature": 10.0},
+        cases=Cases(
+            search=Search("nearest patch", {"iterations": 2, "patch": 3, "topk": 1}),
+            one_head=True,
+            given="field",
+            stretch=100,
+            values=("constant",),
+            recipes=(
+                Recipe("voting", {"aggregate": True}),
+                Recipe("dedup", {"aggregate": True, "dedup": True}, tier="standard"),
+                Recipe("edge", {"border": "edge"}, tier="standard"),
+                Recipe("patch-1", {"patch": 1}),
+                Recipe("no-matches", extra=("field:gaps",)),
+            ),
+        ),
+        growth=Growth(
+            counted="map",
+            follows="n d patch^2 (1 + iterations (8 4 + log2(side) + 1)) + n topk patch^2 (d + e)",
+        ),
+        behaviour=("linear",),
+        wrong=("patch votes", "grids", "triples"),
+    ),
+)

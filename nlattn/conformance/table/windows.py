@@ -1,0 +1,69 @@
+"""Learned queries in windows."""
+
+from __future__ import annotations
+
+from nlattn.conformance.table.recipe import ALL, Recipe
+from nlattn.conformance.table.row import Cases, Growth, Law, OpSpec
+
+ROWS = (
+    OpSpec(
+        name="qna",
+        stem="qna",
+        arrays={"q": "t d", "k": "H W d", "v": "H W e", "bias": "t kh kw", "gate": "t kh kw"},
+        optional=("bias", "gate"),
+        out="H W e",
+        summary="the same learned queries in every window",
+        cost="n window^2 t (e + 1)",
+        memory="O(n (t + e))",
+        exact=True,
+        status="author code",
+        source="arar2022",
+        options={"window": 3},
+        cases=Cases(
+            values=("constant", "subnormal"),
+            recipes=(
+                Recipe("bias-gate", extra=("bias", "gate"), dtypes=ALL),
+                Recipe("stride", {"stride": 2}),
+                Recipe("padding", {"padding": [2, 0]}, tier="standard"),
+                Recipe("window-2x4", {"window": [2, 4]}, tier="standard"),
+                Recipe("scale", {"scale": 0.3}),
+            ),
+        ),
+        growth=Growth(
+            Law("n*t", "n*t*d + 2*n*window*t*(e + 1)", "n*(d + t + 2*window*t*(e + 1) + e)")
+        ),
+        behaviour=("linear",),
+        wrong=("learned queries", "placed windows", "grids", "triples"),
+    ),
+    OpSpec(
+        name="qna_upsample",
+        stem="qna",
+        arrays={
+            "q": "f t d",
+            "k": "H W d",
+            "v": "H W e",
+            "bias": "f t kh kw",
+            "gate": "f t kh kw",
+        },
+        optional=("bias", "gate"),
+        out="Hs Ws e",
+        summary="a set of learned queries for each phase of a finer grid",
+        cost="n scale^2 window^2 t (e + 1)",
+        memory="O(n scale^2 (t + e))",
+        exact=True,
+        status="reconstruction",
+        source="arar2022",
+        has_map=False,
+        options={"scale": 2, "window": 3},
+        cases=Cases(stretch=0, recipes=(Recipe("bias-gate", extra=("bias", "gate")),)),
+        growth=Growth(
+            Law(
+                "n*f*t",
+                "n*f*t*d + n*f*window**2*t*(e + 1)",
+                "n*(d + f*t + f*window**2*t*(e + 1) + f*e)",
+            )
+        ),
+        behaviour=("linear",),
+        wrong=("learned queries", "phases", "grids", "triples"),
+    ),
+)
