@@ -133,7 +133,7 @@ def _uniform(_: Call, f: Any, *args: Any) -> Any:
 
 
 def _unnormalised(_: Call, f: Any, c: Array, *args: Any) -> Any:
-    T = args[-1].get("temperature", 1.0)
+    T = args[3]
     return [(row, np.array([np.exp(-c[p] / T) for p, _ in row], c.dtype)) for row, _ in f(c, *args)]
 
 
