@@ -22,8 +22,11 @@ QUERIES = 256
 _SPLIT = 134217729.0  # 2^27 + 1
 
 
-class Ranked(NamedTuple):
-    """Keys in falling order of b."""
+class SortedKeys(NamedTuple):
+    """Keys in falling order of b, and what is summed over them.
+
+    Slices of results share arrays: `slices` says which.
+    """
 
     b: Floats
     """(Bb, m) float64."""
@@ -54,7 +57,7 @@ def _sum(a: float, b: float) -> tuple[float, float]:
 
 
 @jit.device(inline=True)
-def _add(keys: Ranked, head: int, place: int, sums: Floats) -> None:
+def _add(keys: SortedKeys, head: int, place: int, sums: Floats) -> None:
     """Add the key at a place of the order to (4, e): S0, its error, S1, its error."""
     s, z = keys.slices[head, 0], keys.slices[head, 1]
     j = keys.order[s, place]
@@ -85,7 +88,7 @@ def project(turns: Ints, x: Floats, w: Floats, out: Floats) -> None:
 
 
 @jit.loop
-def collect(turns: Ints, keys: Ranked, sums: Floats) -> None:
+def collect(turns: Ints, keys: SortedKeys, sums: Floats) -> None:
     """Sums of every whole block of keys, (B, m // KEYS, 4, e) float64."""
     blocks = sums.shape[1]
     for task in jit.tasks(turns, 0, sums.shape[0] * blocks):
@@ -101,7 +104,7 @@ def collect(turns: Ints, keys: Ranked, sums: Floats) -> None:
 @jit.loop
 def read(
     turns: Ints,
-    keys: Ranked,
+    keys: SortedKeys,
     before: Floats,
     a: Floats,
     y: Floats,

@@ -8,12 +8,9 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Ints, Work
-from nlattn.kernels import concatenation as kernels
-from nlattn.kernels.concatenation import KEYS, Ranked
+from nlattn.engines import concatenation as engine
 from nlattn.maps.base import OP, AttentionMap
 from nlattn.maps.state import Stored, common
-
-_BLOCK = 1 << 20  # pairs made at a time
 
 
 class ConcatenationMap(AttentionMap):
@@ -58,30 +55,18 @@ class ConcatenationMap(AttentionMap):
 
     def _read(self, a: Floats, b: Floats, x: Floats) -> Floats:
         slices = _check.frozen(np.zeros((1, 4), np.int64))
-        out, _ = read(a[None], b[None], x[None], slices, self.shape[1])
+        out, _ = engine.read(a[None], b[None], x[None], slices, self.shape[1])
         result: Floats = out[0]
         return result
 
     def _rows(self, index: Ints) -> Floats:
-        return self._pairs(index, self.shape[1])
+        return engine.pairs(self.a[index], self.b, self.shape[1], self.dtype)
 
     def _scores(self, index: Ints) -> Floats:
-        return self._pairs(index, 1)
-
-    def _pairs(self, index: Ints, divisor: int) -> Floats:
-        """``relu(a + b) / divisor`` of some queries and all keys."""
-        out: Floats = np.empty((len(index), self.shape[1]), self.dtype)
-        step = max(1, _BLOCK // self.shape[1])
-        for start in range(0, len(index), step):
-            rows = slice(start, start + step)
-            out[rows] = np.maximum(self.a[index[rows], None] + self.b, 0) / divisor
-        return out
+        return engine.pairs(self.a[index], self.b, 1, self.dtype)
 
     def _topk(self, k: int) -> tuple[Floats, Ints]:
-        first = np.argsort(-self.b, kind="stable")[:k]
-        weights = np.maximum(self.a[:, None] + self.b[first], 0) / self.shape[1]
-        keys = np.where(weights > 0, first, -1)
-        return weights.astype(self.dtype), keys
+        return engine.topk(self.a, self.b, k, self.dtype)
 
     @property
     def nbytes(self) -> int:
@@ -106,46 +91,3 @@ class ConcatenationMap(AttentionMap):
         query_grid, key_grid = stored.grid("query_grid"), stored.grid("key_grid")
         stored.done()
         return cls(a, b, like.dtype, work, query_grid, key_grid)
-
-
-def read(
-    a: Floats, b: Floats, x: Floats, slices: Ints, divisor: int, y: Floats | None = None
-) -> tuple[Floats, Floats]:
-    """``sum_j relu(a_i + b_j) x_j / divisor`` (B, n, e), and its slope in a along y (B, n).
-
-    `a` (Ba, n) and `b` (Bb, m) float64, `x` (Bx, m, e), `y` (By, n, e); `slices` (B, 4) say which
-    of b, x, a and y belong to each slice of the result.
-    """
-    m, e = x.shape[1:]
-    order = np.argsort(b, axis=1, kind="stable")[:, ::-1]  # NaN first, so that everyone reads it
-    keys = Ranked(b, _check.frozen(order), x, _check.frozen(slices))
-    sums: Floats = np.empty((len(slices), m // KEYS, 4, e))
-    kernels.collect(keys, sums)
-    rising = np.take_along_axis(b, order, 1)[:, ::-1]
-    counts = np.empty((len(slices), a.shape[1]), np.int64)
-    for head, (of_b, _, of_a, _) in enumerate(slices):
-        counts[head] = m - np.searchsorted(rising[of_b], -a[of_a], side="right")
-    queries = np.argsort(counts, axis=1, kind="stable")
-    out: Floats = np.empty((*counts.shape, e), x.dtype)
-    slope: Floats = np.empty(counts.shape)
-    along = np.empty((1, 1, 0), x.dtype) if y is None else y
-    before, a, along = (_check.frozen(z) for z in (_before(sums), a, along))
-    ranks = _check.frozen(queries), _check.frozen(counts)
-    kernels.read(keys, before, a, along, *ranks, float(max(1, divisor)), out, slope)
-    return out, slope
-
-
-def _before(sums: Floats) -> Floats:
-    """Sums before each block of keys, and after the last, from those of the blocks."""
-    heads, blocks, _, e = sums.shape
-    result: Floats = np.zeros((heads, blocks + 1, 4, e))
-    with np.errstate(all="ignore"):
-        for block in range(blocks):
-            for part in (0, 2):
-                old, own = result[:, block, part], sums[:, block, part]
-                total = old + own
-                virtual = total - old
-                error = (old - (total - virtual)) + (own - virtual)
-                left = result[:, block, part + 1] + sums[:, block, part + 1] + error
-                result[:, block + 1, part], result[:, block + 1, part + 1] = total, left
-    return result

@@ -8,9 +8,8 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Ints, Work
-from nlattn.kernels import softmax
-from nlattn.kernels.gemm import width
-from nlattn.kernels.panel import KEYS, TILE, Scores, groups
+from nlattn.engines import dense as engine
+from nlattn.kernels.panel import Scores
 from nlattn.maps.base import AttentionMap
 from nlattn.maps.state import Stored, common
 
@@ -53,12 +52,7 @@ class DenseMap(AttentionMap):
         return self._norm  # type: ignore[return-value]
 
     def _attend(self, x: Floats) -> Floats:
-        n, e = self.shape[0], x.shape[1]
-        out: Floats = np.empty((1, n, e), self.dtype)
-        norm: Floats = np.empty((2, 1, n), self.dtype)
-        cost = TILE * self.shape[1] * (self._p.q.shape[2] + e)
-        for start, stop in groups(-(-n // TILE), cost):
-            softmax.attend(self._p, x[None], start, stop, out, norm)
+        out, norm = engine.attend(self._p, x[None])
         self._remember(norm)
         result: Floats = out[0]
         return result
@@ -66,39 +60,22 @@ class DenseMap(AttentionMap):
     def _remember(self, norm: Floats) -> None:
         if self._norm is None:
             self._norm = _check.frozen(norm)
-            self._lse[:] = log_normaliser(norm[:, 0])
+            self._lse[:] = engine.log_normaliser(norm[:, 0])
 
     def _apply(self, x: Floats) -> Floats:
         return self._attend(x)
 
     def _apply_adjoint(self, x: Floats) -> Floats:
-        out: Floats = np.empty((self.shape[1], x.shape[1]), self.dtype)
-        norm = self._normalisers()
-        cost = KEYS * self.shape[0] * (self._p.q.shape[2] + x.shape[1])
-        for start, stop in groups(-(-self.shape[1] // KEYS), cost):
-            softmax.pull(self._p, norm, x, start, stop, out)
-        return out
-
-    def _some(self, index: Ints, normalise: bool) -> Floats:
-        out: Floats = np.empty((len(index), self.shape[1]), self.dtype)
-        for start, stop in groups(len(index), self.shape[1] * self._p.q.shape[2]):
-            some = _check.frozen(index[start:stop])
-            softmax.rows(self._p, some, normalise, out[start:stop])
-        return out
+        return engine.adjoint(self._p, self._normalisers(), x)
 
     def _rows(self, index: Ints) -> Floats:
-        return self._some(index, True)
+        return engine.rows(self._p, index, normalise=True)
 
     def _scores(self, index: Ints) -> Floats:
-        return self._some(index, False)
+        return engine.rows(self._p, index, normalise=False)
 
     def _topk(self, k: int) -> tuple[Floats, Ints]:
-        n, w = self.shape[0], width(self._p.q)
-        value: Floats = np.empty((n, k), self.dtype)
-        index: Ints = np.empty((n, k), np.int64)
-        for start, stop in groups(-(-n // w), w * self.shape[1] * self._p.q.shape[2]):
-            softmax.topk(self._p, start, stop, value, index)
-        return value, index
+        return engine.topk(self._p, k)
 
     @property
     def nbytes(self) -> int:
@@ -144,7 +121,7 @@ class DenseMap(AttentionMap):
         kind = q.dtype.type
         none = _check.frozen(np.zeros((1, 5), np.int64))
         low, high, has_bias, has_mask = (int(x) for x in band)
-        if max(abs(low), abs(high)) > 1 << 40:
+        if max(abs(low), abs(high)) > engine.FAR:
             raise ValueError(f"band is {low} to {high}")
         p = Scores(
             q[None],
@@ -164,11 +141,3 @@ class DenseMap(AttentionMap):
         stored.done()
         result._remember(norm[:, None])
         return result
-
-
-def log_normaliser(norm: Floats) -> Floats:
-    """Log of the sum of exponentials from normalisers (2, ...): float64, -inf for an empty row."""
-    top, total = norm.astype(np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        lse: Floats = np.where(total == 0, -np.inf, top + np.log(total))
-    return lse

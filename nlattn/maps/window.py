@@ -8,9 +8,9 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Floats, Ints, Work
+from nlattn.engines.dense import log_normaliser
 from nlattn.engines.window import Geometry, Local
 from nlattn.maps.base import AttentionMap
-from nlattn.maps.dense import log_normaliser
 from nlattn.maps.state import Stored
 
 _BLOCK = 1 << 22  # weights of a block of rows

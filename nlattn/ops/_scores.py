@@ -10,9 +10,8 @@ import numpy as np
 from nlattn import _check
 from nlattn._check import Fit
 from nlattn._types import Bools, Floats, Ints
+from nlattn.engines.dense import FAR
 from nlattn.kernels.panel import Scores
-
-_FAR = 1 << 40  # beyond any key, and safe to add to a row
 
 
 def prepare(
@@ -61,17 +60,17 @@ def _band(op: str, causal: object, offset: object, window: object) -> tuple[int,
     if not _check.flag(op, "causal", causal):
         if shift:
             _check.fail(op, f"causal_offset={shift}", "has no meaning without causal=True")
-        shift = _FAR
-    left = right = _FAR
+        shift = FAR
+    left = right = FAR
     if window is not None:
         if not isinstance(window, (tuple, list)) or len(window) != 2:
             raise TypeError(f"{op}: window={window!r}, expected (left, right)")
         sides = [
-            _FAR if side is None else _check.integer(op, f"window[{i}]", side, low=0)
+            FAR if side is None else _check.integer(op, f"window[{i}]", side, low=0)
             for i, side in enumerate(window)
         ]
         left, right = sides
-    return max(-left, -_FAR), max(-_FAR, min(shift, right, _FAR))
+    return max(-left, -FAR), max(-FAR, min(shift, right, FAR))
 
 
 def _bias(fit: Fit, bias: object, nonfinite: str) -> Any:

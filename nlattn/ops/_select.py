@@ -1,4 +1,4 @@
-"""Which few keys stand for all: scores of keys by several measures, and the best of them."""
+"""The choice of a few keys, checked: how many, by what measure, or which."""
 
 from __future__ import annotations
 
@@ -8,12 +8,8 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Ints
-from nlattn.engines import leverage
-from nlattn.engines.draws import uniform
+from nlattn.engines.selected import SELECT, Selection, best, key_scores
 from nlattn.engines.support import integers
-from nlattn.ops.dense import attention_map
-
-SELECT = ("leverage", "norm", "random", "oracle")
 
 
 def chosen_keys(
@@ -28,41 +24,19 @@ def chosen_keys(
 ) -> Ints:
     """Keys of every slice of `k`, (slices, s) ascending; from `index` if that is given."""
     op, k = fit.op, fit["k"]
-    slices, m = k.shape[:2]
-    count = min(_check.integer(op, "keys", keys, low=1), m)
-    kind = _check.choice(op, "select", select, SELECT)
-    draw = _check.integer(op, "seed", seed)
-    if scale is not None:
-        _check.number(op, "scale", scale)
+    m = k.shape[1]
+    chosen = Selection(
+        min(_check.integer(op, "keys", keys, low=1), m),
+        _check.choice(op, "select", select, SELECT),
+        k.shape[2] ** -0.5 if scale is None else _check.number(op, "scale", scale),
+        _check.integer(op, "seed", seed),
+    )
     if index is not None:
         if scores is not None:
             _check.fail(op, "scores", "has no place beside index, which says the keys")
         return _checked_index(fit, index)
-    if scores is not None:
-        scores = _checked_scores(fit, scores)
-    elif count == m:
-        scores = np.zeros((slices, m))
-    elif kind == "leverage":
-        scores = leverage.scores(k, leverage.factors(k, "qr", None)[0])
-    elif kind == "norm":
-        scores = np.einsum("bmd,bmd->bm", k, k, dtype=np.float64)
-    elif kind == "random":
-        scores = uniform(draw, np.arange(slices)[:, None], 0, np.arange(m), 0)
-    else:
-        scores = received(fit, scale)
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :count]
-    ascending: Ints = np.sort(best, axis=1)
-    return ascending
-
-
-def received(fit: _check.Fit, scale: float | None) -> Floats:
-    """Softmax mass that each key gets from all queries that see it, (slices, m)."""
-    mass: Floats = np.zeros(fit["k"].shape[:2])
-    one = np.ones(fit.dims["n"], fit.dtype)
-    for query, key in fit.index[:, :2]:
-        A = attention_map(fit["q"][query], fit["k"][key], scale=scale, nonfinite="propagate")
-        mass[key] += A.T @ one
-    return mass
+    given = None if scores is None else _checked_scores(fit, scores)
+    return best(key_scores(fit, chosen) if given is None else given, chosen.keys)
 
 
 def _lead(fit: _check.Fit, name: str, shape: tuple[int, ...], last: str) -> tuple[int, ...]:
@@ -86,7 +60,7 @@ def _checked_scores(fit: _check.Fit, scores: Any) -> Floats:
         _check.fail(fit.op, "scores", f"has shape {x.shape}, expected m={m} of them, from k")
     if np.isnan(x).any():
         where = [int(i) for i in np.argwhere(np.isnan(x))[0]]
-        _check.fail(fit.op, f"scores{where}", "is nan, expected an order of the keys")
+        _check.fail(fit.op, f"scores{where}", "is nan, expected a number for each key")
     whole: Floats = np.broadcast_to(x, (*lead, m)).reshape(-1, m)
     return whole
 

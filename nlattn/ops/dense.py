@@ -8,10 +8,8 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Floats
-from nlattn.kernels import softmax, softmax_vjp
-from nlattn.kernels.gemm import width
-from nlattn.kernels.panel import KEYS, TILE, Scores, groups
-from nlattn.maps.dense import DenseMap, log_normaliser
+from nlattn.engines import dense as engine
+from nlattn.maps.dense import DenseMap
 from nlattn.ops._scores import prepare
 
 _MASKED_ROWS = ("zero", "nan", "raise")
@@ -94,9 +92,13 @@ def attention(
         nonfinite=nonfinite,
     )
     _check.choice(fit.op, "masked_rows", masked_rows, _MASKED_ROWS)
-    out, norm = forward(fit, p, masked_rows)
+    out, norm = engine.attend(p, fit["v"])
+    if masked_rows == "raise":
+        _refuse_masked(fit, norm)
+    if masked_rows == "nan":
+        out[norm[1] == 0] = np.nan
     result = fit.unfold(out)
-    return (result, fit.unfold(log_normaliser(norm), cast=False)) if return_lse else result
+    return (result, fit.unfold(engine.log_normaliser(norm), cast=False)) if return_lse else result
 
 
 def attention_map(
@@ -177,50 +179,25 @@ def attention_vjp(
         nonfinite=nonfinite,
     )
     _check.choice(fit.op, "masked_rows", masked_rows, _MASKED_ROWS)
-    out, norm = forward(fit, p, "raise" if masked_rows == "raise" else "zero")
+    out, norm = engine.attend(p, fit["v"])
+    if masked_rows == "raise":
+        _refuse_masked(fit, norm)
     delta = np.einsum("bne,bne->bn", out, fit["dout"])
     if dlse is not None:
         delta -= fit["dlse"]
-    sums = _check.frozen(norm), _check.frozen(delta)
-    gradients = backward(fit, p, *sums)
+    dq, dk, dv = engine.vjp(p, fit["v"], fit["dout"], norm, delta)
+    gradients = fit.reduce("q", dq), fit.reduce("k", dk), fit.reduce("v", dv)
     if bias is None:
         return gradients
-    n, m, d, e = fit.shape("n m d e")
-    dbias = np.zeros(p.bias.shape, fit.dtype)
-    parts, rows, columns = p.bias.shape
-    tasks = parts * (-(-n // width(out)) if rows > 1 else 1)
-    tasks *= -(-m // KEYS) if columns > 1 else 1
-    for start, stop in groups(tasks, fit.batch * n * m * (d + e) // max(tasks, 1)):
-        softmax_vjp.bias_gradient(p, fit["v"], fit["dout"], *sums, start, stop, dbias)
+    dbias = engine.bias_vjp(p, fit["v"], fit["dout"], norm, delta)
     return (*gradients, dbias.reshape(np.shape(bias)).astype(fit.out_dtype, copy=False))
 
 
-def forward(fit: _check.Fit, p: Scores, masked_rows: str) -> tuple[Floats, Floats]:
-    """Outputs and normalisers of every head."""
-    out = fit.empty("n e")
-    norm: Floats = np.empty((2, *out.shape[:2]), fit.dtype)
-    n, m, d, e = fit.shape("n m d e")
-    for start, stop in groups(fit.batch * -(-n // TILE), TILE * m * (d + e)):
-        softmax.attend(p, fit["v"], start, stop, out, norm)
-    if masked_rows != "zero":
-        masked = norm[1] == 0
-        if masked.any():
-            if masked_rows == "raise":
-                lead = np.unravel_index(int(masked.argmax()), (*fit.lead, n))
-                _check.fail(
-                    fit.op,
-                    f"query {tuple(int(i) for i in lead)}",
-                    "may attend to no key; masked_rows='zero' gives it 0",
-                )
-            out[masked] = np.nan
-    return out, norm
-
-
-def backward(
-    fit: _check.Fit, p: Scores, norm: Floats, delta: Floats
-) -> tuple[Floats, Floats, Floats]:
-    """Gradients of queries, keys and values; `delta` (batch, n) is ``dout . out - dlse``."""
-    dq, dk, dv = (np.zeros((fit.batch, *fit.shape(s)), fit.dtype) for s in ("n d", "m d", "m e"))
-    for diagonal in range(softmax_vjp.diagonals(p)):
-        softmax_vjp.backward(p, fit["v"], fit["dout"], norm, delta, diagonal, dq, dk, dv)
-    return fit.reduce("q", dq), fit.reduce("k", dk), fit.reduce("v", dv)
+def _refuse_masked(fit: _check.Fit, norm: Floats) -> None:
+    """ValueError that names the first query without a key."""
+    masked = norm[1] == 0
+    if masked.any():
+        lead = np.unravel_index(int(masked.argmax()), (*fit.lead, fit.dims["n"]))
+        where = tuple(int(i) for i in lead)
+        text = "may attend to no key; masked_rows='zero' gives it 0"
+        _check.fail(fit.op, f"query {where}", text)

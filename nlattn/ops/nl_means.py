@@ -8,9 +8,9 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Support, Work
+from nlattn.engines.nl_means import Call, denoise, vjp, weights
+from nlattn.engines.similar import joined
 from nlattn.maps.sparse import SparseMap
-from nlattn.ops._means import Call, denoise, differentiate, weights
-from nlattn.ops._similar import joined
 
 
 def nl_means(
@@ -186,5 +186,5 @@ def nl_means_vjp(
     _check.memory(call.op, needed, max_bytes, what, "tile the image")
     gradient = call.fit.empty("H W e")
     for b in range(call.fit.batch):
-        gradient[b] = differentiate(call, b, voting)
+        gradient[b] = vjp(call, b, voting)
     return call.picture.restored(gradient)

@@ -8,18 +8,15 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Work
+from nlattn.engines import concatenation, dense
 from nlattn.engines.separate import Separate
-from nlattn.kernels import concatenation as pairs
 from nlattn.maps.base import AttentionMap
-from nlattn.maps.concatenation import ConcatenationMap, read
+from nlattn.maps.concatenation import ConcatenationMap
 from nlattn.maps.dense import DenseMap
 from nlattn.maps.factored import FactoredMap
-from nlattn.ops import dense
 from nlattn.ops._scores import prepare
-from nlattn.runtime import threads
 
 PAIRWISE = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
-_BLOCK = 1 << 12
 
 
 def nonlocal_mean(
@@ -70,10 +67,8 @@ def nonlocal_mean(
     if pairwise == "dot_product":
         return Separate.of(fit).attend(fit)
     if pairwise == "concatenation":
-        a, b = call.numbers()
-        slices = fit.slices("k", "v", "q", "q")
-        return fit.unfold(read(a, b, fit["v"], slices, fit.dims["m"])[0])  # type: ignore[no-any-return]
-    return fit.unfold(dense.forward(fit, call.scores(), "zero")[0])  # type: ignore[no-any-return]
+        return fit.unfold(concatenation.attend(fit))  # type: ignore[no-any-return]
+    return fit.unfold(dense.attend(call.scores(), fit["v"])[0])  # type: ignore[no-any-return]
 
 
 def nonlocal_mean_map(
@@ -100,7 +95,7 @@ def nonlocal_mean_map(
     if pairwise == "dot_product":
         return FactoredMap(*Separate.of(fit).factors(fit), query_grid, key_grid)
     if pairwise == "concatenation":
-        a, b = call.numbers()
+        a, b = concatenation.Numbers.of(fit)[:2]
         numbers = fit["q"].size + fit["k"].size
         work = Work(0, numbers, numbers * fit.dtype.itemsize + a.nbytes + b.nbytes)
         return ConcatenationMap(a[0], b[0], fit.dtype, work, query_grid, key_grid)
@@ -130,11 +125,12 @@ def nonlocal_mean_vjp(
     if pairwise == "dot_product":
         return Separate.of(fit).pull(fit)
     if pairwise == "concatenation":
-        return _concatenation_vjp(call)
+        return concatenation.vjp(fit)
     p = call.scores()
-    out, norm = dense.forward(fit, p, "zero")
+    out, norm = dense.attend(p, fit["v"])
     delta = np.einsum("bne,bne->bn", out, fit["dout"])
-    return dense.backward(fit, p, _check.frozen(norm), _check.frozen(delta))
+    dq, dk, dv = dense.vjp(p, fit["v"], fit["dout"], norm, delta)
+    return fit.reduce("q", dq), fit.reduce("k", dk), fit.reduce("v", dv)
 
 
 class _Call:
@@ -186,46 +182,3 @@ class _Call:
             window=None,
             nonfinite="propagate",
         )
-
-    @property
-    def halves(self) -> tuple[Floats, Floats]:
-        """``w_q`` and ``w_k``."""
-        d = self.fit.dims["d"]
-        weight = self.fit["weight"][0]
-        return _check.frozen(weight[:d]), _check.frozen(weight[d:])
-
-    def numbers(self) -> tuple[Floats, Floats]:
-        """``a = q w_q`` (Bq, n) and ``b = k w_k`` (Bk, m), float64."""
-        result = []
-        for x, w in zip((self.fit["q"], self.fit["k"]), self.halves, strict=True):
-            out: Floats = np.empty(x.shape[:2])
-            pairs.project(x, w, out)
-            result.append(_check.frozen(out))
-        return result[0], result[1]
-
-
-def _concatenation_vjp(call: _Call) -> tuple[Floats, Floats, Floats, Floats]:
-    """Through the same sums, and through those with queries and keys exchanged."""
-    fit, m = call.fit, call.fit.dims["m"]
-    a, b = call.numbers()
-    _, da = read(a, b, fit["v"], fit.slices("k", "v", "q", "dout"), m, fit["dout"])
-    dv, db = read(b, a, fit["dout"], fit.slices("q", "dout", "k", "v"), m, fit["v"])
-    dweight = np.concatenate([_weigh(fit, "q", da), _weigh(fit, "k", db)])
-    w_q, w_k = call.halves
-    return (
-        fit.reduce("q", da[..., None] * w_q),
-        fit.reduce("k", db[..., None] * w_k),
-        fit.reduce("v", dv),
-        dweight.astype(fit.out_dtype),
-    )
-
-
-def _weigh(fit: _check.Fit, name: str, factor: Floats) -> Floats:
-    """Rows of an array times `factor` (batch, rows), summed over rows and slices: (d,) float64."""
-    x, total = fit[name], np.zeros(fit.dims["d"])
-    with threads.one_blas_thread(), np.errstate(all="ignore"):
-        for part, rows in zip(fit.slices(name)[:, 0], factor, strict=True):
-            for start in range(0, len(rows), _BLOCK):
-                block = slice(start, start + _BLOCK)
-                total += rows[block] @ x[part, block].astype(np.float64)
-    return total

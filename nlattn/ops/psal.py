@@ -11,8 +11,9 @@ from nlattn import _check
 from nlattn._types import Bools, Field, Floats
 from nlattn.engines.matches import matches
 from nlattn.engines.patch_voting import Votes
+from nlattn.engines.patchmatch import CANDIDATES
 from nlattn.maps.sparse import SparseMap
-from nlattn.ops.patchmatch import CANDIDATES, patchmatch
+from nlattn.ops.patchmatch import patchmatch
 
 BORDERS = ("reflect", "edge")
 

@@ -158,7 +158,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"scores": np.full(9, np.nan)},
         ValueError,
-        "scores[0] is nan, expected an order of the keys",
+        "scores[0] is nan, expected a number for each key",
     ),
     ({"index": [0, 9]}, ValueError, "index[1] is 9, expected 0 to 8"),
     ({"index": [4, 1, 4]}, ValueError, "index holds key 4 twice, expected each key once"),

@@ -8,11 +8,12 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Ints, Support
+from nlattn.engines import patchmatch
 from nlattn.engines.patches import padded
+from nlattn.engines.patchmatch import CANDIDATES, Masks, SearchOptions
 from nlattn.kernels import similar as kernels
 from nlattn.kernels.matching import Plan
 from nlattn.kernels.scores import NEG_L2
-from nlattn.ops.patchmatch import CANDIDATES, patchmatch
 
 SEARCHES = ("window", "patchmatch", "union")
 SELECTS = ("nearest", "statistical")
@@ -97,18 +98,17 @@ def keys(op: str, u: Floats, search: Search, max_bytes: float) -> Ints:
         if search.topk is None:
             return none
         return _chosen(u, search, none, few)
-    field = patchmatch(
-        u,
-        u,
-        patch=search.patch,
+    pictures = {"q": (u, "Hq Wq d"), "k": (u, "Hk Wk d")}
+    fit = _check.fit("patchmatch", pictures, nonfinite="propagate")
+    options = SearchOptions(
         topk=min(wanted + 1, 64),  # the pixel itself is the best
         score="neg_l2",
+        patch=search.patch,
         candidates=search.candidates,
         iterations=search.iterations,
         seed=search.seed,
-        nonfinite="propagate",
-        max_bytes=max_bytes,
     )
+    field = patchmatch.search(fit, options, Masks.none(1), None, max_bytes)
     found = field.index.reshape(n, -1)
     if pooled:
         return _chosen(u, search, found, few)

@@ -11,11 +11,11 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Floats, Ints, Support
 from nlattn.engines.patches import ABSENT, Picture, ballots, padded, patches, patches_vjp
+from nlattn.engines.similar import Search, flat, keys, plan, rows
 from nlattn.engines.support import Transposed, checked_support
 from nlattn.kernels import shifts, similar
 from nlattn.kernels import sparse as edges
 from nlattn.kernels.panel import groups
-from nlattn.ops._similar import Search, flat, keys, plan, rows
 
 SELF = ("max", "one", "zero")
 BANDWIDTH = 0.6
@@ -170,7 +170,8 @@ def _with_self(support: Support) -> tuple[Ints, Ints]:
     return _check.frozen(indptr), _check.frozen(both % n, np.int32)
 
 
-def differentiate(call: Call, b: int, voting: bool) -> Floats:
+def vjp(call: Call, b: int, voting: bool) -> Floats:
+    """Gradient of one picture, from its cotangent; keys are constants."""
     u, dout, patch = call.fit["image"][b], call.fit["dout"][b], call.search.patch
     indptr, indices, scores, P, _, best = weights(call, b)
     F = _check.frozen(patches(u, patch)[None])

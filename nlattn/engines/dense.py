@@ -1,0 +1,98 @@
+"""Softmax attention over all keys: outputs, normalisers, rows, best keys, and gradients.
+
+`Scores` holds the arrays and options of a call. A normaliser is two rows of `norm` (2, batch, n):
+the largest score of each query, and the sum of exponentials relative to it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Floats, Ints
+from nlattn.kernels import softmax, softmax_vjp
+from nlattn.kernels.gemm import width
+from nlattn.kernels.panel import KEYS, TILE, Scores, groups
+
+FAR = 1 << 40
+"""Beyond any key, and safe to add to a row: a band as wide has no end."""
+
+
+def attend(p: Scores, v: Floats) -> tuple[Floats, Floats]:
+    """Outputs (batch, n, e) and normalisers (2, batch, n); 0 where there is nothing to see."""
+    batch, n, m, d, e = len(p.slices), p.q.shape[1], *p.k.shape[1:], v.shape[2]
+    out: Floats = np.empty((batch, n, e), p.q.dtype)
+    norm: Floats = np.empty((2, batch, n), p.q.dtype)
+    for start, stop in groups(batch * -(-n // TILE), TILE * m * (d + e)):
+        softmax.attend(p, v, start, stop, out, norm)
+    return out, _check.frozen(norm)
+
+
+def log_normaliser(norm: Floats) -> Floats:
+    """Log of the sum of exponentials from normalisers (2, ...): float64, -inf for an empty row."""
+    top, total = norm.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lse: Floats = np.where(total == 0, -np.inf, top + np.log(total))
+    return lse
+
+
+def vjp(
+    p: Scores, v: Floats, dout: Floats, norm: Floats, delta: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """Gradients of queries, keys and values of each slice; `delta` is ``dout . out - dlse``."""
+    batch, delta = len(p.slices), _check.frozen(delta)
+    shapes = p.q.shape[1:], p.k.shape[1:], v.shape[1:]
+    dq, dk, dv = (np.zeros((batch, *shape), p.q.dtype) for shape in shapes)
+    for diagonal in range(softmax_vjp.diagonals(p)):
+        softmax_vjp.backward(p, v, dout, norm, delta, diagonal, dq, dk, dv)
+    return dq, dk, dv
+
+
+def bias_vjp(p: Scores, v: Floats, dout: Floats, norm: Floats, delta: Floats) -> Floats:
+    """Gradient of the bias, in the shape that it has in `p`."""
+    batch, n, m, d, e = len(p.slices), p.q.shape[1], *p.k.shape[1:], v.shape[2]
+    dbias: Floats = np.zeros(p.bias.shape, p.q.dtype)
+    parts, rows, columns = p.bias.shape
+    tasks = parts * (-(-n // width(dbias)) if rows > 1 else 1)
+    tasks *= -(-m // KEYS) if columns > 1 else 1
+    delta = _check.frozen(delta)
+    for start, stop in groups(tasks, batch * n * m * (d + e) // max(tasks, 1)):
+        softmax_vjp.bias_gradient(p, v, dout, norm, delta, start, stop, dbias)
+    return dbias
+
+
+def adjoint(p: Scores, norm: Floats, x: Floats) -> Floats:
+    """``A.T x`` (m, e) of a single slice, for x (n, e)."""
+    n, (m, d) = p.q.shape[1], p.k.shape[1:]
+    out: Floats = np.empty((m, x.shape[1]), p.q.dtype)
+    cost = KEYS * n * (d + x.shape[1])
+    for start, stop in groups(-(-m // KEYS), cost):
+        softmax.pull(p, norm, x, start, stop, out)
+    return out
+
+
+def rows(p: Scores, index: Ints, *, normalise: bool) -> Floats:
+    """Weights of some queries (r,) of a single slice, or their scores: (r, m)."""
+    m, d = p.k.shape[1:]
+    out: Floats = np.empty((len(index), m), p.q.dtype)
+    for start, stop in groups(len(index), m * d):
+        softmax.rows(p, _check.frozen(index[start:stop]), normalise, out[start:stop])
+    return out
+
+
+def topk(p: Scores, k: int) -> tuple[Floats, Ints]:
+    """Largest `k` weights of every query of a single slice, and their keys."""
+    n, (m, d), w = p.q.shape[1], p.k.shape[1:], width(p.q)
+    value: Floats = np.empty((n, k), p.q.dtype)
+    index: Ints = np.empty((n, k), np.int64)
+    for start, stop in groups(-(-n // w), w * m * d):
+        softmax.topk(p, start, stop, value, index)
+    return value, index
+
+
+def plain(q: Floats, k: Floats, factor: float) -> Scores:
+    """Scores ``factor q.k`` of a single slice (1, n, d), (1, m, d), and nothing else."""
+    bias, mask = np.zeros((1, 1, 1), q.dtype), np.ones((1, 1, 1), bool)
+    slices, kind = np.zeros((1, 5), np.int64), q.dtype.type
+    arrays = (q, k, _check.frozen(bias), _check.frozen(mask), _check.frozen(slices))
+    return Scores(*arrays, kind(factor), kind(0), -FAR, FAR, False, False)
