@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nlattn._types import Field as Field
+    from nlattn._types import Simplices as Simplices
     from nlattn._types import Support as Support
     from nlattn._types import Work as Work
     from nlattn.maps import AttentionMap as AttentionMap
@@ -55,6 +56,10 @@ if TYPE_CHECKING:
     from nlattn.ops.nonlocal_mean import nonlocal_mean_map as nonlocal_mean_map
     from nlattn.ops.nonlocal_mean import nonlocal_mean_vjp as nonlocal_mean_vjp
     from nlattn.ops.patchmatch import patchmatch as patchmatch
+    from nlattn.ops.permutohedral import permutohedral_attention as permutohedral_attention
+    from nlattn.ops.permutohedral import permutohedral_attention_map as permutohedral_attention_map
+    from nlattn.ops.permutohedral import permutohedral_attention_vjp as permutohedral_attention_vjp
+    from nlattn.ops.permutohedral import permutohedral_simplices as permutohedral_simplices
     from nlattn.ops.psal import psal as psal
     from nlattn.ops.psal import psal_map as psal_map
     from nlattn.ops.psal import psal_vjp as psal_vjp
@@ -89,7 +94,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "runtime.threads": ("max_threads", "set_threads", "threads"),
-    "_types": ("Field", "Support", "Work"),
+    "_types": ("Field", "Simplices", "Support", "Work"),
     "maps": ("AttentionMap", "load_map"),
     "ops.cross_scale": (
         "cross_scale_attention",
@@ -106,6 +111,12 @@ _HOME = {
     "ops.heavy": ("heavy_attention",),
     "ops.lewis": ("lewis_weights", "lp_sensitivity", "sensitivity_bounds"),
     "ops.patchmatch": ("patchmatch",),
+    "ops.permutohedral": (
+        "permutohedral_attention",
+        "permutohedral_attention_map",
+        "permutohedral_attention_vjp",
+        "permutohedral_simplices",
+    ),
     "ops.psal": ("psal", "psal_map", "psal_vjp"),
     "ops.qna": ("qna", "qna_map", "qna_upsample", "qna_upsample_vjp", "qna_vjp"),
     "ops.scram": ("scram", "scram_map", "scram_support", "scram_vjp"),

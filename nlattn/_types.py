@@ -48,3 +48,12 @@ class Support(NamedTuple):
     """int32 key indices inside the row's own slice, ascending and unique in a row."""
     shape: tuple[int, ...]
     """``(*leading, n, m)``; leading axes broadcast against those of the arrays."""
+
+
+class Simplices(NamedTuple):
+    """Which simplex of the permutohedral lattice each point lies in."""
+
+    rem0: Ints
+    """(..., n, d + 1) its vertex of remainder 0: multiples of d + 1 that sum to 0."""
+    rank: Ints
+    """(..., n, d + 1) a permutation of 0..d: position in descending order of ``u - rem0``."""

@@ -20,6 +20,7 @@ from nlattn.maps.cross_scale import CrossScaleMap
 from nlattn.maps.dense import DenseMap
 from nlattn.maps.factored import FactoredMap
 from nlattn.maps.heavy import HeavyMap
+from nlattn.maps.permutohedral import PermutohedralMap
 from nlattn.maps.selected import SelectedMap
 from nlattn.maps.sparse import SparseMap
 from nlattn.maps.window import WindowMap
@@ -31,6 +32,7 @@ _STRUCTURES: tuple[type[AttentionMap], ...] = (
     DenseMap,
     FactoredMap,
     HeavyMap,
+    PermutohedralMap,
     SelectedMap,
     SparseMap,
     WindowMap,

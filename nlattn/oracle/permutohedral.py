@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nlattn.oracle.layout import any_layout
+
 Array = np.ndarray[Any, Any]
 
 
@@ -213,6 +215,7 @@ def _with_ones(v: Array) -> Array:
     return np.concatenate([v, np.ones((*v.shape[:-1], 1), v.dtype)], -1)
 
 
+@any_layout
 def permutohedral_attention(
     q: Array,
     k: Array,
@@ -244,6 +247,7 @@ def permutohedral_attention(
     return (out, lse) if return_lse else out
 
 
+@any_layout
 def permutohedral_attention_vjp(
     q: Array,
     k: Array,
