@@ -20,6 +20,12 @@ def fail(op: str, name: str, text: str) -> NoReturn:
     raise ValueError(f"{op}: {name} {text}")
 
 
+def quoted(value: object, most: int = 64) -> str:
+    """`value` as it would be written, cut to some characters."""
+    text = repr(value[: most + 1] if isinstance(value, (str, bytes, list, tuple)) else value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def choice(op: str, name: str, value: object, options: Sequence[str]) -> str:
     """`value`, one of a closed set of strings."""
     if isinstance(value, str) and value in options:

@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from nlattn import _check
 from nlattn._types import Floats
+from nlattn.files.plain import open_plain
 
 _BLOCK = 1 << 13  # patches in memory at a time: about 10 MB of 7 x 7 RGB patches
 
@@ -40,7 +41,7 @@ def load(path: str | os.PathLike[str], *, max_pixels: int = 64_000_000) -> Float
     from PIL import Image, ImageOps
 
     path = Path(path)
-    data = path.open("rb")  # missing or forbidden files raise what Python raises
+    data = open_plain("load", path, links=True)
     with data, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # decoders warn of what they go on to read
         try:

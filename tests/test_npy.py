@@ -132,7 +132,8 @@ def test_neither_links_nor_pipes_nor_folders_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.npy")
     (tmp_path / "folder.npy").mkdir()
     for name in ("link", "pipe", "folder"):
-        with pytest.raises(ValueError, match=rf"^read: {name}\.npy is no plain file$"):
+        text = rf"^read: {name}\.npy is a {name}, expected a plain file$"
+        with pytest.raises(ValueError, match=text):
             npy.load("read", tmp_path / f"{name}.npy", kinds="f", max_bytes=1e6)
     with pytest.raises(FileNotFoundError):
         npy.load("read", tmp_path / "none.npy", kinds="f", max_bytes=1e6)

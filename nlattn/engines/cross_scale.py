@@ -166,11 +166,11 @@ def _patches(places: Any, length: int, patch: int) -> Any:
 
 def _boxed(x: Floats, patch: int) -> Floats:
     """Sum over patches, zeros outside."""
-    r = patch // 2
-    wide = np.pad(x, r)
+    down, right = (min(patch // 2, size - 1) for size in x.shape)  # zeros alone lie farther
+    wide = np.pad(x, ((down, down), (right, right)))
     out = np.zeros_like(x)
-    for dy in range(patch):
-        for dx in range(patch):
+    for dy in range(2 * down + 1):
+        for dx in range(2 * right + 1):
             out += wide[dy : dy + x.shape[0], dx : dx + x.shape[1]]
     return out
 

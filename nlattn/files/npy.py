@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import stat
 import struct
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -13,6 +12,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
+from nlattn.files.plain import one_line, open_plain
 
 HEADER = 1024  # bytes; NumPy writes 118 for one array of plain numbers
 _LENGTHS = {(1, 0): "<H", (2, 0): "<I"}
@@ -76,8 +76,16 @@ def _parsed(text: str) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
 
 def check_size(header: Header, held: int) -> None:
     """ValueError unless the declared shape accounts for every byte `held` after the header."""
-    if min(header.shape, default=0) < 0 or len(header.shape) > 32 or header.nbytes != held:
-        raise ValueError(f"declares shape {header.shape} of {header.dtype} but holds {held} bytes")
+    shape, item = header.shape, header.dtype.itemsize
+    whole = min(shape, default=0) >= 0 and len(shape) <= 32 and item > 0
+    if not whole or header.nbytes != held or _extent(shape) * item >= 1 << 63:
+        declared = _check.quoted(shape)
+        raise ValueError(f"declares shape {declared} of {header.dtype} but holds {held} bytes")
+
+
+def _extent(shape: tuple[int, ...]) -> int:
+    """Product of the sizes that are not 0: what NumPy counts of an empty array, too."""
+    return math.prod(size for size in shape if size)
 
 
 def shaped(data: bytes, header: Header) -> Any:
@@ -95,23 +103,32 @@ def load(op: str, path: str | os.PathLike[str], *, kinds: str, max_bytes: float)
     name = Path(path).name
     with open_plain(op, path) as file:
         try:
-            header = read_header(file)
-            if header.dtype.kind not in kinds:
-                raise ValueError(f"has dtype {header.dtype}, expected numbers")
-            check_size(header, os.fstat(file.fileno()).st_size - header.start)
+            header = _checked_header(file, kinds)
+            _check.memory(op, header.nbytes, max_bytes, name, "pass a larger max_bytes")
+            data = file.read(header.nbytes)
+            check_size(header, len(data))
         except ValueError as error:
-            raise ValueError(f"{op}: {name} {error}") from None
-        _check.memory(op, header.nbytes, max_bytes, name, "pass a larger max_bytes")
-        return shaped(file.read(header.nbytes), header)
+            raise ValueError(f"{op}: {name} {one_line(error)}") from None
+        return shaped(data, header)
 
 
-def open_plain(op: str, path: str | os.PathLike[str]) -> IO[bytes]:
-    """Open a file to be read; ValueError if it is a link, a folder, a pipe or a device."""
-    if not stat.S_ISREG(os.lstat(path).st_mode):
-        raise ValueError(f"{op}: {Path(path).name} is no plain file")
-    return open(path, "rb", opener=_unfollowed)
+def mapped(op: str, path: str | os.PathLike[str], *, kinds: str) -> Any:
+    """One array of a file, mapped into memory, read-only; ValueError says what is wrong with it."""
+    with open_plain(op, path, links=True) as file:
+        try:
+            header = _checked_header(file, kinds)
+        except ValueError as error:
+            raise ValueError(f"{op}: {Path(path).name} {one_line(error)}") from None
+        order: Any = "F" if header.fortran else "C"
+        if not header.nbytes:
+            return np.empty(header.shape, header.dtype, order)
+        return np.memmap(file, header.dtype, "r", header.start, header.shape, order)
 
 
-def _unfollowed(path: str, flags: int) -> int:
-    """Open what was looked at: no link, and no pipe to wait for, that has taken its place."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+def _checked_header(file: IO[bytes], kinds: str) -> Header:
+    """Header of a whole file, which must account for its every byte."""
+    header = read_header(file)
+    if header.dtype.kind not in kinds:
+        raise ValueError(f"has dtype {header.dtype}, expected numbers")
+    check_size(header, os.fstat(file.fileno()).st_size - header.start)
+    return header

@@ -6,20 +6,29 @@ nothing is allocated before the sizes it declares have been added up and compare
 
 from __future__ import annotations
 
+import errno
 import re
+import struct
 import zipfile
 import zlib
 from typing import IO, Any, NamedTuple
 
 from nlattn import _check
 from nlattn.files import npy
+from nlattn.files.plain import one_line
 
 TEXT = 256  # longest string in a file, in bytes
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""What NumPy writes; of others, `zipfile` unpacks more than it is asked for."""
 _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
+    struct.error,
     EOFError,
+    KeyError,
+    IndexError,
     NotImplementedError,
+    OverflowError,
     RuntimeError,
     ValueError,
 )
@@ -52,7 +61,11 @@ def read(
             _check.memory(op, total, max_bytes, f"{len(found)} arrays", "pass a larger max_bytes")
             return {name: _array(archive, member) for name, member in found.items()}
     except _DAMAGE as error:
-        raise ValueError(str(error) or type(error).__name__) from None
+        raise ValueError(one_line(error)) from None
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # a place before the start of the file
+            raise
+        raise ValueError(one_line(error)) from None
 
 
 def _header(
@@ -61,8 +74,10 @@ def _header(
     """Name and declared layout of a member, which must account for its every byte."""
     match = re.fullmatch(rf"({pattern})\.npy", info.filename)
     if match is None:
-        raise ValueError(f"member {info.filename[:64]!r} is no {what}")
+        raise ValueError(f"member {_check.quoted(info.filename)} is no {what}")
     try:
+        if info.compress_type not in _PACKED:
+            raise ValueError("is packed in another way than stored or deflated")
         with archive.open(info) as file:
             header = npy.read_header(file)
         dtype, shape = header.dtype, header.shape
@@ -70,12 +85,14 @@ def _header(
             raise ValueError(f"has dtype {dtype}, expected numbers")
         npy.check_size(header, info.file_size - header.start)
     except ValueError as error:
-        raise ValueError(f"member {info.filename} {error}") from None
+        raise ValueError(f"member {info.filename[:64]} {error}") from None
     return match[1], _Member(info, header)
 
 
 def _array(archive: zipfile.ZipFile, member: _Member) -> Any:
     with archive.open(member.info) as file:
         file.read(member.header.start)
-        array = npy.shaped(file.read(), member.header)
+        data = file.read(member.header.nbytes)  # so many and no more: a member may unpack to any
+        npy.check_size(member.header, len(data))
+        array = npy.shaped(data, member.header)
     return array.item() if array.dtype.kind == "U" else array

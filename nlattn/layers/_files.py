@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from pathlib import Path
@@ -12,10 +11,12 @@ import numpy as np
 
 from nlattn import _check
 from nlattn.files import npz
+from nlattn.files.plain import one_line, open_plain, parse_json
 
 OP = "load_weights"
 MEMBERS = 100_000
 HEADER_BYTES = 100_000_000  # as the format's own reader allows
+_PARSED = 16  # bytes that a byte of the header becomes, at most
 _NAME = r"[^\x00\\]{1,512}"
 _DTYPES = {
     "F64": "<f8",
@@ -79,7 +80,7 @@ def load_weights(
             f"ends in {kind!r}, expected '.npz' or '.safetensors'; a PyTorch file is a pickle: "
             "np.savez(path, **{k: v.numpy() for k, v in module.state_dict().items()})",
         )
-    with open(path, "rb") as file:
+    with open_plain(OP, path, links=True) as file:
         try:
             arrays = _npz_arrays(file, max_bytes) if kind == ".npz" else _tensors(file, max_bytes)
         except ValueError as error:
@@ -106,10 +107,12 @@ def _tensors(file: IO[bytes], max_bytes: float) -> dict[str, Any]:
     start = 8 + int.from_bytes(file.read(8), "little")
     if size < 8 or start > size or start > HEADER_BYTES:
         raise ValueError(f"it declares a header of {start - 8} bytes but holds {size}")
+    held = _PARSED * (start - 8)
+    _check.memory(OP, held, max_bytes, "its header", "pass a larger max_bytes")
     try:
-        header = json.loads(file.read(start - 8).decode(), object_pairs_hook=_unique)
-    except RecursionError:
-        raise ValueError("its header is nested too deeply") from None
+        header = parse_json(file.read(start - 8))
+    except ValueError as error:
+        raise ValueError(f"its header cannot be read: {error}") from None
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
     header.pop("__metadata__", None)
@@ -118,35 +121,35 @@ def _tensors(file: IO[bytes], max_bytes: float) -> dict[str, Any]:
     end = 0
     for first, last, name in spans:
         if first != end:
-            raise ValueError(f"{name} starts at byte {first} of its buffer, expected {end}")
+            place = f"byte {first} of its buffer, expected {end}"
+            raise ValueError(f"{name[:64]} starts at {place}")
         end = last
     if end != size - start:
         raise ValueError(f"it declares {end} bytes of arrays but holds {size - start}")
-    data = file.read()
+    data = file.read(size - start)
+    if len(data) < size - start:
+        raise ValueError("it became shorter while it was read")
     arrays = {name: _array(header[name], data[first:last]) for first, last, name in spans}
     return {name: arrays[name] for name in header}
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("its header has a name twice")
-    return found
-
-
 def _span(name: str, entry: Any) -> tuple[int, int]:
     """First and last byte of an array, which its shape must account for."""
+    of = name[:64]
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"{name} is not described by dtype, shape and data_offsets")
-    if entry["dtype"] not in list(_DTYPES):
-        raise ValueError(f"{name} has dtype {entry['dtype']!r}, expected {', '.join(_DTYPES)}")
-    shape, offsets = entry["shape"], entry["data_offsets"]
+        raise ValueError(f"{of} is not described by dtype, shape and data_offsets")
+    shape, offsets, kind = entry["shape"], entry["data_offsets"], entry["dtype"]
+    if kind not in list(_DTYPES):
+        raise ValueError(f"{of} has dtype {_check.quoted(kind)}, expected {', '.join(_DTYPES)}")
     for numbers in (shape, offsets):
         if not isinstance(numbers, list) or not all(type(x) is int and x >= 0 for x in numbers):
-            raise ValueError(f"{name} has {numbers!r} where whole numbers are expected")
-    needed = math.prod(shape) * np.dtype(_DTYPES[entry["dtype"]]).itemsize
-    if len(offsets) != 2 or offsets[1] - offsets[0] != needed or len(shape) > 32:
-        raise ValueError(f"{name} declares shape {shape} of {entry['dtype']} in bytes {offsets}")
+            given = _check.quoted(numbers)
+            raise ValueError(f"{of} has {given} where whole numbers are expected")
+    few = len(shape) <= 32 and len(offsets) == 2 and math.prod(x for x in shape if x) < 1 << 60
+    needed = math.prod(shape) * np.dtype(_DTYPES[kind]).itemsize if few else -1
+    if needed < 0 or offsets[1] - offsets[0] != needed:
+        declared = f"{_check.quoted(shape)} of {kind} in bytes {_check.quoted(offsets)}"
+        raise ValueError(f"{of} declares shape {declared}")
     return offsets[0], offsets[1]
 
 
@@ -158,4 +161,6 @@ def _array(entry: dict[str, Any], data: bytes) -> Any:
 
 
 def _refuse(path: str | os.PathLike[str], reason: object) -> NoReturn:
-    raise ValueError(f"{OP}: {os.fspath(path)} holds no readable weights: {reason}") from None
+    raise ValueError(
+        f"{OP}: {os.fspath(path)} holds no readable weights: {one_line(reason)}"
+    ) from None

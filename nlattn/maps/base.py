@@ -85,8 +85,11 @@ class AttentionMap(LinearOperator):
 
     @classmethod
     @abstractmethod
-    def from_state(cls, state: dict[str, Any]) -> AttentionMap:
-        """The map that gave this `state`; raises ValueError if the arrays do not fit."""
+    def from_state(cls, state: dict[str, Any], max_bytes: float = 4e9) -> AttentionMap:
+        """The map that gave this `state`; ValueError if the arrays do not fit each other.
+
+        MemoryError before more than `max_bytes` are allocated beside them.
+        """
 
     def _matmat(self, x: Any) -> Any:
         if np.iscomplexobj(x):
@@ -177,5 +180,5 @@ def _grid(name: str, grid: tuple[int, ...] | None, size: int) -> tuple[int, ...]
     if grid is None:
         return (size,)
     if math.prod(grid) != size:
-        _check.fail(OP, name, f"is {tuple(grid)}, expected a product of {size}")
+        _check.fail(OP, name, f"is {_check.quoted(tuple(grid))}, expected a product of {size}")
     return tuple(grid)

@@ -78,9 +78,9 @@ class ConcatenationMap(AttentionMap):
         return {**common(self), "a": self.a, "b": self.b, "like": np.zeros(0, self.dtype)}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> ConcatenationMap:
+    def from_state(cls, state: dict[str, Any], max_bytes: float = 4e9) -> ConcatenationMap:
         """The map that gave this `state`; ValueError if the arrays do not fit."""
-        stored = Stored(state)
+        stored = Stored(state, max_bytes)
         a = stored.array("a", "f", (None,))
         b = stored.array("b", "f", (None,))
         like = stored.array("like", "f", (0,))

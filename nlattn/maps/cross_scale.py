@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -122,9 +123,9 @@ class CrossScaleMap(AttentionMap):
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> CrossScaleMap:
+    def from_state(cls, state: dict[str, Any], max_bytes: float = 4e9) -> CrossScaleMap:
         """The map that gave this `state`; ValueError if the arrays do not fit."""
-        stored = Stored(state)
+        stored = Stored(state, max_bytes)
         q = stored.array("q", "f", (None, None, None))
         k = stored.array("k", "f", (None, None, q.shape[2]))
         temperature, floor, divisor = stored.array("factors", "f", (3,)).tolist()
@@ -144,13 +145,16 @@ class CrossScaleMap(AttentionMap):
             bool(hard),
             bool(published),
         )
-        if min(options.cells(n) for n in q.shape[:2]) < 1:
+        cells = [options.cells(n) for n in q.shape[:2]]
+        if min(cells) < 1:
             raise ValueError("it has no cells")
-        result = cls(q, k, options)
-        stored.array("lse", "f", (result.shape[0],))
         grids = stored.grid("query_grid"), stored.grid("key_grid")
-        if grids != (result.query_grid, result.key_grid):
-            raise ValueError(f"its grids are {grids}")
+        if grids != (tuple(scale * n for n in cells), tuple(scale * n for n in k.shape[:2])):
+            raise ValueError(f"its grids are {_check.quoted(grids)}")
+        stored.array("lse", "f", (math.prod(grids[0]),))
+        numbers = (2 * patch + 4) * max(q.shape[1], cells[1]) * math.prod(k.shape[:2])
+        stored.memory(numbers * q.itemsize, "rows of weights")
+        result = cls(q, k, options)
         stored.work(q.shape[0] * q.shape[1])
         stored.done()
         return result

@@ -95,9 +95,9 @@ class DenseMap(AttentionMap):
         return {**common(self), **arrays, **options}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> DenseMap:
+    def from_state(cls, state: dict[str, Any], max_bytes: float = 4e9) -> DenseMap:
         """The map that gave this `state`; ValueError if the arrays do not fit."""
-        stored = Stored(state)
+        stored = Stored(state, max_bytes)
         q = stored.array("q", "f", (None, None))
         k = stored.array("k", "f", (None, q.shape[1]))
         bias = stored.array("bias", "f", (None, None))

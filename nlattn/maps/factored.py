@@ -100,9 +100,9 @@ class FactoredMap(AttentionMap):
         return {**common(self), "left": self.left, "right": self.right}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> FactoredMap:
+    def from_state(cls, state: dict[str, Any], max_bytes: float = 4e9) -> FactoredMap:
         """The map that gave this `state`; ValueError if the arrays do not fit."""
-        stored = Stored(state)
+        stored = Stored(state, max_bytes)
         left = stored.array("left", "f", (None, None))
         right = stored.array("right", "f", (None, left.shape[1]))
         lse = stored.array("lse", "f", (len(left),))

@@ -47,12 +47,13 @@ class HeavyMap(SparseMap):
         return {**super().state(), "interval": self.lse_interval}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> HeavyMap:
+    def from_state(cls, state: dict[str, Any], max_bytes: float = 4e9) -> HeavyMap:
         """The map that gave this `state`; raises ValueError if the arrays do not fit."""
         rest = dict(state)
         interval = np.asarray(rest.pop("interval", None))
-        plain = SparseMap.from_state(rest)
+        plain = SparseMap.from_state(rest, max_bytes)
         if interval.dtype != np.float64 or interval.shape != (plain.shape[0], 2):
-            raise ValueError(f"interval is {interval.dtype} {interval.shape}, expected (n, 2)")
+            have = _check.quoted(interval.shape)
+            raise ValueError(f"interval is {interval.dtype} {have}, expected (n, 2)")
         parts = plain.support, plain.weights, plain.edge_scores, plain.lse, plain.work
         return cls(*parts, plain.query_grid, plain.key_grid, interval)

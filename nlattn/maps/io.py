@@ -13,7 +13,9 @@ from typing import NoReturn
 
 import numpy as np
 
+from nlattn import _check
 from nlattn.files import npz
+from nlattn.files.plain import one_line, open_plain
 from nlattn.maps.base import AttentionMap
 from nlattn.maps.concatenation import ConcatenationMap
 from nlattn.maps.cross_scale import CrossScaleMap
@@ -23,6 +25,7 @@ from nlattn.maps.heavy import HeavyMap
 from nlattn.maps.permutohedral import PermutohedralMap
 from nlattn.maps.selected import SelectedMap
 from nlattn.maps.sparse import SparseMap
+from nlattn.maps.state import OP, REMEDY
 from nlattn.maps.window import WindowMap
 
 FORMAT = "nlattn map 1"
@@ -40,7 +43,6 @@ _STRUCTURES: tuple[type[AttentionMap], ...] = (
 KINDS = {structure.kind: structure for structure in _STRUCTURES}
 MEMBERS = 64
 NAME = "[a-z_]{1,32}"
-OP = "load_map"
 
 
 def save_map(
@@ -78,7 +80,7 @@ def load_map(path: str | os.PathLike[str], *, max_bytes: float = 4e9) -> Attenti
     path : path
         The file.
     max_bytes : float
-        Most bytes that its arrays may take.
+        Most bytes that its arrays may take, and whatever the map allocates beside them.
 
     Returns
     -------
@@ -94,7 +96,7 @@ def load_map(path: str | os.PathLike[str], *, max_bytes: float = 4e9) -> Attenti
     OSError
         It cannot be opened.
     """
-    with open(path, "rb") as file:
+    with open_plain(OP, path, links=True) as file:
         try:
             state = npz.read(
                 OP, file, pattern=NAME, what="array of a map", members=MEMBERS, max_bytes=max_bytes
@@ -105,12 +107,17 @@ def load_map(path: str | os.PathLike[str], *, max_bytes: float = 4e9) -> Attenti
         _refuse(path, f"its format is not {FORMAT!r}")
     kind = str(state.pop("kind", None))
     if kind not in KINDS:
-        _refuse(path, f"it is of kind {kind!r}, expected one of {', '.join(KINDS)}")
+        given = _check.quoted(kind)
+        _refuse(path, f"it is of kind {given}, expected one of {', '.join(KINDS)}")
     try:
-        return KINDS[kind].from_state(state)
-    except (KeyError, TypeError, ValueError) as error:
+        result = KINDS[kind].from_state(state, max_bytes)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         _refuse(path, error)
+    vectors = max(result.shape) * result.dtype.itemsize
+    what = f"a vector of the {result.shape[0]} x {result.shape[1]} map"
+    _check.memory(OP, vectors, max_bytes, what, REMEDY)
+    return result
 
 
 def _refuse(path: str | os.PathLike[str], reason: object) -> NoReturn:
-    raise ValueError(f"{OP}: {os.fspath(path)} is no readable map: {reason}") from None
+    raise ValueError(f"{OP}: {os.fspath(path)} is no readable map: {one_line(reason)}") from None

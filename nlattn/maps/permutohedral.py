@@ -19,6 +19,9 @@ from nlattn.maps.state import Stored, common
 
 _BLOCK = 1 << 24
 
+FAR = 1 << 40
+"""Beyond all coordinates of lattice points."""
+
 
 class PermutohedralMap(AttentionMap):
     """``A = diag(inverse) alpha S_q B_d .. B_0 S_k^T diag(factor)``, held as its lattice.
@@ -182,10 +185,12 @@ class PermutohedralMap(AttentionMap):
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> PermutohedralMap:
+    def from_state(cls, state: dict[str, Any], max_bytes: float = 4e9) -> PermutohedralMap:
         """The map that gave this `state`; ValueError if the arrays do not fit."""
-        stored = Stored(state)
-        points = stored.array("points", "i", (None, None))
+        stored = Stored(state, max_bytes)
+        points = _check.frozen(stored.array("points", "i", (None, None)), np.int64)
+        if points.size and not -FAR < points.min() <= points.max() < FAR:
+            raise ValueError(f"points lie beyond {FAR}")
         corners = points.shape[1] + 1
         arrays = []
         for name in ("keys", "queries"):

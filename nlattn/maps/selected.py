@@ -90,16 +90,16 @@ class SelectedMap(AttentionMap):
         return {**self._dense.state(), **common(self), "index": self.index}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> SelectedMap:
+    def from_state(cls, state: dict[str, Any], max_bytes: float = 4e9) -> SelectedMap:
         """The map that gave this `state`; ValueError if the arrays do not fit."""
         grids = Stored({name: state[name] for name in ("query_grid", "key_grid") if name in state})
         query_grid, key_grid = grids.grid("query_grid"), grids.grid("key_grid")
         held = Stored({"index": state["index"]} if "index" in state else {})
         index = held.array("index", "i", (None,))
         n_keys = math.prod(key_grid)
-        rising = (np.diff(index) > 0).all() and len(index)
+        rising = len(index) and (index[1:] > index[:-1]).all()  # a difference may not fit
         if not rising or index[0] < 0 or index[-1] >= n_keys:
             raise ValueError(f"index holds no ascending keys from 0 to {n_keys - 1}")
         inner = {name: x for name, x in state.items() if name != "index"}
         inner["key_grid"] = np.array([len(index)], np.int64)
-        return cls(DenseMap.from_state(inner), index, n_keys, query_grid, key_grid)
+        return cls(DenseMap.from_state(inner, max_bytes), index, n_keys, query_grid, key_grid)

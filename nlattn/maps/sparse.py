@@ -120,9 +120,9 @@ class SparseMap(AttentionMap):
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> SparseMap:
+    def from_state(cls, state: dict[str, Any], max_bytes: float = 4e9) -> SparseMap:
         """The map that gave this `state`; raises ValueError if the arrays do not fit."""
-        stored = Stored(state)
+        stored = Stored(state, max_bytes)
         lse = stored.array("lse", "f", (None,))
         query_grid, key_grid = stored.grid("query_grid"), stored.grid("key_grid")
         indptr = stored.array("indptr", "i", (len(lse) + 1,))

@@ -10,6 +10,9 @@ from nlattn import _check
 from nlattn._types import Work
 from nlattn.maps.base import AttentionMap
 
+OP = "load_map"
+REMEDY = "pass a larger max_bytes"
+
 
 def common(attention_map: AttentionMap) -> dict[str, Any]:
     """Normalisers, grids and work of any map."""
@@ -31,8 +34,12 @@ def common(attention_map: AttentionMap) -> dict[str, Any]:
 class Stored:
     """A state being taken apart: every array is checked, and none is left over."""
 
-    def __init__(self, state: dict[str, Any]):
-        self._left = dict(state)
+    def __init__(self, state: dict[str, Any], max_bytes: float = 4e9):
+        self._left, self._most = dict(state), max_bytes
+
+    def memory(self, needed: int, what: str) -> None:
+        """Refuse to allocate so many bytes beside the arrays, if that is too much."""
+        _check.memory(OP, needed, self._most, what, REMEDY)
 
     def array(self, name: str, kinds: str, shape: tuple[int | None, ...]) -> Any:
         """The array `name`, frozen, of dtype kind in `kinds` and of `shape`; None is any size."""
@@ -44,7 +51,8 @@ class Stored:
         )
         if array.dtype.kind not in kinds or not fits:
             expected = tuple("any" if size is None else size for size in shape)
-            raise ValueError(f"{name} is {array.dtype} {array.shape}, expected {expected}")
+            have = _check.quoted(array.shape)
+            raise ValueError(f"{name} is {array.dtype} {have}, expected {expected}")
         return _check.frozen(array)
 
     def optional(self, name: str, kinds: str, shape: tuple[int | None, ...]) -> Any:
@@ -55,7 +63,7 @@ class Stored:
         """The sizes of a grid."""
         grid = tuple(int(size) for size in self.array(name, "i", (None,)))
         if not grid or min(grid) < 1:
-            raise ValueError(f"{name} is {grid}, expected positive sizes")
+            raise ValueError(f"{name} is {_check.quoted(grid)}, expected positive sizes")
         return grid
 
     def work(self, n: int) -> Work:

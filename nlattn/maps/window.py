@@ -141,9 +141,9 @@ class WindowMap(AttentionMap):
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> WindowMap:
+    def from_state(cls, state: dict[str, Any], max_bytes: float = 4e9) -> WindowMap:
         """The map that gave this `state`; ValueError if the arrays do not fit."""
-        stored = Stored(state)
+        stored = Stored(state, max_bytes)
         sizes = stored.array("geometry", "i", (10,))
         if sizes.min() < 0 or sizes[:8].min() < 1 or sizes.max() >= 1 << 31:
             raise ValueError(f"geometry is {sizes.tolist()}")
@@ -164,6 +164,7 @@ class WindowMap(AttentionMap):
             raise ValueError("its windows and arrays do not fit")
         work = stored.work(to.Ho * to.Wo)
         stored.done()
+        stored.memory(len(q) * to.H * to.W * q.itemsize, f"scores of {len(q)} queries")
         none = _check.frozen(np.zeros((1, 6), np.int64))
         local = Local(q[None], k[None], bias[None], gate[None], none, float(scale[0]), to)
         return cls(local, norm[None], work)

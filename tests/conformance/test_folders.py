@@ -109,7 +109,7 @@ def test_a_case_that_is_none_is_refused(what: str, tmp_path: Path) -> None:
 TEXTS = {
     "nothing": (b"", "is no readable JSON: Expecting value"),
     "not UTF-8": (b"\xff\xfe\xfa", "is no readable JSON"),
-    "not a number": (b'{"seed": NaN}', "is no readable JSON: NaN is no number"),
+    "not a number": (b'{"seed": NaN}', "is no readable JSON: NaN is no number that it may hold"),
     "a deep nest": (b"[" * 60000, "is no readable JSON: "),
     "a huge number": (b"9" * 60000, "is no readable JSON: "),
     "too long": (b" " * 70000, "is longer than 65536 bytes"),
@@ -133,7 +133,7 @@ def test_no_link_leads_out(tmp_path: Path) -> None:
         folders.inside("vectors", tmp_path / "root", "case")
     (tmp_path / "there" / "q.npy").rename(tmp_path / "q.npy")
     os.symlink(tmp_path / "q.npy", tmp_path / "there" / "q.npy")
-    with pytest.raises(ValueError, match=r"^vectors: q\.npy is no plain file$"):
+    with pytest.raises(ValueError, match=r"^vectors: q\.npy is a link, expected a plain file$"):
         folders.read("vectors", tmp_path / "there")
 
 

@@ -52,7 +52,11 @@ WRONG: dict[str, tuple[str, type[Exception], str]] = {
     "hung": ("exec sleep 60", TimeoutError, "program: no answer in 0.3 s$"),
     "nothing": ("exit 0", ValueError, r"program: there is no out\.npy$"),
     "rubbish": ("echo hello > $1/out.npy", ValueError, r"program: out\.npy is no \.npy array$"),
-    "a link": ("ln -s q.npy $1/out.npy", ValueError, r"program: out\.npy is no plain file$"),
+    "a link": (
+        "ln -s q.npy $1/out.npy",
+        ValueError,
+        r"program: out\.npy is a link, expected a plain file$",
+    ),
     "half a file": ("head -c 130 $1/q.npy > $1/out.npy", ValueError, r"out\.npy declares shape"),
 }
 

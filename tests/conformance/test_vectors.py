@@ -80,7 +80,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no cases": (lambda f: changed(f, {"cases": []}), "manifest.json lists no cases"),
     "no files": (lambda f: changed(f, {"cases": {SMALL: 1}}), f"{SMALL} holds other files"),
     "a linked folder": (lambda f: linked(f / SMALL), f"{SMALL} is no plain folder"),
-    "a linked file": (lambda f: linked(f / SMALL / "q.npy"), "q.npy is no plain file"),
+    "a linked file": (
+        lambda f: linked(f / SMALL / "q.npy"),
+        "q.npy is a link, expected a plain file",
+    ),
 }
 
 

@@ -12,9 +12,11 @@ import numpy as np
 
 from nlattn.conformance.case import Array, dtype_of
 from nlattn.files import npy
+from nlattn.files.plain import parse_json
 
 _HEAD = 1 << 20  # bytes of a JSON head
 _BLOB = 1 << 32  # bytes of an array
+_CHUNK = 1 << 20
 
 
 def pack(head: dict[str, Any], arrays: dict[str, Array]) -> bytes:
@@ -31,7 +33,7 @@ def unpack(read: Callable[[int], bytes]) -> tuple[dict[str, Any], dict[str, Arra
     EOFError when there is none, ValueError when it is damaged.
     """
     text = _part(read, _HEAD)
-    head = json.loads(text)
+    head = parse_json(text, infinite=True)
     if not isinstance(head, dict) or not isinstance(head.get("arrays"), dict):
         raise ValueError("a message without a head")
     arrays = {}
@@ -69,7 +71,7 @@ def _part(read: Callable[[int], bytes], most: int) -> bytes:
 def _exactly(read: Callable[[int], bytes], count: int) -> bytes:
     parts, left = [], count
     while left:
-        part = read(left)
+        part = read(min(left, _CHUNK))  # what a length declares is not allocated before it comes
         if not part:
             raise EOFError("the other side has ended")
         parts.append(part)

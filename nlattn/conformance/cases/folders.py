@@ -23,6 +23,7 @@ import numpy as np
 from nlattn.conformance.case import DTYPES, TIERS, Array, Case, dtype_of
 from nlattn.conformance.table import TABLE
 from nlattn.files import npy
+from nlattn.files.plain import one_line, open_plain, parse_json
 
 JSON_BYTES = 1 << 16
 MAX_BYTES = 1e9
@@ -124,19 +125,14 @@ def inside(op: str, root: Path, name: str) -> Path:
 
 def read_json(op: str, path: Path, most: int) -> Any:
     """Contents of a JSON file of at most so many bytes, without NaN and infinities."""
-    with npy.open_plain(op, path) as file:
+    with open_plain(op, path) as file:
         data = file.read(most + 1)
     if len(data) > most:
         raise ValueError(f"{op}: {path.name} is longer than {most} bytes")
     try:
-        return json.loads(data, parse_constant=_refused)
-    except (ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{op}: {path.name} is no readable JSON: {reason}") from None
-
-
-def _refused(text: str) -> Any:
-    raise ValueError(f"{text} is no number")
+        return parse_json(data)
+    except ValueError as error:
+        raise ValueError(f"{op}: {path.name} is no readable JSON: {one_line(error)}") from None
 
 
 def _bits(x: Array) -> Array:

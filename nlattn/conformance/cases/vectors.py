@@ -19,7 +19,7 @@ import numpy as np
 from nlattn import __version__
 from nlattn.conformance.case import Array, Case
 from nlattn.conformance.cases import folders
-from nlattn.files import npy
+from nlattn.files.plain import open_plain
 
 FORMAT = "nlattn vectors 1"
 OP = "vectors"
@@ -101,7 +101,7 @@ def result(results: Path, case: Case) -> dict[str, Array]:
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with npy.open_plain(OP, path) as file:
+    with open_plain(OP, path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Readers of files of others, driven by damaged files."""
