@@ -233,7 +233,7 @@ def pull_keys(
     moved = np.zeros(batch)
     for b, more in threads.each(part, len(tasks), batch * m):
         moved[b] += more
-    if moving:
+    if moving and m:
         for b, where in enumerate(g.first):
             dx[b, where[0]] -= x.dtype.type(moved[b]) * f.projection[where[1]]  # type: ignore[attr-defined]
     return dx, dy

@@ -25,7 +25,9 @@ class Positive(NamedTuple):
         sums = factored_fit.collect(fit, self.keys, Hidden.checked(fit, None))
         eps = self._eps(sums)[:, None]
         context = sums.values + eps[:, :, None] * sums.rows[:, None]
-        return context, sums.features + eps * sums.kept[:, None], sums
+        norm = sums.features + eps * sums.kept[:, None]
+        norm[sums.kept == 0] = 1  # nothing to attend to: 0 is divided by something
+        return context, norm, sums
 
     def _eps(self, sums: Sums) -> Floats:
         """(batch,) what eps is in the units of the sums."""
@@ -58,6 +60,8 @@ class Positive(NamedTuple):
         lse = log[0] + (sums.top[0, 0] if isinstance(self.keys, Random) else 0)
         if isinstance(self.keys, Random):
             lse -= np.log(len(self.keys.projection))
+        if not sums.kept[0]:
+            lse = np.full(len(left), -np.inf)
         multiply_adds = (left.size + right.size) * fit.dims["d"]
         work = Work(0, multiply_adds, (left.size + right.size) * fit.dtype.itemsize)
         return Factors(left, right, lse, work)

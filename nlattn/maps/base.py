@@ -22,8 +22,9 @@ class AttentionMap(LinearOperator):
     """The linear operator of one attention head: ``(A @ v)[i] = sum_j weights[i, j] v[j]``.
 
     A subclass gives ``_apply``, ``_apply_adjoint``, ``_rows``, ``_scores``, ``_topk``, ``nbytes``
-    and, to be saved, ``kind``, ``state`` and ``from_state``. Vectors are computed in the map's
-    own dtype; a complex vector is the two real ones.
+    and, to be saved, ``kind``, ``state`` and ``from_state``; none of them is asked for nothing: no
+    queries, keys or columns. Vectors are computed in the map's own dtype; a complex vector is the
+    two real ones. A map without a normaliser raises AttributeError from ``lse``.
     """
 
     kind: ClassVar[str]
@@ -94,21 +95,27 @@ class AttentionMap(LinearOperator):
     def _matmat(self, x: Any) -> Any:
         if np.iscomplexobj(x):
             return self._matmat(x.real) + 1j * self._matmat(x.imag)
+        if 0 in (*self.shape, x.shape[1]):
+            return np.zeros((self.shape[0], x.shape[1]), self.dtype)
         return self._apply(_check.frozen(np.asarray(x), self.dtype))
 
     def _rmatmat(self, x: Any) -> Any:
         if np.iscomplexobj(x):
             return self._rmatmat(x.real) + 1j * self._rmatmat(x.imag)
+        if 0 in (*self.shape, x.shape[1]):
+            return np.zeros((self.shape[1], x.shape[1]), self.dtype)
         return self._apply_adjoint(_check.frozen(np.asarray(x), self.dtype))
 
     def rows(self, index: Any, *, max_bytes: float = 4e9) -> Floats:
         """Weights of some queries: integers of any shape in, ``index.shape + (m,)`` out."""
         flat, shape = self._queries("rows", index, max_bytes)
-        return self._rows(flat).reshape(shape)
+        return self._some_rows(flat).reshape(shape)
 
     def scores(self, index: Any, *, max_bytes: float = 4e9) -> Floats:
         """Scores of some queries, -inf for keys without weight; shapes as in `rows`."""
         flat, shape = self._queries("scores", index, max_bytes)
+        if 0 in shape:
+            return np.zeros(shape, self.dtype)
         return self._scores(flat).reshape(shape)
 
     def topk(self, k: int) -> tuple[Floats, Ints]:
@@ -116,7 +123,11 @@ class AttentionMap(LinearOperator):
 
         Ties go to the lowest key. A row with fewer weights is filled with key -1 and weight 0.
         """
-        return self._topk(_check.integer(f"{OP}.topk", "k", k, low=1, high=self.shape[1]))
+        n, m = self.shape
+        count = _check.integer(f"{OP}.topk", "k", k, low=1, high=max(m, 1))
+        if 0 in (n, m):
+            return np.zeros((n, count), self.dtype), np.full((n, count), -1)
+        return self._topk(count)
 
     def to_dense(self, max_bytes: float = 4e9) -> Floats:
         """The (n, m) matrix of weights; MemoryError above `max_bytes`."""
@@ -128,25 +139,33 @@ class AttentionMap(LinearOperator):
             f"{n} x {m} {self.dtype}",
             "use rows() or topk()",
         )
-        return self._rows(np.arange(n))
+        return self._some_rows(np.arange(n))
 
     def to_csr(self, max_bytes: float = 4e9) -> csr_array:
-        """The non-zero weights as a SciPy array; MemoryError above `max_bytes`."""
+        """The weights as a SciPy array: the non-zero ones, or all that a sparse map holds.
+
+        MemoryError above `max_bytes`.
+        """
+        if 0 in self.shape:
+            return csr_array(self.shape, dtype=self.dtype)
+        return self._to_csr(max_bytes)
+
+    def _to_csr(self, max_bytes: float) -> csr_array:
         n, m = self.shape
         step = max(1, _BLOCK_BYTES // (m * self.dtype.itemsize))
         blocks, held = [], 0
         for start in range(0, n, step):
             block = csr_array(self._rows(np.arange(start, min(start + step, n))))
             held += block.data.nbytes + block.indices.nbytes
-            _check.memory(
-                f"{OP}.to_csr",
-                held,
-                max_bytes,
-                f"the first {start + block.shape[0]} of {n} rows",
-                "use rows() or topk()",
-            )
+            what = f"the first {start + block.shape[0]} of {n} rows"
+            _check.memory(f"{OP}.to_csr", held, max_bytes, what, "use rows() or topk()")
             blocks.append(block)
         return vstack(blocks, format="csr")
+
+    def _some_rows(self, index: Ints) -> Floats:
+        if 0 in (len(index), self.shape[1]):
+            return np.zeros((len(index), self.shape[1]), self.dtype)
+        return self._rows(index)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the map to `path` (.npz), to be read back by ``nlattn.load_map``.

@@ -11,7 +11,7 @@ from nlattn import _check
 from nlattn._types import Floats, Ints, Work
 from nlattn.engines.cross_scale import OVERLAPS, Cells, Options, to_cells, to_pixels
 from nlattn.kernels.patches import add_outer, multiply
-from nlattn.maps.base import AttentionMap
+from nlattn.maps.base import OP, AttentionMap
 from nlattn.maps.state import Stored, common
 
 
@@ -41,7 +41,10 @@ class CrossScaleMap(AttentionMap):
     @property
     def lse(self) -> Floats:
         """There is none: a row is made of the weights of many queries."""
-        raise AttributeError("attention_map: cross-scale attention has no lse")
+        raise AttributeError(
+            f"{OP}.lse: a row of cross-scale attention is made of the weights of many queries, so "
+            "there is no log-sum-exp; use rows()"
+        )
 
     def _apply(self, x: Floats) -> Floats:
         cells, s = self._cells, self.options.scale

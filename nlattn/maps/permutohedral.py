@@ -149,9 +149,8 @@ class PermutohedralMap(AttentionMap):
             done = to.stop
         return value, index
 
-    def to_csr(self, max_bytes: float = 4e9) -> csr_array:
-        """The non-zero weights as a SciPy array; MemoryError above `max_bytes`."""
-        blocks, held, done = [csr_array((0, self.shape[1]), dtype=self.dtype)], 0, 0
+    def _to_csr(self, max_bytes: float) -> csr_array:
+        blocks, held, done = [], 0, 0
         for block in self._sparse(np.arange(self.shape[0])):
             block.eliminate_zeros()
             block.sort_indices()

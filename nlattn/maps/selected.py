@@ -71,8 +71,7 @@ class SelectedMap(AttentionMap):
             keys[:, :held] = np.where(place < 0, -1, self.index[place])
         return values, keys
 
-    def to_csr(self, max_bytes: float = 4e9) -> csr_array:
-        """The weights as a SciPy array, all selected keys stored; MemoryError above `max_bytes`."""
+    def _to_csr(self, max_bytes: float) -> csr_array:
         n, s = self.shape[0], len(self.index)
         needed = n * s * (8 + self.dtype.itemsize)
         _check.memory(f"{OP}.to_csr", needed, max_bytes, f"{n} x {s} {self.dtype}", "use rows()")
@@ -97,8 +96,12 @@ class SelectedMap(AttentionMap):
         held = Stored({"index": state["index"]} if "index" in state else {})
         index = held.array("index", "i", (None,))
         n_keys = math.prod(key_grid)
-        rising = len(index) and (index[1:] > index[:-1]).all()  # a difference may not fit
-        if not rising or index[0] < 0 or index[-1] >= n_keys:
+        rising = (index[1:] > index[:-1]).all()  # a difference may not fit
+        if (
+            not rising
+            or (len(index) and not 0 <= index[0] <= index[-1] < n_keys)
+            or (n_keys and not len(index))
+        ):
             raise ValueError(f"index holds no ascending keys from 0 to {n_keys - 1}")
         inner = {name: x for name, x in state.items() if name != "index"}
         inner["key_grid"] = np.array([len(index)], np.int64)

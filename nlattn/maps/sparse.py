@@ -94,8 +94,7 @@ class SparseMap(AttentionMap):
         keys[row[kept], place[kept]] = self.support.indices[order[kept]]
         return values, keys
 
-    def to_csr(self, max_bytes: float = 4e9) -> csr_array:
-        """The weights as a SciPy array, every edge stored; MemoryError above `max_bytes`."""
+    def _to_csr(self, max_bytes: float) -> csr_array:
         nnz = len(self.weights)
         needed = nnz * (8 + self.dtype.itemsize) + 8 * len(self.support.indptr)
         what = f"{nnz} {self.dtype} weights and their keys"

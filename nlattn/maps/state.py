@@ -15,11 +15,11 @@ REMEDY = "pass a larger max_bytes"
 
 
 def common(attention_map: AttentionMap) -> dict[str, Any]:
-    """Normalisers, grids and work of any map."""
+    """Normalisers (NaN for a map that has none), grids and work of any map."""
     work = attention_map.work
-    known = attention_map.normalised
+    none = np.full(attention_map.shape[0], np.nan)
     state = {
-        "lse": attention_map.lse if known else np.full(attention_map.shape[0], np.nan),
+        "lse": getattr(attention_map, "lse", none),
         "query_grid": np.array(attention_map.query_grid, np.int64),
         "key_grid": np.array(attention_map.key_grid, np.int64),
         "work": np.array(work[:3], np.int64),
@@ -62,8 +62,8 @@ class Stored:
     def grid(self, name: str) -> tuple[int, ...]:
         """The sizes of a grid."""
         grid = tuple(int(size) for size in self.array(name, "i", (None,)))
-        if not grid or min(grid) < 1:
-            raise ValueError(f"{name} is {_check.quoted(grid)}, expected positive sizes")
+        if not grid or min(grid) < 0:
+            raise ValueError(f"{name} is {_check.quoted(grid)}, expected sizes of its axes")
         return grid
 
     def work(self, n: int) -> Work:

@@ -10,7 +10,7 @@ from nlattn import _check
 from nlattn._types import Bools, Floats, Ints, Work
 from nlattn.engines.dense import log_normaliser
 from nlattn.engines.window import Geometry, Local
-from nlattn.maps.base import AttentionMap
+from nlattn.maps.base import OP, AttentionMap
 from nlattn.maps.state import Stored
 
 _BLOCK = 1 << 22  # weights of a block of rows
@@ -42,17 +42,14 @@ class WindowMap(AttentionMap):
 
     @property
     def lse(self) -> Floats:
-        """(n,) log of the normaliser of a map of one query; ValueError if there are several."""
-        self._single("lse")
+        """(n,) log of the normaliser of a map of one query; AttributeError if it has several."""
+        if self._local.q.shape[1] != 1:
+            raise AttributeError(self._several("lse"))
         return self._lse
 
-    def _single(self, name: str) -> None:
+    def _several(self, name: str) -> str:
         t = self._local.q.shape[1]
-        if t != 1:
-            raise ValueError(
-                f"attention_map.{name}: the map is a sum of {t} queries, expected one; "
-                "make it with query="
-            )
+        return f"{OP}.{name}: the map is a sum of {t} queries, expected one; make it with query="
 
     def _apply(self, x: Floats) -> Floats:
         to = self._local.to
@@ -102,7 +99,8 @@ class WindowMap(AttentionMap):
         return self._filled(index, raw=False)
 
     def _scores(self, index: Ints) -> Floats:
-        self._single("scores")
+        if self._local.q.shape[1] != 1:
+            raise ValueError(self._several("scores"))
         return self._filled(index, raw=True)
 
     def _topk(self, k: int) -> tuple[Floats, Ints]:

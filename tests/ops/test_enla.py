@@ -186,3 +186,11 @@ def test_bad_options_are_refused_in_words() -> None:
             nlattn.enlca_loss(q, k, **options)
     with pytest.raises(ValueError, match="enlca_loss: q has 0 rows"):
         nlattn.enlca_loss(q[:, :0], k)
+
+
+def test_without_keys_there_is_nothing() -> None:
+    q, k, w = np.ones((4, 3)), np.empty((0, 3)), np.ones((6, 3))
+    np.testing.assert_array_equal(nlattn.enla(q, k, k, projection=w), np.zeros((4, 3)))
+    dq, dk, dv = nlattn.enla_vjp(q, k, k, np.ones((4, 3)), projection=w)
+    np.testing.assert_array_equal(dq, np.zeros((4, 3)))
+    assert dk.shape == dv.shape == (0, 3)

@@ -263,3 +263,14 @@ def test_bad_options_are_refused_in_words() -> None:
     ):
         with pytest.raises(ValueError, match="orthogonal_features: " + text):
             nlattn.orthogonal_features(*arguments_)
+
+
+@pytest.mark.parametrize("kernel", ["softmax", "relu"])
+def test_without_keys_there_is_nothing(kernel: str) -> None:
+    q, w = np.ones((4, 3)), np.ones((6, 3))
+    k, v = np.empty((0, 3)), np.empty((0, 2))
+    options = {"projection": w, "kernel": kernel}
+    np.testing.assert_array_equal(nlattn.favor_attention(q, k, v, **options), np.zeros((4, 2)))
+    dq, dk, dv = nlattn.favor_attention_vjp(q, k, v, np.ones((4, 2)), **options)
+    np.testing.assert_array_equal(dq, np.zeros((4, 3)))
+    assert (dk.shape, dv.shape) == ((0, 3), (0, 2))
