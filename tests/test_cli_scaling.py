@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -66,12 +68,42 @@ def test_times_memory_and_a_prediction(capsys, tmp_path: Path) -> None:
     assert [len(row["samples"]) for row in linear["sizes"]] == [2] * 4
     assert linear["crossover"] is not None
     assert linear["predicted"]["seconds"]["low"] <= linear["predicted"]["seconds"]["high"]
-    assert own["verdict"] is own["source"] is None
+    assert own["source"] is None
+    assert own["judged"] == "time"
     pytest.importorskip("matplotlib")
     assert (tmp_path / "out" / "scaling.png").stat().st_size > 10_000
     code, _, err = run(capsys, *call)
     assert code == 2
     assert "scaling.json exists; --force overwrites it" in err
+
+
+@pytest.mark.usefixtures("cheap")
+@pytest.mark.parametrize(
+    ("claim", "code"),
+    [(["--claim", "n log n"], 1), (["--claim", "n^2"], 0), (["--claim-memory", "n"], 1), ([], 0)],
+)
+def test_time_and_memory_decide_where_work_is_not_known(
+    capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claim: list[str], code: int
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+
+    def read() -> float:
+        clock.now += 2.0**-10
+        return clock.now
+
+    monkeypatch.setattr("nlattn.scaling.timing.time", SimpleNamespace(perf_counter=read))
+    monkeypatch.setitem(sys.modules, "clock", clock)
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "import clock\n"
+        "def f(n):\n"
+        "    clock.now += n * n / 1024\n"
+        "    return str(len(bytearray(64 * n * n)))\n"
+    )
+    call = [f"{mine}:f", "--sizes", "4x4:16x32", "--channels", "2", "--runs", "2", "--force"]
+    found, said, _ = run(capsys, *call, *claim, "--out", tmp_path / "out")
+    assert found == code
+    assert "its work is not known" in said
 
 
 @pytest.mark.usefixtures("cheap")

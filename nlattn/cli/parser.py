@@ -137,7 +137,13 @@ def _scaling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--predict", type=_grid, metavar="HxW", help="foretell time and memory of this grid"
     )
-    parser.add_argument("--claim", metavar="LAW", help="what work is judged against (n log n)")
+    parser.add_argument(
+        "--claim",
+        metavar="LAW",
+        help="what work is judged against, or time where work is not known (n log n); exit code 1 "
+        "if it is outgrown",
+    )
+    parser.add_argument("--claim-memory", metavar="LAW", help="the same for peak memory")
     parser.add_argument("--channels", type=_positive, default=32, help="of the features (32)")
     _common(parser, writes=True)
 

@@ -23,9 +23,10 @@ _DENSE = "attention"
 
 
 def scaling(options: Namespace) -> int:
-    """Sweep, judge, print; 1 if work outgrows a law that was given by --claim."""
+    """Sweep, judge, print; 1 if a claim on work (time, where that is unknown) or memory breaks."""
     claim = options.claim or _CLAIM
-    growth(claim)
+    for law in filter(None, (claim, options.claim_memory)):
+        growth(law)
     subjects = [subject.find(name) for name in dict.fromkeys(options.operators)]
     sizes = grids(options.sizes[0], options.sizes[1], options.points)
     drawn = find_spec("matplotlib") is not None
@@ -43,8 +44,15 @@ def scaling(options: Namespace) -> int:
         print(to_json(report))
     elif not options.quiet:
         print(_text(report))
-    failed = any(s["verdict"] == "inconsistent" for s in report["subjects"])
-    return int(failed and options.claim is not None)
+    return int(any(_outgrows(one, options) for one in report["subjects"]))
+
+
+def _outgrows(one: dict[str, Any], options: Namespace) -> bool:
+    """Whether a subject breaks a law that was claimed."""
+    memory = one["memory"] and one["memory"]["verdict"].verdict
+    return (options.claim is not None and one["verdict"] == "inconsistent") or (
+        options.claim_memory is not None and memory == "inconsistent"
+    )
 
 
 def _sweep(
@@ -85,13 +93,16 @@ def _report(
     return {
         "command": "scaling",
         "claim": claim,
+        "claim_memory": options.claim_memory or claim,
         "grids": sizes,
         "channels": options.channels,
         "runs": options.runs,
         "seed": options.seed,
         "budget": options.budget,
         "subjects": [
-            reports.subject(sweep.curves[n], claim, None if n == _DENSE else dense, at)
+            reports.subject(
+                sweep.curves[n], claim, None if n == _DENSE else dense, at, options.claim_memory
+            )
             for n in names
         ],
         "left_out": sorted({*sweep.left_out}),
@@ -109,6 +120,8 @@ def _text(report: dict[str, Any]) -> str:
     parts = [head, table(_work(report))]
     if any(one["time"] for one in report["subjects"]):
         parts.append(table(_times(report)))
+    if any(one["memory"] for one in report["subjects"]):
+        parts.append(table(_memory(report)))
     if any(row["quality"] for one in report["subjects"] for row in one["sizes"]):
         parts.append(table(_quality(report)))
     parts += _notes(report)
@@ -122,25 +135,28 @@ def _work(report: dict[str, Any]) -> list[Sequence[str]]:
     ]
     for one in report["subjects"]:
         for unit, v in one["verdicts"].items():
-            name = f"{one['name']}, {unit.replace('_', '-')}"
+            unit = "number returned" if one["source"] == "number" else unit.replace("_", "-")
+            name = f"{one['name']}, {unit}"
             excess = f"{v.excess:+.3f} ({v.low:+.3f} to {v.high:+.3f})"
-            law = one["law"] or "" if unit == "multiply_adds" else ""
+            law = one["law"] or "" if unit == "multiply-adds" else ""
             rows.append((name, one["source"], f"{v.constant:.4g}", excess, v.verdict, law))
         if not one["verdicts"]:
-            rows.append((one["name"], "none", "", "", "undecided", "its work is not known"))
+            word = one["verdict"] if one["judged"] == "time" else "undecided"
+            rows.append(
+                (one["name"], one["judged"] or "none", "", "", word, "its work is not known")
+            )
     return rows
 
 
 def _times(report: dict[str, Any]) -> list[Sequence[str]]:
     first = ("time", "compile", "first touch", "steady", "last exponent", "laws", "verdict")
-    rows: list[Sequence[str]] = [(*first, "memory (predicted)", "faster than dense from")]
+    rows: list[Sequence[str]] = [(*first, "faster than dense from")]
     for one in report["subjects"]:
         timed = [row for row in one["sizes"] if row["seconds"] is not None]
         if not timed:
             continue
-        last, times, memory = timed[-1], one["time"], one["memory"]
+        last, times = timed[-1], one["time"]
         steady = last["seconds"]
-        best = sorted((times["laws"] or {}).items(), key=lambda item: -item[1])[:2]
         verdict = times["verdict"]
         rows.append(
             (
@@ -149,15 +165,39 @@ def _times(report: dict[str, Any]) -> list[Sequence[str]]:
                 _seconds(last["first_touch"]),
                 f"{_seconds(steady.median)} ({_seconds(steady.low)} to {_seconds(steady.high)})",
                 _range(times["exponents"][-1]["exponent"]) if times["exponents"] else "",
-                ", ".join(f"{law} {share:.0%}" for law, share in best),
+                _believed(times["laws"]),
                 "" if verdict is None else verdict.verdict,
-                f"{_check.size(memory['measured'])} ({_check.size(memory['predicted'])})"
-                if memory
-                else "",
                 _crossover(one["crossover"], [row["n"] for row in timed]),
             )
         )
     return rows
+
+
+def _memory(report: dict[str, Any]) -> list[Sequence[str]]:
+    claim = report["claim_memory"]
+    rows: list[Sequence[str]] = [
+        ("memory", "peak", "foretold by smaller sizes", f"beyond {claim}", "laws", "verdict")
+    ]
+    for one in report["subjects"]:
+        memory = one["memory"]
+        if memory:
+            v = memory["verdict"]
+            rows.append(
+                (
+                    f"{one['name']}, n = {memory['n']:,}",
+                    _check.size(memory["measured"]),
+                    _check.size(memory["predicted"]),
+                    f"{v.excess:+.3f} ({v.low:+.3f} to {v.high:+.3f})",
+                    _believed(memory["laws"]),
+                    v.verdict,
+                )
+            )
+    return rows
+
+
+def _believed(laws: dict[str, float] | None) -> str:
+    best = sorted((laws or {}).items(), key=lambda item: -item[1])[:2]
+    return ", ".join(f"{law} {share:.0%}" for law, share in best)
 
 
 def _quality(report: dict[str, Any]) -> list[Sequence[str]]:
@@ -177,6 +217,9 @@ def _quality(report: dict[str, Any]) -> list[Sequence[str]]:
 def _notes(report: dict[str, Any]) -> list[str]:
     notes = []
     for one in report["subjects"]:
+        for unit, v in one["verdicts"].items():
+            if v.part and v.verdict != "consistent":
+                notes.append(f"{one['name']}, {unit.replace('_', '-')}: {v.reason}")
         times, ahead = one["time"], one["predicted"]
         if times is not None and times["verdict"] is not None:
             if times["verdict"].verdict == "undecided":

@@ -7,7 +7,7 @@ from typing import Any
 
 from nlattn._types import Work
 from nlattn.scaling.judge import Verdict, judge
-from nlattn.scaling.work import of_result
+from nlattn.scaling.work import number_of, of_result
 
 _SIZES = tuple(2**i for i in range(6, 13))
 
@@ -60,10 +60,10 @@ def _amount(result: Any, unit: str) -> float:
                 f"assert_complexity: unit={unit!r}, expected 'multiply_adds', 'scores' or 'bytes'"
             )
         return float(getattr(work, unit))
-    try:
-        return float(result)
-    except (TypeError, ValueError):
+    number = number_of(result)
+    if number is None:
         raise TypeError(
             f"assert_complexity: fn returned a {type(result).__name__}, expected a count, a Work, "
             "or something that has one as .work"
-        ) from None
+        )
+    return number

@@ -83,10 +83,11 @@ def _seconds(axes: Any, subjects: Sequence[dict[str, Any]]) -> None:
 def _guides(axes: Any) -> None:
     """Slopes of the laws, from the lower left corner."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    n = np.geomspace(left, right, 50)
+    start = max(left, 2.0)  # below, logarithms are no growth
+    n = np.geomspace(start, max(right, start), 50)
     for law in _SLOPES:
-        y = bottom * growth(law)(n) / growth(law)(left)
-        inside = y < top
+        y = bottom * growth(law)(n) / growth(law)(start)
+        inside = y <= max(top, y[0])
         axes.plot(n[inside], y[inside], c="#aaaaaa", lw=0.7, ls="--", zorder=0)
         axes.annotate(law, (n[inside][-1], y[inside][-1]), fontsize=7, color="#777777", ha="right")
     axes.set(xlim=(left, right), ylim=(bottom, top))

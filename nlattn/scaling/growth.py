@@ -29,6 +29,12 @@ class Growth(NamedTuple):
         value: Floats = np.exp2(self.log2(n))
         return value
 
+    def __str__(self) -> str:
+        """As `growth` reads it."""
+        power = "" if not self.power else "n" if self.power == 1 else f"n^{self.power:g}"
+        logs = "" if not self.logs else "log n" if self.logs == 1 else f"log^{self.logs} n"
+        return " ".join(filter(None, [power, logs])) or "1"
+
 
 def growth(law: str) -> Growth:
     """Read a law such as "n", "n log n", "n log^2 n", "n^1.5"; ValueError if it is none."""

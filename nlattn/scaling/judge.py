@@ -9,11 +9,15 @@ import numpy as np
 
 from nlattn._types import Floats
 from nlattn.scaling.growth import Growth, growth
+from nlattn.scaling.parts import Part, outgrowing
 
 _RISK = 0.002  # of each end of an interval, if residuals are normal
 _FLOOR = 1e-3  # log2 units: residuals below 0.07 % are the law's own bend, not noise
 _RIVAL = 0.001  # how unlikely a cliff's place must be to be ruled out
 _FEWEST = 5
+_TRACE, _PART = 0.01, 0.1
+"""Shares of the largest cost: from the first, what outgrows the law forbids "consistent"; from the
+second it is "inconsistent", though the rest of the cost still hides it."""
 
 
 class Verdict(NamedTuple):
@@ -33,6 +37,8 @@ class Verdict(NamedTuple):
     """What the excess would be if the cost grew as law(n) log n."""
     cliffs: tuple[tuple[int, int, float], ...]
     """Sizes between which the cost jumps, and its factor; for certain if there is one."""
+    part: float = 0.0
+    """Share of the largest cost that outgrows the law by a power of n; 0 if none is seen."""
 
 
 class _Line(NamedTuple):
@@ -74,7 +80,9 @@ def judge(
     -----
     ``log2(cost / law)`` is fitted by a line in ``log2 n``, alone and with a jump at every place.
     The intervals of all lines that the residuals do not rule out are united. A verdict that the
-    upper half of the sizes contradicts is withdrawn.
+    upper half of the sizes contradicts is withdrawn. So is "consistent" where a sum of laws shows
+    a part of 1 % or more that outgrows this one (`parts`): from 10 % on it is "inconsistent", if
+    the cost cannot jump.
     """
     f = growth(law) if isinstance(law, str) else law
     sizes, costs = _points(n, cost)
@@ -97,7 +105,15 @@ def judge(
         middle = _slope_of_log(tail_x) / 2
         if tail[0] > middle if verdict == "consistent" else tail[1] < middle:
             verdict, reason = "undecided", "the upper half of the sizes says otherwise"
-    return Verdict(verdict, reason, constant, excess, low, high, faster, jumps)
+    part = outgrowing(sizes, costs, f, _FLOOR)
+    if part.share >= _TRACE and verdict != "inconsistent" and not (cliffs and jumps):
+        sure = part.share >= _PART and not cliffs
+        verdict, reason = "inconsistent" if sure else "undecided", _of_part(part, sizes)
+    return Verdict(verdict, reason, constant, excess, low, high, faster, jumps, part.share)
+
+
+def _of_part(part: Part, sizes: Floats) -> str:
+    return f"{part.share:.0%} of the cost at n = {sizes[-1]:.0f} grow as {part.law}"
 
 
 def _points(n: Sequence[int], cost: Sequence[float]) -> tuple[Floats, Floats]:

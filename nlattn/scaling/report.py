@@ -14,20 +14,30 @@ _FEWEST = 3  # sizes from which laws are fitted
 
 
 def subject(
-    curve: Curve, claim: str, dense: Curve | None = None, predict: int | None = None
+    curve: Curve,
+    claim: str,
+    dense: Curve | None = None,
+    predict: int | None = None,
+    claim_memory: str | None = None,
 ) -> dict[str, Any]:
-    """Everything about one subject; `predict` is the n to foretell."""
+    """Everything about one subject; `predict` is the n to foretell.
+
+    Its verdict is that of work, counted or by law; where work is not known, that of time.
+    """
     verdicts = curve.verdicts(claim)
-    main = verdicts.get("multiply_adds") or verdicts.get("scores")
+    times = _time(curve, claim)
+    counted = verdicts.get("multiply_adds") or verdicts.get("scores")
+    main = counted or (times and times["verdict"])
     return {
         "name": curve.name,
         "source": curve.how or None,
         "law": curve.law or None,
-        "verdict": None if main is None else main.verdict,
+        "verdict": main.verdict if main else None,
+        "judged": "work" if counted else "time" if main else None,
         "verdicts": verdicts,
         "sizes": [_size(curve, n) for n in sorted({*curve.work, *curve.seconds})],
-        "time": _time(curve, claim),
-        "memory": _memory(curve),
+        "time": times,
+        "memory": _memory(curve, claim_memory or claim),
         "crossover": None if dense is None else timing.crossover(curve.seconds, dense.seconds),
         "predicted": None if predict is None else _predicted(curve, predict),
     }
@@ -54,7 +64,10 @@ def medians(curve: Curve) -> tuple[list[int], list[float]]:
 
 
 def time_verdict(curve: Curve, claim: str) -> Verdict | None:
-    """The judge's word on times, withheld where a jump is certain or samples spread."""
+    """The judge's word on times, withheld where a jump is certain.
+
+    Where samples spread, the fastest of each size must say the same as the medians.
+    """
     sizes, seconds = medians(curve)
     if len(sizes) < _FEWEST:
         return None
@@ -64,7 +77,8 @@ def time_verdict(curve: Curve, claim: str) -> Verdict | None:
         text = f"time jumps by {factor:.2f} between n = {before} and {after}"
         return found._replace(verdict="undecided", reason=text)
     restless = [n for n in sizes if timing.summary(curve.seconds[n]).unstable]
-    if 2 * len(restless) > len(sizes):
+    fastest = [min(curve.seconds[n]) for n in sizes]
+    if 2 * len(restless) > len(sizes) and judge(sizes, fastest, claim).verdict != found.verdict:
         text = f"samples spread by more than a tenth at {len(restless)} of {len(sizes)} sizes"
         return found._replace(verdict="undecided", reason=text)
     return found
@@ -83,14 +97,19 @@ def _time(curve: Curve, claim: str) -> dict[str, Any] | None:
     }
 
 
-def _memory(curve: Curve) -> dict[str, int] | None:
-    """At the largest size: measured, and foretold by the smaller ones."""
+def _memory(curve: Curve, claim: str) -> dict[str, Any] | None:
+    """At the largest size: measured, and foretold by the smaller ones; and how it grows."""
     sizes = sorted(curve.peak)
     if len(sizes) < _FEWEST:
         return None
-    last = sizes.pop()
-    foretold = models.bytes_at(sizes, [curve.peak[n] for n in sizes], last)
-    return {"n": last, "measured": curve.peak[last], "predicted": foretold}
+    peaks = [max(1, curve.peak[n]) for n in sizes]
+    return {
+        "n": sizes[-1],
+        "measured": peaks[-1],
+        "predicted": models.bytes_at(sizes[:-1], peaks[:-1], sizes[-1]),
+        "verdict": judge(sizes, peaks, claim, cliffs=False),
+        "laws": models.law_weights(sizes, peaks),
+    }
 
 
 def _predicted(curve: Curve, n: int) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from nlattn._types import Work
 from nlattn.conformance.backends.backend import load, run
 from nlattn.conformance.table import TABLE, OpSpec
 from nlattn.ops.features import orthogonal_features
 from nlattn.ops.sparse import support_from_index
 from nlattn.scaling.quality import compared
 from nlattn.scaling.scene import Scene
-from nlattn.scaling.work import Counted, count, of_result
+from nlattn.scaling.work import Counted, count, number_of, of_result
 
 _FEATURES = 128
 _GIVEN = ("q", "k", "v", "image", "n", "grid", "seed")
@@ -114,7 +115,8 @@ class Own:
     """A function of the user's: its parameters' names say what it gets.
 
     ``q``, ``k`` (n, d) and ``v`` (n, e) float32, ``image`` (H, W, 3), ``n``, ``grid``, ``seed``.
-    It may return a `Work`, a tuple with one, or something that has one as ``.work``.
+    It may return a `Work`, a tuple with one, something that has one as ``.work``, or its work as a
+    number.
     """
 
     def __init__(self, name: str, function: Callable[..., Any]):
@@ -138,9 +140,12 @@ class Own:
         return lambda: self._function(**arguments)
 
     def count(self, scene: Scene) -> Counted | None:
-        """The work it returns, if it does."""
-        work = of_result(self.call(scene)())
-        return None if work is None else Counted(work, "count", "")
+        """The work it returns, if it does: a `Work`, what has one, or a number."""
+        result = self.call(scene)()
+        work, number = of_result(result), number_of(result)
+        if work is not None:
+            return Counted(work, "count", "")
+        return None if number is None else Counted(Work(0, round(number), 0), "number", "")
 
     def quality(self, scene: Scene) -> dict[str, Any] | None:  # noqa: ARG002
         """None: what it should equal is not known."""

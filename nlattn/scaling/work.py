@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +24,8 @@ class Counted(NamedTuple):
 
     work: Work
     how: str
-    """"count" if the operator counted, "law" if it follows from shapes."""
+    """"count" if the operator counted, "law" if it follows from shapes, "number" if a function
+    returned its work as a number, which stands as multiply-adds."""
     law: str
 
 
@@ -46,6 +49,15 @@ def of_result(result: Any) -> Work | None:
         return found
     parts = result if isinstance(result, tuple) and not isinstance(result, Field) else ()
     return next((part for part in parts if isinstance(part, Work)), None)
+
+
+def number_of(result: Any) -> float | None:
+    """The number that a function returned as its work; None if it is no finite number."""
+    if isinstance(result, np.ndarray) and result.ndim == 0:
+        result = result.item()
+    if isinstance(result, (bool, np.bool_)) or not isinstance(result, Real):
+        return None
+    return float(result) if math.isfinite(result) else None
 
 
 def _sizes(spec: OpSpec, arrays: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -57,6 +59,33 @@ def test_what_turns_in_the_upper_half_is_undecided() -> None:
     assert judge(SIZES, late, "n").verdict != "consistent"
 
 
+@pytest.mark.parametrize("share", [0.13, 0.25])
+@pytest.mark.parametrize(("law", "faster"), [("n log n", "n^2"), ("n", "n^2"), ("n", "n^1.5")])
+def test_a_part_that_outgrows_the_law_is_found_while_it_is_small(
+    law: str, faster: str, share: float
+) -> None:
+    f, g = growth(law)(SIZES), growth(faster)(SIZES)
+    cost = np.round(f + share / (1 - share) * f[-1] / g[-1] * g)
+    found = judge(SIZES, cost, law, cliffs=False)
+    assert found.verdict == "inconsistent"
+    assert share * 0.9 <= found.part <= share * 1.5  # a law below takes some of its place
+    assert f"% of the cost at n = {SIZES[-1]} grow as " in found.reason
+    assert judge(SIZES, f, law, cliffs=False).verdict == "consistent"
+    assert judge(SIZES, cost, faster, cliffs=False).verdict == "consistent"
+
+
+def test_a_trace_of_what_outgrows_the_law_decides_nothing() -> None:
+    cost = SIZES * np.log2(SIZES) + 0.05 * 18 / SIZES[-1] * SIZES.astype(float) ** 2
+    assert judge(SIZES, cost, "n log n", cliffs=False).verdict == "undecided"
+
+
+@pytest.mark.parametrize("law", FAMILY)
+def test_what_is_slower_is_no_part(law: str) -> None:
+    f = growth(law)(SIZES)
+    for rest in (-f / SIZES / 2, 40 * f / SIZES, 3 * f / np.log2(SIZES)):
+        assert judge(SIZES, np.round(f + rest), law, cliffs=False).part == 0
+
+
 def test_few_sizes_decide_nothing() -> None:
     found = judge([64, 128, 256], [1, 2, 4], "n")
     assert found.verdict == "undecided"
@@ -104,5 +133,10 @@ def test_complexity_is_asserted_on_counts() -> None:
     assert nlattn.assert_complexity(searched, "n log n", sizes=sizes, unit="scores").constant < 50
     with pytest.raises(ValueError, match="unit='seconds', expected 'multiply_adds', 'scores' or"):
         nlattn.assert_complexity(searched, "n", sizes=sizes, unit="seconds")
+    mixed = lambda n: n * math.log2(n) + n * n / 1024  # noqa: E731  a quarter of it is n^2 at the end
+    with pytest.raises(
+        AssertionError, match=r"^work is inconsistent with n log n: .* grow as n\^2"
+    ):
+        nlattn.assert_complexity(mixed, "n log n")
     with pytest.raises(TypeError, match="fn returned a NoneType, expected a count, a Work, or"):
         nlattn.assert_complexity(lambda _: None, "n")

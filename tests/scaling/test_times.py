@@ -94,12 +94,31 @@ def test_no_verdict_from_time_where_a_cliff_or_noise_forbids_it() -> None:
     word, reason = verdict(samples("n^2", noise=0.001, cliff=20_000))
     assert word == "undecided"
     assert re.fullmatch(r"time jumps by 1\.6\d between n = 16384 and 32768", reason)
-    restless = samples("n^2", noise=0.3)
-    assert verdict(restless)[0] == "undecided"
+    assert verdict(samples("n^2", noise=0.3))[0] == "inconsistent"  # the fastest say so, too
+    slow = (1.0, 1.2, 1.4, 1.6)  # medians grow as n^2, the fastest as n
+    restless = {n: [1e-7 * n, *(1.5e-10 * n * n * s for s in slow)] for n in SIZES}
+    word, reason = verdict(restless)
+    assert word == "undecided"
+    assert re.fullmatch(r"samples spread by more than a tenth at 9 of 9 sizes", reason)
     assert time_verdict(Curve("x", seconds={64: [1.0]}), "n") is None
+
+
+def test_where_work_is_not_known_time_decides() -> None:
+    found = subject(Curve("x", seconds=samples("n^2")), "n log n")
+    assert (found["verdict"], found["judged"]) == ("inconsistent", "time")
+    assert subject(Curve("x", seconds=samples("n")), "n log n")["verdict"] == "consistent"
+
+
+def test_memory_has_a_verdict() -> None:
+    curve = Curve("x", peak={n: 4 * n * n + 5000 for n in SIZES})
+    found = subject(curve, "n^2", claim_memory="n log n")["memory"]
+    assert found["verdict"].verdict == "inconsistent"
+    assert found["laws"]["n^2"] > 0.9
+    assert subject(curve, "n^2")["memory"]["verdict"].verdict == "consistent"
 
 
 def test_a_subject_without_work_or_time_says_so() -> None:
     found = subject(Curve("x"), "n log n", None, 4096)
-    assert found["verdict"] is found["time"] is found["memory"] is found["crossover"] is None
+    assert found["verdict"] is found["judged"] is found["time"] is found["memory"] is None
+    assert found["crossover"] is None
     assert found["predicted"] == {"n": 4096, "seconds": None, "bytes": None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from nlattn.conformance.table import TABLE
 from nlattn.scaling import subject
 from nlattn.scaling.scene import Scene
 from nlattn.scaling.sweep import grids
-from nlattn.scaling.work import of_result
+from nlattn.scaling.work import number_of, of_result
 
 pytest.importorskip("PIL")
 
@@ -80,7 +81,9 @@ def test_a_function_of_ones_own_gets_what_its_parameters_name(
         "    return image\n"
         "def odd(weights):\n"
         "    return weights\n"
-        "number = 3\n"
+        "def number(n):\n"
+        "    return 3.0 * n\n"
+        "three = 3\n"
     )
     path = tmp_path / "mine.py"
     assert subject.find(f"{path}:counted").count(scene).work == Work(48, 48, 48)
@@ -88,8 +91,10 @@ def test_a_function_of_ones_own_gets_what_its_parameters_name(
     assert subject.find(f"{path}:silent").call(scene)().shape == (6, 8, 3)
     with pytest.raises(ValueError, match="takes 'weights', expected parameters among q, k, v, "):
         subject.find(f"{path}:odd")
-    with pytest.raises(ValueError, match=r"mine\.py has no function 'number'"):
-        subject.find(f"{path}:number")
+    found = subject.find(f"{path}:number").count(scene)
+    assert (found.how, found.work.multiply_adds) == ("number", 144)
+    with pytest.raises(ValueError, match=r"mine\.py has no function 'three'"):
+        subject.find(f"{path}:three")
     with pytest.raises(ValueError, match=r"gone\.py is no file"):
         subject.find("gone.py:x")
     with pytest.raises(ValueError, match="cannot import 'no_such': No module named 'no_such'"):
@@ -104,6 +109,16 @@ def test_work_is_found_in_results() -> None:
     assert of_result(field) is field.work
     assert of_result((x, field.work)) is field.work
     assert of_result(x) is None
+
+
+@pytest.mark.parametrize("result", [7, 7.0, np.int64(7), np.float32(7), np.array(7)])
+def test_a_number_is_work(result: object) -> None:
+    assert number_of(result) == 7
+
+
+@pytest.mark.parametrize("result", [True, None, "7", np.ones(1), math.nan, 1j])
+def test_what_is_no_number_is_no_work(result: object) -> None:
+    assert number_of(result) is None
 
 
 def test_grids_are_geometric() -> None:
