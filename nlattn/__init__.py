@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nlattn._types import Field as Field
+    from nlattn._types import Nearest as Nearest
     from nlattn._types import Simplices as Simplices
     from nlattn._types import Support as Support
     from nlattn._types import Work as Work
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from nlattn.ops.lewis import lewis_weights as lewis_weights
     from nlattn.ops.lewis import lp_sensitivity as lp_sensitivity
     from nlattn.ops.lewis import sensitivity_bounds as sensitivity_bounds
+    from nlattn.ops.nearest import nearest_keys as nearest_keys
     from nlattn.ops.nl_means import nl_means as nl_means
     from nlattn.ops.nl_means import nl_means_map as nl_means_map
     from nlattn.ops.nl_means import nl_means_support as nl_means_support
@@ -94,7 +96,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "runtime.threads": ("max_threads", "set_threads", "threads"),
-    "_types": ("Field", "Simplices", "Support", "Work"),
+    "_types": ("Field", "Nearest", "Simplices", "Support", "Work"),
     "maps": ("AttentionMap", "load_map"),
     "ops.cross_scale": (
         "cross_scale_attention",
@@ -107,6 +109,7 @@ _HOME = {
     "ops.lev": ("lev_attention", "lev_attention_map", "lev_attention_vjp", "lev_keys"),
     "ops.leverage": ("approximate_leverage_scores", "leverage_scores"),
     "ops.nonlocal_mean": ("nonlocal_mean", "nonlocal_mean_map", "nonlocal_mean_vjp"),
+    "ops.nearest": ("nearest_keys",),
     "ops.nl_means": ("nl_means", "nl_means_map", "nl_means_support", "nl_means_vjp"),
     "ops.heavy": ("heavy_attention",),
     "ops.lewis": ("lewis_weights", "lp_sensitivity", "sensitivity_bounds"),

@@ -39,6 +39,18 @@ class Field(NamedTuple):
     """Height and width of the key grid."""
 
 
+class Nearest(NamedTuple):
+    """The best keys of every query, proved."""
+
+    index: Ints  # type: ignore[assignment]  # stands where tuple.index would be
+    """(..., n, topk) keys, best first, ties to the lowest; -1 where there are fewer."""
+    score: Floats
+    """(..., n, topk) their scores; -inf where there are fewer."""
+    work: Work
+    right: Bools | None = None
+    """(..., n) whether the best key of the matches to begin with was a best one."""
+
+
 class Support(NamedTuple):
     """Which keys each query attends to: compressed rows, as in SciPy's CSR."""
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Field, Floats, Ints, Work
-from nlattn.engines import random_search, tree_search
+from nlattn.engines import nearest, random_search, tree_search
 from nlattn.engines.random_search import Progress
 from nlattn.kernels import exact, scores
 from nlattn.kernels import patchmatch as kernels
@@ -46,6 +46,8 @@ class SearchOptions(NamedTuple):
     causal: bool = False
     whole: bool = False
     """Whether every key is tried."""
+    proved: bool = False
+    """Whether bounds say which keys need not be tried."""
     stop_count: int | None = None
     patience: int = 1
     first_slice: int = 0
@@ -105,7 +107,7 @@ def search(
     _check.memory(fit.op, needed, max_bytes, f"{topk} matches of {fit.batch * n} queries", "tile q")
 
     table = np.concatenate([fit.slices("q", "k"), masks.slices], axis=1, dtype=np.int64)
-    q, k = (_features(fit[name], options.score, options.patch) for name in "qk")
+    q, k = (features(fit[name], options.score, options.patch) for name in "qk")
     inputs = (q, k, _check.frozen(table), masks.key_mask, masks.mask)
     index = np.full((2, fit.batch, n, topk), -1, np.int32)
     value = np.full(index.shape, -np.inf, fit.dtype)
@@ -113,7 +115,13 @@ def search(
     state = (index, value, tested)
     side = 0
     changed: list[int] = []
-    if options.whole:
+    if options.proved:
+        for b, row in enumerate(table):
+            masked = masks.key_mask[row[2]], masks.mask[row[3]]
+            lists = index[0, b], value[0, b]
+            counts, _ = nearest.search(q[row[0]], k[row[1]], *masked, None, plan, *lists)
+            tested[b] = counts[:, 0] + counts[:, 1]
+    elif options.whole:
         runs = fit.batch * -(-n // TILE)
         for first, last in random_search.calls(runs, TILE * m):
             step = Round(0, 0, 0, 0, 0, 0, first, last)
@@ -138,7 +146,7 @@ def search(
     return Field(matches, best, work, (plan.Hk, plan.Wk))
 
 
-def _features(x: Floats, score: str, patch: int) -> Floats:
+def features(x: Floats, score: str, patch: int) -> Floats:
     """Features as the kernels read them: padded for patches, of unit length for the cosine."""
     if score == "cosine":
         length = np.sqrt((x * x).sum(-1, keepdims=True))

@@ -45,8 +45,11 @@ def aligned(size: int, like: Floats) -> Floats:
     return buffer[skip : skip + size]
 
 
-def _emitter(rows: int) -> Any:  # pragma: no cover - the compiler runs it
-    """Code of ``c[r, :] = factor sum_k a[r, k] b[k, :]`` for `rows` rows and one panel."""
+def _emitter(rows: int, squares: bool = False) -> Any:  # pragma: no cover - the compiler runs it
+    """Code of ``c[r, :] = factor sum_k a[r, k] b[k, :]`` for `rows` rows and one panel.
+
+    Or, with `squares`, of ``factor sum_k (b[k, :] - a[r, k])^2``.
+    """
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, depth, factor = arguments
@@ -80,7 +83,10 @@ def _emitter(rows: int) -> Any:  # pragma: no cover - the compiler runs it
             spread = builder.insert_element(undefined, scalar, i32(0))
             spread = builder.shuffle_vector(spread, undefined, first_lane)
             for v, chain in enumerate(chains):
-                product = builder.fmul(spread, panel[v], flags=["contract"])
+                left_v, right_v = spread, panel[v]
+                if squares:
+                    left_v = right_v = builder.fsub(panel[v], spread)
+                product = builder.fmul(left_v, right_v, flags=["contract"])
                 chains[v] = builder.fadd(product, chain, flags=["contract"])
                 chain.add_incoming(zero, before)
                 chain.add_incoming(chains[v], loop)
@@ -143,6 +149,44 @@ def _tail(  # type: ignore[no-untyped-def]
     factor,
 ):  # pragma: no cover - the compiler runs it
     return _signature(a, b, c), _emitter(1)
+
+
+@intrinsic
+def _apart(  # type: ignore[no-untyped-def]
+    _,
+    a,
+    a0,
+    a_row,
+    a_k,
+    b,
+    b0,
+    b_k,
+    c,
+    c0,
+    c_row,
+    depth,
+    factor,
+):  # pragma: no cover - the compiler runs it
+    return _signature(a, b, c), _emitter(_ROWS, squares=True)
+
+
+@intrinsic
+def _one_apart(  # type: ignore[no-untyped-def]
+    _,
+    a,
+    a0,
+    a_row,
+    a_k,
+    b,
+    b0,
+    b_k,
+    c,
+    c0,
+    c_row,
+    depth,
+    factor,
+):  # pragma: no cover - the compiler runs it
+    return _signature(a, b, c), _emitter(1, squares=True)
 
 
 def _compiled(  # pragma: no cover - compiled
@@ -215,3 +259,31 @@ def multiply(
 ) -> None:
     """As `scaled`, of factor 1."""
     scaled(a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, rows, depth, c.dtype.type(1))
+
+
+def _compiled_distances(  # pragma: no cover - compiled
+    a: Floats, a0: int, b: Floats, b0: int, c: Floats, c0: int, rows: int, depth: int
+) -> None:
+    w, one = width(c), c.dtype.type(1)
+    whole = rows - rows % _ROWS
+    for r in range(0, whole, _ROWS):
+        _apart(a, a0 + r * depth, depth, 1, b, b0, w, c, c0 + r * w, w, depth, one)
+    for r in range(whole, rows):
+        _one_apart(a, a0 + r * depth, depth, 1, b, b0, w, c, c0 + r * w, w, depth, one)
+
+
+def _interpreted_distances(
+    a: Floats, a0: int, b: Floats, b0: int, c: Floats, c0: int, rows: int, depth: int
+) -> None:
+    w = width(c)
+    left = a[a0 : a0 + rows * depth].reshape(rows, depth, 1)
+    right = b[b0 : b0 + depth * w].reshape(depth, w)
+    c[c0 : c0 + rows * w] = ((right - left) ** 2).sum(1).reshape(-1)
+
+
+distances = _interpreted_distances if numba.config.DISABLE_JIT else jit.device(_compiled_distances)
+"""``distances(a, a0, b, b0, c, c0, rows, depth)``: ``c[r, l] = sum_k (b[k, l] - a[r, k])^2``.
+
+Arrays are flat; rows of `a` hold `depth` numbers, those of `b` and `c` a panel's width. From
+differences: a small distance of long vectors keeps its digits.
+"""

@@ -55,10 +55,10 @@ def _slopes(
     slopes[:] = weights * (slopes - mean)
 
 
-_SIZE = ir.IntType(64)
+_SIZE, _LANE = ir.IntType(64), ir.IntType(32)
 
 
-class _Lanes:  # pragma: no cover - the compiler runs it
+class Lanes:  # pragma: no cover - the compiler runs it
     """Writes code on the vectors of a row."""
 
     def __init__(self, context: Any, builder: Any, signature: Any) -> None:
@@ -87,9 +87,11 @@ class _Lanes:  # pragma: no cover - the compiler runs it
         return [self.builder.bitcast(place, self.vector.as_pointer()) for place in places]
 
     def load(self, places: list[Any]) -> list[Any]:
+        """Vectors at some places."""
         return [self.builder.load(place, align=self.align) for place in places]
 
     def store(self, values: list[Any], places: list[Any]) -> None:
+        """Put vectors where they belong."""
         for value, place in zip(values, places, strict=True):
             self.builder.store(value, place, align=self.align)
 
@@ -97,7 +99,20 @@ class _Lanes:  # pragma: no cover - the compiler runs it
         """Variables that begin as `values`."""
         return [cgutils.alloca_once_value(self.builder, value) for value in values]
 
+    def spread(self, scalar: Any) -> Any:
+        """A vector of one scalar."""
+        first = self.builder.insert_element(
+            ir.Constant(self.vector, ir.Undefined), scalar, _LANE(0)
+        )
+        lanes = ir.Constant(ir.VectorType(_LANE, self.count), [0] * self.count)
+        return self.builder.shuffle_vector(first, first, lanes)
+
+    def larger(self, a: Any, b: Any) -> Any:
+        """Lane by lane; of NaN and b, b."""
+        return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
+
     def muladd(self, a: Any, b: Any, c: Any) -> Any:
+        """``a b + c``, fused where the CPU can."""
         product = self.builder.fmul(a, b, flags=["contract"])
         return self.builder.fadd(product, c, flags=["contract"])
 
@@ -126,7 +141,7 @@ class _Lanes:  # pragma: no cover - the compiler runs it
 @intrinsic
 def _compiled_highest(_, s, count, top):  # type: ignore[no-untyped-def]  # pragma: no cover
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        on = _Lanes(context, builder, signature)
+        on = Lanes(context, builder, signature)
         s_, count_, top_ = arguments
         found = on.registers(on.load(on.row(2, top_)))
         with cgutils.for_range(builder, count_, intp=_SIZE) as loop:
@@ -146,7 +161,7 @@ def _compiled_exponentials(  # type: ignore[no-untyped-def]
     _, s, count, shift, total
 ):  # pragma: no cover - the compiler runs it
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        on = _Lanes(context, builder, signature)
+        on = Lanes(context, builder, signature)
         s_, count_, shift_, total_ = arguments
         shifts = on.load(on.row(2, shift_))
         totals = on.registers(on.load(on.row(3, total_)))
@@ -179,7 +194,7 @@ def _compiled_slopes(  # type: ignore[no-untyped-def]
     _, s, ds, s0, step, count, top, inverse, mean
 ):  # pragma: no cover - the compiler runs it
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        on = _Lanes(context, builder, signature)
+        on = Lanes(context, builder, signature)
         s_, ds_, s0_, step_, count_, top_, inverse_, mean_ = arguments
         given = [on.load(on.row(n, x)) for n, x in ((5, top_), (6, inverse_), (7, mean_))]
         with cgutils.for_range(builder, count_, intp=_SIZE) as loop:
@@ -196,6 +211,25 @@ def _compiled_slopes(  # type: ignore[no-untyped-def]
     return numba.types.void(s, ds, i, i, i, top, inverse, mean), emit
 
 
+def _within(s: Floats, s0: int, limits: Floats) -> int:
+    return sum(1 << l for l in range(width(s)) if s[s0 + l] <= limits[l])
+
+
+@intrinsic
+def _compiled_within(_, s, s0, limits):  # type: ignore[no-untyped-def]  # pragma: no cover
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        on = Lanes(context, builder, signature)
+        s_, s0_, limits_ = arguments
+        found = _SIZE(0)
+        pairs = zip(on.load(on.row(0, s_, s0_)), on.load(on.row(2, limits_)), strict=True)
+        for v, (x, limit) in enumerate(pairs):
+            bits = builder.bitcast(builder.fcmp_ordered("<=", x, limit), ir.IntType(on.count))
+            found = builder.or_(found, builder.shl(builder.zext(bits, _SIZE), _SIZE(v * on.count)))
+        return found
+
+    return numba.types.int64(s, numba.types.int64, limits), emit
+
+
 _JIT = not numba.config.DISABLE_JIT
 highest: Any = _compiled_highest if _JIT else _highest
 """``highest(s, count, top)``: raise `top` to the largest of each lane; NaN is passed over."""
@@ -204,3 +238,5 @@ exponentials: Any = _compiled_exponentials if _JIT else _exponentials
 slopes: Any = _compiled_slopes if _JIT else _slopes
 """``slopes(s, ds, s0, step, count, top, inverse, mean)``: weights ``s = exp(s - top) inverse`` and
 ``ds = s (ds - mean)``."""
+within: Any = _compiled_within if _JIT else _within
+"""``within(s, s0, limits)``: the lanes whose number is at most their limit, as bits."""

@@ -65,7 +65,7 @@ def _far_from(
 
 
 @jit.device
-def _halve(value: Floats, order: Ints, first: int, middle: int, last: int, state: Any) -> None:
+def halve(value: Floats, order: Ints, first: int, middle: int, last: int, state: Any) -> None:
     """Bring the lesser of ``[first, last)`` before `middle`, by value, ties by key: quickselect."""
     low, high, step = first, last - 1, 0
     while low < high:
@@ -125,7 +125,7 @@ def split(
             along = _product(plan, plan.Wk, planes, plane, k, key)
             along += planes[plane + size] * extra[key]
             value[t] = along if along == along else -np.inf  # a NaN has no rank
-        _halve(value, order, first, middle, last, rng.absorb(state, 3))
+        halve(value, order, first, middle, last, rng.absorb(state, 3))
         thresholds[name] = value[middle]
 
 

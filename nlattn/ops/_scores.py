@@ -36,9 +36,9 @@ def prepare(
     columns = min(3, len(fit.index[0])) if fit.batch else 0
     slices[:, :columns] = fit.index[:, :columns]
     a_bias = _bias(fit, bias, nonfinite)
-    a_mask = _mask(fit, mask)
-    folded_bias, slices[:, 3] = _fold(fit, "bias", a_bias)
-    folded_mask, slices[:, 4] = _fold(fit, "mask", a_mask)
+    a_mask = truth_values(fit, mask)
+    folded_bias, slices[:, 3] = fold(fit, "bias", a_bias)
+    folded_mask, slices[:, 4] = fold(fit, "mask", a_mask)
     return Scores(
         fit["q"],
         fit["k"],
@@ -90,7 +90,7 @@ def _bias(fit: Fit, bias: object, nonfinite: str) -> Any:
     return x
 
 
-def _mask(fit: Fit, mask: object) -> Any:
+def truth_values(fit: Fit, mask: object) -> Any:
     if mask is None:
         return np.ones((1, 1), np.bool_)
     if isinstance(mask, np.ma.MaskedArray):
@@ -106,7 +106,7 @@ def _mask(fit: Fit, mask: object) -> Any:
     return x[tuple(shared)] if x.size else x
 
 
-def _fold(fit: Fit, name: str, x: Any) -> tuple[Any, Ints]:
+def fold(fit: Fit, name: str, x: Any) -> tuple[Any, Ints]:
     """One leading axis, size-1 axes kept, and the slice that belongs to each head."""
     scores = (*fit.lead, fit.dims["n"], fit.dims["m"])
     try:

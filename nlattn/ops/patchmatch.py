@@ -14,6 +14,7 @@ from nlattn.engines.patchmatch import CANDIDATES, JUMPS, PROPAGATE, SCORES, Mask
 from nlattn.engines.random_search import Progress
 
 OP = "patchmatch"
+METHODS = ("buffered", "exact", "certified")
 
 
 def patchmatch(
@@ -73,8 +74,9 @@ def patchmatch(
         True where a key may be matched.
     causal : bool
         Match no key after the query in raster order.
-    method : {"buffered", "exact"}
-        "exact" tries every key: ``n m`` scores.
+    method : {"buffered", "exact", "certified"}
+        "exact" tries every key: ``n m`` scores. "certified" finds the same, bit by bit, and leaves
+        out what bounds exclude, see `nearest_keys`; not for "absdot".
     stop_count, patience : int
         Stop once at most `stop_count` matches changed, `patience` iterations in a row.
     first_slice : int
@@ -119,11 +121,14 @@ def patchmatch(
         _check.flag(OP, "identity", identity),
         _check.integer(OP, "seed", seed, low=0, high=2**64 - 1),
         _check.flag(OP, "causal", causal),
-        _check.choice(OP, "method", method, ("buffered", "exact")) == "exact",
+        _check.choice(OP, "method", method, METHODS) == "exact",
+        method == "certified",
         None if stop_count is None else _check.integer(OP, "stop_count", stop_count, low=0),
         _check.integer(OP, "patience", patience, low=1),
         _check.integer(OP, "first_slice", first_slice, low=0),
     )
+    if options.proved and score == "absdot":
+        _check.fail(OP, "method", "='certified' has no bounds of 'absdot'; use 'exact'")
     n, m = (math.prod(fit.shape(grid)) for grid in ("Hq Wq", "Hk Wk"))
     if max(n, m) >= 1 << 31:
         _check.fail(OP, "q" if n > m else "k", f"has {max(n, m)} pixels, expected under 2^31")

@@ -1,0 +1,223 @@
+"""Scores as distances of points: ``s_ij = (top_i - |p_i - x_j|^2) / per_i``, whatever the score.
+
+A dot product is one after one more coordinate has made all keys equally long. Where one channel of
+the queries is constant and that of the keys a parabola of the others, as in
+``images.queries_and_keys``, the product is a distance in disguise, and that channel is the term
+that no order of the keys and no softmax sees. Everything is computed in float64, centred, in units
+of the largest key, turned to principal axes and rounded once; what that may have cost is known.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Floats
+from nlattn.kernels import scores
+from nlattn.kernels.nearest import ERROR, PER_SCORE, SLACK, SLOPE, TINY, TOP, WIDTH
+from nlattn.runtime.threads import one_blas_thread
+
+_U = 2.0**-53
+_BLOCK = 1 << 15
+_DISGUISED = 0.99  # share of the constant channel's variance that a parabola must explain
+
+
+class Geometry(NamedTuple):
+    """Points and what their distances say of scores."""
+
+    queries: Floats
+    """(n, dims), in the dtype that boxes and distances are computed in."""
+    keys: Floats
+    """(m, dims)."""
+    numbers: Floats
+    """(n, 7) float64, see `kernels.nearest`."""
+    rounding: float
+    """Relative error of a computed squared distance."""
+
+
+class _Form(NamedTuple):
+    """Points before they are turned: ``p = factor_i q_i[kept]``, ``x = k[kept]``, and a height."""
+
+    kept: Any
+    factor: Floats
+    height: Floats
+    """(m,) the additional coordinate of keys; queries have 0 there."""
+    top: Floats
+    per: Floats
+    slack: Floats
+
+
+def geometry(q: Floats, k: Floats, kind: int, factor: float, dtype: Any) -> Geometry:
+    """Points of queries (n, d) and keys (m, d), for points and distances in `dtype`."""
+    n, d = q.shape
+    unit = _unit(k)
+    lengths, key_lengths = _lengths(q, unit), _lengths(k, unit)
+    longest = float(key_lengths.max(initial=0))
+    if kind == scores.NEG_L2:
+        per = np.full(n, 1 / (factor * unit * unit) if factor > 0 else np.inf)
+        form = _Form(slice(None), np.ones(n), np.zeros(0), np.zeros(n), per, np.zeros(n))
+    else:
+        form = _products(q, k, factor, unit, lengths, key_lengths, longest)
+    points, places, far, centre = _turned(q, k, form, unit, dtype)
+    numbers = np.zeros((n, 7))
+    numbers[:, TOP], numbers[:, PER_SCORE] = form.top, form.per
+    numbers[:, SLACK] = form.slack
+    u = float(np.finfo(dtype).eps) / 2
+    dims = points.shape[1]
+    steps = 32 * (dims + 8) * _U
+    reach = np.abs(form.factor) * lengths + longest + centre
+    numbers[:, WIDTH] = 1.01 * u * far + steps * reach
+    numbers[:, TINY] = 4 * dims * float(np.finfo(dtype).tiny)
+    _errors(numbers, q.dtype, kind, abs(factor), lengths * unit, longest * unit, d)
+    rounding = 2 * (dims + 8) * u + steps
+    return Geometry(_check.frozen(points), _check.frozen(places), _check.frozen(numbers), rounding)
+
+
+def _unit(k: Floats) -> float:
+    """A power of two of the size of the largest coordinate of a key."""
+    largest = float(np.abs(k).max(initial=0))
+    return 2.0 ** int(np.frexp(largest)[1]) if 0 < largest < np.inf else 1.0
+
+
+def _blocks(count: int) -> Any:
+    return (slice(i, min(i + _BLOCK, count)) for i in range(0, count, _BLOCK))
+
+
+def _lengths(x: Floats, unit: float) -> Floats:
+    """Length of each row, in units."""
+    out = np.empty(len(x))
+    for rows in _blocks(len(x)):
+        some = x[rows].astype(np.float64) / unit
+        big = np.abs(some).max(1, initial=0, keepdims=True)
+        some /= np.where(big > 0, big, 1)
+        out[rows] = np.sqrt(np.einsum("nc,nc->n", some, some)) * big[:, 0]
+    return out
+
+
+def _products(
+    q: Floats,
+    k: Floats,
+    factor: float,
+    unit: float,
+    lengths: Floats,
+    key_lengths: Floats,
+    longest: float,
+) -> _Form:
+    """Form of ``factor q.k``."""
+    hidden = _disguised(q, k, factor, unit)
+    with np.errstate(all="ignore"):
+        if hidden is not None:
+            channel, gain, constant = hidden
+            kept = np.arange(q.shape[1]) != channel
+            inner, key_inner = _lengths(q[:, kept], unit), _lengths(k[:, kept], unit)
+            height = k[:, channel] / unit
+            offset = key_inner**2 + 2 * gain * constant * height
+            most = float(offset.max(initial=0))
+            size = (
+                gain**2 * inner**2
+                + np.abs(key_inner**2).max()
+                + 2 * gain * np.abs(constant * height).max()
+            )
+            return _Form(
+                kept,
+                np.full(len(q), gain),
+                np.sqrt(most - offset),
+                gain**2 * inner**2 + most,
+                np.full(len(q), 2 * gain / (factor * unit * unit)),
+                64 * (q.shape[1] + 8) * _U * size,
+            )
+        stretch = np.where(lengths > 0, longest / lengths, 1.0) * np.sign(factor)
+        return _Form(
+            slice(None),
+            stretch,
+            np.sqrt(np.maximum(longest**2 - key_lengths**2, 0)),
+            (stretch * lengths) ** 2 + longest**2,
+            2 * stretch / (factor * unit * unit) if factor else np.full(len(q), np.inf),
+            np.full(len(q), 64 * (q.shape[1] + 8) * _U * 2 * longest**2),
+        )
+
+
+def _disguised(q: Floats, k: Floats, factor: float, unit: float) -> tuple[int, float, float] | None:
+    """The constant channel of queries that hides a distance, its gain, and the constant."""
+    if q.shape[1] < 2 or not len(q) or not len(k) or factor <= 0:
+        return None
+    for channel in np.flatnonzero((q == q[:1]).all(0))[::-1]:
+        constant = float(q[0, channel]) / unit
+        kept = np.arange(q.shape[1]) != channel
+        square = _lengths(k[:, kept], unit) ** 2
+        height = constant * k[:, channel].astype(np.float64) / unit
+        square_c, height_c = square - square.mean(), height - height.mean()
+        spread, rise = float(square_c @ square_c), float(square_c @ height_c)
+        if spread > 0 and rise < 0 and rise**2 >= _DISGUISED * spread * float(height_c @ height_c):
+            return int(channel), -spread / (2 * rise), constant
+    return None
+
+
+def _turned(
+    q: Floats, k: Floats, form: _Form, unit: float, dtype: Any
+) -> tuple[Floats, Floats, Floats, float]:
+    """Centred points on the principal axes of the keys.
+
+    And of each query its length and that of the farthest key together, and the centre's length.
+    """
+
+    def key_rows(rows: slice) -> Floats:
+        x = k[rows].astype(np.float64)[:, form.kept] / unit
+        return np.concatenate([x, form.height[rows, None]], 1) if form.height.size else x
+
+    def query_rows(rows: slice) -> Floats:
+        x = q[rows].astype(np.float64)[:, form.kept] / unit * form.factor[rows, None]
+        return np.concatenate([x, np.zeros((len(x), 1))], 1) if form.height.size else x
+
+    dims = key_rows(slice(0, 0)).shape[1]
+    centre, square = np.zeros(dims), np.zeros((dims, dims))
+    places, points = np.empty((len(k), dims), dtype), np.empty((len(q), dims), dtype)
+    far, farthest = np.empty(len(q)), 0.0
+    with one_blas_thread(), np.errstate(all="ignore"):
+        for rows in _blocks(len(k)):
+            centre += key_rows(rows).sum(0)
+        centre /= max(len(k), 1)
+        for rows in _blocks(len(k)):
+            x = key_rows(rows) - centre
+            square += x.T @ x
+        axes = np.linalg.eigh(square)[1][:, ::-1] if len(k) else np.eye(dims)
+        for rows in _blocks(len(k)):
+            x = (key_rows(rows) - centre) @ axes
+            farthest = max(farthest, float(_norms(x).max()))
+            places[rows] = x
+        for rows in _blocks(len(q)):
+            x = (query_rows(rows) - centre) @ axes
+            far[rows] = _norms(x)
+            points[rows] = x
+    return points, places, far + farthest, float(np.linalg.norm(centre))
+
+
+def _norms(x: Floats) -> Floats:
+    """Length of each row."""
+    return np.sqrt(np.einsum("nc,nc->n", x, x))  # type: ignore[no-any-return]
+
+
+def _errors(
+    numbers: Floats,
+    dtype: Any,
+    kind: int,
+    factor: float,
+    lengths: Floats,
+    longest: float,
+    d: int,
+) -> None:
+    """How far computed scores may be from true ones: rounding of the score routine."""
+    info = np.finfo(dtype)
+    u, tiny = float(info.eps) / 2, float(info.tiny)
+    with np.errstate(over="ignore"):
+        most = lengths * longest if kind != scores.NEG_L2 else (lengths + longest) ** 2
+        if kind == scores.NEG_L2:
+            numbers[:, SLOPE] = 2 * (d + 8) * u
+            numbers[:, ERROR] = 2 * (d + 2) * tiny * max(factor, 1)
+        else:
+            numbers[:, ERROR] = 1.1 * (d + 4) * u * factor * most
+            numbers[:, ERROR] += 2 * (d + 2) * tiny * max(factor, 1)
+        over = np.maximum(most, most * factor) >= float(info.max) / 4
+    numbers[over, ERROR] = np.inf

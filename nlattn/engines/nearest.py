@@ -1,0 +1,93 @@
+"""The best keys of every query, proved by bounds on boxes of keys."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Bools, Floats, Ints, Work
+from nlattn.engines import boxes
+from nlattn.engines.distances import Geometry, geometry
+from nlattn.kernels import nearest as kernels
+from nlattn.kernels.boxes import Tree
+from nlattn.kernels.gemm import width
+from nlattn.kernels.matching import Plan
+from nlattn.kernels.nearest import Asked
+
+SHARE = 0.5
+"""A panel of queries that has looked at so much of the tree looks at all keys instead."""
+
+
+class Ready(NamedTuple):
+    """What a search by bounds needs of one slice."""
+
+    tree: Tree
+    asked: Asked
+    geometry: Geometry
+
+
+def prepare(q: Floats, k: Floats, keys: Ints, plan: Plan) -> Ready:
+    """Trees over the `keys` of a slice, and its queries in order."""
+    rows, places = unfolded(q, plan, plan.Hq, plan.Wq), unfolded(k, plan, plan.Hk, plan.Wk)
+    rows, places = _check.frozen(rows), _check.frozen(places)
+    some = places if len(keys) == len(places) else places[keys]
+    shape = geometry(rows, some, plan.kind, plan.factor, q.dtype)
+    tree = boxes.plant(shape.keys, places, keys)
+    depth = boxes.levels(len(rows), width(shape.queries))
+    order = _check.frozen(boxes.ordered(shape.queries, depth))
+    asked = Asked(order, shape.queries, shape.numbers, shape.rounding, SHARE)
+    return Ready(tree, asked, shape)
+
+
+def unfolded(x: Floats, plan: Plan, height: int, width: int) -> Floats:
+    """Patches of a padded flat grid as rows, (height width, patch^2 d)."""
+    p, d = plan.patch, plan.d
+    if p == 1:
+        return x.reshape(height * width, d)
+    grid = x.reshape(height + p - 1, width + p - 1, d)
+    views = np.lib.stride_tricks.sliding_window_view(grid, (p, p), (0, 1))
+    rows: Floats = np.ascontiguousarray(np.moveaxis(views, 2, -1)).reshape(height * width, -1)
+    return rows
+
+
+def search(
+    q: Floats,
+    k: Floats,
+    key_mask: Bools,
+    pairs: Bools,
+    start: Ints | None,
+    plan: Plan,
+    index: Ints,
+    score: Floats,
+) -> tuple[Ints, Bools | None]:
+    """Fill the lists `index` and `score` (n, topk) of one slice; -1 and -inf where none is left.
+
+    Features are padded flat grids. `key_mask` (m,) and `pairs` (n, m) are empty for no mask, and
+    `start` (n, any) are keys to begin with. Returns (n, 3) counts of keys and boxes that were
+    compared with each query and of keys scored; and whether its first key was a best one.
+    """
+    n, m = plan.Hq * plan.Wq, plan.Hk * plan.Wk
+    keys = np.flatnonzero(key_mask) if key_mask.size else np.arange(m)
+    counts, right = np.zeros((n, 3), np.int64), None
+    first = np.zeros(0, score.dtype)
+    if start is not None:
+        start = _check.frozen(start, np.int32)
+        first = np.empty(n, score.dtype)
+        blocks = -(-n // kernels.BLOCK)
+        kernels.begin_lists(blocks, q, k, key_mask, pairs, plan, start, index, score, first)
+    if n and len(keys):
+        ready = prepare(q, k, _check.frozen(keys, np.int32), plan)
+        panels = -(-n // width(ready.asked.points))
+        kernels.seek(panels, q, k, pairs, plan, ready.tree, ready.asked, index, score, counts)
+    if start is not None:
+        right = (start[:, 0] >= 0) & (first == score[:, 0])
+    return counts, right
+
+
+def work(counts: Ints, length: int, itemsize: int, per_query: Ints) -> Work:
+    """Keys and boxes compared with each query, of `length` numbers each, and keys scored."""
+    total = int(per_query.sum())
+    products = (total + int(counts[..., 2].sum())) * length
+    return Work(total, products, 2 * products * itemsize, per_query)
