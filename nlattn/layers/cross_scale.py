@@ -62,7 +62,7 @@ def cross_scale_block(
     op = "cross_scale_block"
     options = parts.checked(op, locals(), None)
     net = Net(op, {"x": (x, "H W C")}, weights, parts.of_block(), nonfinite)
-    _multiples(net, options)
+    _multiples(net, options.scale, options.scale, options.pad)
     return net.fit.unfold(parts.across(net, "", net.fit["x"], options)[0])
 
 
@@ -85,7 +85,7 @@ def cross_scale_block_vjp(
     options = parts.checked(op, locals(), None)
     arrays = {"x": (x, "H W C"), "dout": (dout, "Ho Wo C")}
     net = Net(op, arrays, weights, parts.of_block(), nonfinite)
-    _multiples(net, options)
+    _multiples(net, options.scale, options.scale, options.pad)
     y, pull = parts.across(net, "", net.fit["x"], options)
     return _pulled(net, [("dout", y)], lambda d: pull(d[0]))
 
@@ -133,7 +133,7 @@ def multi_source_projection(
     options = parts.checked(op, locals(), SCALES)
     shapes = parts.of_projection(options.scale)
     net = Net(op, {"x": (x, "H W C")}, weights, shapes, nonfinite)
-    _multiples(net, options)
+    _multiples(net, options.scale, parts.STEP[options.scale], options.pad)
     return net.fit.unfold(parts.projection(net, "", net.fit["x"], options)[0])
 
 
@@ -156,7 +156,7 @@ def multi_source_projection_vjp(
     options = parts.checked(op, locals(), SCALES)
     arrays = {"x": (x, "H W C"), "dout": (dout, "Ho Wo C")}
     net = Net(op, arrays, weights, parts.of_projection(options.scale), nonfinite)
-    _multiples(net, options)
+    _multiples(net, options.scale, parts.STEP[options.scale], options.pad)
     y, pull = parts.projection(net, "", net.fit["x"], options)
     return _pulled(net, [("dout", y)], lambda d: pull(d[0]))
 
@@ -186,7 +186,7 @@ def sem_cell(
     op = "sem_cell"
     options = parts.checked(op, locals(), SCALES)
     net = Net(op, {"x": (x, "H W C")}, weights, parts.of_cell(options.scale), nonfinite)
-    _multiples(net, options)
+    _multiples(net, options.scale, parts.STEP[options.scale], options.pad)
     final, h, _ = _cell(net, net.fit["x"], options)
     return net.fit.unfold(final), net.fit.unfold(h)
 
@@ -211,7 +211,7 @@ def sem_cell_vjp(
     options = parts.checked(op, locals(), SCALES)
     arrays = {"x": (x, "H W C"), "dfinal": (dfinal, "H W C"), "dh": (dh, "Ho Wo C")}
     net = Net(op, arrays, weights, parts.of_cell(options.scale), nonfinite)
-    _multiples(net, options)
+    _multiples(net, options.scale, parts.STEP[options.scale], options.pad)
     final, h, pull = _cell(net, net.fit["x"], options)
     return _pulled(net, [("dfinal", final), ("dh", h)], lambda d: pull(*d))
 
@@ -257,11 +257,12 @@ def _corrected(
     return u + error, pull
 
 
-def _multiples(net: Net, options: parts.Options) -> None:
-    step = options.scale
+def _multiples(net: Net, scale: int, step: int, pad: str) -> None:
+    """With ``pad="error"`` refuse sizes that the keys of a step do not divide."""
     H, W = net.fit.shape("H W")
-    if options.pad == "error" and (H % step or W % step):
-        text = f"has {H} x {W} pixels, expected multiples of scale={step}; pad='edge' allows any"
+    if pad == "error" and (H % step or W % step):
+        of = f"scale={scale}" if step == scale else f"{step}, the steps of scale={scale}"
+        text = f"has {H} x {W} pixels, expected multiples of {of}; pad='edge' allows any"
         _check.fail(net.fit.op, "x", text)
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from nlattn import layers
 from nlattn.layers import _csnln as parts
+from tests.layers.published_csnln import Cell
 
 DATA = Path(__file__).parent.parent / "data"
 GOLDEN: dict[str, tuple[str, bool]] = {
@@ -98,6 +99,45 @@ def test_gradients_agree_with_differences(
         slope = (ends[0] - ends[1]) / 2e-6
         want = (dx * dx_way).sum() + sum((dweights[n] * w_way[n]).sum() for n in w_way)
         np.testing.assert_allclose(want, slope, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("grid", [(6, 6), (2, 10), (4, 6), (8, 4)], ids=str)
+def test_scale_4_takes_what_the_published_network_takes(grid: tuple[int, int]) -> None:
+    """It steps by 2 twice: multiples of 2 do, of 4 are not asked for."""
+    x, weights = np.random.default_rng(3).standard_normal((*grid, 2)), drawn(parts.of_cell(4))
+    published, first = Cell(weights, 4), x.transpose(2, 0, 1)
+    prefix = "multi_source_projection."
+    own = {name[len(prefix) :]: w for name, w in weights.items() if name.startswith(prefix)}
+    for options in ({"parity": True}, {"overlap": "divide"}):
+        found = layers.multi_source_projection(x, own, scale=4, **options)
+        want = published.projection(prefix, first)
+        np.testing.assert_allclose(found, want.transpose(1, 2, 0), rtol=1e-9, atol=1e-11)
+        for a, b in zip(
+            layers.sem_cell(x, weights, scale=4, **options), published.cell(first), strict=True
+        ):
+            np.testing.assert_allclose(a, b.transpose(1, 2, 0), rtol=1e-9, atol=1e-11)
+    cotangents = np.ones(x.shape), np.ones((4 * grid[0], 4 * grid[1], 2))
+    dx, _ = layers.sem_cell_vjp(x, weights, *cotangents, scale=4, parity=True)
+    again, _ = layers.sem_cell_vjp(x, weights, *cotangents, scale=4, overlap="divide")
+    np.testing.assert_allclose(dx, again, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_smaller_scales_are_the_published_network_too(scale: int) -> None:
+    x = np.random.default_rng(4).standard_normal((2 * scale, scale, 2))
+    weights = drawn(parts.of_cell(scale))
+    want = Cell(weights, scale).cell(x.transpose(2, 0, 1))
+    for a, b in zip(layers.sem_cell(x, weights, scale=scale, parity=True), want, strict=True):
+        np.testing.assert_allclose(a, b.transpose(1, 2, 0), rtol=1e-9, atol=1e-11)
+
+
+def test_odd_sizes_are_refused_with_the_step_of_scale_4() -> None:
+    text = (
+        "sem_cell: x has 3 x 6 pixels, expected multiples of 2, the steps of scale=4; "
+        "pad='edge' allows any"
+    )
+    with pytest.raises(ValueError, match=re.escape(text)):
+        layers.sem_cell(np.ones((3, 6, 2)), drawn(parts.of_cell(4)), scale=4, parity=True)
 
 
 def test_a_batch_is_its_slices_and_the_floor_may_be_missing() -> None:
