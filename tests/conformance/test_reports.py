@@ -91,13 +91,13 @@ def test_what_changed() -> None:
         Verdict(NAME + "a", "pass", 8.0),
         Verdict(NAME + "b", "pass", 0.2),
         Verdict(NAME + "c", "crash", math.inf),
-        Verdict(NAME + "new", "close", 2.0),
+        Verdict(NAME + "new", "suspicious", 2.0),
     ]
     assert difference(REPORT, Report("mine", "", "smoke", after)) == [
         f"{NAME}a: pass, error/bound 0.5 -> 8",
         f"{NAME}b: fail -> pass",
         "attention/vjp/float64/a: unsupported -> gone",
-        f"{NAME}new: not there -> close",
+        f"{NAME}new: not there -> suspicious",
     ]
 
 

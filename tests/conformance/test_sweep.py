@@ -51,7 +51,7 @@ def test_the_same_seed_draws_the_same() -> None:
 def test_every_case_drawn_is_one_that_the_oracle_computes(spec: OpSpec, monkeypatch: Any) -> None:
     monkeypatch.setattr("nlattn.conformance.sweep.LARGEST", 5)
     for verdict in sweep(Here(Backend()), 2, ops=(spec.name,), dtypes=("float32",)):
-        assert verdict.status in ("pass", "close"), verdict.detail
+        assert verdict.status in ("pass", "suspicious"), verdict.detail
         assert verdict.case.endswith("/sweep")
 
 

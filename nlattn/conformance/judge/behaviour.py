@@ -23,7 +23,8 @@ from nlattn.conformance.backends.perform import Reply
 from nlattn.conformance.backends.process import Died
 from nlattn.conformance.case import Array, Case
 from nlattn.conformance.cases.recipes import given_per_head
-from nlattn.conformance.judge.verdict import CLOSE, Verdict, ratios
+from nlattn.conformance.judge.errors import ratios
+from nlattn.conformance.judge.verdict import Verdict
 from nlattn.conformance.truth.bounds import allowed
 
 Ask = Callable[[Case], Reply]
@@ -147,6 +148,6 @@ def _differ(
             return f"{what}: {name} has another shape"
         mine, other = got[name].astype(np.float64), x.astype(np.float64)
         worst = float(ratios(mine, other, 2 * bound[name]).max(initial=0))
-        if worst > CLOSE:
+        if worst > 1:
             return f"{what}: {name} differs by {worst:.3g} bounds"
     return ""

@@ -19,8 +19,8 @@ from nlattn.conformance.case import Array, Case, dtype_of, truth
 from nlattn.conformance.judge import structure, variants
 from nlattn.conformance.judge.variants import gradients
 from nlattn.conformance.judge.variants.base import Call, first
+from nlattn.conformance.truth.arithmetic import precision
 from nlattn.conformance.truth.bounds import wide
-from nlattn.conformance.truth.rounding import precision
 
 _UNITS = 64
 """Rounding errors that a result may be from the variant that explains it."""

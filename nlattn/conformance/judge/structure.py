@@ -11,8 +11,8 @@ import numpy as np
 from nlattn.conformance.case import STAGES, Array, Case, dtype_of
 from nlattn.conformance.judge.variants.base import Call
 from nlattn.conformance.judge.variants.dense import stages as oracle_stages
+from nlattn.conformance.truth.arithmetic import precision
 from nlattn.conformance.truth.bounds import wide
-from nlattn.conformance.truth.rounding import precision
 from nlattn.conformance.truth.transcription import transcription
 
 _UNITS = 64

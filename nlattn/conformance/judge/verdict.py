@@ -10,12 +10,19 @@ from typing import Any, Literal
 import numpy as np
 
 from nlattn.conformance.case import Array, Case, dtype_of
-from nlattn.conformance.truth.bounds import allowed, exact, plain
-from nlattn.conformance.truth.rounding import precision
+from nlattn.conformance.judge.errors import digits, errors, ratios, rivalry, usable, varied
+from nlattn.conformance.truth.arithmetic import Arithmetic, precision
+from nlattn.conformance.truth.bounds import allowed, exact, plain, typical
 
-Status = Literal["pass", "close", "fail", "unsupported", "crash", "timeout"]
-CLOSE = 4.0
-"""Up to so many bounds a result is close: to be looked at, and no failure."""
+Status = Literal["pass", "suspicious", "fail", "unsupported", "crash", "timeout"]
+UNLIKELY = 6.0
+"""Typical errors beyond which one of a right backend lies with a chance of 2e-9."""
+SPREAD = 1.75
+"""Typical errors that the root of the mean square may be; right backends reach 0.9."""
+SHARED = 4.0
+"""Roundings that all elements may share, such as those of ``1/sqrt(d)``."""
+_EXCUSE = 2.0
+"""How often the plain transcription's error is excused, where that is beyond a bound itself."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,10 @@ class Verdict:
     diagnosis: str = ""
     seed: int = 0
     seconds: float = 0.0
+    spread: float = 0.0
+    """Root of the mean square of errors, each over its typical size; 0 where bounds suffice."""
+    bias: float = 0.0
+    """Relative error that all elements share."""
 
     @property
     def failed(self) -> bool:
@@ -47,78 +58,90 @@ class Verdict:
         return self.status in ("fail", "crash", "timeout")
 
 
-def judge(case: Case, got: Mapping[str, Any], factor: float = 1.0) -> Verdict:
-    """Compare named results with the truth; `factor` widens the bound.
+def judge(
+    case: Case, got: Mapping[str, Any], factor: float = 1.0, how: Arithmetic | None = None
+) -> Verdict:
+    """Compare named results with the truth; `factor` widens bounds, `how` is the arithmetic.
 
-    Where the truth is NaN or infinite, so must the result be. A result that is further off than
-    `CLOSE` bounds, but no further than twice the plain transcription, is close.
+    Where the truth is NaN or infinite, so must the result be. An element beyond its bound fails the
+    case, and so do errors that are all too large, or all alike, to be what rounding makes. An
+    element within its bound that rounding hardly ever takes so far is suspicious.
     """
     base = Verdict(case.name, "fail", math.inf, seed=case.seed)
     want = exact(case)
     found: dict[str, Array] = {}
     for name, x in want.items():
+        if name not in got:
+            return replace(base, output=name, detail=f"{name} is missing")
         try:
             y = np.asarray(got[name])
             if y.dtype.kind in "cOSUVmM" and y.dtype.name != "bfloat16":
                 return replace(base, output=name, detail=f"{name} has dtype {y.dtype}")
             found[name] = y.astype(np.float64)
-        except KeyError:
-            return replace(base, output=name, detail=f"{name} is missing")
+        except (TypeError, ValueError) as error:
+            return replace(base, output=name, detail=f"{name} is no array of numbers: {error}")
         if y.shape != x.shape:
             return replace(base, output=name, detail=f"{name} has shape {y.shape}, not {x.shape}")
-    bounds = {name: factor * x for name, x in allowed(case).items()}
-    verdict = replace(base, ratio=-1.0)
+    bounds = usable(case, want, {n: factor * x for n, x in allowed(case, how).items()})
+    verdict = _worst(base, found, want, bounds)
+    verdict = replace(verdict, rival=rivalry(case, found, want))
+    if verdict.ratio > 1:
+        others = {name: ratios(y, want[name], bounds[name]) for name, y in plain(case).items()}
+        theirs = max(float(x.max(initial=0)) for x in others.values())
+        excused = math.isfinite(verdict.ratio) and verdict.ratio <= _EXCUSE * theirs
+        return replace(verdict, status="suspicious" if excused else "fail")
+    if verdict.rival <= 1 or not varied(case):
+        return replace(verdict, status="pass")
+    each = {name: factor * x for name, x in typical(case, how).items()}
+    return _pattern(replace(verdict, status="pass"), case, found, want, each)
+
+
+def _worst(
+    base: Verdict, got: Mapping[str, Array], want: Mapping[str, Array], bounds: Mapping[str, Array]
+) -> Verdict:
+    """The verdict with the largest error over its bound, and where that is."""
+    worst = replace(base, ratio=-1.0)
     for name in want:
-        ratio = ratios(found[name], want[name], bounds[name])
-        if not ratio.size:
+        ratio = ratios(got[name], want[name], bounds[name])
+        if not ratio.size or ratio.max() <= worst.ratio:
             continue
         at = np.unravel_index(int(ratio.argmax()), ratio.shape)
-        if ratio[at] > verdict.ratio:
-            mine, true = float(found[name][at]), float(want[name][at])
-            verdict = replace(
-                verdict, ratio=float(ratio[at]), output=name, index=tuple(map(int, at)), got=mine,
-                want=true, bound=float(bounds[name][at]), digits=digits(mine, true),
-            )  # fmt: skip
-    verdict = replace(verdict, ratio=max(verdict.ratio, 0.0), rival=rivalry(case, found, want))
-    if verdict.ratio <= 1:
-        return replace(verdict, status="pass")
-    close = verdict.ratio <= CLOSE or verdict.rival <= 2
-    return replace(verdict, status="close" if close else "fail")
+        mine, true = float(got[name][at]), float(want[name][at])
+        worst = replace(
+            worst, ratio=float(ratio[at]), output=name, index=tuple(map(int, at)), got=mine,
+            want=true, bound=float(bounds[name][at]), digits=digits(mine, true),
+        )  # fmt: skip
+    return replace(worst, ratio=max(worst.ratio, 0.0))
 
 
-def ratios(got: Array, want: Array, bound: Array) -> Array:
-    """Error over bound, (0 where equal, infinite where one is not finite and the other differs)."""
-    with np.errstate(all="ignore"):
-        same = (got == want) | (np.isnan(got) & np.isnan(want))
-        ratio = abs(got - want) / bound
-    ratio = np.where(np.isfinite(got) & np.isfinite(want), ratio, np.inf)
-    ratio = np.where(np.isinf(bound) & np.isfinite(want), 0.0, ratio)
-    return np.asarray(np.where(same, 0.0, np.where(np.isnan(ratio), np.inf, ratio)))
-
-
-def digits(got: float, want: float) -> float:
-    """Decimal digits in which two numbers agree, 0 to 17."""
-    if got == want:
-        return 17.0
-    error = abs(got - want) / abs(want) if want else math.inf
-    return min(17.0, max(0.0, -math.log10(error))) if 0 < error < math.inf else 0.0
-
-
-def rivalry(case: Case, got: Mapping[str, Array], want: Mapping[str, Array]) -> float:
-    """Largest ratio of root mean square errors, got's over the plain transcription's.
-
-    Both are raised by half a spacing of the largest result: less no dtype can promise.
-    """
-    unit, worst = precision(dtype_of(case.dtype)).unit, 0.0
+def _pattern(
+    verdict: Verdict, case: Case, got: Mapping[str, Array], want: Mapping[str, Array],
+    each: Mapping[str, Array],
+) -> Verdict:  # fmt: skip
+    """What the errors of all elements say together, each result beside the plain transcription."""
+    unit = min(precision(dtype_of(case.dtype)).unit, precision(np.dtype(np.float32)).unit)
+    farthest = spread = 0.0
     for name, y in plain(case).items():
-        x = want[name]
-        some = np.isfinite(x)
-        if not some.any():
-            continue
-        floor = unit * float(abs(x[some]).max())
-        with np.errstate(all="ignore"):
-            mine, other = (float(np.sqrt(((z - x)[some] ** 2).mean())) for z in (got[name], y))
-        both = (mine + floor, (other if math.isfinite(other) else 0.0) + floor)
-        ratio = both[0] / both[1] if both[1] else (math.inf if mine else 1.0)
-        worst = max(worst, math.inf if math.isnan(ratio) else ratio)
-    return worst
+        mine, other = (errors(z, want[name], each[name]) for z in (got[name], y))
+        if not other.far > UNLIKELY:
+            farthest = max(farthest, mine.far)
+        if mine.elements >= 8:
+            spread = max(spread, mine.spread)
+            if mine.spread > max(SPREAD, _EXCUSE * other.spread):
+                said = (
+                    f"errors of {name} are {mine.spread:.3g} times as large as roundings make "
+                    f"them, in the root of the mean square of {mine.elements} elements"
+                )
+                return replace(verdict, status="fail", spread=mine.spread, detail=said)
+        least = max(SHARED * unit + UNLIKELY * mine.doubt, _EXCUSE * abs(other.bias))
+        if mine.elements >= 16 and abs(mine.bias) > least:
+            said = (
+                f"{name} is too {'large' if mine.bias > 0 else 'small'} by {abs(mine.bias):.2g} of "
+                f"itself, where roundings average out to {mine.doubt:.2g}"
+            )
+            return replace(verdict, status="fail", spread=spread, bias=mine.bias, detail=said)
+    verdict = replace(verdict, spread=spread)
+    if farthest > UNLIKELY:
+        said = f"an element is {farthest:.3g} typical errors off, where {UNLIKELY:g} are unlikely"
+        return replace(verdict, status="suspicious", detail=said)
+    return verdict

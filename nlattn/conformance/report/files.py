@@ -14,9 +14,9 @@ body{font:16px/1.5 system-ui,sans-serif;margin:0 auto;max-width:70rem;padding:1r
 background:#fff;overflow-wrap:anywhere}h1{font-size:1.4rem}.wide{overflow-x:auto}table{border-collapse:collapse}
 th,td{padding:.3rem .6rem;text-align:left;border-bottom:1px solid #ccc;white-space:nowrap}
 pre{white-space:pre-wrap;background:#f4f4f4;padding:.6rem}
-.fail,.crash,.timeout{color:#b00020;font-weight:600}.close{color:#8a5a00}.pass{color:#1b6e2c}
+.fail,.crash,.timeout{color:#b00020;font-weight:600}.suspicious{color:#8a5a00}.pass{color:#1b6e2c}
 @media (prefers-color-scheme:dark){body{color:#ddd;background:#181818}pre{background:#262626}
-th,td{border-color:#444}.fail,.crash,.timeout{color:#ff6b6b}.close{color:#e0b050}
+th,td{border-color:#444}.fail,.crash,.timeout{color:#ff6b6b}.suspicious{color:#e0b050}
 .pass{color:#6fcf86}}
 """
 
@@ -83,7 +83,7 @@ def _cells(row: tuple[str, ...], tag: str = "td") -> str:
 
 
 def _figure(v: Verdict) -> str:
-    return f"{v.ratio:.3g}" if v.status in ("pass", "close", "fail") else ""
+    return f"{v.ratio:.3g}" if v.status in ("pass", "suspicious", "fail") else ""
 
 
 def difference(old: Report, new: Report) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from nlattn import __version__
 from nlattn.conformance.judge.verdict import Verdict
 
-STATUSES = ("pass", "close", "fail", "crash", "timeout", "unsupported")
+STATUSES = ("pass", "suspicious", "fail", "crash", "timeout", "unsupported")
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,20 @@ def lines(report: Report) -> list[tuple[str, ...]]:
         op, _, dtype, *_ = verdict.case.split("/")
         groups.setdefault((op, dtype), []).append(verdict)
     rows: list[tuple[str, ...]] = []
-    rows += [("operator", "dtype", "passed", "close", "failed", "unsupported", "worst", "where")]
+    rows += [
+        ("operator", "dtype", "passed", "suspicious", "failed", "unsupported", "worst", "where")
+    ]
     for (op, dtype), found in groups.items():
         count = Counter(v.status for v in found)
         failed = sum(v.failed for v in found)
-        judged = [v for v in found if v.status in ("pass", "close", "fail")]
+        judged = [v for v in found if v.status in ("pass", "suspicious", "fail")]
         worst = max(judged, key=lambda v: v.ratio, default=None)
         if worst is None:
             reasons = Counter(v.detail for v in found)
             figure, where = "", reasons.most_common(1)[0][0]
         else:
             figure, where = number(worst.ratio), f"{worst.case} {place(worst)}".rstrip()
-        cells = (count["pass"], count["close"], failed, count["unsupported"])
+        cells = (count["pass"], count["suspicious"], failed, count["unsupported"])
         rows.append((op, dtype, *(str(n) if n else "-" for n in cells), figure, where))
     return rows
 

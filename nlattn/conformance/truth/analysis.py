@@ -17,12 +17,11 @@ from unittest.mock import patch
 import numpy as np
 
 from nlattn.conformance.table import TABLE
+from nlattn.conformance.truth.arithmetic import Arithmetic
 from nlattn.conformance.truth.rounding import (
     Doubtful,
-    Precision,
     Rounded,
     carries,
-    growth,
     parts,
     product,
 )
@@ -31,9 +30,9 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def analysed(precision: Precision) -> Iterator[None]:
-    """Oracles compute with Rounded arrays, in this precision."""
-    with standing_in(Analysis()), patch.object(Rounded, "now", precision):
+def analysed(arithmetic: Arithmetic) -> Iterator[None]:
+    """Oracles compute with Rounded arrays, in this arithmetic."""
+    with standing_in(Analysis()), patch.object(Rounded, "now", arithmetic):
         yield
 
 
@@ -54,7 +53,14 @@ class _Add:
         """Each cell is a sum of some of the terms."""
         count = terms.size / max(x.size, 1)
         np.add.at(x.value, index, terms.value)
-        np.add.at(x.error, index, terms.error + (growth(count) + x.now.unit) * abs(terms.value))
+        own = (x.now.growth(count) + x.now.unit) * abs(terms.value)
+        error = x.now.total(terms.error, own)
+        if x.now.typical:
+            x.error = np.square(x.error)
+            np.add.at(x.error, index, np.square(error))
+            x.error = np.sqrt(x.error)
+        else:
+            np.add.at(x.error, index, error)
 
 
 class Analysis:
@@ -123,7 +129,8 @@ class Analysis:
         error = np.where(condition, e, f)
         if isinstance(condition, Doubtful):
             with np.errstate(invalid="ignore"):
-                error = np.where(condition.doubt, e + f + abs(a - np.asarray(b)), error)
+                both = Rounded.now.total(e, f, abs(a - np.asarray(b)))
+                error = np.where(condition.doubt, both, error)
         return Rounded(np.where(condition, a, b), error)
 
     def put_along_axis(self, x: Any, index: Any, values: Any, axis: int) -> None:
@@ -136,9 +143,9 @@ class Analysis:
             return np.exp(x)
         with np.errstate(over="ignore", invalid="ignore"):
             value = np.exp(x.value)
-            grown = np.expm1(x.error + x.now.unit * abs(x.value))
+            grown = np.expm1(x.now.total(x.error, x.now.unit * abs(x.value)))
             error = np.where(value == 0, 0, value * grown)
-        return Rounded.of(value, error + x.now.tiny, 5.0)
+        return Rounded.of(value, error, x.now.sums.tiny, units=5.0)
 
     def log(self, x: Any) -> Any:
         if not isinstance(x, Rounded):
@@ -146,7 +153,7 @@ class Analysis:
         with np.errstate(divide="ignore", invalid="ignore"):
             value = np.log(x.value)
             error = -np.log1p(-np.minimum(x.error / x.value, 1))
-        return Rounded.of(value, error + 2 * x.now.unit)
+        return Rounded.of(value, error, 2 * x.now.unit)
 
     def sqrt(self, x: Any) -> Any:
         if not isinstance(x, Rounded):
@@ -158,7 +165,7 @@ class Analysis:
         if not isinstance(x, Rounded):
             return np.tanh(x)
         slope = 1 - np.tanh(np.maximum(abs(x.value) - x.error, 0)) ** 2
-        return Rounded.of(np.tanh(x.value), np.minimum(x.error * slope, 2), 4.0)
+        return Rounded.of(np.tanh(x.value), np.minimum(x.error * slope, 2), units=4.0)
 
     def einsum(self, subscripts: str, *operands: Any) -> Any:
         if not carries(operands):

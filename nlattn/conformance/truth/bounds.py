@@ -8,6 +8,7 @@ bound is one of its condition.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +16,8 @@ import numpy as np
 
 from nlattn.conformance.case import Array, Case, dtype_of, named
 from nlattn.conformance.truth.analysis import analysed
-from nlattn.conformance.truth.rounding import Precision, Rounded, precision
+from nlattn.conformance.truth.arithmetic import Arithmetic, Precision, precision
+from nlattn.conformance.truth.rounding import INEXACT, Rounded
 from nlattn.conformance.truth.transcription import transcription
 
 _DOUBLE = precision(np.dtype(np.float64))
@@ -40,20 +42,37 @@ def plain(case: Case) -> dict[str, Array]:
         return {name: np.asarray(x).astype(dtype).astype(float) for name, x in result.items()}
 
 
-@lru_cache(maxsize=64)
-def allowed(case: Case) -> dict[str, Array]:
-    """Bound of each element's error."""
-    now = precision(dtype_of(case.dtype))
+@lru_cache(maxsize=128)
+def allowed(case: Case, how: Arithmetic | None = None) -> dict[str, Array]:
+    """Bound of each element's error; by default in the arithmetic that its dtype suggests."""
+    how = how or Arithmetic.of(case.dtype)
     if case.spec.cases.bound != "analysis":
-        return conditioned(case, now)
+        return conditioned(case, how)
     arrays = {
-        name: Rounded(x, _flushed(x, now)) if floating(x) else x
+        name: Rounded(x, _flushed(x, how.results)) if floating(x) else x
         for name, x in wide(case.arrays).items()
     }
-    with analysed(now), np.errstate(all="ignore"):
+    if how.factors and "dout" in arrays:  # kernels take ``P dP`` from dout and an output in 16 bits
+        arrays["dout"].error += INEXACT
+    with analysed(how), np.errstate(all="ignore"):
         result = named(case, transcription(case.function, arrays, case.options))
-    factor = 1 + _DOUBLE.unit / now.unit
-    return {name: factor * np.asarray(x.error) for name, x in result.items()}
+    return {name: _stored(x, how) for name, x in result.items()}
+
+
+def typical(case: Case, how: Arithmetic | None = None) -> dict[str, Array]:
+    """Size that each element's error has where roundings are independent of each other."""
+    return allowed(case, replace(how or Arithmetic.of(case.dtype), typical=True))
+
+
+def _stored(x: Any, how: Arithmetic) -> Array:
+    """The error of a result, rounded to its dtype, beside a truth that has errors of its own."""
+    error = how.total(x.error, how.results.tiny if how.typical else 0.0)
+    if how.results != how.sums:
+        unit = how.results.unit / 3**0.5 if how.typical else how.results.unit
+        size = abs(x.value)
+        error = how.total(error, unit * size, how.results.tiny * (size != 0))
+        error = np.where(size + error <= how.results.huge, error, np.inf)
+    return np.asarray(how.total(error, error * (_DOUBLE.unit / how.results.unit)))
 
 
 def wide(arrays: Mapping[str, Array]) -> dict[str, Any]:
@@ -71,26 +90,27 @@ def _flushed(x: Array, now: Precision) -> Array:
     return np.where(abs(x) < now.tiny, abs(x), 0.0)
 
 
-def conditioned(case: Case, now: Precision) -> dict[str, Array]:
+def conditioned(case: Case, how: Arithmetic) -> dict[str, Array]:
     """Bounds of leverage and what is built from it: ``u (sqrt(m) + d) cond^2``, per element.
 
     The square is what solving by the Gram matrix costs. An exponent p multiplies relative errors.
     """
-    want, k = exact(case), wide(case.arrays)["k"]
+    want, k, now = exact(case), wide(case.arrays)["k"], how.sums
     p = float(case.options.get("p", 2.0))
     loss = np.zeros(k.shape[:-2])
     for b in np.ndindex(k.shape[:-2]):
         loss[b] = _loss(k[b], now, condition(k[b], want, p, b))
     if case.spec.cases.result == "set":
-        return {
-            "out": (_unsure_prefixes if case.options.get("causal") else _unsure)(case, k, loss, p)
-        }
+        if case.options.get("causal"):
+            return {"out": _unsure_prefixes(case, k, now, p)}
+        return {"out": _unsure(case, k, loss, p)}
     each = {}
     for name, x in want.items():
         share = loss[..., None] if x.ndim > loss.ndim else loss
         root = case.spec.cases.bound == "root of condition"
-        size = np.sqrt(abs(x)) if root else p * abs(x)
-        each[name] = share * size + (case.spec.cases.slack + 1e-11 * (not root)) * abs(x) + now.tiny
+        size = np.sqrt(abs(x)) + share if root else p * abs(x)
+        own = case.spec.cases.slack + 1e-11 * (not root) + how.results.unit
+        each[name] = share * size + own * abs(x) + how.results.tiny
     return each
 
 
@@ -120,9 +140,9 @@ def _unsure(case: Case, k: Array, loss: Array, p: float) -> Array:
     return np.where(unsure, np.inf, 0.1)
 
 
-def _unsure_prefixes(case: Case, k: Array, _: Array, p: float) -> Array:
+def _unsure_prefixes(case: Case, k: Array, now: Precision, p: float) -> Array:
     """The same for the keys up to each key, (..., m, m)."""
-    now, m = precision(dtype_of(case.dtype)), k.shape[-2]
+    m = k.shape[-2]
     found = np.full((*k.shape[:-1], m), 0.1)
     for *b, i in np.ndindex(k.shape[:-1]):
         part = k[tuple(b)][: i + 1]

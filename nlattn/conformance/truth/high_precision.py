@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nlattn.conformance.case import Array, Case, bound, named, truth
-from nlattn.conformance.judge.verdict import ratios
+from nlattn.conformance.judge.errors import ratios
 from nlattn.conformance.truth.analysis import standing_in
 from nlattn.conformance.truth.bounds import floating
 from nlattn.conformance.truth.transcription import transcription

@@ -16,32 +16,21 @@ that maximum counts. A comparison that rounding could turn makes `where` allow f
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from nlattn.conformance.truth.arithmetic import Arithmetic
+
 Array = np.ndarray[Any, Any]
 
-
-class Precision(NamedTuple):
-    """A floating format."""
-
-    unit: float
-    """Half the distance from 1 to the next number."""
-    tiny: float
-    """What a product may lose by underflow."""
-    huge: float
-
-
-def precision(dtype: np.dtype[Any]) -> Precision:
-    """That of a dtype; all but float16 may flush subnormal numbers to 0."""
-    if dtype.name == "bfloat16":
-        return Precision(2.0**-8, 2.0**-126, float.fromhex("0x1.fep127"))
-    info = np.finfo(dtype)
-    tiny = info.smallest_subnormal if dtype.name == "float16" else info.smallest_normal
-    return Precision(float(info.eps) / 2, float(tiny), float(info.max))
+INEXACT = 1e-300
+"""An error that lets an input count as rounded when it is a factor."""
+_LARGE = 1e150
+"""Stands for an infinite error in products, where 0 times it must be 0."""
+_ENDLESS = 1e140
+"""Errors above it are infinite."""
 
 
 class Doubtful(np.ndarray):
@@ -113,8 +102,8 @@ def parts(x: Any) -> tuple[Any, Any]:
 class Rounded:
     """An array of float64 values, and how far a computation in less precision may be from each."""
 
-    now = precision(np.dtype(np.float64))
-    """The precision that is analysed."""
+    now = Arithmetic.of("float64")
+    """The arithmetic that is analysed."""
     __array_ufunc__ = None  # NumPy's arrays leave arithmetic to this class
     __hash__ = None  # type: ignore[assignment]
 
@@ -125,13 +114,12 @@ class Rounded:
             self.error = np.broadcast_to(self.error, self.value.shape).copy()
 
     @classmethod
-    def of(cls, value: Any, error: Any, units: float = 1.0) -> Rounded:
+    def of(cls, value: Any, *errors: Any, units: float = 1.0) -> Rounded:
         """A result, with its own rounding added; infinite where it may overflow."""
-        now = cls.now
-        size = abs(value)
-        error = error + units * now.unit * size + now.tiny * (size != 0)
-        error = np.where(np.isnan(error) | (size + error > now.huge), np.inf, error)
-        return cls(value, np.where(np.isfinite(value), error, 0.0))
+        now, size = cls.now, abs(value)
+        error = now.total(*errors, units * now.unit * size, now.sums.tiny * (size != 0))
+        over = ~(size + error <= min(now.sums.huge, _ENDLESS))
+        return cls(value, np.where(np.isfinite(value), np.where(over, np.inf, error), 0.0))
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("this NumPy function has no error analysis")
@@ -176,10 +164,13 @@ class Rounded:
     def sum(self, axis: Any = None, keepdims: bool = False) -> Rounded:
         value = self.value.sum(axis, keepdims=keepdims)
         count = self.size / max(value.size, 1)
+        error = self.error.sum(axis, keepdims=keepdims)
+        if self.now.typical:
+            error = np.sqrt(np.square(self.error).sum(axis, keepdims=keepdims))
         if count == 1:
-            return Rounded(value, self.error.sum(axis, keepdims=keepdims))
-        spread = abs(self.value).sum(axis, keepdims=keepdims) * growth(count)
-        return Rounded.of(value, self.error.sum(axis, keepdims=keepdims) + spread, 0.0)
+            return Rounded(value, error)
+        spread = abs(self.value).sum(axis, keepdims=keepdims) * self.now.growth(count)
+        return Rounded.of(value, error, spread, units=0.0)
 
     def max(self, axis: Any = None, keepdims: bool = False, initial: Any = None) -> Array:
         return np.asarray(self.value.max(axis, keepdims=keepdims, initial=initial))
@@ -214,17 +205,17 @@ class Rounded:
 
     def __add__(self, other: Any) -> Rounded:
         y, e = parts(other)
-        return Rounded.of(self.value + y, self.error + e)
+        return Rounded.of(self.value + y, self.error, e)
 
     __radd__ = __add__
 
     def __sub__(self, other: Any) -> Rounded:
         y, e = parts(other)
-        return Rounded.of(self.value - y, self.error + e)
+        return Rounded.of(self.value - y, self.error, e)
 
     def __rsub__(self, other: Any) -> Rounded:
         y, e = parts(other)
-        return Rounded.of(y - self.value, self.error + e)
+        return Rounded.of(y - self.value, self.error, e)
 
     def __mul__(self, other: Any) -> Rounded:
         return product(np.multiply, self, other, 0)
@@ -238,16 +229,16 @@ class Rounded:
         return quotient(other, self)
 
     def __pow__(self, p: Any) -> Rounded:
-        if p == 2:
-            return product(np.multiply, self, self, 0)
         x, e = abs(self.value), self.error
+        if p == 2:
+            return Rounded.of(x**2, 2 * x * e + e**2)
         value = self.value**p
         grown = (x + e) ** p - x**p
         lost = x**p - np.maximum(x - e, 0) ** p
         with np.errstate(divide="ignore", invalid="ignore"):
             steep = np.where(x > 0, abs(p * np.log(np.where(x > 0, x, 1))), 0)
         extra = 2 * self.now.unit * (4 + steep) * abs(value)
-        return Rounded.of(value, np.maximum(grown, lost) + extra)
+        return Rounded.of(value, np.maximum(grown, lost), extra)
 
     def __iadd__(self, other: Any) -> Rounded:
         self[...] = self + other
@@ -262,24 +253,48 @@ class Rounded:
         return self
 
 
-def growth(n: float) -> float:
-    """Relative error of a sum of n terms, over the sum of their magnitudes."""
-    unit = Rounded.now.unit
-    return unit * min(n + 1, 2 * math.sqrt(n + 1) * (1 + 2 * n * unit))
-
-
 def product(how: Callable[..., Any], a: Any, b: Any, n: float) -> Rounded:
-    """A bilinear operation of which each result sums n products."""
+    """A bilinear operation of which each result sums n products; 0 is multiplication."""
+    now = Rounded.now
+    if n:
+        a, b = factor(a), factor(b)
+    elif given(a) != given(b):  # weights times values, of which a sum is taken later
+        a, b = (a, factor(b)) if given(a) else (factor(a), b)
     (x, e), (y, f) = parts(a), parts(b)
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    e, f = (np.broadcast_to(err, v.shape) for err, v in ((e, x), (f, y)))
+    e, f = (np.broadcast_to(np.minimum(err, _LARGE), v.shape) for err, v in ((e, x), (f, y)))
     with np.errstate(invalid="ignore", over="ignore"):
-        size = how(abs(x), abs(y))
-        error = how(abs(x), f) + how(e, abs(y)) + how(e, f)
-        value = how(x, y)
-    if n == 0:
-        return Rounded.of(value, np.where(size == 0, np.where(np.isnan(error), 0, error), error))
-    return Rounded.of(value, error + growth(n) * size + n * Rounded.now.tiny * (size != 0), 0.0)
+        value, size = how(x, y), how(abs(x), abs(y))
+        grown = size * now.growth(n) if n else 0.0
+        if now.typical:
+            errors = [np.sqrt(how(u**2, w**2)) for u, w in ((x, f), (e, y), (e, f))]
+        else:
+            errors = [how(abs(u), abs(w)) for u, w in ((x, f), (e, y), (e, f))]
+    lost = n * now.sums.tiny * (size != 0)
+    return Rounded.of(value, *errors, grown, lost, units=0.0 if n else 1.0)
+
+
+def given(x: Any) -> bool:
+    """Whether it is an input as it was, not a number that was computed or a constant."""
+    return isinstance(x, Rounded) and x.ndim > 0 and not (x.error > INEXACT).any()
+
+
+def factor(x: Any) -> Any:
+    """As it enters a matrix product: rounded to the format of factors, unless it is exact."""
+    to = Rounded.now.factors
+    if to is None or not isinstance(x, Rounded):
+        return x
+    now, size = Rounded.now, abs(x.value)
+    unit = to.unit / 3**0.5 if now.typical else to.unit
+    error = now.total(x.error, unit * size, to.tiny * (size != 0))
+    error = np.where(size + error <= to.huge, error, np.inf)
+    return Rounded(x.value, np.where((x.error == 0) & _held(x.value, to.unit), 0.0, error))
+
+
+def _held(x: Array, unit: float) -> Array:
+    """Whether a format of this unit holds numbers exactly."""
+    mantissa = np.frexp(np.where(np.isfinite(x), x, 0.0))[0]
+    return np.asarray(mantissa / unit == np.round(mantissa / unit)) | ~np.isfinite(x)
 
 
 def quotient(a: Any, b: Any) -> Rounded:
@@ -288,6 +303,6 @@ def quotient(a: Any, b: Any) -> Rounded:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         value = np.asarray(np.true_divide(x, y))
         left = np.maximum(abs(np.asarray(y)) - f, 0)
-        lost = e + abs(value) * f
+        lost = Rounded.now.total(e, abs(value) * f)
         error = np.where(lost == 0, 0, lost / left)
-    return Rounded.of(value, error, 2.0)
+    return Rounded.of(value, error, units=2.0)

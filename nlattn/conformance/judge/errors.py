@@ -1,0 +1,106 @@
+"""Errors of results beside their bounds, their typical sizes, and the plain transcription's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from nlattn.conformance.case import Array, Case, dtype_of
+from nlattn.conformance.truth.arithmetic import precision
+from nlattn.conformance.truth.bounds import floating, plain
+
+
+class Errors(NamedTuple):
+    """Errors of one result, over their typical sizes."""
+
+    elements: int
+    far: float
+    spread: float
+    bias: float
+    """Relative error in common, by least squares."""
+    doubt: float
+    """Its standard deviation if errors are independent."""
+
+
+def errors(got: Array, want: Array, each: Array) -> Errors:
+    """What errors have in common; elements that are not finite, and exact zeros, do not count."""
+    known = np.isfinite(got) & np.isfinite(want) & np.isfinite(each) & (each > 0)
+    x, error, size = want[known], (got - want)[known], each[known]
+    if not error.size:
+        return Errors(0, 0.0, 0.0, 0.0, math.inf)
+    parts, scale = error / size, x / size
+    weight = float((scale**2).sum())
+    bias = float((parts * scale).sum() / weight) if weight else 0.0
+    return Errors(
+        error.size, float(abs(parts).max()), float(np.sqrt((parts**2).mean())), bias,
+        weight**-0.5 if weight else math.inf,
+    )  # fmt: skip
+
+
+def ratios(got: Array, want: Array, bound: Array) -> Array:
+    """Error over bound, 0 where equal, infinite where one is not finite and the other differs.
+
+    Where the bound is infinite nothing is known, and the ratio is 0 whatever stands there.
+    """
+    with np.errstate(all="ignore"):
+        same = (got == want) | (np.isnan(got) & np.isnan(want))
+        ratio = abs(got - want) / bound
+    ratio = np.where(np.isfinite(got) & np.isfinite(want), ratio, np.inf)
+    ratio = np.where(np.isinf(bound) & np.isfinite(want), 0.0, ratio)
+    return np.asarray(np.where(same, 0.0, np.where(np.isnan(ratio), np.inf, ratio)))
+
+
+def digits(got: float, want: float) -> float:
+    """Decimal digits in which two numbers agree, 0 to 17."""
+    if got == want:
+        return 17.0
+    error = abs(got - want) / abs(want) if want else math.inf
+    return min(17.0, max(0.0, -math.log10(error))) if 0 < error < math.inf else 0.0
+
+
+def rivalry(case: Case, got: Mapping[str, Array], want: Mapping[str, Array]) -> float:
+    """Largest ratio of root mean square errors, got's over the plain transcription's.
+
+    Both are raised by half a spacing of the largest result: less no dtype can promise.
+    """
+    unit, worst = precision(dtype_of(case.dtype)).unit, 0.0
+    for name, y in plain(case).items():
+        x = want[name]
+        some = np.isfinite(x)
+        if not some.any():
+            continue
+        floor = unit * float(abs(x[some]).max())
+        with np.errstate(all="ignore"):
+            mine, other = (float(np.sqrt(((z - x)[some] ** 2).mean())) for z in (got[name], y))
+        both = (mine + floor, (other if math.isfinite(other) else 0.0) + floor)
+        ratio = both[0] / both[1] if both[1] else (math.inf if mine else 1.0)
+        worst = max(worst, math.inf if math.isnan(ratio) else ratio)
+    return worst
+
+
+def usable(case: Case, want: Mapping[str, Array], bounds: Mapping[str, Array]) -> dict[str, Array]:
+    """Bounds that say something: where rounding may do anything, what the plain transcription does.
+
+    There a result must be as near as four times that one's error; where that one overflows, too,
+    nothing is known. Of sets, an infinite bound is of a key that may be in or out.
+    """
+    if case.spec.cases.result == "set" or all(np.isfinite(x).all() for x in bounds.values()):
+        return dict(bounds)
+    unit, found = precision(dtype_of(case.dtype)).unit, {}
+    for name, y in plain(case).items():
+        x = want[name]
+        size = float(abs(x[np.isfinite(x)]).max(initial=0))
+        with np.errstate(all="ignore"):
+            near = 4 * abs(y - x) + 16 * unit * size
+        near = np.where(np.isfinite(y), near, np.inf)
+        found[name] = np.where(np.isfinite(bounds[name]), bounds[name], near)
+    return found
+
+
+def varied(case: Case) -> bool:
+    """Whether a case's numbers differ, so that its errors are independent of each other."""
+    arrays = [x for x in case.arrays.values() if floating(x) and x.size > 3]
+    return all(len(np.unique(x.astype(np.float64))) > x.size / 2 for x in arrays)

@@ -1,0 +1,95 @@
+"""In which arithmetic a backend is expected to compute: formats of sums, factors and results."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nlattn.conformance.case import dtype_of
+
+Array = np.ndarray[Any, Any]
+
+
+class Precision(NamedTuple):
+    """A floating format."""
+
+    unit: float
+    """Half the distance from 1 to the next number."""
+    tiny: float
+    """What a product may lose by underflow."""
+    huge: float
+
+
+def precision(dtype: np.dtype[Any]) -> Precision:
+    """That of a dtype; all but float16 may flush subnormal numbers to 0."""
+    if dtype.name == "bfloat16":
+        return Precision(2.0**-8, 2.0**-126, float.fromhex("0x1.fep127"))
+    info = np.finfo(dtype)
+    tiny = info.smallest_subnormal if dtype.name == "float16" else info.smallest_normal
+    return Precision(float(info.eps) / 2, float(tiny), float(info.max))
+
+
+_SINGLE = precision(np.dtype(np.float32))
+TF32 = Precision(2.0**-11, _SINGLE.tiny, _SINGLE.huge)
+THREE_TF32 = Precision(2.0**-21, _SINGLE.tiny, _SINGLE.huge)
+"""Each factor as two numbers of TF32; the product of the two small parts is dropped."""
+
+ACCUMULATE = ("float32", "own")
+PRODUCTS = ("own", "tf32", "3xtf32")
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How numbers of one dtype are computed with.
+
+    By default as hardware does: of 16-bit arrays products and sums in float32, what enters a
+    second matrix product (such as the softmax's weights) rounded to 16 bits, and results rounded.
+    """
+
+    sums: Precision
+    """Of every elementary operation."""
+    factors: Precision | None
+    """To which the factors of matrix products are rounded; None where they are of `sums`."""
+    results: Precision
+    typical: bool = False
+    """Whether errors add as independent ones do, by the root of the sum of their squares."""
+
+    @classmethod
+    def of(cls, dtype: str, accumulate: str = "float32", products: str = "own") -> Arithmetic:
+        """That of a dtype.
+
+        `accumulate` is the format of sums of 16-bit numbers, "float32" or their "own"; `products`
+        tells how float32 matrix products are made, as they are ("own"), by "tf32" or "3xtf32".
+        """
+        own = precision(dtype_of(dtype))
+        if own.unit > _SINGLE.unit:
+            return cls(own if accumulate == "own" else _SINGLE, own, own)
+        factors = {"tf32": TF32, "3xtf32": THREE_TF32}.get(products)
+        return cls(own, factors if dtype == "float32" else None, own)
+
+    def total(self, *errors: Any) -> Any:
+        """Bound, or typical size, of a sum of errors."""
+        if self.typical:
+            return reduce(np.hypot, errors)
+        return sum(errors)
+
+    @property
+    def unit(self) -> float:
+        """What one operation loses, of its result."""
+        return self.sums.unit / math.sqrt(3) if self.typical else self.sums.unit
+
+    def growth(self, n: float) -> float:
+        """What a sum of n products loses, of the sum of their magnitudes.
+
+        ``2 sqrt(n)`` is what n independent roundings stay below; where n u nears 1 a sum stagnates,
+        and every term may be lost. Typically a sum in order loses ``u sqrt(n) / 3``.
+        """
+        unit = self.sums.unit
+        stagnant = 1 + 2 * n * unit
+        if self.typical:
+            return unit * math.sqrt(n + 1) / 3 * stagnant
+        return unit * min(n + 1, 2 * math.sqrt(n + 1) * stagnant)
