@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ from threadpoolctl import threadpool_limits
 
 from nlattn import _check
 from nlattn._types import Floats
-from nlattn.files.plain import open_plain
+from nlattn.files import picture
 
+MAX_PIXELS = 64_000_000
 _BLOCK = 1 << 13  # patches in memory at a time: about 10 MB of 7 x 7 RGB patches
 
 
@@ -22,70 +22,36 @@ def photograph() -> Floats:
     return load(Path(__file__).parent / "data" / "astronaut.png")
 
 
-def load(path: str | os.PathLike[str], *, max_pixels: int = 64_000_000) -> Floats:
+def load(
+    path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, page: int | None = None
+) -> Floats:
     """Read an image file as float32 in [0, 1], (H, W, 1) if grey and (H, W, 3) if coloured.
 
-    PNG, JPEG, TIFF and whatever else Pillow reads, of 8 bits or 16 (Pillow reads coloured 16-bit
-    files as 8-bit). Turned upright as its EXIF tag says; transparency is laid on white; palettes
-    are resolved. Values stay as stored (sRGB, not linear light).
+    PNG, JPEG, TIFF, BMP, GIF, WebP and PPM, of 8 bits or 16, as their formats define them. Turned
+    upright as EXIF says; transparency is laid on white; palettes are resolved. Values stay as
+    stored (sRGB, not linear light). Of a file of several pages or frames, `page` names one from 0.
 
     Raises
     ------
     ValueError
-        It is no image, is damaged, holds floating-point pixels or more than `max_pixels` of them.
+        It is no image, is damaged, holds pixels of another kind (floating-point, signed, CIELab,
+        ...), more than `max_pixels` of them, or several pages and none is named.
     OSError
         The file is missing or may not be read.
     ModuleNotFoundError
         Pillow is not installed.
     """
-    from PIL import Image, ImageOps
-
-    path = Path(path)
-    data = open_plain("load", path, links=True)
-    with data, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # decoders warn of what they go on to read
-        try:
-            with Image.open(data) as image:
-                if image.width * image.height > max_pixels:
-                    raise ValueError(
-                        f"{image.width} x {image.height} pixels, above max_pixels={max_pixels}"
-                    )
-                return _pixels(ImageOps.exif_transpose(image))
-        except MemoryError:
-            raise
-        except Image.UnidentifiedImageError:
-            raise ValueError(f"load: {path} is not an image that can be read") from None
-        except Exception as error:  # a decoder of a damaged file raises whatever it likes
-            raise ValueError(f"load: {path} cannot be read: {error}") from None
+    return picture.read("load", path, max_pixels=max_pixels, page=page).pixels
 
 
-def _pixels(image: Any) -> Floats:
-    from PIL import Image
+def save(path: str | os.PathLike[str], image: Floats, *, bits: int = 8) -> None:
+    """Write (H, W, 1) or (H, W, 3) values in [0, 1], clipped and rounded to 8 bits, or 16.
 
-    if image.mode == "F":
-        raise ValueError("it holds floating-point pixels, expected 8 or 16 bits")
-    if image.mode.startswith("I"):
-        values = np.asarray(image, np.float32) / 65535
-        if values.size and not 0 <= values.min() <= values.max() <= 1:
-            raise ValueError("it holds 32-bit pixels, expected 8 or 16 bits")
-        return values[:, :, None]
-    grey = image.mode in ("1", "L", "LA", "La")
-    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
-        colour = image.convert("RGBA")
-        white = Image.new("RGBA", colour.size, "white")
-        image = Image.alpha_composite(white, colour)
-    image = image.convert("L" if grey else "RGB")
-    values = np.asarray(image, np.float32) / 255
-    return values.reshape(image.height, image.width, -1)
-
-
-def save(path: str | os.PathLike[str], image: Floats) -> None:
-    """Write (H, W, 1) or (H, W, 3) values in [0, 1], clipped and rounded to 8 bits."""
-    from PIL import Image
-
-    values = _image("save", image)
-    pixels = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
-    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(path)
+    A ``.png`` holds either; a ``.tif`` 16 bits of grey; a JPEG is written at quality 95.
+    """
+    if bits not in (8, 16):
+        _check.fail("save", f"bits={bits!r}", "is unknown here, expected 8 or 16")
+    picture.write(Path(path), _image("save", image), bits=bits)
 
 
 def resize(image: Floats, height: int, width: int) -> Floats:

@@ -19,6 +19,7 @@ from nlattn import images
 from nlattn.cli import main
 from nlattn.cli.output import Output, Stages, peak_memory, table, to_json
 from nlattn.conformance.table import TABLE
+from nlattn.files import picture as pictures
 
 pytest.importorskip("PIL")
 pytest.importorskip("matplotlib")
@@ -484,6 +485,23 @@ def test_denoise_writes_one_picture_where_told(capsys, tmp_path: Path, noisy: Pa
     assert (code, said) == (0, "")
     assert images.load(tmp_path / "clean.png").shape == (12, 14, 3)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["clean.png", "noisy.png"]
+
+
+def test_denoise_keeps_16_bits(capsys, tmp_path: Path):
+    x = np.random.default_rng(0).integers(20_000, 40_000, (9, 10, 3))
+    pictures.write(tmp_path / "deep.png", x / 65535, bits=16, dpi=(300, 300))
+    call = ["denoise", tmp_path / "deep.png", "--sigma", 0.1, "--patch", 3, "--out"]
+    assert "deep.png has 16 bits, a.jpg holds 8" in refused(capsys, *call, tmp_path / "a.jpg")
+    code, said, _ = run(capsys, *call, tmp_path / "o")
+    assert code == 0
+    assert "16 bits" in said
+    got = pictures.read("load", tmp_path / "o" / "denoised.png", max_pixels=1000)
+    assert got.bits == 16
+    assert got.dpi == pytest.approx((300, 300), abs=0.02)
+    want = nlattn.nl_means(images.load(tmp_path / "deep.png"), sigma=0.1, patch_size=3)
+    assert np.abs(got.pixels - want).max() <= 0.51 / 65535
+    assert run(capsys, *call, tmp_path / "a.jpg", "--bits", 8)[0] == 0
+    assert "JPEG of quality 95" in run(capsys, *call, tmp_path / "b.jpg", "--bits", 8)[1]
 
 
 def test_denoise_says_what_is_wrong(capsys, tmp_path: Path, noisy: Path):

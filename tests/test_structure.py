@@ -22,6 +22,9 @@ OPTIONAL = {"matplotlib", "PIL", "tqdm", "ml_dtypes", "torch", "jax", "onnxrunti
 MAY_USE_OPTIONAL = (
     "plots",
     "images",
+    "files/picture",
+    "files/png",
+    "files/tiff",
     "cli",
     "conformance/backends/adapters",
     "distributed",

@@ -38,7 +38,7 @@ def one_map(options: Namespace) -> int:
         output, stages = _start(options, _array_files(options))
         return _finish(task, options, output, stages)
     output, stages = _start(options, _picture_files(options))
-    image = images.load(options.image)
+    image = images.load(options.image, page=options.page)
     return _finish(_of_image(str(options.image), image, options, stages), options, output, stages)
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import nlattn
-from nlattn import images
 from nlattn.cli.output import Output, Stages, to_json
+from nlattn.files import picture
+from nlattn.images import MAX_PIXELS
 from nlattn.runtime import threads
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
@@ -23,7 +24,12 @@ def denoise(options: Namespace) -> int:
         names = [name]
     sigma = options.sigma if options.sigma < 1 else options.sigma / 255
     output, stages = Output(folder, names, force=options.force), Stages(quiet=options.quiet)
-    image = images.load(options.image)
+    source = picture.read("denoise", options.image, max_pixels=MAX_PIXELS, page=options.page)
+    image, bits = source.pixels, options.bits or source.bits
+    if bits == 16 and not picture.holds_16(name, image.shape[2]):
+        raise ValueError(
+            f"{options.image} has 16 bits, {name} holds 8: name a .png, or say --bits 8"
+        )
     arguments: dict[str, Any] = {
         "sigma": sigma,
         "h": None if options.strength is None else options.strength * sigma,
@@ -41,12 +47,16 @@ def denoise(options: Namespace) -> int:
     report = {
         "image": str(options.image),
         "size": list(image.shape),
+        "bits": bits,
+        "profile": source.icc is not None,
+        "jpeg": _tables(name, source),
         **arguments,
         "change": float(((clean - image) ** 2).mean() ** 0.5),
         "threads": threads.threads(),
         "seconds": stages.seconds,
     }
-    output.write(name, lambda path: images.save(path, clean))
+    kept: dict[str, Any] = {"icc": source.icc, "dpi": source.dpi, "jpeg": source.jpeg}
+    output.write(name, lambda path: picture.write(path, clean, bits=bits, **kept))
     if "report.json" in names:
         output.write("report.json", lambda path: path.write_text(to_json(report)))
     output.commit()
@@ -58,6 +68,14 @@ def denoise(options: Namespace) -> int:
         print(
             f"{Path(options.image).name}, {height} x {width}: denoised in "
             f"{stages.seconds['denoise']:.2f} s; changed by {report['change'] * 255:.1f} of 255 "
-            f"(rms), sigma is {sigma * 255:.1f}\n{', '.join(report['written'])}"
+            f"(rms), sigma is {sigma * 255:.1f}\n{', '.join(report['written'])}, {bits} bits"
+            f"{', ' * bool(report['jpeg'])}{report['jpeg'] or ''}"
         )
     return 0
+
+
+def _tables(name: str, source: picture.Picture) -> str | None:
+    """How a JPEG is written; None for another format."""
+    if not name.lower().endswith((".jpg", ".jpeg")):
+        return None
+    return "JPEG of quality 95" if source.jpeg is None else "JPEG with the tables of the source"

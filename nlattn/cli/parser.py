@@ -32,6 +32,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     one = commands.add_parser("map", help="the attention map of an image, or of arrays")
     one.set_defaults(module="attend", function="one_map", size=None)
     one.add_argument("image", nargs="?", type=Path, metavar="IMAGE", help="PNG, JPEG or TIFF")
+    _page(one)
     for name, what in (
         ("q", "queries, (Hq, Wq, d) or (n, d)"),
         ("k", "keys, (Hk, Wk, d) or (m, d); the queries if omitted"),
@@ -50,6 +51,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         required=True,
         help="deviation of the noise: levels of 0 to 255 or, below 1, a fraction of the range",
     )
+    clean.add_argument(
+        "--bits", type=int, choices=(8, 16), help="of the result (as many as the picture has)"
+    )
+    _page(clean)
     clean.add_argument("--strength", type=_above_zero, help="bandwidth over sigma (0.6)")
     clean.add_argument("--patch", type=_positive, default=5, help="odd width of a patch (5)")
     clean.add_argument("--distance", type=_count, default=5, help="reach of the window (5)")
@@ -214,6 +219,12 @@ def _attention(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=16.0,
         help="keys that the median query spreads over, if --scale is not given (16)",
+    )
+
+
+def _page(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--page", type=_count, metavar="N", help="of a picture with several pages or frames, from 0"
     )
 
 

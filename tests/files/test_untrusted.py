@@ -22,7 +22,7 @@ from nlattn.layers import load_weights
 from nlattn.maps.io import load_map
 from tests.fuzz.targets import run
 
-MAPS = Path(__file__).parent / "data" / "maps"
+MAPS = Path(__file__).parents[1] / "data" / "maps"
 LOADERS = {
     "load_map": (load_map, "x.npz"),
     "load_weights": (load_weights, "x.safetensors"),
