@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nlattn._types import Field as Field
     from nlattn._types import Nearest as Nearest
+    from nlattn._types import Signs as Signs
     from nlattn._types import Simplices as Simplices
     from nlattn._types import Support as Support
     from nlattn._types import Work as Work
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
     from nlattn.ops.features import linear_attention as linear_attention
     from nlattn.ops.features import orthogonal_features as orthogonal_features
     from nlattn.ops.features import positive_features as positive_features
+    from nlattn.ops.hamming import hamming_attention as hamming_attention
+    from nlattn.ops.hamming import hamming_attention_map as hamming_attention_map
+    from nlattn.ops.hamming import hamming_attention_vjp as hamming_attention_vjp
+    from nlattn.ops.hamming import pack_signs as pack_signs
     from nlattn.ops.heavy import heavy_attention as heavy_attention
     from nlattn.ops.lev import lev_attention as lev_attention
     from nlattn.ops.lev import lev_attention_map as lev_attention_map
@@ -96,7 +101,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "runtime.threads": ("max_threads", "set_threads", "threads"),
-    "_types": ("Field", "Nearest", "Simplices", "Support", "Work"),
+    "_types": ("Field", "Nearest", "Signs", "Simplices", "Support", "Work"),
     "maps": ("AttentionMap", "load_map"),
     "ops.cross_scale": (
         "cross_scale_attention",
@@ -111,6 +116,12 @@ _HOME = {
     "ops.nonlocal_mean": ("nonlocal_mean", "nonlocal_mean_map", "nonlocal_mean_vjp"),
     "ops.nearest": ("nearest_keys",),
     "ops.nl_means": ("nl_means", "nl_means_map", "nl_means_support", "nl_means_vjp"),
+    "ops.hamming": (
+        "hamming_attention",
+        "hamming_attention_map",
+        "hamming_attention_vjp",
+        "pack_signs",
+    ),
     "ops.heavy": ("heavy_attention",),
     "ops.lewis": ("lewis_weights", "lp_sensitivity", "sensitivity_bounds"),
     "ops.patchmatch": ("patchmatch",),

@@ -69,3 +69,11 @@ class Simplices(NamedTuple):
     """(..., n, d + 1) its vertex of remainder 0: multiples of d + 1 that sum to 0."""
     rank: Ints
     """(..., n, d + 1) a permutation of 0..d: position in descending order of ``u - rem0``."""
+
+
+class Signs(NamedTuple):
+    """Signs of vectors, 64 to a word."""
+
+    words: Ints
+    """(..., n, ceil(channels / 64)) uint64: bit c % 64 of word c // 64 is set where x_c < 0."""
+    channels: int
