@@ -15,7 +15,7 @@ from nlattn.kernels.patches import Grid
 OVERLAPS = ("average", "mass", "divide")
 
 
-class Options(NamedTuple):
+class CrossScaleOptions(NamedTuple):
     """Checked options of cross-scale attention."""
 
     scale: int
@@ -43,7 +43,7 @@ class Cells:
     Memory: ``2 patch + 2`` rows of ``W h w`` numbers; in gradients ``4 patch + 4``.
     """
 
-    def __init__(self, q: Floats, k: Floats, options: Options):
+    def __init__(self, q: Floats, k: Floats, options: CrossScaleOptions):
         self.q: Floats = _check.frozen(q)
         self.k: Floats = _check.frozen(k)
         self.options = options

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Ints, Support
-from nlattn.engines.patches import ABSENT, Picture, ballots, padded, patches, patches_vjp
+from nlattn.engines.patches import ballots, padded, patches, patches_vjp
 from nlattn.engines.similar import Search, flat, keys, plan, rows
-from nlattn.engines.support import Transposed, checked_support
+from nlattn.engines.support import Transposed
 from nlattn.kernels import shifts, similar
 from nlattn.kernels import sparse as edges
 from nlattn.kernels.panel import groups
@@ -23,54 +22,34 @@ BANDWIDTH = 0.6
 _SHIFT_COST = 30  # operations per pixel and shift
 
 
-class Call:
-    """What all forms of the operator have in common: a picture, its support, its weights."""
+class Call(NamedTuple):
+    """Pictures, their support, and their weights, checked."""
 
-    def __init__(self, op: str, image: object, options: dict[str, Any], dout: object = ABSENT):
-        def chosen(*names: str) -> dict[str, Any]:
-            return {name: options[name] for name in names if name in options}
+    fit: _check.Fit
+    """``image``, and ``dout`` for a gradient."""
+    H: int
+    W: int
+    C: int
+    search: Search
+    sigma: float
+    """In the unit of the image."""
+    h: float
+    own: str
+    """What a pixel weighs itself."""
+    max_bytes: float
+    support: Support | None
+    slices: Ints
+    """(batch,) of the support, if it is given."""
 
-        self.op = op
-        self.support: Support | None = None
-        sigma = _check.number(op, "sigma", options["sigma"])
-        if sigma < 0:
-            _check.fail(op, f"sigma={sigma}", "is negative, expected the noise's deviation")
-        h = options["h"]
-        h = BANDWIDTH * sigma if h is None else _check.number(op, "h", h)
-        if h < 0:
-            _check.fail(op, f"h={h}", "is negative, expected a bandwidth")
-        self.own = _check.choice(op, "self_weight", options["self_weight"], SELF)
-        names = ["patch_size", "patch_distance", "search", "topk", "select"]
-        names += ["candidates", "iterations", "seed"]
-        self.search = Search.checked(op, sigma=sigma, **chosen(*names))
-        if not _check.flag(op, "fast_mode", options.get("fast_mode", True)):
-            text = "weighs the pixels of a patch by a Gaussian, which is not offered"
-            _check.fail(op, "fast_mode=False", text)
-        self.picture = Picture(
-            op, image, dout=dout, **chosen("channel_axis", "data_range", "nonfinite")
-        )
-        self.fit = self.picture.fit
-        self.sigma, self.h = sigma * self.picture.unit, h * self.picture.unit
-        self.search = self.search._replace(sigma=self.sigma)
-        self.max_bytes = options["max_bytes"]
-        self.H, self.W, self.C = self.fit["image"].shape[1:]
-        self.n = self.H * self.W
-        if options["support"] is not None:
-            self._given(options["support"])
+    @property
+    def op(self) -> str:
+        """Whose call it is."""
+        return self.fit.op
 
-    def _given(self, support: Any) -> None:
-        checked = checked_support(self.op, support)
-        *lead, n, m = checked.shape
-        if (n, m) != (self.n, self.n):
-            text = f"has shape {checked.shape}, expected (..., n, n) with n={self.n} pixels"
-            _check.fail(self.op, "support", text)
-        try:
-            numbers = np.arange(math.prod(lead)).reshape(lead)
-            self.slices = np.broadcast_to(numbers, self.fit.lead).ravel()
-        except ValueError:
-            text = f"has leading axes {tuple(lead)}, expected such that broadcast to"
-            _check.fail(self.op, "support", f"{text} {self.fit.lead}")
-        self.support = checked
+    @property
+    def n(self) -> int:
+        """Pixels."""
+        return self.H * self.W
 
     def options(self, terms: float) -> Floats:
         """Twice the variance and 1 over the squared bandwidth, of sums of so many terms."""

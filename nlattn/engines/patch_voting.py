@@ -7,7 +7,7 @@ matches of the query itself, or those of all patches over it. A key may occur se
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,25 +20,32 @@ from nlattn.kernels import sparse as kernels
 _PLAIN = _check.frozen(np.array([1.0, 0.0]))
 
 
+class VotingOptions(NamedTuple):
+    """Checked options of the votes of patches."""
+
+    patch: int
+    temperature: float
+    """Divides the costs."""
+    aggregate: bool
+    """Whether all patches over a query vote, or its own alone."""
+    dedup: bool
+    """Whether only the cheapest of several votes for a key counts."""
+    border: str
+
+    @property
+    def around(self) -> int:
+        """Patches that vote for each query."""
+        return self.patch**2 if self.aggregate else 1
+
+
 class Votes:
     """One call's arrays, matches and votes."""
 
-    def __init__(
-        self,
-        fit: _check.Fit,
-        index: Ints,
-        patch: int,
-        aggregate: bool,
-        dedup: bool,
-        temperature: float,
-        border: str,
-        work: Work | None,
-    ):
-        self.fit, self.work = fit, work
+    def __init__(self, fit: _check.Fit, index: Ints, options: VotingOptions, work: Work | None):
+        self.fit, self.options, self.work = fit, options, work
         self.grids = fit.shape("Hq Wq"), fit.shape("Hk Wk")
         self.n, self.m = (math.prod(grid) for grid in self.grids)
-        self.slope = 1 / temperature
-        self.border, self.patch = border, patch
+        self.slope = 1 / options.temperature
         lead = index.shape[:-3]
         try:
             slices = np.broadcast_to(np.arange(math.prod(lead)).reshape(lead), fit.lead).ravel()
@@ -46,10 +53,10 @@ class Votes:
             text = f"has leading axes {lead}, expected such that broadcast to {fit.lead}"
             _check.fail(fit.op, "field", text)
         self.index = index.reshape(-1, *index.shape[-3:])[slices]
-        self.q, self.k = (_patches(fit[name], patch, border) for name in "qk")
+        self.q, self.k = (_patches(fit[name], options.patch, options.border) for name in "qk")
         self.matches = self._rows(self.index.reshape(fit.batch, self.n, index.shape[-1]))[0]
         self._weigh()
-        self._collect(patch // 2 if aggregate else 0, dedup)
+        self._cast(options.patch // 2 if options.aggregate else 0)
 
     def attend(self) -> Floats:
         """Outputs of all slices."""
@@ -112,7 +119,7 @@ class Votes:
             arrays = self.q, self.k, *self.matches[:2], self._table("q", "k", "k")
             kernels.weigh(*arrays, self._options(), self.scores, weights, lse)
 
-    def _collect(self, radius: int, dedup: bool) -> None:
+    def _cast(self, radius: int) -> None:
         """The rows of votes, and the softmax of each."""
         (Hq, Wq), (Hk, Wk) = self.grids
         batch, topk = self.fit.batch, self.index.shape[-1]
@@ -133,7 +140,7 @@ class Votes:
         flat = keys.reshape(batch, self.n, (2 * radius + 1) ** 2 * topk)
         numbers = numbers.reshape(flat.shape)
         scores = np.where(flat < 0, -np.inf, np.append(self.scores, 0)[numbers])
-        if dedup:
+        if self.options.dedup:
             flat = np.where(_repeated(flat, scores), -1, flat)
             scores = np.where(flat < 0, -np.inf, scores)
         top = scores.max(-1, keepdims=True, initial=-np.inf)
@@ -194,14 +201,14 @@ class Votes:
 
     def _fold(self, dpatches: Floats, name: str) -> Floats:
         """Gradient of an image from that of its patches: the transpose of `_patches`."""
-        (H, W), r = self.grids[name == "k"], self.patch // 2
-        batch, d, p = len(dpatches), self.fit.dims["d"], self.patch
+        (H, W), r = self.grids[name == "k"], self.options.patch // 2
+        batch, d, p = len(dpatches), self.fit.dims["d"], self.options.patch
         padded = np.zeros((batch, H + 2 * r, W + 2 * r, d), dpatches.dtype)
         near = dpatches.reshape(batch, H, W, p, p, d)
         for a in range(p):
             for b in range(p):
                 padded[:, a : a + H, b : b + W] += near[:, :, :, a, b]
-        sources = np.pad(np.arange(H * W).reshape(H, W), r, mode=self.border)  # type: ignore[call-overload]
+        sources = np.pad(np.arange(H * W).reshape(H, W), r, mode=self.options.border)  # type: ignore[call-overload]
         image = np.zeros((H * W, batch, d), dpatches.dtype)
         np.add.at(image, sources, padded.transpose(1, 2, 0, 3))
         return image.transpose(1, 0, 2).reshape(batch, H, W, d)

@@ -10,7 +10,7 @@ from nlattn import _check
 from nlattn._types import Floats, Ints, Support
 from nlattn.engines import patchmatch
 from nlattn.engines.patches import padded
-from nlattn.engines.patchmatch import CANDIDATES, Masks, SearchOptions
+from nlattn.engines.patchmatch import Masks, SearchOptions
 from nlattn.kernels import similar as kernels
 from nlattn.kernels.matching import Plan
 from nlattn.kernels.scores import NEG_L2
@@ -22,7 +22,7 @@ _POOL = 4  # times as many matches are searched as are chosen by statistics
 
 
 class Search(NamedTuple):
-    """Checked choice of a support."""
+    """Checked choice of the pixels that each is compared with."""
 
     kind: str
     patch: int
@@ -33,40 +33,6 @@ class Search(NamedTuple):
     iterations: int
     seed: int
     sigma: float
-
-    @classmethod
-    def checked(
-        cls,
-        op: str,
-        search: str,
-        patch_size: int,
-        patch_distance: int,
-        topk: int | None,
-        select: str,
-        candidates: str,
-        iterations: int | None,
-        seed: int,
-        sigma: float,
-    ) -> Search:
-        """Raise for values outside their sets."""
-        if topk is not None:
-            topk = _check.integer(op, "topk", topk, low=1, high=63)
-        elif select == "statistical" and search == "window":
-            text = "chooses topk keys, and topk is not given; topk=16 chooses 16"
-            _check.fail(op, "select='statistical'", text)
-        if iterations is None:
-            iterations = 1 if candidates == "tree" else 3
-        return cls(
-            _check.choice(op, "search", search, SEARCHES),
-            _check.odd(op, "patch_size", patch_size, "its centre is a pixel"),
-            _check.integer(op, "patch_distance", patch_distance, low=0),
-            topk,
-            _check.choice(op, "select", select, SELECTS),
-            _check.choice(op, "candidates", candidates, CANDIDATES),
-            _check.integer(op, "iterations", iterations, low=0),
-            _check.integer(op, "seed", seed, low=0, high=2**64 - 1),
-            sigma,
-        )
 
     @property
     def dense(self) -> bool:

@@ -38,7 +38,7 @@ SAME = Stride(3, 1, 1)
 FLOOR = 1e-4
 
 
-class Options(NamedTuple):
+class CellOptions(NamedTuple):
     """Of the cross-scale attention inside."""
 
     scale: int
@@ -74,11 +74,19 @@ class Net:
         return self.w.gradients(self.found)
 
 
-def checked(op: str, options: Mapping[str, Any], scales: tuple[int, ...] | None) -> Options:
-    """Options, those of parity in place of what they replace."""
-    names = "scale", "patch", "temperature", "assign", "overlap", "pad"
-    scale, patch, temperature, assign, overlap, pad = (options[name] for name in names)
-    parity = _check.flag(op, "parity", options["parity"])
+def checked(
+    op: str,
+    scales: tuple[int, ...] | None,
+    scale: object,
+    patch: int,
+    temperature: float,
+    assign: str,
+    overlap: str,
+    pad: str,
+    parity: object,
+) -> CellOptions:
+    """CellOptions, those of parity in place of what they replace."""
+    parity = _check.flag(op, "parity", parity)
     scale = _check.integer(op, "scale", scale, low=1)
     if scales is not None and scale not in scales:
         _check.fail(op, f"scale={scale}", f"is none of {scales}, which have weights")
@@ -88,7 +96,7 @@ def checked(op: str, options: Mapping[str, Any], scales: tuple[int, ...] | None)
             text = "with parity=True, where the published sizes fit for patch=3 alone"
             _check.fail(op, f"patch={patch}", text)
     _check.choice(op, "pad", pad, (*PADS, "error"))
-    return Options(
+    return CellOptions(
         scale, patch, temperature, assign, overlap, pad, "published" if parity else "exact"
     )
 
@@ -185,7 +193,7 @@ def active(net: Net, name: str, x: Floats, how: Stride, *, turned: bool = False)
 POINT = Stride(1, 1, 0)
 
 
-def across(net: Net, prefix: str, x: Floats, options: Options) -> Part:
+def across(net: Net, prefix: str, x: Floats, options: CellOptions) -> Part:
     """Cross-scale attention of x to itself downscaled."""
     scale, pad = STEP.get(options.scale, options.scale) if prefix else options.scale, options.pad
     wide = extend(x, scale, pad)
@@ -233,7 +241,7 @@ def inside(net: Net, prefix: str, x: Floats) -> Part:
     return y.reshape(parts[2][0].shape), pull
 
 
-def projection(net: Net, prefix: str, x: Floats, options: Options) -> Part:
+def projection(net: Net, prefix: str, x: Floats, options: CellOptions) -> Part:
     """Both attentions, and an encoding of their difference."""
     how = STRIDES[options.scale]
     low, pull_low = inside(net, f"{prefix}down_attention.", x)

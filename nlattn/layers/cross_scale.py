@@ -60,7 +60,8 @@ def cross_scale_block(
     Source: [mei2020]. Status: author code.
     """
     op = "cross_scale_block"
-    options = parts.checked(op, locals(), None)
+    options = parts.checked(op, None, scale, patch, temperature, assign, overlap, pad,
+        parity)  # fmt: skip
     net = Net(op, {"x": (x, "H W C")}, weights, parts.of_block(), nonfinite)
     _multiples(net, options.scale, options.scale, options.pad)
     return net.fit.unfold(parts.across(net, "", net.fit["x"], options)[0])
@@ -82,7 +83,8 @@ def cross_scale_block_vjp(
 ) -> tuple[Floats, dict[str, Floats]]:
     """Gradients (dx, dweights) of ``sum(dout * y)``; the floor has none."""
     op = "cross_scale_block_vjp"
-    options = parts.checked(op, locals(), None)
+    options = parts.checked(op, None, scale, patch, temperature, assign, overlap, pad,
+        parity)  # fmt: skip
     arrays = {"x": (x, "H W C"), "dout": (dout, "Ho Wo C")}
     net = Net(op, arrays, weights, parts.of_block(), nonfinite)
     _multiples(net, options.scale, options.scale, options.pad)
@@ -130,7 +132,8 @@ def multi_source_projection(
     which here enlarges by 2. Options as for `cross_scale_block`. Source: [mei2020].
     """
     op = "multi_source_projection"
-    options = parts.checked(op, locals(), SCALES)
+    options = parts.checked(op, SCALES, scale, patch, temperature, assign, overlap, pad,
+        parity)  # fmt: skip
     shapes = parts.of_projection(options.scale)
     net = Net(op, {"x": (x, "H W C")}, weights, shapes, nonfinite)
     _multiples(net, options.scale, parts.STEP[options.scale], options.pad)
@@ -153,7 +156,8 @@ def multi_source_projection_vjp(
 ) -> tuple[Floats, dict[str, Floats]]:
     """Gradients (dx, dweights) of ``sum(dout * y)``."""
     op = "multi_source_projection_vjp"
-    options = parts.checked(op, locals(), SCALES)
+    options = parts.checked(op, SCALES, scale, patch, temperature, assign, overlap, pad,
+        parity)  # fmt: skip
     arrays = {"x": (x, "H W C"), "dout": (dout, "Ho Wo C")}
     net = Net(op, arrays, weights, parts.of_projection(options.scale), nonfinite)
     _multiples(net, options.scale, parts.STEP[options.scale], options.pad)
@@ -184,7 +188,8 @@ def sem_cell(
     Source: [mei2020].
     """
     op = "sem_cell"
-    options = parts.checked(op, locals(), SCALES)
+    options = parts.checked(op, SCALES, scale, patch, temperature, assign, overlap, pad,
+        parity)  # fmt: skip
     net = Net(op, {"x": (x, "H W C")}, weights, parts.of_cell(options.scale), nonfinite)
     _multiples(net, options.scale, parts.STEP[options.scale], options.pad)
     final, h, _ = _cell(net, net.fit["x"], options)
@@ -208,7 +213,8 @@ def sem_cell_vjp(
 ) -> tuple[Floats, dict[str, Floats]]:
     """Gradients (dx, dweights) of ``sum(dfinal * x_final) + sum(dh * h)``."""
     op = "sem_cell_vjp"
-    options = parts.checked(op, locals(), SCALES)
+    options = parts.checked(op, SCALES, scale, patch, temperature, assign, overlap, pad,
+        parity)  # fmt: skip
     arrays = {"x": (x, "H W C"), "dfinal": (dfinal, "H W C"), "dh": (dh, "Ho Wo C")}
     net = Net(op, arrays, weights, parts.of_cell(options.scale), nonfinite)
     _multiples(net, options.scale, parts.STEP[options.scale], options.pad)
@@ -216,7 +222,7 @@ def sem_cell_vjp(
     return _pulled(net, [("dfinal", final), ("dh", h)], lambda d: pull(*d))
 
 
-def _cell(net: Net, x: Floats, options: parts.Options) -> tuple[Floats, Floats, Any]:
+def _cell(net: Net, x: Floats, options: parts.CellOptions) -> tuple[Floats, Floats, Any]:
     """Results of the recurrent cell, and the gradient of x for theirs."""
     small = parts.STRIDES[options.scale]
     u, pull_u = parts.projection(net, "multi_source_projection.", x, options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -70,7 +70,9 @@ def qna_block(
     -----
     ``H W C (F + t heads)`` multiply-adds beside those of `qna`. Status: author code.
     """
-    call = _Call("qna_block", {"x": (x, "H W C")}, locals())
+    asked = _Asked(heads, window, stride, padding, gate, position, normalize_queries,
+        detach_query_norm, scale_rpe_bias, parity, nonfinite)  # fmt: skip
+    call = _Call("qna_block", {"x": (x, "H W C")}, weights, asked)
     return call.fit.unfold(call.forward()[1])  # type: ignore[no-any-return]
 
 
@@ -97,31 +99,47 @@ def qna_block_vjp(
     query alike: its gradient is 0.
     """
     arrays = {"x": (x, "H W C"), "dout": (dout, "Ho Wo Cout")}
-    call = _Call("qna_block_vjp", arrays, locals())
+    asked = _Asked(heads, window, stride, padding, gate, position, normalize_queries,
+        detach_query_norm, scale_rpe_bias, parity, nonfinite)  # fmt: skip
+    call = _Call("qna_block_vjp", arrays, weights, asked)
     dx, found = call.backward()
     return call.fit.reduce("x", dx), call.weights.gradients(found)
+
+
+class _Asked(NamedTuple):
+    """The options of a call, as they came."""
+
+    heads: int
+    window: int | tuple[int, int]
+    stride: int | tuple[int, int]
+    padding: int | tuple[int, int] | None
+    gate: str
+    position: str
+    normalize_queries: bool
+    detach_query_norm: bool
+    scale_rpe_bias: bool
+    parity: bool
+    nonfinite: str
 
 
 class _Call:
     """One call: its arrays, and what it takes in and out of heads."""
 
-    def __init__(self, op: str, arrays: Mapping[str, tuple[Any, str]], options: dict[str, Any]):
-        self.fit = fit = _check.fit(op, arrays, nonfinite=options["nonfinite"])
-        given = mapping(op, options["weights"])
-        heads = _check.integer(op, "heads", options["heads"], low=1)
-        parity = _check.flag(op, "parity", options["parity"])
-        normalize, detach, scaled = (
-            _check.flag(op, name, options[name])
-            for name in ("normalize_queries", "detach_query_norm", "scale_rpe_bias")
-        )
+    def __init__(
+        self, op: str, arrays: Mapping[str, tuple[object, str]], weights: object, asked: _Asked
+    ):
+        self.fit = fit = _check.fit(op, arrays, nonfinite=asked.nonfinite)
+        given = mapping(op, weights)
+        heads = _check.integer(op, "heads", asked.heads, low=1)
+        parity = _check.flag(op, "parity", asked.parity)
         self.kind = kind = _qna.Kind(
             heads,
-            pair(op, "window", options["window"], 1),
-            _check.choice(op, "gate", options["gate"], _qna.GATES),
-            _check.choice(op, "position", options["position"], _qna.POSITIONS),
-            normalize,
-            detach,
-            scaled,
+            pair(op, "window", asked.window, 1),
+            _check.choice(op, "gate", asked.gate, _qna.GATES),
+            _check.choice(op, "position", asked.position, _qna.POSITIONS),
+            _check.flag(op, "normalize_queries", asked.normalize_queries),
+            _check.flag(op, "detach_query_norm", asked.detach_query_norm),
+            _check.flag(op, "scale_rpe_bias", asked.scale_rpe_bias),
             fit.batch if parity else 1,
         )
         self.t = t = (np.shape(given.get("query", ())) or (1,))[0]
@@ -134,13 +152,13 @@ class _Call:
             text = f"needs an even number of queries and heads, got {t} x {heads}"
             _check.fail(op, "gate='posneg'", text)
         shapes = _qna.shapes(kind, t, given)
-        self.weights: Weights = take(fit, given, shapes, nonfinite=options["nonfinite"])
+        self.weights: Weights = take(fit, given, shapes, nonfinite=asked.nonfinite)
         self.x: Floats = fit["x"]
         self.q = _qna.queries(kind, self.weights["query"])
         self.options: dict[str, Any] = {
             "window": kind.window,
-            "stride": options["stride"],
-            "padding": options["padding"],
+            "stride": asked.stride,
+            "padding": asked.padding,
             "bias": _qna.bias(kind, self.weights, self.q),
             "gate": _qna.gate(kind, self.weights, t, fit.dtype),
             "scale": 1.0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,7 +57,8 @@ def window_attention_block(
     Row ``(dy + a - 1)(2b - 1) + dx + b - 1`` of the table belongs to a query dy rows below and dx
     columns right of its key. Source: [liu2021], [arar2022]. Status: author code.
     """
-    call = _Call("window_attention_block", {"x": (x, "n C")}, locals())
+    asked = _Asked(heads, window, mask, nonfinite)
+    call = _Call("window_attention_block", {"x": (x, "n C")}, weights, asked)
     return call.fit.unfold(call.forward()[1])  # type: ignore[no-any-return]
 
 
@@ -73,19 +74,31 @@ def window_attention_block_vjp(
 ) -> tuple[Floats, dict[str, Floats]]:
     """Gradients (dx, dweights) of ``sum(dout * y)``; arguments as for `window_attention_block`."""
     arrays = {"x": (x, "n C"), "dout": (dout, "n Cout")}
-    call = _Call("window_attention_block_vjp", arrays, locals())
+    asked = _Asked(heads, window, mask, nonfinite)
+    call = _Call("window_attention_block_vjp", arrays, weights, asked)
     dx, found = call.backward()
     return call.fit.reduce("x", dx), call.weights.gradients(found)
+
+
+class _Asked(NamedTuple):
+    """The options of a call, as they came."""
+
+    heads: int
+    window: int | tuple[int, int]
+    mask: Bools | None
+    nonfinite: str
 
 
 class _Call:
     """One call: its arrays, and what it takes in and out of heads."""
 
-    def __init__(self, op: str, arrays: Mapping[str, tuple[Any, str]], options: dict[str, Any]):
-        self.fit = fit = _check.fit(op, arrays, nonfinite=options["nonfinite"])
-        given = mapping(op, options["weights"])
-        self.heads = _check.integer(op, "heads", options["heads"], low=1)
-        a, b = pair(op, "window", options["window"], 1)
+    def __init__(
+        self, op: str, arrays: Mapping[str, tuple[object, str]], weights: object, asked: _Asked
+    ):
+        self.fit = fit = _check.fit(op, arrays, nonfinite=asked.nonfinite)
+        given = mapping(op, weights)
+        self.heads = _check.integer(op, "heads", asked.heads, low=1)
+        a, b = pair(op, "window", asked.window, 1)
         if fit.dims["n"] != a * b:
             text = f"has shape {fit.given('x')}, expected (..., {a * b}, C) from window=({a}, {b})"
             _check.fail(op, "x", text)
@@ -99,13 +112,13 @@ class _Call:
         wanted = {
             n: s for n, s in shapes.items() if n in given or n not in ("to_qkv.bias", "to_out.bias")
         }
-        self.weights: Weights = take(fit, given, wanted, nonfinite=options["nonfinite"])
+        self.weights: Weights = take(fit, given, wanted, nonfinite=asked.nonfinite)
         features = self.weights.sizes["F"]
         if features % self.heads:
             text = f"does not divide the {features} features of to_out.kernel"
             _check.fail(op, f"heads={self.heads}", text)
         self.place = _places(a, b)
-        mask = options["mask"]
+        mask = asked.mask
         if mask is not None:
             mask = np.asarray(mask)
             mask = mask if mask.ndim < 3 else _folded(op, mask, fit)

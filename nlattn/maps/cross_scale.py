@@ -9,7 +9,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Ints, Work
-from nlattn.engines.cross_scale import OVERLAPS, Cells, Options, to_cells, to_pixels
+from nlattn.engines.cross_scale import OVERLAPS, Cells, CrossScaleOptions, to_cells, to_pixels
 from nlattn.kernels.patches import add_outer, multiply
 from nlattn.maps.base import OP, AttentionMap
 from nlattn.maps.state import Stored, common
@@ -25,7 +25,7 @@ class CrossScaleMap(AttentionMap):
     kind = "cross_scale"
     normalised = False
 
-    def __init__(self, q: Floats, k: Floats, options: Options):
+    def __init__(self, q: Floats, k: Floats, options: CrossScaleOptions):
         self._cells = cells = Cells(q, k, options)
         s = options.scale
         query_grid = s * cells.rows, s * cells.columns
@@ -138,7 +138,7 @@ class CrossScaleMap(AttentionMap):
         positive = min(floor, divisor) > 0 and np.isfinite([temperature, floor, divisor]).all()
         if scale < 1 or patch < 1 or patch % 2 == 0 or not 0 <= overlap < 3 or not positive:
             raise ValueError("its options are outside their sets")
-        options = Options(
+        options = CrossScaleOptions(
             scale,
             patch,
             temperature,

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats
-from nlattn.engines.cross_scale import OVERLAPS, Cells, Options, to_cells, to_pixels
+from nlattn.engines.cross_scale import OVERLAPS, Cells, CrossScaleOptions, to_cells, to_pixels
 from nlattn.maps.cross_scale import CrossScaleMap, apply
 
 PADS = {"edge": "edge", "reflect": "reflect", "zero": "constant"}
-_NAMES = ("scale", "patch", "temperature", "floor", "overlap", "divisor", "assign", "crop")
 
 
 def cross_scale_attention(
@@ -70,7 +69,9 @@ def cross_scale_attention(
     code, "average" and "mass" are ours.
     """
     arrays = {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d"), "v": (v, "Hv Wv e")}
-    fit, options = _prepared("cross_scale_attention", arrays, locals())
+    asked = Asked(scale, patch, temperature, floor, overlap, divisor, assign, crop,
+        nonfinite, max_bytes)  # fmt: skip
+    fit, options = _prepared("cross_scale_attention", arrays, asked)
     s = options.scale
     fit.dims["Ho"], fit.dims["Wo"] = (s * options.cells(fit.dims[x]) for x in ("Hq", "Wq"))
     out = fit.empty("Ho Wo e")
@@ -102,7 +103,9 @@ def cross_scale_attention_map(
     ``overlap="mass"``, to at most 1 with "average". The map holds `q` and `k`.
     """
     op = "cross_scale_attention_map"
-    fit, options = _prepared(op, {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d")}, locals())
+    asked = Asked(scale, patch, temperature, floor, overlap, divisor, assign, crop,
+        nonfinite, max_bytes)  # fmt: skip
+    fit, options = _prepared(op, {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d")}, asked)
     if fit.lead:
         text = f"have leading axes {fit.lead}, expected one picture (H, W, d), (h, w, d)"
         _check.fail(op, "q, k", text)
@@ -135,7 +138,9 @@ def cross_scale_attention_vjp(
     op = "cross_scale_attention_vjp"
     arrays = {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d"), "v": (v, "Hv Wv e")}
     arrays["dout"] = (dout, "Ho Wo e")
-    fit, options = _prepared(op, arrays, locals())
+    asked = Asked(scale, patch, temperature, floor, overlap, divisor, assign, crop,
+        nonfinite, max_bytes)  # fmt: skip
+    fit, options = _prepared(op, arrays, asked)
     s = options.scale
     dq, dk, dv = (fit.empty(spec) for spec in ("Hq Wq d", "Hk Wk d", "Hv Wv e"))
     for b, (i, j, l, o) in enumerate(fit.index):
@@ -217,21 +222,35 @@ def extend_vjp(dx: Floats, shape: tuple[int, ...], pad: str) -> Floats:
     return dx
 
 
+class Asked(NamedTuple):
+    """The options of a call, as they came."""
+
+    scale: int
+    patch: int
+    temperature: float
+    floor: float
+    overlap: str
+    divisor: float
+    assign: str
+    crop: str
+    nonfinite: str
+    max_bytes: float
+
+
 def _prepared(
-    op: str, arrays: Mapping[str, tuple[Any, str]], given: Mapping[str, Any]
-) -> tuple[_check.Fit, Options]:
+    op: str, arrays: Mapping[str, tuple[object, str]], asked: Asked
+) -> tuple[_check.Fit, CrossScaleOptions]:
     """Arrays and options of a call, checked against each other."""
-    fit = _check.fit(op, arrays, nonfinite=given["nonfinite"], max_bytes=given["max_bytes"])
-    scale, patch, temperature, floor, overlap, divisor, assign, crop = (given[n] for n in _NAMES)
-    options = Options(
-        _check.integer(op, "scale", scale, low=1),
-        _check.odd(op, "patch", patch, "its centre is a pixel"),
-        _check.number(op, "temperature", temperature),
-        _check.number(op, "floor", floor, positive=True),
-        _check.choice(op, "overlap", overlap, OVERLAPS),
-        _check.number(op, "divisor", divisor, positive=True),
-        _check.choice(op, "assign", assign, ("softmax", "argmax")) == "argmax",
-        _check.choice(op, "crop", crop, ("exact", "published")) == "published",
+    fit = _check.fit(op, arrays, nonfinite=asked.nonfinite, max_bytes=asked.max_bytes)
+    options = CrossScaleOptions(
+        _check.integer(op, "scale", asked.scale, low=1),
+        _check.odd(op, "patch", asked.patch, "its centre is a pixel"),
+        _check.number(op, "temperature", asked.temperature),
+        _check.number(op, "floor", asked.floor, positive=True),
+        _check.choice(op, "overlap", asked.overlap, OVERLAPS),
+        _check.number(op, "divisor", asked.divisor, positive=True),
+        _check.choice(op, "assign", asked.assign, ("softmax", "argmax")) == "argmax",
+        _check.choice(op, "crop", asked.crop, ("exact", "published")) == "published",
     )
     s, (H, W, h, w) = options.scale, fit.shape("Hq Wq Hk Wk")
     if "v" in arrays and fit.shape("Hv Wv") != (s * h, s * w):
@@ -247,5 +266,5 @@ def _prepared(
     rings = (4 if "dout" in arrays else 2) * options.patch + 4
     needed = rings * max(W, columns) * h * w * fit.dtype.itemsize
     what = f"{rings} rows of {max(W, columns)} x {h * w} weights"
-    _check.memory(op, needed, given["max_bytes"], what, "use narrower pictures")
+    _check.memory(op, needed, asked.max_bytes, what, "use narrower pictures")
     return fit, options

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Support, Work
-from nlattn.engines.nl_means import Call, denoise, vjp, weights
-from nlattn.engines.similar import joined
+from nlattn._types import Ints, Support, Work
+from nlattn.engines.nl_means import BANDWIDTH, SELF, Call, denoise, vjp, weights
+from nlattn.engines.patchmatch import CANDIDATES
+from nlattn.engines.similar import SEARCHES, SELECTS, Search, joined
+from nlattn.engines.support import checked_support
 from nlattn.maps.sparse import SparseMap
+from nlattn.ops._picture import ABSENT, Picture
 
 
 def nl_means(
@@ -77,12 +81,15 @@ def nl_means(
     ``n (2 distance + 1)^2 (patch_size + C)`` operations, O(n) memory. Source: [buades2005],
     [buades2011]. Status: paper.
     """
-    call = Call("nl_means", image, locals())
+    asked = Asked(sigma, h, patch_size, patch_distance, search, topk, select, self_weight,
+        candidates, iterations, seed, support, channel_axis, data_range, fast_mode,
+        nonfinite, max_bytes)  # fmt: skip
+    picture, call = _checked("nl_means", image, asked)
     voting = _check.choice(call.op, "aggregate", aggregate, ("patch", "pixel")) == "patch"
     out = call.fit.empty("H W e")
     for b in range(call.fit.batch):
         denoise(call, b, voting, out[b])
-    return call.picture.restored(out)
+    return picture.restored(out)
 
 
 def nl_means_support(
@@ -109,8 +116,10 @@ def nl_means_support(
     Support
         Of shape ``(..., H W, H W)``.
     """
-    fixed = {"h": None, "self_weight": "max", "support": None}
-    call = Call("nl_means_support", image, {**fixed, **locals()})
+    asked = Asked(sigma, None, patch_size, patch_distance, search, topk, select, "max",
+        candidates, iterations, seed, None, channel_axis, data_range, True, nonfinite,
+        max_bytes)  # fmt: skip
+    _, call = _checked("nl_means_support", image, asked)
     parts = [call.edges(b, inside=True) for b in range(call.fit.batch)]
     return joined(parts, call.fit.lead, call.n)
 
@@ -139,7 +148,10 @@ def nl_means_map(
 
     Arguments as there. It holds the weights of all keys: 12 bytes each in float32.
     """
-    call = Call("nl_means_map", image, locals())
+    asked = Asked(sigma, h, patch_size, patch_distance, search, topk, select, self_weight,
+        candidates, iterations, seed, support, channel_axis, data_range, True, nonfinite,
+        max_bytes)  # fmt: skip
+    _, call = _checked("nl_means_map", image, asked)
     if call.fit.lead:
         text = f"has leading axes {call.fit.lead}, expected one picture (H, W, C)"
         _check.fail(call.op, "image", text)
@@ -179,7 +191,10 @@ def nl_means_vjp(
     Arguments as there, floats only. At ``d2 = 2 sigma^2`` the weight's slope is 0, and of equal
     largest weights the lowest key's is the pixel's own. ``O(nnz + n patch_size^2 C)`` memory.
     """
-    call = Call("nl_means_vjp", image, locals(), dout)
+    asked = Asked(sigma, h, patch_size, patch_distance, search, topk, select, self_weight,
+        candidates, iterations, seed, support, channel_axis, None, True, nonfinite,
+        max_bytes)  # fmt: skip
+    picture, call = _checked("nl_means_vjp", image, asked, dout)
     voting = _check.choice(call.op, "aggregate", aggregate, ("patch", "pixel")) == "patch"
     needed = call.n * patch_size**2 * call.C * call.fit.dtype.itemsize * 5
     what = f"the {patch_size} x {patch_size} patches of {call.n} pixels, five times"
@@ -187,4 +202,95 @@ def nl_means_vjp(
     gradient = call.fit.empty("H W e")
     for b in range(call.fit.batch):
         gradient[b] = vjp(call, b, voting)
-    return call.picture.restored(gradient)
+    return picture.restored(gradient)
+
+
+class Asked(NamedTuple):
+    """The options of a call, as they came."""
+
+    sigma: float
+    h: float | None
+    patch_size: int
+    patch_distance: int
+    search: str
+    topk: int | None
+    select: str
+    self_weight: str
+    candidates: str
+    iterations: int | None
+    seed: int
+    support: Support | None
+    channel_axis: int | None
+    data_range: float | None
+    fast_mode: bool
+    nonfinite: str
+    max_bytes: float
+
+
+def _checked(op: str, image: object, asked: Asked, dout: object = ABSENT) -> tuple[Picture, Call]:
+    """The picture and its call; ValueError for values outside their sets."""
+    sigma = _check.number(op, "sigma", asked.sigma)
+    if sigma < 0:
+        _check.fail(op, f"sigma={sigma}", "is negative, expected the noise's deviation")
+    h = BANDWIDTH * sigma if asked.h is None else _check.number(op, "h", asked.h)
+    if h < 0:
+        _check.fail(op, f"h={h}", "is negative, expected a bandwidth")
+    own = _check.choice(op, "self_weight", asked.self_weight, SELF)
+    search = _search(op, asked)
+    if not _check.flag(op, "fast_mode", asked.fast_mode):
+        text = "weighs the pixels of a patch by a Gaussian, which is not offered"
+        _check.fail(op, "fast_mode=False", text)
+    picture = Picture(
+        op,
+        image,
+        channel_axis=asked.channel_axis,
+        data_range=asked.data_range,
+        nonfinite=asked.nonfinite,
+        dout=dout,
+    )
+    sigma, h, fit = sigma * picture.unit, h * picture.unit, picture.fit
+    support: Support | None = None
+    slices: Ints = np.zeros(fit.batch, np.int64)
+    if asked.support is not None:
+        support, slices = _given(fit, asked.support)
+    search = search._replace(sigma=sigma)
+    H, W, C = fit.shape("H W e")
+    call = Call(fit, H, W, C, search, sigma, h, own, asked.max_bytes, support, slices)
+    return picture, call
+
+
+def _search(op: str, asked: Asked) -> Search:
+    topk, iterations = asked.topk, asked.iterations
+    if topk is not None:
+        topk = _check.integer(op, "topk", topk, low=1, high=63)
+    elif asked.select == "statistical" and asked.search == "window":
+        text = "chooses topk keys, and topk is not given; topk=16 chooses 16"
+        _check.fail(op, "select='statistical'", text)
+    if iterations is None:
+        iterations = 1 if asked.candidates == "tree" else 3
+    return Search(
+        _check.choice(op, "search", asked.search, SEARCHES),
+        _check.odd(op, "patch_size", asked.patch_size, "its centre is a pixel"),
+        _check.integer(op, "patch_distance", asked.patch_distance, low=0),
+        topk,
+        _check.choice(op, "select", asked.select, SELECTS),
+        _check.choice(op, "candidates", asked.candidates, CANDIDATES),
+        _check.integer(op, "iterations", iterations, low=0),
+        _check.integer(op, "seed", asked.seed, low=0, high=2**64 - 1),
+        0.0,
+    )
+
+
+def _given(fit: _check.Fit, support: Support) -> tuple[Support, Ints]:
+    """A checked support, and its slice for each picture."""
+    checked, n = checked_support(fit.op, support), fit.dims["H"] * fit.dims["W"]
+    *lead, rows, m = checked.shape
+    if (rows, m) != (n, n):
+        text = f"has shape {checked.shape}, expected (..., n, n) with n={n} pixels"
+        _check.fail(fit.op, "support", text)
+    try:
+        numbers = np.arange(math.prod(lead)).reshape(lead)
+        return checked, np.broadcast_to(numbers, fit.lead).ravel()
+    except ValueError:
+        text = f"has leading axes {tuple(lead)}, expected such that broadcast to {fit.lead}"
+        _check.fail(fit.op, "support", text)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Field, Floats
 from nlattn.engines.matches import matches
-from nlattn.engines.patch_voting import Votes
+from nlattn.engines.patch_voting import Votes, VotingOptions
 from nlattn.engines.patchmatch import CANDIDATES
 from nlattn.maps.sparse import SparseMap
 from nlattn.ops.patchmatch import patchmatch
@@ -82,7 +82,9 @@ def psal(
     Source: [cherel2022]. Status: paper; reflected borders and dropped votes are ours.
     """
     arrays = {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d"), "v": (v, "Hk Wk e")}
-    return _votes("psal", arrays, locals()).attend()
+    asked = Asked(patch, topk, temperature, aggregate, dedup, border, key_mask,
+        candidates, iterations, seed, field, nonfinite, max_bytes)  # fmt: skip
+    return _votes("psal", arrays, asked).attend()
 
 
 def psal_map(
@@ -108,7 +110,9 @@ def psal_map(
     Arguments as there. Votes for one key are one weight; its score is the logarithm of what they
     add up to.
     """
-    votes = _votes("psal_map", {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d")}, locals())
+    asked = Asked(patch, topk, temperature, aggregate, dedup, border, key_mask,
+        candidates, iterations, seed, field, nonfinite, max_bytes)  # fmt: skip
+    votes = _votes("psal_map", {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d")}, asked)
     return SparseMap(*votes.entries())
 
 
@@ -138,37 +142,59 @@ def psal_vjp(
     whatever its cost: then dq and dk are 0, and nothing is learned.
     """
     arrays = {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d"), "v": (v, "Hk Wk e")}
-    return _votes("psal_vjp", {**arrays, "dout": (dout, "Hq Wq e")}, locals()).vjp()
+    asked = Asked(patch, topk, temperature, aggregate, dedup, border, key_mask,
+        candidates, iterations, seed, field, nonfinite, max_bytes)  # fmt: skip
+    return _votes("psal_vjp", {**arrays, "dout": (dout, "Hq Wq e")}, asked).vjp()
 
 
-def _votes(op: str, arrays: Mapping[str, tuple[Any, str]], options: Mapping[str, Any]) -> Votes:
+class Asked(NamedTuple):
+    """The options of a call, as they came."""
+
+    patch: int
+    topk: int
+    temperature: float
+    aggregate: bool
+    dedup: bool
+    border: str
+    key_mask: Bools | None
+    candidates: str
+    iterations: int | None
+    seed: int
+    field: Field | None
+    nonfinite: str
+    max_bytes: float
+
+
+def _votes(op: str, arrays: Mapping[str, tuple[object, str]], asked: Asked) -> Votes:
     """Check a call, search unless there is a field, and collect the votes."""
-    fit = _check.fit(op, arrays, nonfinite=options["nonfinite"])
+    fit = _check.fit(op, arrays, nonfinite=asked.nonfinite)
     if "v" not in arrays and fit.lead:
         shape = "(Hq, Wq, d), (Hk, Wk, d)"
         _check.fail(op, "q, k", f"have leading axes {fit.lead}, expected one head {shape}")
-    patch = _check.odd(op, "patch", options["patch"], "its centre is a pixel")
-    topk = _check.integer(op, "topk", options["topk"], low=1, high=64)
-    temperature = _check.number(op, "temperature", options["temperature"], positive=True)
-    aggregate = _check.flag(op, "aggregate", options["aggregate"])
-    dedup = _check.flag(op, "dedup", options["dedup"])
-    border = _check.choice(op, "border", options["border"], BORDERS)
-    candidates = _check.choice(op, "candidates", options["candidates"], CANDIDATES)
-    iterations = options["iterations"]
+    patch = _check.odd(op, "patch", asked.patch, "its centre is a pixel")
+    topk = _check.integer(op, "topk", asked.topk, low=1, high=64)
+    options = VotingOptions(
+        patch,
+        _check.number(op, "temperature", asked.temperature, positive=True),
+        _check.flag(op, "aggregate", asked.aggregate),
+        _check.flag(op, "dedup", asked.dedup),
+        _check.choice(op, "border", asked.border, BORDERS),
+    )
+    candidates = _check.choice(op, "candidates", asked.candidates, CANDIDATES)
+    iterations = asked.iterations
     if iterations is not None:
         iterations = _check.integer(op, "iterations", iterations, low=0)
-    grids = fit.shape("Hq Wq"), fit.shape("Hk Wk")
-    field, around = options["field"], patch**2 if aggregate else 1
+    grids, field = (fit.shape("Hq Wq"), fit.shape("Hk Wk")), asked.field
     if field is None:
-        _refuse(fit, patch, topk * around, options["max_bytes"])
-        known = options["key_mask"]
+        _refuse(fit, patch, topk * options.around, asked.max_bytes)
+        known = asked.key_mask
         field = patchmatch(
-            options["q"],
-            options["k"],
+            arrays["q"][0],  # type: ignore[arg-type]
+            arrays["k"][0],  # type: ignore[arg-type]
             topk=topk,
             candidates=candidates,
             iterations=iterations,
-            seed=options["seed"],
+            seed=asked.seed,
             patch=patch,
             score="neg_l2",
             key_mask=None if known is None else _known_patches(op, known, grids[1], patch),
@@ -179,8 +205,8 @@ def _votes(op: str, arrays: Mapping[str, tuple[Any, str]], options: Mapping[str,
     if (index.shape[-3:-1], key_grid) != grids:
         found = f"is of grids {index.shape[-3:-1]} and {key_grid}"
         _check.fail(op, "field", f"{found}, expected {grids[0]} of q and {grids[1]} of k")
-    _refuse(fit, patch, index.shape[-1] * around, options["max_bytes"])
-    return Votes(fit, index, patch, aggregate, dedup, temperature, border, work)
+    _refuse(fit, patch, index.shape[-1] * options.around, asked.max_bytes)
+    return Votes(fit, index, options, work)
 
 
 def _refuse(fit: _check.Fit, patch: int, slots: int, max_bytes: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -150,9 +150,11 @@ def scram(
     of dense attention is caught, depends on the data: see `quality.compare`.
     Source: [calian2019]. Status: reconstruction.
     """
-    options = locals()  # every option by name
+    asked = Asked(weight, scale, bandwidth, power, candidates, iterations, topk,
+        propagate, seed, kind, window, key_mask, mask, causal, field, support,
+        masked_rows, nonfinite)  # fmt: skip
     arrays = {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d"), "v": (v, "Hk Wk e")}
-    edges, weights, _ = _prepared("scram", arrays, options)
+    edges, weights, _ = _prepared("scram", arrays, asked)
     return edges.attend(weights, return_lse)
 
 
@@ -183,9 +185,11 @@ def scram_map(
 
     Arguments as there. Its `work` includes the search, or that of a given `field`.
     """
-    options = locals()
+    asked = Asked(weight, scale, bandwidth, power, candidates, iterations, topk,
+        propagate, seed, kind, window, key_mask, mask, causal, field, support,
+        masked_rows, nonfinite)  # fmt: skip
     arrays = {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d")}
-    edges, weights, search = _prepared("scram_map", arrays, options)
+    edges, weights, search = _prepared("scram_map", arrays, asked)
     return SparseMap(*edges.entries(weights, search))
 
 
@@ -220,53 +224,86 @@ def scram_vjp(
     Exact for the support, which is a constant: the one given, or the one `scram` finds with the
     same options. Arguments as there, `dout` (..., Hq, Wq, e), `dlse` (..., Hq, Wq).
     """
-    options = locals()
+    asked = Asked(weight, scale, bandwidth, power, candidates, iterations, topk,
+        propagate, seed, kind, window, key_mask, mask, causal, field, support,
+        masked_rows, nonfinite)  # fmt: skip
     arrays = {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d"), "v": (v, "Hk Wk e")}
     arrays["dout"] = (dout, "Hq Wq e")
     if dlse is not None:
         arrays["dlse"] = (dlse, "Hq Wq")
-    edges, weights, _ = _prepared("scram_vjp", arrays, options)
+    edges, weights, _ = _prepared("scram_vjp", arrays, asked)
     return edges.vjp(weights, dlse is not None)
 
 
+class Asked(NamedTuple):
+    """The options of a call, as they came."""
+
+    weight: str
+    scale: float | None
+    bandwidth: float
+    power: float
+    candidates: str
+    iterations: int | None
+    topk: int
+    propagate: str
+    seed: int
+    kind: str | Sequence[str]
+    window: int
+    key_mask: Bools | None
+    mask: Bools | None
+    causal: bool
+    field: Field | None
+    support: Support | None
+    masked_rows: str
+    nonfinite: str
+
+
 def _prepared(
-    op: str, arrays: Mapping[str, tuple[Any, str]], options: Mapping[str, Any]
+    op: str, arrays: Mapping[str, tuple[object, str]], asked: Asked
 ) -> tuple[Edges, Weights, Work | None]:
     """The edges of a call, its weights, and the work of its search."""
-    fit = _check.fit(op, arrays, nonfinite=options["nonfinite"])
+    fit = _check.fit(op, arrays, nonfinite=asked.nonfinite)
     if "v" not in arrays and fit.lead:
         shape = "(Hq, Wq, d), (Hk, Wk, d)"
         _check.fail(op, "q, k", f"have leading axes {fit.lead}, expected one head {shape}")
-
-    def chosen(*names: str) -> dict[str, Any]:
-        return {name: options[name] for name in names}
-
-    formula = chosen("weight", "scale", "bandwidth", "power")
-    weights = Weights.checked(fit, **formula, masked_rows=options["masked_rows"])
-    masks = chosen("key_mask", "mask", "causal")
-    field, support = options["field"], options["support"]
-    if support is not None:
-        given = [name for name, value in masks.items() if value is not None and value is not False]
-        if given:
-            _check.fail(op, given[0], "has no effect beside support=; pass it to scram_support")
-        return Edges(fit, support), weights, field and field.work
+    formula = asked.weight, asked.scale, asked.bandwidth, asked.power
+    weights = Weights.checked(fit, *formula, asked.masked_rows)
+    if asked.support is not None:
+        for name, value in (("key_mask", asked.key_mask), ("mask", asked.mask)):
+            if value is not None:
+                _check.fail(op, name, "has no effect beside support=; pass it to scram_support")
+        if asked.causal:
+            _check.fail(op, "causal", "has no effect beside support=; pass it to scram_support")
+        return Edges(fit, asked.support), weights, asked.field and asked.field.work
+    field = asked.field
     if field is None:
         field = patchmatch(
-            options["q"],
-            options["k"],
+            arrays["q"][0],  # type: ignore[arg-type]
+            arrays["k"][0],  # type: ignore[arg-type]
+            candidates=asked.candidates,
+            iterations=asked.iterations,
+            topk=asked.topk,
+            propagate=asked.propagate,
             score=PAIRED[weights.weight],
+            scale=asked.scale,
+            bandwidth=asked.bandwidth,
+            seed=asked.seed,
+            key_mask=asked.key_mask,
+            mask=asked.mask,
+            causal=asked.causal,
             nonfinite="propagate",
-            **chosen("candidates", "iterations", "topk", "propagate", "seed", "scale", "bandwidth"),
-            **masks,
         )
-    support = scram_support(field, **chosen("kind", "window"), **masks)
-    grids, wanted = (
-        (np.shape(field.index)[-3:-1], field.key_grid),
-        (fit["q"].shape[1:3], fit["k"].shape[1:3]),
+    support = scram_support(
+        field,
+        kind=asked.kind,
+        window=asked.window,
+        key_mask=asked.key_mask,
+        mask=asked.mask,
+        causal=asked.causal,
     )
+    grids = np.shape(field.index)[-3:-1], field.key_grid
+    wanted = fit["q"].shape[1:3], fit["k"].shape[1:3]
     if grids != wanted:
-        text = (
-            f"is of grids {grids[0]} and {grids[1]}, expected {wanted[0]} of q and {wanted[1]} of k"
-        )
-        _check.fail(op, "field", text)
+        found = f"is of grids {grids[0]} and {grids[1]}"
+        _check.fail(op, "field", f"{found}, expected {wanted[0]} of q and {wanted[1]} of k")
     return Edges(fit, support), weights, field.work
