@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 import nlattn
 from nlattn import images
 
-IMAGES = Path(__file__).parents[1] / "images"
+PICTURES = Path(__file__).parent
 PART = slice(128, 176), slice(200, 248)  # teeth
 QUERY = 20, 25
 TEMPERATURE = 40.0
@@ -39,4 +39,4 @@ def enlarged() -> Figure:
 
 
 if __name__ == "__main__":
-    enlarged().savefig(IMAGES / "cross_scale.png", dpi=65)
+    enlarged().savefig(PICTURES / "cross_scale.png", dpi=65)

@@ -12,7 +12,7 @@ import numpy as np
 
 import nlattn
 
-IMAGES = Path(__file__).parents[1] / "images"
+PICTURES = Path(__file__).parent
 
 
 def lewis() -> None:
@@ -35,7 +35,7 @@ def lewis() -> None:
     right.semilogy(certified.lower[order], label="lower")
     right.set(xlabel="keys, sorted", title="bounds of the sensitivity, p = 3", ylim=(1e-4, 2))
     right.legend(fontsize=8)
-    figure.savefig(IMAGES / "lewis.png", dpi=110)
+    figure.savefig(PICTURES / "lewis.png", dpi=110)
 
 
 def universal() -> None:
@@ -55,7 +55,7 @@ def universal() -> None:
     right.axhline(last, color="C1", linewidth=0.8, label="set of all 400 keys")
     right.set(xlabel="row i", title="causal: keys in the set of each row", ylim=(0, 90))
     right.legend(fontsize=8)
-    figure.savefig(IMAGES / "universal.png", dpi=110)
+    figure.savefig(PICTURES / "universal.png", dpi=110)
 
 
 def heavy() -> None:
@@ -75,7 +75,7 @@ def heavy() -> None:
     for j in nlattn.universal_set(made.keys, 0.1).keys:
         right.plot(j, -1.5, "v", color="C2", markersize=4, clip_on=False)
     left.set(ylabel="query")
-    figure.savefig(IMAGES / "heavy.png", dpi=110)
+    figure.savefig(PICTURES / "heavy.png", dpi=110)
 
 
 if __name__ == "__main__":

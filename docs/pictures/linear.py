@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 import nlattn
 from nlattn import images, plots
 
-IMAGES = Path(__file__).parents[1] / "images"
+PICTURES = Path(__file__).parent
 PART = slice(20, 276), slice(90, 346)  # head and flag
 QUERY = 82, 97  # on an eye
 FEATURES = 128
@@ -77,5 +77,5 @@ def estimates() -> Figure:
 
 
 if __name__ == "__main__":
-    estimates().savefig(IMAGES / "features.png", dpi=80)
-    mechanisms().savefig(IMAGES / "mechanisms.jpg", dpi=80)
+    estimates().savefig(PICTURES / "features.png", dpi=80)
+    mechanisms().savefig(PICTURES / "mechanisms.jpg", dpi=80)
