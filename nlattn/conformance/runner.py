@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nlattn.conformance.backends.backend import unsupported
+from nlattn.conformance.backends.backend import told
+from nlattn.conformance.backends.capabilities import Capabilities, unsupported
 from nlattn.conformance.backends.perform import Reply, perform
 from nlattn.conformance.backends.process import Died
 from nlattn.conformance.case import Array, Case
@@ -24,7 +25,7 @@ class Subject(Protocol):
     """What answers cases: a `Process`, or a backend `Here`."""
 
     name: str
-    capabilities: dict[str, Any]
+    capabilities: Capabilities
 
     def ask(self, case: Case) -> Reply:
         """Compute a case."""
@@ -35,12 +36,15 @@ class Here:
 
     def __init__(self, backend: Any):
         self.name = str(getattr(backend, "name", type(backend).__name__))
-        self.capabilities = dict(getattr(backend, "capabilities", dict)())
+        self.capabilities = Capabilities.of(told(backend))
         self._backend = backend
 
     def ask(self, case: Case) -> Reply:
         """Compute a case."""
-        return perform(self._backend, case)
+        try:
+            return perform(self._backend, case)
+        except SystemExit as end:
+            return Reply({}, raised=f"SystemExit: {end}")
 
 
 def run(
@@ -57,7 +61,7 @@ def run(
         flaws.setdefault((case.op, case.dtype), []).extend(reply.flaws)
         yield replace(verdict, seed=case.seed, seconds=time.perf_counter() - start)
     fit = [case for case in cases if not unsupported(subject.capabilities, case)]
-    sure = bool(subject.capabilities.get("deterministic", True))
+    sure = subject.capabilities.deterministic
     yield from behaviours(subject.ask, fit, flaws, sure)
 
 
@@ -85,23 +89,29 @@ def attempt(
         detail = "" if reply.raised else f"accepts {case.error}"
         return Verdict(case.name, "pass" if reply.raised else "fail", detail=detail), reply
     if reply.raised:
+        if subject.capabilities.refused(reply.raised):
+            return Verdict(case.name, "unsupported", detail=f"refuses: {reply.raised}"), reply
         return Verdict(case.name, "fail", np.inf, detail=f"raised {reply.raised}"), reply
-    verdict = judge(case, reply.outputs, factor(case.name, overrides or {}))
+    return judged(subject, case, reply, factor(case.name, overrides or {})), reply
+
+
+def judged(subject: Subject, case: Case, reply: Reply, wider: float) -> Verdict:
+    """The verdict on results, whatever these are."""
+    verdict = judge(case, reply.outputs, wider, subject.capabilities.arithmetic(case.dtype))
     if reply.flaws:
-        verdict = replace(verdict, status="fail", detail="; ".join(reply.flaws))
-    elif verdict.failed:
+        return replace(verdict, status="fail", detail="; ".join(reply.flaws))
+    if not verdict.failed:
+        return verdict
+    try:
         found = diagnose(case, reply.outputs, stages(subject, case))
-        verdict = replace(verdict, diagnosis=found)
-    return verdict, reply
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        found = f"no diagnosis: {type(error).__name__}"
+    return replace(verdict, diagnosis=found)
 
 
 def stages(subject: Subject, case: Case) -> dict[str, Array]:
     """Intermediate results of a case, of a backend that says it shows them; empty otherwise."""
-    if (
-        not case.spec.cases.stages
-        or case.kind != "forward"
-        or not subject.capabilities.get("stages")
-    ):
+    if not case.spec.cases.stages or case.kind != "forward" or not subject.capabilities.stages:
         return {}
     try:
         return subject.ask(replace(case, kind="stages")).outputs

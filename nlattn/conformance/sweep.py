@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from nlattn.conformance.backends.backend import unsupported
+from nlattn.conformance.backends.capabilities import unsupported
 from nlattn.conformance.case import DTYPES, Case, Kind
 from nlattn.conformance.cases.arrays import layout_of
 from nlattn.conformance.cases.recipes import recipes

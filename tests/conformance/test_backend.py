@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import nlattn
-from nlattn.conformance.backends.backend import Unsupported, load, run, unsupported
+from nlattn.conformance.backends.backend import Unsupported, load, run
+from nlattn.conformance.backends.capabilities import unsupported
 from nlattn.conformance.case import Case, dtype_of, native
 
 FILE = """

@@ -67,7 +67,7 @@ class Failing(Search):
         (Outside, "fail", "index holds what is no key: expected integers from 0 to 71"),
         (Flat, "fail", "index has shape (72,), not (8, 9, 1)"),
         (Unable, "unsupported", "takes no iterations, seed"),
-        (Failing, "fail", "raised ValueError: no 6"),
+        (Failing, "unsupported", "raised ValueError: no 6"),
     ],
 )
 def test_a_search_is_judged_by_what_it_finds(kind: Any, status: str, text: str) -> None:

@@ -11,9 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-import numpy as np
-
-from nlattn.conformance.case import Array, Case
+from nlattn.conformance.case import Array
 from nlattn.conformance.table import TABLE
 
 ADAPTERS = ("numpy", "nlattn", "torch", "jax", "onnxruntime")
@@ -27,10 +25,8 @@ class Unsupported(Exception):  # noqa: N818  it is an answer, not an error
 class Backend(Protocol):
     """Somebody's operators. `capabilities` may be left out; a method per operator replaces `run`.
 
-    `capabilities` gives any of: ``operators`` and ``dtypes`` (lists of names), ``options``
-    (operator to names of those it takes, optional arrays included), ``gradients`` (bool),
-    ``deterministic`` (bool), ``largest_n`` (int, of any array's axis), ``stages`` (bool: it answers
-    ``attention_stages`` with a dict of some of `case.STAGES`).
+    `capabilities`, a dict or a method that returns one, has the words of
+    `capabilities.Capabilities`.
     """
 
     name: str
@@ -94,14 +90,24 @@ class FunctionBackend:
         self._function, self._op = function, op
 
     def capabilities(self) -> dict[str, Any]:
-        """The one operator."""
-        return {"operators": [self._op]}
+        """The one operator, and what `capable` says of the function."""
+        return {"operators": [self._op], **getattr(self._function, "capabilities", {})}
 
     def run(self, op: str, arrays: dict[str, Array], options: dict[str, Any]) -> Any:
         """Call the function."""
         if op != self._op:
             raise Unsupported(f"computes {self._op} only")
         return call(self._function, op, arrays, options)
+
+
+def told(backend: Any) -> dict[str, Any]:
+    """A backend's own words, and the operators that it has methods for."""
+    words = getattr(backend, "capabilities", None)
+    words = dict(words() if callable(words) else words or {})
+    if "operators" not in words and not callable(getattr(backend, "run", None)):
+        methods = [op for op in _FUNCTIONS if callable(getattr(backend, op, None))]
+        words["operators"] = methods or None
+    return {name: x for name, x in words.items() if x is not None}
 
 
 def run(backend: Any, op: str, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> Any:
@@ -129,29 +135,6 @@ def call(
         if missing:
             raise Unsupported(f"takes no {', '.join(missing)}")
     return function(*(arrays[name] for name in first), **rest)
-
-
-def unsupported(capabilities: Mapping[str, Any], case: Case) -> str:
-    """Why a backend of these capabilities is not asked for a case; empty if it is."""
-    operators = capabilities.get("operators")
-    if operators is not None and case.op not in operators and case.function not in operators:
-        return f"no {case.op}"
-    if case.kind == "vjp" and not (
-        capabilities.get("gradients", True) or case.function in (operators or ())
-    ):
-        return "no gradients"
-    dtypes = capabilities.get("dtypes")
-    if dtypes is not None and case.dtype not in dtypes:
-        return f"no {case.dtype}"
-    taken = (capabilities.get("options") or {}).get(case.op)
-    if taken is not None:
-        needed = {*case.options, *(n.split(".")[0] for n in case.arrays)}
-        needed -= {*case.spec.arrays, *case.spec.extras, "dout"} - {*case.spec.optional}
-        if needed - {*taken}:
-            return f"no {', '.join(sorted(needed - {*taken}))}"
-    most = capabilities.get("largest_n")
-    longest = max((n for x in case.arrays.values() for n in np.shape(x)), default=0)
-    return f"no n above {most}" if most is not None and longest > most else ""
 
 
 def _module(spec: str, place: str) -> ModuleType:

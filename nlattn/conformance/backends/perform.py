@@ -13,6 +13,8 @@ from nlattn.conformance.case import Array, Case, named
 from nlattn.conformance.cases.arrays import lay, layout_of
 from nlattn.conformance.truth.bounds import floating
 
+WRONG = "WrongResult"
+"""The name of what went wrong where a call ended, with results that are none."""
 GUARD = 64
 """Elements before and after an input that nobody may touch."""
 
@@ -39,13 +41,16 @@ def perform(backend: Any, case: Case, layouts: Mapping[str, str] | None = None) 
     try:
         with np.errstate(all="ignore"):  # flags are no result: BLAS sets some for unused lanes
             result = run(backend, case.function, arrays, case.options)
-        outputs = {name: np.asarray(x) for name, x in named(case, result).items()}
     except (Unsupported, NotImplementedError) as reason:
-        return Reply({}, unsupported=str(reason) or "not implemented")
+        return Reply({}, unsupported=words(reason) or "not implemented")
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{last.filename.rsplit('/', 1)[-1]}:{last.lineno}"
-        return Reply({}, raised=f"{type(error).__name__}: {error} ({place})")
+        return Reply({}, raised=f"{type(error).__name__}: {words(error)} ({place})")
+    try:
+        outputs = {name: numbers(name, x) for name, x in named(case, result).items()}
+    except Exception as error:  # arrays of others may do anything
+        return Reply({}, raised=f"{WRONG}: {words(error)}")
     flaws = []
     for name, (whole, x) in buffers.items():
         if whole.tobytes() != before[name]:
@@ -54,6 +59,23 @@ def perform(backend: Any, case: Case, layouts: Mapping[str, str] | None = None) 
             if y.size and x.size and np.shares_memory(y, whole):
                 flaws.append(f"aliasing: {out} shares memory with {name}")
     return Reply({name: np.array(x) for name, x in outputs.items()}, flaws=tuple(flaws))
+
+
+def words(error: BaseException) -> str:
+    """The text of an exception, in characters that any file can hold, and not too many."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "an error without words"
+    return text.encode("utf-8", "backslashreplace").decode()[:2000]
+
+
+def numbers(name: str, x: Any) -> Array:
+    """A result as an array; ValueError unless it is one of numbers."""
+    y = np.asarray(x)
+    if y.dtype.kind not in "biuf" and y.dtype.name != "bfloat16":
+        raise ValueError(f"{name} has dtype {y.dtype}")
+    return y
 
 
 def guarded(x: Array, layout: str) -> tuple[Array, Array]:

@@ -10,19 +10,28 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
+import numpy as np
+
 import nlattn
+from nlattn.conformance.backends.capabilities import Capabilities
 from nlattn.conformance.backends.messages import pack, unpack
 from nlattn.conformance.backends.perform import Reply
 from nlattn.conformance.case import Case
 from nlattn.conformance.cases.arrays import layout_of
 
+HANGS = 3
+"""Calls in a row that may not end before the rest is given up."""
+LOADING = 120.0
+"""Seconds that a backend may take to be loaded, at least."""
+MARK = "NLATTN_WORKER"
 _HEAD = [f.name for f in fields(Case) if f.name != "arrays"]
 
 
@@ -42,7 +51,8 @@ class Process:
     spec, op : str
         As for `backend.load`.
     timeout : float
-        Seconds for one call, and for loading.
+        Seconds for one call; loading has two minutes at least, and the first call of a function,
+        dtype and shape ten times as long where the backend says that it compiles.
     memory : float
         Bytes that the process may hold, where the system tells (Linux).
     """
@@ -58,8 +68,12 @@ class Process:
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] = io.BytesIO()
         Process._all.add(self)
-        self.name, self.capabilities = "", dict[str, Any]()
-        self._start()
+        self.name, self.capabilities = "", Capabilities()
+        self._hung, self._compiled, self._token = 0, set[Any](), uuid.uuid4().hex
+        try:
+            self._start()
+        except Died as end:
+            raise ValueError(f"{spec} ended while it was loaded: {end}") from None
 
     def __enter__(self) -> Process:
         return self
@@ -69,13 +83,26 @@ class Process:
 
     def ask(self, case: Case) -> Reply:
         """The backend's answer; `Died` if there is none."""
+        if self._hung >= HANGS:
+            raise Died("timeout", f"not asked: {HANGS} calls in a row did not end")
         if self._process is None:
-            self._start()
+            try:
+                self._start()
+            except ValueError as error:
+                raise Died("crash", f"cannot be loaded again: {error}") from None
         head = {name: getattr(case, name) for name in _HEAD}
         head["options"] = dict(case.options)
         layouts = {name: layout_of(x) for name, x in case.arrays.items()}
         message = pack({"case": head, "layouts": layouts}, dict(case.arrays))
-        said, outputs = self._exchange(message)
+        kind = (case.function, case.dtype, *(np.shape(x) for x in case.arrays.values()))
+        first = self.capabilities.compiles and kind not in self._compiled
+        try:
+            said, outputs = self._exchange(message, self.timeout * (10 if first else 1))
+        except Died as end:
+            self._hung = self._hung + 1 if end.status == "timeout" else 0
+            raise
+        self._hung = 0
+        self._compiled.add(kind)
         flaws = tuple(map(str, said["flaws"]))
         return Reply(outputs, str(said["unsupported"]), str(said["raised"]), flaws)
 
@@ -90,6 +117,7 @@ class Process:
             else:
                 process.kill()
         process.wait()
+        end_marked(self._token)
         for stream in (process.stdin, process.stdout, self._errors):
             with suppress(OSError):
                 stream.close()  # type: ignore[union-attr]
@@ -106,17 +134,22 @@ class Process:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
         self._process = subprocess.Popen(
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-            env={**os.environ, "PYTHONPATH": path}, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": path, MARK: self._token}, start_new_session=True,
         )  # fmt: skip
-        said, _ = self._exchange(b"")
+        said, _ = self._exchange(b"", max(self.timeout, LOADING))
         if "refused" in said:
             self.close()
             if said["kind"] == "missing":
                 raise ModuleNotFoundError(said["refused"], name=said["module"])
             raise ValueError(said["refused"])
-        self.name, self.capabilities = str(said["name"]), dict(said["capabilities"])
+        self.name = str(said["name"])
+        try:
+            self.capabilities = Capabilities.of(said["capabilities"])
+        except ValueError:
+            self.close()
+            raise
 
-    def _exchange(self, message: bytes) -> Any:
+    def _exchange(self, message: bytes, seconds: float) -> Any:
         """Send a message and wait for one, in a thread: a silent process must not hold this one."""
         process, answer = self._process, list[Any]()
         assert process is not None
@@ -134,7 +167,7 @@ class Process:
 
         thread = threading.Thread(target=talk, daemon=True)
         thread.start()
-        why = self._wait(thread.join, thread.is_alive, process.pid)
+        why = self._wait(thread.join, thread.is_alive, process.pid, seconds)
         if why is None and not isinstance(answer[0], Exception):
             return answer[0]
         if why is None:
@@ -145,17 +178,19 @@ class Process:
         raise Died(status, text)
 
     def _wait(
-        self, join: Callable[[float], None], alive: Callable[[], bool], pid: int
+        self, join: Callable[[float], None], alive: Callable[[], bool], pid: int, seconds: float
     ) -> tuple[str, str] | None:
-        end, pause = time.monotonic() + self.timeout, 0.001
+        start, pause, held = time.monotonic(), 0.001, 0
         while True:
             join(pause)
             if not alive():
                 return None
             pause = min(2 * pause, 0.05)
-            if time.monotonic() > end:
-                return "timeout", f"no answer within {self.timeout:g} s"
-            held = resident(pid)
+            now = time.monotonic() - start
+            if now > seconds:
+                return "timeout", f"no answer within {seconds:g} s"
+            others = sum(map(resident, marked(self._token))) if now > 0.5 else 0
+            held = max(resident(pid), others)
             if held > self.memory:
                 return "crash", f"held {held / 1e9:.1f} GB, above {self.memory / 1e9:g} GB"
 
@@ -166,6 +201,21 @@ class Process:
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return f"{how}: {lines[-1][:200]}" if lines else how
+
+
+def marked(token: str) -> Iterator[int]:
+    """Processes that were started with a mark in their environment, and their children (Linux)."""
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if f"{MARK}={token}".encode() in path.read_bytes():
+                yield int(path.parent.name)
+
+
+def end_marked(token: str) -> None:
+    """End them; also those that left the group of their parents."""
+    for pid in marked(token):
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def resident(pid: int) -> int:

@@ -7,6 +7,7 @@ prints goes to standard error.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -23,10 +24,11 @@ def serve(
     """Load a backend, say so, and answer calls until there are no more."""
     try:
         backend = backends.load(spec, op)
-        about: dict[str, Any] = getattr(backend, "capabilities", dict)()
+        if isinstance(getattr(backend, "seconds", None), float):
+            backend.seconds = None  # a program: whoever watches this process has a limit
         name = str(getattr(backend, "name", type(backend).__name__))
-        write(pack({"name": name, "capabilities": dict(about)}, {}))
-    except Exception as error:
+        write(pack({"name": name, "capabilities": backends.told(backend)}, {}))
+    except BaseException as error:
         text = f"{error}" or type(error).__name__
         kind = "missing" if isinstance(error, ModuleNotFoundError) else "wrong"
         if not isinstance(error, (ValueError, ModuleNotFoundError)):
@@ -44,8 +46,19 @@ def serve(
         write(pack(said, reply.outputs))
 
 
+def follow(parent: int) -> None:
+    """Have this process end with its parent, however that ends (Linux)."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(0)
+
+
 def main() -> None:
-    """Serve on the standard streams."""
+    """Serve on the standard streams; end when the process that asks does."""
+    follow(os.getppid())
     calls, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)

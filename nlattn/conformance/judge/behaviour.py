@@ -3,7 +3,9 @@
     inputs         arrays that were passed in, and the memory beside them, are left as they were
     aliasing       no result shares memory with an input
     repeatable     the same call twice gives the same bits
-    heads          a slice of the leading axes alone gives what it gives among the others
+    dtype          results are not narrower than what was given
+    heads          a slice of the leading axes alone gives what it gives among the others; the
+                   same bits, where the backend says that it is deterministic by the batch
     keys           keys, values and masks in another order give the same result
     linear         twice the values give twice the result
     refusal        arrays that do not fit each other are refused
@@ -15,44 +17,53 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from nlattn.conformance.backends.perform import Reply
 from nlattn.conformance.backends.process import Died
-from nlattn.conformance.case import Array, Case
+from nlattn.conformance.case import Array, Case, dtype_of
 from nlattn.conformance.cases.recipes import given_per_head
 from nlattn.conformance.judge.errors import ratios
 from nlattn.conformance.judge.verdict import Verdict
-from nlattn.conformance.truth.bounds import allowed
+from nlattn.conformance.truth.arithmetic import precision
+from nlattn.conformance.truth.bounds import allowed, exact
 
 Ask = Callable[[Case], Reply]
 
 
 def behaviours(
-    ask: Ask, cases: Iterable[Case], flaws: Mapping[tuple[str, str], list[str]], sure: bool = True
+    ask: Ask,
+    cases: Iterable[Case],
+    flaws: Mapping[tuple[str, str], list[str]],
+    sure: bool | str = True,
 ) -> Iterator[Verdict]:
     """Verdicts of every operator and dtype that `cases` show on plain arrays.
 
-    `flaws` are what the calls so far have told, by operator and dtype. A backend that is not
-    deterministic by its own words (`sure`) is not asked to repeat itself.
+    `flaws` are what the calls so far have told, by operator and dtype. `sure` is what the backend
+    says of its bits: False, and it is not asked to repeat itself; "batch", and a head alone must
+    give the same bits.
     """
     for case in cases:
         label = case.name.rsplit("/", 1)[-1]
         if case.kind != "forward" or label not in ("primes", "heads") or case.error:
             continue
-        rules = _rules(case, label)
+        rules = _rules(case, label, sure)
         try:
             first = ask(case)
-            if first.unsupported or first.raised:
+            if first.unsupported or first.raised or not _shaped(case, first.outputs):
                 continue
             for name, rule in rules.items():
                 base = Verdict(f"{case.op}/behaviour/{case.dtype}/{name}", "pass", seed=case.seed)
                 if name == "repeatable" and not sure:
                     yield replace(base, status="unsupported", detail="not deterministic, it says")
                     continue
-                wrong = rule(ask, case, first)
+                try:
+                    wrong = rule(ask, case, first)
+                except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+                    wrong = f"{type(error).__name__}: {error}"
                 yield replace(base, status="fail", detail=wrong) if wrong else base
         except Died as end:
             yield Verdict(f"{case.op}/behaviour/{case.dtype}/{label}", end.status, detail=str(end))
@@ -64,10 +75,14 @@ def behaviours(
                 yield replace(base, status="fail", detail=told[0]) if told else base
 
 
-def _rules(case: Case, label: str) -> dict[str, Callable[[Ask, Case, Reply], str]]:
+def _rules(
+    case: Case, label: str, sure: bool | str
+) -> dict[str, Callable[[Ask, Case, Reply], str]]:
     if label == "heads":
-        return {"heads": _heads}
+        return {"heads": partial(_heads, bits=sure == "batch")}
     rules: dict[str, Any] = {"repeatable": _repeatable}
+    if case.spec.cases.bound == "analysis" and case.spec.cases.result == "numbers":
+        rules["dtype"] = _dtype
     if "keys" in case.spec.behaviour:
         rules["keys"] = _keys
     if "linear" in case.spec.behaviour:
@@ -91,7 +106,22 @@ def _repeatable(ask: Ask, case: Case, first: Reply) -> str:
     return ""
 
 
-def _heads(ask: Ask, case: Case, first: Reply) -> str:
+def _shaped(case: Case, outputs: Mapping[str, Array]) -> bool:
+    """Whether results have the shapes that they should; what they hold is judged elsewhere."""
+    want = exact(case)
+    return all(name in outputs and outputs[name].shape == x.shape for name, x in want.items())
+
+
+def _dtype(_: Ask, case: Case, first: Reply) -> str:
+    """Results are of the dtype of what was given, or of a wider one."""
+    own = dtype_of(case.dtype)
+    for name, x in first.outputs.items():
+        if x.dtype.kind in "biu" or precision(x.dtype).unit > precision(own).unit:
+            return f"{name} has dtype {x.dtype}, of arrays of {own}"
+    return ""
+
+
+def _heads(ask: Ask, case: Case, first: Reply, bits: bool = False) -> str:
     """The last slice alone."""
     lead = len(case.arrays[next(iter(case.spec.arrays))].shape) - len(
         next(iter(case.spec.arrays.values())).split()
@@ -105,6 +135,8 @@ def _heads(ask: Ask, case: Case, first: Reply) -> str:
     alone = ask(replace(case, arrays=arrays)).outputs
     among = {name: x[(-1,) * lead] for name, x in first.outputs.items()}
     slack = {name: x[(-1,) * lead] for name, x in allowed(case).items()}
+    if bits and any(alone[n].tobytes() != among[n].tobytes() for n in among if n in alone):
+        return "the last head alone has other bits than among the others"
     return _differ(alone, among, slack, "the last head alone")
 
 

@@ -87,9 +87,11 @@ def search_verdict(subject: Any, search: Search, dtype: str) -> Verdict:
         if reply.unsupported:
             return replace(base, status="unsupported", detail=reply.unsupported)
         if reply.raised:
-            return replace(base, status="fail", detail=f"raised {reply.raised}", seed=seed)
+            refused = subject.capabilities.refused(reply.raised)
+            status: Any = "unsupported" if refused else "fail"
+            return replace(base, status=status, detail=f"raised {reply.raised}", seed=seed)
         out = reply.outputs["out"]
-        wrong = invalid(case, out)
+        wrong = "; ".join(reply.flaws) or invalid(case, out)
         if wrong:
             return replace(base, status="fail", detail=wrong, seed=seed)
         mine = ours(search.op, seed, dtype)
@@ -117,6 +119,8 @@ def invalid(case: Case, out: Array) -> str:
     last, name = (1, "index") if matches else (3, "out")
     if out.shape != (8, 9, last):
         return f"{name} has shape {out.shape}, not (8, 9, {last})"
+    if out.dtype.kind not in "biuf" and out.dtype.name != "bfloat16":
+        return f"{name} has dtype {out.dtype}"
     if matches and (out.dtype.kind not in "iu" or not ((out >= 0) & (out < 72)).all()):
         return "index holds what is no key: expected integers from 0 to 71 for 72 queries"
     return ""
@@ -165,12 +169,12 @@ def searches(
     subject: Any, ops: tuple[str, ...], dtypes: tuple[str, ...] | None
 ) -> Iterator[Verdict]:
     """Verdicts for float64 and float32 of some of `SEARCHES`, where these are asked for."""
-    about = subject.capabilities
+    able = subject.capabilities
     for search in (SEARCHES[op] for op in ops):
         for dtype in DTYPES:
             if dtypes is not None and dtype not in dtypes:
                 continue
-            if search.op not in about.get("operators", [search.op]):
+            if able.operators is not None and search.op not in able.operators:
                 continue
-            if dtype in about.get("dtypes", [dtype]):
+            if dtype in able.dtypes:
                 yield search_verdict(subject, search, dtype)

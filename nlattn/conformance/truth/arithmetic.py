@@ -38,7 +38,7 @@ TF32 = Precision(2.0**-11, _SINGLE.tiny, _SINGLE.huge)
 THREE_TF32 = Precision(2.0**-21, _SINGLE.tiny, _SINGLE.huge)
 """Each factor as two numbers of TF32; the product of the two small parts is dropped."""
 
-ACCUMULATE = ("float32", "own")
+ACCUMULATE = ("float32", "float16", "bfloat16", "own")
 PRODUCTS = ("own", "tf32", "3xtf32")
 
 
@@ -62,12 +62,13 @@ class Arithmetic:
     def of(cls, dtype: str, accumulate: str = "float32", products: str = "own") -> Arithmetic:
         """That of a dtype.
 
-        `accumulate` is the format of sums of 16-bit numbers, "float32" or their "own"; `products`
-        tells how float32 matrix products are made, as they are ("own"), by "tf32" or "3xtf32".
+        `accumulate` is the format of sums of 16-bit numbers: "float32", or any other word for their
+        own. `products` tells how float32 matrices are multiplied: as they are ("own"), by "tf32"
+        or "3xtf32".
         """
         own = precision(dtype_of(dtype))
         if own.unit > _SINGLE.unit:
-            return cls(own if accumulate == "own" else _SINGLE, own, own)
+            return cls(_SINGLE if accumulate == "float32" else own, own, own)
         factors = {"tf32": TF32, "3xtf32": THREE_TF32}.get(products)
         return cls(own, factors if dtype == "float32" else None, own)
 

@@ -29,12 +29,12 @@ _SAID = 4096  # bytes of its output that are looked at
 class Program:
     """A program as a backend; hangs raise TimeoutError, crashes RuntimeError with the signal."""
 
-    def __init__(self, path: str, seconds: float = SECONDS):
+    def __init__(self, path: str, seconds: float | None = SECONDS):
         found = shutil.which(path) or shutil.which(os.path.abspath(path))
         if found is None:
             raise ValueError(f"exec:{path}: no such program, or it may not be run")
         self.name = f"exec:{path}"
-        self._path, self._seconds = os.path.abspath(found), seconds
+        self._path, self.seconds = os.path.abspath(found), seconds
 
     def run(self, op: str, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> Any:
         """Results by name, read without trust."""
@@ -52,9 +52,9 @@ class Program:
                 [self._path, folder], stdin=subprocess.DEVNULL, stdout=said, stderr=said
             )
             try:
-                code = process.wait(self._seconds)
+                code = process.wait(self.seconds)
             except subprocess.TimeoutExpired:
-                raise TimeoutError(f"{self.name}: no answer in {self._seconds:g} s") from None
+                raise TimeoutError(f"{self.name}: no answer in {self.seconds:g} s") from None
             finally:
                 process.kill()
                 process.wait()

@@ -1,0 +1,176 @@
+"""What a backend says it can do, checked word by word, and the cases that it is therefore asked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+
+from nlattn.conformance.case import DTYPES, Case
+from nlattn.conformance.cases.shapes import Shapes
+from nlattn.conformance.table import TABLE, OpSpec, find
+from nlattn.conformance.truth.arithmetic import ACCUMULATE, PRODUCTS, Arithmetic
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_BUGS = ("AttributeError", "NameError", "KeyError", "IndexError", "ZeroDivisionError",
+         "UnboundLocalError", "RecursionError", "MemoryError", "SystemExit",
+         "WrongResult")  # fmt: skip
+"""Exceptions that refuse nothing, unless a pattern of refusals says otherwise."""
+
+
+def capable(**words: Any) -> Callable[[_F], _F]:
+    """A decorator that says what a plain function can do: ``@capable(dtypes=("float16",), d=64)``.
+
+    Words are those of `Capabilities`; any other is a dimension, as in `cases.shapes`.
+    """
+    known = {k: x for k, x in words.items() if k in _WORDS}
+    sizes = {k: x for k, x in words.items() if k not in _WORDS}
+
+    def mark(function: _F) -> _F:
+        function.capabilities = {**known, **({"shapes": sizes} if sizes else {})}  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend can do; what it leaves out is tried."""
+
+    operators: frozenset[str] | None = None
+    """Operators, and gradients as ``qna_vjp``."""
+    dtypes: tuple[str, ...] = DTYPES
+    options: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Operator to the options and optional arrays that it takes."""
+    gradients: bool = True
+    deterministic: bool | str = True
+    """Whether a call gives the same bits again; "batch" if a head alone gives them, too."""
+    largest_n: int | None = None
+    stages: bool = False
+    shapes: Mapping[str, Shapes] = field(default_factory=dict)
+    """Operator to the sizes that it takes."""
+    refusals: tuple[str, ...] | None = None
+    """Patterns of exceptions that mean "unsupported"; by default all but those of bugs do."""
+    accumulate: str = "float32"
+    """Format of sums of 16-bit numbers: "float32" or their "own"."""
+    products: str = "own"
+    """Of float32 matrices: "own", "tf32" or "3xtf32"."""
+    compiles: bool = False
+    """Whether the first call of each function, dtype and shape may take ten times as long."""
+    told: Mapping[str, Any] = field(default_factory=dict)
+    """The backend's own words."""
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Capabilities:
+        """From a backend's words; ValueError names one that says nothing."""
+        wrong = {*told} - _WORDS
+        if wrong:
+            raise ValueError(
+                f"capabilities name {sorted(wrong)[0]!r}, expected some of "
+                f"{', '.join(sorted(_WORDS))}"
+            )
+        found: dict[str, Any] = {**told, "told": dict(told)}
+        for name in ("operators", "dtypes", "refusals"):
+            if isinstance(told.get(name), str):
+                found[name] = (told[name],)
+            if found.get(name) is not None:
+                found[name] = tuple(found[name])
+        if found.get("operators") is not None:
+            found["operators"] = frozenset(_known("operators", found["operators"], FUNCTIONS))
+        found["dtypes"] = tuple(_known("dtypes", found.get("dtypes") or DTYPES, DTYPES))
+        options = found.get("options") or {}
+        _known("options", options, FUNCTIONS)
+        found["options"] = {op: frozenset(taken) for op, taken in options.items()}
+        found["shapes"] = {
+            op: Shapes.of(x, dimensions(find(op)))
+            for op, x in _by_operator(told.get("shapes") or {}, found.get("operators")).items()
+        }
+        _known("accumulate", [told.get("accumulate", "float32")], ACCUMULATE)
+        _known("products", [told.get("products", "own")], PRODUCTS)
+        return cls(**{k: x for k, x in found.items() if x is not None})
+
+    def arithmetic(self, dtype: str) -> Arithmetic:
+        """In which it is expected to compute."""
+        return Arithmetic.of(dtype, self.accumulate, self.products)
+
+    def claims(self, op: str) -> bool:
+        """Whether it names an operator or its gradient; all, if it names none."""
+        return self.operators is None or bool(self.operators & {op, f"{op}_vjp"})
+
+    def refused(self, raised: str) -> bool:
+        """Whether an exception, as ``Type: text (place)``, says that a call is not supported."""
+        if self.refusals is not None:
+            return any(re.search(pattern, raised) for pattern in self.refusals)
+        return not raised.startswith(_BUGS)
+
+
+_WORDS = {*Capabilities.__dataclass_fields__} - {"told"}
+FUNCTIONS = tuple(f"{spec.name}{end}" for spec in TABLE for end in ("", "_vjp"))
+
+
+def dimensions(spec: OpSpec) -> tuple[str, ...]:
+    """Names of an operator's dimensions, in order."""
+    letters = " ".join([*spec.arrays.values(), *spec.extras.values()]).split()
+    return tuple(dict.fromkeys(letters))
+
+
+def sizes(case: Case) -> dict[str, int]:
+    """Sizes of a case by the names of the table, with ``heads``, ``batch`` and ``group``."""
+    found: dict[str, int] = {}
+    leads = {}
+    for name, dims in case.spec.arrays.items():
+        if name in case.arrays:
+            shape, names = np.shape(case.arrays[name]), dims.split()
+            leads[name] = shape[: len(shape) - len(names)]
+            found |= zip(names, shape[len(shape) - len(names) :], strict=True)
+    lead = leads.get("q", next(iter(leads.values()), ()))
+    if lead:
+        found |= {"heads": int(lead[-1]), "batch": int(np.prod(lead[:-1], dtype=int))}
+    if case.options.get("gqa") and lead and leads.get("k"):
+        found["group"] = int(lead[-1]) // max(1, int(leads["k"][-1]))
+    return found
+
+
+def unsupported(able: Capabilities | Mapping[str, Any], case: Case) -> str:
+    """Why a backend of these capabilities is not asked for a case; empty if it is."""
+    able = able if isinstance(able, Capabilities) else Capabilities.of(able)
+    operators = able.operators
+    if operators is not None and not {case.op, case.function} & operators:
+        return f"no {case.op}"
+    if case.kind == "vjp" and not (able.gradients or case.function in (operators or ())):
+        return "no gradients"
+    if case.dtype not in able.dtypes:
+        return f"no {case.dtype}"
+    taken = able.options.get(case.function, able.options.get(case.op))
+    if taken is not None:
+        needed = {*case.options, *(n.split(".")[0] for n in case.arrays)}
+        needed -= {*case.spec.arrays, *case.spec.extras, "dout"} - {*case.spec.optional}
+        if needed - {*taken}:
+            return f"no {', '.join(sorted(needed - {*taken}))}"
+    if able.largest_n is not None:
+        longest = max((n for x in case.arrays.values() for n in np.shape(x)), default=0)
+        if longest > able.largest_n:
+            return f"no n above {able.largest_n}"
+    shapes = able.shapes.get(case.op)
+    return shapes.fault(sizes(case)) if shapes else ""
+
+
+def _known(what: str, words: Any, known: tuple[str, ...]) -> Any:
+    for word in words:
+        if word not in known:
+            near = [x for x in known if len(known) < 12 or x[:3] == str(word)[:3]]
+            hint = f"expected some of {', '.join(near)}" if near else "nlattn list names them"
+            raise ValueError(f"capabilities: {what} name {word!r}; {hint}")
+    return words
+
+
+def _by_operator(shapes: Any, operators: frozenset[str] | None) -> dict[str, Any]:
+    """Sizes of each operator; those of a backend with one operator need not say whose they are."""
+    own = {op.removesuffix("_vjp") for op in operators or ()}
+    if isinstance(shapes, Mapping) and not {*shapes} & {*FUNCTIONS} and len(own) == 1:
+        return {own.pop(): shapes} if shapes else {}
+    _known("shapes", shapes, FUNCTIONS)
+    return {op.removesuffix("_vjp"): x for op, x in shapes.items()}
