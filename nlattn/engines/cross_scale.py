@@ -11,6 +11,7 @@ from nlattn import _check
 from nlattn._types import Floats
 from nlattn.kernels import patches as kernels
 from nlattn.kernels.patches import Grid
+from nlattn.runtime.jit import blocks
 
 OVERLAPS = ("average", "mass", "divide")
 
@@ -80,7 +81,7 @@ class Cells:
         for row in wanted:
             self._advance(row + self.grid.offset, scores)
             y = row + self.grid.offset
-            kernels.paste(self._A, self.grid, y, self._divisors(y), B, z)
+            kernels.paste(self.columns, self._A, self.grid, y, self._divisors(y), B, z)
             yield row, B, z
 
     def _advance(self, y: int, scores: Floats | None) -> None:
@@ -91,11 +92,11 @@ class Cells:
         while score <= min(y + r, H - 1):
             gram = max(gram, score - r)
             while gram <= min(score + r, H - 1):
-                kernels.multiply(self.q[gram], self._turned, self._gram[gram % p])
+                multiply(self.q[gram], self._turned, self._gram[gram % p])
                 gram += 1
             place = self._scores if scores is None else scores[score % p]
             arrays = self.norms, place, self._A[score % p]
-            kernels.weigh(self._gram, self.grid, score, self._heat, *arrays)
+            kernels.weigh(self.grid.W, self._gram, self.grid, score, self._heat, *arrays)
             score += 1
         self._next = gram, score
 
@@ -124,24 +125,25 @@ class Cells:
         dgram = np.empty(shape[1:], dtype)
         score = gram = 0
         for row, B, z in self.weights(range(self.rows), scores):
-            kernels.add_outer(_check.frozen(B), dout[row], dV)
+            add_outer(_check.frozen(B), dout[row], dV)
             if self.options.hard:
                 continue
-            kernels.multiply(dout[row], turned, dB[row % p])
-            kernels.unpaste(B, z, mass, dB[row % p])
+            multiply(dout[row], turned, dB[row % p])
+            kernels.unpaste(self.columns, B, z, mass, dB[row % p])
             y = row + self.grid.offset
             last = row == self.rows - 1
             while score < H and (last or score <= y - r):
                 arrays = self.norms, self._A[score % p], dS[score % p]
                 heat = self.options.temperature
-                kernels.unweigh(dB, self.grid, score, self.rows, heat, *arrays)
-                kernels.add_products(scores[score % p], dS[score % p], lost)
+                kernels.unweigh(self.grid.W, dB, self.grid, score, self.rows, heat, *arrays)
+                tasks = blocks(len(lost), kernels.COLUMNS)
+                kernels.add_products(tasks, scores[score % p], dS[score % p], lost)
                 score += 1
                 while gram < H and (score == H or gram < score - r):
-                    kernels.box(dS, self.grid, gram, dgram)
+                    kernels.box(self.grid.W, dS, self.grid, gram, dgram)
                     known = _check.frozen(dgram)
-                    kernels.multiply(known, self.keys, dq[gram])
-                    kernels.add_outer(known, self.q[gram], dk)
+                    multiply(known, self.keys, dq[gram])
+                    add_outer(known, self.q[gram], dk)
                     gram += 1
         if self.options.hard:
             return dq, dk.reshape(self.k.shape), dV
@@ -156,6 +158,16 @@ class Cells:
             self.k.dtype
         )
         return gradient
+
+
+def multiply(a: Floats, b: Floats, out: Floats) -> None:
+    """``out = a b``."""
+    kernels.multiply(blocks(len(a), kernels.BLOCK), a, b, out)
+
+
+def add_outer(a: Floats, b: Floats, out: Floats) -> None:
+    """``out += a^T b``."""
+    kernels.add_outer(blocks(len(out), kernels.BLOCK), a, b, out)
 
 
 def _patches(places: Any, length: int, patch: int) -> Any:

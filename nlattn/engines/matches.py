@@ -13,6 +13,7 @@ from nlattn._types import Bools, Field, Ints, Support
 from nlattn.engines.support import integers
 from nlattn.kernels import support as kernels
 from nlattn.runtime import threads
+from nlattn.runtime.jit import blocks
 
 KINDS = {
     "window": kernels.WINDOW,
@@ -69,13 +70,14 @@ def support_of_field(
         _frozen_ints(reach, around[1]),
     )
     sizes, none = np.empty(rows, np.int64), np.empty(0, np.int32)
-    kernels.list_keys(*inputs, _frozen_ints(), sizes, none)
+    tasks = blocks(rows, kernels.BLOCK)
+    kernels.list_keys(tasks, *inputs, _frozen_ints(), sizes, none)
     indptr = _check.frozen(np.concatenate([[0], np.cumsum(sizes)]), np.int64)
     nnz = int(indptr[-1])
     _check.memory(op, 4 * nnz, max_bytes, f"{nnz} int32 keys", remedy)
     keys = np.empty(nnz, np.int32)
     if nnz:  # an empty result asks for the sizes only
-        kernels.list_keys(*inputs, indptr, sizes, keys)
+        kernels.list_keys(tasks, *inputs, indptr, sizes, keys)
     return Support(indptr, _check.frozen(keys), (*lead, n, m))
 
 

@@ -15,6 +15,7 @@ from nlattn.engines.support import Transposed
 from nlattn.kernels import shifts, similar
 from nlattn.kernels import sparse as edges
 from nlattn.kernels.panel import groups
+from nlattn.runtime.jit import blocks
 
 SELF = ("max", "one", "zero")
 BANDWIDTH = 0.6
@@ -79,7 +80,8 @@ class Call(NamedTuple):
         scores, best = np.empty(len(indices), u.dtype), np.empty(self.n, np.int64)
         options = _check.frozen(self.options(1))
         place = plan(u, patch)
-        similar.weigh(flat(u, patch), place, indptr, indices, options, scores, total, top, best)
+        arrays = flat(u, patch), place, indptr, indices, options
+        similar.weigh(blocks(self.n, similar.BLOCK), *arrays, scores, total, top, best)
         return scores, best
 
     def settle(self, total: Floats, top: Floats) -> tuple[Floats, Floats]:
@@ -101,7 +103,8 @@ def denoise(call: Call, b: int, voting: bool, out: Floats) -> None:
     total = np.empty((call.H, call.W), u.dtype)
     top = np.empty_like(total)
     for start, stop in _tiles(call, distance):
-        shifts.normalise(planes, patch, distance, options, start, stop, total, top)
+        some = range(start, stop)
+        shifts.normalise(some, planes, patch, distance, options, total, top)
     sparse = call.support is not None or search.kind != "window" or search.topk is not None
     if sparse:
         indptr, indices = call.edges(b, inside=False)
@@ -110,12 +113,15 @@ def denoise(call: Call, b: int, voting: bool, out: Floats) -> None:
     own, total = call.settle(total, top)
     inverse = 1 / total
     for start, stop in _tiles(call, distance):
-        shifts.average(planes, patch, distance, options, start, stop, inverse, own, out)
+        some = range(start, stop)
+        shifts.average(some, planes, patch, distance, options, inverse, own, out)
     if sparse:
         weights = _check.frozen(np.exp(scores))
         arrays = flat(u, patch), plan(u, patch), indptr, indices, weights
         result = out.reshape(call.n, call.C)
-        similar.average(*arrays, _check.frozen(inverse.reshape(-1)), int(voting), result)
+        flat_inverse = _check.frozen(inverse.reshape(-1))
+        tasks = blocks(call.n, similar.BLOCK)
+        similar.average(tasks, *arrays, flat_inverse, int(voting), result)
 
 
 def _tiles(call: Call, distance: int) -> Iterator[tuple[int, int]]:
@@ -161,7 +167,8 @@ def vjp(call: Call, b: int, voting: bool) -> Floats:
     P, known = _check.frozen(P), _check.frozen(scores)
     zero = _check.frozen(np.zeros((1, call.n), u.dtype))
     arrays = V, dB, zero, indptr, indices, _check.frozen(slices), softmax
-    edges.differentiate(*arrays, known, P, dscores)
+    tasks = blocks(call.n, edges.BLOCK)
+    edges.differentiate(tasks, *arrays, known, P, dscores)
 
     itself = indices == np.repeat(np.arange(call.n), np.diff(indptr))
     if call.own == "max":
@@ -175,9 +182,9 @@ def vjp(call: Call, b: int, voting: bool) -> Floats:
     by_key = Transposed.of(Support(indptr, indices, (call.n, call.n)), call.n)
     dF, dK, dV = (np.empty(x.shape, u.dtype) for x in (F, F, V))
     dscores = _check.frozen(dscores)
-    edges.gather(dscores, none, indptr, indices, F, F, slices, slope, dF)
-    edges.gather(dscores, *by_key, F, F, slices, slope, dK)
-    edges.gather(P, *by_key, dB, V, slices, plain, dV)
+    edges.gather(tasks, dscores, none, indptr, indices, F, F, slices, slope, dF)
+    edges.gather(tasks, dscores, *by_key, F, F, slices, slope, dK)
+    edges.gather(tasks, P, *by_key, dB, V, slices, plain, dV)
     dF += dK
     if voting:
         dF += dV

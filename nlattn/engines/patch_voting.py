@@ -16,6 +16,7 @@ from nlattn._types import Bools, Floats, Ints, Support, Work
 from nlattn.engines.sparse import WEIGHTS, Entries
 from nlattn.engines.support import Transposed
 from nlattn.kernels import sparse as kernels
+from nlattn.runtime.jit import blocks
 
 _PLAIN = _check.frozen(np.array([1.0, 0.0]))
 
@@ -95,7 +96,9 @@ class Votes:
         dvotes = np.empty_like(self.weights)
         arrays = (*self.votes[:2], _check.frozen(table), options, weights, weights)
         if batch:
-            kernels.differentiate(v, self._own(dout), dlse, *arrays, dvotes)
+            kernels.differentiate(
+                blocks(batch * n, kernels.BLOCK), v, self._own(dout), dlse, *arrays, dvotes
+            )
         dcosts = np.bincount(self.numbers, dvotes, len(self.matches.indices)).astype(fit.dtype)
         by_key = Transposed.of(self.votes, m)
         dv = self._gather(self.votes, by_key, self.weights, "dout", (m, v.shape[2]))
@@ -117,7 +120,9 @@ class Votes:
         weights, lse = np.empty_like(self.scores), np.empty((self.fit.batch, self.n))
         if rows:
             arrays = self.q, self.k, *self.matches[:2], self._table("q", "k", "k")
-            kernels.weigh(*arrays, self._options(), self.scores, weights, lse)
+            kernels.weigh(
+                blocks(rows, kernels.BLOCK), *arrays, self._options(), self.scores, weights, lse
+            )
 
     def _cast(self, radius: int) -> None:
         """The rows of votes, and the softmax of each."""
@@ -175,7 +180,9 @@ class Votes:
         none = _check.frozen(np.empty(0, np.int64))
         edges, indptr, indices = by_key or (none, rows.indptr, rows.indices)
         if self.fit.batch:
-            kernels.gather(_check.frozen(c), edges, indptr, indices, x, y, table, slope, out)
+            count = blocks(self.fit.batch * shape[0], kernels.BLOCK)
+            arrays = _check.frozen(c), edges, indptr, indices, x, y, table, slope
+            kernels.gather(count, *arrays, out)
         return out
 
     def _flat(self, name: str) -> Floats:

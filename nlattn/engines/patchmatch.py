@@ -13,7 +13,7 @@ from nlattn.engines import nearest, random_search, tree_search
 from nlattn.engines.random_search import Progress
 from nlattn.kernels import exact, scores
 from nlattn.kernels import patchmatch as kernels
-from nlattn.kernels.matching import SAME, SHIFT, TILE, Plan, Round
+from nlattn.kernels.matching import SAME, SHIFT, TILE, Plan
 
 CANDIDATES = ("random", "tree")
 SCORES = {
@@ -123,12 +123,13 @@ def search(
             tested[b] = counts[:, 0] + counts[:, 1]
     elif options.whole:
         runs = fit.batch * -(-n // TILE)
-        for first, last in random_search.calls(runs, TILE * m):
-            step = Round(0, 0, 0, 0, 0, 0, first, last)
-            exact.scan(*inputs, plan, step, *state)
-            random_search.tell(progress, last, runs)
+        for some in random_search.calls(runs, TILE * m):
+            exact.scan(some, *inputs, plan, *state)
+            random_search.tell(progress, some.stop, runs)
     elif fit.batch:
-        kernels.begin(*inputs, _valid(masks.key_mask, m, options.identity), plan, *state)
+        blocks = fit.batch * -(-n // TILE)
+        valid = _valid(masks.key_mask, m, options.identity)
+        kernels.begin(blocks, *inputs, valid, plan, *state)
         calm = random_search.Calm(options.stop_count, options.patience, changed)
         rounds, trees = options.rounds, options.trees
         if by_trees:

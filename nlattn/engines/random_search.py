@@ -48,9 +48,9 @@ def search(
             down = (2 * jump * plan.Hk + plan.Hq) // (2 * plan.Hq)
             across = (2 * jump * plan.Wk + plan.Wq) // (2 * plan.Wq)
             last_step = int(number == max(len(steps) - 1, 0))
-            for first, last in calls(tiles, TILE**2 * 40 * index.shape[3]):
-                step = kind(side, iteration, jump, down, across, last_step, first, last)
-                kernels.renew(*inputs, plan, step, *state)
+            step = kind(side, iteration, jump, down, across, last_step)
+            for some in calls(tiles, TILE**2 * 40 * index.shape[3]):
+                kernels.renew(some, *inputs, plan, step, *state)
             side = 1 - side
             tell(progress, (iteration - 1) * len(steps) + number + 1, rounds * len(steps))
         if calm(before, index[side]):
@@ -58,10 +58,10 @@ def search(
     return side
 
 
-def calls(units: int, cost: int) -> Iterator[tuple[int, int]]:
+def calls(units: int, cost: int) -> Iterator[range]:
     """Split units of some cost each into kernel calls."""
     step = max(1, _CALL // cost)
-    return ((first, min(first + step, units)) for first in range(0, units, step))
+    return (range(first, min(first + step, units)) for first in range(0, units, step))
 
 
 def tell(progress: Progress, done: int, total: int) -> None:

@@ -14,6 +14,7 @@ from nlattn.engines.patchmatch import Masks, SearchOptions
 from nlattn.kernels import similar as kernels
 from nlattn.kernels.matching import Plan
 from nlattn.kernels.scores import NEG_L2
+from nlattn.runtime.jit import blocks
 
 SEARCHES = ("window", "patchmatch", "union")
 SELECTS = ("nearest", "statistical")
@@ -90,7 +91,8 @@ def _chosen(u: Floats, search: Search, pool: Ints, few: int) -> Ints:
     aim = 2 * search.sigma**2 if search.select == "statistical" else 0.0
     place = plan(u, search.patch)
     pool = _check.frozen(pool, np.int64)
-    kernels.choose(flat(u, search.patch), place, search.distance, pool, aim, index, value)
+    tasks = blocks(len(index), kernels.BLOCK)
+    kernels.choose(tasks, flat(u, search.patch), place, search.distance, pool, aim, index, value)
     return index
 
 

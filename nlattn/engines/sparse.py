@@ -11,6 +11,7 @@ from nlattn import _check
 from nlattn._types import Floats, Ints, Support, Work
 from nlattn.engines.support import Transposed, checked_support
 from nlattn.kernels import sparse as kernels
+from nlattn.runtime.jit import blocks
 
 WEIGHTS = ("softmax", "gaussian", "abspow", "dot")
 MASKED_ROWS = ("zero", "nan", "raise")
@@ -101,7 +102,8 @@ class Edges:
         v = self._array("v")
         out, lse = self._empty(self.n, v.shape[2]), np.empty((fit.batch, self.n))
         arrays = self._array("q"), self._array("k"), v, *self.support[:2]
-        kernels.attend(*arrays, self._table("q", "k", "v"), weights.options, out, lse)
+        table = self._table("q", "k", "v")
+        kernels.attend(self._blocks(self.n), *arrays, table, weights.options, out, lse)
         self._refuse_empty(weights, lse)
         result = fit.unfold(out.reshape(fit.batch, *self.query_grid, out.shape[2]))
         if not return_lse:
@@ -142,7 +144,7 @@ class Edges:
         dscores = np.empty_like(P)
         arrays = v, dout, _check.frozen(dlse), *self.support[:2], self._table("q", "k", "v")
         scores, P = _check.frozen(scores), _check.frozen(P)
-        kernels.differentiate(*arrays, options, scores, P, dscores)
+        kernels.differentiate(self._blocks(self.n), *arrays, options, scores, P, dscores)
 
         by_key = Transposed.of(self.support, self.m)
         dscores = _check.frozen(dscores)
@@ -152,18 +154,24 @@ class Edges:
         none = _check.frozen(np.empty(0, np.int64))
         dq, dk = self._empty(self.n, q.shape[2]), self._empty(self.m, q.shape[2])
         dv = self._empty(self.m, v.shape[2])
-        kernels.gather(dscores, none, *self.support[:2], k, q, self._table("k", "q"), slope, dq)
-        kernels.gather(dscores, *by_key, q, k, self._table("q", "k"), slope, dk)
-        kernels.gather(P, *by_key, dout, v, self._table("dout", "v"), plain, dv)
+        rows, keys = self._blocks(self.n), self._blocks(self.m)
+        by_row = none, *self.support[:2]
+        kernels.gather(rows, dscores, *by_row, k, q, self._table("k", "q"), slope, dq)
+        kernels.gather(keys, dscores, *by_key, q, k, self._table("q", "k"), slope, dk)
+        kernels.gather(keys, P, *by_key, dout, v, self._table("dout", "v"), plain, dv)
         return self._reduced("q", dq), self._reduced("k", dk), self._reduced("v", dv)
 
     def _weigh(self, weights: Weights) -> tuple[Floats, Floats, Floats]:
         scores, P = np.empty(self.nnz, self.fit.dtype), np.empty(self.nnz, self.fit.dtype)
         lse = np.empty((self.fit.batch, self.n))
         arrays = self._array("q"), self._array("k"), *self.support[:2], self._table("q", "k", "k")
-        kernels.weigh(*arrays, weights.options, scores, P, lse)
+        kernels.weigh(self._blocks(self.n), *arrays, weights.options, scores, P, lse)
         self._refuse_empty(weights, lse)
         return scores, P, lse
+
+    def _blocks(self, rows: int) -> int:
+        """Tasks of kernels over `rows` queries or keys of each head."""
+        return blocks(self.fit.batch * rows, kernels.BLOCK)
 
     def _array(self, name: str) -> Floats:
         folded = self.fit[name]

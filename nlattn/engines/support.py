@@ -81,9 +81,9 @@ class Transposed(NamedTuple):
     def of(cls, support: Support, m: int) -> Transposed:
         """Counting sort by key: ``O(nnz + slices m)``."""
         slices = int(np.prod(support.shape[:-2], dtype=np.int64))
-        indptr = np.empty(slices * m + 1, np.int64)
+        indptr = np.full(slices * m + 1, len(support.indices), np.int64)
         edges = np.empty(len(support.indices), np.int64)
         queries = np.empty(len(support.indices), np.int32)
         cursor = np.empty((slices, m), np.int64)
-        kernels.transpose(support.indptr, support.indices, cursor, indptr, edges, queries)
+        kernels.transpose(slices, support.indptr, support.indices, cursor, indptr, edges, queries)
         return cls(_check.frozen(edges), _check.frozen(indptr), _check.frozen(queries))

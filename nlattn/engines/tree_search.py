@@ -11,7 +11,8 @@ from nlattn._types import Floats, Ints
 from nlattn.engines.random_search import Inputs, Progress
 from nlattn.kernels import leaves, scores, tree
 from nlattn.kernels.leaves import SLOTS
-from nlattn.kernels.matching import Plan
+from nlattn.kernels.matching import BLOCK, Plan
+from nlattn.runtime.jit import blocks
 
 LEAF = 256
 """Most keys of a leaf: a block that stays in the cache for all who try it."""
@@ -52,11 +53,11 @@ def plant(q: Floats, k: Floats, plan: Plan, count: int) -> list[Tree]:
     for number in range(count):
         order, home = np.arange(m, dtype=np.int32), np.empty(m, np.int32)
         for level in range(depth):
-            tree.split(k, extra, plan, number, level, order, along, planes, thresholds)
-        tree.settle(depth, order, home)
+            tree.split(1 << level, k, extra, plan, number, level, order, along, planes, thresholds)
+        tree.settle(1 << depth, depth, order, home)
         own = np.empty((2 if plan.kind == scores.ABSDOT else 1, n), np.int32)
         for sign, leaf in zip((1, -1), own, strict=False):
-            tree.descend(q, sign * reach, plan, depth, planes, thresholds, leaf)
+            tree.descend(blocks(n, BLOCK), q, sign * reach, plan, depth, planes, thresholds, leaf)
         if len(own) == 2:
             own[1][own[1] == own[0]] = -1
         trees.append(Tree(order, home, own.T, np.full((n, SLOTS), -1, np.int32)))
@@ -114,7 +115,8 @@ def search(
             for b, row in enumerate(slices):
                 one, features = forests[b][t], (q[row[0]], k[row[1]])
                 if number:
-                    leaves.propose(index[side, b], one.home, plan, one.tried, slots)
+                    known = index[side, b], one.home, plan
+                    leaves.propose(blocks(n, BLOCK), *known, one.tried, slots)
                 else:
                     slots[:] = -1
                     slots[:, : one.own.shape[1]] = one.own
@@ -123,8 +125,9 @@ def search(
                 found = np.empty((len(visitors), topk), np.int32)
                 tested = np.empty(len(visitors), np.int32)
                 masks = key_mask[row[2]], mask[row[3]]
-                leaves.match(*features, *masks, plan, one.order, starts, visitors, found, tested)
-                leaves.merge(*features, plan, side, b, place, found, index, score)
+                leaf_inputs = *features, *masks, plan, one.order, starts, visitors
+                leaves.match(len(starts) - 1, *leaf_inputs, found, tested)
+                leaves.merge(blocks(n, BLOCK), *features, plan, side, b, place, found, index, score)
                 counts[b] += np.bincount(visitors, tested, n).astype(np.int64)
             side = 1 - side
             if progress is not None:

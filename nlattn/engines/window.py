@@ -57,7 +57,7 @@ class Local:
         score: Floats = np.empty((B, t, n), q.dtype)
         cost = kernels.PIXELS * q.shape[2] * 32
         for start, stop in groups(B * -(-n // kernels.PIXELS), cost):
-            kernels.score(q, k, slices, self.scale, start, stop, score)
+            kernels.score(range(start, stop), q, k, slices, self.scale, score)
         self.score: Floats = _check.frozen(score.reshape(B, t, to.H, to.W))
 
     def attend(
@@ -82,9 +82,8 @@ class Local:
         dbias, dgate = (np.empty((B, down, t, taps)) for _ in range(2))
         cost = g.th * to.Wo * t * to.kh * to.kw * v.shape[3]
         for start, stop in groups(B * down, cost * (2 if learn else 1)):
-            window_attend.attend(
-                g, arrays, self.slices, start, stop, result, norm, delta, dbias, dgate
-            )
+            some = range(start, stop)
+            window_attend.attend(some, g, arrays, self.slices, result, norm, delta, dbias, dgate)
         return (result if out else norm), delta, dbias.sum(1), dgate.sum(1)
 
     def pull(self, v: Floats, dout: Floats, norm: Floats, delta: Floats) -> tuple[Floats, Floats]:
@@ -98,7 +97,7 @@ class Local:
         known = _check.frozen(norm), _check.frozen(delta)
         cost = g.th * to.W * t * to.kh * to.kw * v.shape[3]
         for start, stop in groups(B * -(-rows // g.th), cost):
-            window_pull.pull(g, arrays, self.slices, *known, start, stop, dv, dscore)
+            window_pull.pull(range(start, stop), g, arrays, self.slices, *known, dv, dscore)
         return dv, dscore
 
     def project(self, dscore: Floats) -> tuple[Floats, Floats]:
@@ -108,7 +107,7 @@ class Local:
         dk: Floats = np.empty((B, *k.shape[1:]), k.dtype)
         dq = np.empty((B, -(-H * W // window_pull.PIXELS), t, k.shape[2]))
         flat = _check.frozen(dscore).reshape(B, t, H * W)
-        window_pull.project(self.q, k, self.slices, self.scale, flat, dk, dq)
+        window_pull.project(B * dq.shape[1], self.q, k, self.slices, self.scale, flat, dk, dq)
         return dq.sum(1), dk.reshape(B, H, W, k.shape[2])
 
     def _plan(self, e: int, learn: bool, back: bool = False) -> kernels.Windows:

@@ -12,7 +12,7 @@ import numpy as np
 from nlattn._types import Bools, Floats, Ints
 from nlattn.kernels import scores
 from nlattn.kernels.gemm import aligned, multiply, width
-from nlattn.kernels.matching import SAME, SHIFT, Plan, allowed, enter, evaluate, holds
+from nlattn.kernels.matching import BLOCK, SAME, SHIFT, Plan, allowed, enter, evaluate, holds
 from nlattn.kernels.tree import begins
 from nlattn.runtime import jit
 
@@ -29,13 +29,13 @@ def _note(leaf: int, slots: Ints, count: int, tried: Ints) -> int:
     return count + 1
 
 
-@jit.loop
-def propose(turns: Ints, index: Ints, home: Ints, plan: Plan, tried: Ints, slots: Ints) -> None:
+@jit.kernel
+def propose(block: int, index: Ints, home: Ints, plan: Plan, tried: Ints, slots: Ints) -> None:
     """Leaves of each query's match and of its four neighbours', as they are and shifted; -1 fills.
 
     `tried` (n, SLOTS) are the last ones of this tree, which come no second time.
     """
-    for query in jit.tasks(turns, 0, len(index)):
+    for query in range(block * BLOCK, min(block * BLOCK + BLOCK, len(index))):
         y, x, count = query // plan.Wq, query % plan.Wq, 0
         mine = slots[query]
         if index[query, 0] >= 0:
@@ -107,9 +107,9 @@ def _first_of_largest(s: Floats, keys: int, w: int, best: Floats, most: Floats, 
             row[l] += 1
 
 
-@jit.loop
+@jit.kernel
 def match(
-    turns: Ints,
+    leaf: int,
     q: Floats,
     k: Floats,
     masks: Bools,
@@ -125,59 +125,58 @@ def match(
     leaves, m, size = len(starts) - 1, len(order), plan.patch * plan.patch * plan.d
     most, topk, w = -(-m // leaves), found.shape[1], width(q)
     masked = plan.causal != 0 or len(masks) > 0 or len(pairs) > 0
-    for leaf in jit.tasks(turns, 0, leaves):
-        first, last = leaf * m // leaves, (leaf + 1) * m // leaves
-        keys = last - first
-        block, panel = aligned(most * (size + 1), q), aligned((size + 1) * w, q)
-        s, middle = aligned(most * w, q), np.zeros(size, q.dtype)
-        best, most_here = np.empty(w, q.dtype), np.empty(w, q.dtype)
-        row, room = np.empty(w, np.int64), np.empty(topk, q.dtype)
-        if plan.kind == scores.NEG_L2 and starts[leaf + 1] > starts[leaf]:
-            _pack(plan, plan.Wk, k, order[first], middle, 0, 1)  # small numbers cancel less
-        for j in range(keys if starts[leaf + 1] > starts[leaf] else 0):
-            at = j * (size + 1)
-            _pack(plan, plan.Wk, k, order[first + j], block, at, 1)
-            block[at + size] = 0
+    first, last = leaf * m // leaves, (leaf + 1) * m // leaves
+    keys = last - first
+    block, panel = aligned(most * (size + 1), q), aligned((size + 1) * w, q)
+    s, middle = aligned(most * w, q), np.zeros(size, q.dtype)
+    best, most_here = np.empty(w, q.dtype), np.empty(w, q.dtype)
+    row, room = np.empty(w, np.int64), np.empty(topk, q.dtype)
+    if plan.kind == scores.NEG_L2 and starts[leaf + 1] > starts[leaf]:
+        _pack(plan, plan.Wk, k, order[first], middle, 0, 1)  # small numbers cancel less
+    for j in range(keys if starts[leaf + 1] > starts[leaf] else 0):
+        at = j * (size + 1)
+        _pack(plan, plan.Wk, k, order[first + j], block, at, 1)
+        block[at + size] = 0
+        for c in range(size):
+            block[at + c] -= middle[c]
+        if plan.kind == scores.NEG_L2:
+            block[at + size] = -scores.terms(scores.DOT, block, at, block, at, size) / 2
+    for start in range(starts[leaf], starts[leaf + 1], w):
+        lanes = min(w, starts[leaf + 1] - start)
+        panel[:] = 0
+        factor = q.dtype.type(1 if plan.kind == scores.NEG_L2 else plan.factor)
+        for l in range(lanes):
+            _pack(plan, plan.Wq, q, visitors[start + l], panel, l, w)
+            panel[size * w + l] = 1
             for c in range(size):
-                block[at + c] -= middle[c]
-            if plan.kind == scores.NEG_L2:
-                block[at + size] = -scores.terms(scores.DOT, block, at, block, at, size) / 2
-        for start in range(starts[leaf], starts[leaf + 1], w):
-            lanes = min(w, starts[leaf + 1] - start)
-            panel[:] = 0
-            factor = q.dtype.type(1 if plan.kind == scores.NEG_L2 else plan.factor)
+                panel[c * w + l] = (panel[c * w + l] - middle[c]) * factor
+        multiply(block, 0, size + 1, 1, panel, 0, w, s, 0, w, keys, size + 1)
+        if plan.kind == scores.ABSDOT:
+            for t in range(keys * w):
+                s[t] = abs(s[t])
+        for l in range(lanes):
+            tested[start + l] = keys
+            if masked:
+                for j in range(keys):
+                    if not allowed(plan, visitors[start + l], order[first + j], masks, pairs):
+                        s[j * w + l] = -np.inf
+                        tested[start + l] -= 1
+        if topk == 1:
+            _first_of_largest(s, keys, w, best, most_here, row)
             for l in range(lanes):
-                _pack(plan, plan.Wq, q, visitors[start + l], panel, l, w)
-                panel[size * w + l] = 1
-                for c in range(size):
-                    panel[c * w + l] = (panel[c * w + l] - middle[c]) * factor
-            multiply(block, 0, size + 1, 1, panel, 0, w, s, 0, w, keys, size + 1)
-            if plan.kind == scores.ABSDOT:
-                for t in range(keys * w):
-                    s[t] = abs(s[t])
+                found[start + l, 0] = row[l]
+        else:
             for l in range(lanes):
-                tested[start + l] = keys
-                if masked:
-                    for j in range(keys):
-                        if not allowed(plan, visitors[start + l], order[first + j], masks, pairs):
-                            s[j * w + l] = -np.inf
-                            tested[start + l] -= 1
-            if topk == 1:
-                _first_of_largest(s, keys, w, best, most_here, row)
-                for l in range(lanes):
-                    found[start + l, 0] = row[l]
-            else:
-                for l in range(lanes):
-                    _choose(s, keys, w, l, found[start + l], room)
-            for l in range(lanes):
-                for t in range(topk):
-                    if found[start + l, t] >= 0:
-                        found[start + l, t] = order[first + found[start + l, t]]
+                _choose(s, keys, w, l, found[start + l], room)
+        for l in range(lanes):
+            for t in range(topk):
+                if found[start + l, t] >= 0:
+                    found[start + l, t] = order[first + found[start + l, t]]
 
 
-@jit.loop
+@jit.kernel
 def merge(
-    turns: Ints,
+    block: int,
     q: Floats,
     k: Floats,
     plan: Plan,
@@ -190,7 +189,7 @@ def merge(
 ) -> None:
     """Enter what the leaves hold into the lists of slice b, from one side to the other."""
     topk = index.shape[3]
-    for query in jit.tasks(turns, 0, len(place)):
+    for query in range(block * BLOCK, min(block * BLOCK + BLOCK, len(place))):
         y, x = query // plan.Wq, query % plan.Wq
         best, value = index[1 - side, b, query], score[1 - side, b, query]
         for t in range(topk):

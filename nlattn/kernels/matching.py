@@ -39,6 +39,10 @@ class Plan(NamedTuple):
     """Number of the first slice in the full problem."""
 
 
+BLOCK = 256
+"""Queries of a task that does little for each."""
+
+
 class Round(NamedTuple):
     """One pass over the queries of some tiles."""
 
@@ -51,9 +55,6 @@ class Round(NamedTuple):
     """The jump in rows and columns of the key grid."""
     search: int
     """Whether the random search follows."""
-    first: int
-    last: int
-    """Tiles, of all slices."""
 
 
 class ListRound(Round):

@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nlattn._types import Floats, Ints
+from nlattn._types import Floats
 from nlattn.kernels.exp import exp
 from nlattn.runtime import jit
 
 BLOCK = 16
 """Rows of a matrix product."""
+COLUMNS = 256
 _LANES = 16
 
 
@@ -32,27 +33,25 @@ class Grid(NamedTuple):
     """Of the first cell from the first query, in either axis."""
 
 
-@jit.loop(blas=True)
-def multiply(turns: Ints, a: Floats, b: Floats, out: Floats) -> None:
+@jit.kernel(blas=True)
+def multiply(block: int, a: Floats, b: Floats, out: Floats) -> None:
     """``out = a b`` for a (n, d), b (d, m), out (n, m)."""
-    for block in jit.tasks(turns, 0, -(-len(a) // BLOCK)):
-        rows = slice(block * BLOCK, min(block * BLOCK + BLOCK, len(a)))
-        np.dot(a[rows], b, out[rows])
+    rows = slice(block * BLOCK, min(block * BLOCK + BLOCK, len(a)))
+    np.dot(a[rows], b, out[rows])
 
 
-@jit.loop(blas=True)
-def add_outer(turns: Ints, a: Floats, b: Floats, out: Floats) -> None:
+@jit.kernel(blas=True)
+def add_outer(block: int, a: Floats, b: Floats, out: Floats) -> None:
     """``out += a^T b`` for a (n, m), b (n, d), out (m, d)."""
-    for block in jit.tasks(turns, 0, -(-len(out) // BLOCK)):
-        first, last = block * BLOCK, min(block * BLOCK + BLOCK, len(out))
-        turned = np.empty((last - first, len(a)), a.dtype)
-        for i in range(len(a)):
-            for l in range(first, last):
-                turned[l - first, i] = a[i, l]
-        product = np.dot(turned, b)
+    first, last = block * BLOCK, min(block * BLOCK + BLOCK, len(out))
+    turned = np.empty((last - first, len(a)), a.dtype)
+    for i in range(len(a)):
         for l in range(first, last):
-            for c in range(b.shape[1]):
-                out[l, c] += product[l - first, c]
+            turned[l - first, i] = a[i, l]
+    product = np.dot(turned, b)
+    for l in range(first, last):
+        for c in range(b.shape[1]):
+            out[l, c] += product[l - first, c]
 
 
 @jit.device
@@ -120,9 +119,9 @@ def _dot(a: Floats, b: Floats) -> float:
     return total
 
 
-@jit.loop
+@jit.kernel
 def weigh(
-    turns: Ints,
+    x: int,
     gram: Floats,
     grid: Grid,
     y: int,
@@ -137,57 +136,52 @@ def weigh(
     Results `scores` and `A` (W, L).
     """
     heat, hard = gram.dtype.type(options[0]), options[1] != 0
-    for x in jit.tasks(turns, 0, grid.W):
-        s, a = scores[x], A[x]
-        _box(gram, grid, y, grid.H, x, s)
+    s, a = scores[x], A[x]
+    _box(gram, grid, y, grid.H, x, s)
+    for l in range(len(s)):
+        s[l] /= norms[l]
+    top = _largest(s)
+    if hard:
+        first = 0
+        while first < len(s) - 1 and s[first] != top:
+            first += 1
         for l in range(len(s)):
-            s[l] /= norms[l]
-        top = _largest(s)
-        if hard:
-            first = 0
-            while first < len(s) - 1 and s[first] != top:
-                first += 1
-            for l in range(len(s)):
-                a[l] = 0
-            a[first] = 1
-            continue
-        for l in range(len(s)):
-            a[l] = exp(heat * (s[l] - top))
-        total = gram.dtype.type(_total(a))
-        for l in range(len(s)):
-            a[l] /= total
+            a[l] = 0
+        a[first] = 1
+        return
+    for l in range(len(s)):
+        a[l] = exp(heat * (s[l] - top))
+    total = gram.dtype.type(_total(a))
+    for l in range(len(s)):
+        a[l] /= total
 
 
-@jit.loop
-def paste(
-    turns: Ints, A: Floats, grid: Grid, y: int, divisors: Floats, B: Floats, z: Floats
-) -> None:
+@jit.kernel
+def paste(cell: int, A: Floats, grid: Grid, y: int, divisors: Floats, B: Floats, z: Floats) -> None:
     """Weights of a row of cells: what patches around them paste, over the normaliser.
 
     `divisors` of the cells of the row; empty for their mass. Results `B` (cells, L), and `z`.
     """
-    for cell in jit.tasks(turns, 0, len(B)):
-        b = B[cell]
-        _box(A, grid, y, grid.H, cell + grid.offset, b)
-        z[cell] = divisors[cell] if divisors.size else _total(b)
-        z[cell] = z[cell] if z[cell] != 0 else 1.0  # far outside, where nothing is pasted
-        for l in range(len(b)):
-            b[l] /= z[cell]
+    b = B[cell]
+    _box(A, grid, y, grid.H, cell + grid.offset, b)
+    z[cell] = divisors[cell] if divisors.size else _total(b)
+    z[cell] = z[cell] if z[cell] != 0 else 1.0  # far outside, where nothing is pasted
+    for l in range(len(b)):
+        b[l] /= z[cell]
 
 
-@jit.loop
-def unpaste(turns: Ints, B: Floats, z: Floats, mass: int, dB: Floats) -> None:
+@jit.kernel
+def unpaste(cell: int, B: Floats, z: Floats, mass: int, dB: Floats) -> None:
     """Cotangents of pasted weights, in place of those of B, the weights over the normaliser."""
-    for cell in jit.tasks(turns, 0, len(B)):
-        b, db = B[cell], dB[cell]
-        mean = db.dtype.type(_dot(b, db) if mass else 0)
-        for l in range(len(b)):
-            db[l] = (db[l] - mean) / z[cell]
+    b, db = B[cell], dB[cell]
+    mean = db.dtype.type(_dot(b, db) if mass else 0)
+    for l in range(len(b)):
+        db[l] = (db[l] - mean) / z[cell]
 
 
-@jit.loop
+@jit.kernel
 def unweigh(
-    turns: Ints,
+    x: int,
     dB: Floats,
     grid: Grid,
     y: int,
@@ -202,27 +196,24 @@ def unweigh(
     `dB` (p, columns, L) has row y of the queries at row ``y - offset``, of `cells` rows.
     """
     factor = A.dtype.type(heat)
-    for x in jit.tasks(turns, 0, grid.W):
-        a, ds = A[x], dS[x]
-        _box(dB, grid, y - grid.offset, cells, x - grid.offset, ds)
-        mean = ds.dtype.type(_dot(a, ds))
-        for l in range(len(a)):
-            ds[l] = factor * a[l] * (ds[l] - mean) / norms[l]
+    a, ds = A[x], dS[x]
+    _box(dB, grid, y - grid.offset, cells, x - grid.offset, ds)
+    mean = ds.dtype.type(_dot(a, ds))
+    for l in range(len(a)):
+        ds[l] = factor * a[l] * (ds[l] - mean) / norms[l]
 
 
-@jit.loop
-def box(turns: Ints, ring: Floats, grid: Grid, y: int, out: Floats) -> None:
+@jit.kernel
+def box(x: int, ring: Floats, grid: Grid, y: int, out: Floats) -> None:
     """Sum over patches for a row of queries, (W, L)."""
-    for x in jit.tasks(turns, 0, len(out)):
-        _box(ring, grid, y, grid.H, x, out[x])
+    _box(ring, grid, y, grid.H, x, out[x])
 
 
-@jit.loop
-def add_products(turns: Ints, a: Floats, b: Floats, out: Floats) -> None:
+@jit.kernel
+def add_products(block: int, a: Floats, b: Floats, out: Floats) -> None:
     """``out[l] += sum_x a[x, l] b[x, l]``."""
-    for block in jit.tasks(turns, 0, -(-len(out) // 256)):
-        first, last = block * 256, min(block * 256 + 256, len(out))
-        for x in range(len(a)):
-            left, right, total = a[x, first:last], b[x, first:last], out[first:last]
-            for l in range(last - first):
-                total[l] += np.float64(left[l]) * np.float64(right[l])
+    first, last = block * COLUMNS, min(block * COLUMNS + COLUMNS, len(out))
+    for x in range(len(a)):
+        left, right, total = a[x, first:last], b[x, first:last], out[first:last]
+        for l in range(last - first):
+            total[l] += np.float64(left[l]) * np.float64(right[l])

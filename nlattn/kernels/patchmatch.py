@@ -81,9 +81,9 @@ def _first_key(plan: Plan, b: int, query: int, key_mask: Bools, mask: Bools, val
     return -1
 
 
-@jit.loop
+@jit.kernel
 def begin(
-    turns: Ints,
+    run: int,
     q: Floats,
     k: Floats,
     slices: Ints,
@@ -95,17 +95,18 @@ def begin(
     score: Floats,
     counts: Ints,
 ) -> None:
-    """Fill side 0 with one random match per query, and its own place if ``valid[0]`` says so.
+    """Fill side 0 of TILE queries with a random match, and their own place if ``valid[0]`` says so.
 
     ``valid`` (slices of key_mask, 2 + Hk Wk): whether the own place is tried, number of valid keys,
     and those keys ascending.
     """
     n = plan.Hq * plan.Wq
-    for row in jit.tasks(turns, 0, len(slices) * n):
-        b, query = row // n, row % n
-        features, keys = q[slices[b, 0]], k[slices[b, 1]]
-        masks, pairs = key_mask[slices[b, 2]], mask[slices[b, 3]]
-        listed = valid[slices[b, 2]]
+    runs = -(-n // TILE)
+    b, start = run // runs, run % runs * TILE
+    features, keys = q[slices[b, 0]], k[slices[b, 1]]
+    masks, pairs = key_mask[slices[b, 2]], mask[slices[b, 3]]
+    listed = valid[slices[b, 2]]
+    for query in range(start, min(start + TILE, n)):
         y, x = query // plan.Wq, query % plan.Wq
         best, value = index[0, b, query], score[0, b, query]
         key = _first_key(plan, b, query, masks, pairs, listed[2 : 2 + listed[1]])
@@ -304,9 +305,9 @@ def _renew_list(
 _renew = jit.by_class({Round: _renew_one, ListRound: _renew_list}, forceinline=True, _nrt=False)
 
 
-@jit.loop
+@jit.kernel
 def renew(
-    turns: Ints,
+    tile: int,
     q: Floats,
     k: Floats,
     slices: Ints,
@@ -321,30 +322,29 @@ def renew(
     """One round over some tiles, from one side to the other: propagate, then search."""
     down, across = -(-plan.Hq // TILE), -(-plan.Wq // TILE)
     topk = index.shape[3]
-    for tile in jit.tasks(turns, step.first, step.last):
-        b, top, left = tile // (down * across), tile // across % down * TILE, tile % across * TILE
-        features, keys = q[slices[b, 0]], k[slices[b, 1]]
-        masks, pairs = key_mask[slices[b, 2]], mask[slices[b, 3]]
-        before, after = index[step.side, b], index[1 - step.side, b]
-        old, new = score[step.side, b], score[1 - step.side, b]
-        room = np.empty((2, max(1 + _NEAR + _MOST, topk)), np.int32)
-        for y in range(top, min(top + TILE, plan.Hq)):
-            for x in range(left, min(left + TILE, plan.Wq)):
-                query = y * plan.Wq + x
-                for t in range(topk):
-                    after[query, t], new[query, t] = before[query, t], old[query, t]
-                counts[b, query] += _renew(
-                    step,
-                    plan,
-                    features,
-                    keys,
-                    masks,
-                    pairs,
-                    before,
-                    b,
-                    y,
-                    x,
-                    after,
-                    new,
-                    room,
-                )
+    b, top, left = tile // (down * across), tile // across % down * TILE, tile % across * TILE
+    features, keys = q[slices[b, 0]], k[slices[b, 1]]
+    masks, pairs = key_mask[slices[b, 2]], mask[slices[b, 3]]
+    before, after = index[step.side, b], index[1 - step.side, b]
+    old, new = score[step.side, b], score[1 - step.side, b]
+    room = np.empty((2, max(1 + _NEAR + _MOST, topk)), np.int32)
+    for y in range(top, min(top + TILE, plan.Hq)):
+        for x in range(left, min(left + TILE, plan.Wq)):
+            query = y * plan.Wq + x
+            for t in range(topk):
+                after[query, t], new[query, t] = before[query, t], old[query, t]
+            counts[b, query] += _renew(
+                step,
+                plan,
+                features,
+                keys,
+                masks,
+                pairs,
+                before,
+                b,
+                y,
+                x,
+                after,
+                new,
+                room,
+            )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nlattn._types import Floats, Ints
+from nlattn._types import Floats
 from nlattn.kernels.exp import exp
 from nlattn.runtime import jit
 
@@ -64,15 +64,13 @@ def _weigh(ring: Floats, count: int, options: Floats, column: Floats, out: Float
         out[l] = exp(-steep * (excess if excess > 0 else floor * 0))
 
 
-@jit.loop
+@jit.kernel
 def normalise(
-    turns: Ints,
+    tile: int,
     u: Floats,
     patch: int,
     distance: int,
     options: Floats,
-    start: int,
-    stop: int,
     total: Floats,
     top: Floats,
 ) -> None:
@@ -83,32 +81,31 @@ def normalise(
     """
     H, W = total.shape
     wide = W + patch - 1
-    for tile in jit.tasks(turns, start, stop):
-        first, last = tile * TILE, min(tile * TILE + TILE, H)
-        ring, column = np.empty((patch, wide), u.dtype), np.empty(wide, u.dtype)
-        weights = np.empty(W, u.dtype)
-        for y in range(first, last):
-            for x in range(W):
-                total[y, x] = 0
-                top[y, x] = 0
-        for dy in range(-distance, distance + 1):
-            upper, lower = max(first, -dy), min(last, H - dy)
-            for dx in range(-distance, distance + 1):
-                left, right = max(0, -dx), min(W, W - dx)
-                count = right - left
-                if (dy == 0 and dx == 0) or count <= 0 or lower <= upper:
+    first, last = tile * TILE, min(tile * TILE + TILE, H)
+    ring, column = np.empty((patch, wide), u.dtype), np.empty(wide, u.dtype)
+    weights = np.empty(W, u.dtype)
+    for y in range(first, last):
+        for x in range(W):
+            total[y, x] = 0
+            top[y, x] = 0
+    for dy in range(-distance, distance + 1):
+        upper, lower = max(first, -dy), min(last, H - dy)
+        for dx in range(-distance, distance + 1):
+            left, right = max(0, -dx), min(W, W - dx)
+            count = right - left
+            if (dy == 0 and dx == 0) or count <= 0 or lower <= upper:
+                continue
+            for row in range(upper, lower + patch - 1):
+                _squares(u, row, left, dy, dx, count + patch - 1, ring[row % patch])
+                y = row - patch + 1
+                if y < upper:
                     continue
-                for row in range(upper, lower + patch - 1):
-                    _squares(u, row, left, dy, dx, count + patch - 1, ring[row % patch])
-                    y = row - patch + 1
-                    if y < upper:
-                        continue
-                    _weigh(ring, count, options, column, weights)
-                    sums, tops = total[y, left:right], top[y, left:right]
-                    for l in range(count):
-                        w = weights[l]
-                        sums[l] += w
-                        tops[l] = w if w > tops[l] else tops[l]
+                _weigh(ring, count, options, column, weights)
+                sums, tops = total[y, left:right], top[y, left:right]
+                for l in range(count):
+                    w = weights[l]
+                    sums[l] += w
+                    tops[l] = w if w > tops[l] else tops[l]
 
 
 @jit.device
@@ -124,15 +121,13 @@ def _paste(
             out[l] += weights[l] * there[l]
 
 
-@jit.loop
+@jit.kernel
 def average(
-    turns: Ints,
+    tile: int,
     u: Floats,
     patch: int,
     distance: int,
     options: Floats,
-    start: int,
-    stop: int,
     inverse: Floats,
     own: Floats,
     out: Floats,
@@ -145,54 +140,53 @@ def average(
     C, wide, r = u.shape[0], W + patch - 1, patch // 2
     vote = r if options[2] != 0 else 0
     span = 2 * vote + 1
-    for tile in jit.tasks(turns, start, stop):
-        first, last = tile * TILE, min(tile * TILE + TILE, H)
-        ring, column = np.empty((patch, wide), u.dtype), np.empty(wide, u.dtype)
-        votes, boxed = np.empty((span, W + 2 * vote), u.dtype), np.empty(W, u.dtype)
-        acc = np.zeros((last - first, C, W), u.dtype)
-        for dy in range(-distance, distance + 1):
-            upper, lower = max(first - vote, 0, -dy), min(last + vote, H, H - dy)
-            for dx in range(-distance, distance + 1):
-                left, right = max(0, -dx), min(W, W - dx)
-                count = right - left
-                if count <= 0 or lower <= upper:
-                    continue
-                itself = dy == 0 and dx == 0
-                for t in range(span):
-                    for l in range(W + 2 * vote):
-                        votes[t, l] = 0
-                for y in range(upper, upper + patch - 1):
-                    if not itself:
-                        _squares(u, y, left, dy, dx, count + patch - 1, ring[y % patch])
-                for newest in range(upper, lower + 2 * vote):
-                    weights = votes[newest % span, vote + left : vote + right]
-                    if newest >= lower:
+    first, last = tile * TILE, min(tile * TILE + TILE, H)
+    ring, column = np.empty((patch, wide), u.dtype), np.empty(wide, u.dtype)
+    votes, boxed = np.empty((span, W + 2 * vote), u.dtype), np.empty(W, u.dtype)
+    acc = np.zeros((last - first, C, W), u.dtype)
+    for dy in range(-distance, distance + 1):
+        upper, lower = max(first - vote, 0, -dy), min(last + vote, H, H - dy)
+        for dx in range(-distance, distance + 1):
+            left, right = max(0, -dx), min(W, W - dx)
+            count = right - left
+            if count <= 0 or lower <= upper:
+                continue
+            itself = dy == 0 and dx == 0
+            for t in range(span):
+                for l in range(W + 2 * vote):
+                    votes[t, l] = 0
+            for y in range(upper, upper + patch - 1):
+                if not itself:
+                    _squares(u, y, left, dy, dx, count + patch - 1, ring[y % patch])
+            for newest in range(upper, lower + 2 * vote):
+                weights = votes[newest % span, vote + left : vote + right]
+                if newest >= lower:
+                    for l in range(count):
+                        weights[l] = 0
+                else:
+                    scale = inverse[newest, left:right]
+                    if itself:
                         for l in range(count):
-                            weights[l] = 0
+                            weights[l] = own[newest, l] * scale[l]
                     else:
-                        scale = inverse[newest, left:right]
-                        if itself:
-                            for l in range(count):
-                                weights[l] = own[newest, l] * scale[l]
-                        else:
-                            y = newest + patch - 1
-                            _squares(u, y, left, dy, dx, count + patch - 1, ring[y % patch])
-                            _weigh(ring, count, options, column, weights)
-                            for l in range(count):
-                                weights[l] *= scale[l]
-                    y = newest - vote
-                    if y < first or y >= last:
-                        continue
-                    if vote == 0:
-                        _paste(u, y, dy, dx, r, left, weights, acc[y - first])
-                        continue
-                    _sum_rows(votes, W + 2 * vote, column)
-                    low, high = max(0, left - vote), min(W, right + vote)
-                    _sum_neighbours(column[low:], span, high - low, boxed)
-                    _paste(u, y, dy, dx, r, low, boxed[: high - low], acc[y - first])
-        for y in range(first, last):
-            rows = min(H - 1, y + vote) - max(0, y - vote) + 1
-            for x in range(W):
-                columns = min(W - 1, x + vote) - max(0, x - vote) + 1
-                for c in range(C):
-                    out[y, x, c] = acc[y - first, c, x] / (rows * columns)
+                        y = newest + patch - 1
+                        _squares(u, y, left, dy, dx, count + patch - 1, ring[y % patch])
+                        _weigh(ring, count, options, column, weights)
+                        for l in range(count):
+                            weights[l] *= scale[l]
+                y = newest - vote
+                if y < first or y >= last:
+                    continue
+                if vote == 0:
+                    _paste(u, y, dy, dx, r, left, weights, acc[y - first])
+                    continue
+                _sum_rows(votes, W + 2 * vote, column)
+                low, high = max(0, left - vote), min(W, right + vote)
+                _sum_neighbours(column[low:], span, high - low, boxed)
+                _paste(u, y, dy, dx, r, low, boxed[: high - low], acc[y - first])
+    for y in range(first, last):
+        rows = min(H - 1, y + vote) - max(0, y - vote) + 1
+        for x in range(W):
+            columns = min(W - 1, x + vote) - max(0, x - vote) + 1
+            for c in range(C):
+                out[y, x, c] = acc[y - first, c, x] / (rows * columns)

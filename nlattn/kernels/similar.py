@@ -14,9 +14,9 @@ from nlattn.runtime import jit
 BLOCK = 64
 
 
-@jit.loop
+@jit.kernel
 def weigh(
-    turns: Ints,
+    block: int,
     u: Floats,
     plan: Plan,
     indptr: Ints,
@@ -35,27 +35,26 @@ def weigh(
     """
     n = len(indptr) - 1
     floor, steep = u.dtype.type(options[0]), u.dtype.type(options[1])
-    for block in jit.tasks(turns, 0, -(-n // BLOCK)):
-        for i in range(block * BLOCK, min(block * BLOCK + BLOCK, n)):
-            y, x, most, sums = i // plan.Wq, i % plan.Wq, -1, np.float64(total[i])
-            for t in range(indptr[i], indptr[i + 1]):
-                key = indices[t]
-                if key == i:
-                    scores[t] = -np.inf
-                    continue
-                excess = -evaluate(plan, u, y, x, u, key) - floor
-                scores[t] = -steep * (excess if excess > 0 else floor * 0)
-                if most < 0 or scores[t] > scores[most]:
-                    most = t
-                sums += np.exp(np.float64(scores[t]))
-            best[i], total[i] = most, sums
-            if most >= 0:
-                top[i] = max(top[i], np.exp(scores[most]))
+    for i in range(block * BLOCK, min(block * BLOCK + BLOCK, n)):
+        y, x, most, sums = i // plan.Wq, i % plan.Wq, -1, np.float64(total[i])
+        for t in range(indptr[i], indptr[i + 1]):
+            key = indices[t]
+            if key == i:
+                scores[t] = -np.inf
+                continue
+            excess = -evaluate(plan, u, y, x, u, key) - floor
+            scores[t] = -steep * (excess if excess > 0 else floor * 0)
+            if most < 0 or scores[t] > scores[most]:
+                most = t
+            sums += np.exp(np.float64(scores[t]))
+        best[i], total[i] = most, sums
+        if most >= 0:
+            top[i] = max(top[i], np.exp(scores[most]))
 
 
-@jit.loop
+@jit.kernel
 def average(
-    turns: Ints,
+    block: int,
     u: Floats,
     plan: Plan,
     indptr: Ints,
@@ -72,29 +71,28 @@ def average(
     n, C = out.shape
     H, W, r = plan.Hq, plan.Wq, plan.patch // 2
     reach, wide = r if vote else 0, W + plan.patch - 1
-    for block in jit.tasks(turns, 0, -(-n // BLOCK)):
-        acc = np.empty(C, np.float64)
-        for i in range(block * BLOCK, min(block * BLOCK + BLOCK, n)):
-            y, x, count = i // W, i % W, 0
-            for c in range(C):
-                acc[c] = 0
-            for cy in range(max(0, y - reach), min(H, y + reach + 1)):
-                for cx in range(max(0, x - reach), min(W, x + reach + 1)):
-                    centre = cy * W + cx
-                    count += 1
-                    for t in range(indptr[centre], indptr[centre + 1]):
-                        w = np.float64(weights[t]) * inverse[centre]
-                        row, column = indices[t] // W + r + y - cy, indices[t] % W + r + x - cx
-                        at = (row * wide + column) * C
-                        for c in range(C):
-                            acc[c] += w * u[at + c]
-            for c in range(C):
-                out[i, c] += acc[c] / count
+    acc = np.empty(C, np.float64)
+    for i in range(block * BLOCK, min(block * BLOCK + BLOCK, n)):
+        y, x, count = i // W, i % W, 0
+        for c in range(C):
+            acc[c] = 0
+        for cy in range(max(0, y - reach), min(H, y + reach + 1)):
+            for cx in range(max(0, x - reach), min(W, x + reach + 1)):
+                centre = cy * W + cx
+                count += 1
+                for t in range(indptr[centre], indptr[centre + 1]):
+                    w = np.float64(weights[t]) * inverse[centre]
+                    row, column = indices[t] // W + r + y - cy, indices[t] % W + r + x - cx
+                    at = (row * wide + column) * C
+                    for c in range(C):
+                        acc[c] += w * u[at + c]
+        for c in range(C):
+            out[i, c] += acc[c] / count
 
 
-@jit.loop
+@jit.kernel
 def choose(
-    turns: Ints,
+    block: int,
     u: Floats,
     plan: Plan,
     distance: int,
@@ -109,18 +107,17 @@ def choose(
     none. Results `index` (n, k), to be begun with -1, and `value` (n, k).
     """
     H, W = plan.Hq, plan.Wq
-    for block in jit.tasks(turns, 0, -(-len(index) // BLOCK)):
-        for i in range(block * BLOCK, min(block * BLOCK + BLOCK, len(index))):
-            y, x = i // W, i % W
-            if pool.shape[1]:
-                for key in pool[i]:
-                    if key >= 0 and key != i:
+    for i in range(block * BLOCK, min(block * BLOCK + BLOCK, len(index))):
+        y, x = i // W, i % W
+        if pool.shape[1]:
+            for key in pool[i]:
+                if key >= 0 and key != i:
+                    away = abs(evaluate(plan, u, y, x, u, key) + u.dtype.type(aim))
+                    enter(index[i], value[i], key, -away)
+        else:
+            for cy in range(max(0, y - distance), min(H, y + distance + 1)):
+                for cx in range(max(0, x - distance), min(W, x + distance + 1)):
+                    key = cy * W + cx
+                    if key != i:
                         away = abs(evaluate(plan, u, y, x, u, key) + u.dtype.type(aim))
                         enter(index[i], value[i], key, -away)
-            else:
-                for cy in range(max(0, y - distance), min(H, y + distance + 1)):
-                    for cx in range(max(0, x - distance), min(W, x + distance + 1)):
-                        key = cy * W + cx
-                        if key != i:
-                            away = abs(evaluate(plan, u, y, x, u, key) + u.dtype.type(aim))
-                            enter(index[i], value[i], key, -away)

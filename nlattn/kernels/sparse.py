@@ -90,9 +90,9 @@ def _dot(a: Floats, b: Floats) -> float:
     return total
 
 
-@jit.loop
+@jit.kernel
 def attend(
-    turns: Ints,
+    block: int,
     q: Floats,
     k: Floats,
     v: Floats,
@@ -111,25 +111,24 @@ def attend(
     """
     n = q.shape[1]
     rows = len(slices) * n
-    for block in jit.tasks(turns, 0, (rows + BLOCK - 1) // BLOCK):
-        start, end = block * BLOCK, min(block * BLOCK + BLOCK, rows)
-        longest = _longest(indptr, slices, n, start, end)
-        scores, P = np.empty(longest, q.dtype), np.empty(longest, np.float64)
-        acc = np.empty(v.shape[2], np.float64)
-        for r in range(start, end):
-            b, i = r // n, r % n
-            row = slices[b, 3] * n + i
-            keys = indices[indptr[row] : indptr[row + 1]]
-            lse[b, i] = _weights(q[slices[b, 0], i], k[slices[b, 1]], keys, options, scores, P)
-            _fill(acc, options[3] if lse[b, i] == -np.inf else 0.0, len(acc))
-            for t in range(len(keys)):
-                _add(acc, P[t], v[slices[b, 2], keys[t]])
-            _copy(acc, out[b, i], len(acc))
+    start, end = block * BLOCK, min(block * BLOCK + BLOCK, rows)
+    longest = _longest(indptr, slices, n, start, end)
+    scores, P = np.empty(longest, q.dtype), np.empty(longest, np.float64)
+    acc = np.empty(v.shape[2], np.float64)
+    for r in range(start, end):
+        b, i = r // n, r % n
+        row = slices[b, 3] * n + i
+        keys = indices[indptr[row] : indptr[row + 1]]
+        lse[b, i] = _weights(q[slices[b, 0], i], k[slices[b, 1]], keys, options, scores, P)
+        _fill(acc, options[3] if lse[b, i] == -np.inf else 0.0, len(acc))
+        for t in range(len(keys)):
+            _add(acc, P[t], v[slices[b, 2], keys[t]])
+        _copy(acc, out[b, i], len(acc))
 
 
-@jit.loop
+@jit.kernel
 def weigh(
-    turns: Ints,
+    block: int,
     q: Floats,
     k: Floats,
     indptr: Ints,
@@ -143,28 +142,27 @@ def weigh(
     """Store the score and normalised weight of every edge, (B nnz), and ``lse`` (B, n)."""
     n = q.shape[1]
     rows = len(slices) * n
-    for block in jit.tasks(turns, 0, (rows + BLOCK - 1) // BLOCK):
-        start, end = block * BLOCK, min(block * BLOCK + BLOCK, rows)
-        weights = np.empty(_longest(indptr, slices, n, start, end), np.float64)
-        for r in range(start, end):
-            b, i = r // n, r % n
-            row = slices[b, 3] * n + i
-            first, last = indptr[row], indptr[row + 1]
-            at, to = first + slices[b, 4], last + slices[b, 4]
-            lse[b, i] = _weights(
-                q[slices[b, 0], i],
-                k[slices[b, 1]],
-                indices[first:last],
-                options,
-                scores[at:to],
-                weights,
-            )
-            _copy(weights, P[at:to], last - first)
+    start, end = block * BLOCK, min(block * BLOCK + BLOCK, rows)
+    weights = np.empty(_longest(indptr, slices, n, start, end), np.float64)
+    for r in range(start, end):
+        b, i = r // n, r % n
+        row = slices[b, 3] * n + i
+        first, last = indptr[row], indptr[row + 1]
+        at, to = first + slices[b, 4], last + slices[b, 4]
+        lse[b, i] = _weights(
+            q[slices[b, 0], i],
+            k[slices[b, 1]],
+            indices[first:last],
+            options,
+            scores[at:to],
+            weights,
+        )
+        _copy(weights, P[at:to], last - first)
 
 
-@jit.loop
+@jit.kernel
 def differentiate(
-    turns: Ints,
+    block: int,
     v: Floats,
     dout: Floats,
     dlse: Floats,
@@ -180,31 +178,30 @@ def differentiate(
     n = dout.shape[1]
     rows = len(slices) * n
     weight, power = int(options[0]), options[2]
-    for block in jit.tasks(turns, 0, (rows + BLOCK - 1) // BLOCK):
-        start, end = block * BLOCK, min(block * BLOCK + BLOCK, rows)
-        dP = np.empty(_longest(indptr, slices, n, start, end), np.float64)
-        for r in range(start, end):
-            b, i = r // n, r % n
-            row, shift = slices[b, 3] * n + i, slices[b, 4]
-            first, count = indptr[row], indptr[row + 1] - indptr[row]
-            mean = 0.0
-            for t in range(count):
-                dP[t] = _dot(dout[b, i], v[slices[b, 2], indices[first + t]])
-                mean += P[first + t + shift] * dP[t]
-            for t in range(count):
-                edge = first + t + shift
-                if weight == DOT:
-                    dscores[edge] = dP[t] / count
-                    continue
-                inner = P[edge] * (dP[t] - mean + dlse[b, i])
-                if weight == ABSPOW:  # a weight of 0 has no slope
-                    inner = power * inner / scores[edge] if scores[edge] != 0 else 0.0
-                dscores[edge] = inner
+    start, end = block * BLOCK, min(block * BLOCK + BLOCK, rows)
+    dP = np.empty(_longest(indptr, slices, n, start, end), np.float64)
+    for r in range(start, end):
+        b, i = r // n, r % n
+        row, shift = slices[b, 3] * n + i, slices[b, 4]
+        first, count = indptr[row], indptr[row + 1] - indptr[row]
+        mean = 0.0
+        for t in range(count):
+            dP[t] = _dot(dout[b, i], v[slices[b, 2], indices[first + t]])
+            mean += P[first + t + shift] * dP[t]
+        for t in range(count):
+            edge = first + t + shift
+            if weight == DOT:
+                dscores[edge] = dP[t] / count
+                continue
+            inner = P[edge] * (dP[t] - mean + dlse[b, i])
+            if weight == ABSPOW:  # a weight of 0 has no slope
+                inner = power * inner / scores[edge] if scores[edge] != 0 else 0.0
+            dscores[edge] = inner
 
 
-@jit.loop
+@jit.kernel
 def transpose(
-    turns: Ints,
+    s: int,
     indptr: Ints,
     indices: Ints,
     cursor: Ints,
@@ -217,27 +214,27 @@ def transpose(
     `cursor` (S, m) is workspace; results `pointers` (S m + 1), `edges` (nnz) and `queries` (nnz).
     """
     S, m = cursor.shape
-    n = (len(indptr) - 1) // max(S, 1)
-    pointers[S * m] = len(indices)
-    for s in jit.tasks(turns, 0, S):
-        _fill(cursor[s], 0, m)
-        for t in range(indptr[s * n], indptr[s * n + n]):
-            cursor[s, indices[t]] += 1
-        total = indptr[s * n]
-        for j in range(m):
-            pointers[s * m + j] = total
-            total += cursor[s, j]
-            cursor[s, j] = pointers[s * m + j]
-        for i in range(n):
-            for t in range(indptr[s * n + i], indptr[s * n + i + 1]):
-                place = cursor[s, indices[t]]
-                edges[place], queries[place] = t, i
-                cursor[s, indices[t]] = place + 1
+    n = (len(indptr) - 1) // S
+    if s == S - 1:
+        pointers[S * m] = len(indices)
+    _fill(cursor[s], 0, m)
+    for t in range(indptr[s * n], indptr[s * n + n]):
+        cursor[s, indices[t]] += 1
+    total = indptr[s * n]
+    for j in range(m):
+        pointers[s * m + j] = total
+        total += cursor[s, j]
+        cursor[s, j] = pointers[s * m + j]
+    for i in range(n):
+        for t in range(indptr[s * n + i], indptr[s * n + i + 1]):
+            place = cursor[s, indices[t]]
+            edges[place], queries[place] = t, i
+            cursor[s, indices[t]] = place + 1
 
 
-@jit.loop
+@jit.kernel
 def gather(
-    turns: Ints,
+    block: int,
     coefficients: Floats,
     edges: Ints,
     indptr: Ints,
@@ -257,20 +254,19 @@ def gather(
     n = out.shape[1]
     rows = len(slices) * n
     factor, centred = options[0], options[1] != 0
-    for block in jit.tasks(turns, 0, (rows + BLOCK - 1) // BLOCK):
-        acc = np.empty(out.shape[2], np.float64)
-        for r in range(block * BLOCK, min(block * BLOCK + BLOCK, rows)):
-            b, i = r // n, r % n
-            row = slices[b, 2] * n + i
-            _fill(acc, 0.0, len(acc))
-            for t in range(indptr[row], indptr[row + 1]):
-                edge = edges[t] if edges.size else t
-                c = factor * coefficients[edge + slices[b, 3]]
-                xj = x[slices[b, 0], indices[t]]
-                if centred:
-                    yi = y[slices[b, 1], i]
-                    for a in range(len(acc)):
-                        acc[a] += c * (np.float64(xj[a]) - np.float64(yi[a]))
-                else:
-                    _add(acc, c, xj)
-            _copy(acc, out[b, i], len(acc))
+    acc = np.empty(out.shape[2], np.float64)
+    for r in range(block * BLOCK, min(block * BLOCK + BLOCK, rows)):
+        b, i = r // n, r % n
+        row = slices[b, 2] * n + i
+        _fill(acc, 0.0, len(acc))
+        for t in range(indptr[row], indptr[row + 1]):
+            edge = edges[t] if edges.size else t
+            c = factor * coefficients[edge + slices[b, 3]]
+            xj = x[slices[b, 0], indices[t]]
+            if centred:
+                yi = y[slices[b, 1], i]
+                for a in range(len(acc)):
+                    acc[a] += c * (np.float64(xj[a]) - np.float64(yi[a]))
+            else:
+                _add(acc, c, xj)
+        _copy(acc, out[b, i], len(acc))

@@ -94,9 +94,9 @@ def _runs(
     return found
 
 
-@jit.loop
+@jit.kernel
 def list_keys(
-    turns: Ints,
+    block: int,
     index: Ints,
     key_mask: Bools,
     mask: Bools,
@@ -119,27 +119,26 @@ def list_keys(
     n, rows = Hq * Wq, len(slices) * Hq * Wq
     kinds, radius, causal = shape[0], shape[1], shape[2]
     side = 2 * around[0] + 1
-    for block in jit.tasks(turns, 0, (rows + BLOCK - 1) // BLOCK):
-        centres = np.empty(2 * side * side + 2, np.int64)
-        runs = np.empty(len(centres) * (2 * radius + 1) + index.shape[3], np.int64)
-        for r in range(block * BLOCK, min(block * BLOCK + BLOCK, rows)):
-            b, p = r // n, r % n
-            y, x = p // Wq, p % Wq
-            i = slices[b, 0]
-            count = _centres(index, i, y, x, grid, kinds, around, centres)
-            count = _runs(centres, count, index[i, y, x], kinds, grid, radius, runs)
-            size, fresh = 0, 0
-            for c in range(count):
-                start, end = max(runs[c] >> 32, fresh), runs[c] & 0xFFFFFFFF
-                fresh = max(fresh, end)
-                if causal:
-                    end = min(end, p + 1)
-                for j in range(start, end):
-                    if key_mask.size and not key_mask[slices[b, 1], j]:
-                        continue
-                    if mask.size and not mask[slices[b, 2], p, j]:
-                        continue
-                    if keys.size:
-                        keys[indptr[r] + size] = j
-                    size += 1
-            sizes[r] = size
+    centres = np.empty(2 * side * side + 2, np.int64)
+    runs = np.empty(len(centres) * (2 * radius + 1) + index.shape[3], np.int64)
+    for r in range(block * BLOCK, min(block * BLOCK + BLOCK, rows)):
+        b, p = r // n, r % n
+        y, x = p // Wq, p % Wq
+        i = slices[b, 0]
+        count = _centres(index, i, y, x, grid, kinds, around, centres)
+        count = _runs(centres, count, index[i, y, x], kinds, grid, radius, runs)
+        size, fresh = 0, 0
+        for c in range(count):
+            start, end = max(runs[c] >> 32, fresh), runs[c] & 0xFFFFFFFF
+            fresh = max(fresh, end)
+            if causal:
+                end = min(end, p + 1)
+            for j in range(start, end):
+                if key_mask.size and not key_mask[slices[b, 1], j]:
+                    continue
+                if mask.size and not mask[slices[b, 2], p, j]:
+                    continue
+                if keys.size:
+                    keys[indptr[r] + size] = j
+                size += 1
+        sizes[r] = size

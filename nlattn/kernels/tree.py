@@ -14,7 +14,7 @@ import numpy as np
 
 from nlattn._types import Floats, Ints
 from nlattn.kernels import rng, scores
-from nlattn.kernels.matching import Plan
+from nlattn.kernels.matching import BLOCK, Plan
 from nlattn.runtime import jit
 
 _DRAWS = 12  # keys among which the far ends of a node are looked for
@@ -90,9 +90,9 @@ def halve(value: Floats, order: Ints, first: int, middle: int, last: int, state:
         step += 1
 
 
-@jit.loop
+@jit.kernel
 def split(
-    turns: Ints,
+    node: int,
     k: Floats,
     extra: Floats,
     plan: Plan,
@@ -105,44 +105,42 @@ def split(
 ) -> None:
     """Halve all nodes of a level of tree `number`; `value` is room for one number a key."""
     m, size = len(order), plan.patch * plan.patch * plan.d
-    for node in jit.tasks(turns, 0, 1 << level):
-        first, last = node * m >> level, (node + 1) * m >> level
-        middle, name = (2 * node + 1) * m >> (level + 1), (1 << level) + node
-        state = rng.absorb(rng.start(np.uint64(np.int64(plan.seed))), number)
-        state = rng.absorb(state, name)
-        one = order[first + rng.bounded(rng.absorb(state, 0), last - first)]
-        one = _far_from(plan, k, extra, order, first, last - first, one, rng.absorb(state, 1))
-        two = _far_from(plan, k, extra, order, first, last - first, one, rng.absorb(state, 2))
-        at, other = begins(plan, plan.Wk, one), begins(plan, plan.Wk, two)
-        plane = name * (size + 1)
-        for row in range(plan.patch):
-            for c in range(plan.patch * plan.d):
-                step = row * (plan.Wk + plan.patch - 1) * plan.d + c
-                planes[plane + row * plan.patch * plan.d + c] = k[at + step] - k[other + step]
-        planes[plane + size] = extra[one] - extra[two]
-        for t in range(first, last):
-            key = order[t]
-            along = _product(plan, plan.Wk, planes, plane, k, key)
-            along += planes[plane + size] * extra[key]
-            value[t] = along if along == along else -np.inf  # a NaN has no rank
-        halve(value, order, first, middle, last, rng.absorb(state, 3))
-        thresholds[name] = value[middle]
+    first, last = node * m >> level, (node + 1) * m >> level
+    middle, name = (2 * node + 1) * m >> (level + 1), (1 << level) + node
+    state = rng.absorb(rng.start(np.uint64(np.int64(plan.seed))), number)
+    state = rng.absorb(state, name)
+    one = order[first + rng.bounded(rng.absorb(state, 0), last - first)]
+    one = _far_from(plan, k, extra, order, first, last - first, one, rng.absorb(state, 1))
+    two = _far_from(plan, k, extra, order, first, last - first, one, rng.absorb(state, 2))
+    at, other = begins(plan, plan.Wk, one), begins(plan, plan.Wk, two)
+    plane = name * (size + 1)
+    for row in range(plan.patch):
+        for c in range(plan.patch * plan.d):
+            step = row * (plan.Wk + plan.patch - 1) * plan.d + c
+            planes[plane + row * plan.patch * plan.d + c] = k[at + step] - k[other + step]
+    planes[plane + size] = extra[one] - extra[two]
+    for t in range(first, last):
+        key = order[t]
+        along = _product(plan, plan.Wk, planes, plane, k, key)
+        along += planes[plane + size] * extra[key]
+        value[t] = along if along == along else -np.inf  # a NaN has no rank
+    halve(value, order, first, middle, last, rng.absorb(state, 3))
+    thresholds[name] = value[middle]
 
 
-@jit.loop
-def settle(turns: Ints, levels: int, order: Ints, home: Ints) -> None:
+@jit.kernel
+def settle(leaf: int, levels: int, order: Ints, home: Ints) -> None:
     """Sort the keys of every leaf, and note the leaf of every key."""
     m = len(order)
-    for leaf in jit.tasks(turns, 0, 1 << levels):
-        first, last = leaf * m >> levels, (leaf + 1) * m >> levels
-        order[first:last] = np.sort(order[first:last])
-        for t in range(first, last):
-            home[order[t]] = leaf
+    first, last = leaf * m >> levels, (leaf + 1) * m >> levels
+    order[first:last] = np.sort(order[first:last])
+    for t in range(first, last):
+        home[order[t]] = leaf
 
 
-@jit.loop
+@jit.kernel
 def descend(
-    turns: Ints,
+    block: int,
     q: Floats,
     reach: Floats,
     plan: Plan,
@@ -153,7 +151,7 @@ def descend(
 ) -> None:
     """Leaf of every query times its `reach`."""
     size = plan.patch * plan.patch * plan.d
-    for query in jit.tasks(turns, 0, len(leaf)):
+    for query in range(block * BLOCK, min(block * BLOCK + BLOCK, len(leaf))):
         node = 0
         for level in range(levels):
             name = (1 << level) + node

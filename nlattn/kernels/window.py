@@ -130,27 +130,24 @@ def windows(
     )
 
 
-@jit.loop
-def score(
-    turns: Ints, q: Floats, k: Floats, slices: Ints, scale: Any, start: int, stop: int, out: Any
-) -> None:
+@jit.kernel
+def score(task: int, q: Floats, k: Floats, slices: Ints, scale: Any, out: Any) -> None:
     """``out[b, i, pixel] = scale q_i . k_pixel``; tasks are blocks of pixels, (B, t, H W)."""
     t, d = q.shape[1:]
     n = k.shape[1] * k.shape[2]
     blocks, w = (n + PIXELS - 1) // PIXELS, width(q)
-    for task in jit.tasks(turns, start, stop):
-        b, first = task // blocks, task % blocks * PIXELS
-        count = min(PIXELS, n - first)
-        panel, s = aligned(d * w, q), aligned(PIXELS * w, q)
-        for t0 in range(0, t, w):
-            some = min(w, t - t0)
-            for c in range(d):
-                for i in range(w):
-                    panel[c * w + i] = q[slices[b, 0], t0 + i, c] if i < some else 0
-            multiply(k, (slices[b, 1] * n + first) * d, d, 1, panel, 0, w, s, 0, w, count, d)
-            for i in range(some):
-                for j in range(count):
-                    out[b, t0 + i, first + j] = scale * s[j * w + i]
+    b, first = task // blocks, task % blocks * PIXELS
+    count = min(PIXELS, n - first)
+    panel, s = aligned(d * w, q), aligned(PIXELS * w, q)
+    for t0 in range(0, t, w):
+        some = min(w, t - t0)
+        for c in range(d):
+            for i in range(w):
+                panel[c * w + i] = q[slices[b, 0], t0 + i, c] if i < some else 0
+        multiply(k, (slices[b, 1] * n + first) * d, d, 1, panel, 0, w, s, 0, w, count, d)
+        for i in range(some):
+            for j in range(count):
+                out[b, t0 + i, first + j] = scale * s[j * w + i]
 
 
 @jit.device

@@ -332,14 +332,12 @@ def _row(g: Windows, b: int, row: int, arrays: Any, slices: Ints, results: Any) 
             _query(g, s, eb, scores[b, t], v, dout, (bias[t], gate[t]), some, x, at)
 
 
-@jit.loop
+@jit.kernel
 def attend(
-    turns: Ints,
+    task: int,
     g: Windows,
     arrays: Any,
     slices: Ints,
-    start: int,
-    stop: int,
     out: Floats,
     norm: Floats,
     delta: Floats,
@@ -355,5 +353,4 @@ def attend(
     and `dgate` (B, rows of tiles, t, kh kw), the gradients of each task.
     """
     down = (g.Ho + g.th - 1) // g.th
-    for task in jit.tasks(turns, start, stop):
-        _row(g, task // down, task % down, arrays, slices, (out, norm, delta, dbias, dgate))
+    _row(g, task // down, task % down, arrays, slices, (out, norm, delta, dbias, dgate))

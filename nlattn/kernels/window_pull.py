@@ -195,16 +195,14 @@ def _row(g: Windows, b: int, row: int, arrays: Any, slices: Ints, norms: Any, re
                     _store(g, s, a, z, (ref, factor), c0, cn, some, x)
 
 
-@jit.loop
+@jit.kernel
 def pull(
-    turns: Ints,
+    task: int,
     g: Windows,
     arrays: Any,
     slices: Ints,
     norm: Floats,
     delta: Floats,
-    start: int,
-    stop: int,
     dv: Floats,
     dscore: Floats,
 ) -> None:
@@ -214,13 +212,12 @@ def pull(
     """
     high = (g.H - 1 + g.ph) // g.sh - g.ph // g.sh + 1
     down = (high + g.th - 1) // g.th
-    for task in jit.tasks(turns, start, stop):
-        _row(g, task // down, task % down, arrays, slices, (norm, delta), (dv, dscore))
+    _row(g, task // down, task % down, arrays, slices, (norm, delta), (dv, dscore))
 
 
-@jit.loop
+@jit.kernel
 def project(
-    turns: Ints,
+    task: int,
     q: Floats,
     k: Floats,
     slices: Ints,
@@ -235,17 +232,16 @@ def project(
     """
     n, d = k.shape[1:]
     blocks = dq.shape[1]
-    for task in jit.tasks(turns, 0, len(slices) * blocks):
-        b, block = task // blocks, task % blocks
+    b, block = task // blocks, task % blocks
+    for j in range(block * PIXELS, min(n, block * PIXELS + PIXELS)):
+        for c in range(d):
+            dk[b, j, c] = 0
+    for t in range(q.shape[1]):
+        total = np.zeros(d, np.float64)
         for j in range(block * PIXELS, min(n, block * PIXELS + PIXELS)):
+            s = scale * dscore[b, t, j]
             for c in range(d):
-                dk[b, j, c] = 0
-        for t in range(q.shape[1]):
-            total = np.zeros(d, np.float64)
-            for j in range(block * PIXELS, min(n, block * PIXELS + PIXELS)):
-                s = scale * dscore[b, t, j]
-                for c in range(d):
-                    dk[b, j, c] += s * q[slices[b, 0], t, c]
-                    total[c] += np.float64(s) * k[slices[b, 1], j, c]
-            for c in range(d):
-                dq[b, block, t, c] = total[c]
+                dk[b, j, c] += s * q[slices[b, 0], t, c]
+                total[c] += np.float64(s) * k[slices[b, 1], j, c]
+        for c in range(d):
+            dq[b, block, t, c] = total[c]

@@ -9,8 +9,15 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Ints, Work
-from nlattn.engines.cross_scale import OVERLAPS, Cells, CrossScaleOptions, to_cells, to_pixels
-from nlattn.kernels.patches import add_outer, multiply
+from nlattn.engines.cross_scale import (
+    OVERLAPS,
+    Cells,
+    CrossScaleOptions,
+    add_outer,
+    multiply,
+    to_cells,
+    to_pixels,
+)
 from nlattn.maps.base import OP, AttentionMap
 from nlattn.maps.state import Stored, common
 

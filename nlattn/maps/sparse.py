@@ -14,6 +14,7 @@ from nlattn.engines.support import Transposed, checked_support
 from nlattn.kernels import sparse as kernels
 from nlattn.maps.base import OP, AttentionMap
 from nlattn.maps.state import Stored, common
+from nlattn.runtime.jit import blocks
 
 _PLAIN = np.array([1.0, 0.0])
 
@@ -60,7 +61,9 @@ class SparseMap(AttentionMap):
         slices = _check.frozen(np.zeros((1, 4), np.int64))
         options = _check.frozen(_PLAIN)
         arrays = edges, indptr, indices, x[None], x[None]
-        kernels.gather(self.weights, *arrays, slices, options, out[None])
+        kernels.gather(
+            blocks(rows, kernels.BLOCK), self.weights, *arrays, slices, options, out[None]
+        )
         return out
 
     def _edges(self, index: Ints) -> tuple[Ints, Ints]:

@@ -133,28 +133,43 @@ def function(function: Callable[P, R]) -> Callable[P, R]:
 @typed
 def kernel(
     function: Callable[Concatenate[int, P], None],
-) -> Callable[Concatenate[int, P], None]: ...
+) -> Callable[Concatenate[int | range, P], None]: ...
 @typed
 def kernel(
     *, fast: bool = False, blas: bool = False
-) -> Callable[[Callable[Concatenate[int, P], None]], Callable[Concatenate[int, P], None]]: ...
+) -> Callable[
+    [Callable[Concatenate[int, P], None]], Callable[Concatenate[int | range, P], None]
+]: ...
 def kernel(function: Any = None, *, fast: bool = False, blas: bool = False) -> Any:
     """Compile a function of one task: its number first, then inputs, results last.
 
     ``function(count, *inputs, *results)`` then does tasks ``0`` to ``count - 1``, shared among
-    threads. A task owns what it writes. ``blas=True`` says that it calls ``np.dot``.
+    threads; ``function(range(a, b), ...)`` those from a below b. A task owns what it writes.
+    ``blas=True`` says that it calls ``np.dot``.
     """
     if function is None:
         return functools.partial(kernel, fast=fast, blas=blas)
-    return functools.wraps(function)(loop(blas=blas)(_loop_over(function, fast)))
+    launch = loop(blas=blas)(_loop_over(function, fast))
+
+    @functools.wraps(function)
+    def call(tasks: int | range, *arrays: Any) -> None:
+        first, last = (tasks.start, tasks.stop) if isinstance(tasks, range) else (0, tasks)
+        launch(first, last, *arrays)
+
+    return call
+
+
+def blocks(rows: int, size: int) -> int:
+    """Tasks of `size` rows each, the last of fewer."""
+    return -(-rows // size)
 
 
 def _loop_over(function: Callable[..., None], fast: bool) -> Callable[..., None]:
     """The loop of a thread over its tasks, under the name and place of their function."""
     task = _compile(function, entry=False, fast=fast, keep=False)
 
-    def each_task(turns: Ints, count: int, *arguments: Any) -> None:
-        for number in tasks(turns, 0, count):
+    def each_task(turns: Ints, first: int, last: int, *arguments: Any) -> None:
+        for number in tasks(turns, first, last):
             task(number, *arguments)
 
     at = function.__code__

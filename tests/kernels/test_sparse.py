@@ -51,10 +51,10 @@ def test_the_stored_weights_are_those_that_are_applied(weight: int, dtype: Any) 
     options = _check.frozen(np.array([weight, 0.7, 1.5, 9.0]))
     slices = ints([0, 0, 0, 0, 0], [1, 0, 1, 0, nnz])
     out, lse = np.full((2, N, E), np.nan, dtype), np.full((2, N), np.nan)
-    kernels.attend(q, k, v, indptr, indices, slices, options, out, lse)
+    kernels.attend(1, q, k, v, indptr, indices, slices, options, out, lse)
     scores, P = np.full(2 * nnz, np.nan, dtype), np.full(2 * nnz, np.nan, dtype)
     again = np.full((2, N), np.nan)
-    kernels.weigh(q, k, indptr, indices, slices, options, scores, P, again)
+    kernels.weigh(1, q, k, indptr, indices, slices, options, scores, P, again)
     np.testing.assert_array_equal(again, lse)
     kind = NEG_L2 if weight == kernels.GAUSSIAN else DOT
     for b in range(2):
@@ -74,7 +74,7 @@ def test_large_powers_do_not_overflow() -> None:
     options = _check.frozen(np.array([kernels.ABSPOW, 1.0, 60.0, 0.0]))
     slices = ints([0, 0, 0, 0, 0])
     indices = _check.frozen(np.array([0, 1], np.int32))
-    kernels.weigh(q, k, ints(0, 2), indices, slices, options, scores, P, lse)
+    kernels.weigh(1, q, k, ints(0, 2), indices, slices, options, scores, P, lse)
     np.testing.assert_allclose(P, [2.0**-60, 1], rtol=1e-12)
     np.testing.assert_allclose(lse, 60 * np.log(2e10), rtol=1e-12)
 
@@ -90,7 +90,7 @@ def test_the_transpose_is_scipys(seed: int, slices: int, n: int) -> None:
     result[2] = result[2].astype(np.int32)
     cursor = np.full((slices, M), -1)
     frozen = _check.frozen(indptr, np.int64), _check.frozen(indices, np.int32)
-    kernels.transpose(*frozen, cursor, *result)
+    kernels.transpose(slices, *frozen, cursor, *result)
     for s, part in enumerate(parts):
         numbered = csr_array(
             (np.arange(len(part.indices)) + 1, part.indices, part.indptr), part.shape
@@ -111,7 +111,7 @@ def test_gather_sums_over_edges(centred: int) -> None:
     out = np.full((2, N, D), np.nan)
     options = _check.frozen(np.array([2.0, centred]))
     slices = ints([0, 0, 0, 0], [0, 1, 0, 0])
-    kernels.gather(c, ints(), indptr, indices, k, q, slices, options, out)
+    kernels.gather(1, c, ints(), indptr, indices, k, q, slices, options, out)
     C = csr_array((c, indices, indptr), shape=(N, M)).toarray()
     want = 2 * (C @ k[0] - centred * C.sum(1)[:, None] * q)
     np.testing.assert_allclose(out, want, rtol=1e-13, atol=1e-14)
