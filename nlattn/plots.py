@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _OKABE_ITO = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2")
 _INK = "#22252a"
+_NARROW = 4.0
+"""Beyond it a picture is stretched to be seen."""
 
 
 def overlay(
@@ -57,7 +59,7 @@ def overlay(
         )
     columns = max(1, -(-count // 2)) if count > 1 else 1
     lines = 2 if count > 1 else 1
-    aspect = ground.shape[1] / ground.shape[0]
+    aspect = _aspect(ground.shape)
     figure = Figure(figsize=(1.2 + 2.65 * aspect * (columns + 2), 6.2), layout="constrained")
     figure.patch.set_facecolor("white")
     grid = figure.add_gridspec(2, columns + 2)
@@ -89,7 +91,7 @@ def overlay(
             color=_INK,
         )
         _frame(axes, colour)
-    main.set_title(title or "Query points and where they look", fontsize=11, color=_INK)
+    _title(main, title or "Query points and where they look")
     _frame(main, "#999999", width=0.8)
     if shown is not None:
         bar = figure.colorbar(shown, ax=figure.axes, fraction=0.025, pad=0.012, aspect=40)
@@ -119,13 +121,13 @@ def match_field(index: Ints, key_grid: tuple[int, int], *, title: str = "") -> F
     reach = float(np.hypot(*key_grid))
     colours = _hue(down, right, reach)
     colours[index < 0] = 0.6
-    aspect = index.shape[1] / index.shape[0]
+    aspect = _aspect(index.shape)
     figure = Figure(figsize=(6.2 * max(aspect, 0.3) + 2.9, 6.2), layout="constrained")
     figure.patch.set_facecolor("white")
     grid = figure.add_gridspec(3, 2, width_ratios=(6.2 * max(aspect, 0.3), 2.6))
     main = figure.add_subplot(grid[:, 0])
     main.imshow(colours, interpolation="nearest")
-    main.set_title(title or "Nearest-neighbour field", fontsize=11, color=_INK)
+    _title(main, title or "Nearest-neighbour field")
     _frame(main, "#999999", width=0.8)
     _wheel(figure.add_subplot(grid[0, 1]), reach)
     _lengths(figure.add_subplot(grid[1, 1]), np.hypot(down, right)[index >= 0])
@@ -335,7 +337,23 @@ def _magnify(axes: Any, ground: Floats, weights: Floats, start: Any, norm: Any) 
     _frame(inset, "white", width=1.5)
 
 
+def _aspect(shape: tuple[int, ...]) -> float:
+    """Width over height of a panel: that of the picture, unless it is so narrow as to be a line."""
+    return min(max(shape[1] / shape[0], 1 / _NARROW), _NARROW)
+
+
+def _title(axes: Any, text: str) -> None:
+    """A title of one line, in which nothing is mathematics."""
+    shown = "".join(c if c.isprintable() else "?" for c in text)
+    shown = shown if len(shown) <= 90 else f"{shown[:60]}...{shown[-27:]}"
+    axes.set_title(shown, fontsize=11, color=_INK, parse_math=False)
+
+
 def _frame(axes: Any, colour: str, width: float = 2.0) -> None:
     axes.set(xticks=[], yticks=[])
+    if axes.images:
+        height, width = axes.images[0].get_array().shape[:2]
+        if max(width / height, height / width) > _NARROW:
+            axes.set_aspect("auto")
     for spine in axes.spines.values():
         spine.set(edgecolor=colour, linewidth=width)

@@ -1,20 +1,26 @@
 """The command ``nlattn``: what it answers to, and how it ends.
 
 Exit codes: 0 done, 1 a check failed, 2 wrong use or bad input, 3 an environment that does not
-serve (a missing package, a full disk), 130 interrupted. What goes wrong is said in one line.
+serve (a missing package, a full disk, too little memory), 130 interrupted. What goes wrong is said
+in one line. SIGTERM and SIGHUP end it as they end any program, after its drafts are removed.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from nlattn.cli.output import MachineError, Output
 from nlattn.cli.parser import parse
+from nlattn.cli.words import of_command
 
 _EXTRAS = {
     "matplotlib": "cli", "PIL": "cli", "tqdm": "cli", "hypothesis": "test", "ml_dtypes": "test",
@@ -25,22 +31,96 @@ _EXTRAS = {
 """Which extra of ours brings a module."""
 
 
+_ENVIRONMENT = {
+    getattr(errno, name)
+    for name in (
+        "ENOSPC", "EDQUOT", "EROFS", "EIO", "ENOMEM", "EMFILE", "ENFILE", "EFBIG", "EBADF"
+    )
+    if hasattr(errno, name)
+}  # fmt: skip
+"""What is wrong with a machine, not with a name."""
+
+
+class _Ended(BaseException):
+    """A signal has asked the process to end."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    _open_streams()
     try:
         options = parse(argv)
     except SystemExit as end:
-        return int(end.code or 0)
+        return int(end.code or 0) if _flushed() else 3
+    except OSError as error:  # help that could not be written
+        _flushed()
+        return _say(str(error), 3)
+    previous = _listen()
     try:
         command = importlib.import_module(f"nlattn.cli.{options.module}")
         return _interruptible(lambda: _run(getattr(command, options.function), options))
     except KeyboardInterrupt:
-        Output.discard_all()
-        if "nlattn.conformance.backends.process" in sys.modules:
-            sys.modules["nlattn.conformance.backends.process"].Process.close_all()
-        print("nlattn: interrupted", file=sys.stderr, flush=True)
-        sys.stdout.flush()
+        _clear()
+        _say("interrupted", 130)
+        _flushed()
         os._exit(130)  # the compiler or a kernel in the other thread would delay a usual exit
+    except _Ended as end:
+        _clear()
+        signal.signal(end.number, signal.SIG_DFL)
+        os.kill(os.getpid(), end.number)  # so that whoever waits sees by what it ended
+        os._exit(128 + end.number)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _open_streams() -> None:
+    """Standard streams that are there, whoever closed them, and that can say any name."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            if nothing != number:
+                os.dup2(nothing, number)
+            setattr(sys, name, open(number, "w" if number else "r"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _listen() -> dict[int, Any]:
+    """Hear what ends programs; what was heard before."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+
+    def end(number: int, _: Any) -> None:
+        raise _Ended(number)
+
+    numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
+    heard = {n: signal.getsignal(n) for n in numbers if n is not None}
+    mine = {n: h for n, h in heard.items() if h is signal.SIG_DFL}
+    for number in mine:
+        signal.signal(number, end)
+    return mine
+
+
+def _clear() -> None:
+    """Remove drafts and end processes."""
+    Output.discard_all()
+    if "nlattn.conformance.backends.process" in sys.modules:
+        sys.modules["nlattn.conformance.backends.process"].Process.close_all()
+
+
+def _flushed() -> bool:
+    """Whether what was printed has arrived; what has not is thrown away."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def _interruptible(work: Callable[[], int]) -> int:
@@ -79,11 +159,17 @@ def _run(command: Callable[[Any], int], options: Any) -> int:
     except MachineError as error:
         return _say(str(error), 3)
     except BrokenPipeError:  # the reader of our output has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _flushed()
         return 0
     except OSError as error:
-        return _say(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
-    except (ValueError, TypeError, MemoryError) as error:
+        _flushed()
+        text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return _say(text, 3 if error.errno in _ENVIRONMENT else 2)
+    except MemoryError as error:
+        if options.debug:
+            raise
+        return _say(str(error) or "there is not enough memory", 3)
+    except (ValueError, TypeError) as error:
         if options.debug:
             raise
         return _say(str(error) or type(error).__name__, 2)
@@ -101,5 +187,6 @@ def _set_threads(count: int) -> None:
 
 
 def _say(text: str, code: int) -> int:
-    print("nlattn:", " ".join(text.split()), file=sys.stderr, flush=True)
+    with suppress(OSError):  # nobody may hear it
+        print("nlattn:", of_command(text), file=sys.stderr, flush=True)
     return code

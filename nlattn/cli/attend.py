@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +13,7 @@ from nlattn import _check, images
 from nlattn._types import Floats
 from nlattn.cli import methods, report
 from nlattn.cli.methods import Result, Task
-from nlattn.cli.output import Output, Stages, to_json
+from nlattn.cli.output import Output, Stages, peak_memory, to_json
 
 _SPOTS = ((0.25, 0.42), (0.30, 0.14), (0.58, 0.17), (0.82, 0.51), (0.08, 0.66), (0.53, 0.06))
 """Where a picture is queried; the built-in one on cheek, flag, suit, strap, background, flag."""
@@ -92,15 +94,7 @@ def _of_arrays(options: Namespace) -> Task:
 
 def _array(path: Path, name: str) -> Floats:
     """Array in a ``.npy`` file, mapped into memory; nothing is unpickled."""
-    try:
-        x = np.load(path, mmap_mode="r", allow_pickle=False)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged header raises whatever it likes
-        raise ValueError(f"{name} {path} is not a readable .npy file: {error}") from None
-    if not isinstance(x, np.ndarray):
-        x.close()
-        raise ValueError(f"{name} {path} is an archive, expected a .npy file of one array")
+    x = methods.array(path, name)
     if x.ndim not in (2, 3) or 0 in x.shape:
         raise ValueError(f"{name} {path} has shape {x.shape}, expected (n, d) or (H, W, d)")
     return _check.array("map", name, x)
@@ -123,6 +117,7 @@ def _finish(task: Task, options: Namespace, output: Output, stages: Stages) -> i
             dense = methods.predict(task)
         with stages("write"):
             _write(task, result, output)
+    result.peak = peak_memory()  # of the whole run, pictures too
     summary = report.collect(task, result, quality, dense, options, stages.seconds)
     summary["files"] = sorted([*(p.name for p in output.draft.iterdir()), "report.json"])
     output.write("report.json", lambda path: path.write_text(to_json(summary) + "\n"))
@@ -149,7 +144,13 @@ def _write(task: Task, result: Result, output: Output) -> None:
     figure = plots.overlay(
         task.image, result.weights, np.array(task.queries), title=f"Where pixels look: {task.name}"
     )
-    output.write("overlay.png", lambda path: figure.savefig(path, dpi=_DPI))
+    _draw(output, "overlay.png", figure)
     if result.field is not None:
         field = plots.match_field(result.field.index[..., 0], result.field.key_grid)
-        output.write("matches.png", lambda path: field.savefig(path, dpi=_DPI))
+        _draw(output, "matches.png", field)
+
+
+def _draw(output: Output, name: str, figure: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a name may be of letters that no font here has
+        output.write(name, lambda path: figure.savefig(path, dpi=_DPI))

@@ -8,6 +8,7 @@ from typing import Any
 
 import nlattn
 from nlattn.cli.output import Output, Stages, to_json
+from nlattn.cli.words import printable
 from nlattn.files import picture
 from nlattn.images import MAX_PIXELS
 from nlattn.runtime import threads
@@ -66,7 +67,7 @@ def denoise(options: Namespace) -> int:
     elif not options.quiet:
         height, width = image.shape[:2]
         print(
-            f"{Path(options.image).name}, {height} x {width}: denoised in "
+            f"{printable(Path(options.image).name)}, {height} x {width}: denoised in "
             f"{stages.seconds['denoise']:.2f} s; changed by {report['change'] * 255:.1f} of 255 "
             f"(rms), sigma is {sigma * 255:.1f}\n{', '.join(report['written'])}, {bits} bits"
             f"{', ' * bool(report['jpeg'])}{report['jpeg'] or ''}"

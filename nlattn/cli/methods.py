@@ -15,7 +15,8 @@ import numpy as np
 import nlattn
 from nlattn import quality
 from nlattn._types import Field, Floats
-from nlattn.cli.output import Stages, peak_memory
+from nlattn.cli.output import Stages
+from nlattn.files import npy
 from nlattn.maps.base import AttentionMap
 
 _CORNER = 9
@@ -90,7 +91,7 @@ def scram(task: Task, options: Namespace, stages: Stages) -> Result:
         with stages("output"):
             out = (weighted @ task.flat(task.v)).reshape(*task.q.shape[:-1], -1)
     weights = weighted.rows(task.points).reshape(-1, *task.k.shape[:-1])
-    return Result(weights, weighted, field, out, peak_memory())
+    return Result(weights, weighted, field, out)
 
 
 def lev(task: Task, options: Namespace, stages: Stages) -> Result:
@@ -110,7 +111,7 @@ def lev(task: Task, options: Namespace, stages: Stages) -> Result:
     if task.v is not None and task.image is None:
         with stages("output"):
             out = (few @ task.flat(task.v)).reshape(*task.q.shape[:-1], -1)
-    return Result(weights, few, None, out, peak_memory())
+    return Result(weights, few, None, out)
 
 
 def dense(task: Task, options: Namespace, stages: Stages) -> Result:
@@ -127,7 +128,7 @@ def dense(task: Task, options: Namespace, stages: Stages) -> Result:
         with stages("output"):
             out = _in_blocks(q, k, task.flat(task.v), task.scale, stages)
         out = out.reshape(*task.q.shape[:-1], -1)
-    return Result(weights, None, None, out, peak_memory())
+    return Result(weights, None, None, out)
 
 
 def efficient(task: Task, _: Namespace, stages: Stages) -> Result:
@@ -156,18 +157,21 @@ def nonlocal_mean(task: Task, options: Namespace, stages: Stages) -> Result:
     """The softmax forms as dense attention, the others through their linear maps."""
     if options.pairwise.endswith("gaussian"):
         return dense(task, options, stages)
-    weight = None if options.weight is None else _vector(options.weight).astype(task.q.dtype)
+    weight = (
+        None if options.weight is None else array(options.weight, "--weight").astype(task.q.dtype)
+    )
     form = {"pairwise": options.pairwise, "weight": weight}
     return _factored(task, stages, functools.partial(nlattn.nonlocal_mean_map, **form))
 
 
-def _vector(path: Path) -> Floats:
+def array(path: Path, name: str) -> Floats:
+    """The array in a ``.npy`` file, mapped into memory; ValueError says what is wrong with it."""
     try:
-        return np.asarray(np.load(path, allow_pickle=False))
-    except OSError:
-        raise
-    except Exception as error:  # a damaged header raises whatever it likes
-        raise ValueError(f"--weight {path} is not a readable .npy file: {error}") from None
+        x: Floats = npy.mapped("map", path, kinds="biufcV")
+    except ValueError as error:
+        text = f"{name} {path} is not a readable .npy file of one array"
+        raise ValueError(f"{text}: {str(error).removeprefix('map: ')}") from None
+    return x
 
 
 def _factored(task: Task, stages: Stages, make: Callable[..., AttentionMap]) -> Result:
@@ -179,7 +183,7 @@ def _factored(task: Task, stages: Stages, make: Callable[..., AttentionMap]) -> 
     if task.v is not None and task.image is None:
         with stages("output"):
             out = (one @ task.flat(task.v)).reshape(*task.q.shape[:-1], -1)
-    return Result(weights, one, None, out, peak_memory())
+    return Result(weights, one, None, out)
 
 
 def _in_blocks(q: Floats, k: Floats, v: Floats, scale: float, stages: Stages) -> Floats:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import secrets
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -35,11 +36,14 @@ class Output:
                 )
         if not self._existed and os.path.lexists(self.folder):
             raise ValueError(f"--out {folder} is a file, expected a folder")
+        self._force, self._lock = force, -1
         with self._writing():
             home = self.folder if self._existed else self._make(self.folder.parent)
-            self.draft = Path(tempfile.mkdtemp(prefix=".nlattn-", dir=home))
-            os.chmod(self.draft, 0o777 & ~_umask())
-        Output._open.append(self)
+            self.draft = home / f".nlattn-{secrets.token_hex(4)}"
+            Output._open.append(self)  # before there is something to remove
+            if self._existed:
+                self._hold()
+            self.draft.mkdir()
 
     def write(self, name: str, writer: Callable[[Path], Any]) -> None:
         """Call ``writer(path)`` for one of the files."""
@@ -51,13 +55,52 @@ class Output:
         names = sorted(os.listdir(self.draft))
         with self._writing():
             if self._existed:
-                for name in names:
-                    os.replace(self.draft / name, self.folder / name)
+                self._place(names)
             else:
-                os.rename(self.draft, self.folder)
+                try:
+                    os.rename(self.draft, self.folder)
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                        raise
+                    raise ValueError(
+                        f"{self.folder} was written by another run meanwhile; --out names another"
+                    ) from None
         self._made.clear()
         self.discard()
         return names
+
+    def _place(self, names: Sequence[str]) -> None:
+        """Move files into the folder; without force nothing there is replaced."""
+        placed: list[str] = []
+        try:
+            for name in names:
+                if self._force:
+                    os.replace(self.draft / name, self.folder / name)
+                else:
+                    _move(self.draft / name, self.folder / name)
+                    placed.append(name)
+        except FileExistsError:
+            for name in placed:
+                (self.folder / name).unlink(missing_ok=True)
+            raise ValueError(
+                f"{self.folder} was written to by another run meanwhile; --out names another"
+            ) from None
+
+    def _hold(self) -> None:
+        """Keep other runs out of a folder that is there, until this one ends."""
+        try:
+            import fcntl
+        except ModuleNotFoundError:  # not on this system
+            return
+        self._lock = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.discard()
+            text = f"another run writes to {self.folder}; --out names another folder"
+            raise ValueError(text) from None
+        except OSError:  # a file system without locks
+            pass
 
     def discard(self) -> None:
         """Remove what was not put in place."""
@@ -66,6 +109,9 @@ class Output:
         for folder in reversed(self._made):
             with suppress(OSError):
                 folder.rmdir()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
         if self in Output._open:
             Output._open.remove(self)
 
@@ -96,10 +142,16 @@ class Output:
             ) from None
 
 
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def _move(file: Path, to: Path) -> None:
+    """Move a file to a place where there is none; FileExistsError if there is one."""
+    try:
+        os.link(file, to)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if os.path.lexists(to):
+            raise FileExistsError(to) from None
+        os.rename(file, to)
 
 
 class Stages:

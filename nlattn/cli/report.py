@@ -11,6 +11,7 @@ from typing import Any
 from nlattn import __version__, _check
 from nlattn.cli.methods import Result, Task
 from nlattn.cli.output import table
+from nlattn.cli.words import printable
 from nlattn.quality import Estimate, Quality
 from nlattn.runtime import threads
 
@@ -112,10 +113,10 @@ def text(r: dict[str, Any], folder: Path) -> str:
     ]
     grids = " x ".join(map(str, r["query_grid"])), " x ".join(map(str, r["key_grid"]))
     head = (
-        f"{r['input']}, {r['method']} attention: {r['queries']:,} queries ({grids[0]}), "
+        f"{printable(r['input'])}, {r['method']} attention: {r['queries']:,} queries ({grids[0]}), "
         f"{r['keys']:,} keys ({grids[1]}), {r['channels']} channels, {r['dtype']}"
     )
-    files = f"{folder}: {', '.join(r['files'])}"
+    files = f"{printable(folder)}: {', '.join(r['files'])}"
     warning = (
         "\nAttention is not peaked here: few keys stand for little of it." if r["flat"] else ""
     )

@@ -22,7 +22,10 @@ def vectors(options: Namespace) -> int:
 
 def write(options: Namespace) -> int:
     """The cases of a tier, whole or not at all."""
-    cases = list(suite(options.tier, options.operators, options.dtypes))
+    try:
+        cases = list(suite(options.tier, options.operators, options.dtypes))
+    except KeyError as error:
+        raise ValueError(f"--operators: {error.args[0]}") from None
     if not cases:
         raise ValueError("no case of this tier has such an operator and dtype")
     if options.folder.exists():
