@@ -14,18 +14,22 @@ from itertools import chain
 from pathlib import Path
 
 from nlattn.cli.output import MachineError, table, to_json
+from nlattn.conformance.backends.capabilities import Capabilities
 from nlattn.conformance.backends.process import Process
 from nlattn.conformance.case import Case
 from nlattn.conformance.cases.suite import cases
 from nlattn.conformance.judge.search import DTYPES, SEARCHES, searches, verdict_name
 from nlattn.conformance.judge.verdict import Verdict
+from nlattn.conformance.report.causes import coverage, unjudged
 from nlattn.conformance.report.files import difference, junit, page
-from nlattn.conformance.report.text import Report, as_data, failure, from_data, lines, summary
+from nlattn.conformance.report.text import Report, as_data, from_data, lines, told
 from nlattn.conformance.runner import run
 from nlattn.conformance.sweep import sweep
+from nlattn.conformance.table import TABLE
 
 SHOWN = 20
-"""Failures that the terminal sees; files have all."""
+"""Causes of failures that the terminal sees; files have all cases."""
+TIMEOUT, MEMORY = 120.0, 8.0
 NOTHING = "no case of this tier has such a name, operator and dtype"
 
 
@@ -38,31 +42,54 @@ def validate(options: Namespace) -> int:
     for path in files.values():
         if path.exists() and not options.force:
             raise ValueError(f"{path} exists; --force overwrites it")
-    fixed = chosen(options)
+    chosen(options, None)  # says what is wrong before anything is started
     start = time.perf_counter()
     with Process(
         options.backend, options.op, timeout=options.timeout, memory=options.memory * 1e9
     ) as subject:
+        fixed = chosen(options, subject.capabilities)
         found: Iterator[Verdict] = run(subject, fixed, dict(options.tolerance or ()))
         found = chain(found, searches(subject, searched(options), options.dtypes))
         if options.sweep:
             found = chain(found, drawn(subject, options))
         verdicts = list(shown(found, len(fixed), options.quiet))
-        name = subject.name
+        name, able = subject.name, subject.capabilities
     if not verdicts:
         raise ValueError(NOTHING)
-    words = ["nlattn", "validate", options.backend, *(["--op", options.op] if options.op else [])]
-    if options.tier != "smoke":
-        words += ["--tier", options.tier]
-    if options.sweep:
-        words += ["--sweep", str(options.sweep), "--seed", str(options.seed)]
-    seconds = time.perf_counter() - start
-    report = Report(name, shlex.join(words), options.tier, verdicts, seconds)
+    report = Report(
+        name, shlex.join(again(options)), options.tier, verdicts, time.perf_counter() - start,
+        list(coverage(fixed, verdicts)), unasked(options, able), unjudged(able.operators, verdicts),
+    )  # fmt: skip
     writers = {"json": lambda r: to_json(as_data(r)) + "\n", "junit": junit, "html": page}
     for kind, path in files.items():
         whole(path, writers[kind](report))
     say(report, options)
     return 1 if report.failed else 0
+
+
+def again(options: Namespace) -> list[str]:
+    """The command, but for what chooses cases."""
+    words = ["nlattn", "validate", options.backend, *(["--op", options.op] if options.op else [])]
+    if options.tier != "smoke":
+        words += ["--tier", options.tier]
+    if options.dtypes:
+        words += ["--dtypes", ",".join(options.dtypes)]
+    if options.timeout != TIMEOUT:
+        words += ["--timeout", f"{options.timeout:g}"]
+    if options.memory != MEMORY:
+        words += ["--memory", f"{options.memory:g}"]
+    for pattern, factor in options.tolerance or ():
+        words += ["--tolerance", f"{pattern}={factor:g}"]
+    if options.sweep:
+        words += ["--sweep", str(options.sweep), "--seed", str(options.seed)]
+    return words
+
+
+def unasked(options: Namespace, able: Capabilities) -> list[str]:
+    """Operators that nobody asked for, since the backend does not name them."""
+    if asked(options) is not None:
+        return []
+    return [spec.name for spec in TABLE if not able.claims(spec.name)]
 
 
 def compare(old: Path, new: Path) -> int:
@@ -119,10 +146,22 @@ def searched(options: Namespace) -> tuple[str, ...]:
     )
 
 
-def chosen(options: Namespace) -> list[Case]:
-    """Cases that were asked for; ValueError if there are none."""
+def names(able: Capabilities, case: Case) -> bool:
+    """Whether a backend names the very function of a case."""
+    return case.function in (able.operators or ())
+
+
+def chosen(options: Namespace, able: Capabilities | None) -> list[Case]:
+    """Cases that were asked for, of what a backend names; ValueError if there are none."""
+    able, ops = able or Capabilities(), asked(options)
+    ops = ops or tuple(spec.name for spec in TABLE if able.claims(spec.name))
     try:
-        found = list(cases(options.tier, asked(options), options.dtypes, options.case or "*"))
+        dtypes = tuple(x for x in options.dtypes or able.dtypes if x in able.dtypes)
+        found = list(
+            cases(options.tier, ops, dtypes or options.dtypes, options.case or "*", able.shapes)
+        )
+        named = [c for c in found if c.kind == "forward" or able.gradients or names(able, c)]
+        found = named or found
     except KeyError as error:
         raise ValueError(f"--operators: {error.args[0]}") from None
     if not found and not searched(options) and not options.sweep:
@@ -149,9 +188,4 @@ def say(report: Report, options: Namespace) -> None:
     if options.quiet:
         return
     print(table(lines(report)))
-    failures = [v for v in report.verdicts if v.failed]
-    for verdict in failures[:SHOWN]:
-        print("\n" + failure(report, verdict))
-    if len(failures) > SHOWN:
-        print(f"\n... and {len(failures) - SHOWN} more; --json and --html have all of them")
-    print("\n" + summary(report))
+    print("\n" + told(report, SHOWN))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -67,6 +68,22 @@ class Case:
             return STAGES
         names = (*self.spec.arrays, *self.spec.cases.differentiable)
         return tuple(f"d{name}" for name in names if name in self.arrays)
+
+    def sizes(self) -> dict[str, int]:
+        """Sizes by the names of the table, with ``heads``, ``batch`` and ``group``."""
+        found: dict[str, int] = {}
+        leads = {}
+        for name, dims in self.spec.arrays.items():
+            if name in self.arrays:
+                shape, names = np.shape(self.arrays[name]), dims.split()
+                leads[name] = shape[: len(shape) - len(names)]
+                found |= zip(names, shape[len(shape) - len(names) :], strict=True)
+        lead = leads.get("q", next(iter(leads.values()), ()))
+        if lead:
+            found |= {"heads": int(lead[-1]), "batch": math.prod(lead[:-1])}
+        if self.options.get("gqa") and lead and leads.get("k"):
+            found["group"] = int(lead[-1]) // max(1, int(leads["k"][-1]))
+        return found
 
 
 def dtype_of(name: str) -> np.dtype[Any]:

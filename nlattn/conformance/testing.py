@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import shlex
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nlattn.conformance.backends.backend import FunctionBackend
-from nlattn.conformance.case import Case, Tier, suite
+from nlattn.conformance.case import Case, Tier
+from nlattn.conformance.cases.suite import cases
+from nlattn.conformance.judge.behaviour import RULES, behaved
+from nlattn.conformance.judge.search import DTYPES as WIDE
+from nlattn.conformance.judge.search import SEARCHES, searches, verdict_name
+from nlattn.conformance.judge.verdict import Verdict
 from nlattn.conformance.report.text import Report, failure
-from nlattn.conformance.runner import Here, attempt
+from nlattn.conformance.runner import Here, attempt, run
+from nlattn.conformance.table import TABLE
 
 
 class Deviation(NamedTuple):
@@ -59,6 +67,8 @@ def conformance_tests(
 ) -> dict[str, Callable[..., None]]:
     """Test functions by name: ``globals().update(conformance_tests(Backend()))``.
 
+    One test for each case, and one for the behaviour and the search of each operator and dtype.
+
     Parameters
     ----------
     backend : object
@@ -66,8 +76,8 @@ def conformance_tests(
     tier, operators, dtypes
         Which cases.
     deviations : path, optional
-        JSON list of objects of ``pattern``, ``reason`` and ``link``. Cases that match are expected
-        to fail.
+        JSON list of objects of ``pattern``, ``reason`` and ``link``. Cases, rules of behaviour and
+        searches that match are expected to fail.
 
     Raises
     ------
@@ -76,29 +86,49 @@ def conformance_tests(
     """
     import pytest
 
-    cases = {case.name: case for case in suite(tier, operators, dtypes)}
-    entries = [] if deviations is None else _read(deviations)
-    known = matched(entries, cases)
     subject = Here(backend)
-    parameters = [
-        pytest.param(
-            case,
-            id=name,
-            marks=[pytest.mark.xfail(reason=f"{known[name].reason} ({known[name].link})",
-                                     strict=False)] if name in known else [],
-        )
-        for name, case in cases.items()
-    ]  # fmt: skip
+    able = subject.capabilities
+    chosen = operators or tuple(spec.name for spec in TABLE if able.claims(spec.name))
+    fixed = {case.name: case for case in cases(tier, chosen, dtypes, shapes=able.shapes)}
+    rest = list(dict.fromkeys((c.op, c.dtype) for c in fixed.values()))
+    found = [(op, x) for op in SEARCHES if op in chosen for x in WIDE if x in (dtypes or WIDE)]
+    names = [*fixed, *(f"{op}/behaviour/{x}/{rule}" for op, x in rest for rule in RULES)]
+    names += [verdict_name(*one) for one in found]
+    known = matched([] if deviations is None else _read(deviations), names)
 
-    @pytest.mark.parametrize("case", parameters)
+    def judged(verdicts: Iterable[Verdict]) -> None:
+        """Skip, fail or pass for all of them together; known deviations do not count."""
+        every = [v for v in verdicts if v.case in fixed or v.case not in known]
+        wrong = [_told(backend, tier, v) for v in every if v.failed]
+        if wrong:
+            pytest.fail("\n".join(wrong), pytrace=False)
+        if all(v.status == "unsupported" for v in every):
+            pytest.skip(every[0].detail if every else "known deviations alone")
+
+    def marked(name: str) -> Any:
+        reason = f"{known[name].reason} ({known[name].link})" if name in known else ""
+        return [pytest.mark.xfail(reason=reason, strict=False)] if reason else []
+
+    @pytest.mark.parametrize(
+        "case", [pytest.param(c, id=name, marks=marked(name)) for name, c in fixed.items()]
+    )
     def test_conformance(case: Case) -> None:
-        verdict, _ = attempt(subject, case)
-        if verdict.status == "unsupported":
-            pytest.skip(verdict.detail)
-        if verdict.failed:
-            pytest.fail(_told(subject.name, tier, verdict), pytrace=False)
+        judged([attempt(subject, case)[0]])
 
-    return {"test_conformance": test_conformance}
+    @pytest.mark.parametrize(("op", "dtype"), rest)
+    def test_behaviour(op: str, dtype: str) -> None:
+        own = [c for c in fixed.values() if (c.op, c.dtype) == (op, dtype)]
+        judged(v for v in run(subject, behaved(own)) if "/behaviour/" in v.case)
+
+    @pytest.mark.parametrize(("op", "dtype"), found)
+    def test_search(op: str, dtype: str) -> None:
+        judged(searches(subject, (op,), (dtype,)))
+
+    return {
+        "test_conformance": test_conformance,
+        "test_behaviour": test_behaviour,
+        "test_search": test_search,
+    }
 
 
 _read = deviations
@@ -122,15 +152,17 @@ def assert_conforms(
         Name of the operator, or of its gradient: ``qna_vjp``.
     """
     named = any(callable(getattr(function, name, None)) for name in ("run", op))
-    subject = Here(function if named else FunctionBackend(function, op))
+    backend = function if named else FunctionBackend(function, op)
+    subject = Here(backend)
     wrong, judged = [], 0
-    for case in suite(tier, (op.removesuffix("_vjp"),), dtypes):
+    shapes = subject.capabilities.shapes
+    for case in cases(tier, (op.removesuffix("_vjp"),), dtypes, shapes=shapes):
         if case.function != op:
             continue
         verdict, _ = attempt(subject, case)
         judged += verdict.status != "unsupported"
         if verdict.failed:
-            wrong.append(_told(subject.name, tier, verdict))
+            wrong.append(_told(backend, tier, verdict))
     if wrong:
         more = [f"... and {len(wrong) - 5} more"] if len(wrong) > 5 else []
         raise AssertionError("\n".join([f"{len(wrong)} of {judged} cases fail", *wrong[:5], *more]))
@@ -138,5 +170,20 @@ def assert_conforms(
         raise AssertionError(f"{subject.name} computed no case of {op}")
 
 
-def _told(name: str, tier: Tier, verdict: Any) -> str:
-    return failure(Report(name, f"nlattn validate {name}", tier, [verdict]), verdict)
+def _told(backend: Any, tier: Tier, verdict: Verdict) -> str:
+    words = ["nlattn", "validate", *spelt(backend), *(["--tier", tier] if tier != "smoke" else [])]
+    return failure(Report("", shlex.join(words), tier, [verdict]), verdict)
+
+
+def spelt(backend: Any) -> list[str]:
+    """The words by which `nlattn validate` finds a backend: a file, what is in it, an operator."""
+    op: list[str] = []
+    if isinstance(backend, FunctionBackend):
+        backend, op = backend.function, ["--op", backend.op]
+    thing = backend if inspect.isfunction(backend) else type(backend)
+    if "<" in thing.__qualname__:
+        return [thing.__qualname__, *op]  # made inside a function: no file names it
+    try:
+        return [f"{inspect.getfile(thing)}:{thing.__qualname__}", *op]
+    except (OSError, TypeError):
+        return [f"{thing.__module__}:{thing.__qualname__}", *op]

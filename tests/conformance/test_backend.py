@@ -60,7 +60,7 @@ def test_a_class_with_a_method_per_operator(mine: Path) -> None:
 def test_a_function(mine: Path) -> None:
     backend = load(f"{mine}:my_attention", op="attention")
     assert backend.name == "my_attention"
-    assert backend.capabilities() == {"operators": ["attention"]}
+    assert backend.capabilities() == {"operators": ["attention"], "gradients": False}
     np.testing.assert_array_equal(run(backend, "attention", arrays(), {}), np.ones((2, 3)))
     with pytest.raises(Unsupported, match="computes attention only"):
         run(backend, "attention_vjp", arrays(), {})

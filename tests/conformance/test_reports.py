@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -199,3 +200,42 @@ def test_a_deviations_file_must_be_right(tmp_path: Path, text: str, message: str
 
 def test_numbers_that_are_none_are_nan() -> None:
     assert np.isnan(from_data(as_data(REPORT) | {"seconds": 0.0}).verdicts[2].want)
+
+
+@pytest.mark.parametrize("rule", ["behaviour", "search"])
+def test_pytest_sees_behaviour_and_searches(rule: str, tmp_path: Path) -> None:
+    class Writing:
+        name = "writing"
+
+        def run(self, op: str, arrays: Any, options: Any) -> Any:
+            out = transcription(op, arrays, options)
+            if arrays["q"].flags.writeable:
+                arrays["q"][...] = 0
+            return out
+
+    ops = {"behaviour": ("attention",), "search": ("patchmatch",)}[rule]
+    name = f"{ops[0]}/{rule}/float32/" + {"behaviour": "inputs", "search": "own"}[rule]
+    tests = conformance_tests(Writing(), operators=ops, dtypes=("float32",))
+    with pytest.raises(pytest.fail.Exception, match=f"FAIL {name}"):
+        tests[f"test_{rule}"](ops[0], "float32")
+    (tmp_path / "known.json").write_text(json.dumps([{**DEVIATION, "pattern": name}]))
+    known = {"deviations": tmp_path / "known.json"}
+    tests = conformance_tests(Writing(), operators=ops, dtypes=("float32",), **known)
+    if rule == "behaviour":
+        tests["test_behaviour"]("attention", "float32")
+        return
+    with pytest.raises(pytest.skip.Exception, match="known deviations alone"):
+        tests["test_search"]("patchmatch", "float32")
+
+
+def test_a_replay_from_pytest_is_a_command() -> None:
+    with pytest.raises(AssertionError) as error:
+        assert_conforms(transposing, op="attention", dtypes=("float32",))
+    (line, *_) = (x for x in str(error.value).splitlines() if "again: " in x)
+    words = shlex.split(line.split("again: nlattn ")[1])
+    assert words[:2] == ["validate", f"{__file__}:transposing"]
+    assert main([*words, "--quiet"]) == 1
+
+
+def transposing(q: Any, k: Any, v: Any) -> Any:
+    return right(q, k, v).swapaxes(-1, -2)

@@ -114,12 +114,16 @@ def test_altered_vectors_are_refused(what: str, written: Path) -> None:
 
 def test_results_are_read_by_case(tmp_path: Path) -> None:
     case = attention()
-    with pytest.raises(ValueError, match=f"^vectors: there is no folder {case.name}$"):
+    with pytest.raises(LookupError, match="no results"):
         vectors.result(tmp_path, case)
     place = tmp_path / case.name
     place.mkdir(parents=True)
     with pytest.raises(ValueError, match=r"^vectors: there is no out\.npy$"):
         vectors.result(tmp_path, case)
+    (place / "unsupported").write_text("no such mask\n")
+    with pytest.raises(LookupError, match=r"^no such mask$"):
+        vectors.result(tmp_path, case)
+    (place / "unsupported").unlink()
     np.save(place / "out.npy", np.ones((4, 2), np.float32))
     np.testing.assert_array_equal(vectors.result(tmp_path, case)["out"], 1)
     np.save(place / "out.npy", np.array([None]))

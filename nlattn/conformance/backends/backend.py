@@ -87,17 +87,18 @@ class FunctionBackend:
 
     def __init__(self, function: Callable[..., Any], op: str):
         self.name = getattr(function, "__name__", type(function).__name__)
-        self._function, self._op = function, op
+        self.function, self.op = function, op
 
     def capabilities(self) -> dict[str, Any]:
         """The one operator, and what `capable` says of the function."""
-        return {"operators": [self._op], **getattr(self._function, "capabilities", {})}
+        own = {"operators": [self.op], "gradients": self.op.endswith("_vjp")}
+        return {**own, **getattr(self.function, "capabilities", {})}
 
     def run(self, op: str, arrays: dict[str, Array], options: dict[str, Any]) -> Any:
         """Call the function."""
-        if op != self._op:
-            raise Unsupported(f"computes {self._op} only")
-        return call(self._function, op, arrays, options)
+        if op != self.op:
+            raise Unsupported(f"computes {self.op} only")
+        return call(self.function, op, arrays, options)
 
 
 def told(backend: Any) -> dict[str, Any]:

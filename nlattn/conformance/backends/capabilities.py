@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nlattn.conformance.case import DTYPES, Case
+from nlattn.conformance.cases.arrays import layout_of
 from nlattn.conformance.cases.shapes import Shapes
 from nlattn.conformance.table import TABLE, OpSpec, find
 from nlattn.conformance.truth.arithmetic import ACCUMULATE, PRODUCTS, Arithmetic
@@ -117,23 +118,6 @@ def dimensions(spec: OpSpec) -> tuple[str, ...]:
     return tuple(dict.fromkeys(letters))
 
 
-def sizes(case: Case) -> dict[str, int]:
-    """Sizes of a case by the names of the table, with ``heads``, ``batch`` and ``group``."""
-    found: dict[str, int] = {}
-    leads = {}
-    for name, dims in case.spec.arrays.items():
-        if name in case.arrays:
-            shape, names = np.shape(case.arrays[name]), dims.split()
-            leads[name] = shape[: len(shape) - len(names)]
-            found |= zip(names, shape[len(shape) - len(names) :], strict=True)
-    lead = leads.get("q", next(iter(leads.values()), ()))
-    if lead:
-        found |= {"heads": int(lead[-1]), "batch": int(np.prod(lead[:-1], dtype=int))}
-    if case.options.get("gqa") and lead and leads.get("k"):
-        found["group"] = int(lead[-1]) // max(1, int(leads["k"][-1]))
-    return found
-
-
 def unsupported(able: Capabilities | Mapping[str, Any], case: Case) -> str:
     """Why a backend of these capabilities is not asked for a case; empty if it is."""
     able = able if isinstance(able, Capabilities) else Capabilities.of(able)
@@ -155,7 +139,12 @@ def unsupported(able: Capabilities | Mapping[str, Any], case: Case) -> str:
         if longest > able.largest_n:
             return f"no n above {able.largest_n}"
     shapes = able.shapes.get(case.op)
-    return shapes.fault(sizes(case)) if shapes else ""
+    return _layout(shapes, case) or shapes.fault(case.sizes()) if shapes else ""
+
+
+def _layout(shapes: Shapes, case: Case) -> str:
+    wrong = {layout_of(x) for x in case.arrays.values()} - {*shapes.layouts}
+    return f"takes no {', '.join(sorted(wrong))} arrays" if wrong else ""
 
 
 def _known(what: str, words: Any, known: tuple[str, ...]) -> Any:

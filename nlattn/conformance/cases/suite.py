@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from nlattn.conformance.case import DTYPES, TIERS, Case, Kind, Tier, dtype_of
 from nlattn.conformance.cases.arrays import extras, lay, values
 from nlattn.conformance.cases.recipes import recipes
+from nlattn.conformance.cases.shapes import Shapes
 from nlattn.conformance.table import TABLE, OpSpec, find
 from nlattn.conformance.table.recipe import Recipe
 from nlattn.conformance.truth.bounds import floating
@@ -25,20 +27,40 @@ def cases(
     ops: tuple[str, ...] | None = None,
     dtypes: tuple[str, ...] | None = None,
     pattern: str = "*",
+    shapes: Mapping[str, Shapes] | None = None,
 ) -> Iterator[Case]:
-    """Cases up to a tier whose names match; KeyError for an operator that is not known."""
+    """Cases up to a tier whose names match; KeyError for an operator that is not known.
+
+    At "smoke" 16 bits are tried on few recipes, unless nothing else is asked for. `shapes` are the
+    sizes that a backend takes, by operator: cases have legal sizes like their own.
+    """
     chosen = TABLE if ops is None else tuple(find(name) for name in ops)
+    few = tier == "smoke" and not (dtypes and {*dtypes} <= {"float16", "bfloat16"})
     for spec in chosen:
         if spec.cases.search_only:
             continue
         for recipe in recipes(spec):
+            recipe = fitted(recipe, (shapes or {}).get(spec.name))
             if TIERS.index(recipe.tier) > TIERS.index(tier):
                 continue
             for kind in recipe.kinds:
-                for dtype in recipe.dtypes if tier == "smoke" else DTYPES:
+                for dtype in recipe.dtypes if few else DTYPES:
                     named = fnmatchcase(f"{spec.name}/{kind}/{dtype}/{recipe.label}", pattern)
                     if named and (dtypes is None or dtype in dtypes) and fits(recipe, dtype):
                         yield make(spec, recipe, kind, dtype)
+
+
+def fitted(recipe: Recipe, shapes: Shapes | None) -> Recipe:
+    """A recipe whose sizes a backend takes."""
+    if shapes is None:
+        return recipe
+    sizes, lead = shapes.fit(recipe.sizes), shapes.fit_lead(recipe.lead)
+    for name in recipe.extra:
+        kind, _, shared = name.partition(":")
+        if kind == "groups" and "group" in shapes.sizes and lead:
+            group = shapes.sizes["group"].nearest(lead[-1] // int(shared))
+            lead = (*lead[:-1], group * int(shared))
+    return replace(recipe, sizes=sizes, lead=lead)
 
 
 def fits(recipe: Recipe, dtype: str) -> bool:

@@ -91,11 +91,18 @@ def _check(name: str, place: Path, files: Any) -> None:
 
 
 def result(results: Path, case: Case) -> dict[str, Array]:
-    """What was computed elsewhere for a case; ValueError says what is wrong with it."""
+    """What was computed elsewhere for a case; ValueError says what is wrong with it.
+
+    LookupError where nothing was: there is no folder, or a file ``unsupported`` in it says why.
+    """
     try:
         place = folders.inside(OP, results, case.name)
     except FileNotFoundError:
-        raise ValueError(f"{OP}: there is no folder {case.name}") from None
+        raise LookupError("no results") from None
+    if (place / "unsupported").exists():
+        with open_plain(OP, place / "unsupported") as file:
+            said = file.read(500).decode("utf-8", "replace").split("\n")[0]
+        raise LookupError(said or "unsupported")
     return folders.answers(OP, place, case)
 
 

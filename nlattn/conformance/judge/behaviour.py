@@ -31,6 +31,9 @@ from nlattn.conformance.judge.verdict import Verdict
 from nlattn.conformance.truth.arithmetic import precision
 from nlattn.conformance.truth.bounds import allowed, exact
 
+RULES = (
+    "inputs", "aliasing", "repeatable", "dtype", "heads", "keys", "linear", "refusal",
+)  # fmt: skip
 Ask = Callable[[Case], Reply]
 
 
@@ -46,10 +49,8 @@ def behaviours(
     says of its bits: False, and it is not asked to repeat itself; "batch", and a head alone must
     give the same bits.
     """
-    for case in cases:
+    for case in behaved(cases):
         label = case.name.rsplit("/", 1)[-1]
-        if case.kind != "forward" or label not in ("primes", "heads") or case.error:
-            continue
         rules = _rules(case, label, sure)
         try:
             first = ask(case)
@@ -73,6 +74,16 @@ def behaviours(
                 told = [x for x in flaws.get((case.op, case.dtype), []) if x.startswith(name)]
                 base = Verdict(f"{case.op}/behaviour/{case.dtype}/{name}", "pass", seed=case.seed)
                 yield replace(base, status="fail", detail=told[0]) if told else base
+
+
+def behaved(cases: Iterable[Case]) -> list[Case]:
+    """The cases that behaviour is seen on."""
+    seen = ("primes", "heads")
+    return [
+        case
+        for case in cases
+        if case.kind == "forward" and case.name.rsplit("/", 1)[-1] in seen and not case.error
+    ]
 
 
 def _rules(

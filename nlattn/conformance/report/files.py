@@ -7,6 +7,7 @@ import math
 from xml.etree import ElementTree
 
 from nlattn.conformance.judge.verdict import Verdict
+from nlattn.conformance.report.causes import causes, others
 from nlattn.conformance.report.text import Report, failure, lines, summary
 
 _STYLE = """
@@ -36,9 +37,8 @@ def junit(report: Report) -> str:
         )
         if v.failed:
             text = _printable(failure(report, v))
-            ElementTree.SubElement(
-                test, "failure", message=_printable(v.detail or v.status)
-            ).text = text
+            said = v.detail or v.diagnosis or f"error {v.ratio:.3g} times its bound"
+            ElementTree.SubElement(test, "failure", message=_printable(said)).text = text
         elif v.status == "unsupported":
             ElementTree.SubElement(test, "skipped", message=_printable(v.detail))
     return "<?xml version='1.0' encoding='utf-8'?>\n" + ElementTree.tostring(
@@ -48,6 +48,7 @@ def junit(report: Report) -> str:
 
 def _printable(text: str) -> str:
     """Without what XML cannot hold."""
+    text = text.encode("utf-8", "backslashreplace").decode()
     return "".join(c for c in text if c in "\t\n" or c >= " ")
 
 
@@ -57,11 +58,12 @@ def page(report: Report) -> str:
     heads, *rows = lines(report)
     table = "".join(f"<tr>{_cells(row)}</tr>" for row in rows)
     failures = "".join(
-        f'<h2 class="{v.status}">{html.escape(v.case)}</h2>'
-        f"<pre>{html.escape(_printable(failure(report, v)))}</pre>"
-        for v in report.verdicts
-        if v.failed
+        f'<h2 class="{cause.worst.status}">{html.escape(cause.worst.case)}</h2>'
+        f"<pre>{html.escape(_printable(failure(report, cause.worst)))}\n"
+        f"{html.escape(others(cause, 1000))}</pre>"
+        for cause in causes(report.verdicts)
     )
+    covered = "".join(f"<li>{html.escape(_printable(line))}</li>" for line in report.covered)
     every = "".join(
         f'<tr><td>{html.escape(v.case)}</td><td class="{v.status}">{v.status}</td>'
         f"<td>{_figure(v)}</td><td>{html.escape(v.detail)}</td></tr>"
@@ -71,7 +73,8 @@ def page(report: Report) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>"
-        f'<p class="{"fail" if report.failed else "pass"}">{html.escape(summary(report))}</p>'
+        f'<p class="{"fail" if report.failed else "pass"}">'
+        f"{html.escape(report.empty or summary(report))}</p><ul>{covered}</ul>"
         f'<div class="wide"><table id="operators"><tr>{_cells(heads, "th")}</tr>{table}</table>'
         f"</div>{failures}<details><summary>All {len(report.verdicts)} cases</summary>"
         f'<div class="wide"><table>{every}</table></div></details></body></html>\n'

@@ -11,6 +11,7 @@ from typing import Any
 
 from nlattn import __version__
 from nlattn.conformance.judge.verdict import Verdict
+from nlattn.conformance.report.causes import causes, others
 
 STATUSES = ("pass", "suspicious", "fail", "crash", "timeout", "unsupported")
 
@@ -25,11 +26,17 @@ class Report:
     tier: str
     verdicts: Sequence[Verdict]
     seconds: float = 0.0
+    covered: Sequence[str] = ()
+    """A line for each operator, `causes.coverage`."""
+    unasked: Sequence[str] = ()
+    """Operators that the backend does not name."""
+    empty: str = ""
+    """A sentence where nothing was judged of what it names."""
 
     @property
     def failed(self) -> bool:
-        """Whether anything failed."""
-        return any(v.failed for v in self.verdicts)
+        """Whether anything failed, or nothing was judged."""
+        return bool(self.empty) or any(v.failed for v in self.verdicts)
 
     def counts(self) -> dict[str, int]:
         """How many verdicts of each status."""
@@ -103,6 +110,23 @@ def failure(report: Report, verdict: Verdict) -> str:
     return "\n".join(text)
 
 
+def told(report: Report, most: int) -> str:
+    """What was judged and what was not, then a block for each cause of failures."""
+    text = list(report.covered)
+    if report.unasked:
+        names = ", ".join(report.unasked[:3]) + ", ..." * (len(report.unasked) > 3)
+        text.append(f"not asked: {len(report.unasked)} operators that it does not name ({names})")
+    found = causes(report.verdicts)
+    for cause in found[:most]:
+        text += ["", failure(report, cause.worst)]
+        text += [f"  {line}" for line in [others(cause)] if line]
+    if len(found) > most:
+        text.append(f"\n... and {len(found) - most} causes more; --json and --html have all cases")
+    if report.empty:
+        text += ["", f"FAIL {report.empty}"]
+    return "\n".join([*text, "", summary(report)])
+
+
 def summary(report: Report) -> str:
     """The last line."""
     said = ", ".join(f"{count} {status}" for status, count in report.counts().items())
@@ -118,6 +142,9 @@ def as_data(report: Report) -> dict[str, Any]:
         "tier": report.tier,
         "seconds": report.seconds,
         "counts": report.counts(),
+        "covered": list(report.covered),
+        "unasked": list(report.unasked),
+        "empty": report.empty,
         "verdicts": [asdict(v) for v in report.verdicts],
     }
 
@@ -132,6 +159,9 @@ def from_data(data: Any) -> Report:
                 n: math.nan if x is None else x for n, x in entry.items() if n in names
             }
             verdicts.append(Verdict(**{**known, "index": tuple(known.get("index", ()))}))
-        return Report(data["backend"], data["command"], data["tier"], verdicts, data["seconds"])
+        return Report(
+            data["backend"], data["command"], data["tier"], verdicts, data["seconds"],
+            data.get("covered", ()), data.get("unasked", ()), str(data.get("empty", "")),
+        )  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"is no report of nlattn validate: {error!r}") from None

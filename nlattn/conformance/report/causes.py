@@ -1,0 +1,133 @@
+"""Failures by their cause, so that one mistake is one block; and what of a backend was judged."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from nlattn.conformance.case import Case
+from nlattn.conformance.judge.verdict import Verdict
+
+_SAME = "your output equals ours "
+_SHAPE = re.compile(r"\((\d+(, )?)*,?\)")
+JUDGED = ("pass", "suspicious", "fail", "crash", "timeout")
+
+
+class Cause(NamedTuple):
+    """Failures that one mistake explains, the worst of them first."""
+
+    worst: Verdict
+    others: list[Verdict]
+
+
+def causes(verdicts: Iterable[Verdict]) -> list[Cause]:
+    """Failures by operator and by what explains most of them, those that no name explains last."""
+    left = [v for v in verdicts if v.failed]
+    found = []
+    while left:
+        counts = Counter(key for v in left for key in _readings(v))
+        best = max(counts, key=lambda key: (bool(key[1]), counts[key]))
+        own = [v for v in left if best in _readings(v)]
+        left = [v for v in left if best not in _readings(v)]
+        own.sort(key=lambda v: (v.ratio == v.ratio, v.ratio), reverse=True)
+        found.append(Cause(own[0], own[1:]))
+    return found
+
+
+def _readings(v: Verdict) -> list[tuple[str, str]]:
+    """Names of what could be wrong with a result: an operator and a word for each."""
+    op = v.case.split("/")[0]
+    if v.diagnosis:
+        names = v.diagnosis.removeprefix(_SAME).split(" or ")
+        return [(op, _SHAPE.sub("(...)", name)) for name in dict.fromkeys(names)]
+    said = re.sub(r"-?\d[\d.e+-]*", "#", v.detail)
+    return [(op, said and f"{v.status}: {said}")]
+
+
+def others(cause: Cause, shown: int = 6) -> str:
+    """A line about the failures of a cause beside the worst."""
+    names = [v.case for v in cause.others]
+    if not names:
+        return ""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"the same in {len(names)} other cases: {', '.join(names[:shown])}{more}"
+
+
+def coverage(cases: Iterable[Case], verdicts: Iterable[Verdict]) -> Iterator[str]:
+    """A line for each operator: how much was judged, of which kinds, dtypes, options and sizes."""
+    status = {v.case: v for v in verdicts}
+    by_op: dict[str, list[Case]] = {}
+    for case in cases:
+        if case.name in status:
+            by_op.setdefault(case.op, []).append(case)
+    for op, every in by_op.items():
+        judged = [c for c in every if status[c.name].status in JUDGED]
+        said = f"{op}: {len(judged)} of {len(every)} cases judged"
+        if judged:
+            kinds = dict.fromkeys(c.kind for c in judged)
+            dtypes = dict.fromkeys(c.dtype for c in judged)
+            named = dict.fromkeys(name for c in judged for name in _options(c))
+            said += f": {', '.join(kinds)}; {', '.join(dtypes)}; {_sizes(judged)}"
+            said += f"; with {', '.join(named)}" if named else ""
+        reasons = Counter(
+            re.sub(r" \([^()]*:\d+\)$", "", status[c.name].detail)
+            for c in every
+            if status[c.name].status == "unsupported"
+        )
+        if reasons:
+            few = [f"{text[:70]} ({n})" for text, n in reasons.most_common(4)]
+            said += f"; not: {'; '.join(few)}" + ("; ..." if len(reasons) > 4 else "")
+        yield said
+
+
+def _options(case: Case) -> list[str]:
+    extra = [name.split(".")[0] for name in case.arrays]
+    known = {*case.spec.arrays, "dout"} - {*case.spec.optional}
+    return [n for n in (*case.options, *extra) if n not in known and n not in case.spec.options]
+
+
+def _sizes(cases: Iterable[Case]) -> str:
+    """Ranges of the dimensions."""
+    found: dict[str, set[int]] = {}
+    for case in cases:
+        for name, n in case.sizes().items():
+            found.setdefault(name, set()).add(n)
+    return " ".join(f"{name} {_span(ns)}" for name, ns in found.items() if name != "batch")
+
+
+def _span(ns: set[int]) -> str:
+    low, high = min(ns), max(ns)
+    return str(low) if low == high else f"{low}-{high}"
+
+
+def unjudged(operators: Iterable[str] | None, verdicts: Iterable[Verdict]) -> str:
+    """A sentence where a backend, or an operator that it names, had no case judged at all."""
+    judged = Counter[str]()
+    reasons: dict[str, Counter[str]] = {}
+    for v in verdicts:
+        op, kind, *_ = v.case.split("/")
+        judged[f"{op}_vjp" if kind == "vjp" else op] += v.status in JUDGED
+        if v.status == "unsupported":
+            reasons.setdefault(op, Counter())[v.detail] += 1
+    if operators is None:
+        return "" if judged.total() or not reasons else f"nothing was judged{_why(reasons, None)}"
+    asked = {name.split("_vjp")[0] for name in judged} | {*reasons}
+    none = sorted(
+        f for f in operators
+        if not judged[f] and f.removesuffix("_vjp") in asked
+        and not (f in asked and judged[f"{f}_vjp"])
+    )  # fmt: skip
+    if not none:
+        return ""
+    return f"no case of {', '.join(none)} was judged{_why(reasons, none)}"
+
+
+def _why(reasons: Mapping[str, Counter[str]], ops: list[str] | None) -> str:
+    total = Counter[str]()
+    for op, counts in reasons.items():
+        if ops is None or {op, f"{op}_vjp"} & {*ops}:
+            total += counts
+    told = [reason for reason, _ in total.most_common() if not reason.startswith("no ")]
+    return f": {(told or [*total])[0]}" if total else ""
