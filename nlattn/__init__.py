@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from nlattn.runtime import helpers
+
 if TYPE_CHECKING:
     from nlattn._types import Field as Field
     from nlattn._types import Nearest as Nearest
@@ -15,8 +17,8 @@ if TYPE_CHECKING:
     from nlattn._types import Simplices as Simplices
     from nlattn._types import Support as Support
     from nlattn._types import Work as Work
-    from nlattn.maps import AttentionMap as AttentionMap
-    from nlattn.maps import load_map as load_map
+    from nlattn.maps.base import AttentionMap as AttentionMap
+    from nlattn.maps.io import load_map as load_map
     from nlattn.ops.cross_scale import cross_scale_attention as cross_scale_attention
     from nlattn.ops.cross_scale import cross_scale_attention_map as cross_scale_attention_map
     from nlattn.ops.cross_scale import cross_scale_attention_vjp as cross_scale_attention_vjp
@@ -102,7 +104,8 @@ __version__ = "0.1.0"
 _HOME = {
     "runtime.threads": ("max_threads", "set_threads", "threads"),
     "_types": ("Field", "Nearest", "Signs", "Simplices", "Support", "Work"),
-    "maps": ("AttentionMap", "load_map"),
+    "maps.base": ("AttentionMap",),
+    "maps.io": ("load_map",),
     "ops.cross_scale": (
         "cross_scale_attention",
         "cross_scale_attention_map",
@@ -167,11 +170,16 @@ _ORIGIN = {name: module for module, names in _HOME.items() for name in names}
 __all__ = ["__version__", *sorted(_ORIGIN), *_SUBMODULES]
 
 
+def _load(name: str) -> Any:
+    """Import a module: one thread at a time, and whole, whatever reaches the caller meanwhile."""
+    return helpers.undisturbed(helpers.whole(importlib.import_module), f"nlattn.{name}")
+
+
 def __getattr__(name: str) -> Any:
     if name in _ORIGIN:
-        value = getattr(importlib.import_module(f"nlattn.{_ORIGIN[name]}"), name)
+        value = getattr(_load(_ORIGIN[name]), name)
     elif name in _SUBMODULES:
-        value = importlib.import_module(f"nlattn.{name}")
+        value = _load(name)
     else:
         raise AttributeError(f"module 'nlattn' has no attribute {name!r}")
     globals()[name] = value

@@ -62,10 +62,11 @@ def vjp(fit: _check.Fit) -> tuple[Floats, Floats, Floats, Floats]:
     )
 
 
+@threads.serial_blas
 def _weight_vjp(fit: _check.Fit, name: str, factor: Floats) -> Floats:
     """Rows of an array times `factor` (batch, rows), summed over rows and slices: (d,) float64."""
     x, total = fit[name], np.zeros(fit.dims["d"])
-    with threads.one_blas_thread(), np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
         for part, rows in zip(fit.slices(name)[:, 0], factor, strict=True):
             for start in range(0, len(rows), _ROWS):
                 block = slice(start, start + _ROWS)

@@ -17,7 +17,7 @@ from nlattn import _check
 from nlattn._types import Floats
 from nlattn.kernels import scores
 from nlattn.kernels.nearest import ERROR, PER_SCORE, SLACK, SLOPE, TINY, TOP, WIDTH
-from nlattn.runtime.threads import one_blas_thread
+from nlattn.runtime.threads import serial_blas
 
 _U = 2.0**-53
 _BLOCK = 1 << 15
@@ -155,6 +155,7 @@ def _disguised(q: Floats, k: Floats, factor: float, unit: float) -> tuple[int, f
     return None
 
 
+@serial_blas
 def _turned(
     q: Floats, k: Floats, form: _Form, unit: float, dtype: Any
 ) -> tuple[Floats, Floats, Floats, float]:
@@ -175,7 +176,7 @@ def _turned(
     centre, square = np.zeros(dims), np.zeros((dims, dims))
     places, points = np.empty((len(k), dims), dtype), np.empty((len(q), dims), dtype)
     far, farthest = np.empty(len(q)), 0.0
-    with one_blas_thread(), np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
         for rows in _blocks(len(k)):
             centre += key_rows(rows).sum(0)
         centre /= max(len(k), 1)

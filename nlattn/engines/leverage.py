@@ -93,6 +93,7 @@ def _blocks(states: Floats, n: int, cost: int) -> Any:
     return groups(blocks, cost * batch * parts * kernels.BLOCK * d * d)
 
 
+@threads.serial_blas
 def of_triangle(R: Floats, scale: Floats, rcond: float, method: str = "qr") -> Factor:
     """Factor of keys of which R (rows, d), scaled by `scale`, has the Gram matrix."""
     d = len(scale)
@@ -107,6 +108,7 @@ def of_triangle(R: Floats, scale: Floats, rcond: float, method: str = "qr") -> F
     return _upper(scale, order, R[:rank], rank)
 
 
+@threads.serial_blas
 def of_gram(G: Floats, scale: Floats, rcond: float) -> Factor:
     """Factor from the lower triangle of a Gram matrix, by pivoted Cholesky."""
     L, order, rank, _ = lapack.dpstrf(G, tol=rcond**2 * np.diag(G).max(), lower=1)
@@ -140,7 +142,9 @@ def factors(k: Floats, method: str, rcond: float | None) -> tuple[list[Factor | 
     found: list[Factor | None] = [None] * len(k)
     states = gram(k, safe) if method == "gram" else triangles(k, safe)
     doubtful = []
-    with threads.one_blas_thread():
+
+    @threads.serial_blas
+    def find() -> None:
         for b in known:
             if method == "gram":
                 f = of_gram(states[b], safe[b], cut**0.5 if rcond is None else cut)
@@ -149,6 +153,8 @@ def factors(k: Floats, method: str, rcond: float | None) -> tuple[list[Factor | 
             else:
                 f = of_triangle(states[b].reshape(-1, d), safe[b], cut, method)
             found[b] = f
+
+    find()
     for b in doubtful:
         found[b] = factors(k[b : b + 1], "qr", None)[0][0]
     return found, bool(doubtful)

@@ -8,9 +8,7 @@ rows sorted by size and columns pivoted, which errs in every row relative to tha
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import qr, solve_triangular
@@ -22,7 +20,6 @@ from nlattn.runtime import threads
 
 U = 2.0**-53
 _CONDITION = 1e6  # up to here the first root keeps four digits, and the second finds the rest
-Serial: TypeAlias = Callable[[], AbstractContextManager[Any]]
 _NONE = _check.frozen(np.empty(0))
 
 
@@ -49,29 +46,20 @@ class Factor(NamedTuple):
         """X, (n, r), frozen."""
         if self.rows is not None:
             return self.rows
-        with threads.one_blas_thread() if len(k) <= kernels.ROWS else nullcontext():
-            return _check.frozen(project(k, _NONE, self.whiten))  # type: ignore[no-any-return]
+        return _check.frozen(project(k, _NONE, self.whiten))  # type: ignore[no-any-return]
 
 
+@threads.serial_blas
 def factor(k: Floats, row: Floats = _NONE) -> Factor:
     """Factor ``diag(row) k`` for finite frozen k (n, d)."""
-    if len(k) > kernels.ROWS:
-        return _factor(k, row, threads.one_blas_thread)
-    with threads.one_blas_thread():  # one block: NumPy's products do, and no thread is woken
-        return _factor(k, row, nullcontext)
-
-
-def _factor(k: Floats, row: Floats, serial: Serial) -> Factor:
     n, d = k.shape
     largest = np.maximum(k.max(0, initial=0), -k.min(0, initial=0)).astype(np.float64)
     D = np.ldexp(1.0, -np.frexp(largest)[1])  # exact, and leverage does not see it
-    fast = _by_gram(k, row, D, serial) if largest.all() and n >= d else None
-    if fast is not None:
-        return fast
-    with serial():
-        return _by_qr(k, row, D)
+    fast = _by_gram(k, row, D) if largest.all() and n >= d else None
+    return _by_qr(k, row, D) if fast is None else fast
 
 
+@threads.serial_blas
 def project(k: Floats, row: Floats, T: Floats) -> Floats:
     """``diag(row) k T``, (n, r)."""
     if len(k) <= kernels.ROWS:
@@ -92,24 +80,22 @@ def gram(k: Floats, row: Floats, T: Floats) -> Floats:
     return np.asarray(partial.sum(0))
 
 
-def _by_gram(k: Floats, row: Floats, D: Floats, serial: Serial) -> Factor | None:
+def _by_gram(k: Floats, row: Floats, D: Floats) -> Factor | None:
     """Factor by two Gram matrices; None where they would not be accurate."""
     G = gram(k, row, np.diag(D))
     E = np.ldexp(1.0, -(np.frexp(G.diagonal())[1] // 2))
     G *= E[:, None] * E
     if not (np.isfinite(G).all() and (G.diagonal() > 0).all()):
         return None
-    with serial():
-        size, vectors = np.linalg.eigh(G)
+    size, vectors = np.linalg.eigh(G)
     if not size[0] * _CONDITION**2 > size[-1]:
         return None
     condition = float(np.sqrt(size[-1] / size[0]))
     first = (D * E)[:, None] * (vectors / np.sqrt(size))
     G = gram(k, row, first)
-    with serial():
-        second = np.linalg.cholesky(G)
-        T = first @ np.linalg.inv(second).T  # the second factor is close to I
-        root = second.T @ (vectors * np.sqrt(size)).T / (D * E)
+    second = np.linalg.cholesky(G)
+    T = first @ np.linalg.inv(second).T  # the second factor is close to I
+    root = second.T @ (vectors * np.sqrt(size)).T / (D * E)
     tau: Floats = np.empty(len(k))
     if len(k) <= kernels.ROWS:
         tau = (project(k, row, T) ** 2).sum(1)
@@ -149,11 +135,11 @@ def _by_qr(k: Floats, row: Floats, D: Floats) -> Factor:
     return Factor(D[:, None] * T, root / D, tau, error, _check.frozen(rows))
 
 
+@threads.serial_blas
 def triangle(A: Floats) -> Floats:
     """At most d rows with the Gram matrix of A (n, d), each row's error relative to that row."""
     order = np.argsort(-abs(A).max(1), kind="stable")
-    with threads.one_blas_thread():
-        R, pivots = qr(A[order], mode="r", pivoting=True, check_finite=False)
+    R, pivots = qr(A[order], mode="r", pivoting=True, check_finite=False)
     R = R[: A.shape[1]]
     out: Floats = np.empty(R.shape)
     out[:, pivots] = R

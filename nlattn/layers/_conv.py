@@ -22,19 +22,21 @@ class ConvGradients(NamedTuple):
     bias: Floats
 
 
+@threads.serial_blas
 def conv(x: Floats, weight: Floats, bias: Floats | None = None) -> Floats:
     """``y = x weight.T + bias``: x (B, ..., C), weight (c, C), bias (c,); y (B, ..., c)."""
-    with threads.one_blas_thread(), np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
         y: Floats = _slices(x) @ weight.T
         if bias is not None:
             y += bias
     return y.reshape(*x.shape[:-1], len(weight))
 
 
+@threads.serial_blas
 def conv_vjp(x: Floats, weight: Floats, dy: Floats) -> ConvGradients:
     """Gradients of input, weight (c, C) and bias (c,) for the cotangent dy (B, ..., c)."""
     rows = dy.reshape(-1, len(weight))
-    with threads.one_blas_thread(), np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
         dx = _slices(dy) @ weight
         dweight = rows.T @ x.reshape(-1, x.shape[-1])
     return ConvGradients(dx.reshape(x.shape), dweight, total(rows))

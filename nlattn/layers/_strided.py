@@ -23,22 +23,24 @@ class Stride(NamedTuple):
     padding: int
 
 
+@threads.serial_blas
 def gather(x: Floats, weight: Floats, how: Stride) -> Floats:
     """``y[i] = sum_ab weight[:, :, a, b] x[s i + (a, b) - padding]``: convolution."""
     patches = _patches(x, how)
-    with threads.one_blas_thread(), np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
         flat = patches.reshape(len(x), -1, patches.shape[3] * how.kernel**2)
         y: Floats = flat @ weight.reshape(len(weight), -1).T
     return y.reshape(*patches.shape[:3], len(weight))
 
 
+@threads.serial_blas
 def scatter(x: Floats, weight: Floats, how: Stride) -> Floats:
     """The adjoint of `gather`, weight (in, out, K, K): transposed convolution."""
     B, H, W, _ = x.shape
     K, s, p = how
     wide = np.zeros((B, s * (H - 1) + K, s * (W - 1) + K, weight.shape[1]), x.dtype)
     flat = x.reshape(B, H * W, -1)
-    with threads.one_blas_thread(), np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
         for a in range(K):
             for b in range(K):
                 part = flat @ np.ascontiguousarray(weight[:, :, a, b])
@@ -48,10 +50,11 @@ def scatter(x: Floats, weight: Floats, how: Stride) -> Floats:
     return wide[:, p : wide.shape[1] - p, p : wide.shape[2] - p]
 
 
+@threads.serial_blas
 def weight_gradient(x: Floats, dy: Floats, how: Stride) -> Floats:
     """Gradient (out, in, K, K) of the weight of ``dy <- gather(x)``."""
     patches = _patches(x, how)
-    with threads.one_blas_thread(), np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
         rows = dy.reshape(-1, dy.shape[3])
         dweight: Floats = rows.T @ patches.reshape(len(rows), -1)
     return dweight.reshape(dy.shape[3], x.shape[3], how.kernel, how.kernel)

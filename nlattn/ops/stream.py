@@ -261,8 +261,7 @@ class LeverageStream:
         if self.method == "gram":
             total: Floats = states[0] + states[1]
             return total
-        with threads.one_blas_thread():
-            R: Any = np.linalg.qr(np.concatenate(states), mode="r")
+        R: Any = threads.serial_blas(np.linalg.qr)(np.concatenate(states), mode="r")
         return np.asarray(R)
 
     def _factored(
@@ -271,11 +270,10 @@ class LeverageStream:
         """Factor of all keys and the rounding of scores; None if a Gram matrix hides the rank."""
         seen = int((ranges[:, 1] - ranges[:, 0]).sum())
         cut, scale = max(seen, self.d) * engine.UNIT, engine.power_scales(peak)
-        with threads.one_blas_thread():
-            if self.method == "qr":
-                factor = engine.of_triangle(state, scale, cut)
-                return factor, _SLACK * self.d * engine.UNIT * factor.condition
-            factor = engine.of_gram(state, scale, cut**0.5)
+        if self.method == "qr":
+            factor = engine.of_triangle(state, scale, cut)
+            return factor, _SLACK * self.d * engine.UNIT * factor.condition
+        factor = engine.of_gram(state, scale, cut**0.5)
         if factor.rank < (np.diag(state) > 0).sum():
             return None, 0.0
         return factor, _SLACK * self.d * engine.UNIT * factor.condition**2

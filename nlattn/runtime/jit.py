@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from types import FunctionType
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from typing import overload as typed
@@ -24,8 +24,9 @@ import numpy as np
 from numba.extending import intrinsic, overload, register_jitable
 
 from nlattn._types import Ints
+from nlattn.runtime import helpers
 from nlattn.runtime.cache import Cache, no_cache
-from nlattn.runtime.threads import Help, one_blas_thread, stay_away, threads
+from nlattn.runtime.threads import serial_blas, threads
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,7 +49,7 @@ def _compile(
 ) -> Callable[P, R]:
     """Compile, with an `entry` for Python or none, which spares half of the code of a helper."""
     if _DISABLED:
-        return function
+        return np.errstate(all="ignore")(function) if entry else function
     compiled = numba.njit(
         nogil=True,
         error_model="numpy",
@@ -61,7 +62,7 @@ def _compile(
     )(function)
     _compile_lightly(compiled)
     if entry:
-        _compile_here(compiled)
+        _compile_undisturbed(compiled)
     try:
         if keep:
             compiled._cache = Cache(function, f"fast={fast}")
@@ -92,15 +93,21 @@ def _compile_lightly(compiled: Any) -> None:
     compiled.get_call_template = light
 
 
-def _compile_here(compiled: Any) -> None:
-    """Leave compiling to the thread that is helped."""
-    compile_for = compiled._compile_for_args
+def _compile_undisturbed(compiled: Any) -> None:
+    """Leave compiling, and reading from the disk, to a helping thread: it cannot be resumed.
 
-    def checked(*arguments: Any, **options: Any) -> Any:
-        stay_away()
-        return compile_for(*arguments, **options)
+    But not for a module that is being imported: reading imports it, and would wait for this thread.
+    """
+    compile_for, module = compiled._compile_for_args, compiled.py_func.__module__
 
-    compiled._compile_for_args = checked
+    def elsewhere(*arguments: Any, **options: Any) -> Any:
+        if helpers.joined():
+            raise helpers.LaterError
+        spec = getattr(sys.modules.get(module), "__spec__", None)
+        call = helpers.here if getattr(spec, "_initializing", False) else helpers.undisturbed
+        return call(helpers.whole(compile_for), *arguments, **options)
+
+    compiled._compile_for_args = elsewhere
 
 
 @typed
@@ -126,8 +133,7 @@ def device(
 
 def function(function: Callable[P, R]) -> Callable[P, R]:
     """Compile what Python calls on its own thread, and kernels too."""
-    compiled = _compile(function, entry=True)
-    return np.errstate(all="ignore")(compiled) if _DISABLED else compiled
+    return _compile(function, entry=True)
 
 
 @typed
@@ -193,18 +199,24 @@ def loop(function: Any = None, *, fast: bool = False, blas: bool = False) -> Any
         return functools.partial(loop, fast=fast, blas=blas)
     compiled = _compile(function, entry=True, fast=fast)
 
+    def share(count: int, *arrays: Any) -> None:
+        turns = np.zeros(1 + count, np.int64)
+        try:
+            helpers.together(functools.partial(compiled, turns, *arrays), count - 1)
+        except BaseException:
+            turns[1:] = _NO_MORE  # who helps need not go on
+            raise
+
+    run = serial_blas(share) if blas else share
+
     @functools.wraps(function)
     def launch(*arrays: Any) -> None:
-        count = threads()
-        turn = functools.partial(compiled, np.zeros(1 + count, np.int64), *arrays)
-        with np.errstate(all="ignore"), one_blas_thread() if blas else nullcontext():
-            others = Help(turn, count - 1)
-            try:
-                turn()
-            finally:
-                others.finish()
+        run(1 if _DISABLED else threads(), *arrays)
 
     return launch
+
+
+_NO_MORE = 1 << 62
 
 
 def _known(function: F, **options: Any) -> F:

@@ -1,8 +1,7 @@
-"""Who works when: Python threads, each inside compiled code that lets the others run.
+"""Who works when: this thread and helping ones, each inside code that lets the others run.
 
-Numba's own threads would have everything compiled twice, abort the process when two Python threads
-enter them (``workqueue``), and be killed in a forked child (GNU OpenMP). Where compiled code or
-tasks call BLAS, it is held to one thread meanwhile: two pools on the same cores spin.
+Where NumPy, SciPy or compiled code call BLAS, it is held to one thread meanwhile, for the same bits
+however many it has: two pools on the same cores would wait for each other, spinning.
 """
 
 from __future__ import annotations
@@ -12,19 +11,23 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from contextvars import ContextVar
+from queue import SimpleQueue
+from typing import Any, ParamSpec, TypeVar
 
 import numba
 import numpy as np
+import scipy.linalg.cython_blas  # noqa: F401  what is behind Numba's np.dot, to be limited
+from threadpoolctl import ThreadpoolController
 
 from nlattn import _check
+from nlattn.runtime import helpers
 
+P = ParamSpec("P")
 R = TypeVar("R")
 
-_lock = threading.Lock()  # who limits BLAS
-_here = threading.local()
+_count = ContextVar("nlattn.threads", default=0)
 
 
 def set_threads(count: int) -> None:
@@ -32,12 +35,12 @@ def set_threads(count: int) -> None:
 
     Results have the same bits for any number. ValueError if there are not as many.
     """
-    _here.count = _check.integer("set_threads", "count", count, low=1, high=max_threads())
+    _count.set(_check.integer("set_threads", "count", count, low=1, high=max_threads()))
 
 
 def threads() -> int:
     """Number of threads for what is called from this Python thread."""
-    return getattr(_here, "count", max_threads())
+    return _count.get() or max_threads()
 
 
 def max_threads() -> int:
@@ -45,74 +48,89 @@ def max_threads() -> int:
     return int(numba.config.NUMBA_NUM_THREADS)
 
 
+class _Limit:
+    """BLAS held to one thread while there are users, all of them helping threads."""
+
+    def __init__(self) -> None:
+        self.lock, self.users, self.before = threading.RLock(), 0, list[int]()
+
+    def enter(self) -> None:
+        with self.lock:
+            libraries = _blas()
+            if not self.users:
+                self.before = [library.get_num_threads() for library in libraries]
+            self.users += 1
+            _set_all([1] * len(libraries))  # each thread: some libraries have limits per thread
+
+    def leave(self) -> None:
+        with self.lock:
+            self.users -= 1
+            if not self.users:
+                _set_all(self.before)
+
+
+def _set_all(counts: list[int]) -> None:
+    """Set the number of threads of every BLAS, which no thread is to keep for itself."""
+    for library, count in zip(_blas(), counts, strict=True):
+        free = getattr(library, "clear_controlling_thread", lambda **_: None)
+        free(force=True)
+        library.set_num_threads(count)
+        free(force=True)
+
+
 @functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(
-        max(1, max_threads() - 1), "nlattn", initializer=setattr, initargs=(_here, "helps", True)
-    )
+def _blas() -> list[Any]:
+    return list(ThreadpoolController().select(user_api="blas").lib_controllers)
 
 
-def _after_fork() -> None:
-    global _lock
-    _lock = threading.Lock()
-    _pool.cache_clear()  # its threads stayed behind
+_limit = _Limit()
+
+
+def _before_fork() -> None:
+    _limit.lock.acquire()
+
+
+def _in_parent() -> None:
+    with suppress(RuntimeError):  # a Ctrl-C ended the waiting for it
+        _limit.lock.release()
+
+
+def _in_child() -> None:
+    global _limit
+    if _limit.users:  # they stayed behind
+        _set_all(_limit.before)
+    _limit = _Limit()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-class LaterError(Exception):
-    """A helping thread has met code that is not compiled yet.
-
-    It must not compile: Numba imports modules then, and one may wait for an import that waits for
-    the call that is being helped.
-    """
-
-
-def stay_away() -> None:
-    """Raise `LaterError` on a helping thread."""
-    if getattr(_here, "helps", False):
-        raise LaterError
-
-
-class Help:
-    """Calls of `turn` on some helping threads."""
-
-    def __init__(self, turn: Callable[[], object], count: int) -> None:
-        self._turn, self._calls = turn, list[Future[None]]()
-        with suppress(RuntimeError):  # no thread starts while the interpreter shuts down
-            for _ in range(0 if numba.config.DISABLE_JIT else count):
-                self._calls.append(_pool().submit(self._call))
-
-    def _call(self) -> None:
-        with suppress(LaterError):
-            self._turn()
-
-    def finish(self) -> None:
-        """Wait for calls that have begun, and drop the rest."""
-        for call in [call for call in self._calls if not call.cancel()]:
-            call.result()
-        self._turn = _nothing  # the arrays need not wait until a thread notices
-
-
-def _nothing() -> None:
-    pass
-
-
-@functools.cache
-def _blas() -> Any:
-    import scipy.linalg.cython_blas  # noqa: F401  what is behind Numba's np.dot, to be limited
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController().select(user_api="blas")
+    os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
 
 
 @contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Hold BLAS to one thread: the same bits however many it has, and none that waits and spins."""
-    with _lock, _blas().limit(limits=1):
+def _one_blas_thread() -> Iterator[None]:
+    limit = _limit
+    limit.enter()
+    try:
         yield
+    finally:
+        limit.leave()
+
+
+def serial_blas(function: Callable[P, R]) -> Callable[P, R]:
+    """Have a function run with BLAS held to one thread: the same bits however many it has.
+
+    On a helping thread, which no Ctrl-C keeps from restoring what was.
+    """
+
+    def limited(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _one_blas_thread():
+            return function(*args, **kwargs)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        return helpers.undisturbed(limited, *args, **kwargs)
+
+    return call
 
 
 _FEW = 1024
@@ -123,42 +141,39 @@ def each(task: Callable[[int], R], count: int, rows: int) -> Iterator[R]:
     """Results of ``task(0)`` to ``task(count - 1)``, in order, made on as many threads as kernels.
 
     For work whose time goes into compiled functions, NumPy and BLAS, which let other threads run
-    meanwhile. Tasks call no kernels, and may be begun twice. `rows` are those of all tasks: few are
-    done here.
+    meanwhile. `rows` are those of all tasks: few are done by one thread.
     """
-    workers = min(threads(), count) if rows > _FEW else 1
-    todo, results, told = deque(range(count)), dict[int, R](), 0
+    workers = 1 if rows <= _FEW or numba.config.DISABLE_JIT else min(threads(), count)
+    todo, made = deque(range(count)), SimpleQueue[tuple[int, Any, BaseException | None]]()
+    ready: dict[int, R] = {}
 
-    def work() -> Iterator[None]:
-        while todo:
-            try:
-                number = todo.popleft()
-            except IndexError:  # another thread was faster
-                return
-            try:
-                results[number] = _quiet(task, number)
-            except LaterError:
-                todo.append(number)
-                return
-            yield
-
-    with one_blas_thread():
-        others = Help(lambda: deque(work(), 0), workers - 1)
+    def make(number: int) -> tuple[int, Any, BaseException | None]:
         try:
-            for _ in work():  # this thread works too
-                while told in results:
-                    yield results.pop(told)
-                    told += 1
-            others.finish()
-            deque(work(), 0)  # what was left to this thread
-            while told < count:
-                yield results.pop(told)
-                told += 1
-        finally:
-            todo.clear()
-            others.finish()
+            return number, task(number), None
+        except BaseException as error:
+            return number, None, error
 
+    def work() -> None:
+        last = None
+        with _one_blas_thread(), np.errstate(all="ignore"), suppress(IndexError):
+            while todo:
+                number = todo.popleft()  # IndexError: another thread was faster
+                if last is not None:
+                    made.put(last)
+                last = make(number)
+        if last is not None:
+            made.put(last)  # who gets it finds BLAS as it was
 
-def _quiet(task: Callable[[int], R], number: int) -> R:
-    with np.errstate(all="ignore"):
-        return task(number)
+    if helpers.helps() or not (count and helpers._crew.ask(work, workers)):
+        work()
+    crew = helpers._crew
+    try:
+        for number in range(count):
+            while number not in ready:
+                which, result, error = helpers.wait(made, crew)
+                if error is not None:
+                    raise error
+                ready[which] = result
+            yield ready.pop(number)
+    finally:
+        todo.clear()

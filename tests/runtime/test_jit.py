@@ -7,14 +7,14 @@ import stat
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import nlattn
-from nlattn.runtime import cache, jit, threads
+from nlattn.runtime import cache, helpers, jit, threads
 from tests.conftest import NO_JIT
 
 COUNT = """
@@ -78,25 +78,24 @@ def test_every_task_is_done_once(tasks: int) -> None:
 
 
 @pytest.mark.jit
-def test_a_helping_thread_does_not_compile() -> None:
-    out = np.empty(3, np.float32)
-    with ThreadPoolExecutor(1, initializer=setattr, initargs=(threads._here, "helps", True)) as it:
-        other = np.ones(3, np.float32)
-        with pytest.raises(threads.LaterError):
-            it.submit(plain_square, other, out).result()
+def test_who_comes_to_help_does_not_compile() -> None:
+    out, other = np.empty(3, np.float32), np.ones(3, np.float32)
+    found: list[BaseException] = []
+
+    def work() -> None:
+        if not helpers.helps():
+            time.sleep(0.2)  # so that the other comes
+            return
+        try:
+            plain_square(other, out)
+        except helpers.LaterError as error:
+            found.append(error)
+            raise
+
+    helpers.together(work, 1)
+    assert len(found) == 1
     plain_square(np.ones(3, np.float32), out)
     np.testing.assert_array_equal(out, 1)
-
-
-def test_what_a_helper_leaves_is_done_here() -> None:
-    here = threading.get_ident()
-
-    def task(number: int) -> int:
-        if threading.get_ident() != here:
-            raise threads.LaterError
-        return number
-
-    assert list(threads.each(task, 50, 10_000)) == list(range(50))
 
 
 def test_an_error_on_a_helping_thread_is_raised_here() -> None:
