@@ -51,7 +51,11 @@ def sweep(
         kinds: tuple[Kind, ...] = ("forward", "vjp") if spec.has_vjp else ("forward",)
         for kind in kinds if not spec.cases.search_only else ():
             for dtype in DTYPES if dtypes is None else [x for x in DTYPES if x in dtypes]:
-                known = [r for r in recipes(spec) if kind in r.kinds and fits(r, dtype)]
+                known = [
+                    r
+                    for r in recipes(spec)
+                    if kind in r.kinds and fits(r, dtype) and "+" not in r.label
+                ]
                 if known and fnmatchcase(f"{spec.name}/{kind}/{dtype}/sweep", pattern):
                     yield _least(subject, spec, known, kind, dtype, examples, seed, overrides)
 
@@ -145,7 +149,7 @@ def _legal(spec: OpSpec, recipe: Recipe, sizes: dict[str, int]) -> dict[str, int
     sizes = dict(sizes)
     if recipe.values in ("low rank", "tight"):
         sizes["d"] = max(2, sizes["d"])
-    if "projection" in spec.extras and recipe.options.get("causal"):
+    if spec.cases.causal_is_square and recipe.options.get("causal"):
         sizes["m"] = sizes["n"]
     sizes["f"] = 4
     if spec.cases.tall:

@@ -200,7 +200,7 @@ class Rightful:
     def _vjp(self, q: Array, k: Array, v: Array, dout: Array, **options: Any) -> Any:
         dtype, shapes = q.dtype, (q.shape, k.shape, v.shape)
         options.pop("masked_rows", None)
-        bias = options.get("bias")
+        bias, dlse = options.get("bias"), options.pop("dlse", None)
         out, _, (s, top, total, slope, q, k, v) = self._attend(q, k, v, **options)
         g = dout.astype(q.dtype)
         p = self._exp(s - top[..., None]) / total[..., None]
@@ -210,6 +210,8 @@ class Rightful:
             delta = self._sum(g * out)
         else:
             delta = self._sum(p * dp)
+        if dlse is not None:
+            delta = delta - dlse.astype(delta.dtype)
         ds = p * (dp - delta[..., None])
         scale = options.get("scale")
         factor = q.dtype.type(q.shape[-1] ** -0.5 if scale is None else scale)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nlattn.conformance.case import Array
+from nlattn.conformance.cases.hard import KINDS, harden
 from nlattn.conformance.table import OpSpec
 from nlattn.conformance.table.recipe import Recipe
 
@@ -30,19 +31,30 @@ def core(spec: OpSpec, recipe: Recipe) -> dict[str, tuple[int, ...]]:
 def values(rng: Any, spec: OpSpec, recipe: Recipe) -> dict[str, Array]:
     """Float64 arrays of the table's shapes, of the recipe's kind."""
     arrays = {n: rng.standard_normal(shape) for n, shape in core(spec, recipe).items()}
-    how = _VALUES[recipe.values]
+    how = _VALUES.get(recipe.values, _VALUES["normal"])
     arrays = {name: how(rng, name, x) for name, x in arrays.items()}
     if recipe.values == "large":
         _stretch(spec, recipe, arrays)
+    if recipe.values in KINDS and "q" in arrays:
+        grid = arrays["k"].shape[-len(spec.arrays["k"].split()) : -1]
+        harden(recipe.values, arrays, _scale(recipe, arrays), grid)
     for name in recipe.extra:
         kind, _, detail = name.partition(":")
         if kind == "groups":
             for shared in ("k", "v"):
                 arrays[shared] = arrays[shared][..., : int(detail), :, :]
+        if kind == "shared":
+            for shared in {*detail.split()} & {*arrays}:
+                arrays[shared] = arrays[shared][(0,) * len(recipe.lead)]
     for name, dims in spec.extras.items():
         if recipe.options.get("kernel") != "none":
             arrays[name] = rng.standard_normal([recipe.sizes[x] for x in dims.split()])
     return arrays
+
+
+def _scale(recipe: Recipe, arrays: dict[str, Array]) -> float:
+    given = recipe.options.get("scale")
+    return float(arrays["q"].shape[-1] ** -0.5 if given is None else given)
 
 
 def _stretch(spec: OpSpec, recipe: Recipe, arrays: dict[str, Array]) -> None:
@@ -114,24 +126,33 @@ def _pairs(spec: OpSpec, arrays: dict[str, Array]) -> tuple[tuple[int, ...], int
     return lead, int(np.prod(q.shape[len(lead) : -1])), int(np.prod(k.shape[-dims - 1 : -1]))
 
 
-def _mask(rng: Any, spec: OpSpec, _: Recipe, arrays: dict[str, Array], __: str) -> Any:
-    """Half of all pairs; a query has none."""
+def _mask(rng: Any, spec: OpSpec, _: Recipe, arrays: dict[str, Array], detail: str) -> Any:
+    """Half of all pairs, a query has none; shared by heads, or by queries, or some keys hidden."""
     lead, n, m = _pairs(spec, arrays)
+    lead, n = {"shared": ((), n), "keys": (lead, 1)}.get(detail, (lead, n))
     mask = rng.random((*lead, n, m)) < 0.5
-    mask[..., n // 2, :] = False
+    if n > 1:
+        mask[..., n // 2, :] = False
+    if detail == "columns":
+        mask[..., rng.permutation(m)[: max(1, m // 3)]] = False
     return {"mask": mask}
 
 
-def _key_mask(rng: Any, _: OpSpec, __: Recipe, arrays: dict[str, Array], ___: str) -> Any:
-    mask = rng.random(arrays["k"].shape[:-1]) < 0.6
+def _key_mask(rng: Any, _: OpSpec, __: Recipe, arrays: dict[str, Array], detail: str) -> Any:
+    shape = arrays["k"].shape[-2:-1] if detail == "shared" else arrays["k"].shape[:-1]
+    mask = rng.random(shape) < 0.6
     mask[..., 0] = True
-    return {"mask": mask}
+    return {"mask": mask & (detail != "none")}
 
 
 def _bias(rng: Any, spec: OpSpec, _: Recipe, arrays: dict[str, Array], detail: str) -> Any:
+    """For every pair; shared by heads, or by heads and queries; or forbidding a third."""
     lead, n, m = _pairs(spec, arrays)
+    lead, n = {"shared": ((), n), "keys": ((), 1)}.get(detail, (lead, n))
     bias = rng.standard_normal((*lead, n, m))
-    return {"bias": np.where(rng.random(bias.shape) < 0.3, -np.inf, bias) if detail else bias}
+    if detail == "inf":
+        bias = np.where(rng.random(bias.shape) < 0.3, -np.inf, bias)
+    return {"bias": bias}
 
 
 def _weight(rng: Any, _: OpSpec, __: Recipe, arrays: dict[str, Array], ___: str) -> Any:
@@ -141,6 +162,7 @@ def _weight(rng: Any, _: OpSpec, __: Recipe, arrays: dict[str, Array], ___: str)
 def _support(rng: Any, spec: OpSpec, _: Recipe, arrays: dict[str, Array], detail: str) -> Any:
     """About a third of all keys; with gaps, some queries have none."""
     lead, n, m = _pairs(spec, arrays)
+    lead = () if detail == "shared" else lead
     chosen = rng.random((*lead, n, m)) < (1.0 if detail == "all" else 0.35)
     chosen[..., rng.integers(0, max(m, 1), max(m, 1) // 9 + 1)] = True
     if detail == "gaps":
@@ -163,8 +185,8 @@ def _field(rng: Any, spec: OpSpec, _: Recipe, arrays: dict[str, Array], detail: 
     return {"field.index": index}
 
 
-def _index(rng: Any, _: OpSpec, __: Recipe, arrays: dict[str, Array], ___: str) -> Any:
-    k = arrays["k"]
+def _index(rng: Any, _: OpSpec, __: Recipe, arrays: dict[str, Array], detail: str) -> Any:
+    k = arrays["k"][(0,) * (arrays["k"].ndim - 2)] if detail == "shared" else arrays["k"]
     order = np.argsort(rng.random(k.shape[:-1]), -1)[..., : max(1, k.shape[-2] // 2)]
     return {"index": np.sort(order, -1).astype(np.int64)}
 
@@ -184,6 +206,8 @@ def lay(x: Array, layout: str) -> Array:
             return wider[..., ::2]
     if layout == "reversed" and x.ndim:
         return np.flip(np.flip(x).copy())
+    if layout == "heads-last" and x.ndim > 2:
+        return np.swapaxes(np.swapaxes(x, -2, -3).copy(), -2, -3)
     if layout == "Fortran" and x.ndim:
         return np.asfortranarray(x)
     x = np.ascontiguousarray(x).reshape(x.shape).copy()
@@ -200,4 +224,6 @@ def layout_of(x: Array) -> str:
         return "read-only"
     if x.flags.c_contiguous:
         return "C"
+    if x.ndim > 2 and np.swapaxes(x, -2, -3).flags.c_contiguous:
+        return "heads-last"
     return "Fortran" if x.flags.f_contiguous else "strided"

@@ -2,46 +2,140 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+from nlattn.conformance.cases.covering import everywhere, pairs, spread
 from nlattn.conformance.table import OpSpec
 from nlattn.conformance.table.recipe import ALL, LONG, ONES, PRIMES, TILES, WIDE, Recipe
+
+_HEADS = (
+    Recipe("heads", lead=(2, 3), dtypes=ALL),
+    Recipe("heads-more", lead=(13,)),
+    Recipe("keys-shared", lead=(2, 3), extra=("shared:k v",)),
+)
+_LAYOUTS = tuple(
+    Recipe(layout.lower(), layout=layout)
+    for layout in ("reversed", "strided", "Fortran", "heads-last")
+)
+_EVEN = {"n": 16, "m": 24, "d": 8, "e": 8, "r": 16, "Hq": 4, "Wq": 6, "Hk": 6, "Wk": 4}
+_EVEN |= {"H": 6, "W": 8, "t": 4}
+_SQUARE = {"n": 24, "m": 24, "d": 16, "e": 16, "r": 16, "Hq": 6, "Wq": 6, "Hk": 6, "Wk": 6}
+_SQUARE |= {"H": 6, "W": 6, "t": 3}
+_SIZES = (Recipe("even", sizes=_EVEN), Recipe("square", sizes=_SQUARE))
+_SETS = (
+    Recipe("decode", sizes={"n": 1, "m": 70, "d": 8, "e": 4}),
+    Recipe("short", sizes={"n": 4, "m": 6, "d": 24, "e": 9}),
+    Recipe("aligned", sizes={"n": 64, "m": 64, "d": 32, "e": 32}),
+)
+_BEYOND = (
+    Recipe("keys-300", sizes={"n": 5, "m": 300, "d": 4, "e": 4}, dtypes=ALL),
+    Recipe("keys-1030", sizes={"n": 3, "m": 1030, "d": 4, "e": 2}),
+    Recipe("queries-300", sizes={"n": 300, "m": 5, "d": 4, "e": 4}, dtypes=ALL),
+    Recipe("queries-1030", sizes={"n": 1030, "m": 3, "d": 4, "e": 2}),
+    Recipe("both-200", sizes={"n": 136, "m": 200, "d": 8, "e": 8}),
+    Recipe("channels-72", sizes={"n": 5, "m": 7, "d": 72, "e": 72}),
+    Recipe("channels-136", sizes={"n": 5, "m": 7, "d": 136, "e": 136}),
+    Recipe("channels-264", sizes={"n": 3, "m": 5, "d": 264, "e": 260}),
+)
+_HARD = ("rising", "falling", "last", "sink", "channel", "negative", "offset")
+_LIKE_SUMS = ("channel", "negative", "offset")
 
 
 def recipes(spec: OpSpec) -> list[Recipe]:
     """Everything an operator is tried on."""
-    return [_completed(spec, recipe) for recipe in (*_common(spec), *spec.cases.recipes)]
+    alone = [
+        *_common(spec),
+        *(level for factor in spec.cases.choices for level in factor),
+        *spec.cases.recipes,
+    ]
+    found = [_completed(spec, recipe) for recipe in [*alone, *_pairs(spec)]]
+    return list({recipe.label: recipe for recipe in found}.values())
 
 
 def _common(spec: OpSpec) -> list[Recipe]:
     """Sizes, heads, values and layouts, by what the operator is."""
-    sets = "n" in " ".join(spec.arrays.values()).split() and "m" in _letters(spec)
-    scores = "q" in spec.arrays
-    one = Recipe("ones", sizes=ONES)
     found = [
         Recipe("primes", dtypes=ALL),
-        Recipe("tiles", sizes=TILES, tier="smoke" if sets else "standard"),
+        Recipe("tiles", sizes=TILES, tier="smoke" if _sets(spec) else "standard"),
+        Recipe("ones", sizes=ONES),
+        everywhere(_SIZES[0]),
+        _rarer(_SIZES[1]) if spec.cases.costly else everywhere(_SIZES[1]),
         Recipe("strided", layout="strided", tier="standard"),
         Recipe("reversed", layout="reversed"),
         Recipe("read-only", layout="read-only", tier="standard"),
         Recipe("zeros", values="zeros"),
         Recipe("small", values="small", tier="standard"),
+        *_of_heads(spec),
     ]
-    found.append(one)
-    if spec.heads:
-        found.append(Recipe("heads", lead=(2, 3), dtypes=ALL))
-    if scores:
+    if spec.heads and not spec.cases.tall:
+        found.append(Recipe("heads-last", lead=(2, 3), layout="heads-last"))
+    if "q" in spec.arrays:
         found += [Recipe("equal-rows", values="equal"), Recipe("large", values="large")]
-    if sets:
+        found += [Recipe(values, values=values, dtypes=ALL) for values in _hard(spec)]
+    if spec.softmax:
+        found += [Recipe("deep", values="deep"), Recipe("faint", values="faint")]
+    if _sets(spec):
         found += [
             Recipe("no-queries", sizes={"n": 0}, tier="standard"),
             Recipe("long", sizes=LONG, dtypes=WIDE, tier="exhaustive"),
+            *_SETS,
+            *(_rarer(r) if spec.cases.costly else r for r in _BEYOND),
         ]
+    elif "H" in _letters(spec) or "Hq" in _letters(spec):
+        one = {"d": 1, "e": 1}
+        found.append(Recipe("one-channel", sizes=one))
     if "constant" in spec.cases.values:
         found.append(Recipe("constant", values="constant"))
     if "subnormal" in spec.cases.values:
         found.append(Recipe("subnormal", values="subnormal", tier="standard", dtypes=ALL))
     return [recipe for recipe in found if recipe.label not in spec.cases.without]
+
+
+def _pairs(spec: OpSpec) -> list[Recipe]:
+    """Every two options, and every option with heads; sizes, values and layouts in turn."""
+    heads = _of_heads(spec)
+    factors = [*spec.cases.choices, *([heads] if heads else [])]
+    sizes = (
+        ()
+        if spec.cases.tall
+        else (*(_SIZES[:1] if spec.cases.costly else _SIZES), *(_SETS[:2] if _sets(spec) else ()))
+    )
+    values = [Recipe(x, values=x) for x in (_hard(spec) if "q" in spec.arrays else ())]
+    found = list(spread(pairs(factors), _turns(values, sizes, _LAYOUTS)))
+    if spec.cases.costly:
+        found = [
+            _rarer(r) if i % 2 else replace(r, dtypes=("float32",)) for i, r in enumerate(found)
+        ]
+    else:
+        found = [everywhere(recipe) for recipe in found]
+    return [recipe for recipe in found if "+" in recipe.label]
+
+
+def _rarer(recipe: Recipe) -> Recipe:
+    """The same, at the next tier."""
+    return replace(recipe, tier="standard")
+
+
+def _turns(*kinds: Sequence[Recipe]) -> list[Recipe]:
+    """One of each kind after the other, as long as the longest lasts."""
+    longest = max(map(len, kinds))
+    return [kind[i] for i in range(longest) for kind in kinds if i < len(kind)]
+
+
+def _of_heads(spec: OpSpec) -> list[Recipe]:
+    shared = {"q", "k"} <= {*spec.arrays} and not spec.cases.one_head
+    some = [*_HEADS[: 2 + shared], *spec.cases.heads] if spec.heads else []
+    if spec.cases.costly:
+        some = [replace(r, lead=(4,)) if r.lead == (13,) else r for r in some]
+    if spec.cases.tall:
+        some = [replace(r, dtypes=("float32",)) for r in some[:1]]
+    return [recipe for recipe in some if recipe.label not in spec.cases.without]
+
+
+def _hard(spec: OpSpec) -> tuple[str, ...]:
+    """Values that are hard for a softmax, or for sums."""
+    return _HARD if spec.softmax else _LIKE_SUMS
 
 
 def given_per_head(spec: OpSpec, name: str) -> bool:
@@ -53,13 +147,20 @@ def _letters(spec: OpSpec) -> list[str]:
     return " ".join(spec.arrays.values()).split()
 
 
+def _sets(spec: OpSpec) -> bool:
+    return {"n", "m"} <= {*_letters(spec)}
+
+
 def _completed(spec: OpSpec, recipe: Recipe) -> Recipe:
     """What every case of an operator needs: its table's options, least sizes and given choices."""
     sizes = PRIMES | dict(recipe.sizes)
     for name, least in spec.least.items():
         sizes[name] = max(sizes[name], least)
     if spec.cases.tall and recipe.label != "ones":
+        sizes["d"] = min(sizes["d"], 6)
         sizes["m"] = max(sizes["m"], sizes["d"])
+    if recipe.options.get("causal") and spec.cases.causal_is_square:
+        sizes["m"] = sizes["n"]  # rows are positions of one sequence
     given, extra = spec.cases.given, recipe.extra
     if given and not any(name.split(":")[0] == given for name in extra):
         extra = (*extra, given)

@@ -7,7 +7,8 @@ A kernel of blocks wants channels from a set, lengths that are multiples, values
 Names are those of the table's dimensions, and ``heads``, ``batch`` and ``group`` (heads of queries
 for each head of keys). A value is a number, a collection of numbers (a ``range`` is one), a dict of
 some of ``multiple``, ``least`` and ``most``, or the name of the dimension that it equals.
-``layouts`` lists those of memory: "C", "read-only", "strided", "reversed", "Fortran".
+``layouts`` lists those of memory: "C", "read-only", "strided", "reversed", "Fortran" and
+"heads-last", (n, h, d) seen as (h, n, d).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-LAYOUTS = ("C", "read-only", "strided", "reversed", "Fortran")
+LAYOUTS = ("C", "read-only", "strided", "reversed", "Fortran", "heads-last")
 _LEADING = ("heads", "batch", "group")
 
 

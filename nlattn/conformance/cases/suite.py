@@ -20,6 +20,8 @@ from nlattn.conformance.truth.bounds import floating
 from nlattn.conformance.truth.transcription import transcription
 
 SEED = 20260
+_WIDE_ONLY = ("large", "subnormal", "deep", "faint")
+"""Values that 16 bits hold only where a recipe says so."""
 
 
 def cases(
@@ -69,7 +71,7 @@ def fits(recipe: Recipe, dtype: str) -> bool:
         dtype_of(dtype)
     except LookupError:
         return False
-    return dtype in recipe.dtypes or recipe.values not in ("large", "subnormal")
+    return dtype in recipe.dtypes or recipe.values not in _WIDE_ONLY
 
 
 def make(spec: OpSpec, recipe: Recipe, kind: Kind, dtype: str, seed: int = SEED) -> Case:
@@ -83,23 +85,48 @@ def make(spec: OpSpec, recipe: Recipe, kind: Kind, dtype: str, seed: int = SEED)
             out = transcription(spec.name, arrays, recipe.options)
         shape = np.shape(out[0] if isinstance(out, tuple) else out)
         arrays["dout"] = np.asarray(rng.standard_normal(shape))
-    given = {name: lay(_cast(name, x, dtype, recipe), recipe.layout) for name, x in arrays.items()}
+    options, hidden = dict(recipe.options), _hidden(arrays)
+    if kind == "vjp":
+        arrays |= _cotangent_of_lse(rng, spec, options, arrays)
+    given = {
+        name: lay(_cast(name, x, dtype, recipe, hidden), recipe.layout)
+        for name, x in arrays.items()
+    }
     return Case(
         f"{spec.name}/{kind}/{dtype}/{recipe.label}",
         spec.name,
         kind,
         dtype,
         given,
-        dict(recipe.options),
+        options,
         recipe.tier,
         seed,
     )
 
 
-def _cast(name: str, x: Any, dtype: str, recipe: Recipe) -> Any:
-    """In the case's dtype; subnormal values are so in every dtype."""
+def _cotangent_of_lse(rng: Any, spec: OpSpec, options: dict[str, Any], arrays: Any) -> Any:
+    """What a gradient is asked for where lse is a result; rows of nothing give it no weight."""
+    options.pop("masked_rows", None)
+    if not options.pop("return_lse", False):
+        return {}
+    with np.errstate(all="ignore"):
+        given = {name: x for name, x in arrays.items() if name != "dout"}
+        lse = transcription(spec.name, given, {**options, "return_lse": True})[1]
+    return {"dlse": np.where(np.isfinite(lse), rng.standard_normal(np.shape(lse)), 0.0)}
+
+
+def _hidden(arrays: Any) -> Any:
+    """Keys (m,) that no query of any head may attend to; None without a mask of pairs."""
+    mask = arrays.get("mask")
+    return None if mask is None or mask.ndim < 2 else ~mask.any(tuple(range(mask.ndim - 1)))
+
+
+def _cast(name: str, x: Any, dtype: str, recipe: Recipe, hidden: Any) -> Any:
+    """In the case's dtype, in which subnormal values are subnormal and hidden ones huge."""
     if not floating(x):
         return x
     if recipe.values == "subnormal" and name == "v":
         x = np.ldexp(x, -{"float64": 1030, "float32": 130, "float16": 18, "bfloat16": 128}[dtype])
+    if recipe.values == "poison" and name in ("k", "v") and hidden is not None:
+        x = np.where(hidden[..., None], {"float16": 1e3}.get(dtype, 1e30), x)
     return x.astype(dtype_of(dtype))

@@ -21,23 +21,47 @@ ROWS = (
             stages=True,
             differentiable=("bias",),
             values=("constant", "subnormal"),
+            choices=(
+                (Recipe("scale", {"scale": 0.3}),),
+                (Recipe("softcap", {"softcap": 1.5}),),
+                (
+                    Recipe("causal", {"causal": True}),
+                    Recipe("causal-offset", {"causal": True, "causal_offset": 3}),
+                    Recipe("causal-nothing", {"causal": True, "causal_offset": -3}),
+                ),
+                (
+                    Recipe("window", {"window": [2, 1]}),
+                    Recipe("window-left", {"window": [3, None]}),
+                    Recipe("window-right", {"window": [None, 0]}),
+                ),
+                (
+                    Recipe("mask", extra=("mask",)),
+                    Recipe("mask-shared", extra=("mask:shared",)),
+                    Recipe("mask-keys", extra=("mask:keys",)),
+                    Recipe("mask-poison", extra=("mask:columns",), values="poison"),
+                ),
+                (
+                    Recipe("bias", extra=("bias",)),
+                    Recipe("bias-inf", extra=("bias:inf",)),
+                    Recipe("bias-shared", extra=("bias:shared",)),
+                    Recipe("bias-keys", extra=("bias:keys",)),
+                ),
+                (Recipe("rows-nan", {"masked_rows": "nan"}),),
+                (Recipe("lse", {"return_lse": True}),),
+            ),
+            heads=(
+                Recipe("grouped", {"gqa": True}, lead=(2, 6), extra=("groups:2",), dtypes=ALL),
+                Recipe("multi-query", {"gqa": True}, lead=(6,), extra=("groups:1",)),
+            ),
             recipes=(
-                Recipe("scale", {"scale": 0.3}),
-                Recipe("lse", {"return_lse": True}, kinds=("forward",)),
-                Recipe("causal", {"causal": True}, dtypes=ALL),
-                Recipe("causal-offset", {"causal": True, "causal_offset": 3}),
-                Recipe("causal-nothing", {"causal": True, "causal_offset": -3}),
                 Recipe("causal-tiles", {"causal": True}, sizes=TILES, tier="standard"),
-                Recipe("window", {"window": [2, 1]}, dtypes=ALL),
-                Recipe("window-left", {"window": [3, None]}, tier="standard"),
-                Recipe("window-right", {"window": [None, 0]}, tier="standard"),
                 Recipe("window-causal", {"window": [2, 4], "causal": True}),
-                Recipe("mask", extra=("mask",), dtypes=ALL),
-                Recipe("mask-heads", extra=("mask",), lead=(2, 3), tier="standard"),
-                Recipe("nan-rows", {"masked_rows": "nan"}, extra=("mask",), kinds=("forward",)),
-                Recipe("bias", extra=("bias",), dtypes=ALL),
-                Recipe("bias-inf", extra=("bias:inf",), tier="standard"),
-                Recipe("softcap", {"softcap": 1.5}, dtypes=ALL),
+                Recipe(
+                    "nan-rows",
+                    {"masked_rows": "nan", "return_lse": True},
+                    extra=("mask",),
+                    kinds=("forward",),
+                ),
                 Recipe("softcap-bias", {"softcap": 1.5}, extra=("bias",)),
                 Recipe(
                     "everything",
@@ -50,9 +74,18 @@ ROWS = (
                     },
                     extra=("bias", "mask"),
                 ),
-                Recipe("grouped", {"gqa": True}, lead=(2, 6), extra=("groups:2",), dtypes=ALL),
-                Recipe("multi-query", {"gqa": True}, lead=(6,), extra=("groups:1",)),
-                Recipe("no-keys", sizes={"m": 0}, tier="standard"),
+                Recipe("large-mask", extra=("mask",), values="large", dtypes=ALL),
+                Recipe("deep-mask", extra=("mask",), values="deep"),
+                Recipe("rising-long", values="rising", sizes={"n": 5, "m": 300}, dtypes=ALL),
+                Recipe(
+                    "falling-causal",
+                    {"causal": True},
+                    values="falling",
+                    sizes={"n": 70, "m": 150},
+                    dtypes=ALL,
+                ),
+                Recipe("last-long", values="last", sizes={"n": 5, "m": 300}, dtypes=ALL),
+                Recipe("no-keys", sizes={"m": 0}),
                 Recipe("no-heads", lead=(0, 2), tier="standard"),
                 Recipe("integers", values="ties"),
             ),
@@ -77,12 +110,15 @@ ROWS = (
         source="wang2018",
         cases=Cases(
             differentiable=("weight",),
-            recipes=(
-                Recipe("gaussian", {"pairwise": "gaussian", "scale": 0.5}),
-                Recipe("dot-product", {"pairwise": "dot_product"}, dtypes=ALL),
-                Recipe(
-                    "concatenation", {"pairwise": "concatenation"}, extra=("weight",), dtypes=ALL
+            choices=(
+                (
+                    Recipe("gaussian", {"pairwise": "gaussian"}),
+                    Recipe("scale", {"scale": 0.5}),
+                    Recipe("dot-product", {"pairwise": "dot_product"}),
+                    Recipe("concatenation", {"pairwise": "concatenation"}, extra=("weight",)),
                 ),
+            ),
+            recipes=(
                 Recipe(
                     "dot-product-tiles", {"pairwise": "dot_product"}, sizes=TILES, tier="standard"
                 ),

@@ -21,10 +21,15 @@ ROWS = (
         has_vjp=False,
         cases=Cases(
             bound="root of condition",
+            choices=(
+                (
+                    Recipe("svd", {"method": "svd"}),
+                    Recipe("gram", {"method": "gram"}),
+                ),
+            ),
             recipes=(
-                Recipe("svd", {"method": "svd"}),
-                Recipe("gram", {"method": "gram"}),
                 Recipe("low-rank", values="low rank"),
+                Recipe("few-keys", sizes={"n": 3, "d": 5}),
             ),
         ),
         growth=Growth(Law("0", "3*n*d**2//2", "2*n*d + 2*n")),
@@ -45,13 +50,17 @@ ROWS = (
         has_vjp=False,
         options={"p": 3.0},
         cases=Cases(
+            costly=True,
             tall=True,
             one_head=True,
             bound="condition",
             without=("ones",),
-            recipes=(
-                Recipe("p-1", {"p": 1.0}),
-                Recipe("p-4", {"p": 4.0}),
+            choices=(
+                (
+                    Recipe("p-1", {"p": 1.0}),
+                    Recipe("p-2", {"p": 2.0}),
+                    Recipe("p-4", {"p": 4.0}),
+                ),
             ),
         ),
         growth=Growth(counted="steps", follows="3 m d^2 steps"),
@@ -72,14 +81,18 @@ ROWS = (
         has_vjp=False,
         options={"p": 4.0},
         cases=Cases(
+            costly=True,
             outputs=("lower", "upper"),
             tall=True,
             one_head=True,
             bound="condition",
             without=("ones",),
-            recipes=(
-                Recipe("p-1", {"p": 1.0}),
-                Recipe("p-3", {"p": 3.0}),
+            choices=(
+                (
+                    Recipe("p-1", {"p": 1.0}),
+                    Recipe("p-2", {"p": 2.0}),
+                    Recipe("p-3", {"p": 3.0}),
+                ),
             ),
         ),
         growth=Growth(),
@@ -100,13 +113,17 @@ ROWS = (
         has_vjp=False,
         options={"i": 0, "p": 3.0},
         cases=Cases(
+            costly=True,
             outputs=("lower", "upper"),
             tall=True,
             one_head=True,
             bound="condition",
             slack=1e-9,
             without=("ones",),
-            recipes=(Recipe("p-4", {"p": 4.0, "i": 2}),),
+            choices=(
+                (Recipe("p-4", {"p": 4.0}),),
+                (Recipe("second", {"i": 2}),),
+            ),
         ),
         growth=Growth(),
         wrong=("one key",),
@@ -126,14 +143,26 @@ ROWS = (
         has_vjp=False,
         options={"eps": 0.5},
         cases=Cases(
+            costly=True,
             tall=True,
             one_head=True,
             bound="condition",
             result="set",
+            choices=(
+                (
+                    Recipe("p-4", {"p": 4.0}),
+                    Recipe("p-1", {"p": 1.0}),
+                    Recipe("p-3", {"p": 3.0}),
+                ),
+                (Recipe("eps", {"eps": 0.3}),),
+            ),
             recipes=(
-                Recipe("p-4", {"p": 4.0, "eps": 0.3}),
-                Recipe("causal", {"causal": True, "eps": 0.3}),
-                Recipe("tight", values="tight", options={"eps": 0.3}),
+                Recipe("causal", {"causal": True}),
+                Recipe(
+                    "causal-heads", {"causal": True, "eps": 0.3}, lead=(2,), dtypes=("float32",)
+                ),
+                Recipe("tight", {"eps": 0.3}, values="tight"),
+                Recipe("ties", {"eps": 1.0}, values="tight"),
             ),
         ),
         growth=Growth(Law("0", "3*m*d**2//2", "2*m*d + 2*m")),
@@ -156,10 +185,14 @@ ROWS = (
         heads=False,
         cases=Cases(
             without=("no-queries", "long"),
-            recipes=(
-                Recipe("p-4", {"p": 4.0}),
-                Recipe("causal", {"causal": True}),
-                Recipe("light", {"eps": 0.01}),
+            choices=(
+                (
+                    Recipe("p-4", {"p": 4.0}),
+                    Recipe("p-1", {"p": 1.0}),
+                    Recipe("p-3", {"p": 3.0}),
+                ),
+                (Recipe("causal", {"causal": True}),),
+                (Recipe("light", {"eps": 0.01}),),
             ),
         ),
         growth=Growth(counted="entries", follows="3 m d^2/2 + n |U| d"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nlattn.conformance.table.recipe import ALL, Recipe
+from nlattn.conformance.table.recipe import Recipe
 from nlattn.conformance.table.row import Cases, Growth, Law, OpSpec
 
 ROWS = (
@@ -18,14 +18,12 @@ ROWS = (
         status="paper",
         source="shen2018",
         cases=Cases(
-            recipes=(
-                Recipe("scaling", {"normalization": "scaling"}, dtypes=ALL),
-                Recipe("mask", extra=("key mask",)),
-                Recipe(
-                    "scaling-mask",
-                    {"normalization": "scaling"},
-                    extra=("key mask",),
-                    tier="standard",
+            choices=(
+                (Recipe("scaling", {"normalization": "scaling"}),),
+                (
+                    Recipe("mask", extra=("key mask",)),
+                    Recipe("mask-shared", extra=("key mask:shared",)),
+                    Recipe("mask-none", extra=("key mask:none",)),
                 ),
             )
         ),
@@ -61,20 +59,19 @@ ROWS = (
         source="choromanski2020",
         extras={"projection": "r d"},
         cases=Cases(
-            without=("no-queries", "long"),
+            causal_is_square=True,
+            without=("no-queries", "long", "keys-shared"),
             stretch=100,
-            recipes=(
-                Recipe("causal", {"causal": True}, sizes={"m": 17}),
-                Recipe("relu", {"kernel": "relu"}, dtypes=ALL),
-                Recipe(
-                    "relu-causal",
-                    {"kernel": "relu", "causal": True},
-                    sizes={"m": 17},
-                    tier="standard",
+            choices=(
+                (Recipe("causal", {"causal": True}),),
+                (Recipe("relu", {"kernel": "relu"}),),
+                (Recipe("eps", {"eps": 0.1}),),
+                (Recipe("scale", {"scale": 0.6}),),
+                (
+                    Recipe("neutral", {"stabilizer": "neutral"}),
+                    Recipe("no-stabilizer", {"stabilizer": "none"}),
                 ),
-                Recipe("eps", {"eps": 0.1}),
-                Recipe("neutral", {"stabilizer": "neutral"}, tier="standard"),
-                Recipe("no-stabilizer", {"stabilizer": "none"}, tier="standard"),
+                (Recipe("denominator", {"denominator_eps": 0.1}),),
             ),
         ),
         growth=Growth(Law("0", "(n + m)*r*(d + e + 1)", "(n + m)*(d + e)"), compared="map"),
@@ -96,10 +93,13 @@ ROWS = (
         cases=Cases(
             without=("no-queries", "long"),
             stretch=0,
-            recipes=(
-                Recipe("amplification", {"amplification": 2.0}),
-                Recipe("as-they-are", {"amplification": None}, tier="standard"),
-                Recipe("eps", {"eps": 0.1}),
+            choices=(
+                (
+                    Recipe("amplification", {"amplification": 2.0}),
+                    Recipe("as-they-are", {"amplification": None}),
+                ),
+                (Recipe("eps", {"eps": 0.1}),),
+                (Recipe("floor", {"floor": 1.5}),),
             ),
         ),
         growth=Growth(Law("0", "(n + m)*r*(d + e + 1)", "(n + m)*(d + e)")),
@@ -123,7 +123,11 @@ ROWS = (
         cases=Cases(
             without=("ones", "no-queries", "long"),
             stretch=0,
-            recipes=(Recipe("margin", {"margin": 1.0}, tier="standard"),),
+            choices=(
+                (Recipe("margin", {"margin": 1.0}),),
+                (Recipe("amplification", {"amplification": 2.0}),),
+                (Recipe("ranks", {"positives": 1, "negatives": [2, 4]}),),
+            ),
         ),
         growth=Growth(Law("n*m", "n*m*d", "n*m*d + n*d")),
         wrong=("ranks",),

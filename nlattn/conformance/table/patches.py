@@ -19,13 +19,16 @@ ROWS = (
         source="buades2005, buades2011",
         options={"sigma": 0.7, "patch_size": 3, "patch_distance": 2},
         cases=Cases(
+            costly=True,
             values=("constant",),
-            recipes=(
-                Recipe("pixel", {"aggregate": "pixel"}),
-                Recipe("self-one", {"self_weight": "one"}),
-                Recipe("self-zero", {"self_weight": "zero"}, tier="standard"),
-                Recipe("h", {"h": 0.9}),
-                Recipe("patch-5", {"patch_size": 5, "patch_distance": 1}, tier="standard"),
+            choices=(
+                (Recipe("pixel", {"aggregate": "pixel"}),),
+                (
+                    Recipe("self-one", {"self_weight": "one"}),
+                    Recipe("self-zero", {"self_weight": "zero"}),
+                ),
+                (Recipe("h", {"h": 0.9}),),
+                (Recipe("patch-5", {"patch_size": 5, "patch_distance": 1}),),
             ),
         ),
         growth=Growth(
@@ -51,16 +54,21 @@ ROWS = (
         source="mei2020",
         options={"scale": 2},
         cases=Cases(
+            without=("keys-shared",),
+            costly=True,
             stretch=100,
             values=("constant",),
-            recipes=(
-                Recipe("mass", {"overlap": "mass"}),
-                Recipe("divide", {"overlap": "divide"}, tier="standard"),
-                Recipe(
-                    "published-crop", {"overlap": "divide", "crop": "published"}, tier="standard"
+            choices=(
+                (
+                    Recipe("mass", {"overlap": "mass"}),
+                    Recipe("divide", {"overlap": "divide"}),
+                    Recipe("published-crop", {"overlap": "divide", "crop": "published"}),
                 ),
-                Recipe("scale-3", {"scale": 3}, tier="standard"),
-                Recipe("patch-1", {"patch": 1}),
+                (Recipe("scale-3", {"scale": 3}),),
+                (Recipe("patch-1", {"patch": 1}),),
+                (Recipe("best", {"assign": "argmax"}),),
+                (Recipe("temperature", {"temperature": 2.0}),),
+                (Recipe("floor", {"floor": 1.5}),),
             ),
         ),
         growth=Growth(
@@ -82,17 +90,21 @@ ROWS = (
         source="cherel2022",
         options={"temperature": 10.0},
         cases=Cases(
+            costly=True,
             search=Search("nearest patch", {"iterations": 2, "patch": 3, "topk": 1}),
             one_head=True,
             given="field",
             stretch=100,
             values=("constant",),
-            recipes=(
-                Recipe("voting", {"aggregate": True}),
-                Recipe("dedup", {"aggregate": True, "dedup": True}, tier="standard"),
-                Recipe("edge", {"border": "edge"}, tier="standard"),
-                Recipe("patch-1", {"patch": 1}),
-                Recipe("no-matches", extra=("field:gaps",)),
+            choices=(
+                (
+                    Recipe("voting", {"aggregate": True}),
+                    Recipe("dedup", {"aggregate": True, "dedup": True}),
+                ),
+                (Recipe("edge", {"border": "edge"}),),
+                (Recipe("patch-1", {"patch": 1}),),
+                (Recipe("no-matches", extra=("field:gaps",)),),
+                (Recipe("temperature", {"temperature": 3.0}),),
             ),
         ),
         growth=Growth(

@@ -68,8 +68,12 @@ class Search(NamedTuple):
 class Cases:
     """What the kit's cases of an operator are made of, and how its results are bounded."""
 
+    choices: tuple[tuple[Recipe, ...], ...] = ()
+    """Its options, each with the values that it is tried with: alone, in pairs, and with heads."""
+    heads: tuple[Recipe, ...] = ()
+    """Ways to share heads that not all operators have."""
     recipes: tuple[Recipe, ...] = ()
-    """Its own, beside those that all operators have."""
+    """What is tried beside these and beside what all operators have."""
     values: tuple[str, ...] = ()
     """Kinds of values that tell more of it than of others: "constant", "subnormal"."""
     without: tuple[str, ...] = ()
@@ -83,6 +87,10 @@ class Cases:
     """How far beyond scores of 1e4 large values go; 0 where lengths do not count."""
     tall: bool = False
     """Whether there must be as many keys as channels."""
+    causal_is_square: bool = False
+    """Whether causality needs as many keys as queries."""
+    costly: bool = False
+    """Whether the oracle takes long: fewer cases, of fewer dtypes."""
     one_head: bool = False
     """Whether the oracle takes no leading axes."""
     bound: Literal["analysis", "condition", "root of condition"] = "analysis"

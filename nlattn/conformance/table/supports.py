@@ -40,17 +40,26 @@ ROWS = (
         status="ours",
         source="wang2018, calian2019",
         cases=Cases(
+            costly=True,
             given="support",
             values=("subnormal",),
-            recipes=(
-                Recipe("empty-rows", extra=("support:gaps",), dtypes=ALL),
-                Recipe("all-keys", extra=("support:all",), tier="standard"),
-                Recipe("lse", {"return_lse": True}, kinds=("forward",)),
-                Recipe("gaussian", {"weight": "gaussian", "bandwidth": 2.0}),
-                Recipe("abspow", {"weight": "abspow", "power": 2.0}),
-                Recipe("dot", {"weight": "dot"}, extra=("support:gaps",)),
-                Recipe("scale", {"scale": 0.3}, tier="standard"),
+            choices=(
+                (
+                    Recipe("gaussian", {"weight": "gaussian", "bandwidth": 2.0}),
+                    Recipe("abspow", {"weight": "abspow", "power": 2.0}),
+                    Recipe("abspow-3", {"weight": "abspow", "power": 3.0}),
+                    Recipe("dot", {"weight": "dot"}),
+                ),
+                (
+                    Recipe("empty-rows", extra=("support:gaps",)),
+                    Recipe("all-keys", extra=("support:all",)),
+                    Recipe("support-shared", extra=("support:shared",)),
+                ),
+                (Recipe("scale", {"scale": 0.3}),),
+                (Recipe("lse", {"return_lse": True}),),
+                (Recipe("rows-nan", {"masked_rows": "nan"}),),
             ),
+            recipes=(Recipe("long-rows", extra=("support:all",), sizes={"n": 5, "m": 150}),),
         ),
         growth=Growth(counted="map", follows="nnz (d + e)", scaled=True),
         behaviour=("linear",),
@@ -69,13 +78,20 @@ ROWS = (
         status="reconstruction",
         source="calian2019",
         cases=Cases(
+            costly=True,
             search=Search("all keys", {"iterations": 2, "scale": 4.0}),
             given="support",
             values=("constant", "subnormal"),
-            recipes=(
-                Recipe("empty-rows", extra=("support:gaps",)),
-                Recipe("gaussian", {"weight": "gaussian", "bandwidth": 2.0}, tier="standard"),
-                Recipe("scale", {"scale": 0.3}, tier="standard"),
+            choices=(
+                (
+                    Recipe("gaussian", {"weight": "gaussian", "bandwidth": 2.0}),
+                    Recipe("abspow", {"weight": "abspow", "power": 3.0}),
+                    Recipe("dot", {"weight": "dot"}),
+                ),
+                (Recipe("empty-rows", extra=("support:gaps",)),),
+                (Recipe("scale", {"scale": 0.3}),),
+                (Recipe("lse", {"return_lse": True}),),
+                (Recipe("rows-nan", {"masked_rows": "nan"}),),
             ),
         ),
         growth=Growth(
@@ -100,7 +116,19 @@ ROWS = (
         status="reconstruction",
         source="kannan2024",
         options={"keys": 4},
-        cases=Cases(given="index", values=("subnormal",)),
+        cases=Cases(
+            choices=(
+                (Recipe("index-shared", extra=("index:shared",)),),
+                (Recipe("scale", {"scale": 0.3}),),
+                (Recipe("lse", {"return_lse": True}),),
+            ),
+            heads=(
+                Recipe("grouped", {"gqa": True}, lead=(2, 6), extra=("groups:2",), dtypes=ALL),
+                Recipe("multi-query", {"gqa": True}, lead=(6,), extra=("groups:1",)),
+            ),
+            given="index",
+            values=("subnormal",),
+        ),
         growth=Growth(
             Law(
                 "n*keys",

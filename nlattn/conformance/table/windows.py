@@ -21,13 +21,21 @@ ROWS = (
         options={"window": 3},
         cases=Cases(
             values=("constant", "subnormal"),
-            recipes=(
-                Recipe("bias-gate", extra=("bias", "gate"), dtypes=ALL),
-                Recipe("stride", {"stride": 2}),
-                Recipe("padding", {"padding": [2, 0]}, tier="standard"),
-                Recipe("window-2x4", {"window": [2, 4]}, tier="standard"),
-                Recipe("scale", {"scale": 0.3}),
+            choices=(
+                (Recipe("bias", extra=("bias",)),),
+                (Recipe("gate", extra=("gate",)),),
+                (
+                    Recipe("stride", {"stride": 2}),
+                    Recipe("stride-1x2", {"stride": [1, 2]}),
+                ),
+                (Recipe("padding", {"padding": [2, 0]}),),
+                (
+                    Recipe("window-2x4", {"window": [2, 4]}),
+                    Recipe("window-5", {"window": 5}),
+                ),
+                (Recipe("scale", {"scale": 0.3}),),
             ),
+            recipes=(Recipe("bias-gate", extra=("bias", "gate"), dtypes=ALL),),
         ),
         growth=Growth(
             Law("n*t", "n*t*d + 2*n*window*t*(e + 1)", "n*(d + t + 2*window*t*(e + 1) + e)")
@@ -55,7 +63,15 @@ ROWS = (
         source="arar2022",
         has_map=False,
         options={"scale": 2, "window": 3},
-        cases=Cases(stretch=0, recipes=(Recipe("bias-gate", extra=("bias", "gate")),)),
+        cases=Cases(
+            stretch=0,
+            choices=(
+                (Recipe("bias", extra=("bias",)),),
+                (Recipe("gate", extra=("gate",)),),
+                (Recipe("window-2x4", {"window": [2, 4]}),),
+            ),
+            recipes=(Recipe("bias-gate", extra=("bias", "gate")),),
+        ),
         growth=Growth(
             Law(
                 "n*f*t",

@@ -20,10 +20,15 @@ def transcription(op: str, arrays: Mapping[str, Any], options: Mapping[str, Any]
     oracle = getattr(importlib.import_module(f"nlattn.oracle.{spec.stem}"), op)
     dims = len(next(iter(spec.arrays.values())).split())
     lead = arrays[next(iter(spec.arrays))].shape[:-dims]
+    differentiable = spec.cases.differentiable
     alone = spec.cases.outputs == ("out",) and op == spec.name and not options.get("return_lse")
 
     def call(given: Mapping[str, Any]) -> Any:
         result = _call(oracle, native(given) | dict(options))
+        if op != spec.name:
+            return _summed(
+                result, [given[n] for n in (*spec.arrays, *differentiable) if n in given]
+            )
         return result[0] if alone and isinstance(result, tuple) else result
 
     if not spec.cases.one_head or not lead:
@@ -32,6 +37,16 @@ def transcription(op: str, arrays: Mapping[str, Any], options: Mapping[str, Any]
     if not isinstance(heads[0], tuple):
         return _together(heads, lead)
     return tuple(_together(part, lead) for part in zip(*heads, strict=True))
+
+
+def _summed(gradients: Any, inputs: list[Any]) -> Any:
+    """Gradients of arrays that several heads share: sums over those heads."""
+    several = isinstance(gradients, tuple)
+    found = []
+    for g, x in zip(gradients if several else [gradients], inputs, strict=False):
+        more = len(g.shape) - len(np.shape(x)) if np.shape(x) else 0
+        found.append(g.sum(tuple(range(more))) if more > 0 else g)
+    return tuple(found) if several else found[0]
 
 
 def _together(heads: Any, lead: tuple[int, ...]) -> Any:

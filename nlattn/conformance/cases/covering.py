@@ -1,0 +1,73 @@
+"""Few cases in which every two choices meet: a covering array, made greedily."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+from nlattn.conformance.table.recipe import ALL, Recipe
+
+Factor = Sequence[Recipe]
+"""What one choice may be; that it is not made at all is one more."""
+Place = tuple[int, int]
+"""A factor, and one of its levels."""
+_NONE = Recipe("")
+
+
+def pairs(factors: Sequence[Factor]) -> list[Recipe]:
+    """Recipes in which every level of a factor meets every level of every other.
+
+    A recipe starts with a pair that has not met yet; of each other factor it takes the level that
+    meets most others for the first time, and of several the one taken least.
+    """
+    levels = [[_NONE, *factor] for factor in factors]
+    places = [(f, i) for f, some in enumerate(levels) for i in range(len(some))]
+    apart: set[tuple[Place, Place]] = {
+        (a, b) for a, b in combinations(places, 2) if a[0] != b[0] and (a[1] or b[1])
+    }
+    taken, found = Counter[Place](), []
+    while apart:
+        row = dict(min(apart, key=lambda pair: (sum(taken[place] for place in pair), pair)))
+        for f, some in enumerate(levels):
+            if f not in row:
+                new = Counter(
+                    {
+                        i: sum((min(p, (f, i)), max(p, (f, i))) in apart for p in row.items())
+                        for i in range(len(some))
+                    }
+                )
+                row[f] = min(range(len(some)), key=lambda i: (-new[i], taken[f, i], i))
+        taken.update(row.items())
+        apart -= {(min(a, b), max(a, b)) for a, b in combinations(row.items(), 2)}
+        found.append(together([levels[f][i] for f, i in sorted(row.items())]))
+    return found
+
+
+def together(chosen: Sequence[Recipe]) -> Recipe:
+    """One recipe of several; where two choose the same thing the first has its way."""
+    some = [recipe for recipe in chosen if recipe is not _NONE]
+    sizes, options, extra = dict[str, int](), dict[str, Any](), dict[str, str]()
+    for recipe in reversed(some):
+        sizes |= recipe.sizes
+        options |= recipe.options
+        extra |= {name.partition(":")[0]: name for name in recipe.extra}
+    first = {
+        name: next((x for r in some if (x := getattr(r, name)) != getattr(_NONE, name)), default)
+        for name, default in (("lead", ()), ("values", "normal"), ("layout", "C"))
+    }
+    label = "+".join(recipe.label for recipe in some)
+    return Recipe(label, options, sizes, extra=tuple(extra.values()), **first)  # type: ignore[arg-type]
+
+
+def spread(recipes: Sequence[Recipe], levels: Sequence[Recipe]) -> Iterator[Recipe]:
+    """The recipes, each with one of some other levels: all of these in turn."""
+    for i, recipe in enumerate(recipes):
+        yield together([recipe, levels[i % len(levels)]]) if levels else recipe
+
+
+def everywhere(recipe: Recipe) -> Recipe:
+    """The same in every dtype."""
+    return replace(recipe, dtypes=ALL)
