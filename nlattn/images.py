@@ -147,7 +147,7 @@ def _image(op: str, image: object) -> Floats:
     if values.ndim != 3 or 0 in values.shape:
         _check.fail(op, "image", f"has shape {values.shape}, expected (H, W, C), none of them 0")
     if values.dtype.kind not in "fiu":
-        raise TypeError(f"{op}: image has dtype {values.dtype}, expected real numbers")
+        _check.fail_type(op, "image", f"has dtype {values.dtype}, expected real numbers")
     if values.dtype.kind != "f":
         values = values.astype(np.float32)
     if not np.isfinite(values).all():

@@ -226,7 +226,7 @@ def _share_of_best(score: Floats, other: Floats, tie: Floats, k: int) -> Floats:
 def _summary(f: dict[str, Floats], of: int, k: int, *, exact: bool) -> Quality:
     count = len(f["recall"])
     if count == 0:
-        raise ValueError("compare: B attends to nothing in the rows compared")
+        _check.fail("compare", "B", "attends to nothing in the rows compared")
     n = count if exact else of
     output = "wrong" in f
     return Quality(

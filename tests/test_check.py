@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -236,3 +239,45 @@ def test_a_shared_array_has_no_leading_axes() -> None:
     text = r"favor: projection has shape \(1, 5, 3\), expected \(r, d\), one for all slices"
     with pytest.raises(ValueError, match=text):
         _check.fit("favor", arrays, shared=["projection"])
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "text"),
+    [
+        (lambda: _check.pair("op", "window", (3, 0), 1), ValueError, "window[1]=0, expected at l"),
+        (lambda: _check.pair("op", "window", (3,), 1), ValueError, "window=(3,) has not two entr"),
+        (lambda: _check.pair_of("op", "w", 3, "(left, right)"), TypeError, "w=3, expected (left,"),
+        (lambda: _check.integers("op", "index", [0.5]), TypeError, "index has dtype float64, exp"),
+        (
+            lambda: _check.booleans("op", "mask", [1]),
+            TypeError,
+            "mask has dtype int64, expected bool, True where a key may be used; convert it with "
+            "mask.astype(bool)",
+        ),
+        (
+            lambda: _check.booleans("op", "mask", np.ma.masked_array([True])),
+            TypeError,
+            "mask is a masked array, expected bool; use mask.filled()",
+        ),
+        (
+            lambda: _check.slices("op", "support", (3,), (2, 4)),
+            ValueError,
+            "support has leading axes (3,), expected axes that broadcast to (2, 4)",
+        ),
+        (lambda: _check.instance("op", "x", 1, dict), TypeError, "x is a int, expected a dict"),
+        (
+            lambda: _check.number("op", "eps", -1, low=0),
+            ValueError,
+            "eps=-1.0, expected at least 0",
+        ),
+        (lambda: _check.number("op", "p", 2, high=1), ValueError, "p=2, expected at most 1"),
+    ],
+)
+def test_what_stands_beside_arrays_is_refused_in_words(call: Any, kind: Any, text: str) -> None:
+    with pytest.raises(kind, match=f"^op: {re.escape(text)}"):
+        call()
+
+
+def test_slices_of_arrays_that_broadcast() -> None:
+    np.testing.assert_array_equal(_check.slices("op", "x", (2, 1), (2, 3)), [0, 0, 0, 1, 1, 1])
+    assert _check.pair("op", "stride", 2, 1) == (2, 2)

@@ -113,6 +113,29 @@ def test_operators_are_listed_in_the_table_alone(path: Path) -> None:
         assert len(found) < 2, f"line {node.lineno}: {found}; say it in the row"  # type: ignore
 
 
+WORDED = ("ops/", "engines/", "kernels/", "maps/", "layers/", "images", "quality", "testing")
+READERS = ("maps/io", "maps/state", "layers/_files")  # what a file of others lacks
+INPUT_ERRORS = ("ValueError", "TypeError", "MemoryError")
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if name_of(p).startswith(WORDED)], ids=name_of)
+def test_input_errors_are_worded_by_the_checks(path: Path) -> None:
+    """``_check`` raises them all; `from_state` says what a saved map lacks, to who reads it."""
+    if name_of(path) in READERS:
+        return
+    tree = ast.parse(path.read_text())
+    readers = [x for x in ast.walk(tree) if getattr(x, "name", "") == "from_state"]
+    own = {id(x) for reader in readers for x in ast.walk(reader)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and id(node) not in own:
+            raised = ast.unparse(node.exc.func)
+            assert raised not in INPUT_ERRORS, f"line {node.lineno}: use _check"
+
+
+def test_nothing_collects_its_locals() -> None:
+    assert [name_of(path) for path in SOURCES if "locals()" in path.read_text()] == []
+
+
 def test_the_table_answers_by_name() -> None:
     assert find("attention").stem == "dense"
     with pytest.raises(KeyError, match="'fast' is no operator; there are attention"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,13 +20,6 @@ def set_fit(op: str, nonfinite: str, **arrays: Any) -> _check.Fit:
     given = {name: (x, dims[name]) for name, x in arrays.items()}
     shared = ["projection"] if "projection" in arrays else []
     return _check.fit(op, given, nonfinite=nonfinite, shared=shared)
-
-
-def one_head(fit: _check.Fit) -> None:
-    """Refuse leading axes: a map is of one head."""
-    if fit.lead:
-        text = f"have leading axes {fit.lead}, expected one head (n, d), (m, d)"
-        _check.fail(fit.op, "q, k", text)
 
 
 class Factors(NamedTuple):
@@ -50,9 +44,7 @@ class Hidden(NamedTuple):
         """A boolean mask that broadcasts to (..., m)."""
         if mask is None:
             return cls(None, np.zeros(fit.batch, np.int64))
-        m, given = fit.dims["m"], np.asarray(mask)
-        if given.dtype != bool:
-            raise TypeError(f"{fit.op}: mask has dtype {given.dtype}, expected bool")
+        m, given = fit.dims["m"], _check.booleans(fit.op, "mask", mask)
         lead = given.shape[:-1]
         try:
             fits = given.shape[-1:] == (m,) and np.broadcast_shapes(lead, fit.lead) == fit.lead
@@ -61,9 +53,8 @@ class Hidden(NamedTuple):
         if not fits:
             text = f"has shape {given.shape}, expected one that broadcasts to {(*fit.lead, m)}"
             _check.fail(fit.op, "mask", text)
-        parts = np.arange(np.prod(lead, dtype=np.int64)).reshape(lead)
-        index = np.broadcast_to(parts, fit.lead).reshape(-1)
-        return cls(_check.frozen(given.reshape(len(parts.reshape(-1)), m)), index)
+        index = _check.slices(fit.op, "mask", lead, fit.lead)
+        return cls(_check.frozen(given.reshape(math.prod(lead), m)), index)
 
 
 def collect(fit: _check.Fit, f: Identity, hidden: Hidden) -> Sums:

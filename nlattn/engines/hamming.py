@@ -50,9 +50,7 @@ def support(
     Words `q` (slices, n, w) and `k` (slices, m, w), whose leading axes `lead` broadcast.
     """
     shape = np.broadcast_shapes(*lead)
-    slices = [
-        np.broadcast_to(np.arange(math.prod(own)).reshape(own), shape).reshape(-1) for own in lead
-    ]
+    slices = [_check.slices("", "", own, shape) for own in lead]  # these do broadcast
     n, m = q.shape[1], k.shape[1]
     N = min(keys, m)
     index = np.empty((len(slices[0]), n, N), np.int32)

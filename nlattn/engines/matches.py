@@ -10,7 +10,6 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Field, Ints, Support
-from nlattn.engines.support import integers
 from nlattn.kernels import support as kernels
 from nlattn.runtime import threads
 from nlattn.runtime.jit import blocks
@@ -44,8 +43,8 @@ def support_of_field(
         lead = np.broadcast_shapes(lead, key_mask.shape[:-2], mask.shape[:-4])
     except ValueError:
         listed = f"field: {index.shape[:-3]}, key_mask: {key_mask.shape[:-2]}"
-        text = f"leading axes do not broadcast, got {listed}, mask: {mask.shape[:-4]}"
-        raise ValueError(f"{op}: {text}") from None
+        text = f"do not broadcast, got {listed}, mask: {mask.shape[:-4]}"
+        _check.fail(op, "leading axes", text)
 
     kinds = (kind,) if isinstance(kind, str) else tuple(kind)
     flags = 0
@@ -83,9 +82,8 @@ def support_of_field(
 
 def matches(op: str, field: Any) -> tuple[Ints, tuple[int, int]]:
     """Checked raster indices of a field, and its grid of keys."""
-    if not isinstance(field, Field):
-        raise TypeError(f"{op}: field is a {type(field).__name__}, expected a Field")
-    index = integers(op, "field.index", field.index)
+    _check.instance(op, "field", field, Field)
+    index = _check.integers(op, "field.index", field.index)
     grid = tuple(_check.integer(op, "field.key_grid", size, low=1) for size in field.key_grid)
     if index.ndim < 3 or 0 in index.shape[-3:]:
         _check.fail(op, "field.index", f"has shape {index.shape}, expected (..., Hq, Wq, topk)")
@@ -102,17 +100,14 @@ def _mask(op: str, name: str, mask: Any, core: tuple[int, ...]) -> Bools:
     """`mask` checked, or an empty one."""
     if mask is None:
         return np.empty((0,) * len(core), bool)
-    array: Bools = np.asarray(mask)
-    if array.dtype != np.bool_:
-        raise TypeError(f"{op}: {name} has dtype {array.dtype}, expected bool (True = may be used)")
+    array = _check.booleans(op, name, mask)
     if array.shape[-len(core) :] != core:
         _check.fail(op, name, f"has shape {array.shape}, expected {core} or with leading axes")
     return array
 
 
 def _slices(lead: tuple[int, ...], *shapes: tuple[int, ...]) -> Ints:
-    tables = [np.arange(math.prod(shape)).reshape(shape) for shape in shapes]
-    columns = [np.broadcast_to(table, lead).ravel() for table in tables]
+    columns = [_check.slices("", "", shape, lead) for shape in shapes]  # these do broadcast
     return _check.frozen(np.stack(columns, 1), np.int64)  # type: ignore[no-any-return]
 
 

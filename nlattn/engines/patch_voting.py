@@ -48,11 +48,7 @@ class Votes:
         self.n, self.m = (math.prod(grid) for grid in self.grids)
         self.slope = 1 / options.temperature
         lead = index.shape[:-3]
-        try:
-            slices = np.broadcast_to(np.arange(math.prod(lead)).reshape(lead), fit.lead).ravel()
-        except ValueError:
-            text = f"has leading axes {lead}, expected such that broadcast to {fit.lead}"
-            _check.fail(fit.op, "field", text)
+        slices = _check.slices(fit.op, "field", lead, fit.lead)
         self.index = index.reshape(-1, *index.shape[-3:])[slices]
         self.q, self.k = (_patches(fit[name], options.patch, options.border) for name in "qk")
         self.matches = self._rows(self.index.reshape(fit.batch, self.n, index.shape[-1]))[0]

@@ -51,7 +51,7 @@ class Positive(NamedTuple):
 
     def factors(self, fit: _check.Fit) -> Factors:
         """The factors of one head's map; those of queries are divided by their row's sum."""
-        factored_fit.one_head(fit)
+        _check.one_head(fit)
         _, norm, sums = self.sums(fit)
         left = factored_fit.write(fit, self.queries, "q")[0]
         right = factored_fit.write(fit, self.keys, "k", sums.top)[0]

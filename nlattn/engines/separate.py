@@ -62,7 +62,7 @@ class Separate(NamedTuple):
 
     def factors(self, fit: _check.Fit) -> Factors:
         """The factors of one head's map."""
-        factored_fit.one_head(fit)
+        _check.one_head(fit)
         sums = factored_fit.collect(fit, self.keys, self.hidden)
         left = factored_fit.write(fit, self.queries, "q")[0]
         right = factored_fit.write(fit, self.keys, "k", sums.top, self.scale(sums), self.hidden)[0]

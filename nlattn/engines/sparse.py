@@ -84,11 +84,7 @@ class Edges:
             sizes = f"n={self.n} from q, m={self.m} from k"
             text = f"has shape {checked.shape}, expected (..., n, m) with {sizes}"
             _check.fail(self.op, "support", text)
-        try:
-            slices = np.broadcast_to(np.arange(math.prod(lead)).reshape(lead), fit.lead).ravel()
-        except ValueError:
-            text = f"has leading axes {tuple(lead)}, expected such that broadcast to {fit.lead}"
-            _check.fail(self.op, "support", text)
+        slices = _check.slices(self.op, "support", tuple(lead), fit.lead)
         self.support = checked
         self.slices = slices
         starts, ends = checked.indptr[slices * n], checked.indptr[slices * n + n]

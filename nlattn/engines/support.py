@@ -12,27 +12,17 @@ from nlattn._types import Ints, Support
 from nlattn.kernels import sparse as kernels
 
 
-def integers(op: str, name: str, value: Any) -> Ints:
-    """`value` as an array of integers."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "iu" and array.size:
-        raise TypeError(f"{op}: {name} has dtype {array.dtype}, expected integers")
-    return array
-
-
 def checked_support(op: str, support: Any) -> Support:
     """`support`, frozen; ValueError naming the first row that breaks its rules."""
     if not (isinstance(support, tuple) and len(support) == 3):
-        raise TypeError(
-            f"{op}: support is a {type(support).__name__}, expected a Support as from "
-            "support(), support_from_index() or scram_support()"
-        )
+        text = "expected a Support as from support(), support_from_index() or scram_support()"
+        _check.fail_type(op, "support", f"is a {type(support).__name__}, {text}")
     shape = tuple(_check.integer(op, "support.shape", size, low=0) for size in support[2])
     if len(shape) < 2 or shape[-1] >= 2**31:
         _check.fail(op, "support.shape", f"is {shape}, expected (..., n, m) with m below 2^31")
     rows, m = math.prod(shape[:-1]), shape[-1]
-    indptr = integers(op, "support.indptr", support[0])
-    indices = integers(op, "support.indices", support[1])
+    indptr = _check.integers(op, "support.indptr", support[0])
+    indices = _check.integers(op, "support.indices", support[1])
     if indptr.shape != (rows + 1,):
         _check.fail(op, "support.indptr", f"has shape {indptr.shape}, expected ({rows + 1},)")
     if indices.ndim != 1:

@@ -68,16 +68,12 @@ def take(
     sizes, misshaped = _sizes(fit, arrays, shapes)
     counts = {name: _counter(fit.op, name, present[name]) for name in counters if name in present}
     if problems or misshaped:
-        raise ValueError(f"{fit.op}: {'; '.join([*problems, *misshaped])}")
+        _check.fail_all(fit.op, [*problems, *misshaped])
     others = {
         name: x.dtype for name, x in arrays.items() if x.dtype.newbyteorder("=") != fit.out_dtype
     }
-    if others:
-        listed = ", ".join(f"{name}: {dtype}" for name, dtype in others.items())
-        raise TypeError(
-            f"{fit.op}: arrays must share one dtype, got x: {fit.out_dtype}, {listed}; "
-            f"convert each with .astype(np.{fit.out_dtype})"
-        )
+    remedy = f"; convert each with .astype(np.{fit.out_dtype})"
+    _check.one_dtype(fit.op, {"x": fit.out_dtype, **others}, remedy)
     frozen = {name: _check.frozen(x, fit.dtype) for name, x in arrays.items()}
     if nonfinite == "raise":
         for name, x in frozen.items():
@@ -89,7 +85,7 @@ def mapping(op: str, weights: object) -> Mapping[str, Any]:
     """`weights`, a mapping of names to arrays."""
     if not isinstance(weights, Mapping):
         kind = type(weights).__name__
-        raise TypeError(f"{op}: weights is a {kind}, expected a mapping of names to arrays")
+        _check.fail_type(op, "weights", f"is a {kind}, expected a mapping of names to arrays")
     return weights
 
 
@@ -136,5 +132,5 @@ def _part(text: str) -> tuple[int, str]:
 def _counter(op: str, name: str, value: object) -> Any:
     count = np.asarray(value)
     if count.dtype.kind not in "iu" or count.shape:
-        raise TypeError(f"{op}: {name} is {count.dtype} {count.shape}, expected one integer")
+        _check.fail_type(op, name, f"is {count.dtype} {count.shape}, expected one integer")
     return count

@@ -12,7 +12,6 @@ from nlattn._types import Floats
 from nlattn.layers import _qna
 from nlattn.layers._conv import conv, conv_vjp
 from nlattn.layers._weights import Weights, mapping, take
-from nlattn.ops._windows import pair
 from nlattn.ops.qna import qna, qna_vjp
 
 
@@ -134,7 +133,7 @@ class _Call:
         parity = _check.flag(op, "parity", asked.parity)
         self.kind = kind = _qna.Kind(
             heads,
-            pair(op, "window", asked.window, 1),
+            _check.pair(op, "window", asked.window, 1),
             _check.choice(op, "gate", asked.gate, _qna.GATES),
             _check.choice(op, "position", asked.position, _qna.POSITIONS),
             _check.flag(op, "normalize_queries", asked.normalize_queries),

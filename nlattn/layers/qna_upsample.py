@@ -11,7 +11,6 @@ from nlattn import _check
 from nlattn._types import Floats
 from nlattn.layers._weights import mapping
 from nlattn.layers.qna import qna_block, qna_block_vjp
-from nlattn.ops._windows import pair
 
 PHASED = (
     "query",
@@ -130,7 +129,7 @@ def qna_upsample_block_vjp(
 def _phases(op: str, weights: Any, scale: object, window: object) -> list[dict[str, Any]]:
     """The weights of each phase."""
     s = _check.integer(op, "scale", scale, low=1)
-    for size in pair(op, "window", window, 1):
+    for size in _check.pair(op, "window", window, 1):
         _check.odd(op, "window", size, "its centre is a pixel")
     given = mapping(op, weights)
     for name, w in given.items():

@@ -11,7 +11,6 @@ from nlattn import _check
 from nlattn._types import Bools, Floats, Ints
 from nlattn.layers._conv import conv, conv_vjp
 from nlattn.layers._weights import Weights, mapping, take
-from nlattn.ops._windows import pair
 from nlattn.ops.dense import attention, attention_vjp
 
 TABLE = "RelativePositionalEmbedding_0.rpe_bias"
@@ -98,7 +97,7 @@ class _Call:
         self.fit = fit = _check.fit(op, arrays, nonfinite=asked.nonfinite)
         given = mapping(op, weights)
         self.heads = _check.integer(op, "heads", asked.heads, low=1)
-        a, b = pair(op, "window", asked.window, 1)
+        a, b = _check.pair(op, "window", asked.window, 1)
         if fit.dims["n"] != a * b:
             text = f"has shape {fit.given('x')}, expected (..., {a * b}, C) from window=({a}, {b})"
             _check.fail(op, "x", text)

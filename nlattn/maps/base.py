@@ -178,9 +178,7 @@ class AttentionMap(LinearOperator):
 
     def _queries(self, name: str, index: Any, max_bytes: float) -> tuple[Ints, tuple[int, ...]]:
         op = f"{OP}.{name}"
-        queries = np.asarray(index)
-        if queries.dtype.kind not in "iu" and queries.size:
-            raise TypeError(f"{op}: index has dtype {queries.dtype}, expected integers")
+        queries = _check.integers(op, "index", index)
         n, m = self.shape
         outside = (queries < 0) | (queries >= n)
         if outside.any():

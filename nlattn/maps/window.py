@@ -44,12 +44,12 @@ class WindowMap(AttentionMap):
     def lse(self) -> Floats:
         """(n,) log of the normaliser of a map of one query; AttributeError if it has several."""
         if self._local.q.shape[1] != 1:
-            raise AttributeError(self._several("lse"))
+            raise AttributeError(f"{OP}.lse: the map {self._several()}")
         return self._lse
 
-    def _several(self, name: str) -> str:
+    def _several(self) -> str:
         t = self._local.q.shape[1]
-        return f"{OP}.{name}: the map is a sum of {t} queries, expected one; make it with query="
+        return f"is a sum of {t} queries, expected one; make it with query="
 
     def _apply(self, x: Floats) -> Floats:
         to = self._local.to
@@ -100,7 +100,7 @@ class WindowMap(AttentionMap):
 
     def _scores(self, index: Ints) -> Floats:
         if self._local.q.shape[1] != 1:
-            raise ValueError(self._several("scores"))
+            _check.fail(f"{OP}.scores", "the map", self._several())
         return self._filled(index, raw=True)
 
     def _topk(self, k: int) -> tuple[Floats, Ints]:

@@ -63,11 +63,9 @@ def _band(op: str, causal: object, offset: object, window: object) -> tuple[int,
         shift = FAR
     left = right = FAR
     if window is not None:
-        if not isinstance(window, (tuple, list)) or len(window) != 2:
-            raise TypeError(f"{op}: window={window!r}, expected (left, right)")
         sides = [
             FAR if side is None else _check.integer(op, f"window[{i}]", side, low=0)
-            for i, side in enumerate(window)
+            for i, side in enumerate(_check.pair_of(op, "window", window, "(left, right)"))
         ]
         left, right = sides
     return max(-left, -FAR), max(-FAR, min(shift, right, FAR))
@@ -78,10 +76,7 @@ def _bias(fit: Fit, bias: object, nonfinite: str) -> Any:
     if bias is None:
         return np.zeros((1, 1), fit.dtype)
     x = _check.array(op, "bias", bias)
-    if x.dtype.newbyteorder("=") != fit.out_dtype:
-        raise TypeError(
-            f"{op}: arrays must share one dtype, got q: {fit.out_dtype}, bias: {x.dtype}"
-        )
+    _check.one_dtype(op, {"q": fit.out_dtype, "bias": x.dtype})
     if nonfinite == "raise":
         bad = np.isnan(x) | (x == np.inf)
         if bad.any():
@@ -93,14 +88,7 @@ def _bias(fit: Fit, bias: object, nonfinite: str) -> Any:
 def truth_values(fit: Fit, mask: object) -> Any:
     if mask is None:
         return np.ones((1, 1), np.bool_)
-    if isinstance(mask, np.ma.MaskedArray):
-        raise TypeError(f"{fit.op}: mask is a masked array, expected bool; use mask.filled()")
-    x = np.asarray(mask)
-    if x.dtype != np.bool_:
-        raise TypeError(
-            f"{fit.op}: mask has dtype {x.dtype}, expected bool, True where a query may attend; "
-            "convert it with mask.astype(bool)"
-        )
+    x = _check.booleans(fit.op, "mask", mask)
     # An axis that was broadcast is read once.
     shared = [slice(0, 1) if step == 0 else slice(None) for step in x.strides]
     return x[tuple(shared)] if x.size else x
@@ -117,7 +105,6 @@ def fold(fit: Fit, name: str, x: Any) -> tuple[Any, Ints]:
         _check.fail(fit.op, name, f"has shape {x.shape}, expected one that broadcasts to {scores}")
     x = x.reshape((1,) * (len(scores) - x.ndim) + x.shape)
     lead = x.shape[:-2]
-    heads = np.arange(math.prod(lead)).reshape(lead)
-    table = np.broadcast_to(heads, fit.lead).reshape(-1)
+    table = _check.slices(fit.op, name, lead, fit.lead)
     dtype = np.bool_ if name == "mask" else fit.dtype
     return _check.frozen(x, dtype).reshape((math.prod(lead), *x.shape[-2:])), table

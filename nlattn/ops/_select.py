@@ -9,7 +9,6 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Floats, Ints
 from nlattn.engines.selected import SELECT, Selection, best, key_scores
-from nlattn.engines.support import integers
 
 
 def chosen_keys(
@@ -66,7 +65,7 @@ def _checked_scores(fit: _check.Fit, scores: Any) -> Floats:
 
 
 def _checked_index(fit: _check.Fit, index: Any) -> Ints:
-    x = integers(fit.op, "index", index)
+    x = _check.integers(fit.op, "index", index)
     lead, m = _lead(fit, "index", x.shape, "s"), fit.dims["m"]
     outside = (x < 0) | (x >= m)
     if outside.any():

@@ -11,27 +11,14 @@ from nlattn._types import Floats
 from nlattn.engines.window import Geometry, Local
 
 
-def pair(op: str, name: str, value: Any, low: int) -> tuple[int, int]:
-    """One integer for both axes, or one for each."""
-    if isinstance(value, (tuple, list)):
-        if len(value) != 2:
-            _check.fail(op, f"{name}={value!r}", "has not two entries, expected an int or a pair")
-        first, second = (
-            _check.integer(op, f"{name}[{i}]", x, low=low) for i, x in enumerate(value)
-        )
-        return first, second
-    number = _check.integer(op, name, value, low=low)
-    return number, number
-
-
 def geometry(fit: _check.Fit, window: Any, stride: Any, padding: Any) -> Geometry:
     """Sizes of windows and outputs; what was given with other windows is refused."""
     op = fit.op
-    kh, kw = pair(op, "window", window, 1)
-    sh, sw = pair(op, "stride", stride, 1)
+    kh, kw = _check.pair(op, "window", window, 1)
+    sh, sw = _check.pair(op, "stride", stride, 1)
     ph, pw = ((kh - 1) // 2, (kw - 1) // 2)
     if padding is not None:
-        ph, pw = pair(op, "padding", padding, 0)
+        ph, pw = _check.pair(op, "padding", padding, 0)
     H, W = fit.shape("H W")
     if kh > H + 2 * ph or kw > W + 2 * pw:
         _check.fail(

@@ -106,9 +106,7 @@ def cross_scale_attention_map(
     asked = Asked(scale, patch, temperature, floor, overlap, divisor, assign, crop,
         nonfinite, max_bytes)  # fmt: skip
     fit, options = _prepared(op, {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d")}, asked)
-    if fit.lead:
-        text = f"have leading axes {fit.lead}, expected one picture (H, W, d), (h, w, d)"
-        _check.fail(op, "q, k", text)
+    _check.one_head(fit, "(H, W, d), (h, w, d)", "one picture")
     return CrossScaleMap(fit["q"][0], fit["k"][0], options)
 
 

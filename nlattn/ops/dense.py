@@ -122,8 +122,7 @@ def attention_map(
     The map holds `q` and `k` and computes what it is asked for; a masked row is 0.
     """
     fit = _check.fit("attention_map", {"q": (q, "n d"), "k": (k, "m d")}, nonfinite=nonfinite)
-    if fit.lead:
-        _check.fail(fit.op, "q, k", f"have leading axes {fit.lead}, expected one head (n, d)")
+    _check.one_head(fit)
     p = prepare(
         fit,
         scale=scale,

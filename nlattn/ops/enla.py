@@ -220,19 +220,16 @@ def _ranked(
     op, m = fit.op, fit.dims["m"]
     amplitude, floor = _amplitude(op, amplification, floor)
     positives = _check.integer(op, "positives", positives, low=1)
-    if not isinstance(negatives, (tuple, list)) or len(negatives) != 2:
-        raise TypeError(
-            f"{op}: negatives={negatives!r}, expected two ranks (first, after the last)"
-        )
-    low = _check.integer(op, "negatives[0]", negatives[0], low=positives)
-    high = _check.integer(op, "negatives[1]", negatives[1], low=low + 1)
+    first, last = _check.pair_of(op, "negatives", negatives, "two ranks (first, after the last)")
+    low = _check.integer(op, "negatives[0]", first, low=positives)
+    high = _check.integer(op, "negatives[1]", last, low=low + 1)
     margin = _check.number(op, "margin", margin)
     eps = at_least_0(op, "eps", eps)
     if m <= low:
         if _check.flag(op, "parity", parity):
             return None
         text = f"expected at least {low + 1} for the negatives at rank {low}"
-        raise ValueError(f"{op}: {m} positions, {text}; parity=True gives NaN")
+        _check.fail(op, f"{m} positions,", f"{text}; parity=True gives NaN")
     if fit.dims["n"] == 0:
         _check.fail(op, "q", "has 0 rows, whose mean is not defined")
     slices = fit.slices("q", "k")

@@ -154,7 +154,4 @@ def random_map(
 
 def at_least_0(op: str, name: str, value: float) -> float:
     """`value` as a float that is not negative."""
-    number = _check.number(op, name, value)
-    if number < 0:
-        raise ValueError(f"{op}: {name}={number}, expected at least 0")
-    return number
+    return _check.number(op, name, value, low=0)

@@ -90,9 +90,7 @@ def hamming_attention_map(
     scores, ``O(n keys)`` numbers.
     """
     call = _Call.of("hamming_attention_map", q, k, keys, scale, nonfinite)
-    if call.edges.fit.lead:
-        text = f"have leading axes {call.edges.fit.lead}, expected one head (n, d), (m, d)"
-        _check.fail(call.edges.op, "q, k", text)
+    _check.one_head(call.edges.fit)
     made = call.edges.entries(call.weights, call.work)
     return SparseMap(*made[:5], query_grid, key_grid)
 
@@ -177,7 +175,7 @@ def _signs(op: str, name: str, x: Any, dtype: np.dtype[Any]) -> Floats:
     channels = _check.integer(op, f"{name}.channels", x.channels, low=1, high=_CHANNELS)
     words = np.asarray(x.words)
     if words.dtype != np.uint64:
-        raise TypeError(f"{op}: {name}.words has dtype {words.dtype}, expected uint64")
+        _check.fail_type(op, f"{name}.words", f"has dtype {words.dtype}, expected uint64")
     wanted = -(-channels // 64)
     if words.ndim < 2 or words.shape[-1] != wanted:
         text = f"has shape {words.shape}, expected (..., {wanted}) for {channels} channels"

@@ -81,8 +81,7 @@ def heavy_attention(
     """
     op = "heavy_attention"
     fit = _check.fit(op, {"q": (q, "n d"), "k": (k, "m d")}, nonfinite=nonfinite)
-    if fit.lead:
-        _check.fail(op, "q, k", f"have leading axes {fit.lead}, expected one head (n, d), (m, d)")
+    _check.one_head(fit)
     eps = checked_eps(op, eps)
     p = _check.number(op, "p", p, positive=True)
     causal = _check.flag(op, "causal", causal)
@@ -172,11 +171,10 @@ def _collect(
     return HeavyMap(support, weights, scores, lse, work, interval=interval)
 
 
-def _fits(op: str, universal: object, m: int, causal: bool) -> None:
+def _fits(op: str, universal: UniversalSet, m: int, causal: bool) -> None:
     if causal:
         _check.fail(op, "universal", "is for all keys, which causal=True does not let a query see")
-    if not isinstance(universal, UniversalSet):
-        raise TypeError(f"{op}: universal is a {type(universal).__name__}, expected a UniversalSet")
+    _check.instance(op, "universal", universal, UniversalSet, "a UniversalSet")
     if universal.support.shape != (1, m):
         shape = universal.support.shape
         _check.fail(op, "universal", f"has shape {shape}, expected (1, m) with m={m} from k")

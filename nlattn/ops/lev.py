@@ -127,8 +127,7 @@ def lev_attention_map(
     """
     op = "lev_attention_map"
     fit = _check.fit(op, {"q": (q, "n d"), "k": (k, "m d")}, nonfinite=nonfinite)
-    if fit.lead:
-        _check.fail(op, "q, k", f"have leading axes {fit.lead}, expected one head (n, d), (m, d)")
+    _check.one_head(fit)
     chosen = chosen_keys(
         fit, index=index, keys=keys, scores=scores, select=select, scale=scale, seed=seed
     )[0]

@@ -129,7 +129,7 @@ def approximate_leverage_scores(
     op = "approximate_leverage_scores"
     for name, value in (("delta", delta), ("failure", failure)):
         if _check.number(op, name, value, positive=True) >= 1:
-            raise ValueError(f"{op}: {name}={value:g}, expected less than 1")
+            _check.fail(op, f"{name}={value:g},", "expected less than 1")
     _check.choice(op, "sketch", sketch, ("countsketch", "srht"))
     limit = _checked_rcond(op, rcond, "qr")
     key = _check.integer(op, "seed", seed)
@@ -170,5 +170,5 @@ def _checked_rcond(op: str, rcond: object, method: str) -> float | None:
     if not low <= value < 1:
         remedy = "; use method='qr' for smaller ones" if method == "gram" else ""
         text = f"expected from {low:.3g} to less than 1 with method={method!r}{remedy}"
-        raise ValueError(f"{op}: rcond={value:g}, {text}")
+        _check.fail(op, f"rcond={value:g},", text)
     return value

@@ -133,8 +133,4 @@ def _started(fit: _check.Fit, start: Any) -> Ints | None:
         _check.fail(OP, "start", f"has {height} x {width} queries, expected the {n} of q")
     if math.prod(grid) != m:
         _check.fail(OP, "start.key_grid", f"is {grid}, expected a product of the {m} keys")
-    try:
-        full = np.broadcast_to(index.reshape(*lead, n, best), (*fit.lead, n, best))
-    except ValueError:
-        _check.fail(OP, "start", f"has leading axes {lead}, expected them to fit {fit.lead}")
-    return full.reshape(fit.batch, n, best)
+    return index.reshape(-1, n, best)[_check.slices(OP, "start", lead, fit.lead)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -152,9 +151,7 @@ def nl_means_map(
         candidates, iterations, seed, support, channel_axis, data_range, True, nonfinite,
         max_bytes)  # fmt: skip
     _, call = _checked("nl_means_map", image, asked)
-    if call.fit.lead:
-        text = f"has leading axes {call.fit.lead}, expected one picture (H, W, C)"
-        _check.fail(call.op, "image", text)
+    _check.one_head(call.fit, "(H, W, C)", "one picture")
     indptr, indices, scores, P, total, _ = weights(call, 0)
     d = patch_size**2 * call.C
     size = call.fit.dtype.itemsize
@@ -288,9 +285,4 @@ def _given(fit: _check.Fit, support: Support) -> tuple[Support, Ints]:
     if (rows, m) != (n, n):
         text = f"has shape {checked.shape}, expected (..., n, n) with n={n} pixels"
         _check.fail(fit.op, "support", text)
-    try:
-        numbers = np.arange(math.prod(lead)).reshape(lead)
-        return checked, np.broadcast_to(numbers, fit.lead).ravel()
-    except ValueError:
-        text = f"has leading axes {tuple(lead)}, expected such that broadcast to {fit.lead}"
-        _check.fail(fit.op, "support", text)
+    return checked, _check.slices(fit.op, "support", tuple(lead), fit.lead)

@@ -90,8 +90,7 @@ def nonlocal_mean_map(
     """
     call = _Call("nonlocal_mean_map", q, k, pairwise, scale, weight, nonfinite)
     fit = call.fit
-    if fit.lead:
-        _check.fail(fit.op, "q, k", f"have leading axes {fit.lead}, expected one head (n, d)")
+    _check.one_head(fit)
     if pairwise == "dot_product":
         return FactoredMap(*Separate.of(fit).factors(fit), query_grid, key_grid)
     if pairwise == "concatenation":

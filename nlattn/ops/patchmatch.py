@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Bools, Field, Floats
+from nlattn._types import Bools, Field, Floats, Ints
 from nlattn.engines import patchmatch as engine
 from nlattn.engines.patchmatch import CANDIDATES, JUMPS, PROPAGATE, SCORES, Masks, SearchOptions
 from nlattn.engines.random_search import Progress
@@ -147,7 +147,8 @@ def _factor(fit: _check.Fit, score: str, scale: float | None, bandwidth: float) 
 def _masks(fit: _check.Fit, key_mask: Bools | None, mask: Bools | None) -> Masks:
     """Masks folded to one leading axis; without a mask a row is empty."""
     n, m = math.prod(fit.shape("Hq Wq")), math.prod(fit.shape("Hk Wk"))
-    columns, folded = [], []
+    columns: list[Ints] = []
+    folded: list[Bools] = []
     for name, value, spec, shape in (
         ("key_mask", key_mask, "Hk Wk", (m,)),
         ("mask", mask, "Hq Wq Hk Wk", (n, m)),
@@ -156,18 +157,11 @@ def _masks(fit: _check.Fit, key_mask: Bools | None, mask: Bools | None) -> Masks
             folded.append(np.empty((1,) + (0,) * len(shape), bool))
             columns.append(np.zeros((fit.batch, 1), np.int64))
             continue
-        given = np.asarray(value)
+        given = _check.booleans(OP, name, value)
         core, rank = fit.shape(spec), len(spec.split())
-        if given.dtype != bool:
-            raise TypeError(f"{OP}: {name} has dtype {given.dtype}, expected bool")
         if given.shape[-rank:] != core:
             _check.fail(OP, name, f"has shape {given.shape}, expected (..., {spec}) = {core}")
-        lead = given.shape[:-rank]
-        numbers = np.arange(math.prod(lead)).reshape(lead)
-        try:
-            columns.append(np.broadcast_to(numbers, fit.lead).reshape(-1, 1))
-        except ValueError:
-            _check.fail(OP, name, f"has leading axes {lead}, expected them to fit {fit.lead}")
+        columns.append(_check.slices(OP, name, given.shape[:-rank], fit.lead)[:, None])
         folded.append(given.reshape(-1, *shape))
     table = np.concatenate(columns, axis=1, dtype=np.int64)
     return Masks(_check.frozen(folded[0]), _check.frozen(folded[1]), table)

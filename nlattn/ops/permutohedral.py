@@ -121,8 +121,7 @@ def permutohedral_attention_map(
     """
     op = "permutohedral_attention_map"
     fit = _check.fit(op, {"q": (q, "n d"), "k": (k, "m d")}, nonfinite=nonfinite)
-    if fit.lead:
-        _check.fail(op, "q, k", f"have leading axes {fit.lead}, expected one head (n, d), (m, d)")
+    _check.one_head(fit)
     options = _options(fit, normalize, weight, scale, lattice, query_vertices)
     given = _given(fit, options, q_simplices, k_simplices).slice(0)
     head = engine.Head(op, fit["q"][0], fit["k"][0], options, given)
@@ -213,13 +212,11 @@ def _checked(fit: _check.Fit, name: str, given: Any, root: float) -> Simplices |
     op, label = fit.op, f"{name}_simplices"
     if not (isinstance(given, tuple) and len(given) == 2):
         text = "expected Simplices as from permutohedral_simplices()"
-        raise TypeError(f"{op}: {label} is a {type(given).__name__}, {text}")
+        _check.fail_type(op, label, f"is a {type(given).__name__}, {text}")
     rows, d = fit.dims["n" if name == "q" else "m"], fit.dims["d"]
     parts: list[Ints] = []
     for part, x in zip(Simplices._fields, given, strict=True):
-        x = np.asarray(x)
-        if x.dtype.kind not in "iu" and x.size:
-            raise TypeError(f"{op}: {label}.{part} has dtype {x.dtype}, expected integers")
+        x = _check.integers(op, f"{label}.{part}", x)
         wanted = (*fit.lead, rows, d + 1)
         try:
             whole = np.broadcast_to(x, wanted)

@@ -168,9 +168,8 @@ class Asked(NamedTuple):
 def _votes(op: str, arrays: Mapping[str, tuple[object, str]], asked: Asked) -> Votes:
     """Check a call, search unless there is a field, and collect the votes."""
     fit = _check.fit(op, arrays, nonfinite=asked.nonfinite)
-    if "v" not in arrays and fit.lead:
-        shape = "(Hq, Wq, d), (Hk, Wk, d)"
-        _check.fail(op, "q, k", f"have leading axes {fit.lead}, expected one head {shape}")
+    if "v" not in arrays:
+        _check.one_head(fit, "(Hq, Wq, d), (Hk, Wk, d)")
     patch = _check.odd(op, "patch", asked.patch, "its centre is a pixel")
     topk = _check.integer(op, "topk", asked.topk, low=1, high=64)
     options = VotingOptions(
@@ -220,9 +219,7 @@ def _refuse(fit: _check.Fit, patch: int, slots: int, max_bytes: float) -> None:
 
 def _known_patches(op: str, mask: Any, grid: tuple[int, ...], patch: int) -> Bools:
     """Where no pixel of the patch is unknown."""
-    known: Bools = np.asarray(mask)
-    if known.dtype != np.bool_:
-        raise TypeError(f"{op}: key_mask has dtype {known.dtype}, expected bool")
+    known = _check.booleans(op, "key_mask", mask)
     if known.shape[-2:] != grid:
         _check.fail(
             op, "key_mask", f"has shape {known.shape}, expected (..., {grid[0]}, {grid[1]})"

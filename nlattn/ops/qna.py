@@ -9,7 +9,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Floats
 from nlattn.maps.window import WindowMap
-from nlattn.ops._windows import geometry, local, pair
+from nlattn.ops._windows import geometry, local
 
 Gradients = tuple[Floats, Floats, Floats, Floats | None, Floats | None]
 _ARRAYS = {"q": "t d", "k": "H W d", "v": "H W e", "bias": "t kh kw", "gate": "t kh kw"}
@@ -91,8 +91,7 @@ def qna_map(
     """
     op = "qna_map"
     fit = _fit(op, {"q": q, "k": k, "bias": bias, "gate": gate}, nonfinite)
-    if fit.lead:
-        _check.fail(op, ", ".join(fit.names), f"have leading axes {fit.lead}, expected one head")
+    _check.one_head(fit, "")
     to = geometry(fit, window, stride, padding)
     if query is not None:
         t = fit.dims["t"]
@@ -225,7 +224,7 @@ def _phases(
 ) -> tuple[dict[str, Any], _check.Fit]:
     """Arguments of `qna` with phases as the last leading axis; keys and values are not copied."""
     s = _check.integer(op, "scale", scale, low=1)
-    for size in pair(op, "window", window, 1):
+    for size in _check.pair(op, "window", window, 1):
         _check.odd(op, "window", size, "its centre is a pixel")
     specs = {**_ARRAYS, **{name: f"f {_ARRAYS[name]}" for name in ("q", "bias", "gate")}}
     fit = _fit(op, given, nonfinite, specs)

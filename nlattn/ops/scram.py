@@ -263,9 +263,8 @@ def _prepared(
 ) -> tuple[Edges, Weights, Work | None]:
     """The edges of a call, its weights, and the work of its search."""
     fit = _check.fit(op, arrays, nonfinite=asked.nonfinite)
-    if "v" not in arrays and fit.lead:
-        shape = "(Hq, Wq, d), (Hk, Wk, d)"
-        _check.fail(op, "q, k", f"have leading axes {fit.lead}, expected one head {shape}")
+    if "v" not in arrays:
+        _check.one_head(fit, "(Hq, Wq, d), (Hk, Wk, d)")
     formula = asked.weight, asked.scale, asked.bandwidth, asked.power
     weights = Weights.checked(fit, *formula, asked.masked_rows)
     if asked.support is not None:

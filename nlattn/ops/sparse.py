@@ -9,7 +9,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Floats, Support
 from nlattn.engines.sparse import Edges, Weights
-from nlattn.engines.support import checked_support, integers
+from nlattn.engines.support import checked_support
 from nlattn.maps.sparse import SparseMap
 
 
@@ -72,7 +72,7 @@ def support_from_index(index: Any, n_keys: int) -> Support:
     """
     op = "support_from_index"
     m = _check.integer(op, "n_keys", n_keys, low=1, high=2**31 - 1)
-    keys = integers(op, "index", index)
+    keys = _check.integers(op, "index", index)
     if keys.ndim < 2:
         _check.fail(op, "index", f"has shape {keys.shape}, expected (..., n, width)")
     outside = (keys < -1) | (keys >= m)
@@ -164,8 +164,7 @@ def sparse_attention_map(
     """
     op = "sparse_attention_map"
     fit = _check.fit(op, {"q": (q, "n d"), "k": (k, "m d")}, nonfinite=nonfinite)
-    if fit.lead:
-        _check.fail(op, "q, k", f"have leading axes {fit.lead}, expected one head (n, d), (m, d)")
+    _check.one_head(fit)
     weights = Weights.checked(fit, weight, scale, bandwidth, power, masked_rows)
     return SparseMap(*Edges(fit, support).entries(weights))
 

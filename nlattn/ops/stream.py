@@ -63,7 +63,7 @@ class LeverageStream:
         self.eps = _check.number(op, "eps", eps, positive=True)
         """Threshold."""
         if self.eps > 1:
-            raise ValueError(f"{op}: eps={self.eps:g}, expected at most 1: no score is larger")
+            _check.fail(op, f"eps={self.eps:g},", "expected at most 1: no score is larger")
         self.method = _check.choice(op, "method", method, METHODS)
         """What is kept of the keys that were dropped."""
         self._next = _check.integer(op, "first", first, low=0)
@@ -129,12 +129,11 @@ class LeverageStream:
         numbers: what is counted twice would halve all scores.
         """
         op = "LeverageStream.merge"
-        if not isinstance(other, LeverageStream):
-            raise TypeError(f"{op}: other is a {type(other).__name__}, expected a LeverageStream")
+        _check.instance(op, "other", other, LeverageStream)
         for name in ("d", "eps", "method"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
-                raise ValueError(f"{op}: other has {name}={theirs!r}, expected {mine!r} as here")
+                _check.fail(op, "other", f"has {name}={theirs!r}, expected {mine!r} as here")
         ranges = self._added(op, "other", other._ranges)
         peak = np.maximum(self._peak, other._peak)
         states = [s._rescaled(peak) for s in (self, other)]
@@ -176,11 +175,11 @@ class LeverageStream:
         names = ("format", "method", "eps", "next", "ranges", "peak", "state", "index", "keys")
         missing = [name for name in names if name not in arrays]
         if missing:
-            raise ValueError(f"{op}: arrays lack {', '.join(missing)}")
+            _check.fail(op, "arrays", f"lack {', '.join(missing)}")
         x = {name: np.asarray(arrays[name]) for name in names}
         if int(x["format"]) != _FORMAT or not 0 <= int(x["method"]) < len(METHODS):
             found = f"format {x['format']} and method {x['method']}"
-            raise ValueError(f"{op}: arrays have {found}, expected {_FORMAT} and 0 or 1")
+            _check.fail(op, "arrays", f"have {found}, expected {_FORMAT} and 0 or 1")
         d, held = x["peak"].size, x["index"].size
         shapes = {"ranges": (len(np.atleast_1d(x["ranges"])), 2), "peak": (d,), "state": (d, d)}
         for name, shape in {**shapes, "index": (held,), "keys": (held, d)}.items():
@@ -279,8 +278,8 @@ class LeverageStream:
         return factor, _SLACK * self.d * engine.UNIT * factor.condition**2
 
     def _refuse(self) -> NoReturn:
-        text = "method='gram' cannot tell the rank of the keys so far; use method='qr'"
-        raise ValueError(f"LeverageStream: {text}")
+        text = "cannot tell the rank of the keys so far; use method='qr'"
+        _check.fail("LeverageStream", "method='gram'", text)
 
     def _scores(self, k: Floats, factor: engine.Factor) -> Floats:
         scores: Floats = engine.scores(_check.frozen(k)[None], [factor])[0]

@@ -166,7 +166,7 @@ def test_the_size_of_a_photograph_is_refused_before_allocating() -> None:
 
 def test_bad_maps_are_refused() -> None:
     x = np.ones((4, 2))
-    with pytest.raises(ValueError, match=r"attention_map: q, k have leading axes \(3,\), expected"):
+    with pytest.raises(ValueError, match=r"attention_map: q has leading axes \(3,\), expected"):
         nlattn.attention_map(np.ones((3, 4, 2)), x)
     with pytest.raises(ValueError, match=r"query_grid is \(3, 2\), expected a product of 4"):
         nlattn.attention_map(x, x, query_grid=(3, 2))

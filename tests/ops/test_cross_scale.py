@@ -191,7 +191,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     text = r"q has 2 x 4 pixels, of which crop='published' with patch=1 leaves none"
     with pytest.raises(ValueError, match=text):
         nlattn.cross_scale_attention(q[:2], k, v, scale=2, patch=1, crop="published")
-    text = r"cross_scale_attention_map: q, k have leading axes \(1,\), expected one picture"
+    text = r"cross_scale_attention_map: q has leading axes \(1,\), expected one picture"
     with pytest.raises(ValueError, match=text):
         nlattn.cross_scale_attention_map(q[None], k, scale=2)
     text = "downscale: x has 5 x 4 pixels, expected multiples of scale=2; pad='edge' allows any"

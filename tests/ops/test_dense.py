@@ -261,7 +261,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"mask": np.ones((3, 4))},
         TypeError,
-        "attention: mask has dtype float64, expected bool, True where a query may attend; "
+        "attention: mask has dtype float64, expected bool, True where a key may be used; "
         "convert it with mask.astype(bool)",
     ),
     (

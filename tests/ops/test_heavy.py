@@ -197,7 +197,7 @@ def test_it_can_be_saved(tmp_path: Path) -> None:
 
 ONE, TWO = np.ones((4, 2)), np.ones((3, 4, 2))
 BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
-    (TWO, {}, ValueError, r"q, k have leading axes \(3,\), expected one head \(n, d\), \(m, d\)"),
+    (TWO, {}, ValueError, r"q has leading axes \(3,\), expected one head \(n, d\), \(m, d\)"),
     (ONE, {"eps": 2}, ValueError, r"eps=2.0 is outside \(0, 1\], expected the share of a row"),
     (ONE, {"p": -2}, ValueError, "p=-2.0, expected a positive number"),
     (

@@ -259,7 +259,7 @@ def test_levels_and_where_the_channels_are() -> None:
         (
             {"support": some(0, 20, (2,))},
             ValueError,
-            "support has leading axes (2,), expected such that broadcast to ()",
+            "support has leading axes (2,), expected axes that broadcast to ()",
         ),
         ({"search": "patchmatch", "max_bytes": 100}, MemoryError, "needs 13.6 kB (16 keys of 20"),
     ],

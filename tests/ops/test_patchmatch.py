@@ -243,7 +243,8 @@ def test_progress_is_told() -> None:
         (
             {"key_mask": np.ones((3, 3))},
             TypeError,
-            "patchmatch: key_mask has dtype float64, expected bool",
+            "patchmatch: key_mask has dtype float64, expected bool, True where a key may be used; "
+            "convert it with key_mask.astype(bool)",
         ),
         (
             {"key_mask": np.ones((3, 4), bool)},
@@ -253,7 +254,7 @@ def test_progress_is_told() -> None:
         (
             {"key_mask": np.ones((2, 3, 3), bool)},
             ValueError,
-            "patchmatch: key_mask has leading axes (2,), expected them to fit ()",
+            "patchmatch: key_mask has leading axes (2,), expected axes that broadcast to ()",
         ),
         (
             {"max_bytes": 100},

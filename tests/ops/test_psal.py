@@ -178,7 +178,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"field": given(np.zeros((3, 4, 5, 1), int), (5, 4))},
         ValueError,
-        "psal: field has leading axes (3,), expected such that broadcast to ()",
+        "psal: field has leading axes (3,), expected axes that broadcast to ()",
     ),
     ({"key_mask": np.ones((5, 4))}, TypeError, "psal: key_mask has dtype float64, expected bool"),
     (

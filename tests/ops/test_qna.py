@@ -310,7 +310,7 @@ def test_more_is_refused_in_words() -> None:
         nlattn.qna(q[:0], k, k, window=3)
     with pytest.raises(ValueError, match=r"qna_vjp: dout has shape \(4, 5, 3\), expected \(..., 2"):
         nlattn.qna_vjp(q, k, k, k, window=3, stride=2)
-    with pytest.raises(ValueError, match=r"qna_map: q, k have leading axes \(1,\), expected one"):
+    with pytest.raises(ValueError, match=r"qna_map: q has leading axes \(1,\), expected one"):
         nlattn.qna_map(q[None], k, window=3)
     with pytest.raises(ValueError, match="qna_map: query=2, expected at most 1"):
         nlattn.qna_map(q, k, window=3, query=2)

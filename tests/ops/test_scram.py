@@ -310,7 +310,7 @@ def test_options_that_would_be_ignored_are_refused() -> None:
     text = "scram: causal has no effect beside support=; pass it to scram_support"
     with pytest.raises(ValueError, match=text):
         nlattn.scram(q, k, v, support=support, causal=True)
-    text = r"scram_map: q, k have leading axes \(2,\), expected one head"
+    text = r"scram_map: q has leading axes \(2,\), expected one head"
     with pytest.raises(ValueError, match=text):
         nlattn.scram_map(np.stack([q, q]), k)
 

@@ -229,7 +229,7 @@ def test_constructors_say_what_is_wrong(call: Any, error: Any, text: str) -> Non
             nlattn.support([0, 0, 0], [], (2, 1, 3)),
             {},
             ValueError,
-            r"support has leading axes \(2,\), expected such that broadcast to \(\)",
+            r"support has leading axes \(2,\), expected axes that broadcast to \(\)",
         ),
         (None, {"weight": "exp"}, ValueError, "weight='exp', expected 'softmax', 'gaussian',"),
         (None, {"masked_rows": "skip"}, ValueError, "masked_rows='skip', expected 'zero', 'nan'"),
@@ -253,6 +253,6 @@ def test_bad_options_are_refused(support: Any, options: Any, error: Any, text: s
 
 def test_a_map_is_one_head() -> None:
     support = nlattn.support([0, 0], [], (1, 3))
-    text = r"sparse_attention_map: q, k have leading axes \(2,\), expected one head \(n, d\)"
+    text = r"sparse_attention_map: q has leading axes \(2,\), expected one head \(n, d\)"
     with pytest.raises(ValueError, match=text):
         nlattn.sparse_attention_map(np.ones((2, 1, 1)), np.ones((3, 1)), support)

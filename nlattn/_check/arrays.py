@@ -1,102 +1,18 @@
-"""The one place that words an input error, and folds arrays for the kernels."""
+"""Arrays of one call: checked against each other, and folded for the kernels."""
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
+from nlattn._check.words import choice, fail, memory
 from nlattn._types import Floats, Ints
 
 FLOATS = "float32, float64 (or float16, bfloat16)"
 COTANGENTS = ("dout", "dlse")  # these have the output's leading axes, and never widen them
-
-
-def fail(op: str, name: str, text: str) -> NoReturn:
-    """Raise the ValueError ``op: name text``."""
-    raise ValueError(f"{op}: {name} {text}")
-
-
-def quoted(value: object, most: int = 64) -> str:
-    """`value` as it would be written, cut to some characters."""
-    text = repr(value[: most + 1] if isinstance(value, (str, bytes, list, tuple)) else value)
-    return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-def choice(op: str, name: str, value: object, options: Sequence[str]) -> str:
-    """`value`, one of a closed set of strings."""
-    if isinstance(value, str) and value in options:
-        return value
-    listed = " or ".join(filter(None, [", ".join(map(repr, options[:-1])), repr(options[-1])]))
-    raise ValueError(f"{op}: {name}={value!r}, expected {listed}")
-
-
-def integer(
-    op: str, name: str, value: object, *, low: int | None = None, high: int | None = None
-) -> int:
-    """`value` as an int within ``[low, high]``."""
-    try:
-        if isinstance(value, (bool, np.bool_)):
-            raise TypeError
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"{op}: {name}={value!r} is no integer") from None
-    if low is not None and number < low:
-        raise ValueError(f"{op}: {name}={number}, expected at least {low}")
-    if high is not None and number > high:
-        raise ValueError(f"{op}: {name}={number}, expected at most {high}")
-    return number
-
-
-def odd(op: str, name: str, value: object, why: str, *, high: int | None = None) -> int:
-    """`value` as an odd positive int; `why` completes "expected an odd width so that"."""
-    number = integer(op, name, value, low=1, high=high)
-    if number % 2 == 0:
-        raise ValueError(f"{op}: {name}={number} is even, expected an odd width so that {why}")
-    return number
-
-
-def number(op: str, name: str, value: object, *, positive: bool = False) -> float:
-    """`value` as a finite float."""
-    try:
-        if isinstance(value, (bool, np.bool_, str)):
-            raise TypeError
-        result = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise TypeError(f"{op}: {name}={value!r} is no number") from None
-    if not math.isfinite(result):
-        raise ValueError(f"{op}: {name}={result} is not finite")
-    if positive and result <= 0:
-        raise ValueError(f"{op}: {name}={result}, expected a positive number")
-    return result
-
-
-def flag(op: str, name: str, value: object) -> bool:
-    """`value`, a bool."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{op}: {name}={value!r} is no bool")
-    return bool(value)
-
-
-def memory(op: str, needed: int, max_bytes: float, what: str, remedy: str) -> None:
-    """Refuse an allocation of `needed` bytes above `max_bytes`; `what` is e.g. "n x m float32"."""
-    if needed > max_bytes:
-        raise MemoryError(
-            f"{op}: needs {size(needed)} ({what}), above max_bytes={size(max_bytes)}; {remedy}"
-        )
-
-
-def size(n_bytes: float) -> str:
-    """Bytes in decimal units: ``275 GB``."""
-    value, unit = float(n_bytes), "B"
-    for larger in ("kB", "MB", "GB", "TB", "PB", "EB"):
-        if value < 999.5:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.3g} {unit}"
 
 
 def array(op: str, name: str, value: object) -> np.ndarray[Any, Any]:
@@ -124,6 +40,13 @@ def array(op: str, name: str, value: object) -> np.ndarray[Any, Any]:
 
 def _compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float64 if dtype.name == "float64" else np.float32)
+
+
+def one_dtype(op: str, dtypes: Mapping[str, np.dtype[Any]], remedy: str = "") -> None:
+    """Refuse arrays of several dtypes, naming all; `remedy` ends the error."""
+    if len({dtype.newbyteorder("=") for dtype in dtypes.values()}) > 1:
+        listed = ", ".join(f"{name}: {dtype}" for name, dtype in dtypes.items())
+        raise TypeError(f"{op}: arrays must share one dtype, got {listed}{remedy}")
 
 
 def frozen(x: np.ndarray[Any, Any], dtype: Any = None) -> Any:
@@ -241,9 +164,7 @@ def fit(
     choice(op, "nonfinite", nonfinite, ("raise", "propagate"))
     given = {name: array(op, name, value) for name, (value, _) in arrays.items()}
     dtypes = {name: x.dtype.newbyteorder("=") for name, x in given.items()}
-    if len(set(dtypes.values())) > 1:
-        listed = ", ".join(f"{name}: {dtype}" for name, dtype in dtypes.items())
-        raise TypeError(f"{op}: arrays must share one dtype, got {listed}")
+    one_dtype(op, dtypes)
 
     dims = _dimensions(op, given, {name: spec.split() for name, (_, spec) in arrays.items()})
     leads = {

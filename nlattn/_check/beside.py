@@ -1,0 +1,56 @@
+"""What stands beside the arrays of a call: masks, integers, and which slice of them is whose."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from nlattn._check.arrays import Fit
+from nlattn._check.words import fail
+from nlattn._types import Bools, Ints
+
+
+def integers(op: str, name: str, value: object) -> Ints:
+    """`value` as an array of integers."""
+    result: np.ndarray[Any, Any] = np.asarray(value)
+    if result.dtype.kind not in "iu" and result.size:
+        raise TypeError(f"{op}: {name} has dtype {result.dtype}, expected integers")
+    return result
+
+
+def booleans(op: str, name: str, value: object) -> Bools:
+    """`value` as an array of bool."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{op}: {name} is a masked array, expected bool; use {name}.filled()")
+    result: np.ndarray[Any, Any] = np.asarray(value)
+    if result.dtype != np.bool_:
+        raise TypeError(
+            f"{op}: {name} has dtype {result.dtype}, expected bool, True where a key may be used; "
+            f"convert it with {name}.astype(bool)"
+        )
+    return result
+
+
+def slices(op: str, name: str, lead: tuple[int, ...], whole: tuple[int, ...]) -> Ints:
+    """For each slice of leading axes `whole`, which slice of an array with axes `lead` it reads."""
+    numbers = np.arange(math.prod(lead), dtype=np.int64).reshape(lead)
+    try:
+        return np.broadcast_to(numbers, whole).reshape(-1)
+    except ValueError:
+        fail(op, name, f"has leading axes {tuple(lead)}, expected axes that broadcast to {whole}")
+
+
+def one_head(fit: Fit, shapes: str = "(n, d), (m, d)", what: str = "one head") -> None:
+    """Refuse leading axes: a map is of one head."""
+    if fit.lead:
+        names = [name for name in fit.names if fit.lead_of(name)]
+        have = "have" if len(names) > 1 else "has"
+        text = f"{have} leading axes {fit.lead}, expected {what} {shapes}".rstrip()
+        fail(fit.op, ", ".join(names), text)
+
+
+def first_of(bad: Bools) -> list[int]:
+    """Where the first True stands, to be named."""
+    return [int(i) for i in np.argwhere(bad)[0]]

@@ -1,0 +1,142 @@
+"""Numbers, choices and sizes: what is said of an argument that is no array."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import NoReturn
+
+import numpy as np
+
+
+def fail(op: str, name: str, text: str) -> NoReturn:
+    """Raise the ValueError ``op: name text``."""
+    raise ValueError(f"{op}: {name} {text}")
+
+
+def quoted(value: object, most: int = 64) -> str:
+    """`value` as it would be written, cut to some characters."""
+    text = repr(value[: most + 1] if isinstance(value, (str, bytes, list, tuple)) else value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def fail_all(op: str, problems: Sequence[str]) -> NoReturn:
+    """Raise one ValueError for several problems."""
+    raise ValueError(f"{op}: {'; '.join(problems)}")
+
+
+def fail_type(op: str, name: str, text: str) -> NoReturn:
+    """Raise the TypeError ``op: name text``."""
+    raise TypeError(f"{op}: {name} {text}")
+
+
+def instance(op: str, name: str, value: object, kind: type, wanted: str = "") -> None:
+    """Refuse what is not of a class; `wanted` says more than the name of the class."""
+    if not isinstance(value, kind):
+        expected = wanted or f"a{'n' if kind.__name__[0] in 'AEIOU' else ''} {kind.__name__}"
+        fail_type(op, name, f"is a {type(value).__name__}, expected {expected}")
+
+
+def pair_of(op: str, name: str, value: object, what: str) -> Sequence[object]:
+    """`value`, a tuple or list of two."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{op}: {name}={value!r}, expected {what}")
+    return value
+
+
+def choice(op: str, name: str, value: object, options: Sequence[str]) -> str:
+    """`value`, one of a closed set of strings."""
+    if isinstance(value, str) and value in options:
+        return value
+    listed = " or ".join(filter(None, [", ".join(map(repr, options[:-1])), repr(options[-1])]))
+    raise ValueError(f"{op}: {name}={value!r}, expected {listed}")
+
+
+def integer(
+    op: str, name: str, value: object, *, low: int | None = None, high: int | None = None
+) -> int:
+    """`value` as an int within ``[low, high]``."""
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{op}: {name}={value!r} is no integer") from None
+    if low is not None and number < low:
+        raise ValueError(f"{op}: {name}={number}, expected at least {low}")
+    if high is not None and number > high:
+        raise ValueError(f"{op}: {name}={number}, expected at most {high}")
+    return number
+
+
+def odd(op: str, name: str, value: object, why: str, *, high: int | None = None) -> int:
+    """`value` as an odd positive int; `why` completes "expected an odd width so that"."""
+    number = integer(op, name, value, low=1, high=high)
+    if number % 2 == 0:
+        raise ValueError(f"{op}: {name}={number} is even, expected an odd width so that {why}")
+    return number
+
+
+def pair(op: str, name: str, value: object, low: int) -> tuple[int, int]:
+    """One integer for both axes, or one for each."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            fail(op, f"{name}={value!r}", "has not two entries, expected an int or a pair")
+        first, second = (integer(op, f"{name}[{i}]", x, low=low) for i, x in enumerate(value))
+        return first, second
+    number = integer(op, name, value, low=low)
+    return number, number
+
+
+def number(
+    op: str,
+    name: str,
+    value: object,
+    *,
+    positive: bool = False,
+    low: float | None = None,
+    high: float | None = None,
+    why: str = "",
+) -> float:
+    """`value` as a finite float, of at least `low` and at most `high`; `why` ends the error."""
+    try:
+        if isinstance(value, (bool, np.bool_, str)):
+            raise TypeError
+        result = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise TypeError(f"{op}: {name}={value!r} is no number") from None
+    if not math.isfinite(result):
+        raise ValueError(f"{op}: {name}={result} is not finite")
+    if positive and result <= 0:
+        raise ValueError(f"{op}: {name}={result}, expected a positive number")
+    if low is not None and result < low:
+        raise ValueError(f"{op}: {name}={result}, expected at least {low:g}{why}")
+    if high is not None and result > high:
+        raise ValueError(f"{op}: {name}={result:g}, expected at most {high:g}{why}")
+    return result
+
+
+def flag(op: str, name: str, value: object) -> bool:
+    """`value`, a bool."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{op}: {name}={value!r} is no bool")
+    return bool(value)
+
+
+def memory(op: str, needed: int, max_bytes: float, what: str, remedy: str) -> None:
+    """Refuse an allocation of `needed` bytes above `max_bytes`; `what` is e.g. "n x m float32"."""
+    if needed > max_bytes:
+        raise MemoryError(
+            f"{op}: needs {size(needed)} ({what}), above max_bytes={size(max_bytes)}; {remedy}"
+        )
+
+
+def size(n_bytes: float) -> str:
+    """Bytes in decimal units: ``275 GB``."""
+    value, unit = float(n_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB", "PB", "EB"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.3g} {unit}"
