@@ -175,6 +175,24 @@ def queries_and_keys(features: Floats, *, gain: float = 1.5) -> tuple[Floats, Fl
     return np.concatenate([f, np.ones_like(offset)], -1), np.concatenate([f, offset], -1)
 
 
+def gaussian_points(
+    features: Floats, *, scale: float, gain: float = 1.5, channels: int | None = None
+) -> tuple[Floats, Floats]:
+    """Points with ``exp(-|q - k|^2 / 2)`` as the softmax of `queries_and_keys`, but for a factor.
+
+    ``q = sqrt(scale gain) f`` and ``k = sqrt(scale / gain) f``, each (H, W, d), or of the first
+    `channels` components, which vary most.
+    """
+    op = "gaussian_points"
+    factor = _check.number(op, "gain", gain, positive=True)
+    sharp = _check.number(op, "scale", scale, positive=True)
+    f = _features(op, features)
+    if channels is not None:
+        f = f[..., : _check.integer(op, "channels", channels, low=1)]
+    q, k = ((sharp * x) ** 0.5 * f.astype(np.float64) for x in (factor, 1 / factor))
+    return q.astype(f.dtype), k.astype(f.dtype)
+
+
 def softmax_scale(
     q: Floats, k: Floats, *, keys: float = 16.0, rows: int = 64, seed: int = 0
 ) -> float:

@@ -112,7 +112,7 @@ def test_a_second_run_overwrites_only_by_force(capsys, tmp_path: Path, picture: 
     assert not list(out.glob(".nlattn*"))
 
 
-@pytest.mark.parametrize("method", ["scram", "lev", "dense"])
+@pytest.mark.parametrize("method", ["scram", "lev", "hamming", "permutohedral", "dense"])
 def test_arrays_give_the_output_of_their_operator(capsys, tmp_path: Path, arrays, method: str):
     out = tmp_path / "out"
     code, said, _ = run(
@@ -131,6 +131,12 @@ def test_arrays_give_the_output_of_their_operator(capsys, tmp_path: Path, arrays
     elif method == "lev":
         flat = (x.reshape(-1, x.shape[-1]) for x in (q, k, v))
         expected = nlattn.lev_attention(*flat, keys=32)
+    elif method == "hamming":
+        flat = (x.reshape(-1, x.shape[-1]) for x in (q, k, v))
+        expected = nlattn.hamming_attention(*flat, keys=32)
+    elif method == "permutohedral":
+        flat = (x.reshape(-1, x.shape[-1]) for x in (q, k, v))
+        expected = nlattn.permutohedral_attention(*flat, weight="softmax")
     else:
         expected = nlattn.scram(q, k, v)
     if method != "dense":
@@ -156,7 +162,7 @@ def test_linear_methods_give_map_output_and_rows(capsys, tmp_path: Path, arrays,
     assert np.allclose(np.load(out / "weights.npy").reshape(1, -1), one.rows([13]), atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["efficient", "refined", "enla"])
+@pytest.mark.parametrize("method", ["efficient", "refined", "enla", "hamming", "permutohedral"])
 def test_a_picture_by_linear_methods(capsys, tmp_path: Path, picture: Path, method: str):
     out = tmp_path / "o"
     call = ["map", picture, *SMALL, "--method", method, "--query", "1,2", "--out", out]

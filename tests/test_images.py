@@ -210,3 +210,15 @@ def test_complex_images_and_flat_features_are_refused():
         images.patch_features(np.ones((3, 3, 1), complex))
     with pytest.raises(ValueError, match=r"features has shape \(3, 2\), expected \(H, W, d\)"):
         images.softmax_scale(np.ones((3, 2)), np.ones((3, 2)))
+
+
+def test_gaussian_points_have_the_weights_of_queries_and_keys() -> None:
+    f = np.random.default_rng(0).standard_normal((4, 5, 3))
+    q, k = (x.reshape(20, -1) for x in images.queries_and_keys(f, gain=1.7))
+    x, y = (z.reshape(20, -1) for z in images.gaussian_points(f, scale=0.6, gain=1.7))
+    P = np.exp(0.6 * q @ k.T)
+    G = np.exp(-((x[:, None] - y[None]) ** 2).sum(-1) / 2)
+    np.testing.assert_allclose(G / G.sum(1, keepdims=True), P / P.sum(1, keepdims=True), rtol=1e-10)
+    assert images.gaussian_points(f, scale=1.0, channels=2)[0].shape == (4, 5, 2)
+    with pytest.raises(ValueError, match=r"gaussian_points: scale=-1.0, expected a positive"):
+        images.gaussian_points(f, scale=-1.0)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import nlattn
-from nlattn import quality
+from nlattn import images, quality
 from nlattn._types import Field, Floats
 from nlattn.cli.output import Stages
 from nlattn.files import npy
@@ -22,6 +22,7 @@ from nlattn.maps.base import AttentionMap
 _CORNER = 9
 _TRIAL = 256  # queries that predict the time of all
 _LONG = 5.0  # seconds that are announced beforehand
+_COMPONENTS = 4  # of a picture's features on a lattice: more, and its points are strangers
 _BLOCK = 1 << 28  # scores between two looks at the progress bar
 
 
@@ -114,6 +115,25 @@ def lev(task: Task, options: Namespace, stages: Stages) -> Result:
     return Result(weights, few, None, out)
 
 
+def hamming(task: Task, options: Namespace, stages: Stages) -> Result:
+    """The keys whose signs agree most; the scale of numbers has no place in it."""
+    make = functools.partial(nlattn.hamming_attention_map, keys=options.kept, scale=options.scale)
+    return _factored(task, stages, make)
+
+
+def permutohedral(task: Task, options: Namespace, stages: Stages) -> Result:
+    """Of a picture, Gaussian weights of its first components; of arrays, the softmax's."""
+    if task.image is None:
+        make = functools.partial(
+            nlattn.permutohedral_attention_map, weight="softmax", scale=task.scale
+        )
+        return _factored(task, stages, make)
+    how = {"gain": options.gain, "channels": _COMPONENTS}
+    points = images.gaussian_points(task.q[..., :-1], scale=task.scale, **how)
+    part = Task(task.name, *points, task.v, task.scale, task.queries, task.image)
+    return _factored(part, stages, nlattn.permutohedral_attention_map)
+
+
 def dense(task: Task, options: Namespace, stages: Stages) -> Result:
     """Only what is asked for: rows of the queries to show, and the output if there are values."""
     q, k = task.flat(task.q), task.flat(task.k)
@@ -198,13 +218,15 @@ def _in_blocks(q: Floats, k: Floats, v: Floats, scale: float, stages: Stages) ->
 METHODS: dict[str, Callable[[Task, Namespace, Stages], Result]] = {
     "scram": scram,
     "lev": lev,
+    "hamming": hamming,
+    "permutohedral": permutohedral,
     "dense": dense,
     "efficient": efficient,
     "refined": refined,
     "enla": enla,
     "nonlocal": nonlocal_mean,
 }
-_APPROXIMATE = ("scram", "lev")
+_APPROXIMATE = ("scram", "lev", "hamming", "permutohedral")
 """Methods that mean to be dense attention; the others are operators of their own."""
 
 

@@ -164,7 +164,10 @@ def _scaling(parser: argparse.ArgumentParser) -> None:
 def _attention(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
-        choices=("scram", "lev", "dense", "nonlocal", "efficient", "refined", "enla"),
+        choices=(
+            *("scram", "lev", "hamming", "permutohedral", "dense", "nonlocal", "efficient"),
+            *("refined", "enla"),
+        ),
         default="scram",
     )
     parser.add_argument(
@@ -208,7 +211,10 @@ def _attention(parser: argparse.ArgumentParser) -> None:
         "--rows", type=_positive, default=256, help="queries compared with exact attention (256)"
     )
     parser.add_argument(
-        "--kept", type=_positive, default=32, help="keys that --method lev attends to (32)"
+        "--kept",
+        type=_positive,
+        default=32,
+        help="keys that --method lev or hamming attends to (32)",
     )
     parser.add_argument(
         "--select",

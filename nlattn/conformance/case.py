@@ -39,7 +39,8 @@ class Case:
     """By the operator's argument names; the cotangent is ``dout``.
 
     A support is three arrays, ``support.indptr``, ``support.indices`` and ``support.shape``; a
-    field of matches is ``field.index``, raster indices of keys (-1 for none).
+    field of matches is ``field.index``, raster indices of keys (-1 for none); simplices of queries
+    are ``q_simplices.rem0`` and ``q_simplices.rank``, and those of keys likewise.
     """
     options: Mapping[str, Json] = field(default_factory=dict)
     """Keyword options, JSON values only."""
@@ -97,7 +98,7 @@ def dtype_of(name: str) -> np.dtype[Any]:
 
 def native(arrays: Mapping[str, Array]) -> dict[str, Any]:
     """Arguments as the operators take them: a Support and a Field in place of their parts."""
-    from nlattn._types import Field, Support, Work
+    from nlattn._types import Field, Simplices, Support, Work
 
     arguments: dict[str, Any] = {name: x for name, x in arrays.items() if "." not in name}
     if "support.indptr" in arrays:
@@ -107,6 +108,9 @@ def native(arrays: Mapping[str, Array]) -> dict[str, Any]:
         index, grid = arrays["field.index"], np.shape(arrays["k"])[-3:-1]
         score = np.where(index < 0, -np.inf, 0.0)
         arguments["field"] = Field(index, score, Work(0, 0, 0), (grid[0], grid[1]))
+    for name in ("q_simplices", "k_simplices"):
+        if f"{name}.rem0" in arrays:
+            arguments[name] = Simplices(arrays[f"{name}.rem0"], arrays[f"{name}.rank"])
     return arguments
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,7 +30,7 @@ def unpacked(words: Ints, channels: int, dtype: np.dtype[Any]) -> Floats:
 
 def signs(x: Floats) -> Floats:
     """-1 where a number is below 0, else +1: also for 0, -0 and NaN."""
-    return np.where(x < 0, -1, 1).astype(x.dtype)
+    return np.where(x < 0, x.dtype.type(-1), x.dtype.type(1))
 
 
 def nearest(q: Ints, k: Ints, channels: int, keys: int) -> Ints:
@@ -42,13 +42,42 @@ def nearest(q: Ints, k: Ints, channels: int, keys: int) -> Ints:
     return index
 
 
-def support(
-    q: Ints, k: Ints, lead: tuple[tuple[int, ...], ...], channels: int, keys: int
-) -> tuple[Support, Work]:
-    """The nearest keys of every query of all slices, and the work of finding them.
+class Words(NamedTuple):
+    """Packed queries and keys of all slices, and which of each a slice of the result has."""
 
-    Words `q` (slices, n, w) and `k` (slices, m, w), whose leading axes `lead` broadcast.
-    """
+    q: Ints
+    """(slices, n, w)."""
+    k: Ints
+    """(slices, m, w)."""
+    lead: tuple[tuple[int, ...], tuple[int, ...]]
+    """Leading axes of both."""
+    channels: int
+
+
+def attend(fit: _check.Fit, words: Words, found: Support, scale: float) -> tuple[Floats, Floats]:
+    """Outputs (batch, n, e), and log normalisers (batch, n), of the keys that were found."""
+    out, lse = fit.empty("n e"), fit.empty("n", np.float64)
+    n = found.shape[-2]
+    keys = len(found.indices) // max(1, math.prod(found.shape[:-1]))
+    if not out.size or not keys:
+        out[:], lse[:] = 0, -np.inf
+        return out, lse
+    index = found.indices.reshape(-1, n, keys)
+    q, k = (_check.frozen(x).view(np.int64) for x in words[:2])
+    places = _check.slices("", "", found.shape[:-2], fit.lead)  # these do broadcast
+    table = _check.frozen(np.exp(-2 * scale * np.arange(words.channels + 1)))
+    shift, total = np.empty(n, np.int64), np.empty(n)
+    count = math.ceil(n / kernels.BLOCK)
+    for b, (i, j, of_v) in enumerate(fit.slices("q", "k", "v")):
+        some = q[i], k[j], index[places[b]], fit["v"][of_v], table
+        kernels.attend(count, *some, out[b], shift, total)
+        lse[b] = scale * (words.channels - 2 * shift) + np.log(total)
+    return out, lse
+
+
+def support(words: Words, keys: int) -> tuple[Support, Work]:
+    """The nearest keys of every query of all slices, and the work of finding them."""
+    q, k, lead, channels = words
     shape = np.broadcast_shapes(*lead)
     slices = [_check.slices("", "", own, shape) for own in lead]  # these do broadcast
     n, m = q.shape[1], k.shape[1]

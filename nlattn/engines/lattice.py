@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats, Ints, Simplices
+from nlattn._types import Floats, Ints, Simplices, Work
 from nlattn.kernels import lattice as kernels
 
 MAX_BYTES = 4e9
@@ -213,6 +213,13 @@ class Lattice:
     def edges(self) -> int:
         """Neighbours that there are: additions of one blur along all axes, for one channel."""
         return 2 * int((self.neighbours[0] < len(self.points)).sum())
+
+    def work(self, e: int) -> Work:
+        """Of one filter of `e` channels: splat, blur and slice."""
+        corners = (len(self.at_keys) + len(self.at_queries)) * (self.d + 1)
+        blurred = len(self.points) * (self.d + 1)
+        moved = corners * (16 + 8 * e) + blurred * (16 + 32 * e)
+        return Work(0, (corners + self.edges) * e, moved)
 
     def forward(self, y: Floats) -> Floats:
         """``B_d .. B_0 S_k^T y`` (M + 1, e) of values (m, e)."""

@@ -83,11 +83,10 @@ class Head:
 
     def work(self, e: int) -> Work:
         """Of embedding, and of one filter of `e` channels."""
-        (m, corners), n = self.lattice.at_keys.shape, len(self.lattice.at_queries)
-        products = (n + m) * corners * (corners - 1 + e) + self.lattice.edges * e
-        M = len(self.lattice.points)
-        moved = (n + m) * corners * (16 + 8 * e) + M * corners * (16 + 32 * e)
-        return Work(0, products, moved)
+        points, corners = len(self.q.b) + len(self.k.b), self.lattice.d + 1
+        filtered = self.lattice.work(e)
+        embedding = points * corners * self.lattice.d
+        return Work(0, embedding + filtered.multiply_adds, 8 * embedding + filtered.bytes)
 
 
 def normaliser(Z: Floats) -> tuple[Floats, Floats]:

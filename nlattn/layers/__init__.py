@@ -20,6 +20,8 @@ from nlattn.layers.enlca import enlca_block_vjp as enlca_block_vjp
 from nlattn.layers.nonlocal_mean import nonlocal_block as nonlocal_block
 from nlattn.layers.nonlocal_mean import nonlocal_block_map as nonlocal_block_map
 from nlattn.layers.nonlocal_mean import nonlocal_block_vjp as nonlocal_block_vjp
+from nlattn.layers.pam import pam_block as pam_block
+from nlattn.layers.pam import pam_block_vjp as pam_block_vjp
 from nlattn.layers.qna import qna_block as qna_block
 from nlattn.layers.qna import qna_block_vjp as qna_block_vjp
 from nlattn.layers.qna_upsample import qna_upsample_block as qna_upsample_block

@@ -13,7 +13,7 @@ from nlattn.engines.sparse import Edges, Weights
 from nlattn.maps.sparse import SparseMap
 
 THROUGH = ("identity", "clip", "none")
-_CHANNELS = 2**16 - 1  # distances are held in 16 bits
+_CHANNELS = 2**16 - 2  # distances are held in 16 bits, of which the last value is none
 
 
 def pack_signs(x: Floats, *, nonfinite: str = "raise") -> Signs:
@@ -42,7 +42,7 @@ def hamming_attention(
     Parameters
     ----------
     q, k : (..., n, d), (..., m, d) arrays of the dtype of `v`, or Signs as from `pack_signs`
-        Queries and keys, of which the signs count alone: +1 for 0 and -0. At most 65535 channels.
+        Queries and keys, of which the signs count alone: +1 for 0 and -0. At most 65534 channels.
     v : (..., m, e) array, float32 or float64
         Values. Leading axes broadcast.
     keys : int
@@ -71,7 +71,10 @@ def hamming_attention(
     ``O(n (keys + e))`` memory. Source: [horton2025]. Status: reconstruction.
     """
     call = _Call.of("hamming_attention", q, k, keys, scale, nonfinite, v=(v, "m e"))
-    return call.edges.attend(call.weights, _check.flag(call.edges.op, "return_lse", return_lse))
+    fit = call.edges.fit
+    wanted = _check.flag(fit.op, "return_lse", return_lse)
+    out, lse = engine.attend(fit, call.words, call.edges.support, call.weights.factor)
+    return (fit.unfold(out), fit.unfold(lse, cast=False)) if wanted else fit.unfold(out)
 
 
 def hamming_attention_map(
@@ -135,6 +138,7 @@ class _Call(NamedTuple):
     edges: Edges
     weights: Weights
     work: Work
+    words: engine.Words
 
     @classmethod
     def of(
@@ -161,10 +165,10 @@ class _Call(NamedTuple):
             else engine.packed(fit[n])
             for n, x in given.items()
         )
-        lead = fit.lead_of("q"), fit.lead_of("k")
-        support, work = engine.support(q_words, k_words, lead, d, count)
+        words = engine.Words(q_words, k_words, (fit.lead_of("q"), fit.lead_of("k")), d)
+        support, work = engine.support(words, count)
         factor = None if scale is None else _check.number(op, "scale", scale, positive=True)
-        return cls(Edges(fit, support), Weights.checked(fit, scale=factor), work)
+        return cls(Edges(fit, support), Weights.checked(fit, scale=factor), work, words)
 
 
 def _signs(op: str, name: str, x: Any, dtype: np.dtype[Any]) -> Floats:

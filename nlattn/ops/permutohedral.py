@@ -243,7 +243,9 @@ def _enclosing(fit: _check.Fit, name: str, f: Floats, rem0: Ints, rank: Ints) ->
     with np.errstate(all="ignore"):
         u = lattices.embed(f)
         b = lattices.barycentric(u, Simplices(rem0, rank))
-        outside = b.min(1, initial=0) < -1e-3 - 1e-6 * abs(u).max(1, initial=0)
+        spacing = {"float16": 2.0**-10, "bfloat16": 2.0**-7}.get(fit.out_dtype.name, 2.0**-23)
+        rounded = 16 * spacing * abs(u).max(1, initial=1)
+        outside = b.min(1, initial=0) < -rounded
     if outside.any():
         row = int(outside.argmax())
         text = f"is not the simplex of {name}: its point has weight {b[row].min():.3g}"

@@ -33,10 +33,11 @@ def slope(x: Array, straight_through: str) -> Array:
 
 def signs(x: Array, straight_through: str = "none") -> Array:
     """-1 and +1 of x's dtype, and in complex arrays a perturbation that has passed through."""
-    sign = np.where(x.real < 0, -1, 1)
+    sign = np.zeros_like(x)
+    sign[...] = np.where(x.real < 0, -1, 1)
     if np.iscomplexobj(x):
-        return np.asarray(sign + 1j * x.imag * slope(x, straight_through))
-    return np.asarray(sign.astype(x.dtype))
+        sign += 1j * x.imag * slope(x, straight_through)
+    return sign
 
 
 def nearest(s: Array, keys: int) -> Array:

@@ -61,7 +61,7 @@ def embed(f: Array) -> Array:
 
 def simplices(f: Array) -> tuple[Array, Array]:
     """``rem0, rank`` (..., n, d + 1): the nearest point of remainder 0, and ranks of ``u - w``."""
-    u = np.asarray(embed(f.real))
+    u = np.asarray(embed(f.real).real)
     size = u.shape[-1]
     w = size * np.rint(u / size)
     order = np.argsort(w - u, axis=-1, kind="stable")  # descending u - w, ties by lower index

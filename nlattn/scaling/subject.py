@@ -53,6 +53,10 @@ class Operator:
         spec = self.spec
         needed = {name: dims for name, dims in spec.arrays.items() if name not in spec.optional}
         arrays = scene.arrays(needed)
+        if spec.growth.channels:
+            some = slice(spec.growth.channels)
+            points = {name: scene.scale**0.5 * arrays[name][:, some] for name in "qk"}
+            arrays |= {name: x.astype(np.float32) for name, x in points.items()}
         if spec.growth.coarser_keys:
             arrays["k"] = arrays["k"][::2, ::2]
         options = {**spec.options, **spec.growth.options}

@@ -13,6 +13,7 @@ from nlattn._types import Field, Work
 from nlattn.conformance.table import OpSpec
 from nlattn.conformance.table.row import Law
 from nlattn.maps.base import AttentionMap
+from nlattn.maps.permutohedral import PermutohedralMap
 from nlattn.maps.sparse import SparseMap
 
 _SELECTION = Law("0", "3*m*d**2//2", "2*m*d + 2*m")
@@ -82,7 +83,11 @@ def _searched(spec: OpSpec, arrays: Mapping[str, Any], options: Mapping[str, Any
 
 
 def applied(A: AttentionMap, e: int) -> Work:
-    """Work of a sparse map: what made it, and what taking `e` channels of values through it is."""
+    """Work of a map: what made it, and what taking `e` channels of values through it is."""
+    if isinstance(A, PermutohedralMap):
+        filtered = A.lattice.work(e)
+        products, bytes_ = A.work[1] + filtered.multiply_adds, A.work[2] + filtered.bytes
+        return Work(0, products, bytes_)
     assert isinstance(A, SparseMap)
     nnz, size = len(A.weights), A.dtype.itemsize
     scores, products, bytes_ = A.work[:3]

@@ -17,7 +17,7 @@ from nlattn.conformance import runner
 from nlattn.conformance.backends.backend import Unsupported, call
 from nlattn.conformance.case import Case, suite
 from nlattn.conformance.judge.diagnosis import commonest
-from tests.faults import dense, gradients, grids, keys, linear
+from tests.faults import dense, gradients, grids, keys, lattice, linear
 
 ENOUGH = 3
 """Failures of a fault after which it is known well enough."""
@@ -75,7 +75,7 @@ class Outcome:
 def _table() -> Iterator[tuple[str, Callable[..., Any], dict[str, str]]]:
     yield "attention", dense.attention, dense.FORWARD
     yield "attention_vjp", dense.attention_vjp, dense.GRADIENT
-    for module in (linear, grids, keys):
+    for module in (linear, grids, keys, lattice):
         for op, faults in module.FAULTS.items():
             yield op, getattr(module, op), faults
     for op, faults in gradients.FAULTS.items():

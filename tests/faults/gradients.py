@@ -11,11 +11,13 @@ import numpy as np
 from nlattn.conformance.case import Case
 from nlattn.conformance.table import find
 from nlattn.conformance.truth.transcription import transcription
-from tests.faults import grids, keys, linear
+from tests.faults import grids, keys, lattice, linear
 
 _STEP = 1e-30
 _MOST = 2000
 """Elements that are stepped along: beyond it takes too long."""
+_PARTS = ("field.index", "support.indptr", "support.indices", "support.shape")
+_PARTS += tuple(f"{name}_simplices.{part}" for name in "qk" for part in ("rem0", "rank"))
 _HANDED_ON = {
     "ones": "for a dout of ones",
     "sign": "with the sign turned",
@@ -57,9 +59,9 @@ def by_oracle(op: str) -> Callable[..., Any]:
     def gradients(bad: str, *given: Any, **rest: Any) -> Any:
         def ours(inputs: dict[str, Any], dout: Any, _: tuple[str, ...]) -> Any:
             options = {n: x for n, x in rest.items() if n not in inputs}
-            for part in ("field_index", "support_indptr", "support_indices", "support_shape"):
-                if part in options:
-                    inputs[part.replace("_", ".")] = options.pop(part)
+            for part in _PARTS:
+                if part.replace(".", "_") in options:
+                    inputs[part] = options.pop(part.replace(".", "_"))
             found = transcription(f"{op}_vjp", {**inputs, "dout": dout}, options)
             return [x for x in found if x is not None] if isinstance(found, tuple) else [found]
 
@@ -97,7 +99,7 @@ _STEPPED = {
     )
     for op in ops
 }
-_OWN = ("enlca_loss", "sparse_attention", *grids.FAULTS)
+_OWN = ("enlca_loss", "sparse_attention", *grids.FAULTS, *lattice.FAULTS)
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{op: by_steps(op, getattr(module, op)) for op, (module, _) in _STEPPED.items()},

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nlattn._types import Support
-from nlattn.conformance import cases
+from nlattn.conformance.cases import calls as cases
 from nlattn.conformance.table import TABLE, OpSpec
 
 ORACLES = [(spec, kind) for spec in TABLE for kind in ("", "vjp") if not kind or spec.has_vjp]

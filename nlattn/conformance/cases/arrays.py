@@ -191,9 +191,24 @@ def _index(rng: Any, _: OpSpec, __: Recipe, arrays: dict[str, Array], detail: st
     return {"index": np.sort(order, -1).astype(np.int64)}
 
 
+def _simplices(_: Any, __: OpSpec, recipe: Recipe, arrays: dict[str, Array], detail: str) -> Any:
+    """The lattice simplices of queries and keys, unless the backend finds its own."""
+    from nlattn.oracle.permutohedral import simplices
+
+    found: dict[str, Array] = {}
+    for name in "qk" if detail != "own" else "":
+        x = arrays[name]
+        scale = recipe.options.get("scale", x.shape[-1] ** -0.5)
+        root = scale**0.5 if recipe.options.get("weight") == "softmax" else 1.0
+        parts = zip(("rem0", "rank"), simplices(root * x), strict=True)
+        found |= {f"{name}_simplices.{part}": y for part, y in parts}
+    return found
+
+
 _EXTRAS: dict[str, Any] = {
     "mask": _mask, "key mask": _key_mask, "bias": _bias, "weight": _weight,
     "support": _support, "field": _field, "index": _index,
+    "simplices": _simplices,
 }  # fmt: skip
 
 

@@ -156,6 +156,8 @@ def _completed(spec: OpSpec, recipe: Recipe) -> Recipe:
     sizes = PRIMES | dict(recipe.sizes)
     for name, least in spec.least.items():
         sizes[name] = max(sizes[name], least)
+    for name, most in spec.cases.most.items():
+        sizes[name] = min(sizes[name], most)
     if spec.cases.tall and recipe.label != "ones":
         sizes["d"] = min(sizes["d"], 6)
         sizes["m"] = max(sizes["m"], sizes["d"])

@@ -6,13 +6,14 @@ in `row.py`; rows are in one file per family.
 
 from __future__ import annotations
 
-from nlattn.conformance.table import dense, keys, linear, patches, supports, windows
+from nlattn.conformance.table import dense, keys, lattice, linear, patches, supports, windows
 from nlattn.conformance.table.row import OpSpec, Status
 
 TABLE: tuple[OpSpec, ...] = (
     *dense.ROWS,
     *supports.ROWS,
     *linear.ROWS,
+    *lattice.ROWS,
     *patches.ROWS,
     *windows.ROWS,
     *keys.ROWS,

@@ -50,6 +50,8 @@ class Growth:
     """Whether ``scale`` is a factor on scores that a scene chooses."""
     separable: bool = False
     """Whether a share of the queries takes that share of the time."""
+    channels: int = 0
+    """How many channels it is given, the first: as points of which a scene's scale is the sigma."""
     coarser_keys: bool = False
     """Whether keys come from a picture of half the size."""
     compared: Literal["", "map", "matches"] = ""
@@ -79,7 +81,9 @@ class Cases:
     without: tuple[str, ...] = ()
     """Labels of common recipes that make no sense for it."""
     given: str = ""
-    """A choice that is made beforehand and part of every case: "support", "field", "index"."""
+    """A choice made beforehand and part of every case: "support", "field", "index", "simplices"."""
+    most: Mapping[str, int] = field(default_factory=dict)
+    """Largest size of a dimension at which results tell something."""
     outputs: tuple[str, ...] = ("out",)
     differentiable: tuple[str, ...] = ()
     """Arrays given by keyword that have a gradient, too."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nlattn.conformance.table.recipe import ALL, Recipe
+from nlattn.conformance.table.recipe import ALL, TILES, Recipe
 from nlattn.conformance.table.row import GRIDS, Cases, Growth, Law, OpSpec, Search, Softmax
 
 ROWS = (
@@ -142,5 +142,44 @@ ROWS = (
         behaviour=("linear",),
         softmax=Softmax(),
         wrong=("softmax", "chosen keys", "triples"),
+    ),
+    OpSpec(
+        name="hamming_attention",
+        stem="hamming",
+        arrays={"q": "n d", "k": "m d", "v": "m e"},
+        out="n e",
+        summary="softmax over the keys whose signs agree most, packed 64 to a word",
+        cost="n m d / 64 + n keys (d + e)",
+        memory="O(n (keys + d + e))",
+        exact=False,
+        status="reconstruction",
+        source="horton2025",
+        options={"keys": 4},
+        cases=Cases(
+            recipes=(
+                Recipe("two-words", sizes={"d": 128}, dtypes=ALL),
+                Recipe("a-bit-more", sizes={"d": 65}),
+                Recipe("one-key", {"keys": 1}),
+                Recipe("all-keys", {"keys": 100}),
+                Recipe("many-keys", {"keys": 40}, sizes=TILES, tier="standard"),
+                Recipe("scale", {"scale": 0.3}),
+                Recipe("lse", {"return_lse": True}, kinds=("forward",)),
+                Recipe("integers", values="ties"),
+                Recipe("clipped", {"straight_through": "clip"}, kinds=("vjp",)),
+                Recipe("true-derivative", {"straight_through": "none"}, kinds=("vjp",)),
+            ),
+        ),
+        growth=Growth(
+            Law(
+                "n*m",
+                "n*m*d//64 + n*keys*(d + e)",
+                "n*m*d//64 + n*keys*(d + e) + n*(d + e)",
+            ),
+            options={"keys": 64},
+            scaled=True,
+            compared="map",
+        ),
+        behaviour=("linear",),
+        wrong=("signs", "triples"),
     ),
 )

@@ -7,7 +7,16 @@ an oracle, right or wrong (`diagnosis`).
 
 from __future__ import annotations
 
-from nlattn.conformance.judge.variants import grids, inputs, keys, linear, masks, scores, windows
+from nlattn.conformance.judge.variants import (
+    grids,
+    inputs,
+    keys,
+    lattice,
+    linear,
+    masks,
+    scores,
+    windows,
+)
 from nlattn.conformance.judge.variants.base import Call, Variant
 from nlattn.conformance.table import find
 
@@ -18,6 +27,7 @@ VARIANTS: tuple[Variant, ...] = (
     *grids.VARIANTS,
     *windows.VARIANTS,
     *keys.VARIANTS,
+    *lattice.VARIANTS,
     *inputs.VARIANTS,
 )
 

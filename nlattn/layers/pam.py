@@ -1,0 +1,164 @@
+"""The permutohedral attention module: features and positions filter values, split by split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Floats
+from nlattn.layers import _weights
+from nlattn.layers._conv import conv, conv_vjp
+from nlattn.layers._weights import Weights
+from nlattn.ops.permutohedral import permutohedral_attention, permutohedral_attention_vjp
+
+_LEAK = 0.01
+
+
+def pam_block(
+    x: Floats,
+    weights: Mapping[str, Any],
+    *,
+    splits: int = 1,
+    normalize: bool = False,
+    lattice: str = "published",
+    nonfinite: str = "raise",
+) -> Floats:
+    """``y = [F_t[desc(x)_t] for each split t]``, F_t the filter of ``leaky(feat(x, positions))_t``.
+
+    Parameters
+    ----------
+    x : (..., H, W, C) or (..., T, H, W, C) array, float32 or float64
+        Image or volume; `scaling_spatial` says which.
+    weights : mapping of str to array
+        `scaling_spatial` (1, s, 1, ...) for s spatial axes, `conv_feat.weight` (F, C + s, 1, ...)
+        and `conv_desc.weight` (E, C, 1, ...), each with `.bias`; of the dtype of `x`.
+    splits : int
+        How many lattices; split t owns features and values number t of `splits` equal parts.
+    normalize, lattice
+        As in `permutohedral_attention`; the published module does not normalise.
+    nonfinite : {"raise", "propagate"}
+        What to do with NaN and infinities.
+
+    Returns
+    -------
+    (..., H, W, E) array, dtype of `x`; no residual is added
+
+    Raises
+    ------
+    ValueError
+        Weights are missing, superfluous or misshaped (all are named), or sizes do not fit.
+    TypeError
+        The dtypes differ, or are not floating.
+
+    Notes
+    -----
+    Positions count from the middle, ``i - H // 2``, times `scaling_spatial`. Every item has its own
+    lattice, where the published code has one for the batch. Source: [joutard2019]. Status: author
+    code.
+    """
+    call = _Call.of("pam_block", {"x": x}, weights, splits, nonfinite)
+    features, values = call.embed()[1:]
+    out = permutohedral_attention(
+        features, features, values, normalize=normalize, lattice=lattice, nonfinite="propagate"
+    )
+    return call.fit.unfold(call.joined(out))  # type: ignore[no-any-return]
+
+
+def pam_block_vjp(
+    x: Floats,
+    weights: Mapping[str, Any],
+    dout: Floats,
+    *,
+    splits: int = 1,
+    normalize: bool = False,
+    lattice: str = "published",
+    nonfinite: str = "raise",
+) -> tuple[Floats, dict[str, Floats]]:
+    """Gradients (dx, dweights) of ``sum(dout * y)``; arguments as for `pam_block`."""
+    call = _Call.of("pam_block_vjp", {"x": x, "dout": dout}, weights, splits, nonfinite)
+    w, image = call.w, call.fit["x"]
+    placed, features, values = call.embed()
+    dq, dk, dv = permutohedral_attention_vjp(
+        features,
+        features,
+        values,
+        call.split(call.fit["dout"]),
+        normalize=normalize,
+        lattice=lattice,
+        nonfinite="propagate",
+    )
+    slope = np.where(features > 0, 1, _LEAK).astype(image.dtype)
+    feat = conv_vjp(placed, w.matrix("conv_feat.weight"), call.joined(slope * (dq + dk)))
+    desc = conv_vjp(image, w.matrix("conv_desc.weight"), call.joined(dv))
+    C, axes = image.shape[-1], tuple(range(image.ndim - 1))
+    moved = (feat.x[..., C:].astype(np.float64) * call.positions).sum(axes)
+    found = {
+        "scaling_spatial": moved,
+        "conv_feat.weight": feat.weight,
+        "conv_feat.bias": feat.bias,
+        "conv_desc.weight": desc.weight,
+        "conv_desc.bias": desc.bias,
+    }
+    return call.fit.unfold(feat.x[..., :C] + desc.x), w.gradients(found)
+
+
+class _Call(NamedTuple):
+    """Checked input and weights of one call."""
+
+    fit: _check.Fit
+    w: Weights
+    splits: int
+    positions: Floats
+    """(..., s) of every pixel, from the middle."""
+
+    @classmethod
+    def of(
+        cls, op: str, arrays: dict[str, Any], weights: object, splits: object, nonfinite: str
+    ) -> _Call:
+        given = _weights.mapping(op, weights)
+        scaling = np.shape(given.get("scaling_spatial", 0))
+        if len(scaling) not in (4, 5) or scaling[1] != len(scaling) - 2:
+            text = f"has shape {scaling}, expected (1, 2, 1, 1) or (1, 3, 1, 1, 1)"
+            _check.fail(op, "scaling_spatial", text)
+        s, ones = scaling[1], "1 " * scaling[1]
+        grid = "H W" if s == 2 else "T H W"
+        dims = {"x": f"{grid} C", "dout": f"{grid} E"}
+        fit = _check.fit(op, {n: (z, dims[n]) for n, z in arrays.items()}, nonfinite=nonfinite)
+        shapes = {
+            "scaling_spatial": f"1 {s} {ones}",
+            "conv_feat.weight": f"F {fit.dims['C'] + s} {ones}",
+            "conv_feat.bias": "F",
+            "conv_desc.weight": f"E C {ones}",
+            "conv_desc.bias": "E",
+        }
+        w = _weights.take(fit, given, shapes, nonfinite=nonfinite)
+        parts = _check.integer(op, "splits", splits, low=1)
+        for name, letter in (("conv_feat", "F"), ("conv_desc", "E")):
+            if w.sizes[letter] % parts:
+                text = f"has {w.sizes[letter]} channels, expected a multiple of splits={parts}"
+                _check.fail(op, f"{name}.weight", text)
+        axes = [np.arange(size) - size // 2 for size in fit["x"].shape[1:-1]]
+        places = np.stack(np.meshgrid(*axes, indexing="ij"), -1).astype(fit.dtype)
+        return cls(fit, w, parts, places)
+
+    def embed(self) -> tuple[Floats, Floats, Floats]:
+        """Input with positions, features and values of every split (B, splits, n, channels)."""
+        x, w = self.fit["x"], self.w
+        places = self.positions * w["scaling_spatial"].reshape(-1)
+        shape = (*x.shape[:-1], places.shape[-1])
+        placed = np.concatenate([x, np.broadcast_to(places, shape)], -1)
+        z = conv(placed, w.matrix("conv_feat.weight"), w["conv_feat.bias"])
+        features = np.where(z > 0, z, z.dtype.type(_LEAK) * z)
+        values = conv(x, w.matrix("conv_desc.weight"), w["conv_desc.bias"])
+        return placed, self.split(features), self.split(values)
+
+    def split(self, z: Floats) -> Floats:
+        """Channels of every split apart, (B, splits, n, channels)."""
+        return np.moveaxis(z.reshape(len(z), -1, self.splits, z.shape[-1] // self.splits), 2, 1)
+
+    def joined(self, z: Floats) -> Floats:
+        """Back to grids, (B, ..., channels)."""
+        return np.moveaxis(z, 1, 2).reshape(*self.fit["x"].shape[:-1], -1)
