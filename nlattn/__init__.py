@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from nlattn._types import Work as Work
     from nlattn.maps.base import AttentionMap as AttentionMap
     from nlattn.maps.io import load_map as load_map
+    from nlattn.ops.certified import certified_attention as certified_attention
+    from nlattn.ops.certified import certified_attention_map as certified_attention_map
+    from nlattn.ops.certified import certified_attention_vjp as certified_attention_vjp
     from nlattn.ops.cross_scale import cross_scale_attention as cross_scale_attention
     from nlattn.ops.cross_scale import cross_scale_attention_map as cross_scale_attention_map
     from nlattn.ops.cross_scale import cross_scale_attention_vjp as cross_scale_attention_vjp
@@ -106,6 +109,11 @@ _HOME = {
     "_types": ("Field", "Nearest", "Signs", "Simplices", "Support", "Work"),
     "maps.base": ("AttentionMap",),
     "maps.io": ("load_map",),
+    "ops.certified": (
+        "certified_attention",
+        "certified_attention_map",
+        "certified_attention_vjp",
+    ),
     "ops.cross_scale": (
         "cross_scale_attention",
         "cross_scale_attention_map",

@@ -112,7 +112,7 @@ def _products(
             channel, gain, constant = hidden
             kept = np.arange(q.shape[1]) != channel
             inner, key_inner = _lengths(q[:, kept], unit), _lengths(k[:, kept], unit)
-            height = k[:, channel] / unit
+            height = k[:, channel].astype(np.float64) / unit
             offset = key_inner**2 + 2 * gain * constant * height
             most = float(offset.max(initial=0))
             size = (
@@ -128,7 +128,8 @@ def _products(
                 np.full(len(q), 2 * gain / (factor * unit * unit)),
                 64 * (q.shape[1] + 8) * _U * size,
             )
-        stretch = np.where(lengths > 0, longest / lengths, 1.0) * np.sign(factor)
+        known = (lengths > 0) & (longest > 0)
+        stretch = np.where(known, longest / lengths, 1.0) * np.sign(factor)
         return _Form(
             slice(None),
             stretch,

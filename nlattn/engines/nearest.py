@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from nlattn.kernels.gemm import width
 from nlattn.kernels.matching import Plan
 from nlattn.kernels.nearest import Asked
 
+ALL = 1 << 62
 SHARE = 0.5
 """A panel of queries that has looked at so much of the tree looks at all keys instead."""
 
@@ -28,16 +29,17 @@ class Ready(NamedTuple):
     geometry: Geometry
 
 
-def prepare(q: Floats, k: Floats, keys: Ints, plan: Plan) -> Ready:
-    """Trees over the `keys` of a slice, and its queries in order."""
+def prepare(q: Floats, k: Floats, keys: Ints, plan: Plan, dtype: Any = None) -> Ready:
+    """Trees over the `keys` of a slice, queries in order; points of `dtype`, or that of q."""
     rows, places = unfolded(q, plan, plan.Hq, plan.Wq), unfolded(k, plan, plan.Hk, plan.Wk)
     rows, places = _check.frozen(rows), _check.frozen(places)
     some = places if len(keys) == len(places) else places[keys]
-    shape = geometry(rows, some, plan.kind, plan.factor, q.dtype)
+    shape = geometry(rows, some, plan.kind, plan.factor, q.dtype if dtype is None else dtype)
     tree = boxes.plant(shape.keys, places, keys)
     depth = boxes.levels(len(rows), width(shape.queries))
     order = _check.frozen(boxes.ordered(shape.queries, depth))
-    asked = Asked(order, shape.queries, shape.numbers, shape.rounding, SHARE)
+    panels = _check.frozen(np.arange(-(-len(rows) // width(shape.queries))))
+    asked = Asked(order, shape.queries, shape.numbers, shape.rounding, panels, ALL, SHARE)
     return Ready(tree, asked, shape)
 
 
@@ -79,8 +81,8 @@ def search(
         kernels.begin_lists(blocks, q, k, key_mask, pairs, plan, start, index, score, first)
     if n and len(keys):
         ready = prepare(q, k, _check.frozen(keys, np.int32), plan)
-        panels = -(-n // width(ready.asked.points))
-        kernels.seek(panels, q, k, pairs, plan, ready.tree, ready.asked, index, score, counts)
+        count, tree, asked = len(ready.asked.panels), ready.tree, ready.asked
+        kernels.seek(count, q, k, pairs, plan, tree, asked, index, score, counts)
     if start is not None:
         right = (start[:, 0] >= 0) & (first == score[:, 0])
     return counts, right

@@ -35,6 +35,10 @@ class Asked(NamedTuple):
     """(n, 7) float64 by query."""
     rounding: float
     """Relative error of a computed squared distance."""
+    panels: Ints
+    """Panels that are asked for."""
+    enough: int
+    """Keys after which a panel is content with what it has found."""
     share: float
     """Of all distances and boxes: a panel that has looked at more looks at all keys instead."""
 
@@ -104,7 +108,7 @@ def begin_lists(
 
 @jit.kernel
 def seek(
-    group: int,
+    task: int,
     q: Floats,
     k: Floats,
     pairs: Bools,
@@ -115,7 +119,7 @@ def seek(
     score: Floats,
     counts: Ints,
 ) -> None:
-    """Complete the lists of all queries of one slice; they may hold keys to begin with.
+    """Complete the lists of some panels' queries; they may hold keys to begin with.
 
     `counts` (n, 3): keys and boxes that were compared with each query, keys that were scored.
     """
@@ -123,6 +127,7 @@ def seek(
     none = np.empty(0, np.bool_)
     leaves, topk = 1 << tree.levels, index.shape[1]
     most = -(-tree.size // leaves)
+    group = asked.panels[task]
     first, lanes = group * w, min(w, n - group * w)
     panel, limits = aligned(dims * w, tree.points), aligned(w, tree.points)
     s, far = aligned(most * w, tree.points), aligned((tree.levels + 2) * w, tree.points)
@@ -143,7 +148,7 @@ def seek(
     stack[0], depth[0], top = 1, 0, 1
     for l in range(w):
         far[l] = 0
-    while top > 0:
+    while top > 0 and looked < asked.enough:
         top -= 1
         node, level = stack[top], depth[top]
         if not whole and looked + boxes * 2 > budget:

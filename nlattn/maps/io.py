@@ -17,6 +17,7 @@ from nlattn import _check
 from nlattn.files import npz
 from nlattn.files.plain import one_line, open_plain
 from nlattn.maps.base import AttentionMap
+from nlattn.maps.certified import CertifiedMap
 from nlattn.maps.concatenation import ConcatenationMap
 from nlattn.maps.cross_scale import CrossScaleMap
 from nlattn.maps.dense import DenseMap
@@ -30,6 +31,7 @@ from nlattn.maps.window import WindowMap
 
 FORMAT = "nlattn map 1"
 _STRUCTURES: tuple[type[AttentionMap], ...] = (
+    CertifiedMap,
     ConcatenationMap,
     CrossScaleMap,
     DenseMap,

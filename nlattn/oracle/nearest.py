@@ -14,10 +14,10 @@ Array = NDArray[Any]
 
 
 class Nearest(NamedTuple):
-    """(..., n, topk) keys, best first, and their scores; -1 and -inf where there are fewer."""
+    """(..., n, topk) scores, best first, and their keys; -inf and -1 where there are fewer."""
 
-    index: Array  # type: ignore[assignment]  # stands where tuple.index would be
     score: Array
+    index: Array  # type: ignore[assignment]  # stands where tuple.index would be
 
 
 def scores(
@@ -72,4 +72,4 @@ def nearest_keys(
     value = np.full(index.shape, -np.inf, s.dtype)
     index[..., : order.shape[-1]] = np.where(there, order, -1)
     value[..., : order.shape[-1]] = np.where(there, best, -np.inf)
-    return Nearest(index, value)
+    return Nearest(value, index)

@@ -13,6 +13,7 @@ from nlattn._types import Field, Work
 from nlattn.conformance.table import OpSpec
 from nlattn.conformance.table.row import Law
 from nlattn.maps.base import AttentionMap
+from nlattn.maps.certified import CertifiedMap
 from nlattn.maps.permutohedral import PermutohedralMap
 from nlattn.maps.sparse import SparseMap
 
@@ -88,6 +89,10 @@ def applied(A: AttentionMap, e: int) -> Work:
         filtered = A.lattice.work(e)
         products, bytes_ = A.work[1] + filtered.multiply_adds, A.work[2] + filtered.bytes
         return Work(0, products, bytes_)
+    if isinstance(A, CertifiedMap):  # the sums look at as much as the normalisers
+        scores, products, bytes_, seen, _ = A.work
+        moved = scores * e * A.dtype.itemsize
+        return Work(scores, products + scores * e, bytes_ + moved, seen)
     assert isinstance(A, SparseMap)
     nnz, size = len(A.weights), A.dtype.itemsize
     scores, products, bytes_ = A.work[:3]

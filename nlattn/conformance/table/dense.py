@@ -129,4 +129,33 @@ ROWS = (
         softmax=Softmax(scale=1.0, only={"pairwise": ("gaussian", "embedded_gaussian")}),
         wrong=("softmax", "pairwise", "triples"),
     ),
+    OpSpec(
+        name="certified_attention",
+        stem="certified",
+        arrays={"q": "n d", "k": "m d", "v": "m e"},
+        out="n e",
+        summary="softmax over all keys within a stated tolerance, most of them never looked at",
+        cost="counted, at most 1.2 n m (d + e)",
+        memory="O((n + m) (d + e))",
+        exact=True,
+        status="ours",
+        source="gray2001",
+        options={"tolerance": 1e-13},
+        cases=Cases(
+            values=("constant",),
+            recipes=(
+                Recipe("scale", {"scale": 0.3}, tier="standard"),
+                Recipe("lse", {"return_lse": True}, kinds=("forward",)),
+                Recipe("gaussian", {"weight": "gaussian", "bandwidth": 2.0}),
+                Recipe("causal", {"causal": True}),
+                Recipe("mask", extra=("mask",)),
+            ),
+        ),
+        growth=Growth(
+            counted="map", follows="n m (d + e)", options={"tolerance": 1e-3}, scaled=True
+        ),
+        behaviour=("keys", "linear"),
+        softmax=Softmax(only={"weight": ("softmax",)}),
+        wrong=("softmax", "triples", "gaussian weights"),
+    ),
 )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import nlattn
-from nlattn._types import Support
+from nlattn._types import Nearest, Support
 from nlattn.conformance.case import native
 from nlattn.conformance.table import find
 from nlattn.maps.base import AttentionMap
@@ -30,6 +30,8 @@ class Backend:
             return _members(result.support, arrays["k"], causal=bool(options.get("causal")))
         if spec.cases.result == "index":
             return result.index
+        if isinstance(result, Nearest):
+            return result.score
         if isinstance(result, AttentionMap):
             return result.to_dense()
         if op == spec.name and spec.cases.outputs == ("out",) and not options.get("return_lse"):

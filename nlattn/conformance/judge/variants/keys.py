@@ -23,6 +23,18 @@ from nlattn.conformance.judge.variants.base import (
 _LEVERAGE, _LEWIS, _BOUNDS = ("leverage",), ("reweighted",), ("two ends",)
 _ONE, _SET, _HEAVY = ("one key",), ("sets of keys",), ("large entries",)
 _SUPPORT, _LEV = ("support",), ("chosen keys",)
+_NEAREST, _BANDWIDTH = ("nearest",), ("nearest", "gaussian weights")
+
+
+def _worst(c: Call) -> Any:
+    """Smallest products instead of largest."""
+    if c.get("score", "dot") == "neg_l2":
+        raise ValueError
+    return -c.given(q=-c["q"])()
+
+
+def _rooted(c: Call) -> Any:
+    return c.given(bandwidth=c["bandwidth"] ** 0.5)()
 
 
 def _leverage(c: Call) -> Any:
@@ -358,4 +370,14 @@ VARIANTS = (
             ).copy()
         )(),
     ),
+    Variant("with the worst keys", _NEAREST, _worst),
+    Variant("best key last", _NEAREST, after(lambda _, s: s[..., ::-1])),
+    Variant("without the scale", _NEAREST, option(scale=1.0)),
+    Variant("with a bandwidth that is not squared", _BANDWIDTH, needs("bandwidth", _rooted)),
+    Variant(
+        "with exp(-d^2 / (2 bandwidth^2))",
+        _BANDWIDTH,
+        needs("bandwidth", option(bandwidth=lambda c: c["bandwidth"] * 2**0.5)),
+    ),
+    Variant("with keys after the query", _NEAREST, needs("causal", option(causal=False))),
 )

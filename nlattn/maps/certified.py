@@ -1,0 +1,105 @@
+"""The attention map that sums what matters, to a stated tolerance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Floats, Ints, Work
+from nlattn.engines import certified as engine
+from nlattn.engines.certified import Slice
+from nlattn.kernels import scores
+from nlattn.maps.base import AttentionMap
+from nlattn.maps.state import Stored, common
+
+
+class CertifiedMap(AttentionMap):
+    """Exponential weights of all keys; sums of values miss at most `tolerance` of each row.
+
+    `work` counts the keys and boxes that were compared with each query for the normalisers.
+    """
+
+    kind = "certified"
+
+    def __init__(
+        self,
+        x: Slice,
+        tolerance: float,
+        query_grid: tuple[int, ...] | None = None,
+        key_grid: tuple[int, ...] | None = None,
+    ):
+        n, m = len(x.q), len(x.k)
+        ground = engine.survey(x, tolerance)
+        found = engine.attend(ground, _check.frozen(np.zeros((m, 1), x.q.dtype)))
+        seen = engine.seen(ground, found)
+        total, d, size = int(seen.sum()), x.q.shape[1], x.q.dtype.itemsize
+        work = Work(total, total * d, size * (total * d + n * d + n), seen)
+        super().__init__(x.q.dtype, found.lse, m, work, query_grid, key_grid)
+        self.tolerance = tolerance
+        """Share of each row that may be misplaced."""
+        self.missed: Floats = found.missed
+        """(n,) share of each row that may be misplaced, rounding included."""
+        self._x, self._ground = x, ground
+
+    def _apply(self, x: Floats) -> Floats:
+        return engine.attend(self._ground, x).out.astype(self.dtype)
+
+    def _apply_adjoint(self, x: Floats) -> Floats:
+        return engine.adjoint(self._x, self.lse, x)
+
+    def _rows(self, index: Ints) -> Floats:
+        return engine.rows(self._x, index, normalise=True)
+
+    def _scores(self, index: Ints) -> Floats:
+        return engine.rows(self._x, index, normalise=False)
+
+    def _topk(self, k: int) -> tuple[Floats, Ints]:
+        value, index = engine.topk(self._x, k)
+        there = index >= 0
+        lse = np.where(np.isneginf(self.lse), 0, self.lse)[:, None]
+        weights = np.exp(np.where(there, np.minimum(value - lse, 0), -np.inf))
+        return weights.astype(self.dtype), index
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of queries, keys, masks, the tree and normalisers."""
+        g, x = self._ground, self._x
+        held = [x.q, x.k, x.key_mask, x.pairs, g.keys, g.numbers, g.rounding, g.reference]
+        held += [g.asked.order, g.asked.points, g.asked.numbers, g.panels, g.dense, g.counts]
+        held += [g.tree.order, g.tree.points, g.tree.boxes, g.tree.least, g.tree.most]
+        return sum(a.nbytes for a in [*held, g.tree.uniform, self.lse, self.missed])
+
+    def state(self) -> dict[str, Any]:
+        """Arrays and options that rebuild the map."""
+        x = self._x
+        arrays = {"q": x.q, "k": x.k, "key_mask": x.key_mask, "pairs": x.pairs}
+        numbers = np.array([x.factor, self.tolerance])
+        flags = np.array([x.kind, x.causal], np.int64)
+        return {**common(self), **arrays, "factor": numbers, "flags": flags}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], max_bytes: float = 4e9) -> CertifiedMap:
+        """The map that gave this `state`; ValueError if the arrays do not fit."""
+        stored = Stored(state, max_bytes)
+        q = stored.array("q", "f", (None, None))
+        k = stored.array("k", "f", (None, q.shape[1]))
+        key_mask, pairs = (
+            stored.array("key_mask", "b", (None,)),
+            stored.array("pairs", "b", (None, None)),
+        )
+        factor, tolerance = (float(x) for x in stored.array("factor", "f", (2,)))
+        kind, causal = (int(x) for x in stored.array("flags", "i", (2,)))
+        stored.array("lse", "f", (len(q),))
+        if q.dtype not in (np.float32, np.float64) or q.dtype != k.dtype:
+            raise ValueError("its arrays are not of one dtype, float32 or float64")
+        if key_mask.size not in (0, len(k)) or pairs.shape not in ((0, 0), (len(q), len(k))):
+            raise ValueError(f"its masks are not those of {len(q)} queries and {len(k)} keys")
+        if kind not in (scores.DOT, scores.NEG_L2) or not 0 <= tolerance < 1:
+            raise ValueError(f"kind is {kind} and tolerance {tolerance}")
+        x = Slice(q, k, kind, factor, key_mask, pairs, bool(causal))
+        grids = stored.grid("query_grid"), stored.grid("key_grid")
+        stored.work(len(q))
+        stored.done()
+        return cls(x, tolerance, *grids)

@@ -1,0 +1,208 @@
+"""Attention to all keys, exact to a stated tolerance, without looking at most of them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Bools, Floats, Ints
+from nlattn.engines import certified as engine
+from nlattn.engines.certified import Slice
+from nlattn.kernels import scores
+from nlattn.maps.certified import CertifiedMap
+from nlattn.ops._scores import fold, truth_values
+from nlattn.ops.dense import attention_vjp
+
+_KINDS = {"softmax": scores.DOT, "gaussian": scores.NEG_L2}
+
+
+def certified_attention(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    *,
+    tolerance: float = 1e-3,
+    weight: str = "softmax",
+    scale: float | None = None,
+    bandwidth: float = 1.0,
+    mask: Bools | None = None,
+    causal: bool = False,
+    nonfinite: str = "raise",
+    return_lse: bool = False,
+    return_missed: bool = False,
+    max_bytes: float = 4e9,
+) -> Any:
+    """Softmax attention to all keys, within `tolerance`: ``out[i] = sum_j softmax_j(s_ij) v[j]``.
+
+    Keys whose box shows that they hold too little of a query's weight are left out. Where that
+    saves nothing, as for random features, all is left to dense attention.
+
+    Parameters
+    ----------
+    q, k, v : (..., n, d), (..., m, d), (..., m, e) arrays of one dtype, float32 or float64
+        Queries, keys, values. Leading axes broadcast.
+    tolerance : float
+        Share of a row's weight that may be misplaced, in [0, 1); 0 is dense attention.
+    weight, scale, bandwidth : {"softmax", "gaussian"}, float, float
+        ``exp(scale q.k)``, scale ``1/sqrt(d)`` if omitted; or ``exp(-|q - k|^2 / bandwidth^2)``.
+    mask, causal : bool array that broadcasts to (..., n, m), bool
+        True where a query may attend; only keys up to the query. Without any, 0 and lse -inf.
+    return_lse, return_missed : bool
+        Also return (..., n) log-normalisers; and shares of each row that may be misplaced.
+
+    Returns
+    -------
+    (..., n, e) array, dtype of `q`; `lse` and `missed` are float64
+
+    Raises
+    ------
+    ValueError, TypeError, MemoryError
+        Shapes, dtypes or an option do not fit; a value is not finite; above `max_bytes`.
+
+    Notes
+    -----
+    ``|out - exact| <= missed (max v - min v)`` in each channel, plus a spacing of `out`, and
+    ``|lse - exact| <= -log(1 - missed)``. Rounding is part of `missed`, which exceeds the tolerance
+    only where float64 cannot keep it. Source: [gray2001]. Status: ours.
+    """
+    op = "certified_attention"
+    arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e")}
+    call = _call(
+        op, arrays, tolerance, weight, scale, bandwidth, mask, causal, nonfinite, max_bytes
+    )
+    fit = call.fit
+    out, lse, missed = fit.empty("n e"), fit.empty("n", float), fit.empty("n", float)
+    for b, (*_, part) in enumerate(fit.slices("q", "k", "v")):
+        found = engine.attend(call.ground(b), fit["v"][part])
+        out[b], lse[b], missed[b] = found.out, found.lse, found.missed
+    results = [fit.unfold(out)]
+    results += [fit.unfold(lse, cast=False)] if return_lse else []
+    results += [fit.unfold(missed, cast=False)] if return_missed else []
+    return tuple(results) if len(results) > 1 else results[0]
+
+
+def certified_attention_map(
+    q: Floats,
+    k: Floats,
+    *,
+    tolerance: float = 1e-3,
+    weight: str = "softmax",
+    scale: float | None = None,
+    bandwidth: float = 1.0,
+    mask: Bools | None = None,
+    causal: bool = False,
+    query_grid: tuple[int, ...] | None = None,
+    key_grid: tuple[int, ...] | None = None,
+    nonfinite: str = "raise",
+    max_bytes: float = 4e9,
+) -> CertifiedMap:
+    """The map of one head's `certified_attention`, options as there.
+
+    ``A @ v`` and ``A.lse`` keep the tolerance, and ``A.missed`` says what was spent of it.
+    ``A.topk`` is proved; ``A.rows`` and ``A.T @ g`` look at all keys.
+    """
+    op = "certified_attention_map"
+    arrays = {"q": (q, "n d"), "k": (k, "m d")}
+    call = _call(
+        op, arrays, tolerance, weight, scale, bandwidth, mask, causal, nonfinite, max_bytes
+    )
+    if call.fit.lead:
+        _check.fail(op, "q, k", f"have leading axes {call.fit.lead}, expected one head (n, d)")
+    return CertifiedMap(call.slice(0), call.tolerance, query_grid, key_grid)
+
+
+def certified_attention_vjp(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    dout: Floats,
+    *,
+    tolerance: float = 1e-3,
+    weight: str = "softmax",
+    scale: float | None = None,
+    bandwidth: float = 1.0,
+    mask: Bools | None = None,
+    causal: bool = False,
+    nonfinite: str = "raise",
+) -> tuple[Floats, Floats, Floats]:
+    """Gradients (dq, dk, dv) of ``sum(dout * out)``, options as for `certified_attention`.
+
+    Computed from all keys, as `attention_vjp` does: `tolerance` is checked, and nothing is missed.
+    """
+    op = "certified_attention_vjp"
+    arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e"), "dout": (dout, "n e")}
+    call = _call(op, arrays, tolerance, weight, scale, bandwidth, mask, causal, nonfinite, 4e9)
+    options: dict[str, Any] = {"mask": mask, "causal": causal, "nonfinite": nonfinite}
+    if weight == "softmax":
+        dq, dk, dv = attention_vjp(q, k, v, dout, scale=scale, **options)
+        return dq, dk, dv
+    kind, given = call.fit.dtype, call.fit.out_dtype
+    q_, k_, v_, g_ = (np.asarray(x).astype(kind) for x in (q, k, v, dout))
+    ones = np.ones((*q_.shape[:-1], 1), kind)
+    height = -(k_ * k_).sum(-1, keepdims=True) / 2
+    more = np.concatenate([q_, ones], -1), np.concatenate([k_, height], -1)
+    dq, dk, dv = attention_vjp(*more, v_, g_, scale=2 * bandwidth**-2, **options)
+    dk = dk[..., :-1] - dk[..., -1:] * k_
+    return tuple(x.astype(given, copy=False) for x in (dq[..., :-1], dk, dv))
+
+
+class _Call(NamedTuple):
+    fit: _check.Fit
+    tolerance: float
+    kind: int
+    factor: float
+    masks: Any
+    table: Ints
+    masked: bool
+    causal: bool
+
+    def slice(self, b: int) -> Slice:
+        """Arrays and options of one slice."""
+        (a, c), n, m = self.fit.slices("q", "k")[b], *self.fit.shape("n m")
+        keys, pairs = np.empty(0, bool), np.empty((0, 0), bool)
+        if self.masked:
+            mask = self.masks[self.table[b]]
+            if len(mask) == 1:
+                keys = np.broadcast_to(mask[0], m)
+            else:
+                pairs = np.broadcast_to(mask, (n, m))
+        q, k = self.fit["q"][a], self.fit["k"][c]
+        masks = _check.frozen(keys), _check.frozen(pairs)
+        return Slice(q, k, self.kind, self.factor, *masks, self.causal)
+
+    def ground(self, b: int) -> engine.Ground:
+        """What is known of one slice before there are values."""
+        return engine.survey(self.slice(b), self.tolerance)
+
+
+def _call(
+    op: str,
+    arrays: dict[str, Any],
+    tolerance: float,
+    weight: str,
+    scale: float | None,
+    bandwidth: float,
+    mask: Bools | None,
+    causal: bool,
+    nonfinite: str,
+    max_bytes: float,
+) -> _Call:
+    fit = _check.fit(op, arrays, nonfinite=nonfinite)
+    n, m, d = fit.shape("n m d")
+    share = _check.number(op, "tolerance", tolerance)
+    if not 0 <= share < 1:
+        _check.fail(op, f"tolerance={share}", "is a share of the weights, expected 0 to below 1")
+    kind = _KINDS[_check.choice(op, "weight", weight, tuple(_KINDS))]
+    factor = d**-0.5 if scale is None else _check.number(op, "scale", scale)
+    if kind == scores.NEG_L2:
+        factor = _check.number(op, "bandwidth", bandwidth, positive=True) ** -2
+    if nonfinite == "propagate" and not all(np.isfinite(fit[name]).all() for name in fit.names):
+        share = 0.0
+    masks, table = fold(fit, "mask", truth_values(fit, mask))
+    pairs = n * m if masks.shape[1] > 1 else 0
+    needed = pairs + 24 * (n + m) * (d + 8)
+    _check.memory(op, needed, max_bytes, f"points and sums of {n} queries", "split q")
+    ahead = _check.flag(op, "causal", causal)
+    return _Call(fit, share, kind, factor, masks, table, mask is not None, ahead)

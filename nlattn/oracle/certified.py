@@ -1,0 +1,98 @@
+"""What certified attention must come near: exponential weights of all keys, and the guarantee.
+
+Status: ours. With weights w, those used w', all at least 0, and ``sum |w' - w| <= t sum w`` in a
+row, the means differ in each channel by at most t times the range of its values: subtract the
+middle of the range from v; the two errors, of ``sum w' v`` and of the normaliser, are then each at
+most ``t/2`` of it. Arrays may be of any real or complex dtype.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def scores(
+    q: Array,
+    k: Array,
+    weight: str = "softmax",
+    scale: float | None = None,
+    bandwidth: float = 1.0,
+    mask: Array | None = None,
+    causal: bool = False,
+) -> Array:
+    """Exponents, (..., n, m); -inf where a query may not attend."""
+    if weight == "gaussian":
+        difference = q[..., :, None, :] - k[..., None, :, :]
+        s = -(difference**2).sum(-1) / bandwidth**2
+    else:
+        factor = q.real.dtype.type(q.shape[-1]) ** -0.5 if scale is None else scale
+        s = factor * (q @ np.swapaxes(k, -1, -2))
+    n, m = s.shape[-2:]
+    allowed = np.ones((n, m), bool) if mask is None else mask
+    if causal:
+        allowed = allowed & (np.arange(m) <= np.arange(n)[:, None])
+    return np.asarray(np.where(allowed, s, -np.inf))
+
+
+def weights(s: Array) -> tuple[Array, Array]:
+    """Softmax of each row and its log-normaliser; 0 and -inf for a row without keys."""
+    top = np.max(s.real, axis=-1, keepdims=True, initial=-np.inf)
+    some, level = ~np.isneginf(s.real), np.where(np.isneginf(top), 0, top)
+    powers = np.where(some, np.exp(np.where(some, s, level) - level), 0)
+    total = powers.sum(-1, keepdims=True)
+    none = total == 0
+    with np.errstate(divide="ignore"):
+        lse = np.where(none, -np.inf, top + np.log(np.where(none, 1, total)))[..., 0]
+    return powers / np.where(none, 1, total), lse
+
+
+def certified_attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    tolerance: float = 1e-3,  # noqa: ARG001  this is what it is a tolerance of
+    return_lse: bool = False,
+    **options: Any,
+) -> Any:
+    """``out[i] = sum_j softmax_j(s_ij) v[j]``; options as for `scores`."""
+    P, lse = weights(scores(q, k, **options))
+    return (P @ v, lse) if return_lse else P @ v
+
+
+def certified_attention_vjp(
+    q: Array,
+    k: Array,
+    v: Array,
+    dout: Array,
+    *,
+    tolerance: float = 1e-3,  # noqa: ARG001
+    weight: str = "softmax",
+    scale: float | None = None,
+    bandwidth: float = 1.0,
+    mask: Array | None = None,
+    causal: bool = False,
+) -> tuple[Array, Array, Array]:
+    """Gradients of ``sum(dout * out)``, without leading axes that broadcast."""
+    P, _ = weights(scores(q, k, weight, scale, bandwidth, mask, causal))
+    dP = dout @ np.swapaxes(v, -1, -2)
+    ds = P * (dP - (P * dP).sum(-1, keepdims=True))
+    if weight == "gaussian":
+        difference = q[..., :, None, :] - k[..., None, :, :]
+        dd = -2 / bandwidth**2 * ds[..., None] * difference
+        dq, dk = dd.sum(-2), -dd.sum(-3)
+    else:
+        factor = q.real.dtype.type(q.shape[-1]) ** -0.5 if scale is None else scale
+        dq, dk = factor * (ds @ k), factor * (np.swapaxes(ds, -1, -2) @ q)
+    return dq, dk, np.swapaxes(P, -1, -2) @ dout
+
+
+def misplaced(used: Array, exact: Array) -> Array:
+    """Share of a row's weight that other weights misplace."""
+    total = exact.sum(-1)
+    return np.asarray(np.abs(used - exact).sum(-1) / np.where(total == 0, 1, total))

@@ -1,0 +1,231 @@
+"""Certified attention: the truth lies within what is promised, for any keys and queries."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import nlattn
+from nlattn import attention, attention_vjp, certified_attention, certified_attention_map
+from nlattn.engines import certified as engine
+from nlattn.oracle import certified as oracle
+from tests.ops.test_nearest import KINDS, keys_of
+
+MANY = int(os.environ.get("NLATTN_CERTIFIED_ROWS", "0"))
+"""Generated rows at nightly size, a million; a few thousand otherwise."""
+_OVERFLOWING = ("far", "huge")  # scores of which the oracle's exponentials are 0/0
+
+
+def smooth(side: int, d: int, dtype: Any = np.float32, seed: int = 0) -> np.ndarray:
+    """Features that vary slowly over a grid, as those of images."""
+    x = np.random.default_rng(seed).standard_normal((side, side, d)).cumsum(0).cumsum(1)
+    return (x / np.abs(x).max()).reshape(-1, d).astype(dtype)
+
+
+def assert_promise(q: Any, k: Any, v: Any, tolerance: float, **options: Any) -> Any:
+    """Outputs and lse are as near to the truth as is said, and `missed` is within the tolerance."""
+    returned = certified_attention(
+        q, k, v, tolerance=tolerance, return_lse=True, return_missed=True, **options
+    )
+    out, lse, missed = returned
+    wide = [np.asarray(x, np.longdouble) for x in (q, k, v)]
+    truth, exact = oracle.certified_attention(*wide, return_lse=True, **options)
+    span = np.ptp(v.astype(np.float64), axis=-2, keepdims=True)
+    spacing = np.spacing(np.abs(truth).astype(q.dtype))
+    assert (np.abs(out - truth) <= missed[..., None] * span + spacing).all()
+    some = np.isfinite(exact)
+    np.testing.assert_array_equal(np.isneginf(lse), ~some)
+    slack = -np.log1p(-np.minimum(missed, 0.999))[some] + 1e-15 * np.abs(exact[some])
+    assert (np.abs(lse[some] - exact[some]) <= slack).all()
+    return missed
+
+
+@given(
+    kind=st.sampled_from([kind for kind in KINDS if kind not in _OVERFLOWING]),
+    weight=st.sampled_from(["softmax", "gaussian"]),
+    n=st.integers(1, 70),
+    m=st.integers(1, 200),
+    d=st.integers(1, 6),
+    sharp=st.sampled_from([0.01, 1.0, 10.0, 1000.0]),
+    tolerance=st.sampled_from([0.3, 1e-2, 1e-3, 1e-6, 1e-10]),
+    single=st.booleans(),
+    masked=st.sampled_from(["", "keys", "pairs", "causal"]),
+    seed=st.integers(0, 2**32),
+)
+@settings(max_examples=MANY // 35 if MANY else 60)
+def test_the_promise_holds(
+    kind: str,
+    weight: str,
+    n: int,
+    m: int,
+    d: int,
+    sharp: float,
+    tolerance: float,
+    single: bool,
+    masked: str,
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    dtype = np.float32 if single else np.float64
+    with np.errstate(under="ignore"):
+        q, k = (x.astype(dtype) for x in keys_of(kind, n, m, d, rng))
+    v = (rng.standard_normal((m, 2)) + rng.choice([0, 100])).astype(dtype)
+    options: dict[str, Any] = {"weight": weight, "scale": sharp, "bandwidth": sharp**-0.5}
+    if masked == "causal":
+        options["causal"] = True
+    elif masked:
+        options["mask"] = rng.random((n if masked == "pairs" else 1, m)) < 0.7
+    missed = assert_promise(q, k, v, tolerance, **options)
+    size = max(1.0, float(np.abs(q).max()), float(np.abs(k).max())) ** 2 * sharp
+    if tolerance > 1e-12 * size:  # else float64 cannot keep it
+        assert (missed <= tolerance).all()
+
+
+@pytest.mark.jit
+@pytest.mark.parametrize("weight", ["softmax", "gaussian"])
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-3, 1e-7])
+def test_smooth_features_go_down_the_tree(weight: str, tolerance: float) -> None:
+    f = smooth(40, 5)
+    options = {"weight": weight, "scale": 3e3, "bandwidth": 0.02}
+    q, k = f, f
+    if weight == "softmax":
+        q = np.concatenate([f, np.ones_like(f[:, :1])], 1)
+        k = np.concatenate([f, -(f**2).sum(1, keepdims=True) / 2], 1)
+    ground = engine.survey(_slice(q, k, weight), tolerance)
+    assert len(ground.panels)
+    assert not len(ground.dense)
+    missed = assert_promise(q, k, smooth(40, 3, seed=1), tolerance, **options)
+    assert (missed <= tolerance).all()
+    assert missed.max() > 0
+
+
+def _slice(q: Any, k: Any, weight: str) -> engine.Slice:
+    none = np.zeros(0, bool), np.zeros((0, 0), bool)
+    for x in (q, k, *none):
+        x.flags.writeable = False
+    kind, factor = ("softmax", "gaussian").index(weight), 3e3 if weight == "softmax" else 0.02**-2
+    return engine.Slice(q, k, kind, factor, *none, False)
+
+
+@pytest.mark.jit
+def test_a_smaller_tolerance_misses_less_and_looks_at_more() -> None:
+    f = smooth(48, 4, np.float64)  # in one precision throughout
+    maps = [
+        certified_attention_map(f, f, tolerance=t, weight="gaussian", bandwidth=0.02)
+        for t in (0.1, 1e-2, 1e-3, 1e-5)
+    ]
+    work = [A.work.scores for A in maps]
+    assert work == sorted(work)
+    assert work[0] < 0.5 * len(f) ** 2
+    missed = [A.missed.mean() for A in maps]
+    assert missed == sorted(missed, reverse=True)
+
+
+@pytest.mark.jit
+def test_equal_keys_are_summed_at_once() -> None:
+    k = np.repeat(smooth(4, 3, np.float64), 200, axis=0)
+    v = np.random.default_rng(0).standard_normal((len(k), 2))
+    options = {"weight": "gaussian", "bandwidth": 0.05}
+    assert_promise(k, k, v, 1e-6, **options)
+    A = certified_attention_map(k, k, tolerance=1e-6, **options)
+    assert A.work.scores < 0.1 * len(k) ** 2
+
+
+def test_tolerance_zero_is_dense_attention() -> None:
+    q, k, v = np.random.default_rng(3).standard_normal((3, 2, 40, 4)).astype(np.float32)
+    out, lse = certified_attention(q, k, v, tolerance=0, causal=True, return_lse=True)
+    want, want_lse = attention(q, k, v, causal=True, return_lse=True)
+    np.testing.assert_allclose(out, want, rtol=0, atol=4e-7)  # values are centred
+    np.testing.assert_array_equal(lse, want_lse)
+
+
+@pytest.mark.jit
+def test_random_features_are_left_to_dense_attention() -> None:
+    q, k = np.random.default_rng(4).standard_normal((2, 2048, 16)).astype(np.float32)
+    A = certified_attention_map(q, k)
+    dense = nlattn.attention_map(q, k)
+    assert A.work.scores <= 1.3 * dense.work.scores
+    v = smooth(46, 2)[: len(k)]
+    np.testing.assert_allclose(A @ v, dense @ v, rtol=0, atol=1e-6)
+
+
+def test_the_map_answers_as_a_dense_one() -> None:
+    rng = np.random.default_rng(5)
+    q, k, v, g = (rng.standard_normal(s) for s in ((30, 3), (41, 3), (41, 2), (30, 2)))
+    A, B = certified_attention_map(q, k, tolerance=1e-9), nlattn.attention_map(q, k)
+    near = {"rtol": 0, "atol": 1e-8}  # the tolerance times ranges of a few units
+    np.testing.assert_allclose(A @ v, B @ v, **near)
+    np.testing.assert_allclose(A.T @ g, B.T @ g, **near)
+    np.testing.assert_allclose(A.rows([3, 7]), B.rows([3, 7]), **near)
+    np.testing.assert_allclose(A.lse, B.lse, **near)
+    weights, keys = A.topk(4)
+    want, want_keys = B.topk(4)
+    np.testing.assert_array_equal(keys, want_keys)
+    np.testing.assert_allclose(weights, want, **near)
+    assert (A.missed <= 1e-9).all()
+
+
+@pytest.mark.parametrize("weight", ["softmax", "gaussian"])
+def test_gradients_are_those_of_all_keys(weight: str) -> None:
+    rng = np.random.default_rng(6)
+    q, k, v, dout = (rng.standard_normal((2, *s)) for s in ((5, 3), (6, 3), (6, 2), (5, 2)))
+    options = {"weight": weight, "bandwidth": 1.3, "causal": True}
+    got = nlattn.certified_attention_vjp(q, k, v, dout, **options)
+    for a, b in zip(got, oracle.certified_attention_vjp(q, k, v, dout, **options), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
+    if weight == "softmax":
+        for a, b in zip(got, attention_vjp(q, k, v, dout, causal=True), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.jit
+def test_same_bits_for_any_number_of_threads() -> None:
+    f = smooth(32, 4)
+    both = []
+    for count in (1, nlattn.max_threads()):
+        nlattn.set_threads(count)
+        options = {"weight": "gaussian", "bandwidth": 0.02, "return_missed": True}
+        both.append(certified_attention(f, f, f, **options))
+    for a, b in zip(*both, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_bounds_must_be_widened_by_their_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its part for rounding, `missed` of points far from their centre is a lie."""
+    rng = np.random.default_rng(7)
+    k = (rng.standard_normal((64, 3)) * [1, 1, 1e-3] + [0, 0, 30]).astype(np.float32)
+    v = rng.standard_normal((64, 1)).astype(np.float32)
+    options = {"weight": "gaussian", "bandwidth": 1e-3}
+    assert_promise(k, k, v, 0.3, **options)
+    numbers = engine._numbers
+
+    def blind(*arguments: Any) -> Any:
+        found, moved, slack = numbers(*arguments)
+        return found, 0 * moved, slack
+
+    monkeypatch.setattr(engine, "_numbers", blind)
+    monkeypatch.setattr(engine, "_dense_rounding", lambda x, _: np.zeros(len(x.q)))
+    with pytest.raises(AssertionError):
+        assert_promise(k, k, v, 0.3, **options)
+
+
+def test_bad_arguments_are_named() -> None:
+    q, k, v = np.zeros((6, 2)), np.zeros((5, 2)), np.zeros((5, 1))
+    for value in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=r"tolerance=.* is a share of the weights, expected 0"):
+            certified_attention(q, k, v, tolerance=value)
+    with pytest.raises(
+        ValueError, match="certified_attention: weight='dot', expected 'softmax' or"
+    ):
+        certified_attention(q, k, v, weight="dot")
+    with pytest.raises(MemoryError, match=r"certified_attention: needs .* split q"):
+        certified_attention(q, k, v, max_bytes=10)
+    assert (certified_attention(q, k[:0], v[:0]) == 0).all()
+    assert certified_attention(q[:0], k, v).shape == (0, 1)
+    nan = np.full((6, 2), np.nan)
+    assert np.isnan(certified_attention(nan, k, v, nonfinite="propagate")).all()
