@@ -38,6 +38,14 @@ class Field(NamedTuple):
     key_grid: tuple[int, int]
     """Height and width of the key grid."""
 
+    def __repr__(self) -> str:
+        queries, keys = (" x ".join(map(str, x)) for x in (self.index.shape[:-1], self.key_grid))
+        best = self.index.shape[-1]
+        return f"Field({queries} queries, {best} of the {keys} keys each, {self.score.dtype})"
+
+    def _repr_html_(self) -> str:
+        return f"<code>{self!r}</code>"
+
 
 class Nearest(NamedTuple):
     """The best keys of every query, proved."""

@@ -17,6 +17,10 @@ _TAG = 0x51A11CE5  # keeps these draws apart from every search's
 _BLOCK_BYTES = 1 << 24  # of one (rows, m) float64 array; about eight are alive at a time
 
 
+LEVELS = (0.5, 0.9, 0.95, 0.99)
+"""Shares of exact attention by which queries are counted."""
+
+
 class Estimate(NamedTuple):
     """A figure over all queries, estimated from the compared ones."""
 
@@ -60,6 +64,23 @@ class Quality(NamedTuple):
     output: Estimate | None
     """Norm of the difference of outputs, over that of the exact output."""
     output_max: float | None
+    mass_above: tuple[float, ...]
+    """Shares of queries of whose exact attention S holds more than each of `LEVELS`."""
+
+    def __repr__(self) -> str:
+        error = "" if self.output is None else f", output error {self.output.value:.3g}"
+        return (
+            f"Quality({self.rows} of {self.of} queries: recall {self.recall.value:.3g}, mass "
+            f"{self.mass.value:.3g} of at most {self.mass_best:.3g} in {self.support:.1f} keys"
+            f"{error})"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for name, x in self._asdict().items():
+            shown = f"{x.value:.4g} ({x.low:.4g} to {x.high:.4g})" if isinstance(x, Estimate) else x
+            rows.append(f"<tr><th>{name}</th><td>{shown}</td></tr>")
+        return f"<table>{''.join(rows)}</table>"
 
     @property
     def flat(self) -> bool:
@@ -247,6 +268,7 @@ def _summary(f: dict[str, Floats], of: int, k: int, *, exact: bool) -> Quality:
         effective=float(np.median(f["effective"])),
         output=_ratio(f["wrong"], f["right"], n) if output else None,
         output_max=float(f["largest"].max()) if output else None,
+        mass_above=tuple(float((f["mass"] > level).mean()) for level in LEVELS),
     )
 
 

@@ -16,7 +16,8 @@ import pytest
 
 import nlattn
 from nlattn import images
-from nlattn.cli import main
+from nlattn.cli import main, pixelwise
+from nlattn.cli.methods import Task
 from nlattn.cli.output import Output, Stages, peak_memory, table, to_json
 from nlattn.conformance.table import TABLE
 from nlattn.files import picture as pictures
@@ -78,7 +79,10 @@ def test_the_demo_writes_what_it_says_and_says_what_it_measured(capsys, tmp_path
         str(out),
     ):
         assert words in said
-    files = ["map.npz", "matches.png", "overlay.png", "report.json"]
+    files = [
+        "entropy.png", "map.npz", "matches.png", "out.png", "overlay.png", "received.png",
+        "report.json",
+    ]  # fmt: skip
     assert sorted(p.name for p in out.iterdir()) == files
     assert sorted(p.name for p in out.parent.iterdir()) == ["out"]
     report = json.loads((out / "report.json").read_text())
@@ -90,7 +94,7 @@ def test_the_demo_writes_what_it_says_and_says_what_it_measured(capsys, tmp_path
     A = nlattn.load_map(out / "map.npz")
     assert A.shape == (144, 144)
     assert A.query_grid == A.key_grid == (12, 12)
-    for name in ("overlay.png", "matches.png"):
+    for name in ("overlay.png", "matches.png", "entropy.png", "received.png"):
         with Image.open(out / name) as image:
             assert min(image.size) > 300
 
@@ -138,7 +142,9 @@ def test_arrays_give_the_output_of_their_operator(capsys, tmp_path: Path, arrays
         flat = (x.reshape(-1, x.shape[-1]) for x in (q, k, v))
         expected = nlattn.permutohedral_attention(*flat, weight="softmax")
     else:
-        expected = nlattn.scram(q, k, v)
+        field = nlattn.patchmatch(q, k, candidates="tree")
+        support = nlattn.scram_support(field, kind="neighbours", window=1)
+        expected = nlattn.scram(q, k, v, field=field, support=support)
     if method != "dense":
         assert report["quality"]["rows"] == 30
         assert (out / "map.npz").exists()
@@ -167,7 +173,8 @@ def test_a_picture_by_linear_methods(capsys, tmp_path: Path, picture: Path, meth
     out = tmp_path / "o"
     call = ["map", picture, *SMALL, "--method", method, "--query", "1,2", "--out", out]
     assert run(capsys, *call)[0] == 0
-    assert {p.name for p in out.iterdir()} == {"map.npz", "overlay.png", "report.json"}
+    files = {"map.npz", "out.png", "overlay.png", "received.png", "report.json"}
+    assert {p.name for p in out.iterdir()} == files
 
 
 @pytest.mark.parametrize("pairwise", ["embedded_gaussian", "dot_product", "concatenation"])
@@ -207,6 +214,66 @@ def test_sets_are_attended_to_densely(capsys, tmp_path: Path):
     assert "expected (Hq, Wq, d) and (Hk, Wk, d)" in refused(capsys, *call)
     assert run(capsys, *call, "--method", "dense", "--query", "3,0")[0] == 0
     assert np.allclose(np.load(tmp_path / "o" / "out.npy"), nlattn.attention(x, x, x))
+
+
+@pytest.mark.parametrize("method", ["scram", "lev", "dense"])
+def test_a_picture_comes_with_its_output_and_maps(capsys, tmp_path: Path, picture: Path, method):
+    out = tmp_path / "o"
+    code, said, _ = run(capsys, "map", picture, *SMALL, "--method", method, "--out", out, "--json")
+    assert code == 0
+    report = json.loads(said)
+    image = images.load(picture)
+    features = images.patch_features(image, patch=3, channels=4)
+    q, k = (x.reshape(-1, 5) for x in images.queries_and_keys(features))
+    exact = nlattn.attention_map(q, k, scale=report["scale"])
+    A = exact if method == "dense" else nlattn.load_map(out / "map.npz")
+    want = (A @ image.reshape(-1, 3)).reshape(image.shape)
+    got = images.load(out / "out.png")
+    assert np.abs(got - want).max() < 0.51 / 255 + 1e-6
+    task = Task("x", q.reshape(9, 11, 5), k.reshape(9, 11, 5), image, report["scale"], [], image)
+    weights = A.to_dense().astype(np.float64)
+    terms = weights * np.log(np.where(weights > 0, weights, 1))
+    assert np.allclose(pixelwise.spread(A, task).ravel(), np.exp(-terms.sum(1)), rtol=1e-3)
+    share = weights.sum(0) / weights.sum(0).mean()
+    assert np.allclose(pixelwise.received(A, task).ravel(), share, atol=1e-4)
+    assert {"entropy.png", "received.png"} < {*report["files"]}
+
+
+def test_force_clears_what_an_earlier_run_wrote(capsys, tmp_path: Path, picture: Path):
+    out = tmp_path / "o"
+    call = ["map", picture, *SMALL, "--out", out, "--quiet"]
+    assert run(capsys, *call)[0] == 0
+    (out / "mine.png").write_text("kept")
+    assert (out / "matches.png").exists()
+    assert run(capsys, *call, "--method", "dense", "--only-shown", "--force")[0] == 0
+    assert {p.name for p in out.iterdir()} == {"mine.png", "overlay.png", "report.json"}
+
+
+def test_a_useless_map_says_so(capsys, tmp_path: Path):
+    x = 8 * np.random.default_rng(0).standard_normal((20, 20, 4)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    call = ["map", "--q", tmp_path / "x.npy", "--v", tmp_path / "x.npy", "--scale", 1]
+    call += ["--candidates", "random", "--support", "topk", "--iterations", 0]
+    code, said, _ = run(capsys, *call, "--out", tmp_path / "o")
+    assert code == 0
+    assert "warning: the keys kept hold " in said
+    assert "warning: the output is off by " in said
+    report = json.loads((tmp_path / "o" / "report.json").read_text())
+    assert any("does not stand for exact attention" in text for text in report["warnings"])
+    assert len(report["quality"]["mass_above"]) == 4
+    assert run(capsys, *call, "--force", "--json", "--out", tmp_path / "o")[2].startswith(
+        "nlattn: warning: the keys kept hold "
+    )
+
+
+def test_the_defaults_of_the_search(capsys, tmp_path: Path, picture: Path):
+    report = json.loads(run(capsys, "map", picture, *SMALL, "--out", tmp_path, "--json")[1])
+    asked = [report["options"][x] for x in ("candidates", "support", "window")]
+    assert asked == ["tree", "neighbours", 1]
+    call = ["map", picture, *SMALL, "--support", "window", "--candidates", "random", "--force"]
+    report = json.loads(run(capsys, *call, "--out", tmp_path, "--json")[1])
+    asked = [report["options"][x] for x in ("candidates", "support", "window")]
+    assert asked == ["random", "window", 3]
 
 
 def test_a_picture_may_be_attended_to_densely(capsys, tmp_path: Path, picture: Path):

@@ -34,7 +34,7 @@ def mechanisms() -> Figure:
         "ENLA: an estimate, noisy": nlattn.enla_map(q, k, projection=projection),
     }
     rows = {name: one.rows(pixel)[0].reshape(image.shape[:2]) for name, one in maps.items()}
-    return plots.mechanisms(image, rows, QUERY)
+    return plots.mechanisms(image, rows, QUERY)[0].figure
 
 
 def estimates() -> Figure:

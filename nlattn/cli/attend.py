@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import warnings
 from argparse import Namespace
 from pathlib import Path
@@ -11,13 +13,15 @@ import numpy as np
 
 from nlattn import _check, images
 from nlattn._types import Floats
-from nlattn.cli import methods, report
+from nlattn.cli import methods, pixelwise, report
 from nlattn.cli.methods import Result, Task
 from nlattn.cli.output import Output, Stages, peak_memory, to_json
+from nlattn.files.plain import open_plain, parse_json
+from nlattn.quality import Quality
 
 _SPOTS = ((0.25, 0.42), (0.30, 0.14), (0.58, 0.17), (0.82, 0.51), (0.08, 0.66), (0.53, 0.06))
 """Where a picture is queried; the built-in one on cheek, flag, suit, strap, background, flag."""
-_DPI = 110
+_DPI = 160
 
 
 def demo(options: Namespace) -> int:
@@ -46,7 +50,8 @@ def one_map(options: Namespace) -> int:
 
 def _picture_files(options: Namespace) -> list[str]:
     matches = ["matches.png"] if options.method == "scram" else []
-    return ["map.npz", "overlay.png", *matches, "report.json"]
+    pictures = ["overlay.png", *matches, "out.png", "received.png", "entropy.png"]
+    return ["map.npz", *pictures, "report.json"]
 
 
 def _array_files(options: Namespace) -> list[str]:
@@ -55,7 +60,20 @@ def _array_files(options: Namespace) -> list[str]:
 
 
 def _start(options: Namespace, names: list[str]) -> tuple[Output, Stages]:
-    return Output(options.out, names, force=options.force), Stages(quiet=options.quiet)
+    stale = _written_before(options.out) if options.force else []
+    output = Output(options.out, names, force=options.force, stale=stale)
+    return output, Stages(quiet=options.quiet)
+
+
+def _written_before(folder: Path) -> list[str]:
+    """Files that an earlier run's report names as its own."""
+    try:
+        with open_plain("map", folder / "report.json") as file:
+            report = parse_json(file.read(1 << 20))
+        names = report["files"]
+        return [x for x in names if re.fullmatch(r"[a-z]{1,20}\.(npz|npy|png|json|html)", x)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _of_image(name: str, image: Floats, options: Namespace, stages: Stages) -> Task:
@@ -116,41 +134,72 @@ def _finish(task: Task, options: Namespace, output: Output, stages: Stages) -> i
             quality = methods.judge(task, result, options)
             dense = methods.predict(task)
         with stages("write"):
-            _write(task, result, output)
+            _write(task, result, quality, options, output)
     result.peak = peak_memory()  # of the whole run, pictures too
     summary = report.collect(task, result, quality, dense, options, stages.seconds)
     summary["files"] = sorted([*(p.name for p in output.draft.iterdir()), "report.json"])
     output.write("report.json", lambda path: path.write_text(to_json(summary) + "\n"))
     output.commit()
     if options.json:
+        for text in summary["warnings"]:
+            print(f"nlattn: warning: {text}", file=sys.stderr)
         print(to_json(summary))
     elif not options.quiet:
         print(report.text(summary, output.folder))
     return 0
 
 
-def _write(task: Task, result: Result, output: Output) -> None:
+def _write(
+    task: Task, result: Result, quality: Quality | None, options: Namespace, output: Output
+) -> None:
     if result.map is not None:
         output.write("map.npz", result.map.save)
-    if result.out is not None:
-        out = result.out
-        output.write("out.npy", lambda path: np.save(path, out, allow_pickle=False))
+    out = result.out
     if task.image is None:
+        if out is not None:
+            output.write("out.npy", lambda path: np.save(path, out, allow_pickle=False))
         if task.queries:
             output.write("weights.npy", lambda path: np.save(path, result.weights))
         return
     from nlattn import plots
 
-    figure = plots.overlay(
-        task.image, result.weights, np.array(task.queries), title=f"Where pixels look: {task.name}"
-    )
-    _draw(output, "overlay.png", figure)
+    if out is not None:
+        output.write("out.png", lambda path: images.save(path, _within(out)))
+    known: dict[str, Any] = methods.exact_of_shown(task, result) if quality is not None else {}
+    name = f"Where pixels look: {task.name}"
+    axes = plots.overlay(task.image, result.weights, np.array(task.queries), title=name, **known)
+    _draw(output, "overlay.png", axes)
+    A = result.map or result.operator
+    if A is not None and not options.only_shown:
+        keys = pixelwise.spread(A, task)
+        if keys is not None:
+            label = "keys that a pixel spreads over (exp of the entropy)"
+            _draw(
+                output,
+                "entropy.png",
+                plots.heat(keys, label, title=f"Over how many keys: {task.name}", log=True),
+            )
+        label = "attention that a pixel receives, over the mean"
+        share = pixelwise.received(A, task)
+        _draw(
+            output,
+            "received.png",
+            plots.heat(share, label, title=f"Who is looked at: {task.name}", log=share.min() >= 0),
+        )
     if result.field is not None:
         field = plots.match_field(result.field.index[..., 0], result.field.key_grid)
         _draw(output, "matches.png", field)
 
 
-def _draw(output: Output, name: str, figure: Any) -> None:
+def _within(out: Floats) -> Floats:
+    """Values as they are if they are a picture's, else from their smallest to their largest."""
+    low, high = float(out.min()), float(out.max())
+    if -0.01 <= low <= high <= 1.01:
+        return out
+    return (out - low) / ((high - low) or 1.0)
+
+
+def _draw(output: Output, name: str, axes: Any) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a name may be of letters that no font here has
-        output.write(name, lambda path: figure.savefig(path, dpi=_DPI))
+        output.write(name, lambda path: axes.figure.savefig(path, dpi=_DPI))

@@ -69,6 +69,8 @@ class Result:
     field: Field | None = None
     out: Floats | None = None
     peak: int | None = None
+    operator: AttentionMap | None = None
+    """The map where it is not to be saved."""
 
 
 def scram(task: Task, options: Namespace, stages: Stages) -> Result:
@@ -88,7 +90,7 @@ def scram(task: Task, options: Namespace, stages: Stages) -> Result:
     with stages("weights"):
         weighted = nlattn.scram_map(task.q, task.k, field=field, support=support, scale=task.scale)
     out = None
-    if task.v is not None and task.image is None:
+    if task.v is not None:
         with stages("output"):
             out = (weighted @ task.flat(task.v)).reshape(*task.q.shape[:-1], -1)
     weights = weighted.rows(task.points).reshape(-1, *task.k.shape[:-1])
@@ -109,7 +111,7 @@ def lev(task: Task, options: Namespace, stages: Stages) -> Result:
         )
         weights = few.rows(task.points).reshape(-1, *task.k.shape[:-1])
     out = None
-    if task.v is not None and task.image is None:
+    if task.v is not None:
         with stages("output"):
             out = (few @ task.flat(task.v)).reshape(*task.q.shape[:-1], -1)
     return Result(weights, few, None, out)
@@ -141,14 +143,14 @@ def dense(task: Task, options: Namespace, stages: Stages) -> Result:
         exact = nlattn.attention_map(q, k, scale=task.scale)
         weights = exact.rows(task.points).reshape(-1, *task.k.shape[:-1])
     out = None
-    if task.v is not None and task.image is None:
+    if task.v is not None and not options.only_shown:
         seconds = predict(task)["seconds"]
         if seconds > _LONG and not options.quiet:
             print(f"nlattn: {len(q):,} x {len(k):,} scores: {seconds:.0f} s", file=sys.stderr)
         with stages("output"):
             out = _in_blocks(q, k, task.flat(task.v), task.scale, stages)
         out = out.reshape(*task.q.shape[:-1], -1)
-    return Result(weights, None, None, out)
+    return Result(weights, None, None, out, operator=exact)
 
 
 def efficient(task: Task, _: Namespace, stages: Stages) -> Result:
@@ -200,7 +202,7 @@ def _factored(task: Task, stages: Stages, make: Callable[..., AttentionMap]) -> 
         one = make(task.flat(task.q), task.flat(task.k), **grids)
         weights = one.rows(task.points).reshape(-1, *task.k.shape[:-1])
     out = None
-    if task.v is not None and task.image is None:
+    if task.v is not None:
         with stages("output"):
             out = (one @ task.flat(task.v)).reshape(*task.q.shape[:-1], -1)
     return Result(weights, one, None, out)
@@ -247,6 +249,17 @@ def judge(task: Task, result: Result, options: Namespace) -> quality.Quality | N
     v = None if task.v is None else task.flat(task.v)
     best = min(8, len(k))
     return quality.compare(result.map, exact, v, rows=options.rows, seed=options.seed, k=best)
+
+
+def exact_of_shown(task: Task, result: Result) -> dict[str, Floats]:
+    """Exact attention that the keys drawn hold, and that of the strongest of them, by query."""
+    q, k = (task.flat(x).astype(np.float64) for x in (task.q, task.k))
+    points = task.points
+    rows = nlattn.attention_map(q[points], k, scale=task.scale).to_dense()
+    drawn = result.weights.reshape(rows.shape)
+    strongest = drawn.argmax(1)
+    mass = np.where(drawn != 0, rows, 0).sum(1)
+    return {"mass": mass, "exact": rows[np.arange(len(points)), strongest]}
 
 
 def predict(task: Task) -> dict[str, float]:

@@ -25,7 +25,10 @@ class Output:
 
     _open: ClassVar[list[Output]] = []
 
-    def __init__(self, folder: Path, names: Sequence[str], *, force: bool):
+    def __init__(
+        self, folder: Path, names: Sequence[str], *, force: bool, stale: Sequence[str] = ()
+    ):
+        self._stale = stale
         self.folder = Path(os.path.abspath(folder))
         self._made: list[Path] = []
         self._existed = self.folder.is_dir()
@@ -79,6 +82,8 @@ class Output:
                 else:
                     _move(self.draft / name, self.folder / name)
                     placed.append(name)
+            for name in {*self._stale} - {*names} if self._force else ():
+                (self.folder / name).unlink(missing_ok=True)
         except FileExistsError:
             for name in placed:
                 (self.folder / name).unlink(missing_ok=True)

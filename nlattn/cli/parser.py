@@ -114,6 +114,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.command == "validate" and (options.backend is None) == (options.diff is None):
         check.error("give a BACKEND or --diff OLD.json NEW.json, one of them")
+    if getattr(options, "support", None) and options.window is None:
+        options.window = 1 if options.support == "neighbours" else 3
     if options.command == "map" and (options.image is None) == (options.q is None):
         one.error("give an IMAGE or --q FILE.npy, one of them")
     if options.command == "map" and options.image is not None and (options.k or options.v):
@@ -193,20 +195,22 @@ def _attention(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--candidates",
         choices=("random", "tree"),
-        default="random",
-        help="what the search tries: random keys, or leaves of trees over the keys (random)",
+        default="tree",
+        help="what the search tries: random keys, or leaves of trees over the keys (tree)",
     )
     parser.add_argument(
-        "--iterations", type=_count, help="of the search (5, or 1 with --candidates tree)"
+        "--iterations", type=_count, help="of the search (1, or 5 with --candidates random)"
     )
     parser.add_argument("--topk", type=_positive, default=1, help="matches kept per query (1)")
     parser.add_argument(
         "--support",
         choices=("window", "neighbours", "topk", "local", "union"),
-        default="window",
-        help="which keys are attended to, given the matches (window)",
+        default="neighbours",
+        help="which keys are attended to, given the matches (neighbours)",
     )
-    parser.add_argument("--window", type=_positive, default=3, help="odd width of boxes (3)")
+    parser.add_argument(
+        "--window", type=_positive, help="odd width of boxes (3, or 1 with --support neighbours)"
+    )
     parser.add_argument(
         "--rows", type=_positive, default=256, help="queries compared with exact attention (256)"
     )
@@ -221,6 +225,11 @@ def _attention(parser: argparse.ArgumentParser) -> None:
         choices=("leverage", "norm", "random", "oracle"),
         default="leverage",
         help="what --method lev chooses them by (leverage)",
+    )
+    parser.add_argument(
+        "--only-shown",
+        action="store_true",
+        help="with --method dense: compute the queries that are drawn, not the output of all",
     )
     image = parser.add_argument_group("features of an image")
     image.add_argument("--patch", type=_positive, default=7, help="odd width of a patch (7)")

@@ -12,10 +12,16 @@ from nlattn import __version__, _check
 from nlattn.cli.methods import Result, Task
 from nlattn.cli.output import table
 from nlattn.cli.words import printable
-from nlattn.quality import Estimate, Quality
+from nlattn.quality import LEVELS, Estimate, Quality
 from nlattn.runtime import threads
 
 _NOT_RUN = ("compile", "compare", "write")
+_BESIDE = {
+    "compare": "with exact attention on some queries; --rows 1 is fastest",
+    "write": "the map, pictures and arrays",
+}
+_USELESS = 0.5
+"""Of the best possible mass, or of the output: less, or more, is of no use."""
 _PACKAGES = ("numpy", "numba", "llvmlite", "scipy", "threadpoolctl", "matplotlib", "pillow", "tqdm")
 
 
@@ -47,6 +53,7 @@ def collect(
         "scores_per_query": None if work is None else work.scores / n,
         "quality": None if quality is None else quality,
         "flat": None if quality is None else quality.flat,
+        "warnings": warnings(quality),
         "peak_bytes": result.peak,
         "map_bytes": None if result.map is None else result.map.nbytes,
         "dense": dense,
@@ -88,10 +95,12 @@ def text(r: dict[str, Any], folder: Path) -> str:
     seconds = dict(r["seconds"])
     total, compiled = seconds.pop("run"), seconds.pop("compile", 0.0)
     parts = ", ".join(f"{name} {s:.2f}" for name, s in seconds.items() if name not in _NOT_RUN)
+    beside = {name: s for name, s in seconds.items() if name in _NOT_RUN}
     rows = [
         ("", "value", "95 % interval", ""),
         ("seconds, run", f"{total:.2f}", "", parts),
         ("seconds, compile", f"{compiled:.2f}", "", "once; later runs read it from the cache"),
+        *((f"seconds, {name}", f"{s:.2f}", "", _BESIDE[name]) for name, s in beside.items()),
     ]
     if r["scores_per_query"] is not None:
         exact = f"of {r['keys']:,} that exact attention takes"
@@ -117,10 +126,29 @@ def text(r: dict[str, Any], folder: Path) -> str:
         f"{r['keys']:,} keys ({grids[1]}), {r['channels']} channels, {r['dtype']}"
     )
     files = f"{printable(folder)}: {', '.join(r['files'])}"
-    warning = (
-        "\nAttention is not peaked here: few keys stand for little of it." if r["flat"] else ""
-    )
+    warning = "".join(f"\nwarning: {text}" for text in r["warnings"])
     return f"{head}\n\n{table(rows)}\n{warning}\n{files}"
+
+
+def warnings(q: Quality | None) -> list[str]:
+    """What makes a result useless, in words."""
+    found: list[str] = []
+    if q is None:
+        return found
+    if q.flat:
+        found.append("attention is not peaked here: few keys stand for little of it")
+    if q.mass.value < _USELESS * q.mass_best:
+        found.append(
+            f"the keys kept hold {q.mass.value:.2g} of exact attention, the best as many would "
+            f"hold {q.mass_best:.2g}"
+        )
+    if q.output is not None and q.output.value > _USELESS:
+        found.append(
+            f"the output is off by {q.output.value:.0%} of its size; zeros would be off by 100%"
+        )
+    if found:
+        found.append("this map does not stand for exact attention; --method dense computes it")
+    return found
 
 
 def _quality(q: Quality) -> list[tuple[str, str, str, str]]:
@@ -136,9 +164,12 @@ def _quality(q: Quality) -> list[tuple[str, str, str, str]]:
             f"of exact attention; as many keys ({q.support:.1f}) hold at {bounds}",
         ),
     ]
+    shares = " ".join(_short(x) for x in q.mass_above)
     if q.output is not None:
         rows.append(("output error", q.output, "relative, against float64 dense attention"))
-    return [(name, _short(e.value), _interval(e), note) for name, e, note in rows]
+    table_rows = [(name, _short(e.value), _interval(e), note) for name, e, note in rows]
+    above = ("queries above", shares, "", f"of the mass {', '.join(map(str, LEVELS))}")
+    return [*table_rows, above]
 
 
 def _interval(e: Estimate) -> str:

@@ -106,6 +106,15 @@ class AttentionMap(LinearOperator):
             return np.zeros((self.shape[1], x.shape[1]), self.dtype)
         return self._apply_adjoint(_check.frozen(np.asarray(x), self.dtype))
 
+    def __repr__(self) -> str:
+        grids = (" x ".join(map(str, grid)) for grid in (self.query_grid, self.key_grid))
+        queries, keys = grids
+        held = _check.size(self.nbytes)
+        return f"<{type(self).__name__} of {queries} queries, {keys} keys, {self.dtype}, {held}>"
+
+    def _repr_html_(self) -> str:
+        return f"<code>{repr(self)[1:-1]}</code>"
+
     def rows(self, index: Any, *, max_bytes: float = 4e9) -> Floats:
         """Weights of some queries: integers of any shape in, ``index.shape + (m,)`` out."""
         flat, shape = self._queries("rows", index, max_bytes)
