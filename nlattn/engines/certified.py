@@ -195,7 +195,7 @@ def _numbers(shape: Geometry, best: Floats, m: int, dtype: Any) -> tuple[Floats,
         spread
     )
     moved += sharp * (given[:, WIDTH] ** 2 + given[:, SLACK] + given[:, TINY]) + 4 * u * spread
-    moved += 40 * u + (2e-7 if dtype == np.float32 else 1e-15)
+    moved += 120 * u + (2e-7 if dtype == np.float32 else 1e-15)
     moved[wild | ~np.isfinite(moved)] = np.inf
     return numbers, 1.2 * moved, shape.rounding + _THETA
 
@@ -207,7 +207,7 @@ def _dense_rounding(x: Slice, dtype: Any) -> Floats:
     size = abs(x.factor) * q * k.max(initial=0)
     if x.kind == scores.NEG_L2:
         size = 2 * size + abs(x.factor) * (q**2 + k.max(initial=0) ** 2)
-    steps = (x.q.shape[1] + 8) * u * size + (KEYS + 4 + 4 * (len(x.k) / KEYS)) * u
+    steps = (x.q.shape[1] + 8) * u * size + 3 * (KEYS + 4 + 4 * (len(x.k) / KEYS)) * u
     return 1.2 * (steps + (2e-7 if dtype == np.float32 else 1e-15))  # type: ignore[no-any-return]
 
 
@@ -311,11 +311,15 @@ def topk(x: Slice, k: int) -> tuple[Floats, Ints]:
 
 
 def _middle(v: Floats) -> Floats:
-    """Middle of every channel's range: weights that are misplaced then cost half of it."""
+    """Middle of every channel's range, if it is far from 0 beside its width.
+
+    Then no value exceeds 1.5 widths, and sums round by as much; values around 0 keep their digits.
+    """
     if not len(v):
         return np.zeros(v.shape[1])
     low, high = v.min(0).astype(np.float64), v.max(0).astype(np.float64)
-    return low / 2 + high / 2  # type: ignore[no-any-return]
+    middle = low / 2 + high / 2
+    return np.where(np.abs(middle) > high - low, middle, 0)
 
 
 def _given_up(ground: Ground, counts: Ints) -> Ints:
