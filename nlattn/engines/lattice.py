@@ -57,13 +57,18 @@ def simplices(u: Floats) -> Simplices:
 
 
 def barycentric(u: Floats, chosen: Simplices) -> Floats:
-    """Weights (n, d + 1) of the vertices of remainder 0 to d."""
+    """Weights (n, d + 1) of the vertices of remainder 0 to d; 0 where they are rounding.
+
+    Else a query on a border, reached through corners of weight 0 alone, would get their mean.
+    """
     size = u.shape[1]
     D = np.empty(u.shape)
     np.put_along_axis(D, chosen.rank, (u - chosen.rem0) / size, 1)
     b: Floats = np.empty(u.shape)
     b[:, 0] = 1 + D[:, -1] - D[:, 0]
     b[:, 1:] = (D[:, :-1] - D[:, 1:])[:, ::-1]
+    rounding = 16 * np.finfo(float).eps * np.maximum(1, abs(u).max(1, keepdims=True) / size)
+    b[abs(b) <= rounding] = 0
     return b
 
 

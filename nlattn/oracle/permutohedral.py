@@ -73,11 +73,14 @@ def simplices(f: Array) -> tuple[Array, Array]:
 
 
 def barycentric(f: Array, rem0: Array, rank: Array) -> Array:
-    """Weights (..., n, d + 1) of the vertices of remainder 0 to d."""
-    d = f.shape[-1]
-    D = np.take_along_axis((embed(f) - rem0) / (d + 1), np.argsort(rank, axis=-1), -1)
+    """Weights (..., n, d + 1) of the vertices of remainder 0 to d; 0 where they are rounding."""
+    d, u = f.shape[-1], embed(f)
+    D = np.take_along_axis((u - rem0) / (d + 1), np.argsort(rank, axis=-1), -1)
     first = 1 + D[..., d] - D[..., 0]
-    return np.stack([first, *(D[..., d - k] - D[..., d - k + 1] for k in range(1, d + 1))], -1)
+    b = np.stack([first, *(D[..., d - k] - D[..., d - k + 1] for k in range(1, d + 1))], -1)
+    size, sizes = np.asarray(abs(b.real)), np.asarray(abs(u.real)).max(-1, keepdims=True)
+    rounding = 16 * np.finfo(size.dtype).eps * np.maximum(1, sizes / (d + 1))
+    return np.asarray(np.where(size <= rounding, b - b.real, b))
 
 
 def barycentric_vjp(db: Array, rank: Array) -> Array:

@@ -147,6 +147,21 @@ def test_equal_points_share_their_simplex() -> None:
     np.testing.assert_array_equal(out[::2], out[1::2])
 
 
+def test_a_query_on_a_border_gets_nothing_through_corners_of_no_weight() -> None:
+    """Weights of rounding once made such a query the mean of far keys, with gradients of noise."""
+    rng = np.random.default_rng(211)
+    for _ in range(60):
+        q, k = np.rint(rng.standard_normal((8, 2))), np.rint(rng.standard_normal((4, 2)))
+        v, dout = rng.standard_normal((4, 1)), rng.standard_normal((8, 1))
+        out, lse = permutohedral_attention(q, k, v, return_lse=True)
+        assert (lse[lse > -np.inf] > -20).all()
+        assert not out[lse == -np.inf].any()
+        got = permutohedral_attention_vjp(q, k, v, dout)
+        want = oracle.permutohedral_attention_vjp(q, k, v, dout)
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+
+
 def test_non_finite_features_reach_what_they_weigh() -> None:
     q, k, v, _ = sets(4, 5, 2)
     q[1, 0] = np.nan
