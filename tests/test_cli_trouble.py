@@ -178,6 +178,20 @@ def test_every_error_has_its_exit_code(error: Exception, code: int, capsys, monk
     assert said.count("\n") == 1
 
 
+@posix
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a": ' + "9" * 10**6 + "}", None])
+def test_reports_to_compare_are_read_without_trust(content, capsys, tmp_path: Path):
+    path = tmp_path / "old.json"
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_text(content)
+    assert main(["validate", "--diff", str(path), str(path)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert len(said) < 500
+
+
 @pytest.mark.parametrize("line", [["validate", "numpy"], ["vectors", "write", "v"]])
 def test_an_unknown_operator_is_wrong_use(line: list[str], capsys, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -188,6 +202,9 @@ def test_an_unknown_operator_is_wrong_use(line: list[str], capsys, tmp_path: Pat
 
 
 WORDS = {
+    "load: x.gif cannot be read: it has 3 pages or frames, expected one; name one of 0 to 2 as the "
+    "page": "load: x.gif cannot be read: it has 3 pages or frames, expected one; --page 0 to "
+    "--page 2 name one",
     "map: --q[0, 1] is nan, expected finite values; nonfinite='propagate' lets them pass": (
         "map: --q[0, 1] is nan, expected finite values"
     ),

@@ -25,6 +25,7 @@ _OPTIONS = {
 _SCALE = re.compile(r"^(\w+): scale=")
 _NAMED = re.compile(r"^(\w+): (\w+)(=| )")
 _REMEDIES = (
+    (re.compile(r"; name one of (\d+) to (\d+) as the page"), r"; --page \1 to --page \2 name one"),
     (re.compile(r"; nonfinite='propagate' lets them pass"), ""),
     (re.compile(r"; convert it with \S+\.astype\(np\.(\w+)\)"), r"; save it as \1"),
     (re.compile(r"above max_bytes=(\d[^;]*);.*"), r"above the \1 that a command takes"),

@@ -40,11 +40,15 @@ def chunks(file: IO[bytes]) -> Png:
     if file.read(8) != _SIGNATURE:
         raise ValueError("it is no PNG")
     head, key, parts = b"", None, []
+    size = file.seek(0, 2)
+    file.seek(8)
     while True:
         start = file.read(8)
         if len(start) < 8:
             raise ValueError("it ends before its last chunk")
         length, name = struct.unpack(">I4s", start)
+        if file.tell() + length > size:
+            raise ValueError(f"its chunk of {length} bytes goes on beyond its end")
         wanted = name in (b"IHDR", b"tRNS", b"IDAT", b"IEND")
         if not wanted:
             file.seek(length + 4, 1)

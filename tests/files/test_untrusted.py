@@ -156,6 +156,14 @@ def test_what_errors_quote_is_short(what: str, tmp_path: Path):
     assert len(said) < 400
 
 
+def test_a_chunk_is_not_read_beyond_the_end(tmp_path: Path):
+    picture = (MAPS.parent / "pictures" / "2x30.png").read_bytes()
+    long = picture.replace(b"IDAT", b"IDAT", 1)
+    at = long.index(b"IDAT") - 4
+    said = run("picture", long[:at] + b"\xff\xff\xff\xf0" + long[at + 4 :], tmp_path)
+    assert "x.png cannot be read: " in said
+
+
 def test_shapes_of_nothing_are_bounded_too(tmp_path: Path):
     for shape in ("(4611686018427387904, 0, 8)", "(0, 9223372036854775807, 9)"):
         said = run("array", array(shape, 0), tmp_path)

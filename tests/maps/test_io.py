@@ -193,6 +193,19 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
         load_map(tmp_path / "bomb.npz", max_bytes=1e6)
 
 
+def test_maps_and_fields_say_what_they_are() -> None:
+    A = sparse()
+    assert repr(A).startswith("<SparseMap of 6 queries, 4 keys, float64, ")
+    assert "SparseMap of 6 queries" in A._repr_html_()
+    grid = RNG.standard_normal((4, 5, 3))
+    field = nlattn.patchmatch(grid, grid[:3], topk=2)
+    assert repr(field) == "Field(4 x 5 queries, 2 of the 3 x 5 keys each, float64)"
+    found = nlattn.compare(A, A, RNG.standard_normal((4, 2)))
+    assert repr(found).startswith("Quality(5 of 6 queries: recall 1, mass 1 of at most 1 in ")
+    assert found.mass_above == (1, 1, 1, 1)
+    assert "<th>recall</th><td>1 (1 to 1)</td>" in found._repr_html_()
+
+
 def test_a_missing_file_is_the_systems_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load_map(tmp_path / "none.npz")
