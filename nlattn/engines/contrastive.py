@@ -26,7 +26,7 @@ class Shape(NamedTuple):
     eps: float
 
 
-class Ranked(NamedTuple):
+class Ranks(NamedTuple):
     """Queries and keys, their slices (batch, 2), and the numbers."""
 
     q: Floats
@@ -47,19 +47,19 @@ class _Rows(NamedTuple):
     """(rows,) loss of each row."""
 
 
-def _unit(p: Ranked, x: Floats) -> tuple[Floats, Any]:
+def _unit(p: Ranks, x: Floats) -> tuple[Floats, Any]:
     if not p.shape.amplitude:
         return x, None
     return amplified(x, p.shape.amplitude, p.shape.floor)
 
 
-def _pull_unit(p: Ranked, u: Floats, length: Any, du: Floats) -> Floats:
+def _unit_vjp(p: Ranks, u: Floats, length: Any, du: Floats) -> Floats:
     if length is None:
         return du
     return amplified_vjp(u, length, du, p.shape.amplitude, p.shape.floor)
 
 
-def _tasks(p: Ranked) -> list[tuple[int, slice]]:
+def _tasks(p: Ranks) -> list[tuple[int, slice]]:
     n, m = p.q.shape[1], p.k.shape[1]
     step = max(1, _SCORES // m)
     return [
@@ -67,7 +67,7 @@ def _tasks(p: Ranked) -> list[tuple[int, slice]]:
     ]
 
 
-def _rows(p: Ranked, number: int, rows: slice, unit_k: Floats) -> _Rows:
+def _rows(p: Ranks, number: int, rows: slice, unit_k: Floats) -> _Rows:
     u, _ = _unit(p, p.q[p.slices[number, 0], rows])
     logits = u @ unit_k.T
     m, s = logits.shape[1], p.shape
@@ -87,7 +87,7 @@ def _log_mean(x: Floats, eps: float) -> tuple[Floats, Floats]:
     return powers / (x.shape[1] * total), (top + np.log(total))[:, 0]
 
 
-def loss(p: Ranked) -> Floats:
+def loss(p: Ranks) -> Floats:
     """Mean hinge of each slice, (batch,) float64."""
     total, tasks = np.zeros(len(p.slices)), _tasks(p)
     keys = [_unit(p, p.k[part])[0] for part in p.slices[:, 1]]
@@ -102,7 +102,7 @@ def loss(p: Ranked) -> Floats:
     return total
 
 
-def pull(p: Ranked, dout: Floats) -> tuple[Floats, Floats]:
+def vjp(p: Ranks, dout: Floats) -> tuple[Floats, Floats]:
     """Gradients (batch, n, d), (batch, m, d) of ``sum(dout * loss)``, the ranks held fixed."""
     batch, tasks = len(p.slices), _tasks(p)
     keys = [_unit(p, p.k[part]) for part in p.slices[:, 1]]
@@ -113,17 +113,17 @@ def pull(p: Ranked, dout: Floats) -> tuple[Floats, Floats]:
         b, some = tasks[number]
         u, length = _unit(p, p.q[p.slices[b, 0], some])
         rows = _rows(p, b, some, keys[b][0])
-        dlogits = _pull_rows(p.shape, rows) * p.q.dtype.type(dout[b] / p.q.shape[1])
-        dq[b, some] = _pull_unit(p, u, length, dlogits @ keys[b][0])
+        dlogits = _rows_vjp(p.shape, rows) * p.q.dtype.type(dout[b] / p.q.shape[1])
+        dq[b, some] = _unit_vjp(p, u, length, dlogits @ keys[b][0])
         return b, dlogits.T @ u
 
     for b, more in threads.each(part, len(tasks), batch * p.q.shape[1]):
         duk[b] += more
-    dk = [_pull_unit(p, *keys[b], duk[b].astype(p.k.dtype)) for b in range(batch)]
+    dk = [_unit_vjp(p, *keys[b], duk[b].astype(p.k.dtype)) for b in range(batch)]
     return dq, np.stack(dk) if dk else duk.astype(p.k.dtype)
 
 
-def _pull_rows(s: Shape, rows: _Rows) -> Floats:
+def _rows_vjp(s: Shape, rows: _Rows) -> Floats:
     """Gradient of each row's hinge with respect to its logits."""
     values = np.zeros((len(rows.logits), s.high), rows.logits.dtype)
     values[:, : s.positives] = -rows.positive

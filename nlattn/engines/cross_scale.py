@@ -129,13 +129,13 @@ class Cells:
             if self.options.hard:
                 continue
             multiply(dout[row], turned, dB[row % p])
-            kernels.unpaste(self.columns, B, z, mass, dB[row % p])
+            kernels.paste_vjp(self.columns, B, z, mass, dB[row % p])
             y = row + self.grid.offset
             last = row == self.rows - 1
             while score < H and (last or score <= y - r):
                 arrays = self.norms, self._A[score % p], dS[score % p]
                 heat = self.options.temperature
-                kernels.unweigh(self.grid.W, dB, self.grid, score, self.rows, heat, *arrays)
+                kernels.weigh_vjp(self.grid.W, dB, self.grid, score, self.rows, heat, *arrays)
                 tasks = blocks(len(lost), kernels.COLUMNS)
                 kernels.add_products(tasks, scores[score % p], dS[score % p], lost)
                 score += 1

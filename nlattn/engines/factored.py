@@ -158,7 +158,7 @@ def write(f: Identity, x: Floats, index: Ints, top: Any, factor: Any, mask: Any 
     return out
 
 
-def pull_queries(
+def queries_vjp(
     f: Identity, x: Floats, dout: Floats, slices: Ints, context: Floats, norm: Any = None
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients of queries (batch, n, d), context (batch, r, e) and norm (batch, r).
@@ -208,7 +208,7 @@ class KeyGradient(NamedTuple):
     """As in `Sums`."""
 
 
-def pull_keys(
+def keys_vjp(
     f: Identity, x: Floats, y: Floats, slices: Ints, g: KeyGradient, mask: Any = None
 ) -> tuple[Floats, Floats]:
     """Gradients of keys (batch, m, d) and values (batch, m, e); `slices` as in `collect`."""

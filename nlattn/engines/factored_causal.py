@@ -112,7 +112,7 @@ def attend(p: Causal) -> Floats:
     return out
 
 
-def pull(p: Causal, dout: Floats, moving: list[Any]) -> tuple[Floats, Floats, Floats]:
+def vjp(p: Causal, dout: Floats, moving: list[Any]) -> tuple[Floats, Floats, Floats]:
     """Gradients (batch, n, d), (batch, n, d), (batch, n, e); `dout` (batch, n, e).
 
     `moving` holds key and feature of each head's maximum, or None where it is held fixed.
@@ -129,14 +129,14 @@ def pull(p: Causal, dout: Floats, moving: list[Any]) -> tuple[Floats, Floats, Fl
             dphi = dn @ step.values.T + dd * step.features
             dphi += np.tril(dn @ step.v.T + dd) @ step.phi_k
             dq[number, step.rows] = p.queries.vjp(step.q, dphi)
-        _pull_keys(p, number, known, moving[number], dk[number], dv[number])
+        _keys_vjp(p, number, known, moving[number], dk[number], dv[number])
 
     for _ in threads.each(head, len(dq), len(dq) * dq.shape[1]):
         pass
     return dq, dk, dv
 
 
-def _pull_keys(p: Causal, head: int, known: list[Any], where: Any, dk: Floats, dv: Floats) -> None:
+def _keys_vjp(p: Causal, head: int, known: list[Any], where: Any, dk: Floats, dv: Floats) -> None:
     """Blocks in reverse: every key sums over the queries after it."""
     q, k, v = (x[part] for x, part in zip((p.q, p.k, p.v), p.slices[head], strict=True))
     r, dtype = p.queries.size(q.shape[1]), q.dtype

@@ -93,21 +93,19 @@ def write(
     return factored.write(f, x, fit.slices(name)[:, 0], top, scale, mask)
 
 
-def pull_queries(
+def queries_vjp(
     fit: _check.Fit, f: Identity, context: Floats, norm: Floats | None = None
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients of queries (batch, n, d), context (batch, r, e) and norm (batch, r)."""
     given = _cast(fit, context, norm)
-    return factored.pull_queries(f, fit["q"], fit["dout"], fit.slices("q", "dout"), *given)
+    return factored.queries_vjp(f, fit["q"], fit["dout"], fit.slices("q", "dout"), *given)
 
 
-def pull_keys(
-    fit: _check.Fit, f: Identity, hidden: Hidden, g: KeyGradient
-) -> tuple[Floats, Floats]:
+def keys_vjp(fit: _check.Fit, f: Identity, hidden: Hidden, g: KeyGradient) -> tuple[Floats, Floats]:
     """Gradients of keys and values from those of the sums of ``scale phi(k)`` times (v, 1)."""
     slices = np.column_stack([fit.slices("k", "v"), hidden.parts])
     g = g._replace(**dict(zip(("scale", "context", "norm"), _cast(fit, *g[1:4]), strict=True)))
-    return factored.pull_keys(f, fit["k"], fit["v"], slices, g, hidden.mask)
+    return factored.keys_vjp(f, fit["k"], fit["v"], slices, g, hidden.mask)
 
 
 def _cast(fit: _check.Fit, *arrays: Any) -> list[Any]:

@@ -68,7 +68,7 @@ class Head:
         """``B_d .. B_0 S_k^T factor x``, of values (m, e)."""
         return self.lattice.forward(self.factor * x)
 
-    def pulled(self, X: Floats) -> Floats:
+    def splat_vjp(self, X: Floats) -> Floats:
         """``factor alpha S_k X``: what the values get."""
         return self.factor * self.lattice.read(self.lattice.at_keys, self.lattice.k_weights, X)
 
@@ -137,7 +137,7 @@ def vjp(
                 log = np.where(inverse == 0, 0.0, log)
                 g = np.concatenate([g, (log - (g * out).sum(1))[:, None]], 1) * inverse[:, None]
             X = head.lattice.backward(g)
-            dx = head.pulled(X)
+            dx = head.splat_vjp(X)
             dv[b] = dx[:, : dv.shape[2]]
             dq[b], dk[b] = head.features_vjp(x, g, Y, X)
             if options.weight == "softmax":

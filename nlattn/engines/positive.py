@@ -41,12 +41,12 @@ class Positive(NamedTuple):
         context, norm, _ = self.sums(fit)
         return fit.unfold(factored_fit.read(fit, self.queries, context, norm)[0])  # type: ignore[no-any-return]
 
-    def pull(self, fit: _check.Fit) -> tuple[Floats, Floats, Floats]:
+    def vjp(self, fit: _check.Fit) -> tuple[Floats, Floats, Floats]:
         """Gradients of q, k and v."""
         context, norm, sums = self.sums(fit)
-        dq, dcontext, dnorm = factored_fit.pull_queries(fit, self.queries, context, norm)
+        dq, dcontext, dnorm = factored_fit.queries_vjp(fit, self.queries, context, norm)
         g = KeyGradient(sums.top, np.ones_like(norm), dcontext, dnorm, sums.first)
-        dk, dv = factored_fit.pull_keys(fit, self.keys, Hidden.checked(fit, None), g)
+        dk, dv = factored_fit.keys_vjp(fit, self.keys, Hidden.checked(fit, None), g)
         return fit.reduce("q", dq), fit.reduce("k", dk), fit.reduce("v", dv)
 
     def factors(self, fit: _check.Fit) -> Factors:

@@ -14,7 +14,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Floats
-from nlattn.engines.whitened import Factor, factor
+from nlattn.engines.whitened import Whitening, factor
 
 _FEATURES = 256  # columns that the tensor certificate may have
 _ELEMENTS = 1 << 24
@@ -31,12 +31,12 @@ class Keys(NamedTuple):
     """(n,) leverage."""
     error: Floats
     """(n,) bound of the error of the rows of X."""
-    factor: Factor
+    factor: Whitening
     """Of all keys."""
 
     @classmethod
     def of(cls, k: Floats) -> Keys:
-        """Factor k (m, d), frozen and finite."""
+        """Whitening k (m, d), frozen and finite."""
         whole = factor(k)
         X = whole.basis(k)
         some = whole.tau > 0
@@ -56,7 +56,7 @@ def exponent(p: float) -> float:
     return 1 / 2 - 1 / p
 
 
-def reweighed(X: Floats, log_v: Floats, p: float) -> tuple[Floats, Factor]:
+def reweighed(X: Floats, log_v: Floats, p: float) -> tuple[Floats, Whitening]:
     """Factors of the rows, ``v^(1/2 - 1/p)`` over their largest, and the factored product."""
     shifted = exponent(p) * log_v
     row = np.exp(shifted - shifted.max(initial=-math.inf))

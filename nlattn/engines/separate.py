@@ -49,15 +49,15 @@ class Separate(NamedTuple):
         context, _ = self.context(fit)
         return fit.unfold(factored_fit.read(fit, self.queries, context)[0])  # type: ignore[no-any-return]
 
-    def pull(self, fit: _check.Fit) -> tuple[Floats, Floats, Floats]:
+    def vjp(self, fit: _check.Fit) -> tuple[Floats, Floats, Floats]:
         """Gradients of q, k and v."""
         context, sums = self.context(fit)
-        dq, dcontext, _ = factored_fit.pull_queries(fit, self.queries, context)
+        dq, dcontext, _ = factored_fit.queries_vjp(fit, self.queries, context)
         along = np.zeros(context.shape[:2])
         if self.soft:
             along = -np.einsum("bcf,bcf->bc", context, dcontext)
         g = KeyGradient(sums.top, self.scale(sums), dcontext, along, sums.first)
-        dk, dv = factored_fit.pull_keys(fit, self.keys, self.hidden, g)
+        dk, dv = factored_fit.keys_vjp(fit, self.keys, self.hidden, g)
         return fit.reduce("q", dq), fit.reduce("k", dk), fit.reduce("v", dv)
 
     def factors(self, fit: _check.Fit) -> Factors:

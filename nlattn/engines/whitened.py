@@ -23,7 +23,7 @@ _CONDITION = 1e6  # up to here the first root keeps four digits, and the second 
 _NONE = _check.frozen(np.empty(0))
 
 
-class Factor(NamedTuple):
+class Whitening(NamedTuple):
     """``K = X root``, ``X = K whiten``, ``X^T X = I``, all float64."""
 
     whiten: Floats
@@ -50,8 +50,8 @@ class Factor(NamedTuple):
 
 
 @threads.serial_blas
-def factor(k: Floats, row: Floats = _NONE) -> Factor:
-    """Factor ``diag(row) k`` for finite frozen k (n, d)."""
+def factor(k: Floats, row: Floats = _NONE) -> Whitening:
+    """Whitening ``diag(row) k`` for finite frozen k (n, d)."""
     n, d = k.shape
     largest = np.maximum(k.max(0, initial=0), -k.min(0, initial=0)).astype(np.float64)
     D = np.ldexp(1.0, -np.frexp(largest)[1])  # exact, and leverage does not see it
@@ -80,8 +80,8 @@ def gram(k: Floats, row: Floats, T: Floats) -> Floats:
     return np.asarray(partial.sum(0))
 
 
-def _by_gram(k: Floats, row: Floats, D: Floats) -> Factor | None:
-    """Factor by two Gram matrices; None where they would not be accurate."""
+def _by_gram(k: Floats, row: Floats, D: Floats) -> Whitening | None:
+    """Whitening by two Gram matrices; None where they would not be accurate."""
     G = gram(k, row, np.diag(D))
     E = np.ldexp(1.0, -(np.frexp(G.diagonal())[1] // 2))
     G *= E[:, None] * E
@@ -101,18 +101,18 @@ def _by_gram(k: Floats, row: Floats, D: Floats) -> Factor | None:
         tau = (project(k, row, T) ** 2).sum(1)
     else:
         kernels.lengths(k, row, _check.frozen(T), tau)
-    return Factor(T, root, tau, np.full(len(k), k.shape[1] * U * condition), None)
+    return Whitening(T, root, tau, np.full(len(k), k.shape[1] * U * condition), None)
 
 
-def _by_qr(k: Floats, row: Floats, D: Floats) -> Factor:
-    """Factor by QR, rows sorted and columns pivoted; the rank is that of rows of equal size."""
+def _by_qr(k: Floats, row: Floats, D: Floats) -> Whitening:
+    """Whitening by QR, rows sorted and columns pivoted; the rank is that of rows of equal size."""
     n, d = k.shape
     A = k * D if row.size == 0 else row[:, None] * (k * D)
     size = abs(A).max(1, initial=0)
     order = np.argsort(-size, kind="stable")[: int(np.count_nonzero(size))]
     tau, error, rows = np.zeros(n), np.zeros(n), np.zeros((n, 0))
     if not order.size:
-        return Factor(np.zeros((d, 0)), np.zeros((0, d)), tau, error, _check.frozen(rows))
+        return Whitening(np.zeros((d, 0)), np.zeros((0, d)), tau, error, _check.frozen(rows))
     A = A[order]
     norms = np.sqrt((A**2).sum(1))
     Q, R, pivots = qr(A, mode="economic", pivoting=True, check_finite=False)
@@ -132,7 +132,7 @@ def _by_qr(k: Floats, row: Floats, D: Floats) -> Factor:
     tau[order] = (Q**2).sum(1)
     error[order] = _row_errors(tau[order], solutions, norms, d * U)
     np.minimum(error, d * U * (diagonal[0] / diagonal[r - 1] + 16), out=error)
-    return Factor(D[:, None] * T, root / D, tau, error, _check.frozen(rows))
+    return Whitening(D[:, None] * T, root / D, tau, error, _check.frozen(rows))
 
 
 @threads.serial_blas

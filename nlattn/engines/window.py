@@ -9,7 +9,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Floats, Ints
 from nlattn.kernels import window as kernels
-from nlattn.kernels import window_attend, window_pull
+from nlattn.kernels import window_attend, window_vjp
 from nlattn.kernels.panel import groups
 
 LANES = 256
@@ -86,7 +86,7 @@ class Local:
             window_attend.attend(some, g, arrays, self.slices, result, norm, delta, dbias, dgate)
         return (result if out else norm), delta, dbias.sum(1), dgate.sum(1)
 
-    def pull(self, v: Floats, dout: Floats, norm: Floats, delta: Floats) -> tuple[Floats, Floats]:
+    def vjp(self, v: Floats, dout: Floats, norm: Floats, delta: Floats) -> tuple[Floats, Floats]:
         """Gradients of values (B, H, W, e) and scores (B, t, H, W)."""
         to, (B, t) = self.to, self.score.shape[:2]
         g = self._plan(v.shape[3], False, back=True)
@@ -97,7 +97,7 @@ class Local:
         known = _check.frozen(norm), _check.frozen(delta)
         cost = g.th * to.W * t * to.kh * to.kw * v.shape[3]
         for start, stop in groups(B * -(-rows // g.th), cost):
-            window_pull.pull(range(start, stop), g, arrays, self.slices, *known, dv, dscore)
+            window_vjp.vjp(range(start, stop), g, arrays, self.slices, *known, dv, dscore)
         return dv, dscore
 
     def project(self, dscore: Floats) -> tuple[Floats, Floats]:
@@ -105,9 +105,9 @@ class Local:
         B, t, H, W = dscore.shape
         k = self.k.reshape(len(self.k), H * W, self.k.shape[3])
         dk: Floats = np.empty((B, *k.shape[1:]), k.dtype)
-        dq = np.empty((B, -(-H * W // window_pull.PIXELS), t, k.shape[2]))
+        dq = np.empty((B, -(-H * W // window_vjp.PIXELS), t, k.shape[2]))
         flat = _check.frozen(dscore).reshape(B, t, H * W)
-        window_pull.project(B * dq.shape[1], self.q, k, self.slices, self.scale, flat, dk, dq)
+        window_vjp.project(B * dq.shape[1], self.q, k, self.slices, self.scale, flat, dk, dq)
         return dq.sum(1), dk.reshape(B, H, W, k.shape[2])
 
     def _plan(self, e: int, learn: bool, back: bool = False) -> kernels.Windows:

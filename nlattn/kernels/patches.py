@@ -171,7 +171,7 @@ def paste(cell: int, A: Floats, grid: Grid, y: int, divisors: Floats, B: Floats,
 
 
 @jit.kernel
-def unpaste(cell: int, B: Floats, z: Floats, mass: int, dB: Floats) -> None:
+def paste_vjp(cell: int, B: Floats, z: Floats, mass: int, dB: Floats) -> None:
     """Cotangents of pasted weights, in place of those of B, the weights over the normaliser."""
     b, db = B[cell], dB[cell]
     mean = db.dtype.type(_dot(b, db) if mass else 0)
@@ -180,7 +180,7 @@ def unpaste(cell: int, B: Floats, z: Floats, mass: int, dB: Floats) -> None:
 
 
 @jit.kernel
-def unweigh(
+def weigh_vjp(
     x: int,
     dB: Floats,
     grid: Grid,

@@ -1,6 +1,6 @@
 """The parts that cross-scale networks are made of: each gives its result and the way back.
 
-A part is ``y, pull = part(net, name, x)``; ``pull(dy)`` returns the gradient of x and puts those of
+A part is ``y, vjp = part(net, name, x)``; ``vjp(dy)`` returns the gradient of x and puts those of
 the weights into ``net.found``.
 """
 
@@ -159,14 +159,14 @@ def linear(net: Net, name: str, x: Floats, how: Stride, *, turned: bool = False)
     if how.kernel == 1:
         matrix = net.w.matrix(f"{name}.weight")
 
-        def pull_one(dy: Floats) -> Floats:
+        def one_vjp(dy: Floats) -> Floats:
             g = conv_vjp(x, matrix, dy)
             net.found |= {f"{name}.weight": g.weight, f"{name}.bias": g.bias}
             return g.x
 
-        return conv(x, matrix, bias), pull_one
+        return conv(x, matrix, bias), one_vjp
 
-    def pull(dy: Floats) -> Floats:
+    def vjp(dy: Floats) -> Floats:
         pair = (dy, x) if turned else (x, dy)
         net.found |= {f"{name}.weight": weight_gradient(*pair, how), f"{name}.bias": total(dy)}
         return (
@@ -175,7 +175,7 @@ def linear(net: Net, name: str, x: Floats, how: Stride, *, turned: bool = False)
             else scatter(dy, weight, how)[:, : x.shape[1], : x.shape[2]]
         )
 
-    return (scatter if turned else gather)(x, weight, how) + bias, pull
+    return (scatter if turned else gather)(x, weight, how) + bias, vjp
 
 
 def active(net: Net, name: str, x: Floats, how: Stride, *, turned: bool = False) -> Part:
@@ -183,11 +183,11 @@ def active(net: Net, name: str, x: Floats, how: Stride, *, turned: bool = False)
     z, back = linear(net, f"{name}.0", x, how, turned=turned)
     slope = net.w[f"{name}.1.weight"]
 
-    def pull(dy: Floats) -> Floats:
+    def vjp(dy: Floats) -> Floats:
         dz, net.found[f"{name}.1.weight"] = prelu_vjp(z, slope, dy)
         return back(dz)
 
-    return prelu(z, slope), pull
+    return prelu(z, slope), vjp
 
 
 POINT = Stride(1, 1, 0)
@@ -198,9 +198,9 @@ def across(net: Net, prefix: str, x: Floats, options: CellOptions) -> Part:
     scale, pad = STEP.get(options.scale, options.scale) if prefix else options.scale, options.pad
     wide = extend(x, scale, pad)
     small = downscale(x, scale, pad=pad, nonfinite="propagate")
-    q, pull_q = active(net, f"{prefix}conv_match_1", x, POINT)
-    k, pull_k = active(net, f"{prefix}conv_match_2", small, POINT)
-    v, pull_v = active(net, f"{prefix}conv_assembly", wide, POINT)
+    q, q_vjp = active(net, f"{prefix}conv_match_1", x, POINT)
+    k, k_vjp = active(net, f"{prefix}conv_match_2", small, POINT)
+    v, v_vjp = active(net, f"{prefix}conv_assembly", wide, POINT)
     floor = f"{prefix}escape_NaN"
     arguments: dict[str, Any] = {
         "scale": scale,
@@ -213,13 +213,13 @@ def across(net: Net, prefix: str, x: Floats, options: CellOptions) -> Part:
         "nonfinite": "propagate",
     }
 
-    def pull(dy: Floats) -> Floats:
+    def vjp(dy: Floats) -> Floats:
         dq, dk, dv = cross_scale_attention_vjp(q, k, v, dy, **arguments)
-        dsmall = downscale_vjp(x, pull_k(dk), scale, pad=pad, nonfinite="propagate")
-        dx: Floats = pull_q(dq) + dsmall + extend_vjp(pull_v(dv), x.shape[1:3], pad)
+        dsmall = downscale_vjp(x, k_vjp(dk), scale, pad=pad, nonfinite="propagate")
+        dx: Floats = q_vjp(dq) + dsmall + extend_vjp(v_vjp(dv), x.shape[1:3], pad)
         return dx
 
-    return cross_scale_attention(q, k, v, **arguments), pull
+    return cross_scale_attention(q, k, v, **arguments), vjp
 
 
 def inside(net: Net, prefix: str, x: Floats) -> Part:
@@ -229,7 +229,7 @@ def inside(net: Net, prefix: str, x: Floats) -> Part:
     sets = [y.reshape(len(y), -1, y.shape[3]) for y, _ in parts]
     y = attention(*sets, scale=1.0, nonfinite="propagate")
 
-    def pull(dy: Floats) -> Floats:
+    def vjp(dy: Floats) -> Floats:
         flat = dy.reshape(sets[2].shape)
         q, k, v = sets
         gradients = attention_vjp(q, k, v, flat, scale=1.0, nonfinite="propagate")
@@ -238,23 +238,23 @@ def inside(net: Net, prefix: str, x: Floats) -> Part:
             dx += back(gradient.reshape(part.shape))
         return dx
 
-    return y.reshape(parts[2][0].shape), pull
+    return y.reshape(parts[2][0].shape), vjp
 
 
 def projection(net: Net, prefix: str, x: Floats, options: CellOptions) -> Part:
     """Both attentions, and an encoding of their difference."""
     how = STRIDES[options.scale]
-    low, pull_low = inside(net, f"{prefix}down_attention.", x)
-    D, pull_D = active(net, f"{prefix}upsample", low, how, turned=True)
-    U, pull_U = across(net, f"{prefix}up_attention.", x, options)
-    z, pull_z = linear(net, f"{prefix}encoder.body.0", U - D, SAME)
+    low, low_vjp = inside(net, f"{prefix}down_attention.", x)
+    D, D_vjp = active(net, f"{prefix}upsample", low, how, turned=True)
+    U, U_vjp = across(net, f"{prefix}up_attention.", x, options)
+    z, z_vjp = linear(net, f"{prefix}encoder.body.0", U - D, SAME)
     slope = net.w[f"{prefix}encoder.body.1.weight"]
-    encoded, pull_encoded = linear(net, f"{prefix}encoder.body.2", prelu(z, slope), SAME)
+    encoded, encoded_vjp = linear(net, f"{prefix}encoder.body.2", prelu(z, slope), SAME)
 
-    def pull(dy: Floats) -> Floats:
-        dz, dslope = prelu_vjp(z, slope, pull_encoded(dy))
+    def vjp(dy: Floats) -> Floats:
+        dz, dslope = prelu_vjp(z, slope, encoded_vjp(dy))
         net.found[f"{prefix}encoder.body.1.weight"] = dslope
-        de = pull_z(dz)
-        return pull_U(dy + de) + pull_low(pull_D(-de))
+        de = z_vjp(dz)
+        return U_vjp(dy + de) + low_vjp(D_vjp(-de))
 
-    return U + encoded, pull
+    return U + encoded, vjp

@@ -88,8 +88,8 @@ def cross_scale_block_vjp(
     arrays = {"x": (x, "H W C"), "dout": (dout, "Ho Wo C")}
     net = Net(op, arrays, weights, parts.of_block(), nonfinite)
     _multiples(net, options.scale, options.scale, options.pad)
-    y, pull = parts.across(net, "", net.fit["x"], options)
-    return _pulled(net, [("dout", y)], lambda d: pull(d[0]))
+    y, vjp = parts.across(net, "", net.fit["x"], options)
+    return _gradients(net, [("dout", y)], lambda d: vjp(d[0]))
 
 
 def inscale_block(x: Floats, weights: Mapping[str, Any], *, nonfinite: str = "raise") -> Any:
@@ -108,8 +108,8 @@ def inscale_block_vjp(
     """Gradients (dx, dweights) of ``sum(dout * y)``."""
     arrays = {"x": (x, "H W C"), "dout": (dout, "H W C")}
     net = Net("inscale_block_vjp", arrays, weights, parts.of_inscale(), nonfinite)
-    y, pull = parts.inside(net, "", net.fit["x"])
-    return _pulled(net, [("dout", y)], lambda d: pull(d[0]))
+    y, vjp = parts.inside(net, "", net.fit["x"])
+    return _gradients(net, [("dout", y)], lambda d: vjp(d[0]))
 
 
 def multi_source_projection(
@@ -161,8 +161,8 @@ def multi_source_projection_vjp(
     arrays = {"x": (x, "H W C"), "dout": (dout, "Ho Wo C")}
     net = Net(op, arrays, weights, parts.of_projection(options.scale), nonfinite)
     _multiples(net, options.scale, parts.STEP[options.scale], options.pad)
-    y, pull = parts.projection(net, "", net.fit["x"], options)
-    return _pulled(net, [("dout", y)], lambda d: pull(d[0]))
+    y, vjp = parts.projection(net, "", net.fit["x"], options)
+    return _gradients(net, [("dout", y)], lambda d: vjp(d[0]))
 
 
 def sem_cell(
@@ -218,49 +218,49 @@ def sem_cell_vjp(
     arrays = {"x": (x, "H W C"), "dfinal": (dfinal, "H W C"), "dh": (dh, "Ho Wo C")}
     net = Net(op, arrays, weights, parts.of_cell(options.scale), nonfinite)
     _multiples(net, options.scale, parts.STEP[options.scale], options.pad)
-    final, h, pull = _cell(net, net.fit["x"], options)
-    return _pulled(net, [("dfinal", final), ("dh", h)], lambda d: pull(*d))
+    final, h, vjp = _cell(net, net.fit["x"], options)
+    return _gradients(net, [("dfinal", final), ("dh", h)], lambda d: vjp(*d))
 
 
 def _cell(net: Net, x: Floats, options: parts.CellOptions) -> tuple[Floats, Floats, Any]:
     """Results of the recurrent cell, and the gradient of x for theirs."""
     small = parts.STRIDES[options.scale]
-    u, pull_u = parts.projection(net, "multi_source_projection.", x, options)
-    h, pull_h = _corrected(net, u, x, ("down_sample_1", "error_encode"), small)
+    u, u_vjp = parts.projection(net, "multi_source_projection.", x, options)
+    h, h_vjp = _corrected(net, u, x, ("down_sample_1", "error_encode"), small)
     down, how = "down_sample_2", small
     if options.scale == 4:
-        u2, pull_u2 = parts.projection(net, "multi_source_projection_2.", h, options)
+        u2, u2_vjp = parts.projection(net, "multi_source_projection_2.", h, options)
         names = "down_sample_3", "error_encode_2"
-        h2, pull_h2 = _corrected(net, u2, x, names, parts.WHOLE)
+        h2, h2_vjp = _corrected(net, u2, x, names, parts.WHOLE)
         down, how = "down_sample_4", parts.WHOLE
     result = h2 if options.scale == 4 else h
-    low, pull_low = parts.active(net, down, result, how)
-    final, pull_final = parts.active(net, "post_conv", low, parts.SAME)
+    low, low_vjp = parts.active(net, down, result, how)
+    final, final_vjp = parts.active(net, "post_conv", low, parts.SAME)
 
-    def pull(dfinal: Floats, dh: Floats) -> Floats:
-        dh = dh + pull_low(pull_final(dfinal))
+    def vjp(dfinal: Floats, dh: Floats) -> Floats:
+        dh = dh + low_vjp(final_vjp(dfinal))
         dx: Any = 0
         if options.scale == 4:
-            du2, dx = pull_h2(dh)
-            dh = pull_u2(du2)
-        du, more = pull_h(dh)
-        return pull_u(du) + more + dx  # type: ignore[no-any-return]
+            du2, dx = h2_vjp(dh)
+            dh = u2_vjp(du2)
+        du, more = h_vjp(dh)
+        return u_vjp(du) + more + dx  # type: ignore[no-any-return]
 
-    return final, result, pull
+    return final, result, vjp
 
 
 def _corrected(
     net: Net, u: Floats, x: Floats, names: tuple[str, str], how: Stride
 ) -> tuple[Floats, Any]:
     """What u misses of x is enlarged and added; gradients of u and x."""
-    low, pull_low = parts.active(net, names[0], u, how)
-    error, pull_error = parts.active(net, names[1], x - low, how, turned=True)
+    low, low_vjp = parts.active(net, names[0], u, how)
+    error, error_vjp = parts.active(net, names[1], x - low, how, turned=True)
 
-    def pull(dh: Floats) -> tuple[Floats, Floats]:
-        missed = pull_error(dh)
-        return dh + pull_low(-missed), missed
+    def vjp(dh: Floats) -> tuple[Floats, Floats]:
+        missed = error_vjp(dh)
+        return dh + low_vjp(-missed), missed
 
-    return u + error, pull
+    return u + error, vjp
 
 
 def _multiples(net: Net, scale: int, step: int, pad: str) -> None:
@@ -272,12 +272,12 @@ def _multiples(net: Net, scale: int, step: int, pad: str) -> None:
         _check.fail(net.fit.op, "x", text)
 
 
-def _pulled(net: Net, results: list[tuple[str, Floats]], pull: Any) -> tuple[Floats, Any]:
+def _gradients(net: Net, results: list[tuple[str, Floats]], vjp: Any) -> tuple[Floats, Any]:
     """Gradients of x and of the weights; cotangents must have the shapes of results."""
     fit = net.fit
     for name, y in results:
         if fit[name].shape != y.shape:
             text = f"has shape {fit[name].shape[1:]}, expected {y.shape[1:]} as the output"
             _check.fail(fit.op, name, text)
-    dx = pull([fit[name] for name, _ in results])
+    dx = vjp([fit[name] for name, _ in results])
     return fit.unfold(dx), net.gradients

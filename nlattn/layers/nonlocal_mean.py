@@ -131,15 +131,15 @@ def nonlocal_block_vjp(
     )
     if names.concat:
         found[names.concat] = gradients[3]
-    dx = fit["dout"] + _pull(w, names.theta, fit["x"], dtheta, found)
+    dx = fit["dout"] + _project_vjp(w, names.theta, fit["x"], dtheta, found)
     if names.pool and names.pool_first:
-        dpooled = _pull(w, names.phi, run.source, dphi, found)
-        dpooled = dpooled + _pull(w, names.g, run.source, dg, found)
+        dpooled = _project_vjp(w, names.phi, run.source, dphi, found)
+        dpooled = dpooled + _project_vjp(w, names.g, run.source, dg, found)
         dx += max_pool_vjp(fit["x"], names.pool, dpooled)
     else:
         for pair, full, d in ((names.phi, run.all_phi, dphi), (names.g, run.all_g, dg)):
             inner = max_pool_vjp(full, names.pool, d) if names.pool else d
-            dx += _pull(w, pair, fit["x"], inner, found)
+            dx += _project_vjp(w, pair, fit["x"], inner, found)
     return fit.unfold(dx), w.gradients(found)
 
 
@@ -197,12 +197,12 @@ def _batch(fit: _check.Fit, names: Names, training: object) -> bool:
 def _embed(fit: _check.Fit, names: Names, w: Weights) -> _Embedded:
     """theta, phi, g; phi and g before a maximum that follows them; what they are made from."""
     x = fit["x"]
-    theta = _push(w, names.theta, x)
+    theta = _project(w, names.theta, x)
     if names.pool and names.pool_first:
         source = max_pool(x, names.pool)
-        phi, g = _push(w, names.phi, source), _push(w, names.g, source)
+        phi, g = _project(w, names.phi, source), _project(w, names.g, source)
         return theta, phi, g, phi, g, source
-    all_phi, all_g = _push(w, names.phi, x), _push(w, names.g, x)
+    all_phi, all_g = _project(w, names.phi, x), _project(w, names.g, x)
     phi, g = (max_pool(z, names.pool) if names.pool else z for z in (all_phi, all_g))
     return theta, phi, g, all_phi, all_g, x
 
@@ -279,13 +279,15 @@ def _buffers(fit: _check.Fit, names: Names, w: Weights, batch: Statistics | None
     return buffers
 
 
-def _push(w: Weights, pair: Pair | None, x: Floats) -> Floats:
+def _project(w: Weights, pair: Pair | None, x: Floats) -> Floats:
     """A convolution, or the input itself where there is none."""
     return x if pair is None else conv(x, w.matrix(pair.weight), w[pair.bias])
 
 
-def _pull(w: Weights, pair: Pair | None, x: Floats, dy: Floats, found: dict[str, Floats]) -> Floats:
-    """Gradient of the input of `_push`; those of its weights are added to `found`."""
+def _project_vjp(
+    w: Weights, pair: Pair | None, x: Floats, dy: Floats, found: dict[str, Floats]
+) -> Floats:
+    """Gradient of the input of `_project`; those of its weights are added to `found`."""
     if pair is None:
         return dy
     g = conv_vjp(x, w.matrix(pair.weight), dy)

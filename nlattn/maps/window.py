@@ -61,7 +61,7 @@ class WindowMap(AttentionMap):
         none: Floats = _check.frozen(np.zeros((1, to.H, to.W, x.shape[1]), self.dtype))
         delta: Floats = np.zeros((1, t, to.Ho, to.Wo), self.dtype)
         dout = x.reshape(1, to.Ho, to.Wo, -1)
-        return self._local.pull(none, dout, self._norm, delta)[0].reshape(self.shape[1], -1)
+        return self._local.vjp(none, dout, self._norm, delta)[0].reshape(self.shape[1], -1)
 
     def _taps(self, index: Ints) -> tuple[Ints, Bools, Ints]:
         """Of some queries: each tap's key, (r, kh kw), whether it is inside, and the query."""

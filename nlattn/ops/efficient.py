@@ -111,7 +111,7 @@ def efficient_attention_vjp(
     sums; normalised queries and keys are made again, block by block.
     """
     fit = set_fit("efficient_attention_vjp", nonfinite, q=q, k=k, v=v, dout=dout)
-    return _checked(fit, normalization, mask).pull(fit)
+    return _checked(fit, normalization, mask).vjp(fit)
 
 
 def _checked(fit: _check.Fit, normalization: str, mask: Any) -> Separate:

@@ -98,7 +98,7 @@ def enla_vjp(
     gradient of its unit vector. About three times the forward pass.
     """
     fit = set_fit("enla_vjp", nonfinite, q=q, k=k, v=v, dout=dout, projection=projection)
-    return _plan(fit, amplification, floor, eps).pull(fit)
+    return _plan(fit, amplification, floor, eps).vjp(fit)
 
 
 def enlca_loss(
@@ -184,7 +184,7 @@ def enlca_loss_vjp(
     if loss is None:
         gradients = [np.full((fit.batch, *fit.shape(s)), np.nan) for s in ("n d", "m d")]
     else:
-        gradients = list(contrastive.pull(loss, fit["dout"][fit.slices("dout")[:, 0]]))
+        gradients = list(contrastive.vjp(loss, fit["dout"][fit.slices("dout")[:, 0]]))
     return fit.reduce("q", gradients[0]), fit.reduce("k", gradients[1])
 
 
@@ -216,7 +216,7 @@ def _ranked(
     margin: float,
     eps: float,
     parity: bool,
-) -> contrastive.Ranked | None:
+) -> contrastive.Ranks | None:
     op, m = fit.op, fit.dims["m"]
     amplitude, floor = _amplitude(op, amplification, floor)
     positives = _check.integer(op, "positives", positives, low=1)
@@ -234,4 +234,4 @@ def _ranked(
         _check.fail(op, "q", "has 0 rows, whose mean is not defined")
     slices = fit.slices("q", "k")
     shape = contrastive.Shape(amplitude, floor, positives, low, min(high, m), margin, eps)
-    return contrastive.Ranked(fit["q"], fit["k"], slices, shape)
+    return contrastive.Ranks(fit["q"], fit["k"], slices, shape)

@@ -144,10 +144,10 @@ def favor_attention_vjp(
     )
     fit = plan.fit
     if not plan.causal:
-        return plan.whole.pull(fit)
+        return plan.whole.vjp(fit)
     p, first = plan.prefix(denominator_eps)
     dout = fit["dout"][fit.slices("dout")[:, 0]]
-    gradients = factored_causal.pull(p, dout, first)
+    gradients = factored_causal.vjp(p, dout, first)
     return tuple(fit.reduce(name, x) for name, x in zip("qkv", gradients, strict=True))  # type: ignore[return-value]
 
 

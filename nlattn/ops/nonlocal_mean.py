@@ -122,7 +122,7 @@ def nonlocal_mean_vjp(
     call = _Call("nonlocal_mean_vjp", q, k, pairwise, scale, weight, nonfinite, **arrays)
     fit = call.fit
     if pairwise == "dot_product":
-        return Separate.of(fit).pull(fit)
+        return Separate.of(fit).vjp(fit)
     if pairwise == "concatenation":
         return concatenation.vjp(fit)
     p = call.scores()

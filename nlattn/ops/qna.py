@@ -130,7 +130,7 @@ def qna_vjp(
         _check.fail(fit.op, "dout", text)
     near, learn = local(fit, to, scale), "bias" in fit or "gate" in fit
     norm, delta, dbias, dgate = near.attend(fit["v"], fit["dout"], out=False, learn=learn)
-    dv, dscore = near.pull(fit["v"], fit["dout"], norm, delta)
+    dv, dscore = near.vjp(fit["v"], fit["dout"], norm, delta)
     dq, dk = near.project(dscore)
     taps = (fit.batch, *fit.shape("t"), to.kh, to.kw)
     return (

@@ -76,4 +76,4 @@ def refined_self_attention_vjp(
     Arguments as for `refined_self_attention`, `dout` in the shape of its result.
     """
     fit = set_fit("refined_self_attention_vjp", nonfinite, q=q, k=k, v=v, dout=dout)
-    return Separate.of(fit).pull(fit)
+    return Separate.of(fit).vjp(fit)

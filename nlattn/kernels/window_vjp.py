@@ -196,7 +196,7 @@ def _row(g: Windows, b: int, row: int, arrays: Any, slices: Ints, norms: Any, re
 
 
 @jit.kernel
-def pull(
+def vjp(
     task: int,
     g: Windows,
     arrays: Any,
