@@ -129,23 +129,23 @@ def certified_attention_vjp(
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients (dq, dk, dv) of ``sum(dout * out)``, options as for `certified_attention`.
 
-    Computed from all keys, as `attention_vjp` does: `tolerance` is checked, and nothing is missed.
+    Computed from all keys in float64, as `attention_vjp` does: nothing is missed.
     """
     op = "certified_attention_vjp"
     arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e"), "dout": (dout, "n e")}
     call = _call(op, arrays, tolerance, weight, scale, bandwidth, mask, causal, nonfinite, 4e9)
     options: dict[str, Any] = {"mask": mask, "causal": causal, "nonfinite": nonfinite}
+    q_, k_, v_, g_ = (np.asarray(x).astype(np.float64) for x in (q, k, v, dout))
     if weight == "softmax":
-        dq, dk, dv = attention_vjp(q, k, v, dout, scale=scale, **options)
-        return dq, dk, dv
-    kind, given = call.fit.dtype, call.fit.out_dtype
-    q_, k_, v_, g_ = (np.asarray(x).astype(kind) for x in (q, k, v, dout))
-    ones = np.ones((*q_.shape[:-1], 1), kind)
-    height = -(k_ * k_).sum(-1, keepdims=True) / 2
-    more = np.concatenate([q_, ones], -1), np.concatenate([k_, height], -1)
-    dq, dk, dv = attention_vjp(*more, v_, g_, scale=2 * bandwidth**-2, **options)
-    dk = dk[..., :-1] - dk[..., -1:] * k_
-    return tuple(x.astype(given, copy=False) for x in (dq[..., :-1], dk, dv))
+        dq, dk, dv = attention_vjp(q_, k_, v_, g_, scale=scale, **options)
+    else:
+        ones = np.ones((*q_.shape[:-1], 1))
+        height = -(k_ * k_).sum(-1, keepdims=True) / 2
+        more = np.concatenate([q_, ones], -1), np.concatenate([k_, height], -1)
+        dq, dk, dv = attention_vjp(*more, v_, g_, scale=2 * bandwidth**-2, **options)
+        dq, dk = dq[..., :-1], dk[..., :-1] - dk[..., -1:] * k_
+    kind = call.fit.out_dtype
+    return dq.astype(kind), dk.astype(kind), dv.astype(kind)
 
 
 class _Call(NamedTuple):
