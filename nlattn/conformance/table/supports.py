@@ -51,7 +51,6 @@ ROWS = (
             ),
         ),
         growth=Growth(counted="field", follows="n m d", scaled=True),
-        behaviour=("keys",),
         wrong=("nearest",),
     ),
     OpSpec(
