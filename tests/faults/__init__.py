@@ -18,6 +18,7 @@ from nlattn.conformance.backends.backend import Unsupported, call
 from nlattn.conformance.case import Case, suite
 from nlattn.conformance.judge.diagnosis import commonest
 from tests.faults import dense, gradients, grids, keys, lattice, linear
+from tests.faults.traps import TRAPS, Trap
 
 ENOUGH = 3
 """Failures of a fault after which it is known well enough."""
@@ -58,7 +59,7 @@ class Fault:
 class Outcome:
     """How the kit took one fault."""
 
-    fault: Fault
+    fault: Fault | Trap
     cases: int
     """Cases that it computed, until enough had failed."""
     failed: tuple[str, ...]
@@ -90,14 +91,14 @@ FAULTS = tuple(
 RIGHT = tuple(Fault(op, "", "", function) for op, function, _ in _table())
 
 
-def cases(op: str) -> list[Case]:
+def cases(op: str, dtypes: tuple[str, ...] | None = ("float32",)) -> list[Case]:
     """The cases that faults of a function are judged by: the smoke tier, in float32."""
     name = op.removesuffix("_vjp")
     kind = "vjp" if op.endswith("_vjp") else "forward"
-    return [case for case in suite("smoke", (name,), ("float32",)) if case.kind == kind]
+    return [case for case in suite("smoke", (name,), dtypes) if case.kind == kind]
 
 
-def judge(fault: Fault, given: Iterable[Case], enough: int = ENOUGH) -> Outcome:
+def judge(fault: Fault | Trap, given: Iterable[Case], enough: int = ENOUGH) -> Outcome:
     """Run one fault over the cases of its operator, until `enough` of them have failed."""
     computed, failed = 0, dict[str, str]()
     subject = runner.Here(fault)
@@ -119,3 +120,12 @@ def matrix(faults: Iterable[Fault] = FAULTS, enough: int = ENOUGH) -> Iterator[O
         if fault.op not in made:
             made = {fault.op: cases(fault.op)}
         yield judge(fault, made[fault.op], enough)
+
+
+def trapped(traps: Iterable[Trap] = TRAPS, enough: int = 2) -> Iterator[Outcome]:
+    """Outcomes of the traps of real kernels, in every dtype of the smoke tier."""
+    made: dict[str, list[Case]] = {}
+    for trap in traps:
+        if trap.op not in made:
+            made = {trap.op: cases(trap.op, None)}
+        yield judge(trap, made[trap.op], enough)

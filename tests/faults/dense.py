@@ -57,6 +57,7 @@ def attention(
     s = np.where(yes, s, 0 if bad == "zeros" else -np.inf)
     if bad == "cap after mask" and softcap:
         s = softcap * np.tanh(s / softcap)
+    some = np.isfinite(s).any(-1, keepdims=True)
     axis = -2 if bad == "queries" else -1
     with np.errstate(all="ignore"):
         top = s.max(axis, keepdims=True, initial=-np.inf)
@@ -65,9 +66,9 @@ def attention(
         total = p.sum(axis, keepdims=True)
         w = p if bad == "no normaliser" else p / total
         if bad != "NaN rows":
-            w = np.where(yes.any(-1, keepdims=True), w, 0)
+            w = np.where(some, w, 0)
         if bad == "uniform rows":
-            w = np.where(yes.any(-1, keepdims=True), w, 1 / m)
+            w = np.where(some, w, 1 / m)
         if bad == "argmax":
             w = np.where(np.arange(m) == s.argmax(-1)[..., None], 1.0, 0.0) * yes
     out = w @ v
@@ -76,7 +77,7 @@ def attention(
     if bad == "interleaved" and q.ndim > 2:
         out = np.moveaxis(out, -3, -2).reshape(out.shape)
     if masked_rows == "nan":
-        out = np.where(yes.any(-1, keepdims=True), out, np.nan)
+        out = np.where(some, out, np.nan)
     if bad == "stale":
         out = out + out
     if bad == "tail":
@@ -98,6 +99,8 @@ def attention_vjp(
 ) -> Any:  # fmt: skip
     """Gradients of attention by hand."""
     n, d, m = q.shape[-2], q.shape[-1], k.shape[-2]
+    if k.ndim != q.ndim or (bias is not None and bias.shape != (*q.shape[:-1], m)):
+        raise NotImplementedError
     group = q.shape[-3] // k.shape[-3] if gqa else 1
     K, V = (np.repeat(x, group, -3) if gqa else x for x in (k, v))
     factor = 1 / np.sqrt(d) if scale is None else scale

@@ -69,6 +69,8 @@ def cross_scale_attention(
     temperature: float = 10.0,
 ) -> Any:  # fmt: skip
     """Mei's attention, by pasting."""
+    if overlap not in ("average", "mass"):
+        raise NotImplementedError
     if q.ndim > 3:
         parts = [
             cross_scale_attention(bad, *x, scale=scale, patch=patch, overlap=overlap)

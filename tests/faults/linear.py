@@ -42,6 +42,8 @@ def efficient_attention(
     """Keys against values first."""
     m = k.shape[-2]
     kept = np.ones(k.shape[:-1], bool) if mask is None else mask
+    if not kept.any():
+        raise NotImplementedError
     if bad == "mask ignored":
         kept = np.ones_like(kept)
     if normalization == "softmax":

@@ -68,7 +68,7 @@ ROWS = (
                 (Recipe("patch-1", {"patch": 1}),),
                 (Recipe("best", {"assign": "argmax"}),),
                 (Recipe("temperature", {"temperature": 2.0}),),
-                (Recipe("floor", {"floor": 1.5}),),
+                (Recipe("floor", {"floor": 8.0}),),
             ),
         ),
         growth=Growth(

@@ -29,6 +29,7 @@ VARIANTS: tuple[Variant, ...] = (
     *keys.VARIANTS,
     *lattice.VARIANTS,
     *inputs.VARIANTS,
+    *inputs.UNGIVEN,
 )
 
 __all__ = ["VARIANTS", "Call", "Variant", "of"]
@@ -36,5 +37,5 @@ __all__ = ["VARIANTS", "Call", "Variant", "of"]
 
 def of(op: str) -> list[Variant]:
     """Variants that fit an operator: those of the families that its row names."""
-    families = set(find(op).wrong)
+    families = {*find(op).wrong, *inputs.ANY}
     return [variant for variant in VARIANTS if families & set(variant.families)]

@@ -38,6 +38,13 @@ def _for(dout: Callable[[Array], Array]) -> Callable[[Case, Gradients], Any]:
     return make
 
 
+def _without_lse(case: Case, _: Gradients) -> Any:
+    arrays = {n: x for n, x in case.arrays.items() if n != "dlse"}
+    if len(arrays) == len(case.arrays):
+        raise ValueError
+    return truth(Case(case.name, case.op, case.kind, case.dtype, arrays, case.options))
+
+
 def _constant_weights(case: Case, want: Gradients) -> Any:  # noqa: ARG001
     return {name: np.zeros_like(x) for name, x in want.items() if name != "dv"}
 
@@ -106,6 +113,7 @@ _WAYS: tuple[tuple[str, Callable[[Case, Gradients], Any]], ...] = (
     ("with dq and dk swapped", _exchanged("dq", "dk")),
     ("with dq and dv swapped", _exchanged("dq", "dv")),
     ("for a dout of ones", _for(np.ones_like)),
+    ("without the gradient of lse", _without_lse),
     ("with the sign turned", lambda _, g: {name: -x for name, x in g.items()}),
     ("with weights held constant: dv alone", _constant_weights),
     ("without the row sums in the softmax's gradient", _softmax(lambda P, dP, inner: P * dP)),

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from nlattn.conformance.judge.variants.base import Array, Call, Variant, after, unit
-from nlattn.conformance.table import find
+from nlattn.conformance.table import TABLE, find
 
 _SETS, _GRIDS = ("triples",), ("grids",)
+ANY = ("any",)
+"""Fits every operator."""
 
 
 def _swapped(a: str, b: str) -> Callable[[Call], Any]:
@@ -52,6 +54,28 @@ def _by_columns(c: Call) -> Any:
     v = c["v"]
     return c.given(v=np.swapaxes(v, -2, -3).reshape(v.shape))()
 
+
+def _ungiven(name: str) -> Callable[[Call], Any]:
+    """An option that is not looked at."""
+
+    def run(c: Call) -> Any:
+        c.options[name]
+        return c.given(**{name: None})()
+
+    return run
+
+
+OPTIONS = sorted(
+    {
+        name
+        for spec in TABLE
+        for factor in spec.cases.choices
+        for level in factor
+        for name in level.options
+        if name != "return_lse"
+    }
+)
+UNGIVEN = tuple(Variant(f"as if {name} were not given", ANY, _ungiven(name)) for name in OPTIONS)
 
 VARIANTS = (
     Variant("with values read by columns, not by rows", _GRIDS, _by_columns),

@@ -87,6 +87,42 @@ def _whole_blocks(block: int, m: int) -> slice:
     return slice(0, m // block * block)
 
 
+def _beyond(most: int, m: int) -> slice:
+    if m <= most:
+        raise ValueError
+    return slice(0, most)
+
+
+def _in_pairs(_: Call, st: Stages) -> Array:
+    """Weights of the neighbour in each pair of queries."""
+    order = np.arange(st.weights.shape[-2]) ^ 1
+    return st.weights[..., np.where(order < len(order), order, len(order) - 1), :]
+
+
+def _without_diagonal(c: Call) -> Any:
+    i, j = _positions(c)
+    mask = c.get("mask")
+    return c.given(mask=(i != j) if mask is None else mask & (i != j))()
+
+
+def _of_first_head(name: str) -> Callable[[Call], Any]:
+    """What all heads take of the first."""
+
+    def run(c: Call) -> Any:
+        x = c[name]
+        if x.ndim < 3:
+            raise ValueError
+        return c.given(
+            **{
+                name: x * 0 + x[(0,) * (x.ndim - 2)]
+                if x.dtype != bool
+                else (np.broadcast_to(x[(0,) * (x.ndim - 2)], x.shape).copy())
+            }
+        )()
+
+    return of(run)
+
+
 def _padded(block: int) -> Callable[[Call, Stages], Array]:
     """Weights when keys are filled up to whole blocks by zeros, whose scores of 0 count."""
 
@@ -180,6 +216,11 @@ _MASKS = tuple(
         ),
         ("with the first key head for all", _other_heads(lambda i, _, __: i * 0)),
         ("with heads and positions interleaved in memory", of(_mixed)),
+        ("with the bias of the first head for all", _of_first_head("bias")),
+        ("with the mask of the first head for all", _of_first_head("mask")),
+        ("with keys of the first head for all", _of_first_head("k")),
+        ("with values of the first head for all", _of_first_head("v")),
+        ("with queries of the first head for all", _of_first_head("q")),
     )
 )
 
@@ -193,6 +234,12 @@ _KEYS = tuple(
         ),
         ("without the last key", _keys(lambda m: slice(0, m - 1))),
         ("without the first key", _keys(lambda m: slice(1, None))),
+        *(
+            (f"with the first {b} keys alone", _keys(partial(_beyond, b)))
+            for b in (32, 64, 128, 256, 512, 1024)
+        ),
+        ("with rows of queries swapped in pairs", weighing(_in_pairs)),
+        ("with the diagonal left out", of(_without_diagonal)),
         *(
             (
                 f"without the keys after the last whole block of {b}",
