@@ -146,7 +146,8 @@ def dense(task: Task, options: Namespace, stages: Stages) -> Result:
     if task.v is not None and not options.only_shown:
         seconds = predict(task)["seconds"]
         if seconds > _LONG and not options.quiet:
-            print(f"nlattn: {len(q):,} x {len(k):,} scores: {seconds:.0f} s", file=sys.stderr)
+            text = f"{len(q):,} x {len(k):,} scores: {seconds:.0f} s; --only-shown leaves them out"
+            print(f"nlattn: {text}", file=sys.stderr)
         with stages("output"):
             out = _in_blocks(q, k, task.flat(task.v), task.scale, stages)
         out = out.reshape(*task.q.shape[:-1], -1)
