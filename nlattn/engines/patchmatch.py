@@ -150,6 +150,8 @@ def search(
 def features(x: Floats, score: str, patch: int) -> Floats:
     """Features as the kernels read them: padded for patches, of unit length for the cosine."""
     if score == "cosine":
+        top = abs(x).max(-1, keepdims=True, initial=0)  # powers of two spare squares their limits
+        x = np.ldexp(x, -np.where(np.isfinite(top), np.frexp(top)[1], 0))
         length = np.sqrt((x * x).sum(-1, keepdims=True))
         x = np.divide(x, length, out=np.zeros_like(x), where=length > 0)
     if patch > 1:

@@ -135,7 +135,12 @@ def bounds(keys: Keys, p: float, log_v: Floats | None) -> tuple[Floats, Floats]:
     if p == 2:
         return low**2, np.minimum(high**2, 1)
     if p > 2:
-        lower, upper = low**p, n ** (p / 2 - 1) * high**p
+        lower, steep = low**p, (p / 2 - 1) * math.log(n)
+        if steep < 700:
+            upper = n ** (p / 2 - 1) * high**p
+        else:  # beyond what a number holds
+            with np.errstate(divide="ignore"):
+                upper = np.exp(np.minimum(steep + p * np.log(high), 0))
     else:
         lower, upper = n ** (p / 2 - 1) * low**p, high**p * high.max() ** (2 - p)
     if log_v is not None:

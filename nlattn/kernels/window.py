@@ -151,6 +151,12 @@ def score(task: int, q: Floats, k: Floats, slices: Ints, scale: Any, out: Any) -
 
 
 @jit.device
+def far(like: Floats) -> Any:
+    """Scores beyond which a sum in parts and the sum itself are no longer one number."""
+    return like.dtype.type(2.0**15 if like.itemsize == 4 else 2.0**44)
+
+
+@jit.device
 def negligible(like: Floats) -> Any:
     """Sums below this may have lost digits: ``e^-60`` or ``e^-600``."""
     return like.dtype.type(8.75651076269652e-27 if like.itemsize == 4 else 2.65039655e-261)

@@ -12,6 +12,7 @@ from nlattn.kernels.gemm import aligned
 from nlattn.kernels.window import (
     LearningWindows,
     Windows,
+    far,
     negligible,
     over_windows,
     peak,
@@ -279,6 +280,9 @@ def _query(
     source, target = (g.powers, g.e_row, g.sh * g.e_row), (g.sums, g.d_row, s.n_j)
     over_windows(g, shape, x, at, 0, g.w_sums, source, target)
     _invert(g, s, x)
+    if max(abs(ref), abs(top)) > far(x):
+        for window in range(s.n_i * s.n_j):
+            x[g.inverse + window // s.n_j * g.d_row + window % s.n_j] = 0
     factor = x[gated_at] if g.box else x.dtype.type(1)
     for c0 in range(0, v.shape[2], g.chunk):
         cn = min(g.chunk, v.shape[2] - c0)

@@ -14,7 +14,7 @@ import numpy as np
 from nlattn._types import Floats, Ints
 from nlattn.kernels.exp import exp
 from nlattn.kernels.gemm import aligned
-from nlattn.kernels.window import Windows, negligible, over_windows, peak, tap_weights
+from nlattn.kernels.window import Windows, far, negligible, over_windows, peak, tap_weights
 from nlattn.runtime import jit
 
 PIXELS = 2048
@@ -50,7 +50,7 @@ def _tile(g: Windows, Y0: int, X0: int) -> Tile:
 def _ratios(g: Windows, s: Tile, known: Any, norm: Floats, delta: Floats, x: Floats) -> bool:
     """``exp(known - norm)`` of the windows, also times delta; False if digits may be lost."""
     limit, bound = 1 / negligible(x), x.dtype.type(60 if x.itemsize == 4 else 600)
-    fine = True
+    fine = bool(abs(known) <= far(x))
     for i in range(s.n_y + s.j1 - s.j0 - 1):
         for j in range(s.n_x + s.i1 - s.i0 - 1):
             I, J, to = s.Y0 - s.j1 + 1 + i, s.X0 - s.i1 + 1 + j, i * g.e_row + j

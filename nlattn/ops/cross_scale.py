@@ -9,12 +9,15 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats
+from nlattn.engines import laws
 from nlattn.engines.cross_scale import OVERLAPS, Cells, CrossScaleOptions, to_cells, to_pixels
+from nlattn.engines.magnitude import ranged
 from nlattn.maps.cross_scale import CrossScaleMap, apply
 
 PADS = {"edge": "edge", "reflect": "reflect", "zero": "constant"}
 
 
+@ranged(laws.cross_scale)
 def cross_scale_attention(
     q: Floats,
     k: Floats,
@@ -82,6 +85,7 @@ def cross_scale_attention(
     return fit.unfold(out)
 
 
+@ranged(laws.cross_scale)
 def cross_scale_attention_map(
     q: Floats,
     k: Floats,
@@ -110,6 +114,7 @@ def cross_scale_attention_map(
     return CrossScaleMap(fit["q"][0], fit["k"][0], options)
 
 
+@ranged(laws.cross_scale)
 def cross_scale_attention_vjp(
     q: Floats,
     k: Floats,

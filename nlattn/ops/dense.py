@@ -9,12 +9,15 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Bools, Floats
 from nlattn.engines import dense as engine
+from nlattn.engines import laws
+from nlattn.engines.magnitude import ranged
 from nlattn.maps.dense import DenseMap
 from nlattn.ops._scores import prepare
 
 _MASKED_ROWS = ("zero", "nan", "raise")
 
 
+@ranged(laws.softmax)
 def attention(
     q: Floats,
     k: Floats,
@@ -101,6 +104,7 @@ def attention(
     return (result, fit.unfold(engine.log_normaliser(norm), cast=False)) if return_lse else result
 
 
+@ranged(laws.softmax)
 def attention_map(
     q: Floats,
     k: Floats,
@@ -137,6 +141,7 @@ def attention_map(
     return DenseMap(p, query_grid, key_grid)
 
 
+@ranged(laws.softmax)
 def attention_vjp(
     q: Floats,
     k: Floats,

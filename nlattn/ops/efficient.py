@@ -8,13 +8,16 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Floats
+from nlattn.engines import laws
 from nlattn.engines.factored_fit import Hidden, set_fit
+from nlattn.engines.magnitude import ranged
 from nlattn.engines.separate import Separate
 from nlattn.maps.factored import FactoredMap
 
 _NORMALIZATIONS = ("softmax", "scaling")
 
 
+@ranged(laws.normalization)
 def efficient_attention(
     q: Floats,
     k: Floats,
@@ -58,6 +61,7 @@ def efficient_attention(
     return _checked(fit, normalization, mask).attend(fit)
 
 
+@ranged(laws.normalization)
 def efficient_context(
     k: Floats,
     v: Floats,
@@ -77,6 +81,7 @@ def efficient_context(
     return fit.unfold(context.astype(fit.dtype))  # type: ignore[no-any-return]
 
 
+@ranged(laws.normalization)
 def efficient_attention_map(
     q: Floats,
     k: Floats,
@@ -95,6 +100,7 @@ def efficient_attention_map(
     return FactoredMap(*_checked(fit, normalization, mask).factors(fit), query_grid, key_grid)
 
 
+@ranged(laws.normalization)
 def efficient_attention_vjp(
     q: Floats,
     k: Floats,

@@ -6,14 +6,16 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats
-from nlattn.engines import contrastive
+from nlattn.engines import contrastive, laws
 from nlattn.engines.factored_fit import set_fit
 from nlattn.engines.features import Random
+from nlattn.engines.magnitude import ranged
 from nlattn.engines.positive import Positive
 from nlattn.maps.factored import FactoredMap
 from nlattn.ops.features import at_least_0
 
 
+@ranged(laws.unit)
 def enla(
     q: Floats,
     k: Floats,
@@ -60,6 +62,7 @@ def enla(
     return _plan(fit, amplification, floor, eps).attend(fit)
 
 
+@ranged(laws.unit)
 def enla_map(
     q: Floats,
     k: Floats,
@@ -80,6 +83,7 @@ def enla_map(
     return FactoredMap(*_plan(fit, amplification, floor, eps).factors(fit), query_grid, key_grid)
 
 
+@ranged(laws.unit)
 def enla_vjp(
     q: Floats,
     k: Floats,
@@ -101,6 +105,7 @@ def enla_vjp(
     return _plan(fit, amplification, floor, eps).vjp(fit)
 
 
+@ranged(laws.unit)
 def enlca_loss(
     q: Floats,
     k: Floats,
@@ -159,6 +164,7 @@ def enlca_loss(
     return fit.unfold(contrastive.loss(loss).astype(fit.dtype))  # type: ignore[no-any-return]
 
 
+@ranged(laws.unit)
 def enlca_loss_vjp(
     q: Floats,
     k: Floats,

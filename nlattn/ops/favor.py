@@ -8,9 +8,10 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats
-from nlattn.engines import factored_causal
+from nlattn.engines import factored_causal, laws
 from nlattn.engines.factored_fit import Hidden, collect, set_fit
 from nlattn.engines.features import JointExp, Random, Relu, RowSoftmax
+from nlattn.engines.magnitude import ranged
 from nlattn.engines.positive import Positive
 from nlattn.engines.separate import Separate
 from nlattn.maps.factored import FactoredMap
@@ -20,6 +21,7 @@ _KERNELS = ("softmax", "relu", "none")
 _RELU_EPS = 1e-3
 
 
+@ranged(laws.kernel)
 def favor_attention(
     q: Floats,
     k: Floats,
@@ -84,6 +86,7 @@ def favor_attention(
     return plan.whole.attend(plan.fit)
 
 
+@ranged(laws.kernel)
 def favor_attention_map(
     q: Floats,
     k: Floats,
@@ -111,6 +114,7 @@ def favor_attention_map(
     return FactoredMap(*plan.whole.factors(plan.fit), query_grid, key_grid)
 
 
+@ranged(laws.kernel)
 def favor_attention_vjp(
     q: Floats,
     k: Floats,

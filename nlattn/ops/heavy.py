@@ -8,7 +8,8 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Support, Work
-from nlattn.engines import prefix_sets
+from nlattn.engines import laws, prefix_sets
+from nlattn.engines.magnitude import ranged
 from nlattn.engines.normaliser import Normaliser
 from nlattn.engines.sensitivity import Keys
 from nlattn.kernels import heavy as kernels
@@ -19,6 +20,7 @@ NORMALISERS = ("auto", "factor", "dense", "sampled")
 _BYTES = 1 << 26  # of one block of queries' entries
 
 
+@ranged(laws.keys)
 def heavy_attention(
     q: Floats,
     k: Floats,
@@ -83,7 +85,7 @@ def heavy_attention(
     fit = _check.fit(op, {"q": (q, "n d"), "k": (k, "m d")}, nonfinite=nonfinite)
     _check.one_head(fit)
     eps = checked_eps(op, eps)
-    p = _check.number(op, "p", p, positive=True)
+    p = _check.number(op, "p", p, positive=True, low=1e-6, high=1e6)
     causal = _check.flag(op, "causal", causal)
     n, m, d = fit.shape("n m d")
     choice = _check.choice(op, "normaliser", normaliser, NORMALISERS)
@@ -137,7 +139,7 @@ def _collect(
     """Scan blocks of queries, keep their entries, and make the map."""
     n, m, d = fit.shape("n m d")
     p, eps, causal = options
-    most = max(1, min(len(chosen), int((1 + 1e-6) / eps) + 1))
+    most = max(1, min(len(chosen), int(min((1 + 1e-6) / eps, len(chosen))) + 1))
     step = max(64, _BYTES // (24 * most) // 64 * 64)
     some, chosen, norm = _check.frozen(some), _check.frozen(chosen, np.int64), _check.frozen(norm)
     settings = _check.frozen(np.array([p, eps, causal]))

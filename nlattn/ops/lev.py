@@ -8,6 +8,8 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Ints
+from nlattn.engines import laws
+from nlattn.engines.magnitude import ranged
 from nlattn.maps.selected import SelectedMap
 from nlattn.ops._select import chosen_keys
 from nlattn.ops.dense import attention, attention_map, attention_vjp
@@ -37,6 +39,7 @@ def lev_keys(
     return index.reshape((*fit.lead_of("k"), index.shape[1]))
 
 
+@ranged(laws.softmax)
 def lev_attention(
     q: Floats,
     k: Floats,
@@ -106,6 +109,7 @@ def lev_attention(
     return (out, lse) if return_lse else out
 
 
+@ranged(laws.softmax)
 def lev_attention_map(
     q: Floats,
     k: Floats,
@@ -135,6 +139,7 @@ def lev_attention_map(
     return SelectedMap(dense, chosen, fit.dims["m"], query_grid, key_grid)
 
 
+@ranged(laws.softmax)
 def lev_attention_vjp(
     q: Floats,
     k: Floats,

@@ -9,11 +9,14 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats
+from nlattn.engines import laws
 from nlattn.engines import leverage as engine
 from nlattn.engines import sketch as sketches
 from nlattn.engines.draws import normal
+from nlattn.engines.magnitude import ranged
 
 
+@ranged(laws.keys)
 def leverage_scores(
     k: Floats,
     *,
@@ -73,6 +76,7 @@ def leverage_scores(
     return (scores, fit.unfold(ranks, cast=False)) if return_rank else scores
 
 
+@ranged(laws.keys)
 def approximate_leverage_scores(
     k: Floats,
     *,

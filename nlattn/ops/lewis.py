@@ -10,10 +10,13 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Ints
-from nlattn.engines import bracket
+from nlattn.engines import bracket, laws
+from nlattn.engines.magnitude import ranged
 from nlattn.engines.sensitivity import Keys, bounds, converge, default_eta, lewis_logs, log_s
 
 _TOL, _STEPS = 1e-12, 1000
+
+_MOST = 1e7  # iterates to average; each takes m d^2
 
 
 class LewisWeights(NamedTuple):
@@ -34,6 +37,7 @@ class Bracket(NamedTuple):
     upper: Floats
 
 
+@ranged(laws.keys)
 def lewis_weights(
     k: Floats,
     p: float,
@@ -82,7 +86,7 @@ def lewis_weights(
     """
     op = "lewis_weights"
     fit = _check.fit(op, {"k": (k, "m d")}, nonfinite=nonfinite)
-    p = _check.number(op, "p", p, positive=True)
+    p = _check.number(op, "p", p, positive=True, low=1e-6)
     eta = default_eta(p) if eta is None else _check.number(op, "eta", eta, positive=True)
     tol = _check.number(op, "tol", tol)
     steps = _check.integer(op, "steps", steps, low=0)
@@ -108,6 +112,7 @@ def lewis_weights(
     return LewisWeights(fit.unfold(weights, cast=False), residual, counts)
 
 
+@ranged(laws.keys)
 def sensitivity_bounds(
     k: Floats, p: float, *, weights: Floats | None = None, nonfinite: str = "raise"
 ) -> Bracket:
@@ -146,7 +151,7 @@ def sensitivity_bounds(
     """
     op = "sensitivity_bounds"
     fit = _check.fit(op, {"k": (k, "m d")}, nonfinite=nonfinite)
-    p = _check.number(op, "p", p, positive=True)
+    p = _check.number(op, "p", p, positive=True, low=1e-6)
     given = None if weights is None else _positive(op, fit, weights)
     lower, upper = fit.empty("m", np.float64), fit.empty("m", np.float64)
     for b, x in enumerate(fit["k"]):
@@ -165,6 +170,7 @@ def sensitivity_bounds(
     return Bracket(fit.unfold(lower, cast=False), fit.unfold(upper, cast=False))
 
 
+@ranged(laws.keys)
 def lp_sensitivity(
     k: Floats,
     i: int,
@@ -208,7 +214,7 @@ def lp_sensitivity(
     """
     op = "lp_sensitivity"
     fit = _check.fit(op, {"k": (k, "m d")}, nonfinite=nonfinite)
-    p = _check.number(op, "p", p, positive=True)
+    p = _check.number(op, "p", p, positive=True, low=1e-6)
     if p < 1:
         _check.fail(op, f"p={p}", "is not convex, expected at least 1; use sensitivity_bounds")
     i = _check.integer(op, "i", i, low=0, high=fit.dims["m"] - 1)
@@ -226,7 +232,11 @@ def _averaged(keys: Keys, p: float, average: float) -> tuple[Floats, float, int]
     n, r = keys.X.shape
     if n == 0:
         return np.zeros(0), 0.0, 0
-    count = max(1, math.ceil(math.log(n / r) / math.log1p(average)))
+    wanted = math.log(n / r) / math.log1p(average)
+    if wanted > _MOST:
+        text = f"takes {wanted:.1e} steps, expected at least {average * wanted / _MOST:.1e}"
+        _check.fail("lewis_weights", f"average={average}", f"{text}, which takes {_MOST:.0e}")
+    count = max(1, math.ceil(wanted))
     log_w, total = np.full(n, math.log(r / n)), np.full(n, r / n)
     for _ in range(count - 1):
         log_w = (1 - 2 / p) * log_w + log_s(keys.X, log_w, p)

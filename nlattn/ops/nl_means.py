@@ -8,6 +8,8 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Ints, Support, Work
+from nlattn.engines import laws
+from nlattn.engines.magnitude import ranged
 from nlattn.engines.nl_means import BANDWIDTH, SELF, Call, denoise, vjp, weights
 from nlattn.engines.patchmatch import CANDIDATES
 from nlattn.engines.similar import SEARCHES, SELECTS, Search, joined
@@ -16,6 +18,7 @@ from nlattn.maps.sparse import SparseMap
 from nlattn.ops._picture import ABSENT, Picture
 
 
+@ranged(laws.picture)
 def nl_means(
     image: Any,
     *,
@@ -91,6 +94,7 @@ def nl_means(
     return picture.restored(out)
 
 
+@ranged(laws.picture)
 def nl_means_support(
     image: Any,
     *,
@@ -123,6 +127,7 @@ def nl_means_support(
     return joined(parts, call.fit.lead, call.n)
 
 
+@ranged(laws.picture)
 def nl_means_map(
     image: Any,
     *,
@@ -162,6 +167,7 @@ def nl_means_map(
     return SparseMap(found, P, scores, np.log(total.astype(np.float64)), work, grid, grid)
 
 
+@ranged(laws.picture)
 def nl_means_vjp(
     image: Any,
     dout: Any,

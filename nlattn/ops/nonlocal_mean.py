@@ -8,7 +8,8 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Work
-from nlattn.engines import concatenation, dense
+from nlattn.engines import concatenation, dense, laws
+from nlattn.engines.magnitude import ranged
 from nlattn.engines.separate import Separate
 from nlattn.maps.base import AttentionMap
 from nlattn.maps.concatenation import ConcatenationMap
@@ -19,6 +20,7 @@ from nlattn.ops._scores import prepare
 PAIRWISE = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
 
 
+@ranged(laws.pairwise)
 def nonlocal_mean(
     q: Floats,
     k: Floats,
@@ -71,6 +73,7 @@ def nonlocal_mean(
     return fit.unfold(dense.attend(call.scores(), fit["v"])[0])  # type: ignore[no-any-return]
 
 
+@ranged(laws.pairwise)
 def nonlocal_mean_map(
     q: Floats,
     k: Floats,
@@ -101,6 +104,7 @@ def nonlocal_mean_map(
     return DenseMap(call.scores(), query_grid, key_grid)
 
 
+@ranged(laws.pairwise)
 def nonlocal_mean_vjp(
     q: Floats,
     k: Floats,

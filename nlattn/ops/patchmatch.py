@@ -9,7 +9,9 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Field, Floats, Ints
+from nlattn.engines import laws
 from nlattn.engines import patchmatch as engine
+from nlattn.engines.magnitude import ranged
 from nlattn.engines.patchmatch import CANDIDATES, JUMPS, PROPAGATE, SCORES, Masks, SearchOptions
 from nlattn.engines.random_search import Progress
 
@@ -17,6 +19,7 @@ OP = "patchmatch"
 METHODS = ("buffered", "exact", "certified")
 
 
+@ranged(laws.score)
 def patchmatch(
     q: Floats,
     k: Floats,

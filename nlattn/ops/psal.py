@@ -9,6 +9,8 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Field, Floats
+from nlattn.engines import laws
+from nlattn.engines.magnitude import ranged
 from nlattn.engines.matches import matches
 from nlattn.engines.patch_voting import Votes, VotingOptions
 from nlattn.engines.patchmatch import CANDIDATES
@@ -18,6 +20,7 @@ from nlattn.ops.patchmatch import patchmatch
 BORDERS = ("reflect", "edge")
 
 
+@ranged(laws.costs)
 def psal(
     q: Floats,
     k: Floats,
@@ -87,6 +90,7 @@ def psal(
     return _votes("psal", arrays, asked).attend()
 
 
+@ranged(laws.costs)
 def psal_map(
     q: Floats,
     k: Floats,
@@ -116,6 +120,7 @@ def psal_map(
     return SparseMap(*votes.entries())
 
 
+@ranged(laws.costs)
 def psal_vjp(
     q: Floats,
     k: Floats,

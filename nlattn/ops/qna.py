@@ -8,6 +8,8 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats
+from nlattn.engines import laws
+from nlattn.engines.magnitude import ranged
 from nlattn.maps.window import WindowMap
 from nlattn.ops._windows import geometry, local
 
@@ -15,6 +17,7 @@ Gradients = tuple[Floats, Floats, Floats, Floats | None, Floats | None]
 _ARRAYS = {"q": "t d", "k": "H W d", "v": "H W e", "bias": "t kh kw", "gate": "t kh kw"}
 
 
+@ranged(laws.window)
 def qna(
     q: Floats,
     k: Floats,
@@ -71,6 +74,7 @@ def qna(
     return fit.unfold(local(fit, to, scale).attend(fit["v"], out=True)[0])  # type: ignore[no-any-return]
 
 
+@ranged(laws.window)
 def qna_map(
     q: Floats,
     k: Floats,
@@ -102,6 +106,7 @@ def qna_map(
     return WindowMap(local(fit, to, scale))
 
 
+@ranged(laws.window)
 def qna_vjp(
     q: Floats,
     k: Floats,

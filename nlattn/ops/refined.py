@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from nlattn._types import Floats
+from nlattn.engines import laws
 from nlattn.engines.factored_fit import set_fit
+from nlattn.engines.magnitude import ranged
 from nlattn.engines.separate import Separate
 from nlattn.maps.factored import FactoredMap
 
 
+@ranged(laws.products)
 def refined_self_attention(q: Floats, k: Floats, v: Floats, *, nonfinite: str = "raise") -> Floats:
     """Dot-product attention without softmax: ``out[i] = (1/m) sum_j (q[i].k[j]) v[j] = M q[i]``.
 
@@ -40,6 +43,7 @@ def refined_self_attention(q: Floats, k: Floats, v: Floats, *, nonfinite: str = 
     return Separate.of(fit).attend(fit)
 
 
+@ranged(laws.products)
 def channel_mixing(k: Floats, v: Floats, *, nonfinite: str = "raise") -> Floats:
     """``M = (1/m) sum_j v[j] k[j].T`` (..., e, d): refined self-attention as a channel attention.
 
@@ -52,6 +56,7 @@ def channel_mixing(k: Floats, v: Floats, *, nonfinite: str = "raise") -> Floats:
     return fit.unfold(mixing.astype(fit.dtype))  # type: ignore[no-any-return]
 
 
+@ranged(laws.products)
 def refined_self_attention_map(
     q: Floats,
     k: Floats,
@@ -68,6 +73,7 @@ def refined_self_attention_map(
     return FactoredMap(*Separate.of(fit).factors(fit), query_grid, key_grid)
 
 
+@ranged(laws.products)
 def refined_self_attention_vjp(
     q: Floats, k: Floats, v: Floats, dout: Floats, *, nonfinite: str = "raise"
 ) -> tuple[Floats, Floats, Floats]:

@@ -9,6 +9,8 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Field, Floats, Support, Work
+from nlattn.engines import laws
+from nlattn.engines.magnitude import ranged
 from nlattn.engines.matches import support_of_field
 from nlattn.engines.sparse import Edges, Weights
 from nlattn.maps.sparse import SparseMap
@@ -85,6 +87,7 @@ def scram_support(
     )
 
 
+@ranged(laws.weight)
 def scram(
     q: Floats,
     k: Floats,
@@ -158,6 +161,7 @@ def scram(
     return edges.attend(weights, return_lse)
 
 
+@ranged(laws.weight)
 def scram_map(
     q: Floats,
     k: Floats,
@@ -193,6 +197,7 @@ def scram_map(
     return SparseMap(*edges.entries(weights, search))
 
 
+@ranged(laws.weight)
 def scram_vjp(
     q: Floats,
     k: Floats,

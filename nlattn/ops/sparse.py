@@ -8,6 +8,8 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Support
+from nlattn.engines import laws
+from nlattn.engines.magnitude import ranged
 from nlattn.engines.sparse import Edges, Weights
 from nlattn.engines.support import checked_support
 from nlattn.maps.sparse import SparseMap
@@ -86,6 +88,7 @@ def support_from_index(index: Any, n_keys: int) -> Support:
     return Support(_check.frozen(indptr), _check.frozen(keys[kept]), (*np.shape(index)[:-1], m))
 
 
+@ranged(laws.weight)
 def sparse_attention(
     q: Floats,
     k: Floats,
@@ -145,6 +148,7 @@ def sparse_attention(
     return Edges(fit, support).attend(weights, return_lse)
 
 
+@ranged(laws.weight)
 def sparse_attention_map(
     q: Floats,
     k: Floats,
@@ -169,6 +173,7 @@ def sparse_attention_map(
     return SparseMap(*Edges(fit, support).entries(weights))
 
 
+@ranged(laws.weight)
 def sparse_attention_vjp(
     q: Floats,
     k: Floats,

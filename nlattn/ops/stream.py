@@ -106,7 +106,7 @@ class LeverageStream:
         ranges = self._added(op, "block", np.array([[start, start + shape[0]]], np.int64))
         if not shape[0]:
             return self
-        step = max(_CHUNK // self.d, int(self.d / self.eps))
+        step = max(_CHUNK // self.d, int(min(self.d / self.eps, 1e9)))
         for low in range(0, shape[0], step):
             chunk = _check.array(op, "block", np.asarray(source[low : low + step]))
             k = _check.frozen(chunk, np.float32 if chunk.dtype.itemsize < 8 else np.float64)

@@ -9,7 +9,8 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Floats, Ints, Support
-from nlattn.engines import bracket, prefix_sets
+from nlattn.engines import bracket, laws, prefix_sets
+from nlattn.engines.magnitude import ranged
 from nlattn.engines.sensitivity import Keys, bounds, lewis_logs, tensor_columns
 
 
@@ -32,6 +33,7 @@ class UniversalSet(NamedTuple):
         return np.unique(self.support.indices)
 
 
+@ranged(laws.keys)
 def universal_set(
     k: Floats,
     eps: float,
@@ -84,7 +86,7 @@ def universal_set(
     op = "universal_set"
     fit = _check.fit(op, {"k": (k, "m d")}, nonfinite=nonfinite)
     eps = checked_eps(op, eps)
-    p = _check.number(op, "p", p, positive=True)
+    p = _check.number(op, "p", p, positive=True, low=1e-6)
     causal, tight = _check.flag(op, "causal", causal), _check.flag(op, "tight", tight)
     if tight and (causal or p < 1):
         _check.fail(op, "tight=True", f"needs p >= 1 and causal=False, got p={p}, causal={causal}")
@@ -146,9 +148,12 @@ def limit(keys: Keys, eps: float, p: float, causal: bool) -> int:
     n, r = keys.X.shape
     columns = tensor_columns(keys, p)
     if not causal:
-        most = min(r ** max(1.0, p / 2), columns or math.inf) / eps
+        power = max(1.0, p / 2)
+        plain = r**power if power * math.log(max(r, 1)) < 700 else math.inf
+        most = min(plain, columns or math.inf) / eps
     elif columns:
         most = columns / eps
     else:  # those of leverage^(p/2), times n^(p/2-1) for p > 2, of at least eps
-        most = r * (eps * n ** min(1 - p / 2, 0)) ** (-2 / p) if n else 0.0
-    return int(min(n, math.floor(most * (1 + 1e-9))))
+        share = math.log(eps) + min(1 - p / 2, 0) * math.log(n) if n else 0.0
+        most = r * math.exp(min(-2 / p * share, 700.0)) if n else 0.0
+    return math.floor(min(float(n), most * (1 + 1e-9)))

@@ -1,0 +1,203 @@
+"""How the arguments and results of each operator grow together, for `magnitude.ranged`.
+
+A law is a function of the call's arguments. Gradients of q have the unit of ``dout v /q`` where a
+change of units of q is undone by an option, as by `scale`; and maps, whose values come later, hold
+weights that have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nlattn.engines.magnitude import Law
+
+Given = Mapping[str, Any]
+
+_BACK = ("dout v /q", "dout v /k", "dout", "dout v")
+_LOGITS = ("q k", "scale q k", "scale", "v")
+_CHAIN = ("dout v", "dout v scale k", "dout v scale q", "dlse", "dlse scale k", "dlse scale q")
+
+
+def softmax(given: Given) -> Law:
+    """Scores ``scale q.k``, capped and biased as they are."""
+    common: Any = {"options": {"scale": "q k"}, "fixed": ("bias",), "default": {"scale": -0.5}}
+    if "dout" in given:
+        sums = {"dlse": "dout v"}
+        return Law(_BACK, upper=_LOGITS, both=("softcap", *_CHAIN), sums=sums, **common)
+    return Law(("v",), upper=_LOGITS, both=("softcap",), **common)
+
+
+def pairwise(given: Given) -> Law:
+    """Those of `nonlocal_mean`."""
+    kind, back = given.get("pairwise"), "dout" in given
+    if kind == "dot_product":
+        return products(given)
+    if kind == "concatenation":
+        sums = ("weight q", "weight k", "weight q v", "weight k v")
+        if back:
+            units = ("dout v weight", "dout v weight", "dout weight q", "dout v q")
+            return Law(units, upper=sums, both=units, same=("q", "k"))
+        return Law(("weight q v",), upper=sums, same=("q", "k"), fixed=_if_map(given))
+    return softmax(given)
+
+
+def products(given: Given) -> Law:
+    """``q k v``, in any order."""
+    if "dout" in given:
+        units = ("dout k v", "dout q v", "dout q k")
+        return Law(units, upper=("k v", "q k", "dout q", "dout v"), both=units)
+    if "q" not in given:
+        return Law(("k v",), upper=("k v",))
+    return Law(("q k v",), upper=("q k", "k v", "q k v"), fixed=_if_map(given))
+
+
+def _if_map(given: Given) -> tuple[str, ...]:
+    """A map's weights could not be brought back to their units."""
+    return () if "v" in given else ("q", "k", "weight")
+
+
+def normalization(given: Given) -> Law:
+    """Those of `efficient_attention`."""
+    if given.get("normalization") == "scaling":
+        return products(given)
+    units = ("dout v", "dout v", "dout") if "dout" in given else ("v",)
+    both = units[:1] if "dout" in given else ()
+    return Law(units, upper=("q", "k", "v"), both=both, fixed=("q", "k"))
+
+
+def weight(given: Given) -> Law:
+    """Those of `sparse_attention` and `scram`."""
+    if given.get("weight") == "gaussian":
+        back = "dout" in given
+        squares = ("q q", "q q /bandwidth /bandwidth")
+        slopes = ("dout v", "dout v q /bandwidth /bandwidth", "dlse q /bandwidth /bandwidth")
+        return Law(
+            _BACK if back else ("v",),
+            {"bandwidth": "/q"},
+            upper=(*squares, "/bandwidth /bandwidth", "v"),
+            both=slopes if back else (),
+            same=("q", "k"),
+            sums={"dlse": "dout v"} if back else {},
+        )
+    return softmax(given)
+
+
+def score(given: Given) -> Law:
+    """Those of `patchmatch`."""
+    if given.get("score") == "neg_l2":
+        size = "q q /bandwidth /bandwidth"
+        return Law(
+            (size,),
+            {"bandwidth": "/bandwidth"},
+            both=(size, "q q"),
+            same=("q", "k"),
+            own=("bandwidth",),
+        )
+    if given.get("score") == "cosine":  # per vector
+        return Law(
+            ("scale",),
+            {"scale": "/scale"},
+            both=("q q", "k k", "scale"),
+            rows=("q", "k"),
+            own=("scale",),
+        )
+    size = "q k scale"
+    return Law(
+        (size,), {"scale": "/scale"}, both=(size, "q k"), own=("scale",), default={"scale": -0.5}
+    )
+
+
+def costs(given: Given) -> Law:
+    """Squares of differences over a temperature."""
+    back = "dout" in given
+    return Law(
+        _BACK if back else ("v",),
+        {"temperature": "/q /q"},
+        upper=("q q /temperature", "/temperature", "v"),
+        both=("q q", *(("dout v", "dout v q /temperature") if back else ())),
+        same=("q", "k"),
+    )
+
+
+def window(given: Given) -> Law:
+    """Softmax scores, and gates."""
+    plain = softmax(given)
+    gated = ("v gate", "dout gate", "dout v gate", "dout v gate scale k", "dout v gate scale q")
+    back = ("dout v gate /q", "dout v gate /k", "dout gate", "dout v gate", "dout v")
+    return plain._replace(
+        results=back if "dout" in given else ("v gate",), upper=(*plain.upper, *gated)
+    )
+
+
+def inner(_: Given) -> Law:
+    """What is called by the function has a law of its own."""
+    return Law(fixed=("q", "k", "v"))
+
+
+def kernel(given: Given) -> Law:
+    """Random features of ``scale x``."""
+    back = "dout" in given
+    units: tuple[str, ...] = _BACK if back else ("v",)
+    if given.get("kernel") == "none":
+        units = ("dout v", "dout v", "dout") if back else ("v",)
+        return Law(units, upper=("q", "k", "v"), both=units[:1] if back else (), fixed=("q", "k"))
+    squares = ("scale scale q q", "scale scale k k", "scale q projection", "scale k projection")
+    return Law(
+        units,
+        {"scale": "q"},
+        upper=("q projection", "k projection", *squares, "v", "eps eps v", "eps eps"),
+        both=("dout v", "dout v scale projection", "dout v scale scale q") if back else (),
+        same=("q", "k"),
+        default={"scale": -0.25},
+        fixed=("projection",),
+    )
+
+
+def unit(given: Given) -> Law:
+    """Unit vectors, but of rows below a floor."""
+    back = "dout" in given
+    squares = ("q q", "k k", "amplification")
+    if "v" not in given:  # a loss or its gradient, or a map
+        units: tuple[str, ...] = ("dout /q", "dout /k") if back else ()
+        return Law(
+            units,
+            upper=("margin", "eps"),
+            both=(*squares, *units),
+            rows=("q", "k"),
+            fixed=("projection",),
+        )
+    return Law(
+        _BACK if back else ("v",),
+        upper=("v", "eps eps v"),
+        both=(*squares, *(("dout v", "dout v /q", "dout v /k") if back else ())),
+        rows=("q", "k"),
+        fixed=("projection",),
+    )
+
+
+def picture(given: Given) -> Law:
+    """Means of pictures: with sigma and h they grow as the picture."""
+    return Law(
+        ("dout",) if "dout" in given else ("image",),
+        {"sigma": "/image", "h": "/image"},
+        both=("image image", "sigma sigma", "h h", "dout"),
+        clamp={"sigma": (-100, 200), "h": (-100, 200)},
+    )
+
+
+def cross_scale(given: Given) -> Law:
+    """Keys over their lengths."""
+    back = "dout" in given
+    chain = ("dout v", "dout v temperature", "dout v temperature q /k")
+    return Law(
+        _BACK if back else ("v",),
+        {"temperature": "q", "floor": "/k"},
+        upper=("q k", "temperature q", "temperature", "v", "/floor"),
+        both=("k k", *(chain if back else ())),
+    )
+
+
+def keys(_: Given) -> Law:
+    """What does not depend on the keys' unit."""
+    return Law(both=("k k", "q k"))

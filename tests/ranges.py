@@ -1,0 +1,210 @@
+"""Calls at the edges of a format, made from the rows of the table, and what is right there.
+
+Right is the oracle in longdouble, whose exponents have 15 bits: what float64 holds, it can square,
+multiply and exponentiate. A scaled array keeps the digits of the ordinary one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nlattn._types import Field, Work
+from nlattn.conformance.cases.calls import call
+from nlattn.conformance.table import TABLE, OpSpec
+
+DTYPES = (np.float32, np.float64)
+KINDS = [(spec, kind) for spec in TABLE for kind in ("", "vjp") if not kind or spec.has_vjp]
+SHARED = {np.float32: (1e-30, 1e-22, 1e-17, 1e-9, 1e9, 1e17, 1e19, 1e30), np.float64: (
+    1e-300, 1e-200, 1e-160, 1e-150, 1e-17, 1e17, 1e150, 1e154, 1e200, 1e300)}  # fmt: skip
+"""Factors of arrays, beside the subnormal, the largest, and the square root of the largest."""
+REFUSED = r"^{op}\w*: .*(3\.40\d*e\+38, the largest float32|1\.79\d*e\+308, the largest float64)"
+
+OTHERWISE = "expected (a positive|at least|at most|from)|negative|is for|outside|below 1"
+
+
+class Edge(NamedTuple):
+    """A call, by what is unusual in it."""
+
+    spec: OpSpec
+    kind: Any
+    dtype: Any
+    what: str
+    arguments: dict[str, Any]
+
+    def __repr__(self) -> str:
+        name = "_".join(filter(None, [self.spec.name, self.kind]))
+        return f"{name}-{np.dtype(self.dtype)}-{self.what}"
+
+
+def sample(spec: OpSpec, kind: Any, dtype: Any) -> dict[str, Any]:
+    """A small ordinary call; the oracle of PSAL's gradient takes matches."""
+    given = call(spec, kind, dtype=dtype)
+    if spec.name == "psal" and kind == "vjp":
+        index = np.random.default_rng(5).integers(-1, 12, (3, 4, 3))
+        score = np.where(index < 0, -np.inf, 0).astype(dtype)
+        given["field"] = Field(index.astype(np.int64), score, Work(0, 0, 0), (4, 3))
+    return given
+
+
+def scaled(spec: OpSpec, kind: Any, dtype: Any) -> Iterator[Edge]:
+    """Arrays times powers of two near some powers of ten: alone, and queries with keys."""
+    info = np.finfo(dtype)
+    plain = sample(spec, kind, dtype)
+    names = [name for name in (*spec.arrays, "dout") if name in plain]
+    groups = [(name,) for name in names] + ([("q", "k")] if {"q", "k"} <= {*names} else [])
+    sigma = [name for name in ("sigma", "h") if name in plain]
+    if spec.name == "psal":  # alone, one is lost in the other's rounding
+        groups = [group for group in groups if group not in (("q",), ("k",))]
+    if sigma:
+        groups.append(("image", *sigma))
+    for group in groups:
+        top = max(np.abs(plain[name]).max(initial=0) for name in group)
+        root, top = float(np.sqrt(info.max)), float(max(top, 1))
+        ends = (float(info.smallest_subnormal) * 8, float(root / top / 4), float(root / top * 4),
+                float(info.max / top / 2))  # fmt: skip
+        for factor in (*SHARED[dtype], *ends):
+            exact = np.ldexp(1.0, int(np.floor(np.log2(factor))))
+            moved = {
+                n: plain[n] * (exact if isinstance(plain[n], float) else dtype(exact))
+                for n in group
+            }
+            yield Edge(spec, kind, dtype, f"{'+'.join(group)}*{factor:.0e}", plain | moved)
+
+
+def numbers(function: Any) -> list[str]:
+    """Options that take a number."""
+    found = inspect.signature(function).parameters.values()
+    return [
+        x.name for x in found if str(x.annotation).startswith("float") and x.name != "max_bytes"
+    ]
+
+
+RANKS = ("enlca_loss_vjp-float64-q+k*1e-300", "enlca_loss_vjp-float64-q+k*1e-200")
+"""Scores below the smallest number, of which none is larger."""
+
+
+def edges(spec: OpSpec, kind: Any) -> Iterator[Edge]:
+    """All of them, in both dtypes."""
+    for dtype in DTYPES:
+        for edge in (*scaled(spec, kind, dtype), *optioned(spec, kind, dtype)):
+            if repr(edge) not in RANKS:
+                yield edge
+
+
+def optioned(spec: OpSpec, kind: Any, dtype: Any) -> Iterator[Edge]:
+    """Every option that takes a number through the numbers at the edges."""
+    info = np.finfo(dtype)
+    ends = map(float, (info.smallest_subnormal, info.smallest_normal, info.max))
+    values = (*ends, 1e-320, 1e-200, 1e-30, 1e19, 1e39, 1e155, 1e300)
+    for name in numbers(spec.function(kind)):
+        for x in (0.0, *values, *(-x for x in values)):
+            given = sample(spec, kind, dtype) | {name: x}
+            yield Edge(spec, kind, dtype, f"{name}={x:.1e}", given)
+
+
+def wide(edge: Edge) -> Any:
+    """What is right, in longdouble."""
+    given = {
+        n: x.astype(np.longdouble) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
+        for n, x in edge.arguments.items()
+    }
+    given = {n: np.longdouble(x) if isinstance(x, float) else x for n, x in given.items()}
+    if edge.spec.stem in ("lewis", "universal"):
+        given["K"] = given.pop("k")
+    if "field" in given:
+        given["index"] = given.pop("field").index
+    if "support" in given:
+        given["support"] = tuple(given["support"])
+    with np.errstate(all="ignore"):
+        return edge.spec.oracle(edge.kind)(**given)
+
+
+def outcome(edge: Edge) -> Any:
+    """The result, or the words of a refusal; warnings are errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            return edge.spec.function(edge.kind)(**edge.arguments)
+        except ValueError as error:
+            return str(error)
+
+
+def flat(result: Any) -> list[Any]:
+    """Arrays of a result."""
+    if hasattr(result, "borderline"):  # a universal set
+        chosen = np.zeros(result.upper.shape[-1], bool)
+        chosen[result.keys] = True
+        return [chosen]
+    if hasattr(result, "to_dense"):
+        return [result.to_dense()]
+    if hasattr(result, "score"):  # matches
+        return [np.asarray(result.index, float), result.score]
+    if isinstance(result, (tuple, list)) and not hasattr(result, "tested"):
+        return [x for part in result for x in flat(part)]
+    return [] if result is None else [np.asarray(result)]
+
+
+def noise(edge: Edge, number: int) -> Any:
+    """What the terms of a softmax's gradient come to, which cancel where a row has one key."""
+    chain = {0: "k", 1: "q"}.get(number)
+    given = edge.arguments
+    if edge.kind != "vjp" or chain is None or not {"q", "k", "v"} <= {*given}:
+        return 0
+    tops = {n: np.abs(given[n]).max().astype(np.longdouble) for n in ("dout", "v", chain)}
+    scale = given.get("scale")
+    factor = abs(np.longdouble(scale)) if isinstance(scale, float) else 1
+    name = edge.spec.name
+    if name == "efficient_attention":
+        tops[chain] = np.longdouble(1)
+    if name in ("favor_attention", "enla"):
+        longest = np.abs(given["projection"]).max()
+        tops[chain] = longest + factor * np.abs(given["q" if chain == "k" else "k"]).max()
+    if name == "enla":
+        own = np.sqrt((given["q" if chain == "k" else "k"].astype(np.longdouble) ** 2).sum(-1))
+        tops[chain] = 16 * longest / max(own.min(), np.longdouble(given.get("floor", 5e-5)))
+    return np.prod(list(tops.values())) * factor
+
+
+def wrong(edge: Edge) -> str:
+    """What is wrong with the outcome; nothing, if nothing is."""
+    try:
+        got = outcome(edge)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    if isinstance(got, str):
+        name = "_".join(filter(None, [edge.spec.name, edge.kind]))
+        fine = re.match(REFUSED.format(op=name.split("_")[0]), got)
+        fine = fine or re.match(rf"^{name}: \w+=.*({OTHERWISE})", got)
+        return "" if fine else f"refused: {got}"
+    known = inspect.signature(edge.spec.oracle(edge.kind)).parameters
+    if edge.what.split("=")[0] in {"tol", "average", "eta", "failure"} - {*known}:
+        return ""  # of how it is computed
+    if edge.spec.stem in ("lewis", "universal") and edge.arguments.get("p", 2) > 99:
+        return ""  # the oracle lists all monomials of that degree
+    want = flat(wide(edge))
+    tolerance = 3e-4 if edge.dtype == np.float32 else 1e-9
+    if edge.spec.name == "lewis_weights":  # what is left over is rounding
+        want = want[:1]
+    for number, (a, b) in enumerate(zip(flat(got), want, strict=False)):
+        if a.shape != b.shape:
+            return f"shape {a.shape}, not {b.shape}"
+        with np.errstate(all="ignore"):
+            b = b.astype(a.dtype) if a.dtype != bool else b
+        bad = np.isnan(b)
+        if (np.isnan(a) & ~bad).any():
+            return f"result {number}: NaN"
+        if (np.isinf(a) & ~bad & (a != b)).any():
+            return f"result {number}: infinite"
+        size = noise(edge, number) + np.abs(b[np.isfinite(b)], dtype=np.longdouble).max(initial=0)
+        tiny = np.finfo(a.dtype).smallest_normal if a.dtype.kind == "f" else 0
+        with np.errstate(all="ignore"):
+            off = np.where(bad | (a == b), 0, np.abs(a.astype(np.longdouble) - b))
+        if not (off <= tolerance * size + tiny).all():
+            return f"result {number}: off by {off.max():.1e} of {size:.1e}"
+    return ""
