@@ -22,7 +22,7 @@ from nlattn.maps.base import AttentionMap
 _CORNER = 9
 _TRIAL = 256  # queries that predict the time of all
 _LONG = 5.0  # seconds that are announced beforehand
-_COMPONENTS = 4  # of a picture's features on a lattice: more, and its points are strangers
+_COMPONENTS = 2  # of a picture's features on a lattice: more, and most queries meet no key
 _BLOCK = 1 << 28  # scores between two looks at the progress bar
 
 

@@ -144,5 +144,5 @@ def _rows(support: Support, lead: tuple[int, ...], n: int) -> Any:
 def _summed(gradient: Array, shape: tuple[int, ...]) -> Array:
     """Sum over the axes along which an array of `shape` was broadcast."""
     gradient = gradient.sum(tuple(range(gradient.ndim - len(shape))))
-    kept = tuple(i for i, size in enumerate(shape) if size == 1 and gradient.shape[i] > 1)
+    kept = tuple(i for i, size in enumerate(shape) if size == 1 != gradient.shape[i])
     return np.asarray(gradient.sum(kept, keepdims=True))

@@ -85,5 +85,7 @@ def test_no_keys_heads_and_longdouble() -> None:
     np.testing.assert_allclose(out[1], 2 * out[0], rtol=1e-15)
     gradients = hamming_attention_vjp(q, k, heads, np.ones_like(out), keys=2)
     assert [g.shape for g in gradients] == [q.shape, k.shape, heads.shape]
+    gradients = hamming_attention_vjp(q[None][:0], k[None], v, np.ones((0, 4, 2)))
+    assert [g.shape for g in gradients] == [(0, 4, 5), (1, 6, 5), (6, 2)]
     wide = [x.astype(np.longdouble) for x in (q, k, v)]
     assert hamming_attention(*wide).dtype == np.longdouble

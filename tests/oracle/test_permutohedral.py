@@ -223,3 +223,5 @@ def test_heads_longdouble_and_strides() -> None:
     np.testing.assert_array_equal(permutohedral_attention(q[::-1], k, v), out[0][::-1])
     gradients = permutohedral_attention_vjp(q, k, heads, np.ones_like(out))
     assert [g.shape for g in gradients] == [q.shape, k.shape, heads.shape]
+    gradients = permutohedral_attention_vjp(q[None][:0], k[None], v, np.ones((0, 5, 2)))
+    assert [g.shape for g in gradients] == [(0, 5, 2), (1, 6, 2), (6, 2)]
