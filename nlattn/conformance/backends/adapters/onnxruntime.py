@@ -25,8 +25,12 @@ class Backend:
         self.name = "onnxruntime" if opset == "23" else f"onnxruntime:{opset}"
 
     def capabilities(self) -> dict[str, Any]:
-        """Attention alone, without gradients; NumPy has no bfloat16 to pass."""
-        return {"operators": ["attention"], "gradients": False, "dtypes": list(_TYPES)}
+        """Attention alone, without gradients; NumPy has no bfloat16 to pass.
+
+        Its CPU kernel stores the scores of 16-bit arrays in 16 bits.
+        """
+        own = {"operators": ["attention"], "gradients": False, "dtypes": list(_TYPES)}
+        return {**own, "accumulate": "float16"}
 
     def run(self, op: str, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
         """Outputs."""
