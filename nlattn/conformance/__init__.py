@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nlattn.conformance.backends.backend import Unsupported
+    from nlattn.conformance.backends.capabilities import capable
     from nlattn.conformance.testing import assert_conforms, conformance_tests
 
-__all__ = ["assert_conforms", "conformance_tests"]
+__all__ = ["Unsupported", "assert_conforms", "capable", "conformance_tests"]
+_HOMES = {"Unsupported": "backends.backend", "capable": "backends.capabilities"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from nlattn.conformance import testing
-
-    return getattr(testing, name)
+    home = importlib.import_module(f"nlattn.conformance.{_HOMES.get(name, 'testing')}")
+    return getattr(home, name)

@@ -10,6 +10,7 @@ import pytest
 
 from nlattn.conformance.case import DTYPES, bound, suite, truth
 from nlattn.conformance.judge.errors import digits, ratios, varied
+from nlattn.conformance.judge.sensitivity import least, table
 from nlattn.conformance.judge.verdict import judge
 from nlattn.conformance.truth.bounds import plain, typical
 
@@ -186,3 +187,14 @@ def test_a_single_element_that_is_hardly_possible_is_suspicious() -> None:
 def test_errors_that_are_all_one_are_not_averaged() -> None:
     assert not varied(CASES["attention/forward/float32/constant"])
     assert varied(TILES)
+
+
+def test_the_least_error_that_is_rejected() -> None:
+    """A bound is worth what it rejects: a few units, and not a thousand."""
+    some = [CASES[f"attention/forward/float32/{label}"] for label in ("primes", "tiles")]
+    assert 1e-7 < least(some) < 1e-6
+    rows = list(table(("refined_self_attention",)))
+    row = next(x for x in rows if x.startswith("| `refined_self_attention`"))
+    cells = [float(x) for x in row.split("|")[2:-1]]
+    assert cells == sorted(cells)
+    assert cells[1] < 1e-6

@@ -10,6 +10,9 @@ import pytest
 
 from nlattn.conformance.backends.adapters import allowed_pairs
 from nlattn.conformance.backends.backend import Unsupported, load
+from nlattn.conformance.cases.suite import cases
+from nlattn.conformance.judge.search import searches
+from nlattn.conformance.runner import Here, attempt
 from nlattn.oracle import dense, efficient, enla, favor, nonlocal_mean, refined
 
 RNG = np.random.default_rng(3)
@@ -159,3 +162,15 @@ def test_pairs_are_those_of_the_oracle() -> None:
     for causal, offset, window in ((True, 1, None), (False, 0, [1, None]), (True, -1, [None, 2])):
         want = dense.allowed(5, 7, causal, offset, tuple(window) if window else None)
         np.testing.assert_array_equal(allowed_pairs(5, 7, causal, offset, window), want)
+
+
+def test_faiss_finds_the_best_keys_and_flex_attends() -> None:
+    """The best of all is as good as ours; every option of flex_attention is a score's."""
+    pytest.importorskip("faiss")
+    (verdict,) = searches(Here(load("faiss")), ("patchmatch",), ("float32",))
+    assert verdict.status == "pass", verdict
+    pytest.importorskip("torch")
+    subject = Here(load("torch:flex-cpu"))
+    for label in ("everything", "lse"):
+        (case,) = cases("smoke", ("attention",), ("float32",), f"attention/forward/*/{label}")
+        assert attempt(subject, case)[0].status == "pass", label

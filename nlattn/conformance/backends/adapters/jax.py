@@ -22,7 +22,11 @@ class Backend:
 
     def capabilities(self) -> dict[str, Any]:
         """Attention alone."""
-        return {"operators": ["attention"], "gradients": True}
+        words: dict[str, Any] = {"operators": ["attention"], "gradients": True}
+        if self._way == "cudnn":
+            sizes = {"d": {"multiple": 8, "least": 8}, "e": "d"}
+            words |= {"dtypes": ["float16", "bfloat16"], "shapes": sizes, "compiles": True}
+        return words
 
     def run(self, op: str, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
         """Outputs, or gradients by name."""

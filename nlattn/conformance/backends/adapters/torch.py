@@ -1,7 +1,8 @@
 """PyTorch: its scaled dot product attention, and linear attention composed of its functions.
 
 "torch" leaves the choice of a kernel to PyTorch, on a GPU where there is one; "torch:math",
-"torch:flash", "torch:efficient" and "torch:cudnn" insist on one; "-cpu" or "-cuda" at the end says
+"torch:flash", "torch:efficient" and "torch:cudnn" insist on one, and "torch:flex"
+is flex_attention; "-cpu" or "-cuda" at the end says
 where: "torch:flash-cpu". Gradients are autograd's.
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.backends.adapters import allowed_pairs, bfloat16, four_axes
+from nlattn.conformance.backends.adapters import allowed_pairs, bfloat16, flex, four_axes
 from nlattn.conformance.backends.backend import Unsupported, call
 from nlattn.conformance.case import Case
 
@@ -24,6 +25,7 @@ _KERNELS = {
     "flash": "FLASH_ATTENTION",
     "efficient": "EFFICIENT_ATTENTION",
     "cudnn": "CUDNN_ATTENTION",
+    "flex": "",
 }
 
 
@@ -44,7 +46,12 @@ class Backend:
     def capabilities(self) -> dict[str, Any]:
         """Attention; without a kernel of its choice linear attention, too."""
         operators = ["attention"] if self._kernel else list(_OPERATORS)
-        return {"operators": operators, "gradients": True}
+        words: dict[str, Any] = {"operators": operators, "gradients": True}
+        if self._device == "cuda" and self._kernel not in ("", "math"):
+            multiples = {"multiple": 8, "least": 8}
+            sizes = flex.SIZES if self._kernel == "flex" else {"d": multiples, "e": "d"}
+            words |= {"shapes": {"attention": sizes}, "compiles": self._kernel == "flex"}
+        return words
 
     def run(self, op: str, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
         """Outputs, or gradients by name."""
@@ -52,6 +59,8 @@ class Backend:
         tensors = {n: self._tensor(x) for n, x in arrays.items()}
         dout = tensors.pop("dout", None)
         function: Callable[..., Any] = _OPERATORS[name]
+        if self._kernel == "flex":
+            function = flex.attention
 
         def compute(*args: Any, **rest: Any) -> Any:
             return function(torch, *args, **rest)
@@ -59,7 +68,9 @@ class Backend:
         compute.__signature__ = _signature(function)  # type: ignore[attr-defined]
         with self._chosen():
             if dout is None:
-                return self._array(call(compute, name, tensors, options))
+                found = call(compute, name, tensors, options)
+                one = not isinstance(found, tuple)
+                return self._array(found) if one else tuple(map(self._array, found))
             outputs = Case("", name, "vjp", "float64", arrays, options).outputs
             leaves = [tensors[n[1:]].requires_grad_() for n in outputs]
             out = call(compute, name, tensors, options)
@@ -67,7 +78,7 @@ class Backend:
         return {n: self._array(g) for n, g in zip(outputs, gradients, strict=True)}
 
     def _chosen(self) -> Any:
-        if not self._kernel:
+        if self._kernel in ("", "flex"):
             return contextlib.nullcontext()
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
