@@ -37,7 +37,7 @@ def test_a_wrong_backend_is_rejected(capsys: Any, zeros: str) -> None:
     assert "FAIL attention/forward/float32/causal\n" in out
     assert f"again: nlattn validate {zeros} --case attention/forward/float32/causal" in out
     assert re.search(r"attention: (\d+) of \d+ cases judged: forward; float32; n ", out)
-    assert "not asked: 21 operators that it does not name" not in out  # operators were asked for
+    assert "not asked" not in out  # operators were asked for
     assert ", smoke: 6 pass, 8 fail, 12 unsupported in" in out
 
 
