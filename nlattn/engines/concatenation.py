@@ -12,8 +12,8 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Floats, Ints
 from nlattn.kernels import concatenation as kernels
-from nlattn.kernels.concatenation import KEYS, SortedKeys
-from nlattn.runtime import threads
+from nlattn.kernels.concatenation import KEYS, QUERIES, SortedKeys
+from nlattn.runtime import jit, threads
 
 _ROWS = 1 << 12
 _PAIRS = 1 << 20  # made at a time
@@ -37,7 +37,7 @@ class Numbers(NamedTuple):
         found = []
         for x, w in zip((fit["q"], fit["k"]), halves, strict=True):
             out: Floats = np.empty(x.shape[:2])
-            kernels.project(x, w, out)
+            kernels.project(len(x) * jit.blocks(x.shape[1], QUERIES), x, w, out)
             found.append(_check.frozen(out))
         return cls(found[0], found[1], *halves)
 
@@ -86,7 +86,7 @@ def read(
     order = np.argsort(b, axis=1, kind="stable")[:, ::-1]  # NaN first, so that everyone reads it
     keys = SortedKeys(b, _check.frozen(order), x, _check.frozen(slices))
     sums: Floats = np.empty((len(slices), m // KEYS, 4, e))
-    kernels.collect(keys, sums)
+    kernels.collect(len(slices) * (m // KEYS), keys, sums)
     rising = np.take_along_axis(b, order, 1)[:, ::-1]
     counts = np.empty((len(slices), a.shape[1]), np.int64)
     for head, (of_b, _, of_a, _) in enumerate(slices):
@@ -97,7 +97,8 @@ def read(
     along = np.empty((1, 1, 0), x.dtype) if y is None else y
     before, a, along = (_check.frozen(z) for z in (_before(sums), a, along))
     ranks = _check.frozen(queries), _check.frozen(counts)
-    kernels.read(keys, before, a, along, *ranks, float(max(1, divisor)), out, slope)
+    blocks = len(slices) * jit.blocks(a.shape[1], QUERIES)
+    kernels.read(blocks, keys, before, a, along, *ranks, float(max(1, divisor)), out, slope)
     return out, slope
 
 

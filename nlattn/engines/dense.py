@@ -13,6 +13,7 @@ from nlattn._types import Floats, Ints
 from nlattn.kernels import softmax, softmax_vjp
 from nlattn.kernels.gemm import width
 from nlattn.kernels.panel import KEYS, TILE, Scores, groups
+from nlattn.runtime import jit
 
 FAR = 1 << 40
 """Beyond any key, and safe to add to a row: a band as wide has no end."""
@@ -23,8 +24,8 @@ def attend(p: Scores, v: Floats) -> tuple[Floats, Floats]:
     batch, n, m, d, e = len(p.slices), p.q.shape[1], *p.k.shape[1:], v.shape[2]
     out: Floats = np.empty((batch, n, e), p.q.dtype)
     norm: Floats = np.empty((2, batch, n), p.q.dtype)
-    for start, stop in groups(batch * -(-n // TILE), TILE * m * (d + e)):
-        softmax.attend(p, v, start, stop, out, norm)
+    for tiles in groups(batch * -(-n // TILE), TILE * m * (d + e)):
+        softmax.attend(tiles, p, v, out, norm)
     return out, _check.frozen(norm)
 
 
@@ -43,8 +44,9 @@ def vjp(
     batch, delta = len(p.slices), _check.frozen(delta)
     shapes = p.q.shape[1:], p.k.shape[1:], v.shape[1:]
     dq, dk, dv = (np.zeros((batch, *shape), p.q.dtype) for shape in shapes)
-    for diagonal in range(softmax_vjp.diagonals(p)):
-        softmax_vjp.backward(p, v, dout, norm, delta, diagonal, dq, dk, dv)
+    side = softmax_vjp.diagonals(p)
+    for diagonal in range(side):
+        softmax_vjp.backward(batch * side, p, v, dout, norm, delta, diagonal, dq, dk, dv)
     return dq, dk, dv
 
 
@@ -56,8 +58,8 @@ def bias_vjp(p: Scores, v: Floats, dout: Floats, norm: Floats, delta: Floats) ->
     tasks = parts * (-(-n // width(dbias)) if rows > 1 else 1)
     tasks *= -(-m // KEYS) if columns > 1 else 1
     delta = _check.frozen(delta)
-    for start, stop in groups(tasks, batch * n * m * (d + e) // max(tasks, 1)):
-        softmax_vjp.bias_gradient(p, v, dout, norm, delta, start, stop, dbias)
+    for some in groups(tasks, batch * n * m * (d + e) // max(tasks, 1)):
+        softmax_vjp.bias_gradient(some, p, v, dout, norm, delta, dbias)
     return dbias
 
 
@@ -66,8 +68,8 @@ def adjoint(p: Scores, norm: Floats, x: Floats) -> Floats:
     n, (m, d) = p.q.shape[1], p.k.shape[1:]
     out: Floats = np.empty((m, x.shape[1]), p.q.dtype)
     cost = KEYS * n * (d + x.shape[1])
-    for start, stop in groups(-(-m // KEYS), cost):
-        softmax.pull(p, norm, x, start, stop, out)
+    for keys in groups(-(-m // KEYS), cost):
+        softmax.pull(keys, p, norm, x, out)
     return out
 
 
@@ -75,8 +77,10 @@ def rows(p: Scores, index: Ints, *, normalise: bool) -> Floats:
     """Weights of some queries (r,) of a single slice, or their scores: (r, m)."""
     m, d = p.k.shape[1:]
     out: Floats = np.empty((len(index), m), p.q.dtype)
-    for start, stop in groups(len(index), m * d):
-        softmax.rows(p, _check.frozen(index[start:stop]), normalise, out[start:stop])
+    for some in groups(len(index), m * d):
+        at = slice(some.start, some.stop)
+        panels = jit.blocks(len(some), width(p.k))
+        softmax.rows(panels, p, _check.frozen(index[at]), normalise, out[at])
     return out
 
 
@@ -85,8 +89,8 @@ def topk(p: Scores, k: int) -> tuple[Floats, Ints]:
     n, (m, d), w = p.q.shape[1], p.k.shape[1:], width(p.q)
     value: Floats = np.empty((n, k), p.q.dtype)
     index: Ints = np.empty((n, k), np.int64)
-    for start, stop in groups(-(-n // w), w * m * d):
-        softmax.topk(p, start, stop, value, index)
+    for panels in groups(-(-n // w), w * m * d):
+        softmax.topk(panels, p, value, index)
     return value, index
 
 

@@ -47,7 +47,7 @@ def channel_scales(k: Floats) -> Floats:
     """Power of two for each channel of keys (batch, n, d); NaN where one is not finite."""
     batch, n, d = k.shape
     parts: Floats = np.empty((batch, _parts(n, 1), d))
-    kernels.peaks(k, parts)
+    kernels.peaks(batch * parts.shape[1], k, parts)
     return power_scales(parts.max(1))
 
 
@@ -61,16 +61,16 @@ def power_scales(top: Floats) -> Floats:
 def triangles(k: Floats, scale: Floats) -> Floats:
     """States (batch, parts, d, d) whose rows together have the Gram matrix of ``k * scale``."""
     R = _states(k)
-    for first, last in _blocks(R, k.shape[1], _CHANNEL_COST):
-        kernels.fold_triangle(k, scale, first, last, R)
+    for some in _blocks(R, k.shape[1], _CHANNEL_COST):
+        kernels.fold_triangle(len(k) * R.shape[1], k, scale, some.start, some.stop, R)
     return R
 
 
 def gram(k: Floats, scale: Floats) -> Floats:
     """Lower triangle of the Gram matrix of ``k * scale``, (batch, d, d)."""
     G = _states(k)
-    for first, last in _blocks(G, k.shape[1], 1):
-        kernels.fold_gram(k, scale, first, last, G)
+    for some in _blocks(G, k.shape[1], 1):
+        kernels.fold_gram(len(k) * G.shape[1], k, scale, some.start, some.stop, G)
     whole: Floats = G[:, 0]
     for part in range(1, G.shape[1]):
         whole = whole + G[:, part]
@@ -181,8 +181,8 @@ def scores(k: Floats, factor: Sequence[Factor | None]) -> Floats:
     target = out if len(some) == batch else np.empty((len(some), n))
     chosen = k if len(some) == batch else _check.frozen(k[known])
     blocks = len(some) * -(-n // kernels.BLOCK)
-    for start, stop in groups(blocks, kernels.BLOCK * d * max(columns, 1)):
-        kernels.row_norms(chosen, scale, order, _check.frozen(M), upper, start, stop, target)
+    for rows in groups(blocks, kernels.BLOCK * d * max(columns, 1)):
+        kernels.row_norms(rows, chosen, scale, order, _check.frozen(M), upper, target)
     if target is not out:
         out[known] = target
     return out

@@ -102,8 +102,7 @@ def denoise(call: Call, b: int, voting: bool, out: Floats) -> None:
     options = _check.frozen(options)
     total = np.empty((call.H, call.W), u.dtype)
     top = np.empty_like(total)
-    for start, stop in _tiles(call, distance):
-        some = range(start, stop)
+    for some in _tiles(call, distance):
         shifts.normalise(some, planes, patch, distance, options, total, top)
     sparse = call.support is not None or search.kind != "window" or search.topk is not None
     if sparse:
@@ -112,8 +111,7 @@ def denoise(call: Call, b: int, voting: bool, out: Floats) -> None:
         scores, _ = call.weigh(b, indptr, indices, flat_total, flat_top)
     own, total = call.settle(total, top)
     inverse = 1 / total
-    for start, stop in _tiles(call, distance):
-        some = range(start, stop)
+    for some in _tiles(call, distance):
         shifts.average(some, planes, patch, distance, options, inverse, own, out)
     if sparse:
         weights = _check.frozen(np.exp(scores))
@@ -124,7 +122,7 @@ def denoise(call: Call, b: int, voting: bool, out: Floats) -> None:
         similar.average(tasks, *arrays, flat_inverse, int(voting), result)
 
 
-def _tiles(call: Call, distance: int) -> Iterator[tuple[int, int]]:
+def _tiles(call: Call, distance: int) -> Iterator[range]:
     cost = shifts.TILE * call.W * (2 * distance + 1) ** 2 * _SHIFT_COST
     return groups(-(-call.H // shifts.TILE), cost)
 

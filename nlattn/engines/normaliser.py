@@ -11,6 +11,8 @@ from nlattn._types import Floats, Ints
 from nlattn.engines.sensitivity import Keys, monomials, tensor_size
 from nlattn.engines.whitened import U, triangle
 from nlattn.kernels import heavy as kernels
+from nlattn.kernels.gemm import width
+from nlattn.runtime import jit
 
 _LOST = 1e-10  # relative error above which a factor's sum is not trusted
 _ROWS = 1 << 22  # monomials of a block of queries or keys
@@ -47,7 +49,7 @@ class Normaliser:
         index = np.arange(len(self.q)) if rows is None else rows
         error = 4 * (self.k.shape[1] + 16) * U * max(self.p, 1)
         arrays = _check.frozen(k), _check.frozen(index, np.int64), self.p, self.causal, error
-        kernels.normalise(self.q, *arrays, self.norm)
+        kernels.normalise(jit.blocks(len(index), width(k)), self.q, *arrays, self.norm)
 
     def factored(self) -> None:
         """Sum by a factor of the keys' or their monomials' Gram matrix; even p, causal 2.
@@ -58,7 +60,7 @@ class Normaliser:
         if self.causal:
             self._prefixes()
         elif self.p == 2:
-            kernels.quadratic(self.q, _check.frozen(root), len(root), self.norm)
+            _quadratic(self.q, root, len(root), self.norm)
         else:
             self._tensor(root, int(self.p) // 2)
         lost = np.flatnonzero(~(self.norm[3] <= _LOST) & np.isfinite(self.norm[1]))
@@ -75,8 +77,8 @@ class Normaliser:
         for b, start in enumerate(range(0, len(self.q), _BLOCK)):
             own = self.k[start : start + _BLOCK].astype(np.float64) * self.scale
             part = np.empty((4, len(self.q[start : start + _BLOCK])))
-            rows = _check.frozen(np.vstack([root, own]))
-            kernels.quadratic(self.q[start : start + _BLOCK], rows, len(root), part)
+            rows = np.vstack([root, own])
+            _quadratic(self.q[start : start + _BLOCK], rows, len(root), part)
             part[3] *= 1 + (b + 1).bit_length()
             self.norm[:, start : start + _BLOCK] = part
             if len(own):
@@ -138,3 +140,9 @@ class Normaliser:
             None, np.vstack([self.scaled(chosen), self.scaled(others[where]) * share[:, None]])
         )
         return eta
+
+
+def _quadratic(q: Floats, root: Floats, seen: int, norm: Floats) -> None:
+    root = _check.frozen(root)
+    panels = jit.blocks(len(q), width(root))
+    kernels.quadratic(panels, q, root, kernels.squares(root), seen, norm)

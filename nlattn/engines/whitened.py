@@ -16,7 +16,7 @@ from scipy.linalg import qr, solve_triangular
 from nlattn import _check
 from nlattn._types import Floats
 from nlattn.kernels import whiten as kernels
-from nlattn.runtime import threads
+from nlattn.runtime import jit, threads
 
 U = 2.0**-53
 _CONDITION = 1e6  # up to here the first root keeps four digits, and the second finds the rest
@@ -65,7 +65,7 @@ def project(k: Floats, row: Floats, T: Floats) -> Floats:
     if len(k) <= kernels.ROWS:
         return np.asarray((k if row.size == 0 else row[:, None] * k) @ T)
     X: Floats = np.empty((len(k), T.shape[1]))
-    kernels.project(k, row, _check.frozen(T), X)
+    kernels.project(jit.blocks(len(k), kernels.ROWS), k, row, _check.frozen(T), X)
     return X
 
 
@@ -74,9 +74,9 @@ def gram(k: Floats, row: Floats, T: Floats) -> Floats:
     if len(k) <= kernels.ROWS:
         X = project(k, row, T)
         return np.asarray(X.T @ X)
-    blocks = -(-len(k) // kernels.ROWS)
+    blocks = jit.blocks(len(k), kernels.ROWS)
     partial = np.empty((blocks, T.shape[1], T.shape[1]))
-    kernels.gram(k, row, _check.frozen(T), partial)
+    kernels.gram(blocks, k, row, _check.frozen(T), partial)
     return np.asarray(partial.sum(0))
 
 
@@ -100,7 +100,7 @@ def _by_gram(k: Floats, row: Floats, D: Floats) -> Whitening | None:
     if len(k) <= kernels.ROWS:
         tau = (project(k, row, T) ** 2).sum(1)
     else:
-        kernels.lengths(k, row, _check.frozen(T), tau)
+        kernels.lengths(jit.blocks(len(k), kernels.ROWS), k, row, _check.frozen(T), tau)
     return Whitening(T, root, tau, np.full(len(k), k.shape[1] * U * condition), None)
 
 

@@ -56,8 +56,8 @@ class Local:
         B, t, n = len(slices), q.shape[1], to.H * to.W
         score: Floats = np.empty((B, t, n), q.dtype)
         cost = kernels.PIXELS * q.shape[2] * 32
-        for start, stop in groups(B * -(-n // kernels.PIXELS), cost):
-            kernels.score(range(start, stop), q, k, slices, self.scale, score)
+        for some in groups(B * -(-n // kernels.PIXELS), cost):
+            kernels.score(some, q, k, slices, self.scale, score)
         self.score: Floats = _check.frozen(score.reshape(B, t, to.H, to.W))
 
     def attend(
@@ -81,8 +81,7 @@ class Local:
         delta: Floats = np.empty((B, t, *((0, 0) if dout is None else size)), v.dtype)
         dbias, dgate = (np.empty((B, down, t, taps)) for _ in range(2))
         cost = g.th * to.Wo * t * to.kh * to.kw * v.shape[3]
-        for start, stop in groups(B * down, cost * (2 if learn else 1)):
-            some = range(start, stop)
+        for some in groups(B * down, cost * (2 if learn else 1)):
             window_attend.attend(some, g, arrays, self.slices, result, norm, delta, dbias, dgate)
         return (result if out else norm), delta, dbias.sum(1), dgate.sum(1)
 
@@ -96,8 +95,8 @@ class Local:
         dscore: Floats = np.empty_like(self.score)
         known = _check.frozen(norm), _check.frozen(delta)
         cost = g.th * to.W * t * to.kh * to.kw * v.shape[3]
-        for start, stop in groups(B * -(-rows // g.th), cost):
-            window_vjp.vjp(range(start, stop), g, arrays, self.slices, *known, dv, dscore)
+        for some in groups(B * -(-rows // g.th), cost):
+            window_vjp.vjp(some, g, arrays, self.slices, *known, dv, dscore)
         return dv, dscore
 
     def project(self, dscore: Floats) -> tuple[Floats, Floats]:

@@ -71,39 +71,37 @@ def _add(keys: SortedKeys, head: int, place: int, sums: Floats) -> None:
         sums[3, c] += error + rounded
 
 
-@jit.loop
-def project(turns: Ints, x: Floats, w: Floats, out: Floats) -> None:
+@jit.kernel
+def project(task: int, x: Floats, w: Floats, out: Floats) -> None:
     """``out = x w`` for x (B, n, d) and w (d,), summed in twice float64; out (B, n) float64."""
     n = x.shape[1]
     blocks = (n + QUERIES - 1) // QUERIES
-    for task in jit.tasks(turns, 0, x.shape[0] * blocks):
-        head, begin = task // blocks, task % blocks * QUERIES
-        for i in range(begin, min(n, begin + QUERIES)):
-            total, left = 0.0, 0.0
-            for c in range(x.shape[2]):
-                p, rounded = _product(np.float64(x[head, i, c]), np.float64(w[c]))
-                total, error = _sum(total, p)
-                left += error + rounded
-            out[head, i] = total + left
+    head, begin = task // blocks, task % blocks * QUERIES
+    for i in range(begin, min(n, begin + QUERIES)):
+        total, left = 0.0, 0.0
+        for c in range(x.shape[2]):
+            p, rounded = _product(np.float64(x[head, i, c]), np.float64(w[c]))
+            total, error = _sum(total, p)
+            left += error + rounded
+        out[head, i] = total + left
 
 
-@jit.loop
-def collect(turns: Ints, keys: SortedKeys, sums: Floats) -> None:
+@jit.kernel
+def collect(task: int, keys: SortedKeys, sums: Floats) -> None:
     """Sums of every whole block of keys, (B, m // KEYS, 4, e) float64."""
     blocks = sums.shape[1]
-    for task in jit.tasks(turns, 0, sums.shape[0] * blocks):
-        head, block = task // blocks, task % blocks
-        total = np.zeros((4, keys.x.shape[2]))
-        for place in range(block * KEYS, block * KEYS + KEYS):
-            _add(keys, head, place, total)
-        for part in range(4):
-            for c in range(keys.x.shape[2]):
-                sums[head, block, part, c] = total[part, c]
+    head, block = task // blocks, task % blocks
+    total = np.zeros((4, keys.x.shape[2]))
+    for place in range(block * KEYS, block * KEYS + KEYS):
+        _add(keys, head, place, total)
+    for part in range(4):
+        for c in range(keys.x.shape[2]):
+            sums[head, block, part, c] = total[part, c]
 
 
-@jit.loop
+@jit.kernel
 def read(
-    turns: Ints,
+    task: int,
     keys: SortedKeys,
     before: Floats,
     a: Floats,
@@ -122,29 +120,28 @@ def read(
     """
     n, e = a.shape[1], keys.x.shape[2]
     blocks = (n + QUERIES - 1) // QUERIES
-    for task in jit.tasks(turns, 0, out.shape[0] * blocks):
-        head, begin = task // blocks, task % blocks * QUERIES
-        total, place = np.zeros((4, e)), -1
-        for r in range(begin, min(n, begin + QUERIES)):
-            i = queries[head, r]
-            block = counts[head, i] // KEYS
-            if place < block * KEYS:
-                place = block * KEYS
-                for part in range(4):
-                    for c in range(e):
-                        total[part, c] = before[head, block, part, c]
-            for further in range(place, counts[head, i]):
-                _add(keys, head, further, total)
-            place = counts[head, i]
-            ai = a[keys.slices[head, 2], i]
-            for c in range(e):
-                p, rounded = _product(ai, total[0, c])
-                s, error = _sum(p, total[2, c])
-                value = s + (error + rounded + ai * total[1, c] + total[3, c])
-                if value != value:  # parts that overflow have no rounding error
-                    value = s
-                out[head, i, c] = value / divisor
-            along = 0.0
-            for c in range(y.shape[2]):
-                along += np.float64(y[keys.slices[head, 3], i, c]) * total[0, c]
-            slope[head, i] = along / divisor
+    head, begin = task // blocks, task % blocks * QUERIES
+    total, place = np.zeros((4, e)), -1
+    for r in range(begin, min(n, begin + QUERIES)):
+        i = queries[head, r]
+        block = counts[head, i] // KEYS
+        if place < block * KEYS:
+            place = block * KEYS
+            for part in range(4):
+                for c in range(e):
+                    total[part, c] = before[head, block, part, c]
+        for further in range(place, counts[head, i]):
+            _add(keys, head, further, total)
+        place = counts[head, i]
+        ai = a[keys.slices[head, 2], i]
+        for c in range(e):
+            p, rounded = _product(ai, total[0, c])
+            s, error = _sum(p, total[2, c])
+            value = s + (error + rounded + ai * total[1, c] + total[3, c])
+            if value != value:  # parts that overflow have no rounding error
+                value = s
+            out[head, i, c] = value / divisor
+        along = 0.0
+        for c in range(y.shape[2]):
+            along += np.float64(y[keys.slices[head, 3], i, c]) * total[0, c]
+        slope[head, i] = along / divisor

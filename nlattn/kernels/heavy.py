@@ -64,9 +64,9 @@ def pack(q: Floats, rows: Ints, first: int, panel: Floats, size: Floats) -> None
                 panel[c * w + l] = 0
 
 
-@jit.loop
+@jit.kernel
 def normalise(
-    turns: Ints,
+    a: int,
     q: Floats,
     k: Floats,
     rows: Ints,
@@ -77,79 +77,84 @@ def normalise(
 ) -> None:
     """Sums over all keys k (m, d), float64, for the queries `rows`; causal: keys up to the row."""
     m, d, w = k.shape[0], k.shape[1], width(k)
-    for a in jit.tasks(turns, 0, (rows.size + w - 1) // w):
-        first, last = a * w, min(a * w + w, rows.size)
-        panel, s, size = aligned(d * w, k), aligned(KEYS * w, k), aligned(w, k)
-        top, total, part = aligned(w, k), aligned(w, k), aligned(w, k)
-        pack(q, rows, first, panel, size)
+    first, last = a * w, min(a * w + w, rows.size)
+    panel, s, size = aligned(d * w, k), aligned(KEYS * w, k), aligned(w, k)
+    top, total, part = aligned(w, k), aligned(w, k), aligned(w, k)
+    pack(q, rows, first, panel, size)
+    for l in range(w):
+        top[l], total[l] = 0, 0
+    for j0 in range(0, min(m, rows[last - 1] + 1) if causal else m, KEYS):
+        count = min(KEYS, m - j0)
+        multiply(k, j0 * d, d, 1, panel, 0, w, s, 0, w, count, d)
         for l in range(w):
-            top[l], total[l] = 0, 0
-        for j0 in range(0, min(m, rows[last - 1] + 1) if causal else m, KEYS):
-            count = min(KEYS, m - j0)
-            multiply(k, j0 * d, d, 1, panel, 0, w, s, 0, w, count, d)
+            part[l] = 0
+        for j in range(count):
             for l in range(w):
-                part[l] = 0
-            for j in range(count):
-                for l in range(w):
-                    x = abs(s[j * w + l])
-                    if causal and first + l < last and j0 + j > rows[first + l]:
-                        x = 0.0
-                    s[j * w + l] = x
-                    part[l] = x if x > part[l] else part[l]
+                x = abs(s[j * w + l])
+                if causal and first + l < last and j0 + j > rows[first + l]:
+                    x = 0.0
+                s[j * w + l] = x
+                part[l] = x if x > part[l] else part[l]
+        for l in range(w):
+            if part[l] > top[l]:
+                new = above(part[l])
+                total[l] *= power(top[l] / new, p)
+                top[l] = new
+            part[l] = 0
+        for j in range(count):
             for l in range(w):
-                if part[l] > top[l]:
-                    new = above(part[l])
-                    total[l] *= power(top[l] / new, p)
-                    top[l] = new
-                part[l] = 0
-            for j in range(count):
-                for l in range(w):
-                    part[l] += power(s[j * w + l] / (top[l] if top[l] > 0 else 1.0), p)
-            for l in range(w):
-                total[l] += part[l]
-        for l in range(last - first):
-            i = rows[first + l]
-            norm[0, i], norm[1, i] = top[l], total[l]
-            norm[2, i], norm[3, i] = math.frexp(size[l])[1] - 1, error
+                part[l] += power(s[j * w + l] / (top[l] if top[l] > 0 else 1.0), p)
+        for l in range(w):
+            total[l] += part[l]
+    for l in range(last - first):
+        i = rows[first + l]
+        norm[0, i], norm[1, i] = top[l], total[l]
+        norm[2, i], norm[3, i] = math.frexp(size[l])[1] - 1, error
 
 
-@jit.loop
-def quadratic(turns: Ints, q: Floats, root: Floats, seen: int, norm: Floats) -> None:
+@jit.function
+def squares(x: Floats) -> float:
+    """Sum of the squares of a matrix."""
+    total = 0.0
+    for i in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            total += x[i, c] * x[i, c]
+    return total
+
+
+@jit.kernel
+def quadratic(a: int, q: Floats, root: Floats, whole: float, seen: int, norm: Floats) -> None:
     """``Z = |root q|^2`` for a factor (r, d) of the keys' Gram matrix, with its own error.
 
-    The first `seen` rows are for all queries, and then one more for each next query.
+    `whole` is ``|root|^2``. The first `seen` rows are for all queries, and then one more for each
+    next query.
     """
     r, d, w = root.shape[0], root.shape[1], width(root)
-    whole = 0.0
-    for c in range(r):
-        for x in range(d):
-            whole += root[c, x] * root[c, x]
-    for a in jit.tasks(turns, 0, (q.shape[0] + w - 1) // w):
-        rows = np.arange(a * w, min(a * w + w, q.shape[0]))
-        panel, s, size = aligned(d * w, root), aligned(max(r, 1) * w, root), aligned(w, root)
-        pack(q, rows, 0, panel, size)
-        if r:
-            multiply(root, 0, d, 1, panel, 0, w, s, 0, w, r, d)
-        for l in range(rows.size):
-            top, total, length = 0.0, 0.0, 0.0
-            own = min(r, seen + rows[l] + 1)
-            for c in range(own):
-                top = max(top, abs(s[c * w + l]))
-            scale = above(top)
-            for c in range(own):
-                total += (s[c * w + l] / scale) * (s[c * w + l] / scale)
-            for c in range(d):
-                length += panel[c * w + l] * panel[c * w + l]
-            i = rows[l]
-            norm[0, i], norm[1, i] = scale, total
-            norm[2, i] = math.frexp(size[l])[1] - 1
-            lost = math.sqrt(whole * length) / (scale * math.sqrt(total)) if total > 0 else np.inf
-            norm[3, i] = 4 * (d + r) * 2.0**-53 * lost
+    rows = np.arange(a * w, min(a * w + w, q.shape[0]))
+    panel, s, size = aligned(d * w, root), aligned(max(r, 1) * w, root), aligned(w, root)
+    pack(q, rows, 0, panel, size)
+    if r:
+        multiply(root, 0, d, 1, panel, 0, w, s, 0, w, r, d)
+    for l in range(rows.size):
+        top, total, length = 0.0, 0.0, 0.0
+        own = min(r, seen + rows[l] + 1)
+        for c in range(own):
+            top = max(top, abs(s[c * w + l]))
+        scale = above(top)
+        for c in range(own):
+            total += (s[c * w + l] / scale) * (s[c * w + l] / scale)
+        for c in range(d):
+            length += panel[c * w + l] * panel[c * w + l]
+        i = rows[l]
+        norm[0, i], norm[1, i] = scale, total
+        norm[2, i] = math.frexp(size[l])[1] - 1
+        lost = math.sqrt(whole * length) / (scale * math.sqrt(total)) if total > 0 else np.inf
+        norm[3, i] = 4 * (d + r) * 2.0**-53 * lost
 
 
-@jit.loop
+@jit.kernel
 def entries(
-    turns: Ints,
+    a: int,
     q: Floats,
     k: Floats,
     keys: Ints,
@@ -168,35 +173,34 @@ def entries(
     """
     u, d, w = k.shape[0], k.shape[1], width(k)
     p, eps, causal = options[0], options[1], options[2] != 0
-    for a in jit.tasks(turns, 0, (count.size + w - 1) // w):
-        rows = np.arange(start + a * w, start + min(a * w + w, count.size))
-        panel, s, size = aligned(d * w, k), aligned(KEYS * w, k), aligned(w, k)
-        bound = aligned(w, k)
-        pack(q, rows, 0, panel, size)
-        for l in range(w):
-            bound[l] = np.inf
-            if l < rows.size:
-                i = rows[l]
-                count[i - start] = 0
-                if norm[1, i] > 0:
-                    least = eps * norm[1, i] * (1 - norm[3, i])
-                    bound[l] = norm[0, i] * least ** (1 / p) * (1 - 1e-12)
-        for j0 in range(0, u, KEYS):
-            block = min(KEYS, u - j0)
-            multiply(k, j0 * d, d, 1, panel, 0, w, s, 0, w, block, d)
-            for j in range(block):
-                found = False
-                for l in range(w):
-                    found = found or abs(s[j * w + l]) >= bound[l]
-                if not found:
+    rows = np.arange(start + a * w, start + min(a * w + w, count.size))
+    panel, s, size = aligned(d * w, k), aligned(KEYS * w, k), aligned(w, k)
+    bound = aligned(w, k)
+    pack(q, rows, 0, panel, size)
+    for l in range(w):
+        bound[l] = np.inf
+        if l < rows.size:
+            i = rows[l]
+            count[i - start] = 0
+            if norm[1, i] > 0:
+                least = eps * norm[1, i] * (1 - norm[3, i])
+                bound[l] = norm[0, i] * least ** (1 / p) * (1 - 1e-12)
+    for j0 in range(0, u, KEYS):
+        block = min(KEYS, u - j0)
+        multiply(k, j0 * d, d, 1, panel, 0, w, s, 0, w, block, d)
+        for j in range(block):
+            found = False
+            for l in range(w):
+                found = found or abs(s[j * w + l]) >= bound[l]
+            if not found:
+                continue
+            for l in range(rows.size):
+                x, i, key = s[j * w + l], rows[l], keys[j0 + j]
+                if not abs(x) >= bound[l] or (causal and key > i):
                     continue
-                for l in range(rows.size):
-                    x, i, key = s[j * w + l], rows[l], keys[j0 + j]
-                    if not abs(x) >= bound[l] or (causal and key > i):
-                        continue
-                    weight = power(abs(x) / norm[0, i], p) / norm[1, i]
-                    at = count[i - start]
-                    if weight >= eps * (1 - norm[3, i]) and at < index.shape[1]:
-                        index[i - start, at], value[i - start, at] = key, min(weight, 1.0)
-                        score[i - start, at] = x * size[l]
-                        count[i - start] = at + 1
+                weight = power(abs(x) / norm[0, i], p) / norm[1, i]
+                at = count[i - start]
+                if weight >= eps * (1 - norm[3, i]) and at < index.shape[1]:
+                    index[i - start, at], value[i - start, at] = key, min(weight, 1.0)
+                    score[i - start, at] = x * size[l]
+                    count[i - start] = at + 1

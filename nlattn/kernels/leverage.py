@@ -26,22 +26,21 @@ def part_rows(n: int, parts: int) -> int:
     return (n + parts * BLOCK - 1) // (parts * BLOCK) * BLOCK
 
 
-@jit.loop
-def peaks(turns: Ints, k: Floats, top: Floats) -> None:
+@jit.kernel
+def peaks(task: int, k: Floats, top: Floats) -> None:
     """Largest magnitude of each channel in every part, top (batch, parts, d); NaN if not finite."""
     n, d, parts = k.shape[1], k.shape[2], top.shape[1]
     size = part_rows(n, parts)
-    for task in jit.tasks(turns, 0, k.shape[0] * parts):
-        b, part = task // parts, task % parts
-        largest, unfit = np.zeros(d, k.dtype), np.zeros(d, k.dtype)
-        for i in range(min(n, part * size), min(n, part * size + size)):
-            row = k[b, i]
-            for c in range(d):
-                x = abs(row[c])
-                largest[c] = x if x > largest[c] else largest[c]
-                unfit[c] += x - x
+    b, part = task // parts, task % parts
+    largest, unfit = np.zeros(d, k.dtype), np.zeros(d, k.dtype)
+    for i in range(min(n, part * size), min(n, part * size + size)):
+        row = k[b, i]
         for c in range(d):
-            top[b, part, c] = largest[c] + unfit[c]
+            x = abs(row[c])
+            largest[c] = x if x > largest[c] else largest[c]
+            unfit[c] += x - x
+    for c in range(d):
+        top[b, part, c] = largest[c] + unfit[c]
 
 
 @jit.device(fast=True, inline=True)
@@ -90,29 +89,28 @@ def absorb(columns: Floats, rows: int, R: Floats) -> None:
             _subtract(y, w, x)
 
 
-@jit.loop
-def fold_triangle(turns: Ints, k: Floats, scale: Floats, first: int, last: int, R: Floats) -> None:
+@jit.kernel
+def fold_triangle(task: int, k: Floats, scale: Floats, first: int, last: int, R: Floats) -> None:
     """Absorb blocks `first` to `last` of every part into its triangle, R (batch, parts, d, d).
 
     `scale` (batch, d) multiplies the channels.
     """
     n, d, parts = k.shape[1], k.shape[2], R.shape[1]
     size = part_rows(n, parts)
-    for task in jit.tasks(turns, 0, k.shape[0] * parts):
-        b, part = task // parts, task % parts
-        columns = aligned(d * BLOCK, R)
-        for block in range(first, last):
-            start = part * size + block * BLOCK
-            count = min(BLOCK, n - start)
-            if count > 0:
-                for i in range(count):
-                    for c in range(d):
-                        columns[c * count + i] = k[b, start + i, c] * scale[b, c]
-                absorb(columns, count, R[b, part])
+    b, part = task // parts, task % parts
+    columns = aligned(d * BLOCK, R)
+    for block in range(first, last):
+        start = part * size + block * BLOCK
+        count = min(BLOCK, n - start)
+        if count > 0:
+            for i in range(count):
+                for c in range(d):
+                    columns[c * count + i] = k[b, start + i, c] * scale[b, c]
+            absorb(columns, count, R[b, part])
 
 
-@jit.loop
-def fold_gram(turns: Ints, k: Floats, scale: Floats, first: int, last: int, G: Floats) -> None:
+@jit.kernel
+def fold_gram(task: int, k: Floats, scale: Floats, first: int, last: int, G: Floats) -> None:
     """Add blocks `first` to `last` of every part to its lower triangle of ``K^T K``.
 
     G is (batch, parts, d, d), `scale` (batch, d) multiplies the channels.
@@ -120,62 +118,58 @@ def fold_gram(turns: Ints, k: Floats, scale: Floats, first: int, last: int, G: F
     n, d, parts = k.shape[1], k.shape[2], G.shape[1]
     size, w = part_rows(n, parts), width(G)
     wide = (d + w - 1) // w * w
-    for task in jit.tasks(turns, 0, k.shape[0] * parts):
-        b, part = task // parts, task % parts
-        rows, room = aligned(BLOCK * wide, G), aligned(wide * w, G)
-        for x in range(rows.size):
-            rows[x] = 0
-        for block in range(first, last):
-            start = part * size + block * BLOCK
-            count = min(BLOCK, n - start)
-            if count > 0:
-                for i in range(count):
-                    for c in range(d):
-                        rows[i * wide + c] = k[b, start + i, c] * scale[b, c]
-                for c0 in range(0, d, w):
-                    multiply(rows, c0, 1, wide, rows, c0, wide, room, 0, w, d - c0, count)
-                    for c in range(c0, d):
-                        for l in range(min(w, d - c0)):
-                            G[b, part, c, c0 + l] += room[(c - c0) * w + l]
+    b, part = task // parts, task % parts
+    rows, room = aligned(BLOCK * wide, G), aligned(wide * w, G)
+    for x in range(rows.size):
+        rows[x] = 0
+    for block in range(first, last):
+        start = part * size + block * BLOCK
+        count = min(BLOCK, n - start)
+        if count > 0:
+            for i in range(count):
+                for c in range(d):
+                    rows[i * wide + c] = k[b, start + i, c] * scale[b, c]
+            for c0 in range(0, d, w):
+                multiply(rows, c0, 1, wide, rows, c0, wide, room, 0, w, d - c0, count)
+                for c in range(c0, d):
+                    for l in range(min(w, d - c0)):
+                        G[b, part, c, c0 + l] += room[(c - c0) * w + l]
 
 
-@jit.loop
+@jit.kernel
 def row_norms(
-    turns: Ints,
+    task: int,
     k: Floats,
     scale: Floats,
     order: Ints,
     M: Floats,
     upper: bool,
-    start: int,
-    stop: int,
     out: Floats,
 ) -> None:
-    """``out[b, j] = |(k[b, j] scale[b])[order[b]] M[b]|^2`` for blocks `start` to `stop`.
+    """``out[b, j] = |(k[b, j] scale[b])[order[b]] M[b]|^2`` of one block.
 
     M is (batch, d, columns), columns a multiple of the panel's width; `upper` says that it is
     upper triangular.
     """
     n, d, columns, w = k.shape[1], k.shape[2], M.shape[2], width(M)
     blocks = (n + BLOCK - 1) // BLOCK
-    for task in jit.tasks(turns, 0, stop - start):
-        b, j0 = (start + task) // blocks, (start + task) % blocks * BLOCK
-        count = min(BLOCK, n - j0)
-        rows, room = aligned(BLOCK * d, M), aligned(BLOCK * w, M)
-        total = aligned(BLOCK * w, M)
-        for x in range(total.size):
-            total[x] = 0
-        for i in range(count):
-            for c in range(d):
-                at = order[b, c]
-                rows[i * d + c] = k[b, j0 + i, at] * scale[b, at]
-        for c0 in range(0, columns, w):
-            depth = min(d, c0 + w) if upper else d
-            multiply(rows, 0, d, 1, M, b * d * columns + c0, columns, room, 0, w, count, depth)
-            for x in range(count * w):
-                total[x] += room[x] * room[x]
-        for i in range(count):
-            whole = 0.0
-            for l in range(w):
-                whole += total[i * w + l]
-            out[b, j0 + i] = whole
+    b, j0 = task // blocks, task % blocks * BLOCK
+    count = min(BLOCK, n - j0)
+    rows, room = aligned(BLOCK * d, M), aligned(BLOCK * w, M)
+    total = aligned(BLOCK * w, M)
+    for x in range(total.size):
+        total[x] = 0
+    for i in range(count):
+        for c in range(d):
+            at = order[b, c]
+            rows[i * d + c] = k[b, j0 + i, at] * scale[b, at]
+    for c0 in range(0, columns, w):
+        depth = min(d, c0 + w) if upper else d
+        multiply(rows, 0, d, 1, M, b * d * columns + c0, columns, room, 0, w, count, depth)
+        for x in range(count * w):
+            total[x] += room[x] * room[x]
+    for i in range(count):
+        whole = 0.0
+        for l in range(w):
+            whole += total[i * w + l]
+        out[b, j0 + i] = whole

@@ -47,19 +47,6 @@ class Scores(NamedTuple):
     has_mask: bool
 
 
-@jit.shared
-def spread(position: int, count: int) -> int:
-    """Permute 0..count-1 so that neighbours, which one thread gets, differ in cost."""
-    step = max(1, int(0.618 * count))
-    while True:
-        a, b = step, count
-        while b:
-            a, b = b, a % b
-        if a == 1:
-            return position * step % count
-        step += 1
-
-
 @jit.device
 def pack(x: Floats, part: int, rows: Ints, first: int, panel: Floats) -> None:
     """Put rows ``first, first + 1, ...`` of `rows` side by side: ``panel[c, l] = x[row_l, c]``."""
@@ -186,11 +173,11 @@ def load_norm(norm: Floats, rows: Ints, first: int, top: Floats, inverse: Floats
         inverse[l] = 1 / norm[1, rows[first + l]] if known else 0
 
 
-def groups(tasks: int, cost: int) -> Iterator[tuple[int, int]]:
+def groups(tasks: int, cost: int) -> Iterator[range]:
     """Cut `tasks` of `cost` multiply-adds into calls of some 20-100 ms, between which Ctrl-C acts.
 
     How they are cut changes no result.
     """
     step = max(16, -(-_CALL // max(cost, 1) // 16) * 16)
     for start in range(0, tasks, step):
-        yield start, min(start + step, tasks)
+        yield range(start, min(start + step, tasks))

@@ -20,27 +20,22 @@ def inner(a: Floats, b: Floats) -> Any:
     return total
 
 
-@jit.loop
-def rows(turns: Ints, left: Floats, right: Floats, index: Ints, out: Floats) -> None:
+@jit.kernel
+def rows(r: int, left: Floats, right: Floats, index: Ints, out: Floats) -> None:
     """``out[r, j] = left[index[r]] . right[j]``."""
-    for r in jit.tasks(turns, 0, index.size):
-        row = left[index[r]]
-        for j in range(right.shape[0]):
-            out[r, j] = inner(row, right[j])
+    row = left[index[r]]
+    for j in range(right.shape[0]):
+        out[r, j] = inner(row, right[j])
 
 
-@jit.loop
-def topk(
-    turns: Ints, left: Floats, right: Floats, start: int, stop: int, value: Floats, index: Ints
-) -> None:
-    """Largest products of the rows `start` to `stop` of left, descending, ties to the lowest."""
+@jit.kernel
+def topk(i: int, left: Floats, right: Floats, value: Floats, index: Ints) -> None:
+    """Largest products of a row of left, descending, ties to the lowest."""
     size = value.shape[1]
-    for t in jit.tasks(turns, 0, stop - start):
-        i = start + t
-        row = left[i]
-        for x in range(size):
-            value[i, x], index[i, x] = -np.inf, -1
-        for j in range(right.shape[0]):
-            product = inner(row, right[j])
-            if product > value[i, size - 1]:
-                insert(value[i], index[i], product, j)
+    row = left[i]
+    for x in range(size):
+        value[i, x], index[i, x] = -np.inf, -1
+    for j in range(right.shape[0]):
+        product = inner(row, right[j])
+        if product > value[i, size - 1]:
+            insert(value[i], index[i], product, j)

@@ -16,7 +16,6 @@ from nlattn.kernels.panel import (
     pack,
     score,
     soften,
-    spread,
     wholly_masked,
 )
 from nlattn.runtime import jit
@@ -65,39 +64,34 @@ def attend_tile(p: Scores, v: Floats, head: int, i0: int, out: Floats, norm: Flo
             out[head, i0 + x, c] = 0 if total == 0 else acc[at + c * w] / total
 
 
-@jit.loop
-def attend(
-    turns: Ints, p: Scores, v: Floats, start: int, stop: int, out: Floats, norm: Floats
-) -> None:
-    """``out = softmax(scores) v``, for tiles `start` to `stop`.
+@jit.kernel
+def attend(task: int, p: Scores, v: Floats, out: Floats, norm: Floats) -> None:
+    """``out = softmax(scores) v`` of one tile of queries of all heads.
 
     `norm` (2, heads, n) receives each row's largest score and its sum of exponentials relative to
     that: their logarithm in one number would lose the digits of the whole part.
     """
     tiles = (p.q.shape[1] + TILE - 1) // TILE
-    for task in jit.tasks(turns, 0, stop - start):
-        here = start + spread(task, stop - start)
-        attend_tile(p, v, here // tiles, here % tiles * TILE, out, norm)
+    attend_tile(p, v, task // tiles, task % tiles * TILE, out, norm)
 
 
-@jit.loop
-def rows(turns: Ints, p: Scores, index: Ints, normalise: bool, out: Floats) -> None:
+@jit.kernel
+def rows(a: int, p: Scores, index: Ints, normalise: bool, out: Floats) -> None:
     """``out[r]`` = scores of query ``index[r]`` of the only head, or its weights."""
     m, d = p.k.shape[1], p.q.shape[2]
     w = width(p.k)
-    for a in jit.tasks(turns, 0, (index.size + w - 1) // w):
-        panel, s = aligned(d * w, p.k), aligned(KEYS * w, p.k)
-        pack(p.q, p.slices[0, 0], index, a * w, panel)
-        last = min(w, index.size - a * w)
-        for j0 in range(0, m, KEYS):
-            count = min(KEYS, m - j0)
-            score(p, 0, index, a * w, panel, j0, count, s, 0, w, s[:0])
-            for l in range(last):
-                for j in range(count):
-                    out[a * w + l, j0 + j] = s[j * w + l]
-        if normalise:
-            for l in range(last):
-                normalise_row(out[a * w + l])
+    panel, s = aligned(d * w, p.k), aligned(KEYS * w, p.k)
+    pack(p.q, p.slices[0, 0], index, a * w, panel)
+    last = min(w, index.size - a * w)
+    for j0 in range(0, m, KEYS):
+        count = min(KEYS, m - j0)
+        score(p, 0, index, a * w, panel, j0, count, s, 0, w, s[:0])
+        for l in range(last):
+            for j in range(count):
+                out[a * w + l, j0 + j] = s[j * w + l]
+    if normalise:
+        for l in range(last):
+            normalise_row(out[a * w + l])
 
 
 @jit.device
@@ -118,35 +112,34 @@ def normalise_row(x: Floats) -> None:
         x[j] = x[j] / total if total != 0 else 0
 
 
-@jit.loop
-def topk(turns: Ints, p: Scores, start: int, stop: int, value: Floats, index: Ints) -> None:
-    """Largest weights of each query of the only head, for panels `start` to `stop`; index -1."""
+@jit.kernel
+def topk(panel: int, p: Scores, value: Floats, index: Ints) -> None:
+    """Largest weights of each query of the only head, for one panel of them; index -1."""
     n, d, size = p.q.shape[1], p.q.shape[2], value.shape[1]
     w = width(p.k)
-    for task in jit.tasks(turns, 0, stop - start):
-        first = (start + spread(task, stop - start)) * w
-        queries = np.arange(first, min(first + w, n))
-        panel, s = aligned(d * w, p.k), aligned(KEYS * w, p.k)
-        top, total, shrink = aligned(w, p.k), aligned(w, p.k), aligned(2 * w, p.k)
-        top[:], total[:] = -np.inf, 0
-        for i in queries:
-            value[i], index[i] = -np.inf, -1
-        pack(p.q, p.slices[0, 0], queries, 0, panel)
-        low, high = key_range(p, queries, 0)
-        for j0 in range(low, high, KEYS):
-            count = min(KEYS, high - j0)
-            score(p, 0, queries, 0, panel, j0, count, s, 0, w, s[:0])
-            for j in range(count):
-                for l in range(queries.size):
-                    if s[j * w + l] > value[first + l, size - 1]:
-                        insert(value[first + l], index[first + l], s[j * w + l], j0 + j)
-            soften(s, count, w, top, total, shrink)
-        for l in range(queries.size):
-            for x in range(size):
-                if index[first + l, x] < 0:
-                    value[first + l, x] = 0
-                else:
-                    value[first + l, x] = exp(value[first + l, x] - top[l]) / total[l]
+    first = panel * w
+    queries = np.arange(first, min(first + w, n))
+    features, s = aligned(d * w, p.k), aligned(KEYS * w, p.k)
+    top, total, shrink = aligned(w, p.k), aligned(w, p.k), aligned(2 * w, p.k)
+    top[:], total[:] = -np.inf, 0
+    for i in queries:
+        value[i], index[i] = -np.inf, -1
+    pack(p.q, p.slices[0, 0], queries, 0, features)
+    low, high = key_range(p, queries, 0)
+    for j0 in range(low, high, KEYS):
+        count = min(KEYS, high - j0)
+        score(p, 0, queries, 0, features, j0, count, s, 0, w, s[:0])
+        for j in range(count):
+            for l in range(queries.size):
+                if s[j * w + l] > value[first + l, size - 1]:
+                    insert(value[first + l], index[first + l], s[j * w + l], j0 + j)
+        soften(s, count, w, top, total, shrink)
+    for l in range(queries.size):
+        for x in range(size):
+            if index[first + l, x] < 0:
+                value[first + l, x] = 0
+            else:
+                value[first + l, x] = exp(value[first + l, x] - top[l]) / total[l]
 
 
 @jit.device
@@ -159,37 +152,34 @@ def insert(value: Floats, index: Ints, new: float, key: int) -> None:
     value[x], index[x] = new, key
 
 
-@jit.loop
-def pull(
-    turns: Ints, p: Scores, norm: Floats, g: Floats, start: int, stop: int, out: Floats
-) -> None:
-    """``out = weights.T g`` of the only head, for blocks of keys `start` to `stop`."""
+@jit.kernel
+def pull(block: int, p: Scores, norm: Floats, g: Floats, out: Floats) -> None:
+    """``out = weights.T g`` of the only head, for one block of keys."""
     n, m, d, e = p.q.shape[1], p.k.shape[1], p.q.shape[2], g.shape[1]
     w = width(p.k)
-    for task in jit.tasks(turns, 0, stop - start):
-        j0 = (start + spread(task, stop - start)) * KEYS
-        count = min(KEYS, m - j0)
-        panel, s = aligned(d * w, p.k), aligned(KEYS * w, p.k)
-        side, part = aligned(w * w, p.k), aligned(KEYS * w, p.k)
-        top, inverse = aligned(w, p.k), aligned(w, p.k)
-        out[j0 : j0 + count] = 0
-        for first in range(0, n, w):
-            queries = np.arange(first, min(first + w, n))
-            low, high = key_range(p, queries, 0)
-            if high <= j0 or low >= j0 + count:
-                continue
-            pack(p.q, p.slices[0, 0], queries, 0, panel)
-            score(p, 0, queries, 0, panel, j0, count, s, 0, w, s[:0])
-            load_norm(norm[:, 0], queries, 0, top, inverse)
+    j0 = block * KEYS
+    count = min(KEYS, m - j0)
+    panel, s = aligned(d * w, p.k), aligned(KEYS * w, p.k)
+    side, part = aligned(w * w, p.k), aligned(KEYS * w, p.k)
+    top, inverse = aligned(w, p.k), aligned(w, p.k)
+    out[j0 : j0 + count] = 0
+    for first in range(0, n, w):
+        queries = np.arange(first, min(first + w, n))
+        low, high = key_range(p, queries, 0)
+        if high <= j0 or low >= j0 + count:
+            continue
+        pack(p.q, p.slices[0, 0], queries, 0, panel)
+        score(p, 0, queries, 0, panel, j0, count, s, 0, w, s[:0])
+        load_norm(norm[:, 0], queries, 0, top, inverse)
+        for j in range(count):
+            for l in range(w):
+                s[j * w + l] = exp(s[j * w + l] - top[l]) * inverse[l]
+        for c0 in range(0, e, w):
+            side[:] = 0
+            for l in range(queries.size):
+                for c in range(c0, min(c0 + w, e)):
+                    side[l * w + c - c0] = g[first + l, c]
+            multiply(s, 0, w, 1, side, 0, w, part, 0, w, count, queries.size)
             for j in range(count):
-                for l in range(w):
-                    s[j * w + l] = exp(s[j * w + l] - top[l]) * inverse[l]
-            for c0 in range(0, e, w):
-                side[:] = 0
-                for l in range(queries.size):
-                    for c in range(c0, min(c0 + w, e)):
-                        side[l * w + c - c0] = g[first + l, c]
-                multiply(s, 0, w, 1, side, 0, w, part, 0, w, count, queries.size)
-                for j in range(count):
-                    for c in range(c0, min(c0 + w, e)):
-                        out[j0 + j, c] += part[j * w + c - c0]
+                for c in range(c0, min(c0 + w, e)):
+                    out[j0 + j, c] += part[j * w + c - c0]

@@ -11,7 +11,7 @@ import numpy as np
 from nlattn._types import Floats, Ints
 from nlattn.kernels.gemm import aligned, multiply, width
 from nlattn.kernels.lanes import slopes
-from nlattn.kernels.panel import KEYS, Scores, key_range, load_norm, pack, score, spread
+from nlattn.kernels.panel import KEYS, Scores, key_range, load_norm, pack, score
 from nlattn.runtime import jit
 
 _TILE_BYTES = 1024
@@ -178,9 +178,9 @@ def diagonals(p: Scores) -> int:
     return int(max(tiles, blocks))
 
 
-@jit.loop
+@jit.kernel
 def backward(
-    turns: Ints,
+    task: int,
     p: Scores,
     v: Floats,
     dout: Floats,
@@ -198,27 +198,24 @@ def backward(
     """
     n, m, tile = p.q.shape[1], p.k.shape[1], tile_of(v)
     side = diagonals(p)
-    for task in jit.tasks(turns, 0, dout.shape[0] * side):
-        head, block = task // side, spread(task % side, side)
-        i0, j0 = (block + diagonal) % side * tile, block * KEYS
-        if i0 < n and j0 < m:
-            rows = np.arange(i0, min(i0 + tile, n))
-            add_pair(p, v, dout, norm, delta, head, rows, j0, dq, dk, dv)
+    head, block = task // side, task % side
+    i0, j0 = (block + diagonal) % side * tile, block * KEYS
+    if i0 < n and j0 < m:
+        rows = np.arange(i0, min(i0 + tile, n))
+        add_pair(p, v, dout, norm, delta, head, rows, j0, dq, dk, dv)
 
 
-@jit.loop
+@jit.kernel
 def bias_gradient(
-    turns: Ints,
+    task: int,
     p: Scores,
     v: Floats,
     dout: Floats,
     norm: Floats,
     delta: Floats,
-    start: int,
-    stop: int,
     dbias: Floats,
 ) -> None:
-    """Gradient of the bias in its own shape, for tasks `start` to `stop`.
+    """Gradient of the bias in its own shape.
 
     A task owns one panel of queries (all of them where the bias has one row) and one block of
     keys (all where it has one column) of one slice, and adds up the heads that share it.
@@ -227,25 +224,23 @@ def bias_gradient(
     tall, long = p.bias.shape[1] > 1, p.bias.shape[2] > 1
     across = (m + KEYS - 1) // KEYS if long else 1
     down = (n + w - 1) // w if tall else 1
-    for task in jit.tasks(turns, 0, stop - start):
-        here = start + task
-        part, first, j0 = here // across // down, here // across % down * w, here % across * KEYS
-        room = aligned(max(p.q.shape[2], e, 3) * w, v)
-        s, ds, slope = aligned(KEYS * w, v), aligned(KEYS * w, v), aligned(0, v)
-        for head in range(dout.shape[0]):
-            if p.slices[head, 3] != part:
-                continue
-            for i0 in range(first, min(first + w, n) if tall else n, w):
-                rows = np.arange(i0, min(i0 + w, n))
-                low, high = key_range(p, rows, 0)
-                for j1 in range(j0, min(j0 + KEYS, m) if long else m, KEYS):
-                    count = min(KEYS, m - j1)
-                    if high <= j1 or low >= j1 + count:
-                        continue
-                    score_gradient(
-                        p, v, dout, norm, delta, head, rows, 0, j1, count, room, s, ds, 0, w, slope
-                    )
-                    add_bias(ds, count, rows, j1, tall, long, dbias[part])
+    part, first, j0 = task // across // down, task // across % down * w, task % across * KEYS
+    room = aligned(max(p.q.shape[2], e, 3) * w, v)
+    s, ds, slope = aligned(KEYS * w, v), aligned(KEYS * w, v), aligned(0, v)
+    for head in range(dout.shape[0]):
+        if p.slices[head, 3] != part:
+            continue
+        for i0 in range(first, min(first + w, n) if tall else n, w):
+            rows = np.arange(i0, min(i0 + w, n))
+            low, high = key_range(p, rows, 0)
+            for j1 in range(j0, min(j0 + KEYS, m) if long else m, KEYS):
+                count = min(KEYS, m - j1)
+                if high <= j1 or low >= j1 + count:
+                    continue
+                score_gradient(
+                    p, v, dout, norm, delta, head, rows, 0, j1, count, room, s, ds, 0, w, slope
+                )
+                add_bias(ds, count, rows, j1, tall, long, dbias[part])
 
 
 @jit.device

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nlattn._types import Floats, Ints
+from nlattn._types import Floats
 from nlattn.runtime import jit
 
 ROWS = 1024
@@ -28,34 +28,31 @@ def block(k: Floats, row: Floats, T: Floats, b: int) -> Floats:
     return np.dot(x, T)  # type: ignore[no-any-return]
 
 
-@jit.loop(blas=True)
-def gram(turns: Ints, k: Floats, row: Floats, T: Floats, partial: Floats) -> None:
+@jit.kernel(blas=True)
+def gram(b: int, k: Floats, row: Floats, T: Floats, partial: Floats) -> None:
     """``partial[b] = X_b^T X_b`` for the blocks of ``X = diag(row) k T``."""
-    for b in jit.tasks(turns, 0, partial.shape[0]):
-        x = block(k, row, T, b)
-        product = np.dot(x.T, x)
-        for i in range(product.shape[0]):
-            for j in range(product.shape[1]):
-                partial[b, i, j] = product[i, j]
+    x = block(k, row, T, b)
+    product = np.dot(x.T, x)
+    for i in range(product.shape[0]):
+        for j in range(product.shape[1]):
+            partial[b, i, j] = product[i, j]
 
 
-@jit.loop(blas=True)
-def lengths(turns: Ints, k: Floats, row: Floats, T: Floats, out: Floats) -> None:
+@jit.kernel(blas=True)
+def lengths(b: int, k: Floats, row: Floats, T: Floats, out: Floats) -> None:
     """``out[i] = |row_i k_i T|^2``."""
-    for b in jit.tasks(turns, 0, (k.shape[0] + ROWS - 1) // ROWS):
-        x = block(k, row, T, b)
-        for i in range(x.shape[0]):
-            total = 0.0
-            for c in range(x.shape[1]):
-                total += x[i, c] * x[i, c]
-            out[b * ROWS + i] = total
+    x = block(k, row, T, b)
+    for i in range(x.shape[0]):
+        total = 0.0
+        for c in range(x.shape[1]):
+            total += x[i, c] * x[i, c]
+        out[b * ROWS + i] = total
 
 
-@jit.loop(blas=True)
-def project(turns: Ints, k: Floats, row: Floats, T: Floats, out: Floats) -> None:
+@jit.kernel(blas=True)
+def project(b: int, k: Floats, row: Floats, T: Floats, out: Floats) -> None:
     """``out = diag(row) k T``."""
-    for b in jit.tasks(turns, 0, (k.shape[0] + ROWS - 1) // ROWS):
-        x = block(k, row, T, b)
-        for i in range(x.shape[0]):
-            for c in range(x.shape[1]):
-                out[b * ROWS + i, c] = x[i, c]
+    x = block(k, row, T, b)
+    for i in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            out[b * ROWS + i, c] = x[i, c]

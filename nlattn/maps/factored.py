@@ -68,9 +68,9 @@ class FactoredMap(AttentionMap):
 
     def _rows(self, index: Ints) -> Floats:
         out: Floats = np.empty((len(index), self.shape[1]), self.dtype)
-        for start, stop in groups(len(index), self.shape[1] * self.left.shape[1]):
-            some = _check.frozen(index[start:stop])
-            products.rows(self.left, self.right, some, out[start:stop])
+        for some in groups(len(index), self.shape[1] * self.left.shape[1]):
+            at = slice(some.start, some.stop)
+            products.rows(len(some), self.left, self.right, _check.frozen(index[at]), out[at])
         return out
 
     def _scores(self, index: Ints) -> Floats:
@@ -85,8 +85,8 @@ class FactoredMap(AttentionMap):
         n, m = self.shape
         value: Floats = np.empty((n, k), self.dtype)
         index: Ints = np.empty((n, k), np.int64)
-        for start, stop in groups(n, m * self.left.shape[1]):
-            products.topk(self.left, self.right, start, stop, value, index)
+        for some in groups(n, m * self.left.shape[1]):
+            products.topk(some, self.left, self.right, value, index)
         value[index < 0] = 0
         return value, index
 

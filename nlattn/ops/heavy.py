@@ -13,8 +13,10 @@ from nlattn.engines.magnitude import ranged
 from nlattn.engines.normaliser import Normaliser
 from nlattn.engines.sensitivity import Keys
 from nlattn.kernels import heavy as kernels
+from nlattn.kernels.gemm import width
 from nlattn.maps.heavy import HeavyMap
 from nlattn.ops.universal import UniversalSet, checked_eps, chosen_bounds
+from nlattn.runtime import jit
 
 NORMALISERS = ("auto", "factor", "dense", "sampled")
 _BYTES = 1 << 26  # of one block of queries' entries
@@ -151,7 +153,7 @@ def _collect(
         index = np.empty((len(count), most), np.int64)
         value, score = np.empty((2, len(count), most))
         arrays = (fit["q"][0], some, chosen, norm, settings, start, count, index, value, score)
-        kernels.entries(*arrays)
+        kernels.entries(jit.blocks(len(count), width(some)), *arrays)
         kept = np.arange(most) < count[:, None]
         held += int(count.sum()) * (4 + 2 * fit.dtype.itemsize)
         what = f"entries of the first {start + len(count)} of {n} queries"

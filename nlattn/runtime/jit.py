@@ -155,14 +155,29 @@ def kernel(function: Any = None, *, fast: bool = False, blas: bool = False) -> A
     """
     if function is None:
         return functools.partial(kernel, fast=fast, blas=blas)
-    launch = loop(blas=blas)(_loop_over(function, fast))
+    compiled = _compile(_loop_over(function, fast), entry=True)
+
+    def share(count: int, first: int, last: int, *arrays: Any) -> None:
+        turns = np.zeros(1 + count, np.int64)
+        try:
+            work = functools.partial(compiled, turns, first, last, *arrays)
+            helpers.together(work, count - 1)
+        except BaseException:
+            turns[1:] = _NO_MORE  # who helps need not go on
+            raise
+
+    run = serial_blas(share) if blas else share
 
     @functools.wraps(function)
-    def call(tasks: int | range, *arrays: Any) -> None:
+    def launch(tasks: int | range, *arrays: Any) -> None:
         first, last = (tasks.start, tasks.stop) if isinstance(tasks, range) else (0, tasks)
-        launch(first, last, *arrays)
+        count = 1 if _DISABLED else min(threads(), max(1, last - first))
+        run(count, first, last, *arrays)
 
-    return call
+    return launch
+
+
+_NO_MORE = 1 << 62
 
 
 def blocks(rows: int, size: int) -> int:
@@ -185,38 +200,6 @@ def _loop_over(function: Callable[..., None], fast: bool) -> Callable[..., None]
     named = FunctionType(code, each_task.__globals__, at.co_name, None, each_task.__closure__)
     named.__module__, named.__qualname__ = function.__module__, function.__qualname__
     return named
-
-
-@typed
-def loop(function: Callable[Concatenate[Ints, P], None]) -> Callable[P, None]: ...
-@typed
-def loop(
-    *, fast: bool = False, blas: bool = False
-) -> Callable[[Callable[Concatenate[Ints, P], None]], Callable[P, None]]: ...
-def loop(function: Any = None, *, fast: bool = False, blas: bool = False) -> Any:
-    """Compile a loop that Python calls on several threads: the former way of writing a `kernel`."""
-    if function is None:
-        return functools.partial(loop, fast=fast, blas=blas)
-    compiled = _compile(function, entry=True, fast=fast)
-
-    def share(count: int, *arrays: Any) -> None:
-        turns = np.zeros(1 + count, np.int64)
-        try:
-            helpers.together(functools.partial(compiled, turns, *arrays), count - 1)
-        except BaseException:
-            turns[1:] = _NO_MORE  # who helps need not go on
-            raise
-
-    run = serial_blas(share) if blas else share
-
-    @functools.wraps(function)
-    def launch(*arrays: Any) -> None:
-        run(1 if _DISABLED else threads(), *arrays)
-
-    return launch
-
-
-_NO_MORE = 1 << 62
 
 
 def _known(function: F, **options: Any) -> F:
