@@ -102,6 +102,7 @@ def test_it_agrees_with_the_oracle() -> None:
         np.testing.assert_array_equal(got.score, want.score)
 
 
+@pytest.mark.jit
 def test_patches_on_grids_too() -> None:
     rng = np.random.default_rng(2)
     q, k = rng.standard_normal((2, 2, 12, 9, 3)).astype(np.float32)
@@ -156,6 +157,7 @@ def test_same_bits_for_any_number_of_threads() -> None:
     np.testing.assert_array_equal(both[0].work.per_query, both[1].work.per_query)
 
 
+@pytest.mark.jit
 def test_bounds_must_be_widened_by_their_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two keys whose order only exact arithmetic knows, one of them in a box judged too far."""
     rng = np.random.default_rng(6)
