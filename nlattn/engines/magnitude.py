@@ -139,6 +139,11 @@ def _factors(product: str) -> Iterator[tuple[str, int]]:
         yield word.removeprefix("/"), -1 if word[0] == "/" else 1
 
 
+@functools.lru_cache(maxsize=256)
+def _all_factors(*products: str) -> tuple[tuple[str, int], ...]:
+    return tuple(factor for product in products for factor in _factors(product))
+
+
 class _Setting:
     """One call: its law, the largest entries of its arrays, and its options."""
 
@@ -168,6 +173,9 @@ class _Setting:
         high = min(int(info.maxexp) - 4 - math.log2(max(terms, 1)), 0.8 * int(info.maxexp))
         low = int(info.minexp) + int(info.nmant) + 4
         numbers = {**self.options, **self.tops}
+        for name, sign in _all_factors(*self.law.upper, *self.law.both):
+            if sign < 0 and self.options.get(name) == 0:
+                return True  # left to the function to refuse, or to do without
         return all(_size(product, numbers) < high for product in self.law.upper) and all(
             low < size < high or size == -math.inf
             for size in (_size(product, numbers) for product in self.law.both)
