@@ -24,8 +24,7 @@ import numpy as np
 from numba.extending import intrinsic, overload, register_jitable
 
 from nlattn._types import Ints
-from nlattn.runtime import helpers
-from nlattn.runtime.cache import Cache, no_cache
+from nlattn.runtime import cache, helpers
 from nlattn.runtime.threads import serial_blas, threads
 
 P = ParamSpec("P")
@@ -63,11 +62,8 @@ def _compile(
     _compile_lightly(compiled)
     if entry:
         _compile_undisturbed(compiled)
-    try:
-        if keep:
-            compiled._cache = Cache(function, f"fast={fast}")
-    except (RuntimeError, OSError) as error:
-        no_cache(error)
+    if keep:
+        cache.keep(compiled, function, f"fast={fast}")
     return compiled  # type: ignore[no-any-return]
 
 
@@ -281,8 +277,8 @@ def tasks(turns: Ints, first: int, last: int) -> Iterator[int]:
 
 def cache_folder() -> str | None:
     """Folder that keeps compiled code, or None when nothing is kept."""
-    cache = getattr(_compile(_probe, entry=False), "_cache", None)
-    return getattr(cache, "cache_path", None)
+    kept = getattr(_compile(_probe, entry=False), "_cache", None)
+    return getattr(kept, "cache_path", None)
 
 
 def _probe() -> None:

@@ -163,12 +163,57 @@ def test_a_cache_that_cannot_be_made_warns_once() -> None:
 
 
 @pytest.mark.jit
-def test_a_damaged_cache_is_compiled_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [0, 40, 0.5, 1])
+def test_a_damaged_cache_is_compiled_again_and_replaced(tmp_path: Path, place: float) -> None:
+    folder = tmp_path / "cache"
+    cached_run(tmp_path, folder)
+    damaged = {}
+    for path in folder.rglob("*.nb?"):
+        data = bytearray(path.read_bytes())
+        at = int(place * (len(data) - 1)) if place <= 1 else int(place)
+        data[at] ^= 1 << 3
+        path.write_bytes(data)
+        damaged[path] = bytes(data)
+    assert "not kept" not in cached_run(tmp_path, folder)
+    assert all(path.read_bytes() != data for path, data in damaged.items())
+    kept = {p: p.stat().st_mtime_ns for p in folder.rglob("*.nbc")}
+    cached_run(tmp_path, folder)
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.nbc")} == kept
+
+
+@pytest.mark.jit
+def test_a_cut_cache_is_compiled_again(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cached_run(tmp_path, cache)
     for path in cache.rglob("*.nb?"):
         path.write_bytes(path.read_bytes()[:40])
     cached_run(tmp_path, cache)
+
+
+def test_this_numba_is_known() -> None:
+    assert cache.KNOWN
+
+
+@pytest.mark.jit
+def test_an_unknown_numba_keeps_code_in_its_own_way(tmp_path: Path) -> None:
+    path, folder = tmp_path / "counted.py", tmp_path / "cache"
+    path.write_text("from nlattn.runtime import cache; cache.KNOWN = False\n" + COUNT)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import counted"
+    done = run(code, NUMBA_CACHE_DIR=str(folder))
+    assert done.returncode == 0, done.stderr
+    assert list(folder.rglob("*.nbc"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of another kind")
+def test_the_group_of_a_user_alone_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o770)
+    for own in (True, False):
+        monkeypatch.setattr(cache, "_own_group", lambda _, own=own: own)
+        assert cache._others_can_write(str(tmp_path)) != own
+    tmp_path.chmod(0o700)
+    assert not cache._others_can_write(str(tmp_path))
 
 
 @pytest.mark.jit
