@@ -135,7 +135,8 @@ def _of_heads(spec: OpSpec) -> list[Recipe]:
 
 def _hard(spec: OpSpec) -> tuple[str, ...]:
     """Values that are hard for a softmax, or for sums."""
-    return _HARD if spec.softmax else _LIKE_SUMS
+    kinds = _HARD if spec.softmax else _LIKE_SUMS
+    return tuple(kind for kind in kinds if kind not in spec.cases.without)
 
 
 def given_per_head(spec: OpSpec, name: str) -> bool:

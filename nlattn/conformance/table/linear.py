@@ -60,7 +60,7 @@ ROWS = (
         extras={"projection": "r d"},
         cases=Cases(
             causal_is_square=True,
-            without=("no-queries", "long", "keys-shared"),
+            without=("no-queries", "long", "keys-shared", "channel"),  # features vanish there
             stretch=100,
             choices=(
                 (Recipe("causal", {"causal": True}),),
@@ -91,7 +91,7 @@ ROWS = (
         source="xia2022",
         extras={"projection": "r d"},
         cases=Cases(
-            without=("no-queries", "long"),
+            without=("no-queries", "long", "channel"),  # a gradient of noise
             stretch=0,
             choices=(
                 (

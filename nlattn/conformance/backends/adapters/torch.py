@@ -1,5 +1,7 @@
 """PyTorch: its scaled dot product attention, and linear attention composed of its functions.
 
+Linear attention in 16 bits is computed in float32 and rounded once.
+
 "torch" leaves the choice of a kernel to PyTorch, on a GPU where there is one; "torch:math",
 "torch:flash", "torch:efficient" and "torch:cudnn" insist on one, and "torch:flex"
 is flex_attention; "-cpu" or "-cuda" at the end says
@@ -63,7 +65,10 @@ class Backend:
             function = flex.attention
 
         def compute(*args: Any, **rest: Any) -> Any:
-            return function(torch, *args, **rest)
+            if name == "attention" or args[0].dtype.itemsize > 2:
+                return function(torch, *args, **rest)
+            wide = {n: self._wide(x) for n, x in rest.items()}
+            return function(torch, *map(self._wide, args), **wide).to(args[0].dtype)
 
         compute.__signature__ = _signature(function)  # type: ignore[attr-defined]
         with self._chosen():
@@ -90,6 +95,11 @@ class Backend:
             bits = self._torch.from_numpy(x.view(np.int16))
             return bits.view(self._torch.bfloat16).to(self._device)
         return self._torch.from_numpy(x).to(self._device)
+
+    def _wide(self, x: Any) -> Any:
+        """A tensor of 16 bits in float32; anything else as it is."""
+        half = isinstance(x, self._torch.Tensor) and x.is_floating_point() and x.dtype.itemsize < 4
+        return x.float() if half else x
 
     def _array(self, x: Any) -> Any:
         x = x.detach().cpu().contiguous()
@@ -178,11 +188,16 @@ def _efficient_attention(
     torch: Any, q: Any, k: Any, v: Any, *, normalization: str = "softmax", mask: Any = None
 ) -> Any:
     if normalization == "scaling":
-        count = k.shape[-2] if mask is None else mask.sum(-1)[..., None, None]
+        count = k.shape[-2] if mask is None else mask.sum(-1).clamp(min=1)[..., None, None]
         k = k if mask is None else k.masked_fill(~mask[..., None], 0)
         return q @ (k.mT @ v) / count
-    k = k if mask is None else k.masked_fill(~mask[..., None], -np.inf)
-    return torch.softmax(q, -1) @ (torch.softmax(k, -2).mT @ v)
+    if mask is None:
+        weights = torch.softmax(k, -2)
+    else:
+        some = mask.any(-1)[..., None, None]  # where there is no key, softmax says NaN
+        k = k.masked_fill(~mask[..., None] & some, -np.inf)
+        weights = torch.softmax(k, -2) * some
+    return torch.softmax(q, -1) @ (weights.mT @ v)
 
 
 def _refined_self_attention(_: Any, q: Any, k: Any, v: Any) -> Any:
