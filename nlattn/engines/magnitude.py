@@ -85,7 +85,9 @@ def ranged(law: Laws) -> Callable[[Callable[P, R]], Callable[P, R]]:
                     return function(*positional, **options)
                 for name in [n for n, top in tops.items() if math.isnan(top)]:
                     tops[name] = _largest_finite(arrays[name])
-            full = {n: given.get(n, defaults[n]) for n in (*numbers, *mine.options)}
+            full = {
+                n: given.get(n, defaults[n]) for n in (*numbers, *mine.options) if n in defaults
+            }
             setting = _Setting(op, mine, tops, arrays, full)
             with _check.known_finite(known):
                 if setting.ordinary(inner):
