@@ -199,5 +199,10 @@ def cross_scale(given: Given) -> Law:
 
 
 def keys(_: Given) -> Law:
-    """What does not depend on the keys' unit."""
+    """What does not depend on the unit of any channel of the keys."""
+    return Law(both=("k k",), columns=("k",))
+
+
+def keys_and_queries(_: Given) -> Law:
+    """What does not depend on the units of keys and queries."""
     return Law(both=("k k", "q k"))

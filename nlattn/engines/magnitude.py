@@ -42,6 +42,8 @@ class Law(NamedTuple):
     """Arrays that share a unit."""
     rows: tuple[str, ...] = ()
     """Arrays whose rows have units of their own where they are longer than `floor`."""
+    columns: tuple[str, ...] = ()
+    """Arrays whose columns have units of their own."""
     own: tuple[str, ...] = ()
     """Options that have a unit as arrays do."""
     fixed: tuple[str, ...] = ()
@@ -208,6 +210,9 @@ class _Setting:
                 _check.fail(self.op, words, f"{text}, the largest float64")
         for name in law.rows:
             units[name] = _row_units(self.arrays[name], self.options.get("floor", 0.0))
+        for name in law.columns:
+            tops = abs(self.arrays[name].astype(np.float64)).max(-2, keepdims=True, initial=0)
+            units[name] = np.frexp(np.where(tops < np.inf, tops, 0))[1]
         arrays = {
             name: shifted(x.astype(np.float64), -units.get(name, 0))
             for name, x in self.arrays.items()

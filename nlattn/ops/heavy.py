@@ -22,7 +22,7 @@ NORMALISERS = ("auto", "factor", "dense", "sampled")
 _BYTES = 1 << 26  # of one block of queries' entries
 
 
-@ranged(laws.keys)
+@ranged(laws.keys_and_queries)
 def heavy_attention(
     q: Floats,
     k: Floats,

@@ -159,8 +159,8 @@ def test_every_variant_is_wrong_about_some_case(op: str) -> None:
     from nlattn.conformance.judge.diagnosis import _ways
 
     for c in suite("smoke", (op,), ("float64",)):
-        if not left or c.kind != "forward":
-            continue
+        if not left:
+            break
         want = truth(c)
         for name, measure in _ways(c):
             ours, theirs = measure(want), measure(None)

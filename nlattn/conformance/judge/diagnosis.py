@@ -8,6 +8,7 @@ directions u, without any wrong gradient: ``g.u = Im dout.f(x + ihu)/h``.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
@@ -167,7 +168,9 @@ def _either(
 def attempt(variant: variants.Variant, call: Call) -> Any:
     """What a variant gives; None where it makes no sense."""
     try:
-        return variant.run(call)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of means of nothing, and their like
+            return variant.run(call)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError):
         return None
 
