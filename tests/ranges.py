@@ -25,7 +25,9 @@ SHARED = {np.float32: (1e-30, 1e-22, 1e-17, 1e-9, 1e9, 1e17, 1e19, 1e30), np.flo
 """Factors of arrays, beside the subnormal, the largest, and the square root of the largest."""
 REFUSED = r"^{op}\w*: .*(3\.40\d*e\+38, the largest float32|1\.79\d*e\+308, the largest float64)"
 
-OTHERWISE = "expected (a positive|at least|at most|from)|negative|is for|outside|below 1"
+OTHERWISE = (
+    "expected (a positive|at least|at most|from)|negative|is for|outside|below 1|has no place"
+)
 
 
 class Edge(NamedTuple):
@@ -180,7 +182,7 @@ def wrong(edge: Edge) -> str:
     if isinstance(got, str):
         name = "_".join(filter(None, [edge.spec.name, edge.kind]))
         fine = re.match(REFUSED.format(op=name.split("_")[0]), got)
-        fine = fine or re.match(rf"^{name}: \w+=.*({OTHERWISE})", got)
+        fine = fine or re.match(rf"^{name}: \w+(=|\[.*\] is ).*({OTHERWISE})", got)
         return "" if fine else f"refused: {got}"
     known = inspect.signature(edge.spec.oracle(edge.kind)).parameters
     if edge.what.split("=")[0] in {"tol", "average", "eta", "failure"} - {*known}:

@@ -198,6 +198,12 @@ def cross_scale(given: Given) -> Law:
     )
 
 
+def bounded(given: Given) -> Law:
+    """Those of `nearest_keys`, whose bounds of groups are made of squared lengths."""
+    law = score(given)
+    return law if given.get("score") == "cosine" else law._replace(both=(*law.both, "q q", "k k"))
+
+
 def keys(_: Given) -> Law:
     """What does not depend on the unit of any channel of the keys."""
     return Law(both=("k k",), columns=("k",))

@@ -9,7 +9,9 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Bools, Floats, Ints
 from nlattn.engines import certified as engine
+from nlattn.engines import laws
 from nlattn.engines.certified import Slice
+from nlattn.engines.magnitude import ranged
 from nlattn.kernels import scores
 from nlattn.maps.certified import CertifiedMap
 from nlattn.ops._scores import fold, truth_values
@@ -18,6 +20,7 @@ from nlattn.ops.dense import attention_vjp
 _KINDS = {"softmax": scores.DOT, "gaussian": scores.NEG_L2}
 
 
+@ranged(laws.weight)
 def certified_attention(
     q: Floats,
     k: Floats,
@@ -113,6 +116,7 @@ def certified_attention_map(
     return CertifiedMap(call.slice(0), call.tolerance, query_grid, key_grid)
 
 
+@ranged(laws.weight)
 def certified_attention_vjp(
     q: Floats,
     k: Floats,

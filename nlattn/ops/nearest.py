@@ -9,7 +9,8 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Field, Floats, Ints, Nearest
-from nlattn.engines import matches, nearest
+from nlattn.engines import laws, matches, nearest
+from nlattn.engines.magnitude import ranged
 from nlattn.engines.patchmatch import features
 from nlattn.kernels import scores
 from nlattn.kernels.matching import SAME, Plan
@@ -19,6 +20,7 @@ OP = "nearest_keys"
 SCORES = {"dot": scores.DOT, "cosine": scores.DOT, "neg_l2": scores.NEG_L2}
 
 
+@ranged(laws.bounded)
 def nearest_keys(
     q: Floats,
     k: Floats,
