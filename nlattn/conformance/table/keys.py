@@ -184,6 +184,7 @@ ROWS = (
         options={"eps": 0.1},
         heads=False,
         cases=Cases(
+            factored=True,
             without=("no-queries", "long"),
             choices=(
                 (

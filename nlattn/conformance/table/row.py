@@ -99,6 +99,8 @@ class Cases:
     """Whether the oracle takes no leading axes."""
     bound: Literal["analysis", "condition", "root of condition"] = "analysis"
     """Where results solve an equation, their bound is one of its condition."""
+    factored: bool = False
+    """Whether right backends factor the keys, with errors of their own: bounds alone judge."""
     slack: float = 0.0
     """Relative error that the operator itself allows, beside rounding."""
     result: Literal["numbers", "set", "index"] = "numbers"
