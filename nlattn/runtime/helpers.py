@@ -182,14 +182,33 @@ def whole(function: Callable[P, R]) -> Callable[P, R]:
     """A function that no fork and no other `whole` function cuts in two; for `undisturbed`."""
 
     def locked(*args: P.args, **kwargs: P.kwargs) -> R:
-        with _whole:
+        if getattr(_here, "whole", False):
             return function(*args, **kwargs)
+        for _ in range(100):  # a fork comes first: who takes a lock again at once would keep it
+            if not _forking:
+                break
+            time.sleep(0.001)
+        with _whole:
+            _here.whole = True
+            try:
+                return function(*args, **kwargs)
+            finally:
+                _here.whole = False
 
     return locked
 
 
+_forking: list[None] = []
+"""One entry for each fork that waits."""
+
+
 def _before() -> None:
-    _whole.acquire()
+    try:
+        _forking.append(None)
+        _whole.acquire()
+    finally:
+        with suppress(IndexError):
+            _forking.pop()
 
 
 def _in_parent() -> None:
@@ -200,6 +219,8 @@ def _in_parent() -> None:
 def _in_child() -> None:
     global _crew, _whole
     _crew, _whole, _here.helps = _Crew(), threading.RLock(), False
+    _here.whole = False
+    _forking.clear()  # who waited to fork stayed behind
 
 
 if hasattr(os, "register_at_fork"):

@@ -59,6 +59,10 @@ def blas_threads() -> list[tuple[str, int]]:
     return sorted((i["filepath"], i["num_threads"]) for i in threadpool_info())
 
 
+KERNELS: list[Any] = []
+"""They are kept, as modules keep theirs: what frees compiled code holds a lock of LLVM's."""
+
+
 def compile_one() -> None:
     """Compile a kernel, and run it."""
 
@@ -66,7 +70,8 @@ def compile_one() -> None:
         out[task] = task
 
     out = np.zeros(3)
-    jit.kernel(fill)(3, out)
+    KERNELS.append(jit.kernel(fill))
+    KERNELS[-1](3, out)
     assert out.tolist() == [0, 1, 2]
 
 
