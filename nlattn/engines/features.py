@@ -8,7 +8,6 @@ may grow from block to block, and the caller rescales what it has summed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from nlattn import _check
 from nlattn._types import Floats
 from nlattn.kernels import rows
 from nlattn.kernels.rows import Map
+from nlattn.runtime.helpers import remembered
 
 
 class Block(NamedTuple):
@@ -164,7 +164,7 @@ class Random(Identity):
     def _log_eps(self) -> float:
         return float(np.log(self.eps)) if self.eps > 0 else -np.inf
 
-    @cached_property
+    @remembered
     def _panel(self) -> Floats:
         return rows.padded(self.projection.T)
 
@@ -209,7 +209,7 @@ class Relu(Identity):
     def size(self, d: int) -> int:
         return len(self.projection)
 
-    @cached_property
+    @remembered
     def _panel(self) -> Floats:
         return rows.padded(self.projection.T)
 

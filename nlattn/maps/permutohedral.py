@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property, reduce
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from nlattn.engines.permutohedral import Head, normaliser
 from nlattn.kernels import lattice as kernels
 from nlattn.maps.base import OP, AttentionMap
 from nlattn.maps.state import Stored, common
+from nlattn.runtime.helpers import remembered
 
 _BLOCK = 1 << 24
 
@@ -98,7 +99,7 @@ class PermutohedralMap(AttentionMap):
             out = lattice.read(lattice.at_keys, lattice.k_weights, z)
             return np.asarray(self.factor[:, None] * out, self.dtype)
 
-    @cached_property
+    @remembered
     def _matrices(self) -> tuple[list[Any], Any]:
         """Blurs in the order in which a row meets them, and ``S_k^T`` with factors, as CSR."""
         M, blurs = self.points, []

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
 from queue import Empty, SimpleQueue
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -196,6 +196,21 @@ def whole(function: Callable[P, R]) -> Callable[P, R]:
                 _here.whole = False
 
     return locked
+
+
+class remembered(Generic[R]):  # noqa: N801  used as a decorator
+    """A property that is computed once; unlike `functools.cached_property` of Python 3.11, no lock.
+
+    A child of a fork would wait for the thread that computed it.
+    """
+
+    def __init__(self, function: Callable[[Any], R]) -> None:
+        self.function, self.__doc__ = function, function.__doc__
+
+    def __get__(self, instance: Any, owner: type) -> R:
+        value = self.function(instance)
+        instance.__dict__[self.function.__name__] = value
+        return value
 
 
 _forking: list[None] = []
