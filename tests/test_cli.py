@@ -18,7 +18,7 @@ import nlattn
 from nlattn import images
 from nlattn.cli import main, pixelwise
 from nlattn.cli.methods import Task
-from nlattn.cli.output import Output, Stages, peak_memory, table, to_json
+from nlattn.cli.output import Output, StageClock, peak_memory, table, to_json
 from nlattn.conformance.table import TABLE
 from nlattn.files import picture as pictures
 
@@ -511,7 +511,7 @@ def test_peak_memory_is_this_process():
 
 def test_a_terminal_sees_what_is_running(capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    with Stages(quiet=False) as stages:
+    with StageClock(quiet=False) as stages:
         with stages("search"):
             pass
         assert list(stages.progress(range(2))) == [0, 1]

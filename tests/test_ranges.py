@@ -13,7 +13,7 @@ import pytest
 
 import nlattn
 from nlattn.conformance.table import OpSpec
-from nlattn.engines.magnitude import Law, ranged
+from nlattn.engines.magnitude import RangeLaw, ranged
 from tests.ranges import KINDS, edges, wrong
 
 EACH = 1 if os.environ.get("NLATTN_THOROUGH") else 25
@@ -113,7 +113,7 @@ def test_leverage_of_denormal_and_huge_keys(factor: float) -> None:
 def test_ordinary_numbers_are_left_as_they_are() -> None:
     seen = []
 
-    @ranged(Law(("v",), {"scale": "q k"}, upper=("q k", "scale q k", "v")))
+    @ranged(RangeLaw(("v",), {"scale": "q k"}, upper=("q k", "scale q k", "v")))
     def product(q: Any, k: Any, v: Any, *, scale: float = 1.0) -> Any:
         seen.append((q, scale))
         return scale * (q * k).sum() * v

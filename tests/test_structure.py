@@ -136,6 +136,17 @@ def test_nothing_collects_its_locals() -> None:
     assert [name_of(path) for path in SOURCES if "locals()" in path.read_text()] == []
 
 
+def test_no_two_classes_share_a_name() -> None:
+    """Oracles name what they transcribe as they like, and every adapter is a file's `Backend`."""
+    where: dict[str, list[str]] = {}
+    for path in SOURCES:
+        if not name_of(path).startswith(("oracle/", "conformance/backends/adapters/")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    where.setdefault(node.name, []).append(name_of(path))
+    assert {name: files for name, files in where.items() if len(files) > 1} == {}
+
+
 def test_the_table_answers_by_name() -> None:
     assert find("attention").stem == "dense"
     with pytest.raises(KeyError, match="'fast' is no operator; there are attention"):

@@ -15,7 +15,7 @@ from nlattn import _check, images
 from nlattn._types import Floats
 from nlattn.cli import methods, pixelwise, report
 from nlattn.cli.methods import Result, Task
-from nlattn.cli.output import Output, Stages, peak_memory, to_json
+from nlattn.cli.output import Output, StageClock, peak_memory, to_json
 from nlattn.files.plain import open_plain, parse_json
 from nlattn.quality import Quality
 
@@ -59,10 +59,10 @@ def _array_files(options: Namespace) -> list[str]:
     return ["map.npz", *(name for name, wanted in names.items() if wanted), "report.json"]
 
 
-def _start(options: Namespace, names: list[str]) -> tuple[Output, Stages]:
+def _start(options: Namespace, names: list[str]) -> tuple[Output, StageClock]:
     stale = _written_before(options.out) if options.force else []
     output = Output(options.out, names, force=options.force, stale=stale)
-    return output, Stages(quiet=options.quiet)
+    return output, StageClock(quiet=options.quiet)
 
 
 def _written_before(folder: Path) -> list[str]:
@@ -76,7 +76,7 @@ def _written_before(folder: Path) -> list[str]:
         return []
 
 
-def _of_image(name: str, image: Floats, options: Namespace, stages: Stages) -> Task:
+def _of_image(name: str, image: Floats, options: Namespace, stages: StageClock) -> Task:
     with stages("features"):
         channels = min(options.channels, options.patch**2 * image.shape[2])
         features = images.patch_features(image, patch=options.patch, channels=channels)
@@ -124,7 +124,7 @@ def _inside(queries: list[tuple[int, int]], grid: tuple[int, ...]) -> None:
             raise ValueError(f"--query {row},{column} lies outside the {grid[0]} x {grid[1]} grid")
 
 
-def _finish(task: Task, options: Namespace, output: Output, stages: Stages) -> int:
+def _finish(task: Task, options: Namespace, output: Output, stages: StageClock) -> int:
     """Compute, write, print."""
     with stages:
         with stages("compile"):

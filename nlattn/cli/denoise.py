@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import nlattn
-from nlattn.cli.output import Output, Stages, to_json
+from nlattn.cli.output import Output, StageClock, to_json
 from nlattn.cli.words import printable
 from nlattn.files import picture
 from nlattn.images import MAX_PIXELS
@@ -24,7 +24,7 @@ def denoise(options: Namespace) -> int:
         folder, name = folder.parent, folder.name
         names = [name]
     sigma = options.sigma if options.sigma < 1 else options.sigma / 255
-    output, stages = Output(folder, names, force=options.force), Stages(quiet=options.quiet)
+    output, stages = Output(folder, names, force=options.force), StageClock(quiet=options.quiet)
     source = picture.read("denoise", options.image, max_pixels=MAX_PIXELS, page=options.page)
     image, bits = source.pixels, options.bits or source.bits
     if bits == 16 and not picture.holds_16(name, image.shape[2]):
@@ -75,7 +75,7 @@ def denoise(options: Namespace) -> int:
     return 0
 
 
-def _tables(name: str, source: picture.Picture) -> str | None:
+def _tables(name: str, source: picture.PictureFile) -> str | None:
     """How a JPEG is written; None for another format."""
     if not name.lower().endswith((".jpg", ".jpeg")):
         return None

@@ -15,7 +15,7 @@ import numpy as np
 import nlattn
 from nlattn import images, quality
 from nlattn._types import Field, Floats
-from nlattn.cli.output import Stages
+from nlattn.cli.output import StageClock
 from nlattn.files import npy
 from nlattn.maps.base import AttentionMap
 
@@ -73,7 +73,7 @@ class Result:
     """The map where it is not to be saved."""
 
 
-def scram(task: Task, options: Namespace, stages: Stages) -> Result:
+def scram(task: Task, options: Namespace, stages: StageClock) -> Result:
     """Search, support, weights."""
     with stages("search"):
         field = nlattn.patchmatch(
@@ -97,7 +97,7 @@ def scram(task: Task, options: Namespace, stages: Stages) -> Result:
     return Result(weights, weighted, field, out)
 
 
-def lev(task: Task, options: Namespace, stages: Stages) -> Result:
+def lev(task: Task, options: Namespace, stages: StageClock) -> Result:
     """Few keys for all queries, then the softmax over them."""
     q, k = task.flat(task.q), task.flat(task.k)
     with stages("selection"):
@@ -117,13 +117,13 @@ def lev(task: Task, options: Namespace, stages: Stages) -> Result:
     return Result(weights, few, None, out)
 
 
-def hamming(task: Task, options: Namespace, stages: Stages) -> Result:
+def hamming(task: Task, options: Namespace, stages: StageClock) -> Result:
     """The keys whose signs agree most; the scale of numbers has no place in it."""
     make = functools.partial(nlattn.hamming_attention_map, keys=options.kept, scale=options.scale)
     return _factored(task, stages, make)
 
 
-def permutohedral(task: Task, options: Namespace, stages: Stages) -> Result:
+def permutohedral(task: Task, options: Namespace, stages: StageClock) -> Result:
     """Of a picture, Gaussian weights of its first components; of arrays, the softmax's."""
     if task.image is None:
         make = functools.partial(
@@ -136,7 +136,7 @@ def permutohedral(task: Task, options: Namespace, stages: Stages) -> Result:
     return _factored(part, stages, nlattn.permutohedral_attention_map)
 
 
-def dense(task: Task, options: Namespace, stages: Stages) -> Result:
+def dense(task: Task, options: Namespace, stages: StageClock) -> Result:
     """Only what is asked for: rows of the queries to show, and the output if there are values."""
     q, k = task.flat(task.q), task.flat(task.k)
     with stages("weights"):
@@ -154,7 +154,7 @@ def dense(task: Task, options: Namespace, stages: Stages) -> Result:
     return Result(weights, None, None, out, operator=exact)
 
 
-def efficient(task: Task, _: Namespace, stages: Stages) -> Result:
+def efficient(task: Task, _: Namespace, stages: StageClock) -> Result:
     """Queries and keys share the scale, which is then a temperature of both softmaxes."""
     root = task.q.dtype.type(abs(task.scale) ** 0.5)
     return _factored(
@@ -164,19 +164,19 @@ def efficient(task: Task, _: Namespace, stages: Stages) -> Result:
     )
 
 
-def refined(task: Task, _: Namespace, stages: Stages) -> Result:
+def refined(task: Task, _: Namespace, stages: StageClock) -> Result:
     """Products as they are: a factor on them changes nothing but the size of the output."""
     return _factored(task, stages, nlattn.refined_self_attention_map)
 
 
-def enla(task: Task, options: Namespace, stages: Stages) -> Result:
+def enla(task: Task, options: Namespace, stages: StageClock) -> Result:
     """Amplification 6 and 128 features, as published; the scale has no place in it."""
     d = task.q.shape[-1]
     projection = nlattn.orthogonal_features(d, 128, options.seed).astype(task.q.dtype)
     return _factored(task, stages, functools.partial(nlattn.enla_map, projection=projection))
 
 
-def nonlocal_mean(task: Task, options: Namespace, stages: Stages) -> Result:
+def nonlocal_mean(task: Task, options: Namespace, stages: StageClock) -> Result:
     """The softmax forms as dense attention, the others through their linear maps."""
     if options.pairwise.endswith("gaussian"):
         return dense(task, options, stages)
@@ -197,7 +197,7 @@ def array(path: Path, name: str) -> Floats:
     return x
 
 
-def _factored(task: Task, stages: Stages, make: Callable[..., AttentionMap]) -> Result:
+def _factored(task: Task, stages: StageClock, make: Callable[..., AttentionMap]) -> Result:
     with stages("weights"):
         grids = {"query_grid": task.q.shape[:-1], "key_grid": task.k.shape[:-1]}
         one = make(task.flat(task.q), task.flat(task.k), **grids)
@@ -209,7 +209,7 @@ def _factored(task: Task, stages: Stages, make: Callable[..., AttentionMap]) -> 
     return Result(weights, one, None, out)
 
 
-def _in_blocks(q: Floats, k: Floats, v: Floats, scale: float, stages: Stages) -> Floats:
+def _in_blocks(q: Floats, k: Floats, v: Floats, scale: float, stages: StageClock) -> Floats:
     out = np.empty((len(q), v.shape[1]), v.dtype)
     step = max(256, _BLOCK // len(k))
     for top in stages.progress(range(0, len(q), step)):
@@ -218,7 +218,7 @@ def _in_blocks(q: Floats, k: Floats, v: Floats, scale: float, stages: Stages) ->
     return out
 
 
-METHODS: dict[str, Callable[[Task, Namespace, Stages], Result]] = {
+METHODS: dict[str, Callable[[Task, Namespace, StageClock], Result]] = {
     "scram": scram,
     "lev": lev,
     "hamming": hamming,
@@ -236,7 +236,7 @@ _APPROXIMATE = ("scram", "lev", "hamming", "permutohedral")
 def prepare(task: Task, options: Namespace) -> None:
     """Go the whole way with a small task, so that all is compiled."""
     small = task.corner()
-    result = METHODS[options.method](small, options, Stages(quiet=True))
+    result = METHODS[options.method](small, options, StageClock(quiet=True))
     judge(small, result, options)
     predict(small)
 

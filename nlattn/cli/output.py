@@ -159,14 +159,14 @@ def _move(file: Path, to: Path) -> None:
         os.rename(file, to)
 
 
-class Stages:
+class StageClock:
     """Seconds of each named stage; on a terminal, a bar or the name of what is running."""
 
     def __init__(self, *, quiet: bool):
         self.seconds: dict[str, float] = {}
         self._shown = not quiet and sys.stderr.isatty()
 
-    def __enter__(self) -> Stages:
+    def __enter__(self) -> StageClock:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -56,7 +56,7 @@ def _outgrows(one: dict[str, Any], options: Namespace) -> bool:
 
 
 def _sweep(
-    subjects: list[subject.Subject], sizes: list[tuple[int, int]], options: Namespace
+    subjects: list[subject.CostSubject], sizes: list[tuple[int, int]], options: Namespace
 ) -> Sweep:
     """Work, and all else unless it is not wanted; dense attention is timed for comparison."""
     also = [] if options.count else [subject.find(_DENSE)]

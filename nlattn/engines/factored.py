@@ -21,7 +21,7 @@ CHUNK = 2048
 """Rows of a chunk: features of 64 channels in float32 take half a megabyte."""
 
 
-class Sums(NamedTuple):
+class KeySums(NamedTuple):
     """Sums over the keys of each slice, float64, relative to the maxima `top`."""
 
     top: Floats
@@ -61,7 +61,7 @@ def groups(batch: int, n: int, numbers: int) -> list[Ints]:
     return [_check.frozen(group) for group in np.array_split(tasks, count) if len(group)]
 
 
-def collect(f: Identity, x: Floats, y: Floats, slices: Ints, mask: Any = None) -> Sums:
+def collect(f: Identity, x: Floats, y: Floats, slices: Ints, mask: Any = None) -> KeySums:
     """Sums over keys x of ``phi(x).T (y, 1)``; `slices` (batch, 3) are those of x, y and `mask`."""
     batch, r, e = len(slices), f.size(x.shape[2]), y.shape[2]
     start, m = f.top(x.shape[2]), f.compiled(x)
@@ -70,7 +70,7 @@ def collect(f: Identity, x: Floats, y: Floats, slices: Ints, mask: Any = None) -
     kept = np.full(batch, float(x.shape[1]))
     if mask is not None:
         kept = mask.sum(1, dtype=float)[slices[:, 2]]
-    sums = Sums(
+    sums = KeySums(
         np.tile(start, (batch, 1)),
         np.zeros((batch, r, e)),
         np.zeros((batch, r)),
@@ -95,7 +95,7 @@ def collect(f: Identity, x: Floats, y: Floats, slices: Ints, mask: Any = None) -
 
 
 def _add(
-    to: Sums,
+    to: KeySums,
     b: int,
     moving: bool,
     top: Floats,
@@ -205,7 +205,7 @@ class KeyGradient(NamedTuple):
     norm: Floats
     """(batch, r) gradient of the sums alone."""
     first: Ints
-    """As in `Sums`."""
+    """As in `KeySums`."""
 
 
 def keys_vjp(

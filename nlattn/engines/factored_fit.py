@@ -10,7 +10,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Bools, Floats, Ints, Work
 from nlattn.engines import factored
-from nlattn.engines.factored import KeyGradient, Sums
+from nlattn.engines.factored import KeyGradient, KeySums
 from nlattn.engines.features import Identity
 
 
@@ -57,7 +57,7 @@ class Hidden(NamedTuple):
         return cls(_check.frozen(given.reshape(math.prod(lead), m)), index)
 
 
-def collect(fit: _check.Fit, f: Identity, hidden: Hidden) -> Sums:
+def collect(fit: _check.Fit, f: Identity, hidden: Hidden) -> KeySums:
     """One pass over keys and values; a map has no values, and gets sums of 1."""
     x = fit["k"]
     y: Floats = np.ones((1, x.shape[1], 1), fit.dtype)

@@ -15,7 +15,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Floats
 from nlattn.kernels import rows
-from nlattn.kernels.rows import Map
+from nlattn.kernels.rows import FeatureRows
 from nlattn.runtime.helpers import remembered
 
 
@@ -73,11 +73,11 @@ class Identity:
         """Shared maxima before any row was seen, (r,) float64; they are never raised here."""
         return np.zeros(self.size(d))
 
-    def compiled(self, x: Floats) -> Map:
+    def compiled(self, x: Floats) -> FeatureRows:
         """What kernels are told of the map, for rows x."""
-        return self._told(x, rows.Identity)
+        return self._told(x, rows.IdentityRows)
 
-    def _told(self, x: Floats, kind: type[Map], *, joint: bool = False) -> Map:
+    def _told(self, x: Floats, kind: type[FeatureRows], *, joint: bool = False) -> FeatureRows:
         zero, one = x.dtype.type(0), x.dtype.type(1)
         none = np.empty((0, 0), x.dtype)
         return kind(rows.NONE, joint, False, none, zero, zero, one, zero, zero)
@@ -104,8 +104,8 @@ class Identity:
 class RowSoftmax(Identity):
     """Softmax over the channels of each row."""
 
-    def compiled(self, x: Floats) -> Map:
-        return self._told(x, rows.RowSoftmax)
+    def compiled(self, x: Floats) -> FeatureRows:
+        return self._told(x, rows.SoftmaxRows)
 
     def vjp(self, block: Block, dphi: Floats) -> Floats:
         dx: Floats = dphi - np.einsum("ic,ic->i", dphi, block.phi)[:, None]
@@ -119,8 +119,8 @@ class ColumnExp(Identity):
     def top(self, d: int) -> Floats:
         return np.full(d, -np.inf)
 
-    def compiled(self, x: Floats) -> Map:
-        return self._told(x, rows.ColumnExp)
+    def compiled(self, x: Floats) -> FeatureRows:
+        return self._told(x, rows.ExpRows)
 
     def vjp(self, block: Block, dphi: Floats) -> Floats:
         return dphi * block.phi
@@ -129,8 +129,8 @@ class ColumnExp(Identity):
 class JointExp(ColumnExp):
     """``exp(x)``, with one maximum for all rows and channels."""
 
-    def compiled(self, x: Floats) -> Map:
-        return self._told(x, rows.ColumnExp, joint=True)
+    def compiled(self, x: Floats) -> FeatureRows:
+        return self._told(x, rows.ExpRows, joint=True)
 
 
 @dataclass(frozen=True)
@@ -168,11 +168,11 @@ class Random(Identity):
     def _panel(self) -> Floats:
         return rows.padded(self.projection.T)
 
-    def compiled(self, x: Floats) -> Map:
+    def compiled(self, x: Floats) -> FeatureRows:
         numbers = self.c * self.c / 2, self.amplitude, self.floor, self._log_eps, self.eps
         scalars = (x.dtype.type(number) for number in numbers)
         stabilizer = _STABILIZERS[self.stabilizer]
-        return rows.Random(stabilizer, self.joint, self.moving, self._panel, *scalars)
+        return rows.RandomRows(stabilizer, self.joint, self.moving, self._panel, *scalars)
 
     def _block(self, x: Floats, top: Floats, phi: Floats, space: rows.Space) -> Block:
         own, length, first = space.top[:, None], None, None
@@ -213,8 +213,8 @@ class Relu(Identity):
     def _panel(self) -> Floats:
         return rows.padded(self.projection.T)
 
-    def compiled(self, x: Floats) -> Map:
-        m = self._told(x, rows.Relu)
+    def compiled(self, x: Floats) -> FeatureRows:
+        m = self._told(x, rows.ReluRows)
         return m._replace(panel=self._panel, eps=x.dtype.type(self.eps))
 
     def _block(self, x: Floats, top: Floats, phi: Floats, space: rows.Space) -> Block:

@@ -150,14 +150,14 @@ def closed(op: str, points: Ints) -> Ints:
     return points
 
 
-class Entries(NamedTuple):
+class Corners(NamedTuple):
     """The corners of points by lattice point, points ascending."""
 
     indptr: Ints
     entries: Ints
 
     @classmethod
-    def of(cls, at: Ints, M: int) -> Entries:
+    def of(cls, at: Ints, M: int) -> Corners:
         """Of the lattice points `at` (n, d + 1), M for none."""
         order = np.argsort(at.reshape(-1), kind="stable")
         indptr = np.searchsorted(at.reshape(-1)[order], np.arange(M + 1))
@@ -180,8 +180,8 @@ class Lattice:
         self.d = points.shape[1]
         self.alpha = 1 / (1 + 0.5**self.d)
         self._poisoned = bool(np.isnan(k_weights).any())
-        self._by_keys: Entries | None = None
-        self._by_queries: Entries | None = None
+        self._by_keys: Corners | None = None
+        self._by_queries: Corners | None = None
         self._neighbours: tuple[Ints, Ints] | None = None
 
     @classmethod
@@ -229,7 +229,7 @@ class Lattice:
     def forward(self, y: Floats) -> Floats:
         """``B_d .. B_0 S_k^T y`` (M + 1, e) of values (m, e)."""
         if self._by_keys is None:
-            self._by_keys = Entries.of(self.at_keys, len(self.points))
+            self._by_keys = Corners.of(self.at_keys, len(self.points))
         z = self._blurred(self._splat(self._by_keys, self.k_weights, y), range(self.d + 1))
         if self._poisoned:
             z[:-1] = np.nan
@@ -238,7 +238,7 @@ class Lattice:
     def backward(self, g: Floats) -> Floats:
         """``B_0 .. B_d S_q^T g`` (M + 1, e) of cotangents (n, e)."""
         if self._by_queries is None:
-            self._by_queries = Entries.of(self.at_queries, len(self.points))
+            self._by_queries = Corners.of(self.at_queries, len(self.points))
         z = self._splat(self._by_queries, self.q_weights, g)
         return self._blurred(z, range(self.d, -1, -1))
 
@@ -257,7 +257,7 @@ class Lattice:
         db *= self.alpha
         return db
 
-    def _splat(self, entries: Entries, b: Floats, x: Floats) -> Floats:
+    def _splat(self, entries: Corners, b: Floats, x: Floats) -> Floats:
         z: Floats = np.empty((len(self.points) + 1, x.shape[1]))
         count = len(self.points) // kernels.BLOCK + 1
         kernels.splat(count, *entries, b, _check.frozen(x), z)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nlattn.engines.magnitude import Law
+from nlattn.engines.magnitude import RangeLaw
 
 Given = Mapping[str, Any]
 
@@ -19,16 +19,16 @@ _LOGITS = ("q k", "scale q k", "scale", "v")
 _CHAIN = ("dout v", "dout v scale k", "dout v scale q", "dlse", "dlse scale k", "dlse scale q")
 
 
-def softmax(given: Given) -> Law:
+def softmax(given: Given) -> RangeLaw:
     """Scores ``scale q.k``, capped and biased as they are."""
     common: Any = {"options": {"scale": "q k"}, "fixed": ("bias",), "default": {"scale": -0.5}}
     if "dout" in given:
         sums = {"dlse": "dout v"}
-        return Law(_BACK, upper=_LOGITS, both=("softcap", *_CHAIN), sums=sums, **common)
-    return Law(("v",), upper=_LOGITS, both=("softcap",), **common)
+        return RangeLaw(_BACK, upper=_LOGITS, both=("softcap", *_CHAIN), sums=sums, **common)
+    return RangeLaw(("v",), upper=_LOGITS, both=("softcap",), **common)
 
 
-def pairwise(given: Given) -> Law:
+def pairwise(given: Given) -> RangeLaw:
     """Those of `nonlocal_mean`."""
     kind, back = given.get("pairwise"), "dout" in given
     if kind == "dot_product":
@@ -37,19 +37,19 @@ def pairwise(given: Given) -> Law:
         sums = ("weight q", "weight k", "weight q v", "weight k v")
         if back:
             units = ("dout v weight", "dout v weight", "dout weight q", "dout v q")
-            return Law(units, upper=sums, both=units, same=("q", "k"))
-        return Law(("weight q v",), upper=sums, same=("q", "k"), fixed=_if_map(given))
+            return RangeLaw(units, upper=sums, both=units, same=("q", "k"))
+        return RangeLaw(("weight q v",), upper=sums, same=("q", "k"), fixed=_if_map(given))
     return softmax(given)
 
 
-def products(given: Given) -> Law:
+def products(given: Given) -> RangeLaw:
     """``q k v``, in any order."""
     if "dout" in given:
         units = ("dout k v", "dout q v", "dout q k")
-        return Law(units, upper=("k v", "q k", "dout q", "dout v"), both=units)
+        return RangeLaw(units, upper=("k v", "q k", "dout q", "dout v"), both=units)
     if "q" not in given:
-        return Law(("k v",), upper=("k v",))
-    return Law(("q k v",), upper=("q k", "k v", "q k v"), fixed=_if_map(given))
+        return RangeLaw(("k v",), upper=("k v",))
+    return RangeLaw(("q k v",), upper=("q k", "k v", "q k v"), fixed=_if_map(given))
 
 
 def _if_map(given: Given) -> tuple[str, ...]:
@@ -57,22 +57,22 @@ def _if_map(given: Given) -> tuple[str, ...]:
     return () if "v" in given else ("q", "k", "weight")
 
 
-def normalization(given: Given) -> Law:
+def normalization(given: Given) -> RangeLaw:
     """Those of `efficient_attention`."""
     if given.get("normalization") == "scaling":
         return products(given)
     units = ("dout v", "dout v", "dout") if "dout" in given else ("v",)
     both = units[:1] if "dout" in given else ()
-    return Law(units, upper=("q", "k", "v"), both=both, fixed=("q", "k"))
+    return RangeLaw(units, upper=("q", "k", "v"), both=both, fixed=("q", "k"))
 
 
-def weight(given: Given) -> Law:
+def weight(given: Given) -> RangeLaw:
     """Those of `sparse_attention` and `scram`."""
     if given.get("weight") == "gaussian":
         back = "dout" in given
         squares = ("q q", "q q /bandwidth /bandwidth")
         slopes = ("dout v", "dout v q /bandwidth /bandwidth", "dlse q /bandwidth /bandwidth")
-        return Law(
+        return RangeLaw(
             _BACK if back else ("v",),
             {"bandwidth": "/q"},
             upper=(*squares, "/bandwidth /bandwidth", "v"),
@@ -83,11 +83,11 @@ def weight(given: Given) -> Law:
     return softmax(given)
 
 
-def score(given: Given) -> Law:
+def score(given: Given) -> RangeLaw:
     """Those of `patchmatch`."""
     if given.get("score") == "neg_l2":
         size = "q q /bandwidth /bandwidth"
-        return Law(
+        return RangeLaw(
             (size,),
             {"bandwidth": "/bandwidth"},
             both=(size, "q q"),
@@ -95,7 +95,7 @@ def score(given: Given) -> Law:
             own=("bandwidth",),
         )
     if given.get("score") == "cosine":  # per vector
-        return Law(
+        return RangeLaw(
             ("scale",),
             {"scale": "/scale"},
             both=("q q", "k k", "scale"),
@@ -103,15 +103,15 @@ def score(given: Given) -> Law:
             own=("scale",),
         )
     size = "q k scale"
-    return Law(
+    return RangeLaw(
         (size,), {"scale": "/scale"}, both=(size, "q k"), own=("scale",), default={"scale": -0.5}
     )
 
 
-def costs(given: Given) -> Law:
+def costs(given: Given) -> RangeLaw:
     """Squares of differences over a temperature."""
     back = "dout" in given
-    return Law(
+    return RangeLaw(
         _BACK if back else ("v",),
         {"temperature": "/q /q"},
         upper=("q q /temperature", "/temperature", "v"),
@@ -120,7 +120,7 @@ def costs(given: Given) -> Law:
     )
 
 
-def window(given: Given) -> Law:
+def window(given: Given) -> RangeLaw:
     """Softmax scores, and gates."""
     plain = softmax(given)
     gated = ("v gate", "dout gate", "dout v gate", "dout v gate scale k", "dout v gate scale q")
@@ -130,20 +130,22 @@ def window(given: Given) -> Law:
     )
 
 
-def inner(_: Given) -> Law:
+def inner(_: Given) -> RangeLaw:
     """What is called by the function has a law of its own."""
-    return Law(fixed=("q", "k", "v"))
+    return RangeLaw(fixed=("q", "k", "v"))
 
 
-def kernel(given: Given) -> Law:
+def kernel(given: Given) -> RangeLaw:
     """Random features of ``scale x``."""
     back = "dout" in given
     units: tuple[str, ...] = _BACK if back else ("v",)
     if given.get("kernel") == "none":
         units = ("dout v", "dout v", "dout") if back else ("v",)
-        return Law(units, upper=("q", "k", "v"), both=units[:1] if back else (), fixed=("q", "k"))
+        return RangeLaw(
+            units, upper=("q", "k", "v"), both=units[:1] if back else (), fixed=("q", "k")
+        )
     squares = ("scale scale q q", "scale scale k k", "scale q projection", "scale k projection")
-    return Law(
+    return RangeLaw(
         units,
         {"scale": "q"},
         upper=("q projection", "k projection", *squares, "v", "eps eps v", "eps eps"),
@@ -154,20 +156,20 @@ def kernel(given: Given) -> Law:
     )
 
 
-def unit(given: Given) -> Law:
+def unit(given: Given) -> RangeLaw:
     """Unit vectors, but of rows below a floor."""
     back = "dout" in given
     squares = ("q q", "k k", "amplification")
     if "v" not in given:  # a loss or its gradient, or a map
         units: tuple[str, ...] = ("dout /q", "dout /k") if back else ()
-        return Law(
+        return RangeLaw(
             units,
             upper=("margin", "eps"),
             both=(*squares, *units),
             rows=("q", "k"),
             fixed=("projection",),
         )
-    return Law(
+    return RangeLaw(
         _BACK if back else ("v",),
         upper=("v", "eps eps v"),
         both=(*squares, *(("dout v", "dout v /q", "dout v /k") if back else ())),
@@ -176,9 +178,9 @@ def unit(given: Given) -> Law:
     )
 
 
-def picture(given: Given) -> Law:
+def picture(given: Given) -> RangeLaw:
     """Means of pictures: with sigma and h they grow as the picture."""
-    return Law(
+    return RangeLaw(
         ("dout",) if "dout" in given else ("image",),
         {"sigma": "/image", "h": "/image"},
         both=("image image", "sigma sigma", "h h", "dout"),
@@ -186,11 +188,11 @@ def picture(given: Given) -> Law:
     )
 
 
-def cross_scale(given: Given) -> Law:
+def cross_scale(given: Given) -> RangeLaw:
     """Keys over their lengths."""
     back = "dout" in given
     chain = ("dout v", "dout v temperature", "dout v temperature q /k")
-    return Law(
+    return RangeLaw(
         _BACK if back else ("v",),
         {"temperature": "q", "floor": "/k"},
         upper=("q k", "temperature q", "temperature", "v", "/floor"),
@@ -198,17 +200,17 @@ def cross_scale(given: Given) -> Law:
     )
 
 
-def bounded(given: Given) -> Law:
+def bounded(given: Given) -> RangeLaw:
     """Those of `nearest_keys`, whose bounds of groups are made of squared lengths."""
     law = score(given)
     return law if given.get("score") == "cosine" else law._replace(both=(*law.both, "q q", "k k"))
 
 
-def keys(_: Given) -> Law:
+def keys(_: Given) -> RangeLaw:
     """What does not depend on the unit of any channel of the keys."""
-    return Law(both=("k k",), columns=("k",))
+    return RangeLaw(both=("k k",), columns=("k",))
 
 
-def keys_and_queries(_: Given) -> Law:
+def keys_and_queries(_: Given) -> RangeLaw:
     """What does not depend on the units of keys and queries."""
-    return Law(both=("k k", "q k"))
+    return RangeLaw(both=("k k", "q k"))

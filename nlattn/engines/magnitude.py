@@ -1,12 +1,12 @@
 """Calls whose numbers lie near the edges of their format, computed in other units.
 
-A `Law` says of a function which products of its arguments are formed on the way, and how arguments
-and results grow together: ``softmax(scale q.k) v`` stays what it is when q is halved and scale
-doubled, and doubles with v. `ranged` looks at the largest entry of every array. Where no product
-can leave the format, which is the case for all but extreme numbers, the function is called as it
-stands. Otherwise it is called in float64, arrays times powers of two so that their largest entries
-are near 1, options in the same units, and results are brought back and rounded once. What leaves
-even that is refused, as is an option that the arrays' own format does not hold.
+A `RangeLaw` says of a function which products of its arguments are formed on the way, and how
+arguments and results grow together: ``softmax(scale q.k) v`` stays what it is when q is halved and
+scale doubled, and doubles with v. `ranged` looks at the largest entry of every array. Where no
+product can leave the format, which is the case for all but extreme numbers, the function is called
+as it stands. Otherwise it is called in float64, arrays times powers of two so that their largest
+entries are near 1, options in the same units, and results are brought back and rounded once. What
+leaves even that is refused, as is an option that the arrays' own format does not hold.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ R = TypeVar("R")
 _SMALL = 8192  # entries; BLAS sums their squares faster than NumPy finds the largest
 
 
-class Law(NamedTuple):
+class RangeLaw(NamedTuple):
     """How a function's arguments and results grow. A product is written ``"dout v /q"``."""
 
     results: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class Law(NamedTuple):
     """Powers of d that stand for an option of None."""
 
 
-Laws = Law | Callable[[Mapping[str, Any]], Law]
+Laws = RangeLaw | Callable[[Mapping[str, Any]], RangeLaw]
 
 
 def ranged(law: Laws) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -70,7 +70,7 @@ def ranged(law: Laws) -> Callable[[Callable[P, R]], Callable[P, R]]:
         @functools.wraps(function)
         def call(*positional: P.args, **options: P.kwargs) -> R:
             given = {**dict(zip(names, positional, strict=False)), **options}
-            mine = law if isinstance(law, Law) else law({**defaults, **given})
+            mine = law if isinstance(law, RangeLaw) else law({**defaults, **given})
             some: dict[str, Any] = {n: given.get(n) for n in _names(mine)}
             arrays = {n: x for n, x in some.items() if _floating(x)}
             dtypes = {x.dtype.newbyteorder("=") for x in arrays.values()}
@@ -110,7 +110,7 @@ def _products(*products: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for product in products for name, _ in _factors(product)))
 
 
-def _names(law: Law) -> tuple[str, ...]:
+def _names(law: RangeLaw) -> tuple[str, ...]:
     """Arrays that a law speaks of, and options."""
     return _products(*law.results, *law.upper, *law.both, *law.same, *law.sums, *law.fixed)
 
@@ -154,7 +154,7 @@ class _Setting:
     def __init__(
         self,
         op: str,
-        law: Law,
+        law: RangeLaw,
         tops: dict[str, float],
         arrays: Mapping[str, Any],
         options: Mapping[str, Any],

@@ -10,7 +10,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Floats, Ints, Support
 from nlattn.engines.patches import ballots, padded, patches, patches_vjp
-from nlattn.engines.similar import Search, flat, keys, plan, rows
+from nlattn.engines.similar import PixelSearch, flat, keys, plan, rows
 from nlattn.engines.support import Transposed
 from nlattn.kernels import shifts, similar
 from nlattn.kernels import sparse as edges
@@ -23,7 +23,7 @@ BANDWIDTH = 0.6
 _SHIFT_COST = 30  # operations per pixel and shift
 
 
-class Call(NamedTuple):
+class PictureMeans(NamedTuple):
     """Pictures, their support, and their weights, checked."""
 
     fit: _check.Fit
@@ -31,7 +31,7 @@ class Call(NamedTuple):
     H: int
     W: int
     C: int
-    search: Search
+    search: PixelSearch
     sigma: float
     """In the unit of the image."""
     h: float
@@ -92,7 +92,7 @@ class Call(NamedTuple):
         return own, total + own
 
 
-def denoise(call: Call, b: int, voting: bool, out: Floats) -> None:
+def denoise(call: PictureMeans, b: int, voting: bool, out: Floats) -> None:
     """One picture: sums of weights over window and edges, then the means over both."""
     u, patch, search = call.fit["image"][b], call.search.patch, call.search
     planes = _check.frozen(padded(u, patch).transpose(2, 0, 1))
@@ -122,12 +122,12 @@ def denoise(call: Call, b: int, voting: bool, out: Floats) -> None:
         similar.average(tasks, *arrays, flat_inverse, int(voting), result)
 
 
-def _tiles(call: Call, distance: int) -> Iterator[range]:
+def _tiles(call: PictureMeans, distance: int) -> Iterator[range]:
     cost = shifts.TILE * call.W * (2 * distance + 1) ** 2 * _SHIFT_COST
     return groups(-(-call.H // shifts.TILE), cost)
 
 
-def weights(call: Call, b: int) -> tuple[Ints, Ints, Floats, Floats, Floats, Ints]:
+def weights(call: PictureMeans, b: int) -> tuple[Ints, Ints, Floats, Floats, Floats, Ints]:
     """Edges with the pixel itself, scores, normalised weights, normalisers, best other edges."""
     indptr, indices = call.edges(b, inside=True)
     if call.support is not None:  # the pixel itself always has a say
@@ -153,7 +153,7 @@ def _with_self(support: Support) -> tuple[Ints, Ints]:
     return _check.frozen(indptr), _check.frozen(both % n, np.int32)
 
 
-def vjp(call: Call, b: int, voting: bool) -> Floats:
+def vjp(call: PictureMeans, b: int, voting: bool) -> Floats:
     """Gradient of one picture, from its cotangent; keys are constants."""
     u, dout, patch = call.fit["image"][b], call.fit["dout"][b], call.search.patch
     indptr, indices, scores, P, _, best = weights(call, b)

@@ -13,7 +13,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Floats, Ints, Support, Work
-from nlattn.engines.sparse import WEIGHTS, Entries
+from nlattn.engines.sparse import WEIGHTS, SparseParts
 from nlattn.engines.support import Transposed
 from nlattn.kernels import sparse as kernels
 from nlattn.runtime.jit import blocks
@@ -60,7 +60,7 @@ class Votes:
         out = self._gather(self.votes, None, self.weights, "v", (self.n, self.fit.dims["e"]))
         return self.fit.unfold(out.reshape(self.fit.batch, *self.grids[0], out.shape[2]))  # type: ignore[no-any-return]
 
-    def entries(self) -> Entries:
+    def entries(self) -> SparseParts:
         """Weights of a single slice's map: votes for one key added up, keys ascending."""
         row = np.repeat(np.arange(self.n), np.diff(self.votes.indptr))
         place, inverse = np.unique(row * self.m + self.votes.indices, return_inverse=True)
@@ -79,7 +79,7 @@ class Votes:
             )
             done = Work(scores_, multiply_adds, n_bytes)
         parts = total.astype(kind), scores.astype(kind), self.lse[0], done
-        return Entries(support, *parts, *self.grids)
+        return SparseParts(support, *parts, *self.grids)
 
     def vjp(self) -> tuple[Floats, Floats, Floats]:
         """Gradients of q, k and v."""

@@ -11,7 +11,7 @@ from nlattn._types import Floats, Simplices, Work
 from nlattn.engines.lattice import MAX_BYTES, Lattice, Placed, barycentric_vjp
 
 
-class Options(NamedTuple):
+class PermutohedralOptions(NamedTuple):
     """Checked options of a call."""
 
     normalize: bool
@@ -38,7 +38,7 @@ class Given(NamedTuple):
 class Head:
     """The filter of one head: ``out = F[factor v]``, over ``F[factor]`` if normalised."""
 
-    def __init__(self, op: str, q: Floats, k: Floats, options: Options, given: Given):
+    def __init__(self, op: str, q: Floats, k: Floats, options: PermutohedralOptions, given: Given):
         self.options = options
         size = 8 * (len(q) + len(k)) * (q.shape[1] + 1)
         what = f"lattice points of {len(q)} + {len(k)} points of {q.shape[1]} channels"
@@ -101,7 +101,7 @@ def with_ones(v: Floats) -> Floats:
     return np.concatenate([v, np.ones((len(v), 1))], 1)
 
 
-def attend(fit: _check.Fit, options: Options, given: Given) -> tuple[Floats, Floats]:
+def attend(fit: _check.Fit, options: PermutohedralOptions, given: Given) -> tuple[Floats, Floats]:
     """Outputs (batch, n, e), and log normalisers (batch, n)."""
     out, lse = fit.empty("n e"), fit.empty("n", np.float64)
     for b, head in _heads(fit, options, given):
@@ -117,7 +117,7 @@ def attend(fit: _check.Fit, options: Options, given: Given) -> tuple[Floats, Flo
 
 
 def vjp(
-    fit: _check.Fit, options: Options, given: Given, with_dlse: bool
+    fit: _check.Fit, options: PermutohedralOptions, given: Given, with_dlse: bool
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients of queries, keys and values, each (batch, ...), the simplices held fixed."""
     dq, dk, dv = fit.empty("n d"), fit.empty("m d"), fit.empty("m e")
@@ -147,7 +147,7 @@ def vjp(
     return fit.reduce("q", dq), fit.reduce("k", dk), fit.reduce("v", dv)
 
 
-def _heads(fit: _check.Fit, options: Options, given: Given) -> Any:
+def _heads(fit: _check.Fit, options: PermutohedralOptions, given: Given) -> Any:
     """Every slice and its head; slices of the same queries and keys share one."""
     shared: dict[tuple[int, ...], Head] = {}
     chosen = given.q is not None or given.k is not None

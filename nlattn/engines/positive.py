@@ -9,7 +9,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Floats, Work
 from nlattn.engines import factored_fit
-from nlattn.engines.factored import KeyGradient, Sums
+from nlattn.engines.factored import KeyGradient, KeySums
 from nlattn.engines.factored_fit import Factors, Hidden
 from nlattn.engines.features import Identity, Random, Relu
 
@@ -20,7 +20,7 @@ class Positive(NamedTuple):
     queries: Identity
     keys: Identity
 
-    def sums(self, fit: _check.Fit) -> tuple[Floats, Floats, Sums]:
+    def sums(self, fit: _check.Fit) -> tuple[Floats, Floats, KeySums]:
         """Sums over keys with eps: (batch, r, e) with values and (batch, r) alone, float64."""
         sums = factored_fit.collect(fit, self.keys, Hidden.checked(fit, None))
         eps = self._eps(sums)[:, None]
@@ -29,7 +29,7 @@ class Positive(NamedTuple):
         norm[sums.kept == 0] = 1  # nothing to attend to: 0 is divided by something
         return context, norm, sums
 
-    def _eps(self, sums: Sums) -> Floats:
+    def _eps(self, sums: KeySums) -> Floats:
         """(batch,) what eps is in the units of the sums."""
         eps = self.keys.eps if isinstance(self.keys, (Random, Relu)) else 0.0
         if isinstance(self.keys, Random) and self.keys.stabilizer == "neutral" and eps:

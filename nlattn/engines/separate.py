@@ -9,7 +9,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Floats, Work
 from nlattn.engines import factored_fit
-from nlattn.engines.factored import KeyGradient, Sums
+from nlattn.engines.factored import KeyGradient, KeySums
 from nlattn.engines.factored_fit import Factors, Hidden
 from nlattn.engines.features import ColumnExp, Identity, RowSoftmax
 
@@ -32,14 +32,14 @@ class Separate(NamedTuple):
         """Whether the factors are softmaxed."""
         return isinstance(self.keys, ColumnExp)
 
-    def scale(self, sums: Sums) -> Floats:
+    def scale(self, sums: KeySums) -> Floats:
         """(batch, d) what the sums over keys are multiplied by; 0 where there is no key."""
         total = sums.features
         if not self.soft:
             total = np.broadcast_to(sums.kept[:, None], total.shape)
         return np.divide(1, total, where=total != 0, out=np.zeros(total.shape))
 
-    def context(self, fit: _check.Fit) -> tuple[Floats, Sums]:
+    def context(self, fit: _check.Fit) -> tuple[Floats, KeySums]:
         """``K.T v`` (batch, d, e), float64, and the sums it is made of."""
         sums = factored_fit.collect(fit, self.keys, self.hidden)
         return sums.values * self.scale(sums)[:, :, None], sums

@@ -22,7 +22,7 @@ MATCHES = 16
 _POOL = 4  # times as many matches are searched as are chosen by statistics
 
 
-class Search(NamedTuple):
+class PixelSearch(NamedTuple):
     """Checked choice of the pixels that each is compared with."""
 
     kind: str
@@ -52,7 +52,7 @@ def flat(u: Floats, patch: int) -> Floats:
     return _check.frozen(padded(u, patch).reshape(-1))  # type: ignore[no-any-return]
 
 
-def keys(op: str, u: Floats, search: Search, max_bytes: float) -> Ints:
+def keys(op: str, u: Floats, search: PixelSearch, max_bytes: float) -> Ints:
     """Chosen keys of every pixel (n, w), -1 for none; not those of a window used as a whole."""
     H, W, _ = u.shape
     n, few = H * W, search.topk or MATCHES
@@ -85,7 +85,7 @@ def keys(op: str, u: Floats, search: Search, max_bytes: float) -> Ints:
     return others
 
 
-def _chosen(u: Floats, search: Search, pool: Ints, few: int) -> Ints:
+def _chosen(u: Floats, search: PixelSearch, pool: Ints, few: int) -> Ints:
     index = np.full((len(pool), few), -1, np.int64)
     value = np.full(index.shape, -np.inf, u.dtype)
     aim = 2 * search.sigma**2 if search.select == "statistical" else 0.0
@@ -96,7 +96,7 @@ def _chosen(u: Floats, search: Search, pool: Ints, few: int) -> Ints:
     return index
 
 
-def rows(H: int, W: int, search: Search, chosen: Ints, *, inside: bool) -> tuple[Ints, Ints]:
+def rows(H: int, W: int, search: PixelSearch, chosen: Ints, *, inside: bool) -> tuple[Ints, Ints]:
     """Row pointers and keys of one picture, ascending, the pixel itself among them.
 
     With ``inside=False`` the keys of a window used as a whole are left out, and the pixel too.

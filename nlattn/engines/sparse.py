@@ -18,7 +18,7 @@ MASKED_ROWS = ("zero", "nan", "raise")
 ARRAYS = ("q", "k", "v", "dout", "dlse")
 
 
-class Weights(NamedTuple):
+class WeightFunction(NamedTuple):
     """Checked choice of a weight function."""
 
     weight: str
@@ -36,7 +36,7 @@ class Weights(NamedTuple):
         bandwidth: float = 1.0,
         power: float = 2.0,
         masked_rows: str = "zero",
-    ) -> Weights:
+    ) -> WeightFunction:
         """Raise for values outside their sets."""
         op = fit.op
         _check.choice(op, "weight", weight, WEIGHTS)
@@ -59,7 +59,7 @@ class Weights(NamedTuple):
         return _check.frozen(np.array([kind, self.factor, self.power, fill]))  # type: ignore[no-any-return]
 
 
-class Entries(NamedTuple):
+class SparseParts(NamedTuple):
     """What a sparse map is made of, for one head."""
 
     support: Support
@@ -92,7 +92,7 @@ class Edges:
         self.nnz = int(sizes_[-1])
         self.shift = sizes_[:-1] - starts
 
-    def attend(self, weights: Weights, return_lse: bool) -> Any:
+    def attend(self, weights: WeightFunction, return_lse: bool) -> Any:
         """Outputs of all heads, and the logarithms of their normalisers if asked for."""
         fit = self.fit
         v = self._array("v")
@@ -106,7 +106,7 @@ class Edges:
             return result
         return result, fit.unfold(lse.reshape(fit.batch, *self.query_grid), cast=False)
 
-    def entries(self, weights: Weights, search: Work | None = None) -> Entries:
+    def entries(self, weights: WeightFunction, search: Work | None = None) -> SparseParts:
         """Weights of a single head's map; `search` is the work that found its support."""
         scores, P, lse = self._weigh(weights)
         d, size = self.fit.dims["d"], self.fit.dtype.itemsize
@@ -125,11 +125,11 @@ class Edges:
                 per_query,
                 search.changed,
             )
-        return Entries(
+        return SparseParts(
             self.support, P, scores, lse.reshape(-1), work, self.query_grid, self.key_grid
         )
 
-    def vjp(self, weights: Weights, with_dlse: bool) -> tuple[Floats, Floats, Floats]:
+    def vjp(self, weights: WeightFunction, with_dlse: bool) -> tuple[Floats, Floats, Floats]:
         """Gradients of q, k and v."""
         fit, options = self.fit, weights.options
         q, k, v, dout = (self._array(name) for name in ARRAYS[:4])
@@ -157,7 +157,7 @@ class Edges:
         kernels.gather(keys, P, *by_key, dout, v, self._table("dout", "v"), plain, dv)
         return self._reduced("q", dq), self._reduced("k", dk), self._reduced("v", dv)
 
-    def _weigh(self, weights: Weights) -> tuple[Floats, Floats, Floats]:
+    def _weigh(self, weights: WeightFunction) -> tuple[Floats, Floats, Floats]:
         scores, P = np.empty(self.nnz, self.fit.dtype), np.empty(self.nnz, self.fit.dtype)
         lse = np.empty((self.fit.batch, self.n))
         arrays = self._array("q"), self._array("k"), *self.support[:2], self._table("q", "k", "k")
@@ -185,7 +185,7 @@ class Edges:
         columns = [self.fit.index[:, ARRAYS.index(name)] for name in names]
         return _check.frozen(np.stack([*columns, self.slices, self.shift], 1), np.int64)  # type: ignore[no-any-return]
 
-    def _refuse_empty(self, weights: Weights, lse: Floats) -> None:
+    def _refuse_empty(self, weights: WeightFunction, lse: Floats) -> None:
         if weights.masked_rows == "raise" and np.isneginf(lse).any():
             shape = (*self.fit.lead, *self.query_grid)
             first = np.unravel_index(int(np.isneginf(lse).argmax()), shape)

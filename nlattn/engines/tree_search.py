@@ -18,7 +18,7 @@ LEAF = 256
 """Most keys of a leaf: a block that stays in the cache for all who try it."""
 
 
-class Tree(NamedTuple):
+class LeafDivision(NamedTuple):
     """One division of the keys into leaves."""
 
     order: Ints
@@ -42,7 +42,7 @@ def nbytes(n: int, m: int, trees: int, topk: int, itemsize: int) -> int:
     return lasting + 2 * m * itemsize + n * SLOTS * (4 * topk + 40)
 
 
-def plant(q: Floats, k: Floats, plan: Plan, count: int) -> list[Tree]:
+def plant(q: Floats, k: Floats, plan: Plan, count: int) -> list[LeafDivision]:
     """Trees over the keys of one slice, and where its queries fall."""
     n, m, size = plan.Hq * plan.Wq, plan.Hk * plan.Wk, plan.patch**2 * plan.d
     extra, reach = _lengths(q, k, plan)
@@ -60,7 +60,7 @@ def plant(q: Floats, k: Floats, plan: Plan, count: int) -> list[Tree]:
             tree.descend(blocks(n, BLOCK), q, sign * reach, plan, depth, planes, thresholds, leaf)
         if len(own) == 2:
             own[1][own[1] == own[0]] = -1
-        trees.append(Tree(order, home, own.T, np.full((n, SLOTS), -1, np.int32)))
+        trees.append(LeafDivision(order, home, own.T, np.full((n, SLOTS), -1, np.int32)))
     return trees
 
 

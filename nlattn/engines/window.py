@@ -18,7 +18,7 @@ ROWS = 16
 """Rows of a tile, at least."""
 
 
-class Geometry(NamedTuple):
+class WindowGeometry(NamedTuple):
     """Image, windows and outputs."""
 
     H: int
@@ -48,7 +48,7 @@ class Local:
         gate: Floats,
         slices: Ints,
         scale: float,
-        to: Geometry,
+        to: WindowGeometry,
     ):
         self.q, self.k, self.bias, self.gate = q, k, bias, gate
         self.slices, self.to, self.scale = slices, to, q.dtype.type(scale)

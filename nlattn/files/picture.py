@@ -17,7 +17,7 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 _ORIENTATION = 0x0112
 
 
-class Picture(NamedTuple):
+class PictureFile(NamedTuple):
     """Pixels, upright and on white, and what of the file a copy should keep."""
 
     pixels: Floats
@@ -33,7 +33,7 @@ class Picture(NamedTuple):
 
 def read(
     op: str, path: str | os.PathLike[str], *, max_pixels: int, page: int | None = None
-) -> Picture:
+) -> PictureFile:
     """The picture in a file; `page` counts from 0 where there are several."""
     from PIL import Image
 
@@ -55,7 +55,7 @@ def read(
             raise ValueError(f"{op}: {name} cannot be read: {one_line(error)}") from None
 
 
-def _read(file: IO[bytes], max_pixels: int, page: int | None) -> Picture:
+def _read(file: IO[bytes], max_pixels: int, page: int | None) -> PictureFile:
     from PIL import Image
 
     def again() -> Any:
@@ -79,7 +79,7 @@ def _read(file: IO[bytes], max_pixels: int, page: int | None) -> Picture:
         dpi = dpi and dpi[::-1]
     upright = np.ascontiguousarray(_turned(values, orientation), np.float32)
     space = b"GRAY" if upright.shape[2] == 1 else b"RGB "
-    return Picture(upright, bits, icc if icc and icc[16:20] == space else None, dpi, jpeg)
+    return PictureFile(upright, bits, icc if icc and icc[16:20] == space else None, dpi, jpeg)
 
 
 def _select(image: Any, page: int | None) -> None:

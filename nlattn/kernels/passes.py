@@ -8,7 +8,7 @@ from nlattn._types import Bools, Floats, Ints
 from nlattn.kernels.gemm import aligned, multiply, width
 from nlattn.kernels.rows import (
     BLOCK,
-    Map,
+    FeatureRows,
     add_columns,
     columns,
     eps_of,
@@ -21,7 +21,7 @@ from nlattn.runtime import jit
 
 @jit.function
 def collect(
-    m: Map,
+    m: FeatureRows,
     x: Floats,
     y: Floats,
     mask: Bools,
@@ -90,7 +90,7 @@ def _add_product(phi: Floats, right: Floats, count: int, part: Floats, values: F
 
 @jit.function
 def read(
-    m: Map,
+    m: FeatureRows,
     x: Floats,
     every: Bools,
     index: Ints,

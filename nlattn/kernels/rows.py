@@ -21,7 +21,7 @@ _LANES = 16
 _ABREAST = 8
 
 
-class Map(NamedTuple):
+class FeatureRows(NamedTuple):
     """A feature map; what it does not use is 0. Its numbers have the dtype of the rows."""
 
     stabilizer: int
@@ -41,23 +41,23 @@ class Map(NamedTuple):
     eps: np.floating[Any]
 
 
-class Identity(Map):
+class IdentityRows(FeatureRows):
     """The rows themselves."""
 
 
-class RowSoftmax(Map):
+class SoftmaxRows(FeatureRows):
     """Softmax over the channels of each row."""
 
 
-class ColumnExp(Map):
+class ExpRows(FeatureRows):
     """Exponentials, with a maximum for each channel or one for all."""
 
 
-class Random(Map):
+class RandomRows(FeatureRows):
     """Positive random features."""
 
 
-class Relu(Map):
+class ReluRows(FeatureRows):
     """Random projections, cut off below 0."""
 
 
@@ -175,7 +175,7 @@ def row_sums(phi: Floats, count: int, factor: Floats, out: Floats) -> None:
 
 
 @jit.device(fast=True)
-def _amplify(m: Map, x: Floats, first: int, count: int, s: Space) -> None:
+def _amplify(m: FeatureRows, x: Floats, first: int, count: int, s: Space) -> None:
     """``u = amplitude x / max(|x|, floor)`` for each row, or the row; and ``c^2 |u|^2 / 2``."""
     for i in range(count):
         row, u = x[first + i], s.rows[i]
@@ -196,7 +196,7 @@ def _amplify(m: Map, x: Floats, first: int, count: int, s: Space) -> None:
 
 
 @jit.device(once=True)
-def _project(m: Map, x: Floats, first: int, count: int, r: int, s: Space) -> None:
+def _project(m: FeatureRows, x: Floats, first: int, count: int, r: int, s: Space) -> None:
     """Rows, brought to one length, times the projection."""
     _amplify(m, x, first, count, s)
     d, stride = x.shape[1], s.phi.shape[1]
@@ -216,7 +216,7 @@ def _find(count: int, r: int, s: Space) -> None:
 
 
 @jit.device(once=True)
-def _stabilize(m: Map, count: int, r: int, top: Floats, s: Space) -> None:
+def _stabilize(m: FeatureRows, count: int, r: int, top: Floats, s: Space) -> None:
     """Find maxima, and add them to what is subtracted."""
     _largest(s.phi, 0, count, r, s.top)
     if m.moving:
@@ -238,7 +238,9 @@ def _stabilize(m: Map, count: int, r: int, top: Floats, s: Space) -> None:
             s.half[i] += s.top[i]
 
 
-def _random(m: Map, x: Floats, first: int, count: int, kept: Bools, top: Floats, s: Space) -> None:
+def _random(
+    m: FeatureRows, x: Floats, first: int, count: int, kept: Bools, top: Floats, s: Space
+) -> None:
     _project(m, x, first, count, top.size, s)
     if m.stabilizer != NONE:
         _stabilize(m, count, top.size, top, s)
@@ -252,7 +254,9 @@ def _random(m: Map, x: Floats, first: int, count: int, kept: Bools, top: Floats,
                 row[c] = exp(row[c] - shift)
 
 
-def _relu(m: Map, x: Floats, first: int, count: int, kept: Bools, top: Floats, s: Space) -> None:
+def _relu(
+    m: FeatureRows, x: Floats, first: int, count: int, kept: Bools, top: Floats, s: Space
+) -> None:
     _project(m, x, first, count, top.size, s)
     zero = x.dtype.type(0)
     for i in range(count):
@@ -262,7 +266,7 @@ def _relu(m: Map, x: Floats, first: int, count: int, kept: Bools, top: Floats, s
 
 
 def _row_softmax(
-    m: Map, x: Floats, first: int, count: int, kept: Bools, top: Floats, s: Space
+    m: FeatureRows, x: Floats, first: int, count: int, kept: Bools, top: Floats, s: Space
 ) -> None:
     d = x.shape[1]
     _largest(x, first, count, d, s.half)
@@ -278,7 +282,7 @@ def _row_softmax(
 
 
 def _column_exp(
-    m: Map, x: Floats, first: int, count: int, kept: Bools, top: Floats, s: Space
+    m: FeatureRows, x: Floats, first: int, count: int, kept: Bools, top: Floats, s: Space
 ) -> None:
     _column_largest(x, first, count, kept, top)
     if m.joint:
@@ -296,7 +300,7 @@ def _column_exp(
 
 
 def _identity(
-    m: Map, x: Floats, first: int, count: int, kept: Bools, top: Floats, s: Space
+    m: FeatureRows, x: Floats, first: int, count: int, kept: Bools, top: Floats, s: Space
 ) -> None:
     for i in range(count):
         row, to = x[first + i], s.phi[i]
@@ -306,17 +310,19 @@ def _identity(
 
 _fill = jit.by_class(
     {
-        Identity: _identity,
-        RowSoftmax: _row_softmax,
-        ColumnExp: _column_exp,
-        Random: _random,
-        Relu: _relu,
+        IdentityRows: _identity,
+        SoftmaxRows: _row_softmax,
+        ExpRows: _column_exp,
+        RandomRows: _random,
+        ReluRows: _relu,
     }
 )
 
 
 @jit.device
-def features(m: Map, x: Floats, first: int, count: int, kept: Bools, top: Floats, s: Space) -> None:
+def features(
+    m: FeatureRows, x: Floats, first: int, count: int, kept: Bools, top: Floats, s: Space
+) -> None:
     """Features of rows ``first, first + 1, ...``, in ``s.phi[:, :r]``, without eps.
 
     `top` (r,) are maxima that rows share, and are raised. A row that is not `kept` gets 0;
@@ -332,12 +338,12 @@ def features(m: Map, x: Floats, first: int, count: int, kept: Bools, top: Floats
 
 
 @jit.device
-def eps_of(m: Map, top: Any) -> Any:
+def eps_of(m: FeatureRows, top: Any) -> Any:
     """What each feature still lacks, relative to `top`."""
     return np.exp(m.log_eps - top) if m.stabilizer == NEUTRAL else m.eps
 
 
 @jit.function
-def fill(m: Map, x: Floats, kept: Bools, top: Floats, s: Space) -> None:
+def fill(m: FeatureRows, x: Floats, kept: Bools, top: Floats, s: Space) -> None:
     """Features of all rows of x, for Python: `features`."""
     features(m, x, 0, len(x), kept, top, s)

@@ -22,7 +22,7 @@ from nlattn.kernels.windowsum import TAPS, correlate
 from nlattn.runtime import jit
 
 
-class Tile(NamedTuple):
+class WindowTile(NamedTuple):
     """Windows ``I0:I0 + n_i, J0:J0 + n_j``, and the pixels under them."""
 
     I0: int
@@ -46,7 +46,7 @@ def _inside(first: int, count: int, stride: int, padding: int, taps: int, size: 
 
 
 @jit.device
-def _tile(g: Windows, I0: int, J0: int, at: Ints) -> Tile:
+def _tile(g: Windows, I0: int, J0: int, at: Ints) -> WindowTile:
     """The tile, and the numbers of its taps in the last part of `at`."""
     n_i, n_j = min(g.th, g.Ho - I0), min(g.tw, g.Wo - J0)
     u0, u1 = _inside(I0, n_i, g.sh, g.ph, g.kh, g.H)
@@ -55,11 +55,11 @@ def _tile(g: Windows, I0: int, J0: int, at: Ints) -> Tile:
         at[3 * g.at + k] = (u0 + k // (w1 - w0)) * g.kw + w0 + k % (w1 - w0)
     y0, x0 = I0 * g.sh + u0 - g.ph, J0 * g.sw + w0 - g.pw
     rows, columns = (n_i - 1) * g.sh + u1 - u0, n_j + max(0, w1 - w0 - 1) // g.sw
-    return Tile(I0, J0, n_i, n_j, u1 - u0, w1 - w0, y0, x0, rows, columns)
+    return WindowTile(I0, J0, n_i, n_j, u1 - u0, w1 - w0, y0, x0, rows, columns)
 
 
 @jit.device
-def _offsets(g: Windows, s: Tile, row: int, channels: int, at: Ints, k0: int) -> None:
+def _offsets(g: Windows, s: WindowTile, row: int, channels: int, at: Ints, k0: int) -> None:
     """Where the taps of a tile's first window lie in a buffer, columns split by phase."""
     count = s.tall * s.wide
     for k in range(count):
@@ -70,7 +70,7 @@ def _offsets(g: Windows, s: Tile, row: int, channels: int, at: Ints, k0: int) ->
 
 
 @jit.device
-def _powers(g: Windows, s: Tile, image: Floats, ref: Any, x: Floats) -> None:
+def _powers(g: Windows, s: WindowTile, image: Floats, ref: Any, x: Floats) -> None:
     """``exp(score - ref)`` of the pixels under a tile, 0 outside the image."""
     for y in range(s.rows):
         for f in range(g.sw):
@@ -91,7 +91,7 @@ def _powers(g: Windows, s: Tile, image: Floats, ref: Any, x: Floats) -> None:
 
 
 @jit.device
-def _weighted(g: Windows, s: Tile, v: Floats, c0: int, cn: int, x: Floats) -> None:
+def _weighted(g: Windows, s: WindowTile, v: Floats, c0: int, cn: int, x: Floats) -> None:
     """Channels ``c0:c0 + cn`` of the values times the powers of their pixels."""
     for y in range(s.rows):
         for f in range(g.sw):
@@ -114,7 +114,7 @@ def _weighted(g: Windows, s: Tile, v: Floats, c0: int, cn: int, x: Floats) -> No
 
 
 @jit.device
-def _invert(g: Windows, s: Tile, x: Floats) -> None:
+def _invert(g: Windows, s: WindowTile, x: Floats) -> None:
     tiny = negligible(x)
     for i in range(s.n_i):
         at = i * g.d_row
@@ -125,7 +125,7 @@ def _invert(g: Windows, s: Tile, x: Floats) -> None:
 
 
 @jit.device
-def _add(g: Windows, s: Tile, factor: Any, c0: int, cn: int, x: Floats, out: Floats) -> None:
+def _add(g: Windows, s: WindowTile, factor: Any, c0: int, cn: int, x: Floats, out: Floats) -> None:
     """Divide the sums and add them to the result."""
     for i in range(s.n_i):
         for j in range(s.n_j):
@@ -141,7 +141,9 @@ def _add(g: Windows, s: Tile, factor: Any, c0: int, cn: int, x: Floats, out: Flo
 
 
 @jit.device
-def _weigh(g: Windows, s: Tile, factor: Any, c0: int, cn: int, x: Floats, dout: Floats) -> None:
+def _weigh(
+    g: Windows, s: WindowTile, factor: Any, c0: int, cn: int, x: Floats, dout: Floats
+) -> None:
     """``dout . out`` so far, and with `learn` the cotangents over the sums."""
     for i in range(s.n_i):
         to = g.ratio + i * g.n_row
@@ -158,7 +160,7 @@ def _weigh(g: Windows, s: Tile, factor: Any, c0: int, cn: int, x: Floats, dout: 
             x[l] = 0
 
 
-def _cross(g: Windows, s: Tile, cn: int, x: Floats, at: Ints) -> None:
+def _cross(g: Windows, s: WindowTile, cn: int, x: Floats, at: Ints) -> None:
     """Add what some channels share with each tap to its sum."""
     count = s.tall * s.wide
     rest = (count, g.ratio, g.n_row, s.n_i, s.n_j * cn, g.lanes, g.part)
@@ -167,7 +169,9 @@ def _cross(g: Windows, s: Tile, cn: int, x: Floats, at: Ints) -> None:
         x[g.crossed + k] += x[g.part + k]
 
 
-def _learn(g: Windows, s: Tile, eb: int, gate: Floats, x: Floats, at: Ints, grads: Any) -> None:
+def _learn(
+    g: Windows, s: WindowTile, eb: int, gate: Floats, x: Floats, at: Ints, grads: Any
+) -> None:
     """Add a tile's share to the gradients of bias and gate."""
     dbias, dgate = grads
     for i in range(s.n_i):
@@ -184,12 +188,12 @@ def _learn(g: Windows, s: Tile, eb: int, gate: Floats, x: Floats, at: Ints, grad
         dbias[tap] += power * (gate[tap] * crossed - x[g.part + k])
 
 
-def _cross_nothing(g: Windows, s: Tile, cn: int, x: Floats, at: Ints) -> None:
+def _cross_nothing(g: Windows, s: WindowTile, cn: int, x: Floats, at: Ints) -> None:
     pass
 
 
 def _learn_nothing(
-    g: Windows, s: Tile, eb: int, gate: Floats, x: Floats, at: Ints, grads: Any
+    g: Windows, s: WindowTile, eb: int, gate: Floats, x: Floats, at: Ints, grads: Any
 ) -> None:
     pass
 
@@ -201,7 +205,7 @@ _learned = jit.by_class({Windows: _learn_nothing, LearningWindows: _learn})
 @jit.device
 def _alone(
     g: Windows,
-    s: Tile,
+    s: WindowTile,
     image: Floats,
     v: Floats,
     dout: Floats,
@@ -255,7 +259,7 @@ def _alone(
 @jit.device(once=True)
 def _query(
     g: Windows,
-    s: Tile,
+    s: WindowTile,
     eb: Any,
     image: Floats,
     v: Floats,

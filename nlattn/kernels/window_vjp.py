@@ -21,7 +21,7 @@ PIXELS = 2048
 """Pixels whose share in the gradient of the queries is one sum."""
 
 
-class Tile(NamedTuple):
+class PixelTile(NamedTuple):
     """Pixels ``(Y stride + class - padding)`` for n_y rows from Y0, and the windows over them."""
 
     Y0: int
@@ -36,18 +36,18 @@ class Tile(NamedTuple):
 
 
 @jit.device
-def _tile(g: Windows, Y0: int, X0: int) -> Tile:
+def _tile(g: Windows, Y0: int, X0: int) -> PixelTile:
     n_y, n_x = (
         min(g.th, (g.H - 1 + g.ph) // g.sh + 1 - Y0),
         min(g.tw, (g.W - 1 + g.pw) // g.sw + 1 - X0),
     )
     j0, j1 = max(0, Y0 - g.Ho + 1), min((g.kh - 1) // g.sh, Y0 + n_y - 1) + 1
     i0, i1 = max(0, X0 - g.Wo + 1), min((g.kw - 1) // g.sw, X0 + n_x - 1) + 1
-    return Tile(Y0, X0, n_y, n_x, j0, max(j0, j1), i0, max(i0, i1))
+    return PixelTile(Y0, X0, n_y, n_x, j0, max(j0, j1), i0, max(i0, i1))
 
 
 @jit.device
-def _ratios(g: Windows, s: Tile, known: Any, norm: Floats, delta: Floats, x: Floats) -> bool:
+def _ratios(g: Windows, s: PixelTile, known: Any, norm: Floats, delta: Floats, x: Floats) -> bool:
     """``exp(known - norm)`` of the windows, also times delta; False if digits may be lost."""
     limit, bound = 1 / negligible(x), x.dtype.type(60 if x.itemsize == 4 else 600)
     fine = bool(abs(known) <= far(x))
@@ -65,7 +65,7 @@ def _ratios(g: Windows, s: Tile, known: Any, norm: Floats, delta: Floats, x: Flo
 
 
 @jit.device
-def _cotangents(g: Windows, s: Tile, dout: Floats, c0: int, cn: int, x: Floats) -> None:
+def _cotangents(g: Windows, s: PixelTile, dout: Floats, c0: int, cn: int, x: Floats) -> None:
     for i in range(s.n_y + s.j1 - s.j0 - 1):
         for j in range(s.n_x + s.i1 - s.i0 - 1):
             ratio, to = x[g.powers + i * g.e_row + j], g.values + i * g.v_row + j * cn
@@ -77,7 +77,7 @@ def _cotangents(g: Windows, s: Tile, dout: Floats, c0: int, cn: int, x: Floats) 
 @jit.device
 def _class(
     g: Windows,
-    s: Tile,
+    s: PixelTile,
     a: int,
     b: int,
     taps: tuple[int, int],
@@ -107,7 +107,7 @@ def _class(
 
 @jit.device
 def _store(
-    g: Windows, s: Tile, a: int, b: int, known: Any, c0: int, cn: int, arrays: Any, x: Floats
+    g: Windows, s: PixelTile, a: int, b: int, known: Any, c0: int, cn: int, arrays: Any, x: Floats
 ) -> None:
     """Add the sums of one class of pixels to the gradients."""
     image, v, dv, dscore = arrays
@@ -129,7 +129,7 @@ def _store(
 
 @jit.device
 def _singly(
-    g: Windows, s: Tile, dout: Floats, tables: Any, norms: Any, arrays: Any, like: Floats
+    g: Windows, s: PixelTile, dout: Floats, tables: Any, norms: Any, arrays: Any, like: Floats
 ) -> None:
     """The pixels of a tile without a common reference."""
     bias, gate = tables

@@ -9,7 +9,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Bools, Floats, Ints, Work
 from nlattn.engines.dense import log_normaliser
-from nlattn.engines.window import Geometry, Local
+from nlattn.engines.window import Local, WindowGeometry
 from nlattn.maps.base import OP, AttentionMap
 from nlattn.maps.state import Stored
 
@@ -145,7 +145,7 @@ class WindowMap(AttentionMap):
         sizes = stored.array("geometry", "i", (10,))
         if sizes.min() < 0 or sizes[:8].min() < 1 or sizes.max() >= 1 << 31:
             raise ValueError(f"geometry is {sizes.tolist()}")
-        to = Geometry(*(int(size) for size in sizes))
+        to = WindowGeometry(*(int(size) for size in sizes))
         fits = (
             to.Ho == (to.H + 2 * to.ph - to.kh) // to.sh + 1
             and to.Wo == (to.W + 2 * to.pw - to.kw) // to.sw + 1
@@ -168,7 +168,7 @@ class WindowMap(AttentionMap):
         return cls(local, norm[None], work)
 
 
-def _pairs(to: Geometry) -> int:
+def _pairs(to: WindowGeometry) -> int:
     """Taps inside the image, of all windows."""
     counts = []
     for size, outputs, taps, stride, padding in (

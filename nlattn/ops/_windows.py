@@ -8,10 +8,10 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats
-from nlattn.engines.window import Geometry, Local
+from nlattn.engines.window import Local, WindowGeometry
 
 
-def geometry(fit: _check.Fit, window: Any, stride: Any, padding: Any) -> Geometry:
+def geometry(fit: _check.Fit, window: Any, stride: Any, padding: Any) -> WindowGeometry:
     """Sizes of windows and outputs; what was given with other windows is refused."""
     op = fit.op
     kh, kw = _check.pair(op, "window", window, 1)
@@ -32,10 +32,10 @@ def geometry(fit: _check.Fit, window: Any, stride: Any, padding: Any) -> Geometr
             text = f"has shape {fit.given(name)}, expected (..., t, {kh}, {kw}) from window"
             _check.fail(op, name, text)
     Ho, Wo = (H + 2 * ph - kh) // sh + 1, (W + 2 * pw - kw) // sw + 1
-    return Geometry(H, W, Ho, Wo, kh, kw, sh, sw, ph, pw)
+    return WindowGeometry(H, W, Ho, Wo, kh, kw, sh, sw, ph, pw)
 
 
-def local(fit: _check.Fit, to: Geometry, scale: float | None) -> Local:
+def local(fit: _check.Fit, to: WindowGeometry, scale: float | None) -> Local:
     """The arrays of a call; no bias is 0, no gate is 1."""
     factor = fit.dims["d"] ** -0.5 if scale is None else _check.number(fit.op, "scale", scale)
     t, columns = fit.dims["t"], {name: i for i, name in enumerate(fit.names)}

@@ -72,7 +72,7 @@ def cross_scale_attention(
     code, "average" and "mass" are ours.
     """
     arrays = {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d"), "v": (v, "Hv Wv e")}
-    asked = Asked(scale, patch, temperature, floor, overlap, divisor, assign, crop,
+    asked = CrossScaleArguments(scale, patch, temperature, floor, overlap, divisor, assign, crop,
         nonfinite, max_bytes)  # fmt: skip
     fit, options = _prepared("cross_scale_attention", arrays, asked)
     s = options.scale
@@ -107,7 +107,7 @@ def cross_scale_attention_map(
     ``overlap="mass"``, to at most 1 with "average". The map holds `q` and `k`.
     """
     op = "cross_scale_attention_map"
-    asked = Asked(scale, patch, temperature, floor, overlap, divisor, assign, crop,
+    asked = CrossScaleArguments(scale, patch, temperature, floor, overlap, divisor, assign, crop,
         nonfinite, max_bytes)  # fmt: skip
     fit, options = _prepared(op, {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d")}, asked)
     _check.one_head(fit, "(H, W, d), (h, w, d)", "one picture")
@@ -141,7 +141,7 @@ def cross_scale_attention_vjp(
     op = "cross_scale_attention_vjp"
     arrays = {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d"), "v": (v, "Hv Wv e")}
     arrays["dout"] = (dout, "Ho Wo e")
-    asked = Asked(scale, patch, temperature, floor, overlap, divisor, assign, crop,
+    asked = CrossScaleArguments(scale, patch, temperature, floor, overlap, divisor, assign, crop,
         nonfinite, max_bytes)  # fmt: skip
     fit, options = _prepared(op, arrays, asked)
     s = options.scale
@@ -225,7 +225,7 @@ def extend_vjp(dx: Floats, shape: tuple[int, ...], pad: str) -> Floats:
     return dx
 
 
-class Asked(NamedTuple):
+class CrossScaleArguments(NamedTuple):
     """The options of a call, as they came."""
 
     scale: int
@@ -241,7 +241,7 @@ class Asked(NamedTuple):
 
 
 def _prepared(
-    op: str, arrays: Mapping[str, tuple[object, str]], asked: Asked
+    op: str, arrays: Mapping[str, tuple[object, str]], asked: CrossScaleArguments
 ) -> tuple[_check.Fit, CrossScaleOptions]:
     """Arrays and options of a call, checked against each other."""
     fit = _check.fit(op, arrays, nonfinite=asked.nonfinite, max_bytes=asked.max_bytes)

@@ -9,7 +9,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Floats, Signs, Work
 from nlattn.engines import hamming as engine
-from nlattn.engines.sparse import Edges, Weights
+from nlattn.engines.sparse import Edges, WeightFunction
 from nlattn.maps.sparse import SparseMap
 
 THROUGH = ("identity", "clip", "none")
@@ -136,7 +136,7 @@ class _Call(NamedTuple):
     """Signs as numbers on the edges to the nearest keys."""
 
     edges: Edges
-    weights: Weights
+    weights: WeightFunction
     work: Work
     words: engine.Words
 
@@ -168,7 +168,7 @@ class _Call(NamedTuple):
         words = engine.Words(q_words, k_words, (fit.lead_of("q"), fit.lead_of("k")), d)
         support, work = engine.support(words, count)
         factor = None if scale is None else _check.number(op, "scale", scale, positive=True)
-        return cls(Edges(fit, support), Weights.checked(fit, scale=factor), work, words)
+        return cls(Edges(fit, support), WeightFunction.checked(fit, scale=factor), work, words)
 
 
 def _signs(op: str, name: str, x: Any, dtype: np.dtype[Any]) -> Floats:

@@ -10,9 +10,9 @@ from nlattn import _check
 from nlattn._types import Ints, Support, Work
 from nlattn.engines import laws
 from nlattn.engines.magnitude import ranged
-from nlattn.engines.nl_means import BANDWIDTH, SELF, Call, denoise, vjp, weights
+from nlattn.engines.nl_means import BANDWIDTH, SELF, PictureMeans, denoise, vjp, weights
 from nlattn.engines.patchmatch import CANDIDATES
-from nlattn.engines.similar import SEARCHES, SELECTS, Search, joined
+from nlattn.engines.similar import SEARCHES, SELECTS, PixelSearch, joined
 from nlattn.engines.support import checked_support
 from nlattn.maps.sparse import SparseMap
 from nlattn.ops._picture import ABSENT, Picture
@@ -83,8 +83,8 @@ def nl_means(
     ``n (2 distance + 1)^2 (patch_size + C)`` operations, O(n) memory. Source: [buades2005],
     [buades2011]. Status: paper.
     """
-    asked = Asked(sigma, h, patch_size, patch_distance, search, topk, select, self_weight,
-        candidates, iterations, seed, support, channel_axis, data_range, fast_mode,
+    asked = NLMeansArguments(sigma, h, patch_size, patch_distance, search, topk, select,
+        self_weight, candidates, iterations, seed, support, channel_axis, data_range, fast_mode,
         nonfinite, max_bytes)  # fmt: skip
     picture, call = _checked("nl_means", image, asked)
     voting = _check.choice(call.op, "aggregate", aggregate, ("patch", "pixel")) == "patch"
@@ -119,7 +119,7 @@ def nl_means_support(
     Support
         Of shape ``(..., H W, H W)``.
     """
-    asked = Asked(sigma, None, patch_size, patch_distance, search, topk, select, "max",
+    asked = NLMeansArguments(sigma, None, patch_size, patch_distance, search, topk, select, "max",
         candidates, iterations, seed, None, channel_axis, data_range, True, nonfinite,
         max_bytes)  # fmt: skip
     _, call = _checked("nl_means_support", image, asked)
@@ -152,9 +152,9 @@ def nl_means_map(
 
     Arguments as there. It holds the weights of all keys: 12 bytes each in float32.
     """
-    asked = Asked(sigma, h, patch_size, patch_distance, search, topk, select, self_weight,
-        candidates, iterations, seed, support, channel_axis, data_range, True, nonfinite,
-        max_bytes)  # fmt: skip
+    asked = NLMeansArguments(sigma, h, patch_size, patch_distance, search, topk, select,
+        self_weight, candidates, iterations, seed, support, channel_axis, data_range, True,
+        nonfinite, max_bytes)  # fmt: skip
     _, call = _checked("nl_means_map", image, asked)
     _check.one_head(call.fit, "(H, W, C)", "one picture")
     indptr, indices, scores, P, total, _ = weights(call, 0)
@@ -194,8 +194,8 @@ def nl_means_vjp(
     Arguments as there, floats only. At ``d2 = 2 sigma^2`` the weight's slope is 0, and of equal
     largest weights the lowest key's is the pixel's own. ``O(nnz + n patch_size^2 C)`` memory.
     """
-    asked = Asked(sigma, h, patch_size, patch_distance, search, topk, select, self_weight,
-        candidates, iterations, seed, support, channel_axis, None, True, nonfinite,
+    asked = NLMeansArguments(sigma, h, patch_size, patch_distance, search, topk, select,
+        self_weight, candidates, iterations, seed, support, channel_axis, None, True, nonfinite,
         max_bytes)  # fmt: skip
     picture, call = _checked("nl_means_vjp", image, asked, dout)
     voting = _check.choice(call.op, "aggregate", aggregate, ("patch", "pixel")) == "patch"
@@ -208,7 +208,7 @@ def nl_means_vjp(
     return picture.restored(gradient)
 
 
-class Asked(NamedTuple):
+class NLMeansArguments(NamedTuple):
     """The options of a call, as they came."""
 
     sigma: float
@@ -230,7 +230,9 @@ class Asked(NamedTuple):
     max_bytes: float
 
 
-def _checked(op: str, image: object, asked: Asked, dout: object = ABSENT) -> tuple[Picture, Call]:
+def _checked(
+    op: str, image: object, asked: NLMeansArguments, dout: object = ABSENT
+) -> tuple[Picture, PictureMeans]:
     """The picture and its call; ValueError for values outside their sets."""
     sigma = _check.number(op, "sigma", asked.sigma)
     if sigma < 0:
@@ -258,11 +260,11 @@ def _checked(op: str, image: object, asked: Asked, dout: object = ABSENT) -> tup
         support, slices = _given(fit, asked.support)
     search = search._replace(sigma=sigma)
     H, W, C = fit.shape("H W e")
-    call = Call(fit, H, W, C, search, sigma, h, own, asked.max_bytes, support, slices)
+    call = PictureMeans(fit, H, W, C, search, sigma, h, own, asked.max_bytes, support, slices)
     return picture, call
 
 
-def _search(op: str, asked: Asked) -> Search:
+def _search(op: str, asked: NLMeansArguments) -> PixelSearch:
     topk, iterations = asked.topk, asked.iterations
     if topk is not None:
         topk = _check.integer(op, "topk", topk, low=1, high=63)
@@ -271,7 +273,7 @@ def _search(op: str, asked: Asked) -> Search:
         _check.fail(op, "select='statistical'", text)
     if iterations is None:
         iterations = 1 if asked.candidates == "tree" else 3
-    return Search(
+    return PixelSearch(
         _check.choice(op, "search", asked.search, SEARCHES),
         _check.odd(op, "patch_size", asked.patch_size, "its centre is a pixel"),
         _check.integer(op, "patch_distance", asked.patch_distance, low=0),

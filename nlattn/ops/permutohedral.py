@@ -169,7 +169,7 @@ def _options(
     scale: float | None,
     lattice: object,
     query_vertices: object,
-) -> engine.Options:
+) -> engine.PermutohedralOptions:
     op = fit.op
     normalize = _check.flag(op, "normalize", normalize)
     softmax = _check.choice(op, "weight", weight, WEIGHTS) == "softmax"
@@ -185,7 +185,7 @@ def _options(
         _in_range(fit, name, factor**0.5 if softmax else 1.0)
     complete = _check.choice(op, "lattice", lattice, LATTICES) == "complete"
     wanted = _check.flag(op, "query_vertices", query_vertices)
-    return engine.Options(normalize, str(weight), factor, complete, wanted)
+    return engine.PermutohedralOptions(normalize, str(weight), factor, complete, wanted)
 
 
 def _in_range(fit: _check.Fit, name: str, root: float = 1.0) -> None:
@@ -200,7 +200,7 @@ def _in_range(fit: _check.Fit, name: str, root: float = 1.0) -> None:
         _check.fail(fit.op, f"{name}{where}", f"is {x.reshape(-1)[first]}, {text}; scale it down")
 
 
-def _given(fit: _check.Fit, options: engine.Options, q: Any, k: Any) -> engine.Given:
+def _given(fit: _check.Fit, options: engine.PermutohedralOptions, q: Any, k: Any) -> engine.Given:
     """The caller's simplices, checked and broadcast to every slice."""
     root = options.scale**0.5 if options.weight == "softmax" else 1.0
     return engine.Given(*(_checked(fit, name, x, root) for name, x in (("q", q), ("k", k))))

@@ -85,7 +85,7 @@ def psal(
     Source: [cherel2022]. Status: paper; reflected borders and dropped votes are ours.
     """
     arrays = {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d"), "v": (v, "Hk Wk e")}
-    asked = Asked(patch, topk, temperature, aggregate, dedup, border, key_mask,
+    asked = PsalArguments(patch, topk, temperature, aggregate, dedup, border, key_mask,
         candidates, iterations, seed, field, nonfinite, max_bytes)  # fmt: skip
     return _votes("psal", arrays, asked).attend()
 
@@ -114,7 +114,7 @@ def psal_map(
     Arguments as there. Votes for one key are one weight; its score is the logarithm of what they
     add up to.
     """
-    asked = Asked(patch, topk, temperature, aggregate, dedup, border, key_mask,
+    asked = PsalArguments(patch, topk, temperature, aggregate, dedup, border, key_mask,
         candidates, iterations, seed, field, nonfinite, max_bytes)  # fmt: skip
     votes = _votes("psal_map", {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d")}, asked)
     return SparseMap(*votes.entries())
@@ -147,12 +147,12 @@ def psal_vjp(
     whatever its cost: then dq and dk are 0, and nothing is learned.
     """
     arrays = {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d"), "v": (v, "Hk Wk e")}
-    asked = Asked(patch, topk, temperature, aggregate, dedup, border, key_mask,
+    asked = PsalArguments(patch, topk, temperature, aggregate, dedup, border, key_mask,
         candidates, iterations, seed, field, nonfinite, max_bytes)  # fmt: skip
     return _votes("psal_vjp", {**arrays, "dout": (dout, "Hq Wq e")}, asked).vjp()
 
 
-class Asked(NamedTuple):
+class PsalArguments(NamedTuple):
     """The options of a call, as they came."""
 
     patch: int
@@ -170,7 +170,7 @@ class Asked(NamedTuple):
     max_bytes: float
 
 
-def _votes(op: str, arrays: Mapping[str, tuple[object, str]], asked: Asked) -> Votes:
+def _votes(op: str, arrays: Mapping[str, tuple[object, str]], asked: PsalArguments) -> Votes:
     """Check a call, search unless there is a field, and collect the votes."""
     fit = _check.fit(op, arrays, nonfinite=asked.nonfinite)
     if "v" not in arrays:

@@ -12,7 +12,7 @@ from nlattn._types import Bools, Field, Floats, Support, Work
 from nlattn.engines import laws
 from nlattn.engines.magnitude import ranged
 from nlattn.engines.matches import support_of_field
-from nlattn.engines.sparse import Edges, Weights
+from nlattn.engines.sparse import Edges, WeightFunction
 from nlattn.maps.sparse import SparseMap
 from nlattn.ops.patchmatch import patchmatch
 
@@ -153,7 +153,7 @@ def scram(
     of dense attention is caught, depends on the data: see `quality.compare`.
     Source: [calian2019]. Status: reconstruction.
     """
-    asked = Asked(weight, scale, bandwidth, power, candidates, iterations, topk,
+    asked = ScramArguments(weight, scale, bandwidth, power, candidates, iterations, topk,
         propagate, seed, kind, window, key_mask, mask, causal, field, support,
         masked_rows, nonfinite)  # fmt: skip
     arrays = {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d"), "v": (v, "Hk Wk e")}
@@ -189,7 +189,7 @@ def scram_map(
 
     Arguments as there. Its `work` includes the search, or that of a given `field`.
     """
-    asked = Asked(weight, scale, bandwidth, power, candidates, iterations, topk,
+    asked = ScramArguments(weight, scale, bandwidth, power, candidates, iterations, topk,
         propagate, seed, kind, window, key_mask, mask, causal, field, support,
         masked_rows, nonfinite)  # fmt: skip
     arrays = {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d")}
@@ -229,7 +229,7 @@ def scram_vjp(
     Exact for the support, which is a constant: the one given, or the one `scram` finds with the
     same options. Arguments as there, `dout` (..., Hq, Wq, e), `dlse` (..., Hq, Wq).
     """
-    asked = Asked(weight, scale, bandwidth, power, candidates, iterations, topk,
+    asked = ScramArguments(weight, scale, bandwidth, power, candidates, iterations, topk,
         propagate, seed, kind, window, key_mask, mask, causal, field, support,
         masked_rows, nonfinite)  # fmt: skip
     arrays = {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d"), "v": (v, "Hk Wk e")}
@@ -240,7 +240,7 @@ def scram_vjp(
     return edges.vjp(weights, dlse is not None)
 
 
-class Asked(NamedTuple):
+class ScramArguments(NamedTuple):
     """The options of a call, as they came."""
 
     weight: str
@@ -264,14 +264,14 @@ class Asked(NamedTuple):
 
 
 def _prepared(
-    op: str, arrays: Mapping[str, tuple[object, str]], asked: Asked
-) -> tuple[Edges, Weights, Work | None]:
+    op: str, arrays: Mapping[str, tuple[object, str]], asked: ScramArguments
+) -> tuple[Edges, WeightFunction, Work | None]:
     """The edges of a call, its weights, and the work of its search."""
     fit = _check.fit(op, arrays, nonfinite=asked.nonfinite)
     if "v" not in arrays:
         _check.one_head(fit, "(Hq, Wq, d), (Hk, Wk, d)")
     formula = asked.weight, asked.scale, asked.bandwidth, asked.power
-    weights = Weights.checked(fit, *formula, asked.masked_rows)
+    weights = WeightFunction.checked(fit, *formula, asked.masked_rows)
     if asked.support is not None:
         for name, value in (("key_mask", asked.key_mask), ("mask", asked.mask)):
             if value is not None:

@@ -10,7 +10,7 @@ from nlattn import _check
 from nlattn._types import Floats, Support
 from nlattn.engines import laws
 from nlattn.engines.magnitude import ranged
-from nlattn.engines.sparse import Edges, Weights
+from nlattn.engines.sparse import Edges, WeightFunction
 from nlattn.engines.support import checked_support
 from nlattn.maps.sparse import SparseMap
 
@@ -144,7 +144,7 @@ def sparse_attention(
     fit = _check.fit(
         "sparse_attention", {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e")}, nonfinite=nonfinite
     )
-    weights = Weights.checked(fit, weight, scale, bandwidth, power, masked_rows)
+    weights = WeightFunction.checked(fit, weight, scale, bandwidth, power, masked_rows)
     return Edges(fit, support).attend(weights, return_lse)
 
 
@@ -169,7 +169,7 @@ def sparse_attention_map(
     op = "sparse_attention_map"
     fit = _check.fit(op, {"q": (q, "n d"), "k": (k, "m d")}, nonfinite=nonfinite)
     _check.one_head(fit)
-    weights = Weights.checked(fit, weight, scale, bandwidth, power, masked_rows)
+    weights = WeightFunction.checked(fit, weight, scale, bandwidth, power, masked_rows)
     return SparseMap(*Edges(fit, support).entries(weights))
 
 
@@ -199,5 +199,5 @@ def sparse_attention_vjp(
     if dlse is not None:
         arrays["dlse"] = (dlse, "n")
     fit = _check.fit("sparse_attention_vjp", arrays, nonfinite=nonfinite)
-    weights = Weights.checked(fit, weight, scale, bandwidth, power, masked_rows)
+    weights = WeightFunction.checked(fit, weight, scale, bandwidth, power, masked_rows)
     return Edges(fit, support).vjp(weights, dlse is not None)

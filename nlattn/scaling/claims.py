@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nlattn._types import Work
-from nlattn.scaling.judge import Verdict, judge
+from nlattn.scaling.judge import GrowthVerdict, judge
 from nlattn.scaling.work import number_of, of_result
 
 _SIZES = tuple(2**i for i in range(6, 13))
@@ -18,7 +18,7 @@ def assert_complexity(
     *,
     sizes: Sequence[int] = _SIZES,
     unit: str = "multiply_adds",
-) -> Verdict:
+) -> GrowthVerdict:
     """Assert that counted work grows no faster than a law.
 
     Parameters
@@ -34,7 +34,7 @@ def assert_complexity(
 
     Returns
     -------
-    Verdict
+    GrowthVerdict
         "consistent", with the constant c of ``work <= c law(n)``.
 
     Raises

@@ -12,7 +12,7 @@ from nlattn._types import Floats
 _FORM = re.compile(r"(?:n(?:\^(?P<power>\d+(?:\.\d+)?))?)?\s*(?:log(?:\^(?P<logs>\d+))? n)?")
 
 
-class Growth(NamedTuple):
+class GrowthRate(NamedTuple):
     """``f(n) = n^power log2(n)^logs``."""
 
     power: float
@@ -36,7 +36,7 @@ class Growth(NamedTuple):
         return " ".join(filter(None, [power, logs])) or "1"
 
 
-def growth(law: str) -> Growth:
+def growth(law: str) -> GrowthRate:
     """Read a law such as "n", "n log n", "n log^2 n", "n^1.5"; ValueError if it is none."""
     text = law.strip()
     if text.startswith("O(") and text.endswith(")"):
@@ -47,7 +47,7 @@ def growth(law: str) -> Growth:
             f"growth: law={law!r}, expected n^a log^b n such as 'n', 'n log n' or 'n^2'"
         )
     power = float(found["power"] or 1) if text.startswith("n") else 0.0
-    return Growth(power, int(found["logs"] or 1) if "log" in text else 0)
+    return GrowthRate(power, int(found["logs"] or 1) if "log" in text else 0)
 
 
 FAMILY = ("n", "n log n", "n log^2 n", "n^1.5", "n^2")

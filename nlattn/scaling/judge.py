@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn._types import Floats
-from nlattn.scaling.growth import Growth, growth
+from nlattn.scaling.growth import GrowthRate, growth
 from nlattn.scaling.parts import Part, outgrowing
 
 _RISK = 0.002  # of each end of an interval, if residuals are normal
@@ -20,7 +20,7 @@ _TRACE, _PART = 0.01, 0.1
 second it is "inconsistent", though the rest of the cost still hides it."""
 
 
-class Verdict(NamedTuple):
+class GrowthVerdict(NamedTuple):
     """What sizes and costs say of ``cost <= c law(n)``."""
 
     verdict: str
@@ -55,8 +55,8 @@ class _Line(NamedTuple):
 
 
 def judge(
-    n: Sequence[int], cost: Sequence[float], law: str | Growth, *, cliffs: bool = True
-) -> Verdict:
+    n: Sequence[int], cost: Sequence[float], law: str | GrowthRate, *, cliffs: bool = True
+) -> GrowthVerdict:
     """Judge whether `cost` grows no faster than `law` over the sizes `n`.
 
     Parameters
@@ -72,7 +72,7 @@ def judge(
 
     Returns
     -------
-    Verdict
+    GrowthVerdict
         "inconsistent" if the law itself is ruled out and a logarithm more fits better,
         "consistent" the other way round, else "undecided".
 
@@ -91,7 +91,7 @@ def judge(
     if len(np.unique(x)) < _FEWEST or np.ptp(x) < _FEWEST - 1:
         text = f"{len(np.unique(x))} sizes over {np.ptp(x):.1f} octaves decide nothing"
         nan = float("nan")
-        return Verdict("undecided", text, constant, nan, nan, nan, nan, ())
+        return GrowthVerdict("undecided", text, constant, nan, nan, nan, nan, ())
     faster = _slope_of_log(x)
     lines = _plausible(x, z, cliffs)
     low, high = _hull(lines)
@@ -109,7 +109,7 @@ def judge(
     if part.share >= _TRACE and verdict != "inconsistent" and not (cliffs and jumps):
         sure = part.share >= _PART and not cliffs
         verdict, reason = "inconsistent" if sure else "undecided", _of_part(part, sizes)
-    return Verdict(verdict, reason, constant, excess, low, high, faster, jumps, part.share)
+    return GrowthVerdict(verdict, reason, constant, excess, low, high, faster, jumps, part.share)
 
 
 def _of_part(part: Part, sizes: Floats) -> str:

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from nlattn._types import Floats
-from nlattn.scaling.growth import Growth
+from nlattn.scaling.growth import GrowthRate
 
 _FASTER = (0.5, 1.0)
 """By which power of n a part may outgrow the law; by a logarithm, a line tells better."""
-_FAMILY = [Growth(half / 2, logs) for half in range(7) for logs in range(3)]
+_FAMILY = [GrowthRate(half / 2, logs) for half in range(7) for logs in range(3)]
 """What a cost may be made of besides."""
 _RISK = 0.001
 """How unlikely the residuals must be without the part."""
@@ -26,11 +26,11 @@ class Part(NamedTuple):
 
     share: float
     """Of the cost at the largest size; 0 if nothing does."""
-    law: Growth
+    law: GrowthRate
     """Its growth."""
 
 
-def outgrowing(sizes: Floats, costs: Floats, law: Growth, floor: float) -> Part:
+def outgrowing(sizes: Floats, costs: Floats, law: GrowthRate, floor: float) -> Part:
     """The largest part of `costs` that outgrows `law` by a power of n, if it is significant.
 
     ``cost = sum_i c_i f_i(n)``, all ``c_i >= 0``, is fitted by relative least squares, without the
@@ -39,11 +39,11 @@ def outgrowing(sizes: Floats, costs: Floats, law: Growth, floor: float) -> Part:
     """
     from scipy.special import chdtri, fdtri
 
-    best, logarithm = Part(0.0, law), Growth(law.power, law.logs + 1)
+    best, logarithm = Part(0.0, law), GrowthRate(law.power, law.logs + 1)
     slower = sorted({law, logarithm, *(f for f in _FAMILY if f < logarithm)})
     _, without, _ = _fit(slower, sizes, costs)
     for more in _FASTER:
-        part = Growth(law.power + more, law.logs)
+        part = GrowthRate(law.power + more, law.logs)
         factors, rest, free = _fit([*slower, part], sizes, costs)
         noise = rest / free
         least = noise * fdtri(1, free, 1 - _RISK) if noise > floor**2 else 0.0
@@ -54,7 +54,7 @@ def outgrowing(sizes: Floats, costs: Floats, law: Growth, floor: float) -> Part:
     return best
 
 
-def _fit(laws: list[Growth], sizes: Floats, costs: Floats) -> tuple[Floats, float, int]:
+def _fit(laws: list[GrowthRate], sizes: Floats, costs: Floats) -> tuple[Floats, float, int]:
     """Factors, the sum of squared relative residuals, and their degrees of freedom."""
     from scipy.optimize import nnls
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nlattn.scaling import models, timing
-from nlattn.scaling.judge import Verdict, judge
+from nlattn.scaling.judge import GrowthVerdict, judge
 from nlattn.scaling.sweep import UNITS, Curve
 
 _FEWEST = 3  # sizes from which laws are fitted
@@ -63,7 +63,7 @@ def medians(curve: Curve) -> tuple[list[int], list[float]]:
     return sizes, [float(np.median(curve.seconds[n])) for n in sizes]
 
 
-def time_verdict(curve: Curve, claim: str) -> Verdict | None:
+def time_verdict(curve: Curve, claim: str) -> GrowthVerdict | None:
     """The judge's word on times, withheld where a jump is certain.
 
     Where samples spread, the fastest of each size must say the same as the medians.

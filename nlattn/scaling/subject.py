@@ -24,7 +24,7 @@ _FEATURES = 128
 _GIVEN = ("q", "k", "v", "image", "n", "grid", "seed")
 
 
-class Subject(Protocol):
+class CostSubject(Protocol):
     """Something whose cost grows with n."""
 
     name: str
@@ -156,7 +156,7 @@ class Own:
         return None
 
 
-def find(name: str) -> Subject:
+def find(name: str) -> CostSubject:
     """A subject: an operator or its short name, ``operator@backend``, ``module:function``."""
     operator, at, backend = name.partition("@")
     if at:

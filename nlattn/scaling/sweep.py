@@ -12,9 +12,9 @@ import numpy as np
 
 from nlattn._types import Work
 from nlattn.scaling import timing
-from nlattn.scaling.judge import Verdict, judge
+from nlattn.scaling.judge import GrowthVerdict, judge
 from nlattn.scaling.scene import Scene
-from nlattn.scaling.subject import Subject
+from nlattn.scaling.subject import CostSubject
 
 UNITS = ("scores", "multiply_adds", "bytes")
 _CORNER = (9, 9)  # the grid on which everything is compiled
@@ -60,7 +60,7 @@ class Curve:
         sizes = sorted(self.work)
         return sizes, [getattr(self.work[n], unit) for n in sizes]
 
-    def verdicts(self, claim: str) -> dict[str, Verdict]:
+    def verdicts(self, claim: str) -> dict[str, GrowthVerdict]:
         """One for each unit of work that there is."""
         found = {}
         for unit in UNITS:
@@ -75,7 +75,7 @@ class Sweep:
 
     Parameters
     ----------
-    subjects : list of Subject
+    subjects : list of CostSubject
         What is swept.
     scenes : list of Scene
         Sizes.
@@ -91,7 +91,7 @@ class Sweep:
 
     def __init__(
         self,
-        subjects: Sequence[Subject],
+        subjects: Sequence[CostSubject],
         scenes: Sequence[Scene],
         *,
         runs: int = 5,
@@ -143,7 +143,7 @@ class Sweep:
                     taken = timing.sample(call, expected * share) / share
                     curve.seconds.setdefault(scene.n, []).append(taken)
 
-    def _touch(self, one: Subject, scene: Scene) -> Callable[[], Any]:
+    def _touch(self, one: CostSubject, scene: Scene) -> Callable[[], Any]:
         """The call at one size, made once; of few queries if all would take long."""
         curve = self.curves[one.name]
         expected = self._expected(one, scene)
@@ -179,14 +179,14 @@ class Sweep:
             self._say(f"{one.name}, n = {scene.n:,}: {what}")
             yield one, scene
 
-    def _cost(self, one: Subject, scene: Scene) -> float:
+    def _cost(self, one: CostSubject, scene: Scene) -> float:
         """Seconds until one call would be over; some queries stand for all."""
         curve = self.curves[one.name]
         share = curve.queries.get(scene.n, scene.n) / scene.n
         expected = self._expected(one, scene) * share
         return min(expected, _LONG) if one.separable else expected
 
-    def _expected(self, one: Subject, scene: Scene) -> float:
+    def _expected(self, one: CostSubject, scene: Scene) -> float:
         """Seconds of a call, from the nearest smaller size that was timed."""
         curve = self.curves[one.name]
         known = [n for n in curve.first if n <= scene.n]

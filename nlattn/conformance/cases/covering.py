@@ -10,14 +10,14 @@ from typing import Any
 
 from nlattn.conformance.table.recipe import ALL, Recipe
 
-Factor = Sequence[Recipe]
+Levels = Sequence[Recipe]
 """What one choice may be; that it is not made at all is one more."""
 Place = tuple[int, int]
 """A factor, and one of its levels."""
 _NONE = Recipe("")
 
 
-def pairs(factors: Sequence[Factor]) -> list[Recipe]:
+def pairs(factors: Sequence[Levels]) -> list[Recipe]:
     """Recipes in which every level of a factor meets every level of every other.
 
     A recipe starts with a pair that has not met yet; of each other factor it takes the level that

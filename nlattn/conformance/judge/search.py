@@ -35,7 +35,7 @@ ALARM = 1e-3
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchJudge:
     """An operator that searches."""
 
     op: str
@@ -57,7 +57,7 @@ def verdict_name(op: str, dtype: str) -> str:
     return f"{op}/search/{dtype}/own"
 
 
-def picture(search: Search, seed: int, dtype: str) -> Case:
+def picture(search: SearchJudge, seed: int, dtype: str) -> Case:
     """Waves and noise, and the same a few pixels further on with other noise; noise as values."""
     rng = np.random.default_rng([seed, 5])
     y, x = np.mgrid[:8, :9]
@@ -74,7 +74,7 @@ def picture(search: Search, seed: int, dtype: str) -> Case:
     )  # fmt: skip
 
 
-def search_verdict(subject: Any, search: Search, dtype: str) -> Verdict:
+def search_verdict(subject: Any, search: SearchJudge, dtype: str) -> Verdict:
     """Validity and faults of what a backend finds."""
     base = Verdict(verdict_name(search.op, dtype), "pass", ratio=0.0, output="seeds")
     worse: dict[str, int] = {}
@@ -159,7 +159,9 @@ def _distance(out: Array, best: Array) -> dict[str, float]:
 
 _FAULTS = {"matches": _of_matches, "all keys": _of_scram, "nearest patch": _of_psal}
 SEARCHES = {
-    spec.name: Search(spec.name, dict(spec.cases.search.options), _FAULTS[spec.cases.search.by])
+    spec.name: SearchJudge(
+        spec.name, dict(spec.cases.search.options), _FAULTS[spec.cases.search.by]
+    )
     for spec in TABLE
     if spec.cases.search is not None
 }
