@@ -84,6 +84,8 @@ if TYPE_CHECKING:
     from nlattn.ops.refined import refined_self_attention as refined_self_attention
     from nlattn.ops.refined import refined_self_attention_map as refined_self_attention_map
     from nlattn.ops.refined import refined_self_attention_vjp as refined_self_attention_vjp
+    from nlattn.ops.sampled import SampledTruth as SampledTruth
+    from nlattn.ops.sampled import sampled_truth as sampled_truth
     from nlattn.ops.scram import scram as scram
     from nlattn.ops.scram import scram_map as scram_map
     from nlattn.ops.scram import scram_support as scram_support
@@ -144,6 +146,7 @@ _HOME = {
     ),
     "ops.psal": ("psal", "psal_map", "psal_vjp"),
     "ops.qna": ("qna", "qna_map", "qna_upsample", "qna_upsample_vjp", "qna_vjp"),
+    "ops.sampled": ("SampledTruth", "sampled_truth"),
     "ops.scram": ("scram", "scram_map", "scram_support", "scram_vjp"),
     "ops.sparse": (
         "sparse_attention",

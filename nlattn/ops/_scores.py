@@ -31,7 +31,7 @@ def prepare(
     d = fit.dims["d"]
     scale = d**-0.5 if scale is None else _check.number(op, "scale", scale)
     cap = 0.0 if softcap is None else _check.number(op, "softcap", softcap, positive=True)
-    low, high = _band(op, causal, causal_offset, window)
+    low, high = band(op, causal, causal_offset, window)
     slices = np.zeros((fit.batch, 5), np.int64)
     columns = min(3, len(fit.index[0])) if fit.batch else 0
     slices[:, :columns] = fit.index[:, :columns]
@@ -54,7 +54,7 @@ def prepare(
     )
 
 
-def _band(op: str, causal: object, offset: object, window: object) -> tuple[int, int]:
+def band(op: str, causal: object, offset: object, window: object) -> tuple[int, int]:
     """Bounds of ``key - query``."""
     shift = _check.integer(op, "causal_offset", offset)
     if not _check.flag(op, "causal", causal):
