@@ -16,7 +16,7 @@ from nlattn._types import Floats
 from nlattn.cli import methods, pixelwise, report
 from nlattn.cli.methods import Result, Task
 from nlattn.cli.output import Output, StageClock, peak_memory, to_json
-from nlattn.files.plain import open_plain, parse_json
+from nlattn.files.untrusted import open_regular, parse_json
 from nlattn.quality import Quality
 
 _SPOTS = ((0.25, 0.42), (0.30, 0.14), (0.58, 0.17), (0.82, 0.51), (0.08, 0.66), (0.53, 0.06))
@@ -68,7 +68,7 @@ def _start(options: Namespace, names: list[str]) -> tuple[Output, StageClock]:
 def _written_before(folder: Path) -> list[str]:
     """Files that an earlier run's report names as its own."""
     try:
-        with open_plain("map", folder / "report.json") as file:
+        with open_regular("map", folder / "report.json") as file:
             report = parse_json(file.read(1 << 20))
         names = report["files"]
         return [x for x in names if re.fullmatch(r"[a-z]{1,20}\.(npz|npy|png|json|html)", x)]

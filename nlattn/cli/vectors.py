@@ -12,7 +12,7 @@ from nlattn.conformance.cases import vectors as files
 from nlattn.conformance.cases.suite import SEED
 from nlattn.conformance.judge.diagnosis import diagnose
 from nlattn.conformance.judge.verdict import judge
-from nlattn.conformance.truth import high_precision as digits
+from nlattn.conformance.truth import high_precision
 
 
 def vectors(options: Namespace) -> int:
@@ -43,13 +43,13 @@ def write(options: Namespace) -> int:
 
 def certificate(cases: Iterable[Case]) -> dict[str, Any]:
     """How far each case's truth is from 50 digits; ValueError where that is too far."""
-    shares = {case.name: digits.share(case) for case in cases if not case.error}
+    shares = {case.name: high_precision.share(case) for case in cases if not case.error}
     for name, share in shares.items():
         if not share < 1:
             raise ValueError(
-                f"the truth of {name} is {share:.2g} bounds from {digits.DIGITS} digits"
+                f"the truth of {name} is {share:.2g} bounds from {high_precision.DIGITS} digits"
             )
-    return {"digits": digits.DIGITS, "error over bound": shares}
+    return {"digits": high_precision.DIGITS, "error over bound": shares}
 
 
 def check(options: Namespace) -> int:

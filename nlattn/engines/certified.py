@@ -275,7 +275,7 @@ def seen(ground: Ground, found: Sums) -> Ints:
 def _whole(x: Slice) -> Scores:
     """All scores of a slice, for `engines.dense`."""
     q, k, factor, _ = products(x, x.q.dtype)
-    p = dense.plain(q[None], k[None], factor)
+    p = dense.dot_scores(q[None], k[None], factor)
     if x.pairs.size or x.key_mask.size:
         masked = x._replace(causal=False)
         p = _masked(p, masked, np.arange(len(x.q) if x.pairs.size else 0))
@@ -337,7 +337,7 @@ def _dense(x: Slice, v: Floats, rows: Ints, wide: bool) -> tuple[Floats, Floats]
     step = max(16, _MASK_BYTES // len(x.k)) if masked else len(rows)
     for first in range(0, len(rows), step):
         some = rows[first : first + step]
-        p = dense.plain(_check.frozen(q[some])[None], k[None], factor)
+        p = dense.dot_scores(_check.frozen(q[some])[None], k[None], factor)
         if masked or x.key_mask.size:
             p = _masked(p, x, some if masked else some[:0])
         got, norm = dense.attend(p, values)

@@ -86,7 +86,7 @@ def read(
     order = np.argsort(b, axis=1, kind="stable")[:, ::-1]  # NaN first, so that everyone reads it
     keys = SortedKeys(b, _check.frozen(order), x, _check.frozen(slices))
     sums: Floats = np.empty((len(slices), m // KEYS, 4, e))
-    kernels.collect(len(slices) * (m // KEYS), keys, sums)
+    kernels.sum_keys(len(slices) * (m // KEYS), keys, sums)
     rising = np.take_along_axis(b, order, 1)[:, ::-1]
     counts = np.empty((len(slices), a.shape[1]), np.int64)
     for head, (of_b, _, of_a, _) in enumerate(slices):

@@ -69,7 +69,7 @@ def adjoint(p: Scores, norm: Floats, x: Floats) -> Floats:
     out: Floats = np.empty((m, x.shape[1]), p.q.dtype)
     cost = KEYS * n * (d + x.shape[1])
     for keys in groups(-(-m // KEYS), cost):
-        softmax.pull(keys, p, norm, x, out)
+        softmax.adjoint(keys, p, norm, x, out)
     return out
 
 
@@ -94,7 +94,7 @@ def topk(p: Scores, k: int) -> tuple[Floats, Ints]:
     return value, index
 
 
-def plain(q: Floats, k: Floats, factor: float) -> Scores:
+def dot_scores(q: Floats, k: Floats, factor: float) -> Scores:
     """Scores ``factor q.k`` of a single slice (1, n, d), (1, m, d), and nothing else."""
     bias, mask = np.zeros((1, 1, 1), q.dtype), np.ones((1, 1, 1), bool)
     slices, kind = np.zeros((1, 5), np.int64), q.dtype.type

@@ -61,7 +61,7 @@ def groups(batch: int, n: int, numbers: int) -> list[Ints]:
     return [_check.frozen(group) for group in np.array_split(tasks, count) if len(group)]
 
 
-def collect(f: Identity, x: Floats, y: Floats, slices: Ints, mask: Any = None) -> KeySums:
+def key_sums(f: Identity, x: Floats, y: Floats, slices: Ints, mask: Any = None) -> KeySums:
     """Sums over keys x of ``phi(x).T (y, 1)``; `slices` (batch, 3) are those of x, y and `mask`."""
     batch, r, e = len(slices), f.size(x.shape[2]), y.shape[2]
     start, m = f.top(x.shape[2]), f.compiled(x)
@@ -85,7 +85,7 @@ def collect(f: Identity, x: Floats, y: Floats, slices: Ints, mask: Any = None) -
         t = len(some)
         high, where = np.tile(start.astype(x.dtype), (t, 1)), np.zeros((t, 2), np.int64)
         found = np.zeros((t, r, e)), np.zeros((t, r)), np.zeros((t, e))
-        passes.collect(m, x, y, every, slices, some, high, *found, where)
+        passes.key_sums(m, x, y, every, slices, some, high, *found, where)
         return some[:, 0], high, *found, where
 
     for group in threads.each(part, len(tasks), batch * x.shape[1]):
@@ -211,7 +211,7 @@ class KeyGradient(NamedTuple):
 def keys_vjp(
     f: Identity, x: Floats, y: Floats, slices: Ints, g: KeyGradient, mask: Any = None
 ) -> tuple[Floats, Floats]:
-    """Gradients of keys (batch, m, d) and values (batch, m, e); `slices` as in `collect`."""
+    """Gradients of keys (batch, m, d) and values (batch, m, e); `slices` as in `key_sums`."""
     batch, m, d = len(slices), *x.shape[1:]
     dx, dy = np.empty((batch, m, d), x.dtype), np.empty((batch, m, y.shape[2]), x.dtype)
     tasks = chunks(batch, m)

@@ -57,7 +57,7 @@ class Hidden(NamedTuple):
         return cls(_check.frozen(given.reshape(math.prod(lead), m)), index)
 
 
-def collect(fit: _check.Fit, f: Identity, hidden: Hidden) -> KeySums:
+def key_sums(fit: _check.Fit, f: Identity, hidden: Hidden) -> KeySums:
     """One pass over keys and values; a map has no values, and gets sums of 1."""
     x = fit["k"]
     y: Floats = np.ones((1, x.shape[1], 1), fit.dtype)
@@ -65,7 +65,7 @@ def collect(fit: _check.Fit, f: Identity, hidden: Hidden) -> KeySums:
     if "v" in fit:
         y, part = fit["v"], fit.slices("v")
     slices = np.column_stack([fit.slices("k"), part, hidden.parts])
-    return factored.collect(f, x, y, slices, hidden.mask)
+    return factored.key_sums(f, x, y, slices, hidden.mask)
 
 
 def read(

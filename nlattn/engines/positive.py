@@ -22,7 +22,7 @@ class Positive(NamedTuple):
 
     def sums(self, fit: _check.Fit) -> tuple[Floats, Floats, KeySums]:
         """Sums over keys with eps: (batch, r, e) with values and (batch, r) alone, float64."""
-        sums = factored_fit.collect(fit, self.keys, Hidden.checked(fit, None))
+        sums = factored_fit.key_sums(fit, self.keys, Hidden.checked(fit, None))
         eps = self._eps(sums)[:, None]
         context = sums.values + eps[:, :, None] * sums.rows[:, None]
         norm = sums.features + eps * sums.kept[:, None]

@@ -54,7 +54,7 @@ def received(fit: _check.Fit, factor: float) -> Floats:
     one = _check.frozen(np.ones((q.shape[1], 1), fit.dtype))
     none = _check.frozen(np.zeros((1, k.shape[1], 1), fit.dtype))
     for query, key in fit.slices("q", "k"):
-        p = dense.plain(q[query : query + 1], k[key : key + 1], factor)
+        p = dense.dot_scores(q[query : query + 1], k[key : key + 1], factor)
         _, norm = dense.attend(p, none)
         mass[key] += dense.adjoint(p, norm, one)[:, 0]
     return mass

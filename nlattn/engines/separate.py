@@ -41,7 +41,7 @@ class Separate(NamedTuple):
 
     def context(self, fit: _check.Fit) -> tuple[Floats, KeySums]:
         """``K.T v`` (batch, d, e), float64, and the sums it is made of."""
-        sums = factored_fit.collect(fit, self.keys, self.hidden)
+        sums = factored_fit.key_sums(fit, self.keys, self.hidden)
         return sums.values * self.scale(sums)[:, :, None], sums
 
     def attend(self, fit: _check.Fit) -> Floats:
@@ -63,7 +63,7 @@ class Separate(NamedTuple):
     def factors(self, fit: _check.Fit) -> Factors:
         """The factors of one head's map."""
         _check.one_head(fit)
-        sums = factored_fit.collect(fit, self.keys, self.hidden)
+        sums = factored_fit.key_sums(fit, self.keys, self.hidden)
         left = factored_fit.write(fit, self.queries, "q")[0]
         right = factored_fit.write(fit, self.keys, "k", sums.top, self.scale(sums), self.hidden)[0]
         lse = np.full(len(left), 0.0 if sums.kept[0] else -np.inf) if self.soft else None

@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
-from nlattn.files.plain import one_line, open_plain
+from nlattn.files.untrusted import one_line, open_regular
 
 HEADER = 1024  # bytes; NumPy writes 118 for one array of plain numbers
 _LENGTHS = {(1, 0): "<H", (2, 0): "<I"}
@@ -101,7 +101,7 @@ def load(op: str, path: str | os.PathLike[str], *, kinds: str, max_bytes: float)
     MemoryError if it declares more than `max_bytes`, OSError if it cannot be opened.
     """
     name = Path(path).name
-    with open_plain(op, path) as file:
+    with open_regular(op, path) as file:
         try:
             header = _checked_header(file, kinds)
             _check.memory(op, header.nbytes, max_bytes, name, "pass a larger max_bytes")
@@ -114,7 +114,7 @@ def load(op: str, path: str | os.PathLike[str], *, kinds: str, max_bytes: float)
 
 def mapped(op: str, path: str | os.PathLike[str], *, kinds: str) -> Any:
     """One array of a file, mapped into memory, read-only; ValueError says what is wrong with it."""
-    with open_plain(op, path, links=True) as file:
+    with open_regular(op, path, links=True) as file:
         try:
             header = _checked_header(file, kinds)
         except ValueError as error:

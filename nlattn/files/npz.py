@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 
 from nlattn import _check
 from nlattn.files import npy
-from nlattn.files.plain import one_line
+from nlattn.files.untrusted import one_line
 
 TEXT = 256  # longest string in a file, in bytes
 _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)

@@ -11,7 +11,7 @@ import numpy as np
 
 from nlattn._types import Floats
 from nlattn.files import png, tiff
-from nlattn.files.plain import one_line, open_plain
+from nlattn.files.untrusted import one_line, open_regular
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 _ORIENTATION = 0x0112
@@ -37,7 +37,7 @@ def read(
     """The picture in a file; `page` counts from 0 where there are several."""
     from PIL import Image
 
-    with open_plain(op, path, links=True) as file, warnings.catch_warnings():
+    with open_regular(op, path, links=True) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # decoders warn of what they go on to read
         try:
             try:

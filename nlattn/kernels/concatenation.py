@@ -87,7 +87,7 @@ def project(task: int, x: Floats, w: Floats, out: Floats) -> None:
 
 
 @jit.kernel
-def collect(task: int, keys: SortedKeys, sums: Floats) -> None:
+def sum_keys(task: int, keys: SortedKeys, sums: Floats) -> None:
     """Sums of every whole block of keys, (B, m // KEYS, 4, e) float64."""
     blocks = sums.shape[1]
     head, block = task // blocks, task % blocks

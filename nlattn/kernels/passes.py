@@ -20,7 +20,7 @@ from nlattn.runtime import jit
 
 
 @jit.function
-def collect(
+def key_sums(
     m: FeatureRows,
     x: Floats,
     y: Floats,
@@ -103,7 +103,7 @@ def read(
     """``out = phi(x) context`` (batch, n, e), over ``phi(x).norm``, whose logarithm is `log`.
 
     `context` is (batch, r, `columns` of e), `norm` (batch, r). Without columns `norm` divides
-    nothing and `log` is left. `tasks` and `index` (batch,), the slices of x, as in `collect`;
+    nothing and `log` is left. `tasks` and `index` (batch,), the slices of x, as in `key_sums`;
     `every` is the empty mask.
     """
     (r, wide), d = context.shape[1:], x.shape[2]

@@ -153,7 +153,7 @@ def insert(value: Floats, index: Ints, new: float, key: int) -> None:
 
 
 @jit.kernel
-def pull(block: int, p: Scores, norm: Floats, g: Floats, out: Floats) -> None:
+def adjoint(block: int, p: Scores, norm: Floats, g: Floats, out: Floats) -> None:
     """``out = weights.T g`` of the only head, for one block of keys."""
     n, m, d, e = p.q.shape[1], p.k.shape[1], p.q.shape[2], g.shape[1]
     w = width(p.k)

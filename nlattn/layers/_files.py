@@ -11,7 +11,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn.files import npz
-from nlattn.files.plain import one_line, open_plain, parse_json
+from nlattn.files.untrusted import one_line, open_regular, parse_json
 
 OP = "load_weights"
 MEMBERS = 100_000
@@ -80,7 +80,7 @@ def load_weights(
             f"ends in {kind!r}, expected '.npz' or '.safetensors'; a PyTorch file is a pickle: "
             "np.savez(path, **{k: v.numpy() for k, v in module.state_dict().items()})",
         )
-    with open_plain(OP, path, links=True) as file:
+    with open_regular(OP, path, links=True) as file:
         try:
             arrays = _npz_arrays(file, max_bytes) if kind == ".npz" else _tensors(file, max_bytes)
         except ValueError as error:

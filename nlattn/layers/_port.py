@@ -45,13 +45,13 @@ class Port(NamedTuple):
         return self.fit.unfold(self.w["gamma"] * out.reshape(x.shape) + x)  # type: ignore[no-any-return]
 
     def backward(
-        self, attend: Callable[..., Floats], pull: Callable[..., Any]
+        self, attend: Callable[..., Floats], attend_vjp: Callable[..., Any]
     ) -> tuple[Floats, dict[str, Floats]]:
         """Gradients of x and of every weight."""
         x, dy = positions(self.fit["x"]), positions(self.fit["dout"])
         sets = self.embed()
         found = {"gamma": inner(dy, attend(*sets, nonfinite="propagate"))}
-        gradients = pull(*sets, self.w["gamma"] * dy, nonfinite="propagate")
+        gradients = attend_vjp(*sets, self.w["gamma"] * dy, nonfinite="propagate")
         dx = dy.copy()
         for name, dz in zip(_CONVS, gradients, strict=True):
             g = conv_vjp(x, self.w.matrix(f"{name}.weight"), dz)

@@ -61,7 +61,7 @@ class FactoredMap(AttentionMap):
     def _through(self, to: Floats, of: Floats, x: Floats) -> Floats:
         """``to (of.T x)``."""
         none = np.zeros((1, 3), np.int64)
-        sums = factored.collect(Identity(), of[None], x[None], none)
+        sums = factored.key_sums(Identity(), of[None], x[None], none)
         out, _ = factored.read(Identity(), to[None], none[:, 0], sums.values.astype(self.dtype))
         result: Floats = out[0]
         return result

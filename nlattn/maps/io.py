@@ -15,7 +15,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn.files import npz
-from nlattn.files.plain import one_line, open_plain
+from nlattn.files.untrusted import one_line, open_regular
 from nlattn.maps.base import AttentionMap
 from nlattn.maps.certified import CertifiedMap
 from nlattn.maps.concatenation import ConcatenationMap
@@ -98,7 +98,7 @@ def load_map(path: str | os.PathLike[str], *, max_bytes: float = 4e9) -> Attenti
     OSError
         It cannot be opened.
     """
-    with open_plain(OP, path, links=True) as file:
+    with open_regular(OP, path, links=True) as file:
         try:
             state = npz.read(
                 OP, file, pattern=NAME, what="array of a map", members=MEMBERS, max_bytes=max_bytes

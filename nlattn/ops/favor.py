@@ -9,7 +9,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Floats
 from nlattn.engines import factored_causal, laws
-from nlattn.engines.factored_fit import Hidden, collect, set_fit
+from nlattn.engines.factored_fit import Hidden, key_sums, set_fit
 from nlattn.engines.features import JointExp, Random, Relu, RowSoftmax
 from nlattn.engines.magnitude import ranged
 from nlattn.engines.positive import Positive
@@ -82,7 +82,7 @@ def favor_attention(
         stabilizer=stabilizer,
     )
     if plan.causal:
-        return plan.fit.unfold(factored_causal.attend(plan.prefix(denominator_eps)[0]))  # type: ignore[no-any-return]
+        return plan.fit.unfold(factored_causal.attend(plan.causal_plan(denominator_eps)[0]))  # type: ignore[no-any-return]
     return plan.whole.attend(plan.fit)
 
 
@@ -149,7 +149,7 @@ def favor_attention_vjp(
     fit = plan.fit
     if not plan.causal:
         return plan.whole.vjp(fit)
-    p, first = plan.prefix(denominator_eps)
+    p, first = plan.causal_plan(denominator_eps)
     dout = fit["dout"][fit.slices("dout")[:, 0]]
     gradients = factored_causal.vjp(p, dout, first)
     return tuple(fit.reduce(name, x) for name, x in zip("qkv", gradients, strict=True))  # type: ignore[return-value]
@@ -210,7 +210,7 @@ class _Plan(NamedTuple):
             )
         return cls(fit, whole, causal)
 
-    def prefix(self, denominator_eps: float) -> tuple[factored_causal.Causal, list[Any]]:
+    def causal_plan(self, denominator_eps: float) -> tuple[factored_causal.Causal, list[Any]]:
         """What the causal kernels take, and where each head's maximum moves."""
         fit = self.fit
         small = at_least_0(fit.op, "denominator_eps", denominator_eps)
@@ -218,7 +218,7 @@ class _Plan(NamedTuple):
         first: list[Any] = [None] * fit.batch
         start = np.tile(keys.top(fit.dims["d"]), (fit.batch, 1))
         if isinstance(keys, Random) and keys.stabilizer == "max":
-            sums = collect(fit, keys, Hidden.checked(fit, None))
+            sums = key_sums(fit, keys, Hidden.checked(fit, None))
             start = sums.top
             first = list(sums.first) if keys.moving else first
         arrays = fit["q"], fit["k"], fit["v"], fit.slices("q", "k", "v")

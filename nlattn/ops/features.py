@@ -112,7 +112,7 @@ def positive_features(
     if joint:
         ones = np.ones((1, fit.dims["n"], 1), fit.dtype)
         slices = np.column_stack([fit.slices("x"), np.zeros((fit.batch, 2), np.int64)])
-        top = factored.collect(f, fit["x"], ones, slices).top
+        top = factored.key_sums(f, fit["x"], ones, slices).top
     factor = np.full((fit.batch, fit.dims["r"]), fit.dims["r"] ** -0.5)
     return fit.unfold(factored_fit.write(fit, f, "x", top, factor))  # type: ignore[no-any-return]
 
@@ -127,7 +127,7 @@ def linear_attention(
     given = {"phi_q": (phi_q, "n r"), "phi_k": (phi_k, "m r"), "v": (v, "m e")}
     fit = _check.fit("linear_attention", given, nonfinite=nonfinite)
     slices = np.column_stack([fit.slices("phi_k", "v"), np.zeros(fit.batch, np.int64)])
-    sums = factored.collect(Identity(), fit["phi_k"], fit["v"], slices)
+    sums = factored.key_sums(Identity(), fit["phi_k"], fit["v"], slices)
     context, norm = (x.astype(fit.dtype) for x in (sums.values, sums.features))
     index = fit.slices("phi_q")[:, 0]
     out, _ = factored.read(Identity(), fit["phi_q"], index, context, norm)

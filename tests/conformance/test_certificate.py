@@ -13,7 +13,7 @@ from nlattn.conformance.cases.suite import cases
 from nlattn.conformance.judge.errors import ratios
 from nlattn.conformance.judge.verdict import judge
 from nlattn.conformance.table import TABLE
-from nlattn.conformance.truth.bounds import plain
+from nlattn.conformance.truth.bounds import transcribed
 from nlattn.conformance.truth.high_precision import share
 
 
@@ -66,7 +66,7 @@ def test_a_wrong_truth_is_not_certified(monkeypatch: Any) -> None:
 @pytest.mark.parametrize("op", EXACT)
 def test_the_plain_transcription_stays_within_the_bound_and_zeros_do_not(op: str) -> None:
     for case in cases("smoke", (op,), ("float32",), "*/primes"):
-        assert judge(case, plain(case)).status == "pass", case.name
+        assert judge(case, transcribed(case)).status == "pass", case.name
         zeros = {name: np.zeros_like(x) for name, x in truth(case).items()}
         assert judge(case, zeros).failed, case.name
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from nlattn.conformance.case import DTYPES, bound, suite, truth
-from nlattn.conformance.judge.errors import digits, ratios, varied
+from nlattn.conformance.judge.errors import agreeing_digits, ratios, varied
 from nlattn.conformance.judge.sensitivity import least, table
 from nlattn.conformance.judge.verdict import judge
-from nlattn.conformance.truth.bounds import plain, typical
+from nlattn.conformance.truth.bounds import transcribed, typical
 
 CASES = {case.name: case for case in suite("smoke", ("attention",))}
 CAUSAL = CASES["attention/forward/float32/causal"]
@@ -23,7 +23,7 @@ def test_the_truth_and_the_plain_transcription_pass(dtype: str) -> None:
     for case in (c for c in CASES.values() if c.dtype == dtype):
         verdict = judge(case, truth(case))
         assert (verdict.status, verdict.ratio) == ("pass", 0)
-        verdict = judge(case, plain(case))
+        verdict = judge(case, transcribed(case))
         assert verdict.status == "pass", verdict
         assert verdict.ratio < 1 if "16" in dtype else 0.5, verdict
         assert not verdict.failed
@@ -96,9 +96,11 @@ def test_what_is_no_number_must_be_so_in_both() -> None:
 
 
 def test_digits() -> None:
-    assert digits(1.0, 1.0) == 17
-    assert digits(1.001, 1.0) == pytest.approx(3)
-    assert digits(0.0, 1.0) == digits(1.0, 0.0) == digits(np.nan, 1.0) == 0
+    assert agreeing_digits(1.0, 1.0) == 17
+    assert agreeing_digits(1.001, 1.0) == pytest.approx(3)
+    assert (
+        agreeing_digits(0.0, 1.0) == agreeing_digits(1.0, 0.0) == agreeing_digits(np.nan, 1.0) == 0
+    )
 
 
 def test_causal_universal_sets_are_judged_prefix_by_prefix() -> None:
@@ -161,7 +163,7 @@ def test_an_infinite_bound_accepts_nothing_of_which_the_plain_transcription_know
     endless = {"out": np.full_like(want, np.inf)}
     monkeypatch.setattr("nlattn.conformance.judge.verdict.allowed", lambda *_: endless)
     assert judge(CAUSAL, {"out": want}).status == "pass"
-    assert judge(CAUSAL, plain(CAUSAL)).status == "pass"
+    assert judge(CAUSAL, transcribed(CAUSAL)).status == "pass"
     for spoilt in (np.nan * want, 1.01 * want, 0 * want):
         assert judge(CAUSAL, {"out": spoilt}).failed
 
@@ -170,14 +172,14 @@ def test_an_error_of_the_plain_transcription_is_excused_and_no_more(monkeypatch:
     """Where the bound itself is too small, twice the transcription's error is suspicious."""
     tight = {"out": bound(CAUSAL)["out"] / 1e3}
     monkeypatch.setattr("nlattn.conformance.judge.verdict.allowed", lambda *_: tight)
-    want, other = truth(CAUSAL)["out"], plain(CAUSAL)["out"]
+    want, other = truth(CAUSAL)["out"], transcribed(CAUSAL)["out"]
     assert judge(CAUSAL, {"out": other}).status == "suspicious"
     assert judge(CAUSAL, {"out": want + 1.9 * (other - want)}).status == "suspicious"
     assert judge(CAUSAL, {"out": want + 2.1 * (other - want)}).status == "fail"
 
 
 def test_a_single_element_that_is_hardly_possible_is_suspicious() -> None:
-    got = plain(TILES)["out"].copy()
+    got = transcribed(TILES)["out"].copy()
     got[3, 4] += 8 * typical(TILES)["out"][3, 4]
     verdict = judge(TILES, {"out": got})
     assert verdict.status == "suspicious"

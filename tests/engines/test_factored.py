@@ -58,7 +58,7 @@ def test_keys_are_summed_by_blocks(
         for f, formula in maps(d, 19, dtype):
             if kept is not None and isinstance(f, (Random, Relu)):
                 continue  # they are not masked
-            got = factored.collect(f, x, y, NONE, kept)
+            got = factored.key_sums(f, x, y, NONE, kept)
             some = slice(None) if kept is None else kept[0]
             phi = formula(x[0, some].astype(float))
             scale = np.exp(np.where(got.top[0] > -np.inf, got.top[0], 0))
@@ -123,7 +123,7 @@ def test_bits_do_not_depend_on_threads_or_groups() -> None:
     try:
         for count in range(1, threads.max_threads() + 1):
             threads.set_threads(count)
-            found.append(factored.collect(ColumnExp(), x, y, NONE).values)
+            found.append(factored.key_sums(ColumnExp(), x, y, NONE).values)
     finally:
         threads.set_threads(before)
     for values in found[1:]:

@@ -17,7 +17,7 @@ import pytest
 import nlattn
 from nlattn.conformance.backends.messages import unpack
 from nlattn.files import npy
-from nlattn.files.plain import parse_json
+from nlattn.files.untrusted import parse_json
 from nlattn.layers import load_weights
 from nlattn.maps.io import load_map
 from tests.fuzz.targets import run

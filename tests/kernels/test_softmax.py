@@ -60,7 +60,7 @@ def test_tiles_meet_at_their_edges(n: int, m: int, dtype: Any) -> None:
     softmax.topk(-(-n // width(q)), problem(q, k), value, index)
     np.testing.assert_array_equal(index[:, 0], (q @ k.T).argmax(1))
     out = np.full((m, 5), np.nan, dtype)
-    softmax.pull(-(-m // KEYS), problem(q, k), _check.frozen(norm), _check.frozen(q), out)
+    softmax.adjoint(-(-m // KEYS), problem(q, k), _check.frozen(norm), _check.frozen(q), out)
     weights = oracle.attention_stages(q, k, v, scale=1.0).weights
     np.testing.assert_allclose(out, weights.T @ q, atol=20 * bound * max(1, n / m))
 

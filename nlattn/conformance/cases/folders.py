@@ -23,7 +23,7 @@ import numpy as np
 from nlattn.conformance.case import DTYPES, TIERS, Array, Case, dtype_of
 from nlattn.conformance.table import TABLE
 from nlattn.files import npy
-from nlattn.files.plain import one_line, open_plain, parse_json
+from nlattn.files.untrusted import one_line, open_regular, parse_json
 
 JSON_BYTES = 1 << 16
 MAX_BYTES = 1e9
@@ -125,7 +125,7 @@ def inside(op: str, root: Path, name: str) -> Path:
 
 def read_json(op: str, path: Path, most: int) -> Any:
     """Contents of a JSON file of at most so many bytes, without NaN and infinities."""
-    with open_plain(op, path) as file:
+    with open_regular(op, path) as file:
         data = file.read(most + 1)
     if len(data) > most:
         raise ValueError(f"{op}: {path.name} is longer than {most} bytes")

@@ -19,7 +19,7 @@ import numpy as np
 from nlattn import __version__
 from nlattn.conformance.case import Array, Case
 from nlattn.conformance.cases import folders
-from nlattn.files.plain import open_plain
+from nlattn.files.untrusted import open_regular
 
 FORMAT = "nlattn vectors 1"
 OP = "vectors"
@@ -100,7 +100,7 @@ def result(results: Path, case: Case) -> dict[str, Array]:
     except FileNotFoundError:
         raise LookupError("no results") from None
     if (place / "unsupported").exists():
-        with open_plain(OP, place / "unsupported") as file:
+        with open_regular(OP, place / "unsupported") as file:
             said = file.read(500).decode("utf-8", "replace").split("\n")[0]
         raise LookupError(said or "unsupported")
     return folders.answers(OP, place, case)
@@ -108,7 +108,7 @@ def result(results: Path, case: Case) -> dict[str, Array]:
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with open_plain(OP, path) as file:
+    with open_regular(OP, path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -10,7 +10,7 @@ import numpy as np
 
 from nlattn.conformance.case import Array, Case, dtype_of
 from nlattn.conformance.truth.arithmetic import precision
-from nlattn.conformance.truth.bounds import floating, plain
+from nlattn.conformance.truth.bounds import floating, transcribed
 
 
 class Errors(NamedTuple):
@@ -54,7 +54,7 @@ def ratios(got: Array, want: Array, bound: Array) -> Array:
     return np.asarray(np.where(same, 0.0, np.where(np.isnan(ratio), np.inf, ratio)))
 
 
-def digits(got: float, want: float) -> float:
+def agreeing_digits(got: float, want: float) -> float:
     """Decimal digits in which two numbers agree, 0 to 17."""
     if got == want:
         return 17.0
@@ -68,7 +68,7 @@ def rivalry(case: Case, got: Mapping[str, Array], want: Mapping[str, Array]) -> 
     Both are raised by half a spacing of the largest result: less no dtype can promise.
     """
     unit, worst = precision(dtype_of(case.dtype)).unit, 0.0
-    for name, y in plain(case).items():
+    for name, y in transcribed(case).items():
         x = want[name]
         some = np.isfinite(x)
         if not some.any():
@@ -91,7 +91,7 @@ def usable(case: Case, want: Mapping[str, Array], bounds: Mapping[str, Array]) -
     if case.spec.cases.result == "set" or all(np.isfinite(x).all() for x in bounds.values()):
         return dict(bounds)
     unit, found = precision(dtype_of(case.dtype)).unit, {}
-    for name, y in plain(case).items():
+    for name, y in transcribed(case).items():
         x = want[name]
         size = float(abs(x[np.isfinite(x)]).max(initial=0))
         with np.errstate(all="ignore"):

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 
 from nlattn.conformance.case import Array, Case, dtype_of
-from nlattn.conformance.judge.errors import digits, errors, ratios, rivalry, usable, varied
+from nlattn.conformance.judge.errors import agreeing_digits, errors, ratios, rivalry, usable, varied
 from nlattn.conformance.truth.arithmetic import Arithmetic, precision
-from nlattn.conformance.truth.bounds import allowed, exact, plain, typical
+from nlattn.conformance.truth.bounds import allowed, exact, transcribed, typical
 
 Status = Literal["pass", "suspicious", "fail", "unsupported", "crash", "timeout"]
 UNLIKELY = 6.0
@@ -89,7 +89,9 @@ def judge(
     verdict = _worst(base, found, want, bounds)
     verdict = replace(verdict, rival=rivalry(case, found, want))
     if verdict.ratio > 1:
-        others = {name: ratios(y, want[name], bounds[name]) for name, y in plain(case).items()}
+        others = {
+            name: ratios(y, want[name], bounds[name]) for name, y in transcribed(case).items()
+        }
         theirs = max(float(x.max(initial=0)) for x in others.values())
         excused = math.isfinite(verdict.ratio) and verdict.ratio <= _EXCUSE * theirs
         return replace(verdict, status="suspicious" if excused else "fail")
@@ -112,7 +114,7 @@ def _worst(
         mine, true = float(got[name][at]), float(want[name][at])
         worst = replace(
             worst, ratio=float(ratio[at]), output=name, index=tuple(map(int, at)), got=mine,
-            want=true, bound=float(bounds[name][at]), digits=digits(mine, true),
+            want=true, bound=float(bounds[name][at]), digits=agreeing_digits(mine, true),
         )  # fmt: skip
     return replace(worst, ratio=max(worst.ratio, 0.0))
 
@@ -125,7 +127,7 @@ def _pattern(
     unit = min(precision(dtype_of(case.dtype)).unit, precision(np.dtype(np.float32)).unit)
     farthest = spread = 0.0
     most = SPREAD_OF_GRADIENTS if case.kind == "vjp" else SPREAD
-    for name, y in plain(case).items():
+    for name, y in transcribed(case).items():
         mine, other = (errors(z, want[name], each[name]) for z in (got[name], y))
         if not other.far > UNLIKELY:
             farthest = max(farthest, mine.far)

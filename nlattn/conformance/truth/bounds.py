@@ -32,7 +32,7 @@ def exact(case: Case) -> dict[str, Array]:
 
 
 @lru_cache(maxsize=64)
-def plain(case: Case) -> dict[str, Array]:
+def transcribed(case: Case) -> dict[str, Array]:
     """Results of the oracle in the case's dtype; in 16 bits computed in float32, rounded once."""
     dtype = dtype_of(case.dtype)
     inner = np.float64 if dtype == np.float64 else np.float32

@@ -20,12 +20,12 @@ _KINDS = {
 }
 
 
-def open_plain(op: str, path: str | os.PathLike[str], *, links: bool = False) -> IO[bytes]:
+def open_regular(op: str, path: str | os.PathLike[str], *, links: bool = False) -> IO[bytes]:
     """Open a file to be read; ValueError if it is a folder, a pipe, a socket or a device.
 
     Links are followed if `links`, and refused otherwise.
     """
-    _plain(op, path, os.stat(path, follow_symlinks=links).st_mode)
+    _regular(op, path, os.stat(path, follow_symlinks=links).st_mode)
     flags = 0 if links else getattr(os, "O_NOFOLLOW", 0)
 
     def opener(name: str, wanted: int) -> int:
@@ -33,14 +33,14 @@ def open_plain(op: str, path: str | os.PathLike[str], *, links: bool = False) ->
 
     file = open(path, "rb", opener=opener)  # noqa: SIM115  it is returned
     try:
-        _plain(op, path, os.fstat(file.fileno()).st_mode)  # what has taken its place meanwhile
+        _regular(op, path, os.fstat(file.fileno()).st_mode)  # what has taken its place meanwhile
     except BaseException:
         file.close()
         raise
     return file
 
 
-def _plain(op: str, path: str | os.PathLike[str], mode: int) -> None:
+def _regular(op: str, path: str | os.PathLike[str], mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "no file")
         raise ValueError(f"{op}: {Path(path).name} is {kind}, expected a plain file")
