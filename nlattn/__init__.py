@@ -175,7 +175,7 @@ _HOME = {
     "quality": ("compare",),
     "scaling": ("assert_complexity",),
 }
-_SUBMODULES = ("images", "layers", "oracle", "plots", "quality", "scaling", "testing")
+_SUBMODULES = ("explorer", "images", "layers", "oracle", "plots", "quality", "scaling", "testing")
 _ORIGIN = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = ["__version__", *sorted(_ORIGIN), *_SUBMODULES]

@@ -80,8 +80,8 @@ def test_the_demo_writes_what_it_says_and_says_what_it_measured(capsys, tmp_path
     ):
         assert words in said
     files = [
-        "entropy.png", "map.npz", "matches.png", "out.png", "overlay.png", "received.png",
-        "report.json",
+        "entropy.png", "explorer.html", "map.npz", "matches.png", "out.png", "overlay.png",
+        "received.png", "report.json",
     ]  # fmt: skip
     assert sorted(p.name for p in out.iterdir()) == files
     assert sorted(p.name for p in out.parent.iterdir()) == ["out"]
@@ -173,7 +173,7 @@ def test_a_picture_by_linear_methods(capsys, tmp_path: Path, picture: Path, meth
     out = tmp_path / "o"
     call = ["map", picture, *SMALL, "--method", method, "--query", "1,2", "--out", out]
     assert run(capsys, *call)[0] == 0
-    files = {"map.npz", "out.png", "overlay.png", "received.png", "report.json"}
+    files = {"explorer.html", "map.npz", "out.png", "overlay.png", "received.png", "report.json"}
     files |= {"entropy.png"} if method == "hamming" else set()  # whose keys are few
     assert {p.name for p in out.iterdir()} == files
 

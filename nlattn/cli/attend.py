@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from nlattn import _check, images
+from nlattn import _check, explorer, images
 from nlattn._types import Floats
 from nlattn.cli import methods, pixelwise, report
 from nlattn.cli.methods import Result, Task
 from nlattn.cli.output import Output, StageClock, peak_memory, to_json
+from nlattn.explorer import Layer
 from nlattn.files.untrusted import open_regular, parse_json
 from nlattn.quality import Quality
 
@@ -27,14 +28,18 @@ _DPI = 160
 def demo(options: Namespace) -> int:
     """Attention of the built-in photograph to itself."""
     output, stages = _start(options, _picture_files(options))
-    image = images.photograph()
-    if options.size:
-        side = min(options.size, *image.shape[:2])
-        top, left = ((n - side) // 2 for n in image.shape[:2])
-        image = image[top : top + side, left : left + side]
+    image = built_in(options.size)
     return _finish(
         _of_image("built-in photograph", image, options, stages), options, output, stages
     )
+
+
+def built_in(size: int | None) -> Floats:
+    """The built-in photograph, or a centre crop of it."""
+    image = images.photograph()
+    side = min(size or max(image.shape), *image.shape[:2])
+    top, left = ((n - side) // 2 for n in image.shape[:2])
+    return image[top : top + side, left : left + side]
 
 
 def one_map(options: Namespace) -> int:
@@ -51,7 +56,7 @@ def one_map(options: Namespace) -> int:
 def _picture_files(options: Namespace) -> list[str]:
     matches = ["matches.png"] if options.method == "scram" else []
     pictures = ["overlay.png", *matches, "out.png", "received.png", "entropy.png"]
-    return ["map.npz", *pictures, "report.json"]
+    return ["map.npz", *pictures, "explorer.html", "report.json"]
 
 
 def _array_files(options: Namespace) -> list[str]:
@@ -172,13 +177,20 @@ def _write(
     A = result.map or result.operator
     if A is not None and not options.only_shown:
         keys = pixelwise.spread(A, task)
+        layers = {}
         if keys is not None:
             label = "keys that a pixel spreads over (exp of the entropy)"
+            layers["entropy"] = Layer(keys, label, log=True)
             _draw(
                 output,
                 "entropy.png",
                 plots.heat(keys, label, title=f"Over how many keys: {task.name}", log=True),
             )
+        mass = pixelwise.held(A, task) if options.method in ("scram", "lev") else None
+        if mass is not None:
+            layers["mass held"] = Layer(mass, "share of exact attention that a pixel's keys hold")
+        page = explorer.page(task.image, A, layers=layers, title=name)
+        output.write("explorer.html", lambda path: path.write_text(page, "utf-8"))
         label = "attention that a pixel receives, over the mean"
         share = pixelwise.received(A, task)
         _draw(

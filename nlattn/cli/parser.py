@@ -50,6 +50,28 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     _attention(one)
     _common(one, writes=True)
 
+    look = commands.add_parser("explore", help="a page in which any pixel shows where it looks")
+    look.set_defaults(module="explore", function="explore")
+    look.add_argument(
+        "maps",
+        nargs="+",
+        type=Path,
+        metavar="DIR|MAP.npz",
+        help="one or two: folders that demo or map wrote, or saved maps",
+    )
+    look.add_argument(
+        "--image", type=Path, help="picture of the queries, if no folder's report names it"
+    )
+    look.add_argument("--keys-image", type=Path, metavar="IMAGE", help="of the keys, if another")
+    look.add_argument("--top", type=_positive, default=9, help="keys shown of each pixel (9)")
+    look.add_argument("--open", action="store_true", help="open the page in the browser")
+    _page(look)
+    _common(look, writes=False, json=False)
+    look.add_argument(
+        "--out", type=Path, default=Path("explorer.html"), help="page to write (explorer.html)"
+    )
+    look.add_argument("--force", action="store_true", help="overwrite it")
+
     clean = commands.add_parser("denoise", help="a picture without its noise")
     clean.set_defaults(module="denoise", function="denoise")
     clean.add_argument("image", type=Path, metavar="IMAGE", help="PNG, JPEG or TIFF")
@@ -116,6 +138,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         check.error("give a BACKEND or --diff OLD.json NEW.json, one of them")
     if getattr(options, "support", None) and options.window is None:
         options.window = 1 if options.support == "neighbours" else 3
+    if options.command == "explore" and len(options.maps) > 2:
+        look.error(f"{len(options.maps)} maps are given, expected one or two")
     if options.command == "map" and (options.image is None) == (options.q is None):
         one.error("give an IMAGE or --q FILE.npy, one of them")
     if options.command == "map" and options.image is not None and (options.k or options.v):

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import numpy as np
 
+from nlattn import attention_map
 from nlattn._types import Floats
 from nlattn.cli.methods import Task
 from nlattn.maps.base import AttentionMap
 from nlattn.maps.dense import DenseMap
 from nlattn.maps.selected import SelectedMap
 from nlattn.maps.sparse import SparseMap
+
+_PAIRS = 1 << 30
+"""Scores that a picture beside the map may cost."""
+
+
+def held(A: AttentionMap, task: Task) -> Floats | None:
+    """Share of exact attention that each row's keys hold; None where it would take long.
+
+    Of a softmax over a few of the keys it is ``exp(lse of these - lse of all)``.
+    """
+    q, k = (task.flat(x).astype(np.float64) for x in (task.q, task.k))
+    if len(q) * len(k) > _PAIRS:
+        return None
+    every = attention_map(q, k, scale=task.scale).lse
+    share: Floats = np.minimum(np.exp(A.lse - every), 1).reshape(task.q.shape[:-1])
+    return share
 
 
 def spread(A: AttentionMap, task: Task) -> Floats | None:
