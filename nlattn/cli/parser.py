@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nlattn import __version__
+from nlattn.cli.values import above_zero, count, grid, names, point, positive, span, tolerance
 
 
 class _Parser(argparse.ArgumentParser):
@@ -33,7 +34,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     demo = commands.add_parser("demo", help="the attention map of the built-in photograph")
     demo.set_defaults(module="attend", function="demo")
-    demo.add_argument("--size", type=_positive, metavar="PIXELS", help="use a centre crop so wide")
+    demo.add_argument("--size", type=positive, metavar="PIXELS", help="use a centre crop so wide")
     _attention(demo)
     _common(demo, writes=True)
 
@@ -63,7 +64,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--image", type=Path, help="picture of the queries, if no folder's report names it"
     )
     look.add_argument("--keys-image", type=Path, metavar="IMAGE", help="of the keys, if another")
-    look.add_argument("--top", type=_positive, default=9, help="keys shown of each pixel (9)")
+    look.add_argument("--top", type=positive, default=9, help="keys shown of each pixel (9)")
     look.add_argument("--open", action="store_true", help="open the page in the browser")
     _page(look)
     _common(look, writes=False, json=False)
@@ -77,7 +78,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     clean.add_argument("image", type=Path, metavar="IMAGE", help="PNG, JPEG or TIFF")
     clean.add_argument(
         "--sigma",
-        type=_above_zero,
+        type=above_zero,
         required=True,
         help="deviation of the noise: levels of 0 to 255 or, below 1, a fraction of the range",
     )
@@ -85,16 +86,16 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--bits", type=int, choices=(8, 16), help="of the result (as many as the picture has)"
     )
     _page(clean)
-    clean.add_argument("--strength", type=_above_zero, help="bandwidth over sigma (0.6)")
-    clean.add_argument("--patch", type=_positive, default=5, help="odd width of a patch (5)")
-    clean.add_argument("--distance", type=_count, default=5, help="reach of the window (5)")
+    clean.add_argument("--strength", type=above_zero, help="bandwidth over sigma (0.6)")
+    clean.add_argument("--patch", type=positive, default=5, help="odd width of a patch (5)")
+    clean.add_argument("--distance", type=count, default=5, help="reach of the window (5)")
     clean.add_argument(
         "--search",
         choices=("window", "patchmatch", "union"),
         default="window",
         help="where pixels are compared with: near by, the best anywhere, or both (window)",
     )
-    clean.add_argument("--topk", type=_positive, help="how many of them are kept")
+    clean.add_argument("--topk", type=positive, help="how many of them are kept")
     _common(clean, writes=True)
 
     _scaling(commands.add_parser("scaling", help="how the cost of operators grows with n"))
@@ -109,8 +110,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     files.add_argument("folder", type=Path, metavar="DIR", help="of the vectors")
     files.add_argument("results", type=Path, nargs="?", metavar="RESULTS", help="to be checked")
     files.add_argument("--tier", choices=("smoke", "standard", "exhaustive"), default="smoke")
-    files.add_argument("--operators", type=_names, metavar="NAME,...", help="only these")
-    files.add_argument("--dtypes", type=_names, metavar="NAME,...", help="only these")
+    files.add_argument("--operators", type=names, metavar="NAME,...", help="only these")
+    files.add_argument("--dtypes", type=names, metavar="NAME,...", help="only these")
     files.add_argument(
         "--no-certificate",
         dest="certificate",
@@ -158,23 +159,23 @@ def _scaling(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--sizes",
-        type=_span,
+        type=span,
         default=((32, 32), (256, 256)),
         metavar="HxW:HxW",
         help="smallest and largest grid (32x32:256x256)",
     )
-    parser.add_argument("--points", type=_positive, default=9, help="sizes in between (9)")
-    parser.add_argument("--runs", type=_positive, default=5, help="samples of each time (5)")
+    parser.add_argument("--points", type=positive, default=9, help="sizes in between (9)")
+    parser.add_argument("--runs", type=positive, default=5, help="samples of each time (5)")
     parser.add_argument("--count", action="store_true", help="count work only, time nothing")
     parser.add_argument(
         "--budget",
-        type=_above_zero,
+        type=above_zero,
         default=float("inf"),
         metavar="SECONDS",
         help="begin nothing that would end later than this",
     )
     parser.add_argument(
-        "--predict", type=_grid, metavar="HxW", help="foretell time and memory of this grid"
+        "--predict", type=grid, metavar="HxW", help="foretell time and memory of this grid"
     )
     parser.add_argument(
         "--claim",
@@ -183,7 +184,7 @@ def _scaling(parser: argparse.ArgumentParser) -> None:
         "if it is outgrown",
     )
     parser.add_argument("--claim-memory", metavar="LAW", help="the same for peak memory")
-    parser.add_argument("--channels", type=_positive, default=32, help="of the features (32)")
+    parser.add_argument("--channels", type=positive, default=32, help="of the features (32)")
     _common(parser, writes=True)
 
 
@@ -199,7 +200,7 @@ def _attention(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--query",
         action="append",
-        type=_point,
+        type=point,
         metavar="ROW,COL",
         help="a query whose attention is drawn; may be repeated",
     )
@@ -223,9 +224,9 @@ def _attention(parser: argparse.ArgumentParser) -> None:
         help="what the search tries: random keys, or leaves of trees over the keys (tree)",
     )
     parser.add_argument(
-        "--iterations", type=_count, help="of the search (1, or 5 with --candidates random)"
+        "--iterations", type=count, help="of the search (1, or 5 with --candidates random)"
     )
-    parser.add_argument("--topk", type=_positive, default=1, help="matches kept per query (1)")
+    parser.add_argument("--topk", type=positive, default=1, help="matches kept per query (1)")
     parser.add_argument(
         "--support",
         choices=("window", "neighbours", "topk", "local", "union"),
@@ -233,14 +234,14 @@ def _attention(parser: argparse.ArgumentParser) -> None:
         help="which keys are attended to, given the matches (neighbours)",
     )
     parser.add_argument(
-        "--window", type=_positive, help="odd width of boxes (3, or 1 with --support neighbours)"
+        "--window", type=positive, help="odd width of boxes (3, or 1 with --support neighbours)"
     )
     parser.add_argument(
-        "--rows", type=_positive, default=256, help="queries compared with exact attention (256)"
+        "--rows", type=positive, default=256, help="queries compared with exact attention (256)"
     )
     parser.add_argument(
         "--kept",
-        type=_positive,
+        type=positive,
         default=32,
         help="keys that --method lev or hamming attends to (32)",
     )
@@ -256,8 +257,8 @@ def _attention(parser: argparse.ArgumentParser) -> None:
         help="with --method dense: compute the queries that are drawn, not the output of all",
     )
     image = parser.add_argument_group("features of an image")
-    image.add_argument("--patch", type=_positive, default=7, help="odd width of a patch (7)")
-    image.add_argument("--channels", type=_positive, default=32, help="components kept (32)")
+    image.add_argument("--patch", type=positive, default=7, help="odd width of a patch (7)")
+    image.add_argument("--channels", type=positive, default=32, help="components kept (32)")
     image.add_argument(
         "--gain", type=float, default=1.5, help="how much stronger a patch is looked for (1.5)"
     )
@@ -271,7 +272,7 @@ def _attention(parser: argparse.ArgumentParser) -> None:
 
 def _page(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--page", type=_count, metavar="N", help="of a picture with several pages or frames, from 0"
+        "--page", type=count, metavar="N", help="of a picture with several pages or frames, from 0"
     )
 
 
@@ -289,26 +290,26 @@ def _validate(parser: argparse.ArgumentParser) -> None:
         default="smoke",
         help="how much is tried: within a minute, ten, or however long it takes (smoke)",
     )
-    parser.add_argument("--operators", type=_names, metavar="A,B", help="only these (all)")
-    parser.add_argument("--dtypes", type=_names, metavar="A,B", help="only these (all four)")
+    parser.add_argument("--operators", type=names, metavar="A,B", help="only these (all)")
+    parser.add_argument("--dtypes", type=names, metavar="A,B", help="only these (all four)")
     parser.add_argument("--case", metavar="PATTERN", help="only cases of a name such as '*/causal'")
     parser.add_argument(
         "--sweep",
-        type=_positive,
+        type=positive,
         default=0,
         metavar="N",
         help="draw N cases more for each function and dtype, and shrink what fails",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the cases drawn (0)")
     parser.add_argument(
-        "--timeout", type=_above_zero, default=120.0, help="seconds for one case (120)"
+        "--timeout", type=above_zero, default=120.0, help="seconds for one case (120)"
     )
-    parser.add_argument("--memory", type=_above_zero, default=8.0, help="gigabytes it may hold (8)")
+    parser.add_argument("--memory", type=above_zero, default=8.0, help="gigabytes it may hold (8)")
 
     parser.add_argument(
         "--tolerance",
         action="append",
-        type=_tolerance,
+        type=tolerance,
         metavar="PATTERN=FACTOR",
         help="widen the bounds of some cases; may be repeated",
     )
@@ -324,79 +325,16 @@ def _validate(parser: argparse.ArgumentParser) -> None:
     files.add_argument("--force", action="store_true", help="overwrite them")
 
 
-def _tolerance(text: str) -> tuple[str, float]:
-    pattern, _, factor = text.rpartition("=")
-    if not pattern:
-        raise argparse.ArgumentTypeError(f"{text!r} is not PATTERN=FACTOR")
-    return pattern, _above_zero(factor)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in text.split(",") if name)
-
-
 def _common(parser: argparse.ArgumentParser, *, writes: bool, json: bool = True) -> None:
     common = parser.add_argument_group("common")
     if json:
         common.add_argument("--json", action="store_true", help="print the report as JSON")
-    common.add_argument("--threads", type=_positive, help="threads to compute with (all)")
+    common.add_argument("--threads", type=positive, help="threads to compute with (all)")
     common.add_argument("--quiet", action="store_true", help="print errors only")
     common.add_argument("--debug", action="store_true", help="show where an error comes from")
     if writes:
-        common.add_argument("--seed", type=_count, default=0, help="of everything random (0)")
+        common.add_argument("--seed", type=count, default=0, help="of everything random (0)")
         common.add_argument(
             "--out", type=Path, default=Path("nlattn-out"), help="folder to write (nlattn-out)"
         )
         common.add_argument("--force", action="store_true", help="overwrite files in --out")
-
-
-def _count(text: str) -> int:
-    return _whole(text, 0)
-
-
-def _positive(text: str) -> int:
-    return _whole(text, 1)
-
-
-def _whole(text: str, low: int) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = low - 1
-    if number < low:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {low} up")
-    return number
-
-
-def _above_zero(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
-    return number
-
-
-def _grid(text: str) -> tuple[int, int]:
-    try:
-        height, width = (_whole(part, 2) for part in text.split("x"))
-    except (ValueError, argparse.ArgumentTypeError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no grid, such as 256x256") from None
-    return height, width
-
-
-def _span(text: str) -> tuple[tuple[int, int], tuple[int, int]]:
-    first, _, last = text.partition(":")
-    ends = _grid(first), _grid(last or first)
-    if ends[0][0] > ends[1][0] or ends[0][1] > ends[1][1]:
-        raise argparse.ArgumentTypeError(f"{text!r} shrinks, expected such as 32x32:512x512")
-    return ends
-
-
-def _point(text: str) -> tuple[int, int]:
-    try:
-        row, column = (_count(part) for part in text.split(","))
-    except (ValueError, argparse.ArgumentTypeError):
-        raise argparse.ArgumentTypeError(f"{text!r} is not ROW,COL, such as 120,88") from None
-    return row, column

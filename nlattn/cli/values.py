@@ -1,0 +1,77 @@
+"""What single values on a command line may be; each is a type of argparse."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def tolerance(text: str) -> tuple[str, float]:
+    """A pattern of cases and the factor on their bounds."""
+    pattern, _, factor = text.rpartition("=")
+    if not pattern:
+        raise argparse.ArgumentTypeError(f"{text!r} is not PATTERN=FACTOR")
+    return pattern, above_zero(factor)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names between commas."""
+    return tuple(name for name in text.split(",") if name)
+
+
+def count(text: str) -> int:
+    """A whole number from 0 up."""
+    return whole(text, 0)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 up."""
+    return whole(text, 1)
+
+
+def whole(text: str, low: int) -> int:
+    """A whole number from `low` up."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = low - 1
+    if number < low:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {low} up")
+    return number
+
+
+def above_zero(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return number
+
+
+def grid(text: str) -> tuple[int, int]:
+    """Height and width, such as 256x256."""
+    try:
+        height, width = (whole(part, 2) for part in text.split("x"))
+    except (ValueError, argparse.ArgumentTypeError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no grid, such as 256x256") from None
+    return height, width
+
+
+def span(text: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The smallest and the largest grid, such as 32x32:256x256."""
+    first, _, last = text.partition(":")
+    ends = grid(first), grid(last or first)
+    if ends[0][0] > ends[1][0] or ends[0][1] > ends[1][1]:
+        raise argparse.ArgumentTypeError(f"{text!r} shrinks, expected such as 32x32:512x512")
+    return ends
+
+
+def point(text: str) -> tuple[int, int]:
+    """Row and column, such as 120,88."""
+    try:
+        row, column = (count(part) for part in text.split(","))
+    except (ValueError, argparse.ArgumentTypeError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not ROW,COL, such as 120,88") from None
+    return row, column
