@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import inspect
 import subprocess
 import sys
@@ -27,6 +28,7 @@ MAY_USE_OPTIONAL = (
     "files/tiff",
     "cli",
     "conformance/backends/adapters",
+    "conformance/case",
     "distributed",
     "_check",
 )
@@ -45,6 +47,32 @@ def imports(tree: ast.AST) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
     return found
+
+
+def modules(tree: ast.AST, names: set[str]) -> set[str]:
+    """Those of `names` that a file imports anywhere, also inside functions, but not for types."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    found = imports(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            below = {f"{node.module}.{alias.name}" for alias in node.names} & names
+            found = found | below
+            if len(below) == len(node.names):  # of a package whose own names are not asked for
+                found -= {node.module or ""}
+    return found & names
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    dotted = {
+        f"nlattn.{name_of(p).replace('/', '.')}".removesuffix(".__init__"): p for p in SOURCES
+    }
+    graph = {
+        name: modules(ast.parse(path.read_text()), {*dotted}) - {name}
+        for name, path in dotted.items()
+    }
+    graphlib.TopologicalSorter(graph).prepare()  # CycleError names a circle
 
 
 @pytest.mark.parametrize("spec", TABLE, ids=lambda spec: spec.name)

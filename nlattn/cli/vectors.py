@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from nlattn.cli.output import Output
-from nlattn.conformance.case import Case, bound, suite, truth
+from nlattn.conformance.case import Case
+from nlattn.conformance.cases import suite
 from nlattn.conformance.cases import vectors as files
-from nlattn.conformance.cases.suite import SEED
 from nlattn.conformance.judge.diagnosis import diagnose
 from nlattn.conformance.judge.verdict import judge
 from nlattn.conformance.truth import high_precision
+from nlattn.conformance.truth.bounds import allowed, exact
 
 
 def vectors(options: Namespace) -> int:
@@ -23,7 +24,7 @@ def vectors(options: Namespace) -> int:
 def write(options: Namespace) -> int:
     """The cases of a tier, whole or not at all."""
     try:
-        cases = list(suite(options.tier, options.operators, options.dtypes))
+        cases = list(suite.cases(options.tier, options.operators, options.dtypes))
     except KeyError as error:
         raise ValueError(f"--operators: {error.args[0]}") from None
     if not cases:
@@ -31,10 +32,10 @@ def write(options: Namespace) -> int:
     if options.folder.exists():
         raise ValueError(f"{options.folder} exists; vectors are written to a new folder")
     output = Output(options.folder, [], force=False)
-    about: dict[str, Any] = {"seed": SEED, "tier": options.tier}
+    about: dict[str, Any] = {"seed": suite.SEED, "tier": options.tier}
     if options.certificate:
         about["certificate"] = certificate(cases)
-    output.write("", lambda draft: files.write(draft, cases, truth, bound, about))
+    output.write("", lambda draft: files.write(draft, cases, exact, allowed, about))
     output.commit()
     if not options.quiet:
         print(f"{len(cases)} cases in {options.folder}")

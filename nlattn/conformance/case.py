@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -91,9 +91,12 @@ def dtype_of(name: str) -> np.dtype[Any]:
     """NumPy's dtype of a name; LookupError where ml_dtypes is missing and the name needs it."""
     if name != "bfloat16":
         return np.dtype(name)
-    from nlattn.conformance.backends.adapters import bfloat16
-
-    return bfloat16()
+    try:
+        import ml_dtypes
+    except ModuleNotFoundError:
+        raise LookupError("bfloat16 needs ml_dtypes") from None
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
 
 
 def native(arrays: Mapping[str, Array]) -> dict[str, Any]:
@@ -128,26 +131,3 @@ def named(case: Case, result: Any) -> dict[str, Any]:
     if set(given) != set(names) and not (case.kind == "stages" and set(given) <= set(names)):
         raise ValueError(f"gave {', '.join(map(str, given))}, expected {', '.join(names)}")
     return {name: given[name] for name in names if name in given}
-
-
-def suite(
-    tier: Tier, ops: tuple[str, ...] | None = None, dtypes: tuple[str, ...] | None = None
-) -> Iterator[Case]:
-    """Cases of a tier and of those before it, of all operators and dtypes or of some."""
-    from nlattn.conformance.cases.suite import cases
-
-    return cases(tier, ops, dtypes)
-
-
-def truth(case: Case) -> dict[str, Array]:
-    """The float64 oracle's results by name: ``out``, or ``dq``, ``dk``, ``dv``."""
-    from nlattn.conformance.truth.bounds import exact
-
-    return exact(case)
-
-
-def bound(case: Case) -> dict[str, Array]:
-    """What rounding in the case's precision may do to each element of the results."""
-    from nlattn.conformance.truth.bounds import allowed
-
-    return allowed(case)

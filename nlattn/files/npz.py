@@ -1,4 +1,4 @@
-"""Arrays of ``.npz`` files, read without trust.
+"""Arrays of ``.npz`` files, read without trust, and written whole or not at all.
 
 A file is a zip of plain ``.npy`` members. Nothing in it is unpickled or extracted by name, and
 nothing is allocated before the sizes it declares have been added up and compared with those it has.
@@ -7,11 +7,17 @@ nothing is allocated before the sizes it declares have been added up and compare
 from __future__ import annotations
 
 import errno
+import os
 import re
+import secrets
 import struct
 import zipfile
 import zlib
+from collections.abc import Mapping
+from pathlib import Path
 from typing import IO, Any, NamedTuple
+
+import numpy as np
 
 from nlattn import _check
 from nlattn.files import npy
@@ -96,3 +102,28 @@ def _array(archive: zipfile.ZipFile, member: _Member) -> Any:
         npy.check_size(member.header, len(data))
         array = npy.shaped(data, member.header)
     return array.item() if array.dtype.kind == "U" else array
+
+
+def write(
+    op: str, path: str | os.PathLike[str], members: Mapping[str, Any], *, overwrite: bool
+) -> None:
+    """Write arrays by name to `path`; FileExistsError if it is there, unless `overwrite`.
+
+    The file appears at once and complete; the same arrays give the same bytes.
+    """
+    target = Path(path)
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{op}: {target} exists; pass overwrite=True to replace it")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            with zipfile.ZipFile(file, "w") as archive:
+                for name, value in members.items():
+                    with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as to:
+                        np.lib.format.write_array(to, np.asarray(value), allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

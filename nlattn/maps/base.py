@@ -13,9 +13,11 @@ from scipy.sparse.linalg import LinearOperator
 
 from nlattn import _check
 from nlattn._types import Floats, Ints, Work
+from nlattn.files import npz
 
 _BLOCK_BYTES = 1 << 26
 OP = "attention_map"
+FORMAT = "nlattn map 1"
 
 
 class AttentionMap(LinearOperator):
@@ -181,9 +183,8 @@ class AttentionMap(LinearOperator):
 
         FileExistsError if there is something at `path`, unless `overwrite`.
         """
-        from nlattn.maps import io
-
-        io.save_map(self, path, overwrite=overwrite)
+        members = {"format": FORMAT, "kind": self.kind, **self.state()}
+        npz.write("save_map", path, members, overwrite=overwrite)
 
     def _queries(self, name: str, index: Any, max_bytes: float) -> tuple[Ints, tuple[int, ...]]:
         op = f"{OP}.{name}"

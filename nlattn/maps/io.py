@@ -1,4 +1,4 @@
-"""Attention maps as ``.npz`` files: written whole or not at all, read without trust.
+"""Attention maps from ``.npz`` files, read without trust.
 
 A file has the members `format`, `kind` and the state of the map; `files.npz` reads them.
 """
@@ -6,17 +6,12 @@ A file has the members `format`, `kind` and the state of the map; `files.npz` re
 from __future__ import annotations
 
 import os
-import secrets
-import zipfile
-from pathlib import Path
 from typing import NoReturn
-
-import numpy as np
 
 from nlattn import _check
 from nlattn.files import npz
 from nlattn.files.untrusted import one_line, open_regular
-from nlattn.maps.base import AttentionMap
+from nlattn.maps.base import FORMAT, AttentionMap
 from nlattn.maps.certified import CertifiedMap
 from nlattn.maps.concatenation import ConcatenationMap
 from nlattn.maps.cross_scale import CrossScaleMap
@@ -29,7 +24,6 @@ from nlattn.maps.sparse import SparseMap
 from nlattn.maps.state import OP, REMEDY
 from nlattn.maps.window import WindowMap
 
-FORMAT = "nlattn map 1"
 _STRUCTURES: tuple[type[AttentionMap], ...] = (
     CertifiedMap,
     ConcatenationMap,
@@ -45,33 +39,6 @@ _STRUCTURES: tuple[type[AttentionMap], ...] = (
 KINDS = {structure.kind: structure for structure in _STRUCTURES}
 MEMBERS = 64
 NAME = "[a-z_]{1,32}"
-
-
-def save_map(
-    attention_map: AttentionMap, path: str | os.PathLike[str], *, overwrite: bool = False
-) -> None:
-    """Write a map to `path`, which by custom ends in ``.npz``.
-
-    FileExistsError if there is something at `path`, unless `overwrite`. The file appears at once
-    and complete; the same map gives the same bytes.
-    """
-    target = Path(path)
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"save_map: {target} exists; pass overwrite=True to replace it")
-    members = {"format": FORMAT, "kind": attention_map.kind, **attention_map.state()}
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            with zipfile.ZipFile(file, "w") as archive:
-                for name, value in members.items():
-                    with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as to:
-                        np.lib.format.write_array(to, np.asarray(value), allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def load_map(path: str | os.PathLike[str], *, max_bytes: float = 4e9) -> AttentionMap:

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from nlattn.conformance.backends.perform import guarded, perform
-from nlattn.conformance.case import Case, suite
+from nlattn.conformance.case import Case
+from nlattn.conformance.cases import suite
 from nlattn.conformance.runner import Here, run
 from nlattn.conformance.truth.transcription import transcription
 
 CASES = [
     case
-    for case in suite("smoke", ("attention", "sparse_attention", "qna"), ("float32",))
+    for case in suite.cases("smoke", ("attention", "sparse_attention", "qna"), ("float32",))
     if case.name.endswith(("/primes", "/heads")) and case.kind == "forward"
 ]
 RULES = {"repeatable", "dtype", "keys", "linear", "refusal", "heads", "inputs", "aliasing"}

@@ -8,12 +8,11 @@ import mpmath
 import numpy as np
 import pytest
 
-from nlattn.conformance.case import DTYPES, bound, suite, truth
+from nlattn.conformance.case import DTYPES
 from nlattn.conformance.cases.suite import cases
-from nlattn.conformance.judge.errors import ratios
 from nlattn.conformance.judge.verdict import judge
 from nlattn.conformance.table import TABLE
-from nlattn.conformance.truth.bounds import transcribed
+from nlattn.conformance.truth.bounds import allowed, exact, ratios, transcribed
 from nlattn.conformance.truth.high_precision import share
 
 
@@ -42,7 +41,7 @@ def test_attention_is_certified(label: str) -> None:
     if case.options.get("causal"):
         yes = np.tri(len(q), len(k), dtype=bool)
     want = digits50(q, k, v, yes, case.options.get("softcap"))
-    assert ratios(truth(case)["out"], want, bound(case)["out"]).max() < 1
+    assert ratios(exact(case)["out"], want, allowed(case)["out"]).max() < 1
 
 
 EXACT = [spec.name for spec in TABLE if spec.name != "patchmatch"]
@@ -56,8 +55,8 @@ def test_every_truth_is_certified_by_the_same_formula(op: str) -> None:
 
 def test_a_wrong_truth_is_not_certified(monkeypatch: Any) -> None:
     (case,) = cases("smoke", ("attention",), ("float64",), "*/forward/*/primes")
-    wrong = {"out": truth(case)["out"] * (1 + 1e-13)}
-    monkeypatch.setattr("nlattn.conformance.truth.high_precision.truth", lambda _: wrong)
+    wrong = {"out": exact(case)["out"] * (1 + 1e-13)}
+    monkeypatch.setattr("nlattn.conformance.truth.bounds.exact", lambda _: wrong)
     assert share(case) > 1
     wrong["out"][0, 0] = np.nan
     assert share(case) == np.inf
@@ -67,12 +66,12 @@ def test_a_wrong_truth_is_not_certified(monkeypatch: Any) -> None:
 def test_the_plain_transcription_stays_within_the_bound_and_zeros_do_not(op: str) -> None:
     for case in cases("smoke", (op,), ("float32",), "*/primes"):
         assert judge(case, transcribed(case)).status == "pass", case.name
-        zeros = {name: np.zeros_like(x) for name, x in truth(case).items()}
+        zeros = {name: np.zeros_like(x) for name, x in exact(case).items()}
         assert judge(case, zeros).failed, case.name
 
 
 def test_the_suite_is_the_same_each_time() -> None:
-    some = [list(suite("smoke", ("qna", "sparse_attention"))) for _ in range(2)]
+    some = [list(cases("smoke", ("qna", "sparse_attention"))) for _ in range(2)]
     assert len({c.name for c in some[0]}) == len(some[0]) > 50
     assert {c.dtype for c in some[0]} == set(DTYPES)
     for a, b in zip(*some, strict=True):

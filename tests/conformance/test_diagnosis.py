@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nlattn.conformance.case import Case, suite, truth
+from nlattn.conformance.case import Case
+from nlattn.conformance.cases import suite
 from nlattn.conformance.judge import variants
 from nlattn.conformance.judge.diagnosis import attempt, commonest, diagnose
 from nlattn.conformance.judge.structure import bisect
 from nlattn.conformance.table import TABLE
-from nlattn.conformance.truth.bounds import wide
+from nlattn.conformance.truth.bounds import exact, wide
 from nlattn.oracle import dense
 
 RNG = np.random.default_rng(1)
@@ -124,7 +125,7 @@ WRONG: dict[str, tuple[Any, str]] = {
 def test_gradients_are_described(what: str) -> None:
     change, text = WRONG[what]
     c = case("vjp", "float64")
-    assert diagnose(c, change(truth(c))) == text
+    assert diagnose(c, change(exact(c))) == text
 
 
 def test_less_precision_is_recognised() -> None:
@@ -158,10 +159,10 @@ def test_every_variant_is_wrong_about_some_case(op: str) -> None:
     left = {v.name: v for v in variants.of(op) if own(v, op)}
     from nlattn.conformance.judge.diagnosis import _ways
 
-    for c in suite("smoke", (op,), ("float64",)):
+    for c in suite.cases("smoke", (op,), ("float64",)):
         if not left:
             break
-        want = truth(c)
+        want = exact(c)
         for name, measure in _ways(c):
             ours, theirs = measure(want), measure(None)
             if name in left and not np.allclose(ours, theirs, equal_nan=True):

@@ -12,13 +12,14 @@ import pytest
 
 from nlattn.conformance.backends.backend import FunctionBackend
 from nlattn.conformance.backends.process import HANGS, Process, marked
-from nlattn.conformance.case import Case, suite
+from nlattn.conformance.case import Case
+from nlattn.conformance.cases import suite
 from nlattn.conformance.report.files import junit, page
 from nlattn.conformance.report.text import Report
 from nlattn.conformance.runner import Here, run
 from tests.conformance import hostile
 
-CASES = [c for c in suite("smoke", ("attention",), ("float32",)) if c.kind == "forward"]
+CASES = [c for c in suite.cases("smoke", ("attention",), ("float32",)) if c.kind == "forward"]
 FILE = str(Path(hostile.__file__))
 
 

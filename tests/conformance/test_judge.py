@@ -8,20 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nlattn.conformance.case import DTYPES, bound, suite, truth
-from nlattn.conformance.judge.errors import agreeing_digits, ratios, varied
+from nlattn.conformance.case import DTYPES
+from nlattn.conformance.cases import suite
+from nlattn.conformance.judge.errors import agreeing_digits, varied
 from nlattn.conformance.judge.sensitivity import least, table
 from nlattn.conformance.judge.verdict import judge
-from nlattn.conformance.truth.bounds import transcribed, typical
+from nlattn.conformance.truth.bounds import allowed, exact, ratios, transcribed, typical
 
-CASES = {case.name: case for case in suite("smoke", ("attention",))}
+CASES = {case.name: case for case in suite.cases("smoke", ("attention",))}
 CAUSAL = CASES["attention/forward/float32/causal"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_truth_and_the_plain_transcription_pass(dtype: str) -> None:
     for case in (c for c in CASES.values() if c.dtype == dtype):
-        verdict = judge(case, truth(case))
+        verdict = judge(case, exact(case))
         assert (verdict.status, verdict.ratio) == ("pass", 0)
         verdict = judge(case, transcribed(case))
         assert verdict.status == "pass", verdict
@@ -32,7 +33,7 @@ def test_the_truth_and_the_plain_transcription_pass(dtype: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_zeros_do_not_pass_for_small_results(dtype: str) -> None:
     for case in (c for c in CASES.values() if c.dtype == dtype):
-        want = truth(case)
+        want = exact(case)
         zeros = {name: np.zeros_like(x) for name, x in want.items()}
         if all(abs(x).max(initial=0) < 1e-9 for x in want.values()):
             continue  # such as gradients of equal scores
@@ -46,7 +47,7 @@ def test_the_bound_follows_what_is_summed() -> None:
     v = np.ones_like(case.arrays["v"], dtype=np.float64)
     v[5, 0] = 1e6
     arrays = {n: np.asarray(x, np.float64) for n, x in case.arrays.items()} | {"v": v}
-    each = bound(replace(case, arrays=arrays))["out"]
+    each = allowed(replace(case, arrays=arrays))["out"]
     assert (each[:5] < 2e-14).all()
     assert (each[5:, 0] > 1e-13).all()
     assert (each[:, 1:] < 2e-14).all()
@@ -64,7 +65,7 @@ def test_the_bound_follows_what_is_summed() -> None:
     ],
 )
 def test_what_is_wrong_fails(spoil: Any, status: str, text: str) -> None:
-    verdict = judge(CAUSAL, {"out": spoil(truth(CAUSAL)["out"])})
+    verdict = judge(CAUSAL, {"out": spoil(exact(CAUSAL)["out"])})
     assert verdict.status == status
     assert verdict.detail == text
 
@@ -74,7 +75,7 @@ def test_a_missing_result_fails() -> None:
 
 
 def test_what_is_beyond_its_bound_fails() -> None:
-    want, each = truth(CAUSAL)["out"], bound(CAUSAL)["out"]
+    want, each = exact(CAUSAL)["out"], allowed(CAUSAL)["out"]
     one = np.zeros_like(want)
     one[7, 1] = 1
     for factor, status in ((0.1, "pass"), (1.5, "fail"), (8, "fail")):
@@ -104,10 +105,10 @@ def test_digits() -> None:
 
 
 def test_causal_universal_sets_are_judged_prefix_by_prefix() -> None:
-    cases = suite("smoke", ("universal_set",), ("float32",))
+    cases = suite.cases("smoke", ("universal_set",), ("float32",))
     (case,) = (c for c in cases if c.name.endswith("/causal"))
-    want = truth(case)["out"]
-    assert np.isfinite(bound(case)["out"]).all()  # every key is surely in or surely out
+    want = exact(case)["out"]
+    assert np.isfinite(allowed(case)["out"]).all()  # every key is surely in or surely out
     assert judge(case, {"out": want}).status == "pass"
     late = np.tril(np.broadcast_to(want[-1], want.shape))
     assert (late != want).any()
@@ -127,7 +128,7 @@ TILES = CASES["attention/forward/float32/tiles"]
 )
 def test_errors_within_every_bound_that_no_rounding_makes(spoil: Any, text: str) -> None:
     rng = np.random.default_rng(3)
-    want = truth(TILES)["out"]
+    want = exact(TILES)["out"]
     verdict = judge(TILES, {"out": spoil(want, rng.standard_normal(want.shape))})
     assert verdict.ratio < 1
     assert verdict.failed
@@ -138,7 +139,7 @@ def test_rounding_towards_zero_is_a_bias() -> None:
     """It stays within all bounds, and is no rounding to nearest."""
     case = replace(TILES, dtype="float16")
     case = replace(case, arrays={n: x.astype(np.float16) for n, x in case.arrays.items()})
-    want = truth(case)["out"]
+    want = exact(case)["out"]
     near = want.astype(np.float16)
     assert judge(case, {"out": near}).status == "pass"
     cut = np.where(abs(near) > abs(want), np.nextafter(near, np.float16(0)), near)
@@ -149,7 +150,7 @@ def test_rounding_towards_zero_is_a_bias() -> None:
 
 def test_no_ratio_excuses_a_wrong_nan_or_a_number_in_its_place() -> None:
     case = CASES["attention/forward/float32/nan-rows"]
-    want = truth(case)["out"]
+    want = exact(case)["out"]
     assert np.isnan(want).any()
     for spoilt in (np.nan_to_num(want), np.where(np.isnan(want), 123, want), np.nan * want):
         verdict = judge(case, {"out": spoilt})
@@ -159,7 +160,7 @@ def test_no_ratio_excuses_a_wrong_nan_or_a_number_in_its_place() -> None:
 def test_an_infinite_bound_accepts_nothing_of_which_the_plain_transcription_knows_better(
     monkeypatch: Any,
 ) -> None:
-    want = truth(CAUSAL)["out"]
+    want = exact(CAUSAL)["out"]
     endless = {"out": np.full_like(want, np.inf)}
     monkeypatch.setattr("nlattn.conformance.judge.verdict.allowed", lambda *_: endless)
     assert judge(CAUSAL, {"out": want}).status == "pass"
@@ -170,9 +171,9 @@ def test_an_infinite_bound_accepts_nothing_of_which_the_plain_transcription_know
 
 def test_an_error_of_the_plain_transcription_is_excused_and_no_more(monkeypatch: Any) -> None:
     """Where the bound itself is too small, twice the transcription's error is suspicious."""
-    tight = {"out": bound(CAUSAL)["out"] / 1e3}
+    tight = {"out": allowed(CAUSAL)["out"] / 1e3}
     monkeypatch.setattr("nlattn.conformance.judge.verdict.allowed", lambda *_: tight)
-    want, other = truth(CAUSAL)["out"], transcribed(CAUSAL)["out"]
+    want, other = exact(CAUSAL)["out"], transcribed(CAUSAL)["out"]
     assert judge(CAUSAL, {"out": other}).status == "suspicious"
     assert judge(CAUSAL, {"out": want + 1.9 * (other - want)}).status == "suspicious"
     assert judge(CAUSAL, {"out": want + 2.1 * (other - want)}).status == "fail"

@@ -15,7 +15,8 @@ import numpy as np
 
 from nlattn.conformance import runner
 from nlattn.conformance.backends.backend import Unsupported, call
-from nlattn.conformance.case import Case, suite
+from nlattn.conformance.case import Case
+from nlattn.conformance.cases import suite
 from nlattn.conformance.judge.diagnosis import commonest
 from tests.faults import dense, gradients, grids, keys, lattice, linear
 from tests.faults.traps import TRAPS, Trap
@@ -95,7 +96,7 @@ def cases(op: str, dtypes: tuple[str, ...] | None = ("float32",)) -> list[Case]:
     """The cases that faults of a function are judged by: the smoke tier, in float32."""
     name = op.removesuffix("_vjp")
     kind = "vjp" if op.endswith("_vjp") else "forward"
-    return [case for case in suite("smoke", (name,), dtypes) if case.kind == kind]
+    return [case for case in suite.cases("smoke", (name,), dtypes) if case.kind == kind]
 
 
 def judge(fault: Fault | Trap, given: Iterable[Case], enough: int = ENOUGH) -> Outcome:

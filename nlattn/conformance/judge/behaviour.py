@@ -26,10 +26,9 @@ from nlattn.conformance.backends.perform import Reply
 from nlattn.conformance.backends.process import Died
 from nlattn.conformance.case import Array, Case, dtype_of
 from nlattn.conformance.cases.recipes import given_per_head
-from nlattn.conformance.judge.errors import ratios
 from nlattn.conformance.judge.verdict import Verdict
 from nlattn.conformance.truth.arithmetic import precision
-from nlattn.conformance.truth.bounds import allowed, exact
+from nlattn.conformance.truth.bounds import allowed, exact, ratios
 
 RULES = (
     "inputs", "aliasing", "repeatable", "dtype", "heads", "keys", "linear", "refusal",

@@ -16,12 +16,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from nlattn.conformance.case import Array, Case, dtype_of, truth
+from nlattn.conformance.case import Array, Case, dtype_of
 from nlattn.conformance.judge import structure, variants
 from nlattn.conformance.judge.variants import gradients
 from nlattn.conformance.judge.variants.base import Call, first
 from nlattn.conformance.truth.arithmetic import precision
-from nlattn.conformance.truth.bounds import wide
+from nlattn.conformance.truth.bounds import exact, wide
 
 _STEP = 1e-30
 _SAME = "your output equals ours "
@@ -39,7 +39,7 @@ def diagnose(
 
 
 def _diagnosis(case: Case, got: Mapping[str, Array], stages: Mapping[str, Array] | None) -> str:
-    want = truth(case)
+    want = exact(case)
     got = {name: np.asarray(x, np.float64) for name, x in got.items() if x is not None}
     said = [structure.bisect(case, stages)] if stages else []
     if any(name not in got or got[name].shape != x.shape for name, x in want.items()):
@@ -101,7 +101,7 @@ def _ways(case: Case) -> list[tuple[str, Measure]]:
 def _forward(case: Case) -> Iterator[tuple[str, Measure]]:
     call = Call(case.op, wide(case.arrays), dict(case.options), case.dtype)
     huge = precision(dtype_of(case.dtype)).huge
-    want = truth(case)
+    want = exact(case)
     for variant in variants.of(case.op):
         result = attempt(variant, call)
         results = result if isinstance(result, tuple) else (result,)
@@ -123,7 +123,7 @@ def _whole(made: Mapping[str, Any], huge: float = np.inf) -> Measure:
 
 def _vjp(case: Case) -> Iterator[tuple[str, Measure]]:
     """Gradients of variants along random directions; then what goes wrong in gradients alone."""
-    want = truth(case)
+    want = exact(case)
     arrays = wide(case.arrays)
     dout, dlse = arrays.pop("dout"), arrays.pop("dlse", None)
     forward = Call(case.op, arrays, dict(case.options), case.dtype)

@@ -41,19 +41,6 @@ def errors(got: Array, want: Array, each: Array) -> Errors:
     )  # fmt: skip
 
 
-def ratios(got: Array, want: Array, bound: Array) -> Array:
-    """Error over bound, 0 where equal, infinite where one is not finite and the other differs.
-
-    Where the bound is infinite nothing is known, and the ratio is 0 whatever stands there.
-    """
-    with np.errstate(all="ignore"):
-        same = (got == want) | (np.isnan(got) & np.isnan(want))
-        ratio = abs(got - want) / bound
-    ratio = np.where(np.isfinite(got) & np.isfinite(want), ratio, np.inf)
-    ratio = np.where(np.isinf(bound) & np.isfinite(want), 0.0, ratio)
-    return np.asarray(np.where(same, 0.0, np.where(np.isnan(ratio), np.inf, ratio)))
-
-
 def agreeing_digits(got: float, want: float) -> float:
     """Decimal digits in which two numbers agree, 0 to 17."""
     if got == want:

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 
 from nlattn.conformance.case import Array, Case, dtype_of
-from nlattn.conformance.judge.errors import agreeing_digits, errors, ratios, rivalry, usable, varied
+from nlattn.conformance.judge.errors import agreeing_digits, errors, rivalry, usable, varied
 from nlattn.conformance.truth.arithmetic import Arithmetic, precision
-from nlattn.conformance.truth.bounds import allowed, exact, transcribed, typical
+from nlattn.conformance.truth.bounds import allowed, exact, ratios, transcribed, typical
 
 Status = Literal["pass", "suspicious", "fail", "unsupported", "crash", "timeout"]
 UNLIKELY = 6.0

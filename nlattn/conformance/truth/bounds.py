@@ -154,3 +154,16 @@ def _unsure_prefixes(case: Case, k: Array, now: Precision, p: float) -> Array:
 def _loss(k: Array, now: Precision, squared: float) -> float:
     """Relative error of the leverage of k (m, d) of this squared condition."""
     return float(16 * now.unit * (k.shape[-2] ** 0.5 + k.shape[-1]) * squared + _DOUBLE.unit)
+
+
+def ratios(got: Array, want: Array, bound: Array) -> Array:
+    """Error over bound, 0 where equal, infinite where one is not finite and the other differs.
+
+    Where the bound is infinite nothing is known, and the ratio is 0 whatever stands there.
+    """
+    with np.errstate(all="ignore"):
+        same = (got == want) | (np.isnan(got) & np.isnan(want))
+        ratio = abs(got - want) / bound
+    ratio = np.where(np.isfinite(got) & np.isfinite(want), ratio, np.inf)
+    ratio = np.where(np.isinf(bound) & np.isfinite(want), 0.0, ratio)
+    return np.asarray(np.where(same, 0.0, np.where(np.isnan(ratio), np.inf, ratio)))

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.case import Array, Case, bound, named, truth
-from nlattn.conformance.judge.errors import ratios
+from nlattn.conformance.case import Array, Case, named
+from nlattn.conformance.truth import bounds
 from nlattn.conformance.truth.analysis import standing_in
-from nlattn.conformance.truth.bounds import floating
+from nlattn.conformance.truth.bounds import floating, ratios
 from nlattn.conformance.truth.transcription import transcription
 
 DIGITS = 50
@@ -132,7 +132,7 @@ def share(case: Case) -> float:
     """The largest error of the float64 truth, as a share of what a backend is allowed there."""
     import mpmath
 
-    want, allowed, worst = truth(case), bound(case), 0.0
+    want, allowed, worst = bounds.exact(case), bounds.allowed(case), 0.0
     with mpmath.workdps(DIGITS):
         for name, x in exact(case).items():
             near = x.astype(np.float64)

@@ -7,16 +7,6 @@ from typing import Any
 import numpy as np
 
 
-def bfloat16() -> np.dtype[Any]:
-    """The dtype of that name; LookupError without ml_dtypes."""
-    try:
-        import ml_dtypes
-    except ModuleNotFoundError:
-        raise LookupError("bfloat16 needs ml_dtypes") from None
-    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-    return dtype
-
-
 def four_axes(q: Any, k: Any, v: Any, gqa: bool) -> tuple[Any, Any, Any]:
     """Arrays or tensors (batch, heads, n, d) of one batch, and without `gqa` of as many heads."""
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.backends.adapters import allowed_pairs, bfloat16, flex, four_axes
+from nlattn.conformance.backends.adapters import allowed_pairs, flex, four_axes
 from nlattn.conformance.backends.backend import Unsupported, call
-from nlattn.conformance.case import Case
+from nlattn.conformance.case import Case, dtype_of
 
 _KERNELS = {
     "math": "MATH",
@@ -104,7 +104,7 @@ class Backend:
     def _array(self, x: Any) -> Any:
         x = x.detach().cpu().contiguous()
         if x.dtype == self._torch.bfloat16:
-            return x.view(self._torch.int16).numpy().view(bfloat16())
+            return x.view(self._torch.int16).numpy().view(dtype_of("bfloat16"))
         return x.numpy()
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.case import Array, Case, truth
+from nlattn.conformance.case import Array, Case
 from nlattn.conformance.judge.variants.base import Call
 from nlattn.conformance.judge.variants.dense import stages, translated
+from nlattn.conformance.truth.bounds import exact
 
 Gradients = Mapping[str, Array]
 
@@ -33,7 +34,7 @@ def _for(dout: Callable[[Array], Array]) -> Callable[[Case, Gradients], Any]:
 
     def make(case: Case, _: Gradients) -> Any:
         arrays = {**case.arrays, "dout": dout(np.asarray(case.arrays["dout"], float))}
-        return truth(Case(case.name, case.op, case.kind, case.dtype, arrays, case.options))
+        return exact(Case(case.name, case.op, case.kind, case.dtype, arrays, case.options))
 
     return make
 
@@ -42,7 +43,7 @@ def _without_lse(case: Case, _: Gradients) -> Any:
     arrays = {n: x for n, x in case.arrays.items() if n != "dlse"}
     if len(arrays) == len(case.arrays):
         raise ValueError
-    return truth(Case(case.name, case.op, case.kind, case.dtype, arrays, case.options))
+    return exact(Case(case.name, case.op, case.kind, case.dtype, arrays, case.options))
 
 
 def _constant_weights(case: Case, want: Gradients) -> Any:  # noqa: ARG001
@@ -95,7 +96,7 @@ def _of_one_head(which: int) -> Callable[[Case, Gradients], Any]:
                    for x in (case.arrays["q"], case.arrays["dout"]))  # fmt: skip
         arrays = {**case.arrays, "q": q, "dout": dout}
         options = {n: x for n, x in case.options.items() if n != "gqa"}
-        one = truth(Case(case.name, case.op, case.kind, case.dtype, arrays, options))
+        one = exact(Case(case.name, case.op, case.kind, case.dtype, arrays, options))
         return {"dq": want["dq"], "dk": one["dk"], "dv": one["dv"]}
 
     return make
