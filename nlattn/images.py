@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from nlattn import _check
-from nlattn._types import Floats
+from nlattn._types import Floats, Ints
+from nlattn.engines import components
 from nlattn.files import picture
 
 MAX_PIXELS = 64_000_000
-_BLOCK = 1 << 13  # patches in memory at a time: about 10 MB of 7 x 7 RGB patches
 
 
 def photograph() -> Floats:
@@ -110,36 +110,15 @@ def patch_features(
         _check.fail(op, "dtype", f"is {np.dtype(dtype)}, expected float32 or float64")
 
     height, length = values.shape[:2]
-    margin = width // 2
-    padded = np.pad(
-        values - values.mean((0, 1), dtype=np.float64).astype(values.dtype),
-        ((margin, margin), (margin, margin), (0, 0)),
-        mode="reflect",
-    )
-    patches = np.lib.stride_tricks.sliding_window_view(padded, (width, width), axis=(0, 1))
-    step = max(1, _BLOCK // length)
-    blocks = [slice(top, top + step) for top in range(0, height, step)]
+    parts = components.groups(height, length)
+    sums = np.stack([components.channel_sums(values, rows) for rows in parts])
+    mean = components.centre(sums, height * length, values.dtype)
+    sums = np.stack([components.moments(values, mean, rows, width) for rows in parts])
+    axes = components.axes(sums, height * length, kept, dtype)
     out = np.empty((height, length, kept), dtype)
-    with threadpool_limits(1, "blas"):
-        total, moment = np.zeros(size), np.zeros((size, size))
-        for rows in blocks:
-            vectors = patches[rows].astype(np.float64).reshape(-1, size)
-            total += vectors.sum(0)
-            moment += vectors.T @ vectors
-        mean = total / (height * length)
-        axes = _axes(moment / (height * length) - np.outer(mean, mean), kept) / np.sqrt(size)
-        narrow, shift = axes.astype(dtype), (mean @ axes).astype(dtype)
-        for rows in blocks:
-            vectors = patches[rows].astype(dtype).reshape(-1, size)
-            out[rows] = (vectors @ narrow - shift).reshape(-1, length, kept)
+    for rows in parts:
+        components.project(values, mean, axes, rows, width, out[rows.start : rows.stop])
     return out
-
-
-def _axes(covariance: Floats, kept: int) -> Floats:
-    """Leading eigenvectors, each with its largest weight positive."""
-    axes = np.linalg.eigh(covariance)[1][:, ::-1][:, :kept]
-    axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(kept)])
-    return np.ascontiguousarray(axes)
 
 
 def _image(op: str, image: object) -> Floats:
@@ -170,8 +149,9 @@ def queries_and_keys(features: Floats, *, gain: float = 1.5) -> tuple[Floats, Fl
     op = "queries_and_keys"
     factor = _check.number(op, "gain", gain, positive=True)
     f = _features(op, features)
-    squares = (f.astype(np.float64) ** 2).sum(-1, keepdims=True)
-    offset = ((squares.mean() - squares) / (2 * factor)).astype(f.dtype)
+    parts = components.groups(*f.shape[:2])
+    sums = np.stack([components.sum_of_squares(f, rows) for rows in parts])
+    offset = components.offset(f, sums, math.prod(f.shape[:2]), factor)
     return np.concatenate([f, np.ones_like(offset)], -1), np.concatenate([f, offset], -1)
 
 
@@ -205,14 +185,19 @@ def softmax_scale(
     op = "softmax_scale"
     target = _check.number(op, "keys", keys, positive=True)
     queries, places = (x.reshape(-1, x.shape[-1]) for x in (_features(op, q), _features(op, k)))
-    count = min(len(queries), _check.integer(op, "rows", rows, low=1))
-    chosen = np.random.default_rng(seed).choice(len(queries), count, replace=False)
-    m = len(places)
-    near = min(m, int(256 * max(target, 1)))
-    with threadpool_limits(1, "blas"):
-        scores = queries[chosen] @ places.T
-    scores = np.partition(scores, m - near, axis=1)[:, m - near :].astype(np.float64)
-    return _solve(scores - scores.max(1, keepdims=True), target)
+    chosen = sample(len(queries), _check.integer(op, "rows", rows, low=1), seed)
+    near = nearest_enough(len(places), target)
+    return fitting_scale(components.largest_scores(queries[chosen], places, near), target)
+
+
+def sample(n: int, count: int, seed: int) -> Ints:
+    """Some of n queries, each once."""
+    return np.random.default_rng(seed).choice(n, min(n, count), replace=False)
+
+
+def nearest_enough(m: int, target: float) -> int:
+    """Scores of a row that hold all weight that matters to a spread over `target` keys."""
+    return min(m, int(256 * max(target, 1)))
 
 
 def _features(op: str, x: object) -> Floats:
@@ -222,8 +207,9 @@ def _features(op: str, x: object) -> Floats:
     return f
 
 
-def _solve(scores: Floats, target: float) -> float:
-    """Bisect the logarithm of the scale: perplexity falls with it."""
+def fitting_scale(scores: Floats, target: float) -> float:
+    """Factor on scores at which the median row spreads over `target` keys: it is bisected."""
+    scores = scores - scores.max(1, keepdims=True)
     span = -float(scores.min())
     if span == 0:
         return 1.0  # all patches alike: any scale spreads over all

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from nlattn import images
+from nlattn.engines import components
 
 pytest.importorskip("PIL")
 from PIL import Image
@@ -165,7 +166,7 @@ def test_queries_look_for_their_own_patch_but_stronger(gain: float):
 def test_features_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch):
     x = np.random.default_rng(3).random((13, 8, 3)).astype(np.float32)
     whole = images.patch_features(x, patch=3, channels=4)
-    monkeypatch.setattr(images, "_BLOCK", 16)
+    monkeypatch.setattr(components, "_BLOCK", 16)
     assert np.abs(images.patch_features(x, patch=3, channels=4) - whole).max() < 1e-4
 
 

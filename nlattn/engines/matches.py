@@ -32,8 +32,12 @@ def support_of_field(
     around: tuple[int, bool],
     masks: Masks,
     max_bytes: float,
+    part: tuple[int, int] | None = None,
 ) -> Support:
-    """Count the keys of every query, allocate them, list them."""
+    """Count the keys of every query, allocate them, list them.
+
+    `part` says of a field that holds some rows of a grid how many there are, and how many above.
+    """
     index, grid = matches(op, field)
     lead, (Hq, Wq) = index.shape[:-3], index.shape[-3:-1]
     n, m = Hq * Wq, math.prod(grid)
@@ -64,7 +68,7 @@ def support_of_field(
         _check.frozen(key_mask.reshape(-1, m)),
         _check.frozen(mask.reshape(-1, n, m)),
         _slices(lead, index.shape[:-3], key_mask.shape[:-2], mask.shape[:-4]),
-        _frozen_ints(*grid),
+        _frozen_ints(*grid, *(part or (Hq, 0))),
         _frozen_ints(flags, radius, masks[2]),
         _frozen_ints(reach, around[1]),
     )

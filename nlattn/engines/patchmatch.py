@@ -59,6 +59,11 @@ class SearchOptions(NamedTuple):
             return 1 if self.candidates == "tree" else 5
         return self.iterations
 
+    @property
+    def signed_seed(self) -> int:
+        """The seed's 64 bits as a signed integer."""
+        return self.seed - 2**64 if self.seed >= 2**63 else self.seed
+
     def plan(self, fit: _check.Fit) -> Plan:
         """What kernels read."""
         Hq, Wq, Hk, Wk, d = fit.shape("Hq Wq Hk Wk d")
@@ -73,7 +78,7 @@ class SearchOptions(NamedTuple):
             self.factor,
             PROPAGATE[self.propagate],
             int(self.causal),
-            self.seed - 2**64 if self.seed >= 2**63 else self.seed,
+            self.signed_seed,
             self.first_slice,
         )
 

@@ -40,22 +40,28 @@ def search(
 ) -> int:
     """Rounds of propagation and random search from side 0; returns the side of the result."""
     index, side = state[0], 0
-    kind = Round if index.shape[3] == 1 else ListRound
-    tiles = index.shape[1] * -(-plan.Hq // TILE) * -(-plan.Wq // TILE)
     for iteration in range(1, rounds + 1):
         before = index[side].copy()
         for number, jump in enumerate(steps or [0]):
-            down = (2 * jump * plan.Hk + plan.Hq) // (2 * plan.Hq)
-            across = (2 * jump * plan.Wk + plan.Wq) // (2 * plan.Wq)
-            last_step = int(number == max(len(steps) - 1, 0))
-            step = kind(side, iteration, jump, down, across, last_step)
-            for some in calls(tiles, TILE**2 * 40 * index.shape[3]):
-                kernels.renew(some, *inputs, plan, step, *state)
+            last = number == max(len(steps) - 1, 0)
+            step = Round(side, iteration, jump, 0, 0, int(last), 0, plan.Hq)
+            renew(inputs, plan, step, state)
             side = 1 - side
             tell(progress, (iteration - 1) * len(steps) + number + 1, rounds * len(steps))
         if calm(before, index[side]):
             break
     return side
+
+
+def renew(inputs: Inputs, plan: Plan, step: Round, state: tuple[Ints, Floats, Ints]) -> None:
+    """One pass over the queries of some rows; the jump's length on the key grid is worked out."""
+    rows, jump, topk = plan.rows or plan.Hq, step.jump, state[0].shape[3]
+    down = (2 * jump * plan.Hk + rows) // (2 * rows)
+    across = (2 * jump * plan.Wk + plan.Wq) // (2 * plan.Wq)
+    step = (Round if topk == 1 else ListRound)(*step._replace(down=down, across=across))
+    tiles = state[0].shape[1] * -(-(step.last - step.first) // TILE) * -(-plan.Wq // TILE)
+    for some in calls(tiles, TILE**2 * 40 * topk):
+        kernels.renew(some, *inputs, plan, step, *state)
 
 
 def calls(units: int, cost: int) -> Iterator[range]:

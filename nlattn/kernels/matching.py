@@ -37,6 +37,10 @@ class Plan(NamedTuple):
     """The seed's 64 bits as a signed integer."""
     first_slice: int
     """Number of the first slice in the full problem."""
+    above: int = 0
+    """Queries of the full grid before the first of these, which may be some of its rows."""
+    rows: int = 0
+    """Rows of the full grid of queries; 0 if these are all."""
 
 
 BLOCK = 256
@@ -55,6 +59,10 @@ class Round(NamedTuple):
     """The jump in rows and columns of the key grid."""
     search: int
     """Whether the random search follows."""
+    first: int
+    """First row of the queries to renew."""
+    last: int
+    """The row after their last."""
 
 
 class ListRound(Round):
@@ -89,7 +97,7 @@ def evaluate(plan: Plan, q: Floats, y: int, x: int, k: Floats, key: int) -> Any:
 @jit.device(inline=True)
 def allowed(plan: Plan, query: int, key: int, key_mask: Bools, mask: Bools) -> bool:
     """Whether a query may be matched to a key; masks of one row of none stand for no mask."""
-    if plan.causal and key > query:
+    if plan.causal and key > plan.above + query:
         return False
     if len(key_mask) > 0 and not key_mask[key]:
         return False

@@ -37,7 +37,14 @@ _TRIES = 8  # draws of a random valid key before the keys are walked
 @jit.device(inline=True)
 def _state(plan: Plan, b: int, iteration: int, query: int) -> Any:
     state = rng.absorb(rng.start(np.uint64(np.int64(plan.seed))), plan.first_slice + b)
-    return rng.absorb(rng.absorb(state, iteration), query)
+    return rng.absorb(rng.absorb(state, iteration), plan.above + query)
+
+
+@jit.device(inline=True)
+def _own(plan: Plan, y: int, x: int) -> int:
+    """Key at a query's own place."""
+    rows = plan.rows if plan.rows > 0 else plan.Hq
+    return mapped(y + plan.above // plan.Wq, x, rows, plan.Wq, plan.Hk, plan.Wk)
 
 
 @jit.device
@@ -62,7 +69,7 @@ def _first_key(plan: Plan, b: int, query: int, key_mask: Bools, mask: Bools, val
     """
     state = _state(plan, b, 0, query)
     if mask.shape[0] == 0:
-        count = _up_to(valid, query) if plan.causal else len(valid)
+        count = _up_to(valid, plan.above + query) if plan.causal else len(valid)
         if len(valid) == plan.Hk * plan.Wk and not plan.causal:
             row = rng.bounded(rng.absorb(state, 0), plan.Hk)
             return int(row * plan.Wk + rng.bounded(rng.absorb(state, 1), plan.Wk))
@@ -72,7 +79,7 @@ def _first_key(plan: Plan, b: int, query: int, key_mask: Bools, mask: Bools, val
         key = row * plan.Wk + rng.bounded(rng.absorb(state, 2 * c + 1), plan.Wk)
         if allowed(plan, query, key, key_mask, mask):
             return int(key)
-    key = mapped(query // plan.Wq, query % plan.Wq, plan.Hq, plan.Wq, plan.Hk, plan.Wk)
+    key = _own(plan, query // plan.Wq, query % plan.Wq)
     if allowed(plan, query, key, key_mask, mask):
         return int(key)
     for key in valid:
@@ -114,7 +121,7 @@ def begin(
         if key >= 0:
             counts[b, query] = 1
             enter(best, value, key, evaluate(plan, features, y, x, keys, key))
-            own = mapped(y, x, plan.Hq, plan.Wq, plan.Hk, plan.Wk)
+            own = _own(plan, y, x)
             if listed[0] and allowed(plan, query, own, masks, pairs):
                 counts[b, query] = 2
                 if own != key:
@@ -320,15 +327,16 @@ def renew(
     counts: Ints,
 ) -> None:
     """One round over some tiles, from one side to the other: propagate, then search."""
-    down, across = -(-plan.Hq // TILE), -(-plan.Wq // TILE)
+    down, across = -(-(step.last - step.first) // TILE), -(-plan.Wq // TILE)
     topk = index.shape[3]
-    b, top, left = tile // (down * across), tile // across % down * TILE, tile % across * TILE
+    b, left = tile // (down * across), tile % across * TILE
+    top = step.first + tile // across % down * TILE
     features, keys = q[slices[b, 0]], k[slices[b, 1]]
     masks, pairs = key_mask[slices[b, 2]], mask[slices[b, 3]]
     before, after = index[step.side, b], index[1 - step.side, b]
     old, new = score[step.side, b], score[1 - step.side, b]
     room = np.empty((2, max(1 + _NEAR + _MOST, topk)), np.int32)
-    for y in range(top, min(top + TILE, plan.Hq)):
+    for y in range(top, min(top + TILE, step.last)):
         for x in range(left, min(left + TILE, plan.Wq)):
             query = y * plan.Wq + x
             for t in range(topk):

@@ -43,19 +43,19 @@ def _centres(
     index: Ints, b: int, y: int, x: int, grid: Ints, kinds: int, around: Ints, centres: Ints
 ) -> int:
     """List the centres of a query's boxes: ``around = (reach, shift)``."""
-    Hq, Wq = index.shape[1], index.shape[2]
+    rows, Hq, Wq = index.shape[1], grid[2], index.shape[2]
     Hk, Wk = grid[0], grid[1]
     count = 0
     if kinds & WINDOW and index[b, y, x, 0] >= 0:
         centres[count] = index[b, y, x, 0]
         count += 1
     if kinds & LOCAL:
-        own_y, own_x = ((2 * y + 1) * Hk) // (2 * Hq), ((2 * x + 1) * Wk) // (2 * Wq)
+        own_y, own_x = ((2 * (grid[3] + y) + 1) * Hk) // (2 * Hq), ((2 * x + 1) * Wk) // (2 * Wq)
         centres[count] = own_y * Wk + own_x
         count += 1
     if kinds & NEIGHBOURS:
         reach = around[0]
-        for ny in range(max(y - reach, 0), min(y + reach, Hq - 1) + 1):
+        for ny in range(max(y - reach, 0), min(y + reach, rows - 1) + 1):
             for nx in range(max(x - reach, 0), min(x + reach, Wq - 1) + 1):
                 match = index[b, ny, nx, 0]
                 if match < 0:
@@ -111,7 +111,8 @@ def list_keys(
     """Count the keys of every query, and list them unless `keys` is empty.
 
     `index` (Bi, Hq, Wq, t) matches; `key_mask` (Bk, m) and `mask` (Bm, n, m), or empty;
-    `slices` (B, 3) which slice of these each head uses; `grid` (Hk, Wk);
+    `slices` (B, 3) which slice of these each head uses;
+    `grid` (Hk, Wk, Hq, above): of all queries, whose rows `index` holds from `above` on;
     `shape` (kinds, radius, causal); `around` (reach, shift); `indptr` (B n + 1) where rows start,
     read only when listing. Results `sizes` (B n) and `keys` (nnz).
     """
@@ -132,7 +133,7 @@ def list_keys(
             start, end = max(runs[c] >> 32, fresh), runs[c] & 0xFFFFFFFF
             fresh = max(fresh, end)
             if causal:
-                end = min(end, p + 1)
+                end = min(end, grid[3] * Wq + p + 1)
             for j in range(start, end):
                 if key_mask.size and not key_mask[slices[b, 1], j]:
                     continue

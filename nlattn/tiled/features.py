@@ -1,0 +1,179 @@
+"""Stages from a picture to the keys of its pixels: components of patches, and what goes with them.
+
+Queries are keys with a last channel of 1, so there is no file of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nlattn import images
+from nlattn._types import Floats
+from nlattn.engines import components
+from nlattn.tiled import sources
+from nlattn.tiled.bands import Band, bands
+from nlattn.tiled.folder import Array, Folder
+from nlattn.tiled.task import Stage, TileTask
+
+
+class Features(NamedTuple):
+    """What patches become."""
+
+    height: int
+    width: int
+    colours: int
+    rows: int
+    """Of a band."""
+    patch: int = 7
+    channels: int = 32
+    gain: float = 1.5
+    scale: float | None = None
+    """Factor on scores; found if None."""
+    keys: float = 16.0
+    """That the median query spreads over, if `scale` is None."""
+    seed: int = 0
+
+    @property
+    def size(self) -> int:
+        """Numbers of a patch."""
+        return self.patch * self.patch * self.colours
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the picture."""
+        return self.height * self.width
+
+    @property
+    def groups(self) -> list[range]:
+        """Rows of the groups that sums go by."""
+        return components.groups(self.height, self.width)
+
+    @property
+    def bands(self) -> list[Band]:
+        """Bands of the picture."""
+        return bands(self.height, self.rows)
+
+
+def stages(x: Features, source: sources.Source) -> list[Stage]:
+    """From the picture to its keys and the scale."""
+    shape, G = (x.height, x.width), len(x.groups)
+    picture = [Array("image", (*shape, x.colours), "float32")]
+    keys = [Array("keys", (*shape, x.channels + 1), "float32")]
+    sums = [Array("sums", (G, x.colours), "float64")]
+    products = [Array("moments", (G, 1 + x.size, x.size), "float64")]
+    axes = [Array("axes", (x.size + 1, x.channels), "float32")]
+    lengths, scale = [Array("lengths", (G, 1), "float64")], [Array("scale", (1,), "float64")]
+    return [
+        _by_band("image", x, (), picture, _copy, source),
+        _by_group("sums", x, ("image",), sums, _sum),
+        _by_group("moments", x, ("image", "sums"), products, _moments),
+        _once("axes", x, ("moments",), axes, _axes, drops=("moments",)),
+        _by_group("lengths", x, ("image", "sums", "axes"), lengths, _lengths),
+        _by_band("keys", x, ("image", "sums", "axes", "lengths"), keys, _keys),
+        _once("scale", x, ("keys",), scale, _scale, drops=("sums", "axes", "lengths")),
+    ]
+
+
+def _by_band(
+    name: str, x: Features, reads: tuple[str, ...], makes: list[Array], function: Any, *more: Any
+) -> Stage:
+    def begin(_: Folder) -> tuple[list[Array], list[TileTask]]:
+        return makes, [
+            TileTask(
+                f"{name}/{b.number}", function, (x, b, *more), {a.name: b.first for a in makes}
+            )
+            for b in x.bands
+        ]
+
+    return Stage(name, reads, tuple(a.name for a in makes), begin)
+
+
+def _by_group(
+    name: str, x: Features, reads: tuple[str, ...], makes: list[Array], function: Any
+) -> Stage:
+    def begin(_: Folder) -> tuple[list[Array], list[TileTask]]:
+        return makes, [
+            TileTask(f"{name}/{i}", function, (x, rows), {a.name: i for a in makes})
+            for i, rows in enumerate(x.groups)
+        ]
+
+    return Stage(name, reads, tuple(a.name for a in makes), begin)
+
+
+def _once(
+    name: str,
+    x: Features,
+    reads: tuple[str, ...],
+    makes: list[Array],
+    function: Any,
+    drops: tuple[str, ...] = (),
+) -> Stage:
+    def begin(_: Folder) -> tuple[list[Array], list[TileTask]]:
+        return makes, [TileTask(name, function, (x,), {a.name: 0 for a in makes})]
+
+    return Stage(name, reads, tuple(a.name for a in makes), begin, drops)
+
+
+def _copy(_: Folder, __: Features, band: Band, source: sources.Source) -> Any:
+    return {"image": sources.rows(source, band.first, band.last)}, 0
+
+
+def _sum(folder: Folder, _: Features, rows: range) -> Any:
+    return {"sums": components.channel_sums(folder.read("image"), rows)[None]}, 0
+
+
+def _centre(folder: Folder, x: Features) -> Floats:
+    return components.centre(folder.read("sums"), x.pixels, np.float32)
+
+
+def _moments(folder: Folder, x: Features, rows: range) -> Any:
+    image = folder.read("image")
+    return {"moments": components.moments(image, _centre(folder, x), rows, x.patch)[None]}, 0
+
+
+def _axes(folder: Folder, x: Features) -> Any:
+    return {"axes": components.axes(folder.read("moments"), x.pixels, x.channels, np.float32)}, 0
+
+
+def _project(folder: Folder, x: Features, rows: range) -> Floats:
+    out = np.empty((len(rows), x.width, x.channels), np.float32)
+    image, axes = folder.read("image"), folder.read("axes")
+    components.project(image, _centre(folder, x), axes, rows, x.patch, out)
+    return out
+
+
+def _lengths(folder: Folder, x: Features, rows: range) -> Any:
+    features = _project(folder, x, rows)
+    return {"lengths": components.sum_of_squares(features, range(len(rows)))[None]}, 0
+
+
+def _keys(folder: Folder, x: Features, band: Band) -> Any:
+    f = _project(folder, x, range(band.first, band.last))
+    offset = components.offset(f, folder.read("lengths"), x.pixels, x.gain)
+    return {"keys": np.concatenate([f, offset], -1)}, 0
+
+
+def queries(keys: Any, first: int, last: int) -> Floats:
+    """Queries of some rows."""
+    q = np.array(keys[first:last])
+    q[..., -1] = 1
+    return q
+
+
+def _scale(folder: Folder, x: Features) -> Any:
+    if x.scale is not None:
+        return {"scale": np.array([x.scale])}, 0
+    keys = folder.read("keys").reshape(x.pixels, x.channels + 1)
+    chosen = images.sample(x.pixels, 64, x.seed)
+    some = np.array(keys[chosen])
+    some[:, -1] = 1
+    near = images.nearest_enough(x.pixels, x.keys)
+    scores = components.largest_scores(some, keys, near)
+    return {"scale": np.array([images.fitting_scale(scores, x.keys)])}, len(chosen) * x.pixels
+
+
+def scores_of_scale(x: Features) -> int:
+    """Scores that finding the scale takes."""
+    return 0 if x.scale is not None else min(64, x.pixels) * x.pixels

@@ -1,0 +1,56 @@
+"""What a run is made of: tasks, pure functions of files, and stages, lists of tasks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from nlattn.tiled.folder import Array, Folder, Written
+
+Blocks = Mapping[str, Any]
+"""Rows of some arrays, by name."""
+
+
+class TileTask(NamedTuple):
+    """One piece of work: ``function(folder, *arguments)`` gives the rows it owns."""
+
+    name: str
+    function: Callable[..., tuple[Blocks, int]]
+    """Returns blocks, and how many scores they took."""
+    arguments: tuple[Any, ...]
+    starts: Mapping[str, int]
+    """First row of the block of each array."""
+
+
+class Record(NamedTuple):
+    """A task that is done."""
+
+    task: str
+    parts: tuple[Written, ...]
+    scores: int
+    seconds: float
+
+
+class Stage(NamedTuple):
+    """Tasks that may run at the same time; the next stage begins when all are done."""
+
+    name: str
+    reads: tuple[str, ...]
+    """Arrays of earlier stages."""
+    makes: tuple[str, ...]
+    """Arrays that these tasks write, and nobody else."""
+    begin: Callable[[Folder], tuple[list[Array], list[TileTask]]]
+    """Arrays and tasks, worked out when all earlier stages are done."""
+    drops: tuple[str, ...] = ()
+    """Arrays that nobody needs any more."""
+
+
+def perform(path: str, task: TileTask) -> Record:
+    """Do a task and write what it gives."""
+    begun, folder = time.perf_counter(), Folder(path)
+    blocks, scores = task.function(folder, *task.arguments)
+    if set(blocks) != set(task.starts):
+        raise AssertionError(f"{task.name} gives {sorted(blocks)}, not {sorted(task.starts)}")
+    parts = tuple(folder.write(name, task.starts[name], block) for name, block in blocks.items())
+    return Record(task.name, parts, scores, time.perf_counter() - begun)
