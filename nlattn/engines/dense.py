@@ -1,7 +1,8 @@
 """Softmax attention over all keys: outputs, normalisers, rows, best keys, and gradients.
 
 `Scores` holds the arrays and options of a call. A normaliser is two rows of `norm` (2, batch, n):
-the largest score of each query, and the sum of exponentials relative to it.
+the largest score of each query, and the sum of exponentials relative to it. Numbers that are not
+finite reach those rows alone that see them, by way of `unseen`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Ints
+from nlattn.engines import unseen
 from nlattn.kernels import softmax, softmax_vjp
 from nlattn.kernels.gemm import width
 from nlattn.kernels.panel import KEYS, TILE, Scores, groups
@@ -21,6 +23,12 @@ FAR = 1 << 40
 
 def attend(p: Scores, v: Floats) -> tuple[Floats, Floats]:
     """Outputs (batch, n, e) and normalisers (2, batch, n); 0 where there is nothing to see."""
+    if not unseen.finite(v):
+        return unseen.attend(p, v, _attend)
+    return _attend(p, v)
+
+
+def _attend(p: Scores, v: Floats) -> tuple[Floats, Floats]:
     batch, n, m, d, e = len(p.slices), p.q.shape[1], *p.k.shape[1:], v.shape[2]
     out: Floats = np.empty((batch, n, e), p.q.dtype)
     norm: Floats = np.empty((2, batch, n), p.q.dtype)
@@ -41,6 +49,21 @@ def vjp(
     p: Scores, v: Floats, dout: Floats, norm: Floats, delta: Floats
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients of queries, keys and values of each slice; `delta` is ``dout . out - dlse``."""
+    if not unseen.finite(p.q, p.k, v, dout, delta, norm[1]):
+        return unseen.vjp(p, v, dout, delta, _all_vjp, _attend)[:3]
+    return _vjp(p, v, dout, norm, delta)
+
+
+def _all_vjp(
+    p: Scores, v: Floats, dout: Floats, norm: Floats, delta: Floats
+) -> tuple[Floats, Floats, Floats, Floats | None]:
+    bias = _bias_vjp(p, v, dout, norm, delta) if p.has_bias else None
+    return (*_vjp(p, v, dout, norm, delta), bias)
+
+
+def _vjp(
+    p: Scores, v: Floats, dout: Floats, norm: Floats, delta: Floats
+) -> tuple[Floats, Floats, Floats]:
     batch, delta = len(p.slices), _check.frozen(delta)
     shapes = p.q.shape[1:], p.k.shape[1:], v.shape[1:]
     dq, dk, dv = (np.zeros((batch, *shape), p.q.dtype) for shape in shapes)
@@ -52,6 +75,12 @@ def vjp(
 
 def bias_vjp(p: Scores, v: Floats, dout: Floats, norm: Floats, delta: Floats) -> Floats:
     """Gradient of the bias, in the shape that it has in `p`."""
+    if not unseen.finite(p.q, p.k, v, dout, delta, norm[1]):
+        return unseen.vjp(p, v, dout, delta, _all_vjp, _attend)[3]  # type: ignore[return-value]
+    return _bias_vjp(p, v, dout, norm, delta)
+
+
+def _bias_vjp(p: Scores, v: Floats, dout: Floats, norm: Floats, delta: Floats) -> Floats:
     batch, n, m, d, e = len(p.slices), p.q.shape[1], *p.k.shape[1:], v.shape[2]
     dbias: Floats = np.zeros(p.bias.shape, p.q.dtype)
     parts, rows, columns = p.bias.shape
@@ -65,6 +94,12 @@ def bias_vjp(p: Scores, v: Floats, dout: Floats, norm: Floats, delta: Floats) ->
 
 def adjoint(p: Scores, norm: Floats, x: Floats) -> Floats:
     """``A.T x`` (m, e) of a single slice, for x (n, e)."""
+    if not unseen.finite(norm[1], x):
+        return unseen.adjoint(p, x, _adjoint, _attend)
+    return _adjoint(p, norm, x)
+
+
+def _adjoint(p: Scores, norm: Floats, x: Floats) -> Floats:
     n, (m, d) = p.q.shape[1], p.k.shape[1:]
     out: Floats = np.empty((m, x.shape[1]), p.q.dtype)
     cost = KEYS * n * (d + x.shape[1])

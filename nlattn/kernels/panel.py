@@ -129,7 +129,8 @@ def score(
             i = rows[first + l] if p.bias.shape[1] > 1 else 0
             column = 1 if p.bias.shape[2] > 1 else 0
             for j in range(count):
-                s[s0 + j * step + l] += p.bias[part, i, (j0 + j) * column]
+                x = p.bias[part, i, (j0 + j) * column]
+                s[s0 + j * step + l] = x if x == -np.inf else s[s0 + j * step + l] + x
     if p.has_mask:
         part = p.slices[head, 4]
         for l in range(last):

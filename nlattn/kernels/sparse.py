@@ -49,7 +49,8 @@ def _weights(q: Floats, k: Floats, keys: Ints, options: Floats, scores: Floats, 
     elif weight == ABSPOW:  # of the largest score, lest the power overflow
         peak = 0.0
         for t in range(len(keys)):
-            peak = max(peak, abs(np.float64(scores[t])))
+            size = abs(np.float64(scores[t]))
+            peak = peak if size <= peak else size  # NaN stays
         for t in range(len(keys)):
             P[t] = (abs(np.float64(scores[t])) / peak) ** power if peak != 0 else 0.0
             Z += P[t]

@@ -10,6 +10,7 @@ from nlattn import _check
 from nlattn._types import Floats, Ints, Work
 from nlattn.engines import factored
 from nlattn.engines.features import Identity
+from nlattn.engines.unseen import finite
 from nlattn.kernels import products
 from nlattn.kernels.panel import groups
 from nlattn.maps.base import OP, AttentionMap
@@ -59,11 +60,15 @@ class FactoredMap(AttentionMap):
         return self._through(self.right, self.left, x)
 
     def _through(self, to: Floats, of: Floats, x: Floats) -> Floats:
-        """``to (of.T x)``."""
+        """``to (of.T x)``; a row of nothing but zeros is hidden, and reads and gives nothing."""
         none = np.zeros((1, 3), np.int64)
+        if not finite(of, x):
+            x = _check.frozen(np.where(of.any(1, keepdims=True), x, 0), self.dtype)
         sums = factored.key_sums(Identity(), of[None], x[None], none)
         out, _ = factored.read(Identity(), to[None], none[:, 0], sums.values.astype(self.dtype))
         result: Floats = out[0]
+        if not finite(result):
+            result[~to.any(1)] = 0
         return result
 
     def _rows(self, index: Ints) -> Floats:
@@ -71,6 +76,8 @@ class FactoredMap(AttentionMap):
         for some in groups(len(index), self.shape[1] * self.left.shape[1]):
             at = slice(some.start, some.stop)
             products.rows(len(some), self.left, self.right, _check.frozen(index[at]), out[at])
+        if not finite(self.left):
+            out[:, ~self.right.any(1)] = 0
         return out
 
     def _scores(self, index: Ints) -> Floats:

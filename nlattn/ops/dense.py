@@ -46,7 +46,7 @@ def attention(
     softcap : float, optional
         Scores become ``softcap tanh(s / softcap)``, before bias and mask.
     bias : array that broadcasts to (..., n, m), optional
-        Added to the scores; may hold -inf.
+        Added to the scores; -inf hides a key as a mask does.
     mask : bool array that broadcasts to (..., n, m), optional
         True where a query may attend.
     causal, causal_offset : bool, int
@@ -58,7 +58,7 @@ def attention(
     masked_rows : {"zero", "nan", "raise"}
         What a query that may attend to nothing gives.
     nonfinite : {"raise", "propagate"}
-        What to do with NaN and infinities.
+        What to do with NaN and infinities; "propagate" lets them reach the rows that see them.
     return_lse : bool
         Also return the log of each row's normaliser, (..., n) float64; -inf for a masked row.
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nlattn.oracle.layout import any_layout
+from nlattn.oracle.seen import product
 
 Array = NDArray[Any]
 
@@ -29,6 +30,8 @@ class Stages(NamedTuple):
     """``capped + bias``."""
     masked: Array
     """-inf where a query may not attend."""
+    seen: Array
+    """Whether a query may attend to a key; what it may not see adds nothing, not even NaN."""
     weights: Array
     """Softmax over keys; 0 in a row that may attend to nothing."""
     out: Array
@@ -80,23 +83,26 @@ def attention_stages(
     raw = scale * (q @ np.swapaxes(k, -1, -2))
     capped = raw if softcap is None else softcap * np.tanh(raw / softcap)
     biased = capped if bias is None else capped + bias
-    yes = np.broadcast_to(yes if mask is None else yes & mask, biased.shape)
+    yes = yes if mask is None else yes & mask
+    yes = yes if bias is None else yes & ~np.isneginf(bias.real)
+    yes = np.broadcast_to(yes, biased.shape)
     masked = np.where(yes, biased, -np.inf)
     top = np.max(masked.real, axis=-1, keepdims=True, initial=-np.inf)
-    some = np.isfinite(masked.real)
-    shifted = np.where(some, masked, 0) - np.where(np.isneginf(top), 0, top)
-    powers = np.where(some | np.isnan(masked.real), np.exp(shifted), 0)
+    some = ~np.isneginf(masked.real)
+    with np.errstate(invalid="ignore"):  # the softmax of inf is NaN
+        shifted = np.where(some, masked, 0) - np.where(np.isneginf(top), 0, top)
+    powers = np.where(some, np.exp(shifted), 0)
     total = powers.sum(-1, keepdims=True)
     none = total == 0
-    weights = powers / np.where(none, 1, total)
+    weights = np.where(yes, powers / np.where(none, 1, total), 0)
     with np.errstate(divide="ignore"):
         lse = np.where(none, -np.inf, top + np.log(np.where(none, 1, total)))[..., 0]
-    out = weights @ v
+    out = product(weights, v, yes)
     if masked_rows == "raise" and none.any():
         raise ValueError("a query may attend to no key")
     if masked_rows == "nan":
         out = np.where(none, np.nan, out)
-    return Stages(raw, capped, biased, masked, weights, out, lse)
+    return Stages(raw, capped, biased, masked, yes, weights, out, lse)
 
 
 @any_layout
@@ -126,15 +132,17 @@ def attention_vjp(
     all_k, all_v = (_repeat(k, heads), _repeat(v, heads)) if heads else (k, v)
     scale, softcap = options.get("scale"), options.get("softcap")
     scale = 1 / np.sqrt(q.real.dtype.type(q.shape[-1])) if scale is None else scale
-    P = stages.weights
-    dv = np.swapaxes(P, -1, -2) @ dout
-    dP = dout @ np.swapaxes(all_v, -1, -2)
+    P, yes = stages.weights, stages.seen
+    P_T, yes_T = np.swapaxes(P, -1, -2), np.swapaxes(yes, -1, -2)
+    dv = product(P_T, dout, yes_T)
+    dP = np.where(yes, dout @ np.swapaxes(all_v, -1, -2), 0)
     dS = P * (dP - (P * dP).sum(-1, keepdims=True))
     if dlse is not None:
         dS = dS + P * dlse[..., None]
     draw = dS if softcap is None else dS * (1 - np.tanh(stages.raw / softcap) ** 2)
-    dq = scale * (draw @ all_k)
-    dk = scale * (np.swapaxes(draw, -1, -2) @ q)
+    draw = np.where(yes, draw, 0)
+    dq = scale * product(draw, all_k, yes)
+    dk = scale * product(np.swapaxes(draw, -1, -2), q, yes_T)
     gradients = [_unbroadcast(dq, q.shape), _unrepeat(dk, k.shape), _unrepeat(dv, v.shape)]
     if options.get("bias") is not None:
         gradients.append(_unbroadcast(dS, np.shape(options["bias"])))

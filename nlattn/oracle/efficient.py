@@ -41,18 +41,23 @@ def factors(
     return q / root, np.where(kept[..., None], k, 0) / root
 
 
+def _kept(x: Array, mask: Array | None) -> Array:
+    """Rows of hidden keys are 0, whatever they held."""
+    return x if mask is None else np.where(mask[..., None], x, 0)
+
+
 @any_layout
-def efficient_context(k: Array, v: Array, **options: Any) -> Array:
+def efficient_context(k: Array, v: Array, *, mask: Array | None = None, **options: Any) -> Array:
     """``G = K.T v`` (..., d, e)."""
-    _, K = factors(k, k, **options)
-    return np.swapaxes(K, -1, -2) @ v
+    _, K = factors(k, k, mask=mask, **options)
+    return np.swapaxes(K, -1, -2) @ _kept(v, mask)
 
 
 @any_layout
 def efficient_attention(q: Array, k: Array, v: Array, **options: Any) -> Array:
     """``out = (Q K.T) v``."""
     Q, K = factors(q, k, **options)
-    return (Q @ np.swapaxes(K, -1, -2)) @ v
+    return (Q @ np.swapaxes(K, -1, -2)) @ _kept(v, options.get("mask"))
 
 
 @any_layout
@@ -61,16 +66,16 @@ def efficient_attention_vjp(
 ) -> tuple[Array, Array, Array]:
     """Gradients (dq, dk, dv), through the map and then through each normalisation."""
     Q, K = factors(q, k, **options)
+    mask = options.get("mask")
     A = Q @ np.swapaxes(K, -1, -2)
-    dv = np.swapaxes(A, -1, -2) @ dout
-    dA = dout @ np.swapaxes(v, -1, -2)
+    dv = _kept(np.swapaxes(A, -1, -2) @ dout, mask)
+    dA = dout @ np.swapaxes(_kept(v, mask), -1, -2)
     dQ = dA @ K
     dK = np.swapaxes(dA, -1, -2) @ Q
     if options.get("normalization", "softmax") == "softmax":
         dq = Q * (dQ - (Q * dQ).sum(-1, keepdims=True))
         dk = K * (dK - (K * dK).sum(-2, keepdims=True))
-        return dq, dk, dv
-    mask = options.get("mask")
+        return dq, _kept(dk, mask), dv
     kept = np.ones(k.shape[-2], bool) if mask is None else mask
     root = np.sqrt(np.maximum(kept.sum(-1), 1).astype(q.real.dtype))[..., None, None]
     return dQ / root, np.where(kept[..., None], dK, 0) / root, dv
