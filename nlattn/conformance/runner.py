@@ -59,7 +59,8 @@ def run(
         start = time.perf_counter()
         verdict, reply = attempt(subject, case, overrides)
         flaws.setdefault((case.op, case.dtype), []).extend(reply.flaws)
-        yield replace(verdict, seed=case.seed, seconds=time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        yield replace(verdict, seed=case.seed, seconds=seconds, ran=reply.ran)
     fit = [case for case in cases if not unsupported(subject.capabilities, case)]
     sure = subject.capabilities.deterministic
     yield from behaviours(subject.ask, fit, flaws, sure)

@@ -99,8 +99,8 @@ def test_every_dtype_stays_what_it_is(backend: Any) -> None:
 
 
 def test_what_a_library_does_not_do_is_said(backend: Any) -> None:
-    with pytest.raises(Unsupported, match="takes no return_lse"):
-        backend.run("attention", arrays(), {"return_lse": True})
+    with pytest.raises(Unsupported, match="takes no masked_rows"):
+        backend.run("attention", arrays(), {"masked_rows": "nan"})
 
 
 LINEAR: dict[str, tuple[Any, str, dict[str, Any]]] = {

@@ -96,7 +96,7 @@ def test_a_worker_answers(monkeypatch: pytest.MonkeyPatch) -> None:
         f"{FAULTY}:vjp_only", "attention_vjp", pack(head, dict(one.arrays))
     )
     assert hello[0] == {"name": "vjp_only", "capabilities": ABLE}
-    assert said == {"unsupported": "", "raised": "", "flaws": []}
+    assert said == {"unsupported": "", "raised": "", "flaws": [], "ran": ""}
     assert list(outputs) == ["dq", "dk", "dv"]
     monkeypatch.setitem(sys.modules, "torch", None)
     ((said, _),) = served("package_that_is_not.there:X", None)

@@ -19,6 +19,7 @@ import pytest
 
 from nlattn.conformance.truth.analysis import Analysis
 from nlattn.conformance.truth.arithmetic import Arithmetic
+from nlattn.conformance.truth.heads import together
 from nlattn.conformance.truth.rounding import Rounded, factor
 
 X = np.array([0.5, 1.25, 3.0, 0.75])
@@ -222,3 +223,19 @@ def test_typical_roundings_of_a_sum_in_order() -> None:
         got = Rounded(terms.astype(float)).sum(-1)
     ratio = np.sqrt((((total - got.value) / got.error) ** 2).mean())
     assert 0.4 < ratio < 1.1
+
+
+@pytest.mark.parametrize(("shape", "heads"), [((2,), 3), ((3, 1), 2), ((1, 2), 3), ((1, 1), 6)])
+def test_heads_that_share_an_array_may_round_each_gradient(
+    shape: tuple[int, ...], heads: int
+) -> None:
+    """Each to half a spacing of 16 bits; the sum of these comes in float32."""
+    how = Arithmetic.of("float16")
+    each = np.full((3, 2), 1 + 2.0**-11)  # halfway between two numbers of float16
+    with now(how):
+        got = together(Rounded(each), shape)
+    rounded = each.astype(np.float16).astype(float)
+    worst = abs(rounded - each).max() * heads
+    assert got.shape == shape
+    assert (got.error >= worst).all()
+    assert (got.error <= 1.01 * worst + 1e-5).all()

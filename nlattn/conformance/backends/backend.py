@@ -14,7 +14,9 @@ from typing import Any, Protocol
 from nlattn.conformance.case import Array
 from nlattn.conformance.table import TABLE
 
-ADAPTERS = ("numpy", "nlattn", "torch", "jax", "onnxruntime", "faiss")
+ADAPTERS = (
+    "numpy", "nlattn", "torch", "jax", "onnxruntime", "faiss", "flash_attn", "xformers"
+)  # fmt: skip
 _FUNCTIONS = {f"{spec.name}{end}": spec for spec in TABLE for end in ("", "_vjp")}
 
 

@@ -29,6 +29,8 @@ class Reply(NamedTuple):
     """The exception that ended the call."""
     flaws: tuple[str, ...] = ()
     """Such as "inputs: writes to q"; the word before the colon is the behaviour."""
+    ran: str = ""
+    """What computed it, where a backend chooses and says so by its attribute of that name."""
 
 
 def perform(backend: Any, case: Case, layouts: Mapping[str, str] | None = None) -> Reply:
@@ -58,7 +60,8 @@ def perform(backend: Any, case: Case, layouts: Mapping[str, str] | None = None) 
         for out, y in outputs.items():
             if y.size and x.size and np.shares_memory(y, whole):
                 flaws.append(f"aliasing: {out} shares memory with {name}")
-    return Reply({name: np.array(x) for name, x in outputs.items()}, flaws=tuple(flaws))
+    ran = str(getattr(backend, "ran", ""))[:80]
+    return Reply({n: np.array(x) for n, x in outputs.items()}, flaws=tuple(flaws), ran=ran)
 
 
 def words(error: BaseException) -> str:

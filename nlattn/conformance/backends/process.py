@@ -104,7 +104,8 @@ class Process:
         self._hung = 0
         self._compiled.add(kind)
         flaws = tuple(map(str, said["flaws"]))
-        return Reply(outputs, str(said["unsupported"]), str(said["raised"]), flaws)
+        unsupported, raised, ran = (str(said[name]) for name in ("unsupported", "raised", "ran"))
+        return Reply(outputs, unsupported, raised, flaws, ran)
 
     def close(self) -> None:
         """End the process, and what it has started."""

@@ -42,7 +42,7 @@ def serve(
             return
         case = Case(arrays=arrays, **head["case"])
         reply = perform(backend, case, head["layouts"])
-        said = {"unsupported": reply.unsupported, "raised": reply.raised, "flaws": reply.flaws}
+        said = {name: x for name, x in reply._asdict().items() if name != "outputs"}
         write(pack(said, reply.outputs))
 
 

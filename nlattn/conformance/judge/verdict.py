@@ -54,6 +54,8 @@ class Verdict:
     """Root of the mean square of errors, each over its typical size; 0 where bounds suffice."""
     bias: float = 0.0
     """Relative error that all elements share."""
+    ran: str = ""
+    """What computed it, where the backend chooses: such as a kernel of a library."""
 
     @property
     def failed(self) -> bool:

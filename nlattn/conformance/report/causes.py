@@ -71,6 +71,8 @@ def coverage(cases: Iterable[Case], verdicts: Iterable[Verdict]) -> Iterator[str
             named = dict.fromkeys(name for c in judged for name in _options(c))
             said += f": {', '.join(kinds)}; {', '.join(dtypes)}; {_sizes(judged)}"
             said += f"; with {', '.join(named)}" if named else ""
+            ran = Counter(status[c.name].ran for c in judged if status[c.name].ran)
+            said += f"; by {', '.join(f'{x} ({n})' for x, n in ran.items())}" if ran else ""
         reasons = Counter(
             re.sub(r" \([^()]*:\d+\)$", "", status[c.name].detail)
             for c in every

@@ -106,6 +106,8 @@ def failure(report: Report, verdict: Verdict) -> str:
         )
     if verdict.diagnosis:
         text.append(f"  {verdict.diagnosis}")
+    if verdict.ran:
+        text.append(f"  computed by {verdict.ran}")
     text.append(f"  seed {verdict.seed}; again: {report.replay(verdict)}")
     return "\n".join(text)
 

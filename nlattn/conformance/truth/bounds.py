@@ -17,6 +17,7 @@ import numpy as np
 from nlattn.conformance.case import Array, Case, dtype_of, named
 from nlattn.conformance.truth.analysis import analysed
 from nlattn.conformance.truth.arithmetic import Arithmetic, Precision, precision
+from nlattn.conformance.truth.heads import apart, together
 from nlattn.conformance.truth.rounding import INEXACT, Rounded
 from nlattn.conformance.truth.transcription import transcription
 
@@ -56,6 +57,11 @@ def allowed(case: Case, how: Arithmetic | None = None) -> dict[str, Array]:
         arrays["dout"].error += INEXACT
     with analysed(how), np.errstate(all="ignore"):
         result = named(case, transcription(case.function, arrays, case.options))
+        each = apart(case, arrays) if how.results != how.sums else None
+        more = named(case, transcription(case.function, *each)) if each else {}
+        for name, x in more.items():
+            x = together(x, np.shape(arrays[name[1:]]))
+            result[name].error = np.maximum(result[name].error, x.error)
     return {name: _stored(x, how) for name, x in result.items()}
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.truth.arithmetic import Arithmetic
+from nlattn.conformance.truth.arithmetic import Arithmetic, Precision
 
 Array = np.ndarray[Any, Any]
 
@@ -281,7 +281,16 @@ def given(x: Any) -> bool:
 
 def factor(x: Any) -> Any:
     """As it enters a matrix product: rounded to the format of factors, unless it is exact."""
-    to = Rounded.now.factors
+    return _rounded(x, Rounded.now.factors)
+
+
+def stored(x: Any) -> Any:
+    """As a result, rounded to the format of results, before it is added to others."""
+    now = Rounded.now
+    return _rounded(x, now.results if now.results != now.sums else None)
+
+
+def _rounded(x: Any, to: Precision | None) -> Any:
     if to is None or not isinstance(x, Rounded):
         return x
     now, size = Rounded.now, abs(x.value)

@@ -12,6 +12,7 @@ import numpy as np
 from nlattn.conformance.case import native
 from nlattn.conformance.table import find
 from nlattn.conformance.truth.analysis import Analysis
+from nlattn.conformance.truth.rounding import stored
 
 
 def transcription(op: str, arrays: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
@@ -40,12 +41,15 @@ def transcription(op: str, arrays: Mapping[str, Any], options: Mapping[str, Any]
 
 
 def _summed(gradients: Any, inputs: list[Any]) -> Any:
-    """Gradients of arrays that several heads share: sums over those heads."""
+    """Gradients of arrays that several heads share: sums over those heads.
+
+    A framework may round the gradient of each head before it adds them.
+    """
     several = isinstance(gradients, tuple)
     found = []
     for g, x in zip(gradients if several else [gradients], inputs, strict=False):
         more = len(g.shape) - len(np.shape(x)) if np.shape(x) else 0
-        found.append(g.sum(tuple(range(more))) if more > 0 else g)
+        found.append(stored(g).sum(tuple(range(more))) if more > 0 else g)
     return tuple(found) if several else found[0]
 
 

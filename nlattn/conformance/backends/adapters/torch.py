@@ -12,23 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.backends.adapters import allowed_pairs, flex, four_axes
-from nlattn.conformance.backends.backend import Unsupported, call
+from nlattn.conformance.backends.adapters import allowed_pairs, flex, four_axes, sdpa
+from nlattn.conformance.backends.backend import call
 from nlattn.conformance.case import Case, dtype_of
-
-_KERNELS = {
-    "math": "MATH",
-    "flash": "FLASH_ATTENTION",
-    "efficient": "EFFICIENT_ATTENTION",
-    "cudnn": "CUDNN_ATTENTION",
-    "flex": "",
-}
 
 
 class Backend:
@@ -38,16 +29,20 @@ class Backend:
         import torch
 
         kernel, _, device = way.rpartition("-") if way.endswith(("cpu", "cuda")) else (way, "", "")
-        if kernel and kernel not in _KERNELS:
-            raise ValueError(f"torch:{way}: no such kernel, expected {', '.join(_KERNELS)}")
+        if kernel and kernel not in (*sdpa.KERNELS, "flex"):
+            expected = ", ".join((*sdpa.KERNELS, "flex"))
+            raise ValueError(f"torch:{way}: no such kernel, expected {expected}")
         self._torch: Any = torch
         self._kernel = kernel
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.name = f"torch:{way}" if way else "torch"
+        self.ran = ""
+        """The kernel of the last call; chosen by PyTorch, where it is not by name."""
+        self._attend: Callable[..., Any] = flex.attention if kernel == "flex" else self._attention
 
     def capabilities(self) -> dict[str, Any]:
         """Attention; without a kernel of its choice linear attention, too."""
-        operators = ["attention"] if self._kernel else list(_OPERATORS)
+        operators = ["attention", *([] if self._kernel else _OPERATORS)]
         words: dict[str, Any] = {"operators": operators, "gradients": True}
         if self._device == "cuda" and self._kernel not in ("", "math"):
             multiples = {"multiple": 8, "least": 8}
@@ -60,9 +55,8 @@ class Backend:
         torch, name = self._torch, op.removesuffix("_vjp")
         tensors = {n: self._tensor(x) for n, x in arrays.items()}
         dout = tensors.pop("dout", None)
-        function: Callable[..., Any] = _OPERATORS[name]
-        if self._kernel == "flex":
-            function = flex.attention
+        function = _OPERATORS.get(name, self._attend)
+        self.ran = self._kernel
 
         def compute(*args: Any, **rest: Any) -> Any:
             if name == "attention" or args[0].dtype.itemsize > 2:
@@ -82,12 +76,43 @@ class Backend:
             gradients = torch.autograd.grad(out, leaves, dout)
         return {n: self._array(g) for n, g in zip(outputs, gradients, strict=True)}
 
+    def _attention(
+        self, torch: Any, q: Any, k: Any, v: Any, *,
+        scale: float | None = None, bias: Any = None, mask: Any = None, causal: bool = False,
+        causal_offset: int = 0, window: Any = None, gqa: bool = False, return_lse: bool = False,
+    ) -> Any:  # fmt: skip
+        """Outputs, and lse from a kernel of one's choice that tells it."""
+        shape = (*np.broadcast_shapes(q.shape[:-2], *([] if gqa else [k.shape[:-2]])), q.shape[-2])
+        q, k, v = four_axes(q, k, v, gqa)
+        n, m = q.shape[-2], k.shape[-2]
+        plain = causal and not causal_offset and window is None and bias is None and mask is None
+        pairs = None if plain else allowed_pairs(n, m, causal, causal_offset, window)
+        extra = None
+        if pairs is not None:
+            extra = torch.from_numpy(pairs).to(q.device)
+        if mask is not None:
+            extra = mask if extra is None else mask & extra
+        if bias is not None:
+            extra = bias if extra is None else bias.masked_fill(~extra, -np.inf)
+        if extra is not None and extra.ndim > 2:
+            extra = extra.reshape(*(q.shape[:2] if extra.ndim > 3 else (1, -1)), *extra.shape[-2:])
+        d, e = q.shape[-1], v.shape[-1]
+        scale = d**-0.5 if scale is None else scale
+        if self._kernel not in ("", "math") and d != e:  # others want one width
+            q, k = (torch.nn.functional.pad(x, (0, max(e - d, 0))) for x in (q, k))
+            v = torch.nn.functional.pad(v, (0, max(d - e, 0)))
+        if return_lse:
+            out, lse = sdpa.with_lse(torch, self._kernel, q, k, v, extra, plain, scale)
+            return out[..., :e].reshape(*shape, e), lse.reshape(shape)
+        words = {"attn_mask": extra, "is_causal": plain, "scale": scale, "enable_gqa": gqa}
+        self.ran = self._kernel or sdpa.choice(torch, q, k, v, **words)
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, **words)
+        return out[..., :e].reshape(*shape, e)
+
     def _chosen(self) -> Any:
         if self._kernel in ("", "flex"):
             return contextlib.nullcontext()
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-
-        return _refusing(sdpa_kernel(getattr(SDPBackend, _KERNELS[self._kernel])))
+        return sdpa.only(self._kernel)
 
     def _tensor(self, x: Any) -> Any:
         x = np.array(x, order="C")
@@ -108,61 +133,9 @@ class Backend:
         return x.numpy()
 
 
-@contextlib.contextmanager
-def _refusing(kernel: Any) -> Any:
-    """PyTorch says that no kernel is left when the chosen one does not do a call."""
-    try:
-        with warnings.catch_warnings(), kernel:
-            warnings.simplefilter("ignore")  # it warns of each kernel that it passes over
-            yield
-    except RuntimeError as error:
-        if "No available kernel" not in str(error) and "No viable backend" not in str(error):
-            raise
-        raise Unsupported("the kernel does not do this") from None
-
-
 def _signature(function: Callable[..., Any]) -> Any:
     whole = inspect.signature(function)
     return whole.replace(parameters=list(whole.parameters.values())[1:])
-
-
-def _attention(
-    torch: Any,
-    q: Any,
-    k: Any,
-    v: Any,
-    *,
-    scale: float | None = None,
-    bias: Any = None,
-    mask: Any = None,
-    causal: bool = False,
-    causal_offset: int = 0,
-    window: Any = None,
-    gqa: bool = False,
-) -> Any:
-    shape = (*np.broadcast_shapes(q.shape[:-2], *([] if gqa else [k.shape[:-2]])), q.shape[-2])
-    q, k, v = four_axes(q, k, v, gqa)
-    n, m = q.shape[-2], k.shape[-2]
-    plain = causal and not causal_offset and window is None and bias is None and mask is None
-    pairs = None if plain else allowed_pairs(n, m, causal, causal_offset, window)
-    extra = None
-    if pairs is not None:
-        extra = torch.from_numpy(pairs).to(q.device)
-    if mask is not None:
-        extra = mask if extra is None else mask & extra
-    if bias is not None:
-        extra = bias if extra is None else bias.masked_fill(~extra, -np.inf)
-    if extra is not None and extra.ndim > 2:
-        extra = extra.reshape(*(q.shape[:2] if extra.ndim > 3 else (1, -1)), *extra.shape[-2:])
-    d, e = q.shape[-1], v.shape[-1]
-    scale = d**-0.5 if scale is None else scale
-    if torch.backends.cuda.math_sdp_enabled() is False and d != e:  # others want one width
-        q, k = (torch.nn.functional.pad(x, (0, max(e - d, 0))) for x in (q, k))
-        v = torch.nn.functional.pad(v, (0, max(d - e, 0)))
-    out = torch.nn.functional.scaled_dot_product_attention(
-        q, k, v, attn_mask=extra, is_causal=plain, scale=scale, enable_gqa=gqa
-    )
-    return out[..., :e].reshape(*shape, e)
 
 
 def _nonlocal_mean(
@@ -253,7 +226,6 @@ def _normalised(f: Any, g: Any, v: Any) -> Any:
 
 
 _OPERATORS: dict[str, Callable[..., Any]] = {
-    "attention": _attention,
     "nonlocal_mean": _nonlocal_mean,
     "efficient_attention": _efficient_attention,
     "refined_self_attention": _refined_self_attention,

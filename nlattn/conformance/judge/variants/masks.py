@@ -147,10 +147,26 @@ def _other_heads(pick: Callable[[Any, int, int], Any]) -> Callable[[Call], Any]:
     return of(run)
 
 
-def _nothing_means(_: Call, st: Stages) -> Array:
-    """Equal weights in rows that may attend to nothing."""
-    none = np.isneginf(st.masked.real).all(-1, keepdims=True)
-    return np.where(none, 1 / st.masked.shape[-1], st.weights)
+def _nothing_means(block: int) -> Callable[[Call, Stages], Array]:
+    """Equal weights in rows that may attend to nothing; zeros that fill a block count, too."""
+
+    def weights(_: Call, st: Stages) -> Array:
+        none = np.isneginf(st.masked.real).all(-1, keepdims=True)
+        return np.where(none, 1 / (-(-st.masked.shape[-1] // block) * block), st.weights)
+
+    return weights
+
+
+def _too_few_and_finite(block: int) -> Callable[[Call], Any]:
+    """Two mistakes: the diagonal is left out, and the queries of nothing get a mean."""
+    mean = weighing(_nothing_means(block))
+
+    def run(c: Call) -> Any:
+        if not c["causal"]:
+            raise ValueError
+        return mean(c.given(causal_offset=_offset(c) - 1))
+
+    return run
 
 
 def _mixed(c: Call) -> Any:
@@ -187,6 +203,14 @@ _MASKS = tuple(
             _instead(("causal", "causal_offset"), _anywhere),
         ),
         ("causal by one key too few", _causal(lambda c: _offset(c) - 1)),
+        *(
+            (
+                "causal by one key too few and, where a query may then attend to nothing, with the "
+                f"mean of all values{f' and of zeros up to a multiple of {b}' if b > 1 else ''}",
+                _too_few_and_finite(b),
+            )
+            for b in (1, *BLOCKS)
+        ),
         ("causal by one key too many", _causal(lambda c: _offset(c) + 1)),
         (
             "causal from the other corner, aligned to the last key",
@@ -230,7 +254,15 @@ _KEYS = tuple(
         ("with NaN where a query may attend to nothing", given(masked_rows="nan")),
         (
             "with the mean of all values where a query may attend to nothing",
-            weighing(_nothing_means),
+            weighing(_nothing_means(1)),
+        ),
+        *(
+            (
+                f"with the mean of all values, and of zeros up to a multiple of {b}, where a query "
+                "may attend to nothing",
+                weighing(_nothing_means(b)),
+            )
+            for b in BLOCKS
         ),
         ("without the last key", _keys(lambda m: slice(0, m - 1))),
         ("without the first key", _keys(lambda m: slice(1, None))),

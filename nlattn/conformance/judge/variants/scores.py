@@ -34,8 +34,11 @@ def _masked(st: Stages, scores: Array) -> Array:
     return np.where(np.isfinite(st.masked.real), scores, -np.inf)
 
 
-def _unrescaled(block: int) -> Callable[[Call, Stages], Array]:
-    """Weights of an online softmax whose sums keep the scale of the maximum they were made with."""
+def _unrescaled(block: int, *, outputs_alone: bool) -> Callable[[Call, Stages], Array]:
+    """Weights of an online softmax whose sums keep the scale of the maximum they were made with.
+
+    All sums, or those of outputs alone, whose normaliser is right.
+    """
 
     def weights(_: Call, st: Stages) -> Array:
         s = st.masked
@@ -44,6 +47,9 @@ def _unrescaled(block: int) -> Callable[[Call, Stages], Array]:
         top = best[..., last]
         powers = np.where(np.isneginf(s.real), 0, np.exp(s - np.where(np.isneginf(top), 0, top)))
         total = powers.sum(-1, keepdims=True)
+        if outputs_alone:
+            best = np.where(np.isneginf(best[..., -1:]), 0, best[..., -1:])
+            total = np.where(total == 0, 0, np.exp(st.lse[..., None] - best))
         return np.asarray(powers / np.where(total == 0, 1, total))
 
     return weights
@@ -127,7 +133,14 @@ _SCORES = tuple(
         *(
             (
                 f"with sums not rescaled when a later block of {b} keys has a larger score",
-                weighing(_unrescaled(b)),
+                weighing(_unrescaled(b, outputs_alone=False)),
+            )
+            for b in (1, 4, *BLOCKS)
+        ),
+        *(
+            (
+                f"with outputs not rescaled when a later block of {b} keys has a larger score",
+                weighing(_unrescaled(b, outputs_alone=True)),
             )
             for b in (1, 4, *BLOCKS)
         ),
