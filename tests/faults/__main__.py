@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from tests.faults import Outcome, matrix, trapped
 from tests.faults.generated import examine, sample
+from tests.faults.generated import lines as shares
 from tests.faults.generated import summary as in_shares
 from tests.faults.report import lines, summary
 
@@ -32,7 +33,7 @@ def generated(count: int, seed: int, ops: tuple[str, ...] | None, smoke: bool) -
         found.append(examine(mutant, ("smoke",) if smoke else ("smoke", "standard")))
         if not found[-1].rejected:
             print(f"{mutant.spec.name}: {mutant.name}", flush=True)
-    print(in_shares(found))
+    print("\n".join([*shares(found), in_shares(found)]))
     return True
 
 

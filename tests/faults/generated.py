@@ -2,7 +2,8 @@
 
 Operators are flipped, terms dropped, axes swapped, constants and comparisons changed, one at a
 time, everywhere in an oracle's file. A change that no case and no other numbers can tell from the
-oracle, bit by bit, is none. What is left must be rejected.
+oracle is none: the bits are the same, or in more digits the difference shrinks as rounding does.
+What is left must be rejected.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from unittest.mock import patch
 
 import numpy as np
 
-from nlattn.conformance import runner
 from nlattn.conformance.case import Case, Tier
 from nlattn.conformance.cases.recipes import recipes
 from nlattn.conformance.cases.suite import cases, fits, make
+from nlattn.conformance.judge.diagnosis import diagnose
 from nlattn.conformance.judge.verdict import judge
-from nlattn.conformance.table import TABLE, OpSpec
+from nlattn.conformance.table import TABLE, OpSpec, find
+from nlattn.conformance.truth.bounds import floating
 from nlattn.conformance.truth.transcription import transcription
 
 _SWAPS: dict[type, type] = {
@@ -36,6 +38,8 @@ _SWAPS: dict[type, type] = {
     ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.And: ast.Or, ast.Or: ast.And, ast.Is: ast.IsNot,
     ast.IsNot: ast.Is,
 }  # fmt: skip
+_MORE = 64
+"""By what the difference of two ways to compute the same shrinks at least with 11 bits more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,35 +134,73 @@ class Found:
     rejected: str
     """The first tier that rejects it; "" if none does, "same" if it is none."""
     said: str
-    """The diagnosis."""
+    """The diagnosis, or the exception that it raises."""
 
 
 def examine(mutant: Mutant, tiers: tuple[Tier, ...] = ("smoke", "standard")) -> Found:
     """Judge a mutant until a case rejects it; what does the same everywhere is no fault."""
-    differs = False
+    apart: list[Case] = []
     for tier in tiers:
         for case in _cases(mutant.spec.name, tier):
-            verdict = _verdict(mutant, case)
-            if verdict is None:
+            made, raised = _made(mutant, case)
+            if raised:
+                return Found(mutant, tier, raised)
+            if made is None:
                 continue
-            differs = True
-            if verdict.failed:
-                return Found(mutant, tier, verdict.diagnosis)
-    return Found(mutant, "" if differs or _elsewhere(mutant) else "same", "")
+            if judge(case, made).failed:
+                return Found(mutant, tier, _diagnosis(case, made))
+            apart.append(case)
+    told = apart or [
+        case for case in _others(mutant.spec.name) if _made(mutant, case) != (None, "")
+    ]
+    rounds = all(_only_rounds(mutant, case) for case in told)
+    return Found(mutant, "same" if rounds else "", "")
 
 
-def _verdict(mutant: Mutant, case: Case) -> Any:
-    """None where the bits are those of the oracle."""
+def _made(mutant: Mutant, case: Case) -> tuple[dict[str, Any] | None, str]:
+    """Results by name, None where the bits are those of the oracle; an exception in words."""
     try:
         made = _results(mutant.run, case)
     except RecursionError:
         raise
     except Exception as error:
-        return runner.Verdict(case.name, "fail", detail=f"raised {error}")
+        return None, f"raised {type(error).__name__}: {error}"
     if all(_equal(x, y) for x, y in zip(made, _right(case), strict=False)):
-        return None
-    named = dict(zip(case.outputs, made, strict=False))
-    return judge(case, named)
+        return None, ""
+    return dict(zip(case.outputs, made, strict=False)), ""
+
+
+def _diagnosis(case: Case, made: dict[str, Any]) -> str:
+    try:
+        return diagnose(case, made)
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        return ""
+
+
+def _only_rounds(mutant: Mutant, case: Case) -> bool:
+    """Whether a mutant computes the same in another way: more digits bring both together."""
+    more = {n: x.astype(np.longdouble) if floating(x) else x for n, x in case.arrays.items()}
+    try:
+        gaps = [
+            _gap(_results(mutant.run, c), _results(transcription, c))
+            for c in (case, replace(case, arrays=more))
+        ]
+    except Exception:
+        return False
+    return bool(gaps[1] <= gaps[0] / _MORE)
+
+
+def _gap(made: list[Any], right: list[Any]) -> float:
+    """Largest difference, over the largest number; infinite where one is none."""
+    worst = 0.0
+    for x, y in zip(made, right, strict=False):
+        some = np.isfinite(y)
+        if x.shape != y.shape or not np.array_equal(np.isfinite(x), some):
+            return float("inf")
+        size = abs(y[some]).max(initial=0)
+        gap = abs(x[some] - y[some]).max(initial=0)
+        worst = max(worst, float(gap / size) if size else float(gap))
+    return worst
 
 
 @cache
@@ -181,32 +223,62 @@ def _cases(op: str, tier: Tier) -> list[Case]:
     return [c for c in cases(tier, (op,), ("float64", "float32")) if c.tier == tier]
 
 
-def _elsewhere(mutant: Mutant) -> bool:
-    """Whether other numbers tell a mutant from the oracle."""
-    for seed in range(3):
-        for recipe in recipes(mutant.spec)[:12]:
-            for kind in recipe.kinds:
-                if fits(recipe, "float64"):
-                    case = make(mutant.spec, replace(recipe, label="other"), kind, "float64", seed)
-                    if _verdict(mutant, case) is not None:
-                        return True
-    return False
+@cache
+def _others(op: str) -> list[Case]:
+    """Cases of other numbers."""
+    spec = find(op)
+    return [
+        make(spec, replace(recipe, label="other"), kind, "float64", seed)
+        for seed in range(3)
+        for recipe in recipes(spec)[:12]
+        for kind in recipe.kinds
+        if fits(recipe, "float64")
+    ]
 
 
 def sample(count: int, seed: int = 0, ops: tuple[str, ...] | None = None) -> list[Mutant]:
-    """Some mutants of all oracles, each operator with its share."""
+    """Some mutants of all oracles, as many of each operator as there are."""
     chosen = [s for s in TABLE if not s.cases.search_only and (ops is None or s.name in ops)]
-    every = [mutant for spec in chosen for mutant in mutants(spec)]
-    return random.Random(seed).sample(every, min(count, len(every)))
+    found: list[Mutant] = []
+    for i, spec in enumerate(chosen):
+        every = list(mutants(spec))
+        share = (count - len(found)) // (len(chosen) - i)
+        found += random.Random(seed).sample(every, min(share, len(every)))
+    return found
+
+
+def lines(found: list[Found]) -> list[str]:
+    """A table in Markdown, a row for each operator."""
+    rows = [
+        "| operator | generated | faults | at smoke | at standard | named |",
+        "|---|" + "--:|" * 5,
+    ]
+    ops = dict.fromkeys(f.mutant.spec.name for f in found)
+    for name, some in [
+        *((f"`{op}`", [f for f in found if f.mutant.spec.name == op]) for op in ops),
+        ("all", found),
+    ]:
+        real, smoke, rejected, named = counts(some)
+        cells = (name, len(some), real, smoke, rejected, named)
+        rows.append(f"| {' | '.join(map(str, cells))} |")
+    return rows
+
+
+def counts(found: list[Found]) -> tuple[int, int, int, int]:
+    """Faults; of them rejected at smoke, and at standard; of these named."""
+    real = [f for f in found if f.rejected != "same"]
+    rejected = [f for f in real if f.rejected]
+    smoke = sum(f.rejected == "smoke" for f in real)
+    return len(real), smoke, len(rejected), sum(bool(f.said) for f in rejected)
 
 
 def summary(found: list[Found]) -> str:
     """Shares of what is no equivalent."""
-    real = [f for f in found if f.rejected != "same"]
-    smoke = sum(f.rejected == "smoke" for f in real)
-    all_ = sum(bool(f.rejected) for f in real)
+    real, smoke, rejected, named = counts(found)
+    of = max(real, 1)
     return (
-        f"{len(found)} generated, {len(found) - len(real)} of them the same as the oracle; of "
-        f"{len(real)} faults {smoke} rejected at smoke ({smoke / max(len(real), 1):.1%}), "
-        f"{all_} at standard ({all_ / max(len(real), 1):.1%})"
+        f"{len(found)} generated, {len(found) - real} of them the same as the oracle; of "
+        f"{real} faults {smoke} rejected at smoke ({smoke / of:.1%}), "
+        f"{rejected} at standard ({rejected / of:.1%}), "
+        f"{named} of these named ({named / max(rejected, 1):.1%})"
     )

@@ -98,6 +98,8 @@ _VALUES: dict[str, Any] = {
     "constant": lambda _, __, x: np.full_like(x, 0.75),
     "subnormal": lambda _, __, x: x,
     "low rank": _low_rank,
+    "units": lambda _, __, x: x * 2.0 ** np.linspace(-40, 40, x.shape[-1]).round(),
+    "huge": lambda _, __, x: x,
     "tight": _tight,
 }
 
@@ -119,7 +121,10 @@ def extras(rng: Any, spec: OpSpec, recipe: Recipe, arrays: dict[str, Array]) -> 
 
 
 def _pairs(spec: OpSpec, arrays: dict[str, Array]) -> tuple[tuple[int, ...], int, int]:
-    """Leading axes, number of queries and of keys."""
+    """Leading axes, number of queries and of keys; those of an image are its pixels."""
+    if "image" in arrays:
+        *lead, H, W, _ = arrays["image"].shape
+        return tuple(lead), H * W, H * W
     dims = len(spec.arrays["q"].split()) - 1
     q, k = arrays["q"], arrays["k"]
     lead = q.shape[: q.ndim - dims - 1]

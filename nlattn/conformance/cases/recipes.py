@@ -69,7 +69,8 @@ def _common(spec: OpSpec) -> list[Recipe]:
         *_of_heads(spec),
     ]
     if spec.heads and not spec.cases.tall:
-        found.append(Recipe("heads-last", lead=(2, 3), layout="heads-last"))
+        lead = (2, 2) if spec.cases.costly else (2, 3)
+        found.append(Recipe("heads-last", lead=lead, layout="heads-last"))
     if "q" in spec.arrays:
         found += [Recipe("equal-rows", values="equal"), Recipe("large", values="large")]
         found += [Recipe(values, values=values, dtypes=ALL) for values in _hard(spec)]
@@ -127,9 +128,10 @@ def _of_heads(spec: OpSpec) -> list[Recipe]:
     shared = {"q", "k"} <= {*spec.arrays} and not spec.cases.one_head
     some = [*_HEADS[: 2 + shared], *spec.cases.heads] if spec.heads else []
     if spec.cases.costly:
-        some = [replace(r, lead=(4,)) if r.lead == (13,) else r for r in some]
+        fewer = {(13,): (4,), (2, 3): (2, 2)}
+        some = [replace(r, lead=fewer.get(r.lead, r.lead)) for r in some]
     if spec.cases.tall:
-        some = [replace(r, dtypes=("float32",)) for r in some[:1]]
+        some = [replace(r, lead=(2,), dtypes=("float32",)) for r in some[:1]]
     return [recipe for recipe in some if recipe.label not in spec.cases.without]
 
 

@@ -143,12 +143,20 @@ ROWS = (
         options={"tolerance": 1e-13},
         cases=Cases(
             values=("constant",),
+            choices=(
+                (Recipe("scale", {"scale": 0.3}),),
+                (Recipe("causal", {"causal": True}),),
+                (Recipe("mask", extra=("mask",)), Recipe("mask-shared", extra=("mask:shared",))),
+            ),
             recipes=(
-                Recipe("scale", {"scale": 0.3}, tier="standard"),
                 Recipe("lse", {"return_lse": True}, kinds=("forward",)),
                 Recipe("gaussian", {"weight": "gaussian", "bandwidth": 2.0}),
-                Recipe("causal", {"causal": True}),
-                Recipe("mask", extra=("mask",)),
+                Recipe(
+                    "gaussian-causal",
+                    {"weight": "gaussian", "bandwidth": 2.0, "causal": True},
+                    lead=(2, 3),
+                    extra=("mask",),
+                ),
             ),
         ),
         growth=Growth(

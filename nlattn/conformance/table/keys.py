@@ -29,6 +29,10 @@ ROWS = (
             ),
             recipes=(
                 Recipe("low-rank", values="low rank"),
+                Recipe("low-rank-gram", {"method": "gram"}, values="low rank"),
+                Recipe("low-rank-svd", {"method": "svd"}, values="low rank"),
+                Recipe("units", values="units"),
+                Recipe("units-gram", {"method": "gram"}, values="units"),
                 Recipe("few-keys", sizes={"n": 3, "d": 5}),
             ),
         ),
@@ -195,6 +199,7 @@ ROWS = (
                 (Recipe("causal", {"causal": True}),),
                 (Recipe("light", {"eps": 0.01}),),
             ),
+            recipes=(Recipe("huge", {"p": 4.0}, values="huge"),),
         ),
         growth=Growth(counted="entries", follows="3 m d^2/2 + n |U| d"),
         wrong=("large entries",),

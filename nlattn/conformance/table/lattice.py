@@ -20,16 +20,23 @@ ROWS = (
         cases=Cases(
             given="simplices",
             most={"d": 3},
+            costly=True,
+            choices=(
+                (
+                    Recipe("softmax", {"weight": "softmax"}, dtypes=ALL),
+                    Recipe("softmax-scale", {"weight": "softmax", "scale": 0.4}),
+                ),
+                (
+                    Recipe("keys-alone", {"query_vertices": False}),
+                    Recipe("complete", {"lattice": "complete"}),
+                ),
+                (Recipe("lse", {"return_lse": True}),),
+            ),
             recipes=(
+                Recipe("published", {"normalize": False}, dtypes=ALL),
+                Recipe("published-heads", {"normalize": False}, lead=(2,)),
                 Recipe("own-simplices", extra=("simplices:own",)),
                 Recipe("one-channel", sizes={"d": 1}),
-                Recipe("published", {"normalize": False}, dtypes=ALL),
-                Recipe("published-heads", {"normalize": False}, lead=(2,), tier="standard"),
-                Recipe("lse", {"return_lse": True}, kinds=("forward",)),
-                Recipe("keys-alone", {"query_vertices": False}),
-                Recipe("complete", {"lattice": "complete"}),
-                Recipe("softmax", {"weight": "softmax"}, dtypes=ALL),
-                Recipe("softmax-scale", {"weight": "softmax", "scale": 0.4}, tier="standard"),
                 Recipe("integers", values="ties"),
             ),
         ),

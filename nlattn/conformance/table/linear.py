@@ -73,6 +73,10 @@ ROWS = (
                 ),
                 (Recipe("denominator", {"denominator_eps": 0.1}),),
             ),
+            recipes=(
+                Recipe("no-features", {"kernel": "none"}),
+                Recipe("no-features-causal", {"kernel": "none", "causal": True}, lead=(2, 3)),
+            ),
         ),
         growth=Growth(Law("0", "(n + m)*r*(d + e + 1)", "(n + m)*(d + e)"), compared="map"),
         behaviour=("keys", "linear"),
@@ -127,6 +131,7 @@ ROWS = (
                 (Recipe("margin", {"margin": 1.0}),),
                 (Recipe("amplification", {"amplification": 2.0}),),
                 (Recipe("ranks", {"positives": 1, "negatives": [2, 4]}),),
+                (Recipe("eps", {"eps": 0.1}), Recipe("floor", {"floor": 1.5})),
             ),
         ),
         growth=Growth(Law("n*m", "n*m*d", "n*m*d + n*d")),

@@ -28,7 +28,10 @@ ROWS = (
                     Recipe("self-zero", {"self_weight": "zero"}),
                 ),
                 (Recipe("h", {"h": 0.9}),),
-                (Recipe("patch-5", {"patch_size": 5, "patch_distance": 1}),),
+                (
+                    Recipe("patch-5", {"patch_size": 5, "patch_distance": 1}),
+                    Recipe("support", extra=("support:gaps",)),
+                ),
             ),
         ),
         growth=Growth(
@@ -61,7 +64,7 @@ ROWS = (
             choices=(
                 (
                     Recipe("mass", {"overlap": "mass"}),
-                    Recipe("divide", {"overlap": "divide"}),
+                    Recipe("divide", {"overlap": "divide", "divisor": 5.0}),
                     Recipe("published-crop", {"overlap": "divide", "crop": "published"}),
                 ),
                 (Recipe("scale-3", {"scale": 3}),),

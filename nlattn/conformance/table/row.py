@@ -61,7 +61,7 @@ class Growth:
 class Search(NamedTuple):
     """How what an operator finds by itself is judged beside what the oracle finds."""
 
-    by: Literal["matches", "all keys", "nearest patch"]
+    by: Literal["matches", "all keys", "nearest patch", "chosen keys"]
     """What faults are counted against, `judge/search.py`."""
     options: Mapping[str, Any]
 

@@ -42,13 +42,17 @@ ROWS = (
         has_map=False,
         has_vjp=False,
         cases=Cases(
-            recipes=(
-                Recipe("several", {"topk": 3}),
-                Recipe("distance", {"score": "neg_l2", "bandwidth": 2.0}),
-                Recipe("cosine", {"score": "cosine", "topk": 2}),
-                Recipe("causal", {"causal": True, "topk": 2}),
-                Recipe("mask", extra=("mask",)),
+            choices=(
+                (Recipe("several", {"topk": 3}), Recipe("all", {"topk": 40})),
+                (
+                    Recipe("distance", {"score": "neg_l2", "bandwidth": 2.0}),
+                    Recipe("cosine", {"score": "cosine"}),
+                    Recipe("scale", {"scale": 0.3}),
+                ),
+                (Recipe("causal", {"causal": True}),),
+                (Recipe("mask", extra=("mask",)), Recipe("mask-shared", extra=("mask:shared",))),
             ),
+            recipes=(Recipe("no-keys", {"topk": 2}, sizes={"m": 0}),),
         ),
         growth=Growth(counted="field", follows="n m d", scaled=True),
         wrong=("nearest",),
@@ -152,6 +156,7 @@ ROWS = (
                 Recipe("multi-query", {"gqa": True}, lead=(6,), extra=("groups:1",)),
             ),
             given="index",
+            search=Search("chosen keys", {"keys": 4}),
             values=("subnormal",),
         ),
         growth=Growth(
@@ -181,14 +186,15 @@ ROWS = (
         source="horton2025",
         options={"keys": 4},
         cases=Cases(
+            choices=(
+                (Recipe("one-key", {"keys": 1}), Recipe("all-keys", {"keys": 100})),
+                (Recipe("scale", {"scale": 0.3}),),
+                (Recipe("lse", {"return_lse": True}),),
+            ),
             recipes=(
                 Recipe("two-words", sizes={"d": 128}, dtypes=ALL),
                 Recipe("a-bit-more", sizes={"d": 65}),
-                Recipe("one-key", {"keys": 1}),
-                Recipe("all-keys", {"keys": 100}),
                 Recipe("many-keys", {"keys": 40}, sizes=TILES, tier="standard"),
-                Recipe("scale", {"scale": 0.3}),
-                Recipe("lse", {"return_lse": True}, kinds=("forward",)),
                 Recipe("integers", values="ties"),
                 Recipe("clipped", {"straight_through": "clip"}, kinds=("vjp",)),
                 Recipe("true-derivative", {"straight_through": "none"}, kinds=("vjp",)),
