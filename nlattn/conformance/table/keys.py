@@ -31,8 +31,6 @@ ROWS = (
                 Recipe("low-rank", values="low rank"),
                 Recipe("low-rank-gram", {"method": "gram"}, values="low rank"),
                 Recipe("low-rank-svd", {"method": "svd"}, values="low rank"),
-                Recipe("units", values="units"),
-                Recipe("units-gram", {"method": "gram"}, values="units"),
                 Recipe("few-keys", sizes={"n": 3, "d": 5}),
             ),
         ),
