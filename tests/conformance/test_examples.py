@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -19,13 +20,16 @@ EXAMPLES = Path(__file__).parents[2] / "docs/examples"
 FILE = str(EXAMPLES / "blocked_attention.py")
 
 
+CUDA = str(EXAMPLES / "cuda_attention.py")
+
+
 @cache
-def subject(name: str) -> Here:
-    return Here(load(f"{FILE}:{name}"))
+def subject(name: str, file: str = FILE) -> Here:
+    return Here(load(f"{file}:{name}"))
 
 
-def suite(dtype: str) -> list[Case]:
-    able = subject("Backend").capabilities
+def suite(dtype: str, file: str = FILE) -> list[Case]:
+    able = subject("Backend", file).capabilities
     found = cases("smoke", ("attention",), (dtype,), shapes=able.shapes)
     return [case for case in found if not unsupported(able, case)]
 
@@ -55,6 +59,19 @@ def test_each_flaw_is_rejected_and_named_in_each_dtype(name: str, dtype: str) ->
     failed = [v for v in verdicts if v.failed]
     assert failed
     assert NAMED[name] in commonest(v.diagnosis for v in failed)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_the_cuda_kernel_on_the_cpu(dtype: str) -> None:
+    """Right, and rejected and named with the flaw that hides best."""
+    claimed = suite(dtype, CUDA)
+    verdicts = [attempt(subject("Backend", CUDA), case)[0] for case in claimed]
+    assert len(claimed) > 10
+    assert [v for v in verdicts if v.status != "pass"] == []
+    failed = [v for c in claimed if (v := attempt(subject("Unscaled", CUDA), c)[0]).failed]
+    assert commonest(v.diagnosis for v in failed).endswith(NAMED["Unscaled"])
+    assert any(attempt(subject("Short", CUDA), c)[0].failed for c in claimed) == ("16" in dtype)
 
 
 def test_the_triton_kernel_is_python() -> None:

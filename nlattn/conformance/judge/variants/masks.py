@@ -152,6 +152,8 @@ def _nothing_means(block: int) -> Callable[[Call, Stages], Array]:
 
     def weights(_: Call, st: Stages) -> Array:
         none = np.isneginf(st.masked.real).all(-1, keepdims=True)
+        if not none.any():
+            raise ValueError
         return np.where(none, 1 / (-(-st.masked.shape[-1] // block) * block), st.weights)
 
     return weights
