@@ -98,7 +98,6 @@ _VALUES: dict[str, Any] = {
     "constant": lambda _, __, x: np.full_like(x, 0.75),
     "subnormal": lambda _, __, x: x,
     "low rank": _low_rank,
-    "huge": lambda _, __, x: x,
     "tight": _tight,
 }
 

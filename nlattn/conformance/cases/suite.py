@@ -127,8 +127,6 @@ def _cast(name: str, x: Any, dtype: str, recipe: Recipe, hidden: Any) -> Any:
         return x
     if recipe.values == "subnormal" and name == "v":
         x = np.ldexp(x, -{"float64": 1030, "float32": 130, "float16": 18, "bfloat16": 128}[dtype])
-    if recipe.values == "huge":  # powers of scores overflow
-        x = np.ldexp(x, {"float64": 150, "float16": 3}.get(dtype, 20))
     if recipe.values == "poison" and name in ("k", "v") and hidden is not None:
         x = np.where(hidden[..., None], {"float16": 1e3}.get(dtype, 1e30), x)
     return x.astype(dtype_of(dtype))

@@ -197,7 +197,6 @@ ROWS = (
                 (Recipe("causal", {"causal": True}),),
                 (Recipe("light", {"eps": 0.01}),),
             ),
-            recipes=(Recipe("huge", {"p": 4.0}, values="huge"),),
         ),
         growth=Growth(counted="entries", follows="3 m d^2/2 + n |U| d"),
         wrong=("large entries",),
