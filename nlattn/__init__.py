@@ -189,7 +189,9 @@ def _load(name: str) -> Any:
 def __getattr__(name: str) -> Any:
     if name in _ORIGIN:
         value = getattr(_load(_ORIGIN[name]), name)
-    elif name in _SUBMODULES:
+        if _ORIGIN[name].startswith("ops.") and not isinstance(value, type):
+            value = _load("tensors").accepting(value, name)
+    elif name in _SUBMODULES or name == "torch":
         value = _load(name)
     else:
         raise AttributeError(f"module 'nlattn' has no attribute {name!r}")

@@ -23,6 +23,8 @@ EXAMPLES = [
 def test_an_example_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     if "images" in block:
         pytest.importorskip("PIL")
+    if "import torch" in block:
+        pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "example", "exec"), {"__name__": "__main__"})
 
