@@ -116,9 +116,6 @@ class Analysis:
     def shape(self, x: Any) -> Any:
         return x.shape if isinstance(x, Rounded) else np.shape(x)
 
-    def isfinite(self, x: Any) -> Any:
-        return np.isfinite(x.value if isinstance(x, Rounded) else x)
-
     def result_type(self, *_: Any) -> Any:
         return np.dtype(np.float64)
 
