@@ -114,7 +114,24 @@ def _dense() -> list[Scene]:
         "bias": ({"bias": bias}, pairs),
         "all": ({"mask": pairs, "causal": True, "softcap": 2.0}, pairs & tri),
     }
-    return [Scene("attention", n, _sets(), o, s.copy()) for n, (o, s) in shown.items()]
+    found = [Scene("attention", n, _sets(), o, s.copy()) for n, (o, s) in shown.items()]
+    i, j = np.arange(24)[:, None], np.arange(24)
+    blocks = pairs[:6, :5]
+    whole = np.repeat(np.repeat(blocks, 4, 0), 5, 1)[:, :24]
+    shown = {
+        "lengths": ({"key_lengths": 11, "query_lengths": 5}, (i < 5) & (j < 11)),
+        "corner": (
+            {"key_lengths": 20, "causal": True, "causal_offset": "bottom-right"},
+            j <= np.minimum(i - 4, 19),
+        ),
+        "sinks": ({"sinks": np.array(0.5), "mask": pairs, "query_lengths": 20}, pairs & (i < 20)),
+        "blocks": ({"mask": blocks, "mask_block": (4, 5), "alibi": np.array(0.1)}, whole),
+        "dropout": ({"mask": pairs, "dropout_mask": ~pairs.T, "dropout_scale": 1.5}, pairs),
+    }
+    found += [
+        Scene("attention", n, _sets(), o, s.copy(), mapped=False) for n, (o, s) in shown.items()
+    ]
+    return found
 
 
 def _sparse() -> list[Scene]:

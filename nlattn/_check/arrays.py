@@ -171,6 +171,14 @@ class Fit:
                 summed = summed.reshape(split).sum(axis + 1)
         return summed.reshape(shape).astype(self.out_dtype, copy=False)
 
+    def reduce_beside(self, gradient: Floats, shape: tuple[int, ...]) -> Floats:
+        """Sum numbers of slices, (batch,), to a `shape` that broadcasts to the leading axes."""
+        summed = gradient.reshape(self.lead)
+        summed = summed.sum(tuple(range(len(self.lead) - len(shape))))
+        kept = tuple(a for a, size in enumerate(shape) if size == 1 != summed.shape[a])
+        total: Floats = summed.sum(kept, keepdims=True).astype(self.out_dtype)
+        return total
+
 
 def fit(
     op: str,

@@ -275,11 +275,11 @@ def seen(ground: Ground, found: Sums) -> Ints:
 def _whole(x: Slice) -> Scores:
     """All scores of a slice, for `engines.dense`."""
     q, k, factor, _ = products(x, x.q.dtype)
-    p = dense.dot_scores(q[None], k[None], factor)
+    p = dense.dot_scores(q[None], k[None], factor, x.causal)
     if x.pairs.size or x.key_mask.size:
         masked = x._replace(causal=False)
         p = _masked(p, masked, np.arange(len(x.q) if x.pairs.size else 0))
-    return p._replace(high=0) if x.causal else p
+    return p
 
 
 def rows(x: Slice, index: Ints, *, normalise: bool) -> Floats:

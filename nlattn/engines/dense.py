@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats, Ints
+from nlattn._types import Bools, Floats, Ints
 from nlattn.engines import unseen
 from nlattn.kernels import softmax, softmax_vjp
 from nlattn.kernels.gemm import width
@@ -43,6 +43,12 @@ def log_normaliser(norm: Floats) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         lse: Floats = np.where(total == 0, -np.inf, top + np.log(total))
     return lse
+
+
+def empty_rows(p: Scores, norm: Floats) -> Bools:
+    """Queries (batch, n) that exist but have nothing to see."""
+    rows: Bools = (norm[1] == 0) & (p.band[p.slices[:, 6], :, 1] >= 0)
+    return rows
 
 
 def vjp(
@@ -129,9 +135,55 @@ def topk(p: Scores, k: int) -> tuple[Floats, Ints]:
     return value, index
 
 
-def dot_scores(q: Floats, k: Floats, factor: float) -> Scores:
+def dot_scores(q: Floats, k: Floats, factor: float, causal: bool = False) -> Scores:
     """Scores ``factor q.k`` of a single slice (1, n, d), (1, m, d), and nothing else."""
     bias, mask = np.zeros((1, 1, 1), q.dtype), np.ones((1, 1, 1), bool)
-    slices, kind = np.zeros((1, 5), np.int64), q.dtype.type
-    arrays = (q, k, _check.frozen(bias), _check.frozen(mask), _check.frozen(slices))
-    return Scores(*arrays, kind(factor), kind(0), -FAR, FAR, False, False)
+    row = np.arange(q.shape[1])
+    end = np.minimum(row + 1 if causal else FAR, k.shape[1])
+    band = np.stack(np.broadcast_arrays(0, end, row), -1)[None]
+    return of_one(q, k, bias, mask, band, factor)
+
+
+def of_one(
+    q: Floats,
+    k: Floats,
+    bias: Floats,
+    mask: Bools,
+    band: Ints,
+    factor: float,
+    cap: float = 0.0,
+    slope: float = 0.0,
+    has_bias: bool = False,
+    has_mask: bool = False,
+) -> Scores:
+    """Scores of a single slice, its arrays with one leading axis."""
+    kind = q.dtype.type
+    return Scores(
+        q,
+        k,
+        _check.frozen(bias),
+        _check.frozen(mask),
+        kept=_check.frozen(np.ones((1, 1, 1), bool)),
+        band=_check.frozen(band, np.int64),
+        logits=_check.frozen(np.array([[-np.inf, slope]], q.dtype)),
+        slices=_check.frozen(np.zeros((1, 7), np.int64)),
+        scale=kind(factor),
+        cap=kind(cap),
+        factor=kind(1),
+        rows=1,
+        columns=1,
+        has_bias=has_bias,
+        has_mask=has_mask,
+        has_dropout=False,
+    )
+
+
+def sink_vjp(p: Scores, norm: Floats, delta: Floats) -> Floats:
+    """Gradient (batch,) of each slice's sink, which has a weight but no value."""
+    sink = p.logits[:, :1].astype(np.float64)
+    top, total = norm.astype(np.float64)
+    there = (total != 0) & (p.band[p.slices[:, 6], :, 1] >= 0) & (sink > -np.inf)
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+        weight = np.where(there, np.exp(np.where(there, sink - top, 0)), 0)
+    gradient: Floats = -np.where(there, weight / np.where(there, total, 1) * delta, 0).sum(1)
+    return gradient

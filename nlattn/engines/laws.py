@@ -21,7 +21,11 @@ _CHAIN = ("dout v", "dout v scale k", "dout v scale q", "dlse", "dlse scale k", 
 
 def softmax(given: Given) -> RangeLaw:
     """Scores ``scale q.k``, capped and biased as they are."""
-    common: Any = {"options": {"scale": "q k"}, "fixed": ("bias",), "default": {"scale": -0.5}}
+    common: Any = {
+        "options": {"scale": "q k"},
+        "fixed": ("bias", "sinks", "alibi"),
+        "default": {"scale": -0.5},
+    }
     if "dout" in given:
         sums = {"dlse": "dout v"}
         return RangeLaw(_BACK, upper=_LOGITS, both=("softcap", *_CHAIN), sums=sums, **common)

@@ -43,15 +43,19 @@ def product(weights: Floats, seen: Bools, x: Floats) -> Floats:
 
 def seen(p: Scores, head: int, rows: Ints, keys: Ints) -> Bools:
     """Which of some keys may be seen by some queries: band, mask, and a bias above -inf."""
-    away = keys - rows[:, None]
-    yes: Bools = (p.low <= away) & (away <= p.high)
-    for given, column, used in ((p.mask, 4, p.has_mask), (p.bias, 3, p.has_bias)):
-        if used:
-            part = given[p.slices[head, column]]
-            part = part[rows] if len(part) > 1 else part
-            part = part[:, keys] if part.shape[1] > 1 else part
-            yes &= part if part.dtype == bool else part != -np.inf
+    band = p.band[p.slices[head, 6]][rows]
+    yes: Bools = (band[:, :1] <= keys) & (keys < band[:, 1:2])
+    if p.has_mask:
+        yes &= part(p.mask[p.slices[head, 4]], rows // p.rows, keys // p.columns)
+    if p.has_bias:
+        yes &= part(p.bias[p.slices[head, 3]], rows, keys) != -np.inf
     return yes
+
+
+def part(x: Any, rows: Ints, keys: Ints) -> Any:
+    """Some rows and columns of an array that may have one of either."""
+    x = x[rows] if len(x) > 1 else x
+    return x[:, keys] if x.shape[1] > 1 else x
 
 
 def clean(p: Scores) -> Scores:
@@ -70,6 +74,10 @@ class Struck(NamedTuple):
     slope: Any
     """Of the soft cap."""
     weights: Floats
+    kept: Floats
+    """Weights after dropout, of which values are summed."""
+    used: Bools
+    """Which of those that are seen are kept."""
     top: Floats
     """(r,) largest score; `total` (r,) is relative to it."""
     total: Floats
@@ -106,8 +114,11 @@ def _wild(p: Scores, head: int, rows: Ints) -> Bools:
 
 def _weigh(p: Scores, head: int, rows: Ints) -> Struck:
     """Weights of some queries, one line per equation."""
-    a, b, _, d, _ = p.slices[head]
-    yes = seen(p, head, rows, np.arange(p.k.shape[1]))
+    a, b, _, d, _, drawn, band = p.slices[head]
+    keys = np.arange(p.k.shape[1])
+    yes = seen(p, head, rows, keys)
+    sink, slope_of_bias = p.logits[head]
+    there = p.band[band][rows, 1] >= 0
     with np.errstate(all="ignore"):
         s, slope = p.scale * (p.q[a][rows] @ p.k[b].T), p.q.dtype.type(1)
         if p.cap > 0:
@@ -115,15 +126,20 @@ def _weigh(p: Scores, head: int, rows: Ints) -> Struck:
             s, slope = p.cap * bent, 1 - bent * bent
         if p.has_bias:
             s = s + (p.bias[d][rows] if p.bias.shape[1] > 1 else p.bias[d])
+        if slope_of_bias != 0:
+            s = s - slope_of_bias * abs(p.band[band][rows, 2:] - keys).astype(s.dtype)
         s = np.where(yes, s, -np.inf)
-        top = s.max(1, initial=-np.inf)
-        powers = np.exp(s - np.where(np.isneginf(top), 0, top)[:, None])
-        total = powers.sum(1)
+        logit = np.where(there, sink, -np.inf)
+        top = np.maximum(s.max(1, initial=-np.inf), logit)
+        floor = np.where(np.isneginf(top), 0, top)
+        powers = np.exp(s - floor[:, None])
+        total = powers.sum(1) + np.exp(logit - floor)
         weights = np.where(yes, powers / np.where(total == 0, 1, total)[:, None], 0)
     kind = p.q.dtype
-    return Struck(
-        head, rows, yes, slope, weights.astype(kind), top.astype(kind), total.astype(kind)
-    )
+    used = yes & part(p.kept[drawn], rows, keys)
+    kept = np.where(used, weights * p.factor, 0)
+    weights, kept, top, total = (x.astype(kind) for x in (weights, kept, top, total))
+    return Struck(head, rows, yes, slope, weights, kept, used, top, total)
 
 
 Attend = Callable[[Scores, Floats], tuple[Floats, Floats]]
@@ -135,7 +151,7 @@ def attend(p: Scores, v: Floats, plainly: Attend) -> tuple[Floats, Floats]:
     norm = norm.copy()
     with np.errstate(all="ignore"):
         for x in struck(p, v):
-            out[x.head, x.rows] = product(x.weights, x.seen, v[p.slices[x.head, 2]])
+            out[x.head, x.rows] = product(x.kept, x.used, v[p.slices[x.head, 2]])
             norm[0, x.head, x.rows], norm[1, x.head, x.rows] = x.top, x.total
     return out, _check.frozen(norm)
 
@@ -171,14 +187,15 @@ def vjp(
     dq, dk, dv, dbias = plainly(neat, values, _check.frozen(g), norm, d)
     with np.errstate(all="ignore"):
         for x in rest:
-            a, b, c, e, _ = p.slices[x.head]
+            a, b, c, e = p.slices[x.head, :4]
             here = dout[x.head, x.rows]
-            dweights = here @ v[c].T - delta[x.head, x.rows, None]
+            dweights = np.where(x.used, here @ v[c].T * p.factor, 0)
+            dweights -= delta[x.head, x.rows, None]
             ds = np.where(x.seen, x.weights * dweights, 0).astype(v.dtype)
             draw = np.where(x.seen, ds * (p.scale * x.slope), 0).astype(v.dtype)
             dq[x.head, x.rows] = product(draw, x.seen, p.k[b])
             dk[x.head] += product(draw.T, x.seen.T, p.q[a][x.rows])
-            dv[x.head] += product(x.weights.T, x.seen.T, here)
+            dv[x.head] += product(x.kept.T, x.used.T, here)
             if dbias is not None:
                 at = x.rows if len(dbias[e]) > 1 else np.zeros(len(x.rows), np.int64)
                 summed = ds if dbias.shape[2] > 1 else ds.sum(1, keepdims=True)

@@ -34,17 +34,30 @@ class Scores(NamedTuple):
     bias: Floats
     """(B, n or 1, m or 1); read if `has_bias`."""
     mask: Bools
-    """(B, n or 1, m or 1), True where a query may attend; read if `has_mask`."""
+    """(B, n or 1, m or 1) True where a query may attend; of blocks of both. Read if `has_mask`."""
+    kept: Bools
+    """(B, n or 1, m or 1) weights that are not dropped; read if `has_dropout`."""
+    band: Ints
+    """(B, n, 3) of each query: its first key, the end of its keys, and its own place among them.
+
+    The end is -1 for a query that does not exist.
+    """
+    logits: Floats
+    """(heads, 2) the sink (-inf for none), and the slope of the linear bias."""
     slices: Ints
-    """(heads, 5) slices of q, k, v, bias and mask that belong to each head."""
+    """(heads, 7) slices of q, k, v, bias, mask, kept and band that belong to each head."""
     scale: np.floating[Any]
     cap: np.floating[Any]
     """Soft cap; 0 for none."""
-    low: int
-    """Query i may attend to key j if ``low <= j - i <= high``."""
-    high: int
+    factor: np.floating[Any]
+    """Of the weights that are kept."""
+    rows: int
+    """Queries of a block of the mask."""
+    columns: int
+    """Its keys."""
     has_bias: bool
     has_mask: bool
+    has_dropout: bool
 
 
 @jit.device
@@ -62,14 +75,15 @@ def pack(x: Floats, part: int, rows: Ints, first: int, panel: Floats) -> None:
 
 
 @jit.device
-def key_range(p: Scores, rows: Ints, first: int) -> tuple[int, int]:
+def key_range(p: Scores, head: int, rows: Ints, first: int) -> tuple[int, int]:
     """Keys that the band allows to some query of a panel."""
-    m = p.k.shape[1]
-    last = min(first + width(p.q), rows.size)
-    low, high = rows[first], rows[first]
-    for l in range(first, last):
-        low, high = min(low, rows[l]), max(high, rows[l])
-    return min(m, max(0, low + p.low)), max(0, min(m, high + p.high + 1))
+    low, high = p.k.shape[1], 0
+    part = p.slices[head, 6]
+    for l in range(first, min(first + width(p.q), rows.size)):
+        start, end = p.band[part, rows[l], 0], p.band[part, rows[l], 1]
+        if start < end:
+            low, high = min(low, start), max(high, end)
+    return low, high
 
 
 @jit.device
@@ -78,12 +92,12 @@ def wholly_masked(p: Scores, head: int, rows: Ints, first: int, j0: int, count: 
     part = p.slices[head, 4]
     last = min(first + width(p.q), rows.size)
     for l in range(first, last):
-        i = rows[l] if p.mask.shape[1] > 1 else 0
+        i = rows[l] // p.rows if p.mask.shape[1] > 1 else 0
         if p.mask.shape[2] == 1:
             if p.mask[part, i, 0]:
                 return False
         else:
-            for j in range(j0, j0 + count):
+            for j in range(j0 // p.columns, (j0 + count - 1) // p.columns + 1):
                 if p.mask[part, i, j]:
                     return False
     return True
@@ -123,6 +137,13 @@ def score(
             for l in range(w):
                 row[l] *= p.cap
     last = min(w, rows.size - first)
+    band = p.band[p.slices[head, 6]]
+    slope_ = p.logits[head, 1]
+    if slope_ != 0:
+        for l in range(last):
+            own = band[rows[first + l], 2] - j0
+            for j in range(count):
+                s[s0 + j * step + l] -= slope_ * s.dtype.type(abs(own - j))
     if p.has_bias:
         part = p.slices[head, 3]
         for l in range(last):
@@ -134,17 +155,39 @@ def score(
     if p.has_mask:
         part = p.slices[head, 4]
         for l in range(last):
-            i = rows[first + l] if p.mask.shape[1] > 1 else 0
+            i = rows[first + l] // p.rows if p.mask.shape[1] > 1 else 0
             column = 1 if p.mask.shape[2] > 1 else 0
-            for j in range(count):
-                if not p.mask[part, i, (j0 + j) * column]:
-                    s[s0 + j * step + l] = -np.inf
+            if p.columns == 1:
+                for j in range(count):
+                    if not p.mask[part, i, (j0 + j) * column]:
+                        s[s0 + j * step + l] = -np.inf
+            else:
+                for block in range(j0 // p.columns, (j0 + count - 1) // p.columns + 1):
+                    if not p.mask[part, i, block * column]:
+                        start = max(block * p.columns - j0, 0)
+                        for j in range(start, min((block + 1) * p.columns - j0, count)):
+                            s[s0 + j * step + l] = -np.inf
     for l in range(last):
         i = rows[first + l]
-        for j in range(min(count, i + p.low - j0)):
+        for j in range(min(count, band[i, 0] - j0)):
             s[s0 + j * step + l] = -np.inf
-        for j in range(max(0, i + p.high + 1 - j0), count):
+        for j in range(max(0, band[i, 1] - j0), count):
             s[s0 + j * step + l] = -np.inf
+
+
+@jit.device
+def drop(
+    p: Scores, head: int, rows: Ints, first: int, j0: int, count: int, s: Floats, s0: int, step: int
+) -> None:
+    """Multiply what belongs to weights that are kept by the factor, all else by 0."""
+    part, column = p.slices[head, 5], 1 if p.kept.shape[2] > 1 else 0
+    for l in range(min(width(p.q), rows.size - first)):
+        i = rows[first + l] if p.kept.shape[1] > 1 else 0
+        for j in range(count):
+            if p.kept[part, i, (j0 + j) * column]:
+                s[s0 + j * step + l] *= p.factor
+            else:
+                s[s0 + j * step + l] = 0
 
 
 @jit.device

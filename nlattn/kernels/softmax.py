@@ -11,6 +11,7 @@ from nlattn.kernels.panel import (
     KEYS,
     TILE,
     Scores,
+    drop,
     key_range,
     load_norm,
     pack,
@@ -35,22 +36,29 @@ def attend_tile(p: Scores, v: Floats, head: int, i0: int, out: Floats, norm: Flo
         acc[x] = 0
     for x in range(tops.size):
         tops[x], totals[x] = -np.inf, 0
+    sink = p.logits[head, 0]
+    if sink > -np.inf:
+        for x in range(rows.size):
+            if p.band[p.slices[head, 6], rows[x], 1] >= 0:
+                tops[x], totals[x] = sink, 1
     begin, end = m, 0
     for a in range(panels):
         pack(p.q, p.slices[head, 0], rows, a * w, queries[a * d * w :])
-        low, high = key_range(p, rows, a * w)
+        low, high = key_range(p, head, rows, a * w)
         begin, end = min(begin, low), max(end, high)
     for j0 in range(begin // KEYS * KEYS, end, KEYS):
         count = min(KEYS, end - j0)
         value = (p.slices[head, 2] * m + j0) * e
         for a in range(panels):
-            low, high = key_range(p, rows, a * w)
+            low, high = key_range(p, head, rows, a * w)
             if high <= j0 or low >= j0 + count:
                 continue
             if p.has_mask and wholly_masked(p, head, rows, a * w, j0, count):
                 continue
             score(p, head, rows, a * w, queries[a * d * w :], j0, count, s, 0, w, s[:0])
             soften(s, count, w, tops[a * w : a * w + w], totals[a * w : a * w + w], shrink)
+            if p.has_dropout:
+                drop(p, head, rows, a * w, j0, count, s, 0, w)
             multiply(v, value, 1, e, s, 0, w, part, 0, w, e, count)
             for c in range(e):
                 at = (a * e + c) * w
@@ -125,7 +133,7 @@ def topk(panel: int, p: Scores, value: Floats, index: Ints) -> None:
     for i in queries:
         value[i], index[i] = -np.inf, -1
     pack(p.q, p.slices[0, 0], queries, 0, features)
-    low, high = key_range(p, queries, 0)
+    low, high = key_range(p, 0, queries, 0)
     for j0 in range(low, high, KEYS):
         count = min(KEYS, high - j0)
         score(p, 0, queries, 0, features, j0, count, s, 0, w, s[:0])
@@ -165,7 +173,7 @@ def adjoint(block: int, p: Scores, norm: Floats, g: Floats, out: Floats) -> None
     out[j0 : j0 + count] = 0
     for first in range(0, n, w):
         queries = np.arange(first, min(first + w, n))
-        low, high = key_range(p, queries, 0)
+        low, high = key_range(p, 0, queries, 0)
         if high <= j0 or low >= j0 + count:
             continue
         pack(p.q, p.slices[0, 0], queries, 0, panel)

@@ -11,7 +11,7 @@ import numpy as np
 from nlattn._types import Floats, Ints
 from nlattn.kernels.gemm import aligned, multiply, width
 from nlattn.kernels.lanes import slopes
-from nlattn.kernels.panel import KEYS, Scores, key_range, load_norm, pack, score
+from nlattn.kernels.panel import KEYS, Scores, drop, key_range, load_norm, pack, score
 from nlattn.runtime import jit
 
 _TILE_BYTES = 1024
@@ -55,7 +55,11 @@ def score_gradient(
     load_norm(norm[:, head], rows, first, top, inverse)
     for l in range(w):
         shift[l] = delta[head, rows[first + l]] if first + l < rows.size else 0
+    if p.has_dropout:
+        drop(p, head, rows, first, j0, count, ds, s0, step)
     slopes(s, ds, s0, step, count, top, inverse, shift)
+    if p.has_dropout:
+        drop(p, head, rows, first, j0, count, s, s0, step)
 
 
 @jit.device
@@ -126,7 +130,7 @@ def add_pair(
     panels = aligned(wide * max(size, count), v)
     used = False
     for first in range(0, size, w):
-        low, high = key_range(p, rows, first)
+        low, high = key_range(p, head, rows, first)
         if low < j0 + count and high > j0:
             used = True
             score_gradient(
@@ -232,7 +236,7 @@ def bias_gradient(
             continue
         for i0 in range(first, min(first + w, n) if tall else n, w):
             rows = np.arange(i0, min(i0 + w, n))
-            low, high = key_range(p, rows, 0)
+            low, high = key_range(p, head, rows, 0)
             for j1 in range(j0, min(j0 + KEYS, m) if long else m, KEYS):
                 count = min(KEYS, m - j1)
                 if high <= j1 or low >= j1 + count:

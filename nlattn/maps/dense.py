@@ -29,9 +29,7 @@ class DenseMap(AttentionMap):
         key_grid: tuple[int, ...] | None = None,
     ):
         n, m, d = p.q.shape[1], p.k.shape[1], p.q.shape[2]
-        rows = np.arange(n)
-        within = np.minimum(m, np.maximum(0, rows + p.high + 1)) - np.clip(rows + p.low, 0, m)
-        pairs = np.maximum(0, within)
+        pairs = np.maximum(0, p.band[0, :, 1] - p.band[0, :, 0])
         scores = int(pairs.sum())
         size = p.q.dtype.itemsize
         work = Work(scores, scores * d, size * (scores * d + n * d + n), pairs)
@@ -87,8 +85,9 @@ class DenseMap(AttentionMap):
         """Arrays and options that rebuild the map."""
         p = self._p
         options = {
-            "scale": np.array([p.scale, p.cap], np.float64),
-            "band": np.array([p.low, p.high, p.has_bias, p.has_mask], np.int64),
+            "scale": np.array([p.scale, p.cap, p.logits[0, 1]], np.float64),
+            "band": p.band[0],
+            "given": np.array([p.has_bias, p.has_mask], np.int64),
         }
         arrays = {"q": p.q[0], "k": p.k[0], "bias": p.bias[0], "mask": p.mask[0]}
         arrays["norm"] = self._normalisers()[:, 0]
@@ -102,8 +101,7 @@ class DenseMap(AttentionMap):
         k = stored.array("k", "f", (None, q.shape[1]))
         bias = stored.array("bias", "f", (None, None))
         mask = stored.array("mask", "b", (None, None))
-        scale = stored.array("scale", "f", (2,))
-        band = stored.array("band", "i", (4,))
+        scale, band, (has_bias, has_mask) = _options(stored, len(q), len(k))
         norm = stored.array("norm", "f", (2, len(q)))
         stored.array("lse", "f", (len(q),))
         if (
@@ -118,26 +116,34 @@ class DenseMap(AttentionMap):
                 raise ValueError(
                     f"{name} has shape {x.shape}, for {len(q)} queries and {len(k)} keys"
                 )
-        kind = q.dtype.type
-        none = _check.frozen(np.zeros((1, 5), np.int64))
-        low, high, has_bias, has_mask = (int(x) for x in band)
-        if max(abs(low), abs(high)) > engine.FAR:
-            raise ValueError(f"band is {low} to {high}")
-        p = Scores(
-            q[None],
-            k[None],
-            bias[None],
-            mask[None],
-            none,
-            kind(scale[0]),
-            kind(scale[1]),
-            low,
-            high,
-            bool(has_bias),
-            bool(has_mask),
-        )
+        factor, cap, slope = scale
+        arrays = q[None], k[None], bias[None], mask[None], band[None]
+        flags = bool(has_bias), bool(has_mask)
+        p = engine.of_one(*arrays, factor, cap, slope, *flags)
         result = cls(p, stored.grid("query_grid"), stored.grid("key_grid"))
         stored.work(len(q))
         stored.done()
         result._remember(norm[:, None])
         return result
+
+
+def _options(stored: Stored, n: int, m: int) -> tuple[list[float], Ints, list[int]]:
+    """Scale, cap and slope; the band; whether there are a bias and a mask.
+
+    Files of version 0.1 say of the band its lowest and highest ``key - query``.
+    """
+    given = stored.optional("given", "i", (2,))
+    if given is not None:
+        scale, band = stored.array("scale", "f", (3,)), stored.array("band", "i", (n, 3))
+        if ((band[:, 0] < 0) | (band[:, 1] < 0) | (band[:, 1] > m)).any():
+            raise ValueError(f"band leaves the {m} keys")
+        if (abs(band[:, 2]) > engine.FAR).any():
+            raise ValueError("band holds a place far from all keys")
+        return list(map(float, scale)), band, list(map(int, given))
+    scale, four = stored.array("scale", "f", (2,)), stored.array("band", "i", (4,))
+    low, high, *flags = map(int, four)
+    if max(abs(low), abs(high)) > engine.FAR:
+        raise ValueError(f"band is {low} to {high}")
+    row = np.arange(n)
+    band = np.stack([np.clip(row + low, 0, m), np.clip(row + high + 1, 0, m), row], -1)
+    return [*map(float, scale), 0.0], band, flags

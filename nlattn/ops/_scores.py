@@ -9,66 +9,97 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._check import Fit
-from nlattn._types import Bools, Floats, Ints
-from nlattn.engines.dense import FAR
+from nlattn._types import Floats, Ints
+from nlattn.engines.normalised import normalised
 from nlattn.kernels.panel import Scores
+from nlattn.ops._band import Positions
 
 
 def prepare(
     fit: Fit,
+    where: Positions,
     *,
-    scale: float | None,
-    softcap: float | None,
-    bias: Floats | None,
-    mask: Bools | None,
-    causal: bool,
-    causal_offset: int,
-    window: tuple[int | None, int | None] | None,
-    nonfinite: str,
+    scale: float | None = None,
+    softcap: float | None = None,
+    bias: Any = None,
+    mask: Any = None,
+    mask_block: Any = None,
+    sinks: Any = None,
+    alibi: Any = None,
+    dropout_mask: Any = None,
+    dropout_scale: float = 1.0,
+    qk_norm: float | None = None,
+    nonfinite: str = "raise",
 ) -> Scores:
     """Scores of the arrays in `fit` under these options."""
-    op = fit.op
-    d = fit.dims["d"]
+    op, d, n, m = fit.op, fit.dims["d"], fit.dims["n"], fit.dims["m"]
     scale = d**-0.5 if scale is None else _check.number(op, "scale", scale)
     cap = 0.0 if softcap is None else _check.number(op, "softcap", softcap, positive=True)
-    low, high = band(op, causal, causal_offset, window)
-    slices = np.zeros((fit.batch, 5), np.int64)
-    columns = min(3, len(fit.index[0])) if fit.batch else 0
-    slices[:, :columns] = fit.index[:, :columns]
-    a_bias = _bias(fit, bias, nonfinite)
-    a_mask = truth_values(fit, mask)
+    factor = _check.number(op, "dropout_scale", dropout_scale)
+    if dropout_mask is None and factor != 1:
+        _check.fail(op, f"dropout_scale={factor}", "has no place without a dropout_mask")
+    rows, columns = _blocks(op, mask, mask_block)
+    slices = np.zeros((fit.batch, 7), np.int64)
+    named = min(3, len(fit.index[0])) if fit.batch else 0
+    slices[:, :named] = fit.index[:, :named]
+    a_bias, a_mask = _bias(fit, bias, nonfinite), truth_values(fit, mask)
     folded_bias, slices[:, 3] = fold(fit, "bias", a_bias)
-    folded_mask, slices[:, 4] = fold(fit, "mask", a_mask)
+    folded_mask, slices[:, 4] = fold(fit, "mask", a_mask, (-(-n // rows), -(-m // columns)))
+    kept = truth_values(fit, dropout_mask, "dropout_mask")
+    folded_kept, slices[:, 5] = fold(fit, "dropout_mask", kept)
+    band, slices[:, 6] = where.band(fit, alibi is not None)
+    logits = np.zeros((fit.batch, 2), fit.dtype)
+    logits[:, 0] = -np.inf if sinks is None else per_head(fit, "sinks", sinks, nonfinite)
+    logits[:, 1] = 0 if alibi is None else per_head(fit, "alibi", alibi, nonfinite)
+    q, k = fit["q"], fit["k"]
+    if qk_norm is not None:
+        eps = _check.number(op, "qk_norm", qk_norm, positive=True)
+        q, k = (_check.frozen(normalised(x, eps)) for x in (q, k))
     return Scores(
-        fit["q"],
-        fit["k"],
+        q,
+        k,
         folded_bias,
         folded_mask,
+        folded_kept,
+        band,
+        _check.frozen(logits),
         _check.frozen(slices),
         fit.dtype.type(scale),
         fit.dtype.type(cap),
-        low,
-        high,
+        fit.dtype.type(factor),
+        rows,
+        columns,
         bias is not None,
         mask is not None,
+        dropout_mask is not None,
     )
 
 
-def band(op: str, causal: object, offset: object, window: object) -> tuple[int, int]:
-    """Bounds of ``key - query``."""
-    shift = _check.integer(op, "causal_offset", offset)
-    if not _check.flag(op, "causal", causal):
-        if shift:
-            _check.fail(op, f"causal_offset={shift}", "has no meaning without causal=True")
-        shift = FAR
-    left = right = FAR
-    if window is not None:
-        sides = [
-            FAR if side is None else _check.integer(op, f"window[{i}]", side, low=0)
-            for i, side in enumerate(_check.pair_of(op, "window", window, "(left, right)"))
-        ]
-        left, right = sides
-    return max(-left, -FAR), max(-FAR, min(shift, right, FAR))
+def per_head(fit: Fit, name: str, value: Any, nonfinite: str) -> Floats:
+    """One number for each head, (batch,); -inf stands for no sink."""
+    op = fit.op
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = np.asarray(value, fit.out_dtype)
+    x = _check.array(op, name, value)
+    _check.one_dtype(op, {"q": fit.out_dtype, name: x.dtype})
+    table = _check.slices(op, name, x.shape, fit.lead)
+    numbers: Floats = x.reshape(-1).astype(fit.dtype)
+    bad = ~np.isfinite(x) & ~((x == -np.inf) & (name == "sinks"))
+    if nonfinite == "raise" and bad.any():
+        expected = "expected finite values" + (" or -inf" if name == "sinks" else "")
+        _check.fail(
+            op, f"{name}{_check.first_of(bad) if x.ndim else ''}", f"is {x[bad][0]}, {expected}"
+        )
+    return numbers[table]
+
+
+def _blocks(op: str, mask: Any, block: Any) -> tuple[int, int]:
+    """Queries and keys of a block of the mask."""
+    if block is None:
+        return 1, 1
+    if mask is None:
+        _check.fail(op, f"mask_block={block!r}", "has no place without a mask")
+    return _check.pair(op, "mask_block", block, 1)
 
 
 def _bias(fit: Fit, bias: object, nonfinite: str) -> Any:
@@ -85,18 +116,18 @@ def _bias(fit: Fit, bias: object, nonfinite: str) -> Any:
     return x
 
 
-def truth_values(fit: Fit, mask: object) -> Any:
+def truth_values(fit: Fit, mask: object, name: str = "mask") -> Any:
     if mask is None:
         return np.ones((1, 1), np.bool_)
-    x = _check.booleans(fit.op, "mask", mask)
+    x = _check.booleans(fit.op, name, mask)
     # An axis that was broadcast is read once.
     shared = [slice(0, 1) if step == 0 else slice(None) for step in x.strides]
     return x[tuple(shared)] if x.size else x
 
 
-def fold(fit: Fit, name: str, x: Any) -> tuple[Any, Ints]:
+def fold(fit: Fit, name: str, x: Any, pairs: tuple[int, int] | None = None) -> tuple[Any, Ints]:
     """One leading axis, size-1 axes kept, and the slice that belongs to each head."""
-    scores = (*fit.lead, fit.dims["n"], fit.dims["m"])
+    scores = (*fit.lead, *(pairs or fit.shape("n m")))
     try:
         fits = np.broadcast_shapes(x.shape, scores) == scores
     except ValueError:
@@ -106,5 +137,5 @@ def fold(fit: Fit, name: str, x: Any) -> tuple[Any, Ints]:
     x = x.reshape((1,) * (len(scores) - x.ndim) + x.shape)
     lead = x.shape[:-2]
     table = _check.slices(fit.op, name, lead, fit.lead)
-    dtype = np.bool_ if name == "mask" else fit.dtype
+    dtype = fit.dtype if name == "bias" else np.bool_
     return _check.frozen(x, dtype).reshape((math.prod(lead), *x.shape[-2:])), table

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Bools, Floats
+from nlattn._types import Bools, Floats, Ints
 from nlattn.engines import dense as engine
 from nlattn.engines import laws
 from nlattn.engines.magnitude import ranged
+from nlattn.engines.normalised import normalised_vjp
+from nlattn.kernels.panel import Scores
 from nlattn.maps.dense import DenseMap
+from nlattn.ops._band import Positions
 from nlattn.ops._scores import prepare
 
 _MASKED_ROWS = ("zero", "nan", "raise")
+_BASES = ("e", "2")
 
 
 @ranged(laws.softmax)
@@ -27,13 +32,23 @@ def attention(
     softcap: float | None = None,
     bias: Floats | None = None,
     mask: Bools | None = None,
+    mask_block: int | tuple[int, int] | None = None,
     causal: bool = False,
-    causal_offset: int = 0,
+    causal_offset: int | Ints | str = 0,
     window: tuple[int | None, int | None] | None = None,
+    window_about: str = "query",
+    key_lengths: int | Ints | None = None,
+    query_lengths: int | Ints | None = None,
+    sinks: Floats | None = None,
+    alibi: Floats | None = None,
+    qk_norm: float | None = None,
+    dropout_mask: Bools | None = None,
+    dropout_scale: float = 1.0,
     gqa: bool = False,
     masked_rows: str = "zero",
     nonfinite: str = "raise",
     return_lse: bool = False,
+    lse_base: str = "e",
 ) -> Any:
     """Softmax attention: ``out[i] = sum_j softmax_j(scale q[i].k[j]) v[j]``.
 
@@ -47,19 +62,31 @@ def attention(
         Scores become ``softcap tanh(s / softcap)``, before bias and mask.
     bias : array that broadcasts to (..., n, m), optional
         Added to the scores; -inf hides a key as a mask does.
-    mask : bool array that broadcasts to (..., n, m), optional
-        True where a query may attend.
-    causal, causal_offset : bool, int
-        Key j is allowed for query i when ``j <= i + causal_offset``.
-    window : (left, right), optional
-        Key j is allowed when ``i - left <= j <= i + right``; None leaves a side open.
+    mask, mask_block : bool array that broadcasts to (..., n, m), int or (int, int), optional
+        True where a query may attend; with `mask_block`, of blocks of so many queries and keys.
+    causal, causal_offset : bool, int, integers that broadcast to the leading axes or "bottom-right"
+        Key j is allowed for query i when ``j <= i + causal_offset``. "bottom-right" aligns the last
+        query to the last key: the offset is `key_lengths` less `query_lengths`.
+    window, window_about : (left, right), {"query", "offset"}
+        Key j is allowed when ``i - left <= j <= i + right``; None leaves a side open. About
+        "offset" it is ``i + causal_offset`` in place of i.
+    key_lengths, query_lengths : integers that broadcast to the leading axes, optional
+        Keys from there on are absent; queries give 0, and ``lse = -inf``.
+    sinks : array that broadcasts to the leading axes, optional
+        A score of a key without a value, neither scaled nor capped; -inf for none.
+    alibi : array that broadcasts to the leading axes, optional
+        Slopes: ``-slope |i + causal_offset - j|`` is added to the scores.
+    qk_norm : float, optional
+        Queries and keys are divided by ``sqrt(mean(x^2) + qk_norm)`` first.
+    dropout_mask, dropout_scale : bool array that broadcasts to (..., n, m), float
+        Weights where it is True count `dropout_scale` times in `out`, others do not.
     gqa : bool
         The heads of `q` (axis -3) may be a multiple of those of `k` and `v`.
     masked_rows : {"zero", "nan", "raise"}
         What a query that may attend to nothing gives.
     nonfinite : {"raise", "propagate"}
         What to do with NaN and infinities; "propagate" lets them reach the rows that see them.
-    return_lse : bool
+    return_lse, lse_base : bool, {"e", "2"}
         Also return the log of each row's normaliser, (..., n) float64; -inf for a masked row.
 
     Returns
@@ -83,25 +110,33 @@ def attention(
         nonfinite=nonfinite,
         gqa=gqa,
     )
+    where = Positions(causal, causal_offset, window, window_about, key_lengths, query_lengths)
     p = prepare(
         fit,
+        where,
         scale=scale,
         softcap=softcap,
         bias=bias,
         mask=mask,
-        causal=causal,
-        causal_offset=causal_offset,
-        window=window,
+        mask_block=mask_block,
+        sinks=sinks,
+        alibi=alibi,
+        dropout_mask=dropout_mask,
+        dropout_scale=dropout_scale,
+        qk_norm=qk_norm,
         nonfinite=nonfinite,
     )
     _check.choice(fit.op, "masked_rows", masked_rows, _MASKED_ROWS)
+    unit = _unit(fit, lse_base)
     out, norm = engine.attend(p, fit["v"])
     if masked_rows == "raise":
-        _refuse_masked(fit, norm)
+        _refuse_masked(fit, p, norm)
     if masked_rows == "nan":
-        out[norm[1] == 0] = np.nan
+        out[engine.empty_rows(p, norm)] = np.nan
     result = fit.unfold(out)
-    return (result, fit.unfold(engine.log_normaliser(norm), cast=False)) if return_lse else result
+    if not return_lse:
+        return result
+    return result, fit.unfold(engine.log_normaliser(norm) * unit, cast=False)
 
 
 @ranged(laws.softmax)
@@ -114,8 +149,10 @@ def attention_map(
     bias: Floats | None = None,
     mask: Bools | None = None,
     causal: bool = False,
-    causal_offset: int = 0,
+    causal_offset: int | str = 0,
     window: tuple[int | None, int | None] | None = None,
+    window_about: str = "query",
+    alibi: float | None = None,
     query_grid: tuple[int, ...] | None = None,
     key_grid: tuple[int, ...] | None = None,
     nonfinite: str = "raise",
@@ -127,15 +164,15 @@ def attention_map(
     """
     fit = _check.fit("attention_map", {"q": (q, "n d"), "k": (k, "m d")}, nonfinite=nonfinite)
     _check.one_head(fit)
+    where = Positions(causal, causal_offset, window, window_about)
     p = prepare(
         fit,
+        where,
         scale=scale,
         softcap=softcap,
         bias=bias,
         mask=mask,
-        causal=causal,
-        causal_offset=causal_offset,
-        window=window,
+        alibi=alibi,
         nonfinite=nonfinite,
     )
     return DenseMap(p, query_grid, key_grid)
@@ -149,18 +186,28 @@ def attention_vjp(
     dout: Floats,
     *,
     dlse: Floats | None = None,
+    lse_base: str = "e",
     scale: float | None = None,
     softcap: float | None = None,
     bias: Floats | None = None,
     mask: Bools | None = None,
+    mask_block: int | tuple[int, int] | None = None,
     causal: bool = False,
-    causal_offset: int = 0,
+    causal_offset: int | Ints | str = 0,
     window: tuple[int | None, int | None] | None = None,
+    window_about: str = "query",
+    key_lengths: int | Ints | None = None,
+    query_lengths: int | Ints | None = None,
+    sinks: Floats | None = None,
+    alibi: Floats | None = None,
+    qk_norm: float | None = None,
+    dropout_mask: Bools | None = None,
+    dropout_scale: float = 1.0,
     gqa: bool = False,
     masked_rows: str = "zero",
     nonfinite: str = "raise",
 ) -> Any:
-    """Gradients (dq, dk, dv) of ``sum(dout * out) + sum(dlse * lse)``; with `bias` also dbias.
+    """Gradients (dq, dk, dv[, dbias][, dsinks]) of ``sum(dout * out) + sum(dlse * lse)``.
 
     Arguments as for `attention`, `dout` in the shape of its result and `dlse` (..., n). Gradients
     have the shapes of their arrays. The forward pass is computed again, then
@@ -171,35 +218,51 @@ def attention_vjp(
     if dlse is not None:
         arrays["dlse"] = (dlse, "n")
     fit = _check.fit("attention_vjp", arrays, nonfinite=nonfinite, gqa=gqa)
+    where = Positions(causal, causal_offset, window, window_about, key_lengths, query_lengths)
     p = prepare(
         fit,
+        where,
         scale=scale,
         softcap=softcap,
         bias=bias,
         mask=mask,
-        causal=causal,
-        causal_offset=causal_offset,
-        window=window,
+        mask_block=mask_block,
+        sinks=sinks,
+        alibi=alibi,
+        dropout_mask=dropout_mask,
+        dropout_scale=dropout_scale,
+        qk_norm=qk_norm,
         nonfinite=nonfinite,
     )
     _check.choice(fit.op, "masked_rows", masked_rows, _MASKED_ROWS)
+    unit = _unit(fit, lse_base)
     out, norm = engine.attend(p, fit["v"])
     if masked_rows == "raise":
-        _refuse_masked(fit, norm)
+        _refuse_masked(fit, p, norm)
     delta = np.einsum("bne,bne->bn", out, fit["dout"])
     if dlse is not None:
-        delta -= fit["dlse"]
+        delta -= fit["dlse"] * fit.dtype.type(unit)
     dq, dk, dv = engine.vjp(p, fit["v"], fit["dout"], norm, delta)
-    gradients = fit.reduce("q", dq), fit.reduce("k", dk), fit.reduce("v", dv)
-    if bias is None:
-        return gradients
-    dbias = engine.bias_vjp(p, fit["v"], fit["dout"], norm, delta)
-    return (*gradients, dbias.reshape(np.shape(bias)).astype(fit.out_dtype, copy=False))
+    if qk_norm is not None:
+        dq = normalised_vjp(fit["q"][p.slices[:, 0]], dq, qk_norm)
+        dk = normalised_vjp(fit["k"][p.slices[:, 1]], dk, qk_norm)
+    gradients = [fit.reduce("q", dq), fit.reduce("k", dk), fit.reduce("v", dv)]
+    if bias is not None:
+        dbias = engine.bias_vjp(p, fit["v"], fit["dout"], norm, delta)
+        gradients.append(dbias.reshape(np.shape(bias)).astype(fit.out_dtype, copy=False))
+    if sinks is not None:
+        gradients.append(fit.reduce_beside(engine.sink_vjp(p, norm, delta), np.shape(sinks)))
+    return tuple(gradients)
 
 
-def _refuse_masked(fit: _check.Fit, norm: Floats) -> None:
+def _unit(fit: _check.Fit, lse_base: str) -> float:
+    """What a natural logarithm is multiplied by."""
+    return 1 / math.log(2) if _check.choice(fit.op, "lse_base", lse_base, _BASES) == "2" else 1.0
+
+
+def _refuse_masked(fit: _check.Fit, p: Scores, norm: Floats) -> None:
     """ValueError that names the first query without a key."""
-    masked = norm[1] == 0
+    masked = engine.empty_rows(p, norm)
     if masked.any():
         lead = np.unravel_index(int(masked.argmax()), (*fit.lead, fit.dims["n"]))
         where = tuple(int(i) for i in lead)

@@ -15,6 +15,7 @@ from nlattn.maps.base import AttentionMap
 from nlattn.maps.concatenation import ConcatenationMap
 from nlattn.maps.dense import DenseMap
 from nlattn.maps.factored import FactoredMap
+from nlattn.ops._band import Positions
 from nlattn.ops._scores import prepare
 
 PAIRWISE = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
@@ -174,14 +175,4 @@ class _Call:
 
     def scores(self) -> Any:
         """Scores of the softmax forms."""
-        return prepare(
-            self.fit,
-            scale=self.scale,
-            softcap=None,
-            bias=None,
-            mask=None,
-            causal=False,
-            causal_offset=0,
-            window=None,
-            nonfinite="propagate",
-        )
+        return prepare(self.fit, Positions(), scale=self.scale, nonfinite="propagate")

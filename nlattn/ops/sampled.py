@@ -10,7 +10,7 @@ from nlattn import _check
 from nlattn._types import Floats, Ints, Support
 from nlattn.engines import sampled as engine
 from nlattn.engines.support import checked_support
-from nlattn.ops._scores import band
+from nlattn.ops._band import band
 
 
 class SampledTruth(NamedTuple):

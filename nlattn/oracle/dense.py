@@ -1,9 +1,10 @@
 """Dense softmax attention, one line per equation.
 
 Paper: Vaswani et al., "Attention Is All You Need", 2017, section 3.2.1, eq. 1. Status: paper.
-Options as in current practice: soft cap (Gemma 2), additive bias (T5, ALiBi), masks, causal
-offset, windows, grouped queries. Arrays may be of any real or complex dtype; in complex arrays the
-imaginary part is a perturbation, so maxima and comparisons are those of the real part.
+Options as in current practice: soft cap (Gemma 2), additive bias (T5), linear bias (ALiBi), masks,
+causal offset, windows, lengths, sinks (GPT-OSS), normalised queries and keys, given dropout,
+grouped queries. Arrays may be of any real or complex dtype; in complex arrays the imaginary part is
+a perturbation, so maxima and comparisons are those of the real part.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from nlattn.oracle.layout import any_layout
 from nlattn.oracle.seen import product
 
 Array = NDArray[Any]
+LOG_2 = float(np.log(2))
 
 
 class Stages(NamedTuple):
@@ -27,35 +29,57 @@ class Stages(NamedTuple):
     capped: Array
     """``softcap tanh(raw / softcap)``."""
     biased: Array
-    """``capped + bias``."""
+    """``capped + bias - alibi |i + offset - j|``."""
     masked: Array
     """-inf where a query may not attend."""
     seen: Array
     """Whether a query may attend to a key; what it may not see adds nothing, not even NaN."""
     weights: Array
-    """Softmax over keys; 0 in a row that may attend to nothing."""
+    """Softmax over keys and the sink; 0 in a row that may attend to nothing."""
     out: Array
     """(..., n, e) ``weights v``."""
     lse: Array
     """(..., n) log of the sum of exponentials."""
+    sink: Array | None = None
+    """(..., n, 1) weight of the sink."""
+
+
+def positions(
+    n: int, m: int, causal_offset: Any = 0, key_lengths: Any = None, query_lengths: Any = None
+) -> tuple[Array, Array, Array]:
+    """Each query's own place among the keys, ``i + offset``, and which queries and keys exist.
+
+    Offsets and lengths are one, or one for each head: (..., n, 1), (..., n, 1), (..., 1, m).
+    """
+    i, j = np.arange(n)[:, None], np.arange(m)[None]
+    keys = np.asarray(m if key_lengths is None else key_lengths)[..., None, None]
+    queries = np.asarray(n if query_lengths is None else query_lengths)[..., None, None]
+    corner = isinstance(causal_offset, str) and causal_offset == "bottom-right"
+    offset = keys - queries if corner else np.asarray(causal_offset)[..., None, None]
+    return i + offset, i < queries, j < keys
 
 
 def allowed(
     n: int,
     m: int,
     causal: bool = False,
-    causal_offset: int = 0,
+    causal_offset: Any = 0,
     window: tuple[int | None, int | None] | None = None,
+    window_about: str = "query",
+    key_lengths: Any = None,
+    query_lengths: Any = None,
 ) -> Array:
-    """Which key each query may attend to by position, (n, m) bool."""
+    """Which key each query may attend to by position, (..., n, m) bool."""
     i, j = np.arange(n)[:, None], np.arange(m)
-    yes = np.ones((n, m), bool)
+    own, queries, keys = positions(n, m, causal_offset, key_lengths, query_lengths)
+    yes = queries & keys
     if causal:
-        yes &= j <= i + causal_offset
+        yes = yes & (j <= own)
+    centre = own if window_about == "offset" else i
     if window is not None and window[0] is not None:
-        yes &= i - window[0] <= j
+        yes = yes & (centre - window[0] <= j)
     if window is not None and window[1] is not None:
-        yes &= j <= i + window[1]
+        yes = yes & (j <= centre + window[1])
     return yes
 
 
@@ -69,47 +93,82 @@ def attention_stages(
     softcap: float | None = None,
     bias: Array | None = None,
     mask: Array | None = None,
+    mask_block: Any = None,
     causal: bool = False,
-    causal_offset: int = 0,
+    causal_offset: Any = 0,
     window: tuple[int | None, int | None] | None = None,
+    window_about: str = "query",
+    key_lengths: Any = None,
+    query_lengths: Any = None,
+    sinks: Array | None = None,
+    alibi: Array | None = None,
+    qk_norm: float | None = None,
+    dropout_mask: Array | None = None,
+    dropout_scale: float = 1.0,
     gqa: bool = False,
     masked_rows: str = "zero",
 ) -> Stages:
     """All stages of softmax attention, in order; `Stages` says what each is."""
     if gqa:
         k, v = _repeat(k, q.shape[-3]), _repeat(v, q.shape[-3])
+    if qk_norm is not None:
+        q, k = rms_normalised(q, qk_norm), rms_normalised(k, qk_norm)
+    n, m = q.shape[-2], k.shape[-2]
     scale = 1 / np.sqrt(q.real.dtype.type(q.shape[-1])) if scale is None else scale
-    yes = allowed(q.shape[-2], k.shape[-2], causal, causal_offset, window)
+    lengths = {"key_lengths": key_lengths, "query_lengths": query_lengths}
+    yes = allowed(n, m, causal, causal_offset, window, window_about, **lengths)
     raw = scale * (q @ np.swapaxes(k, -1, -2))
     capped = raw if softcap is None else softcap * np.tanh(raw / softcap)
     biased = capped if bias is None else capped + bias
-    yes = yes if mask is None else yes & mask
+    own, exists, _ = positions(n, m, causal_offset, key_lengths, query_lengths)
+    if alibi is not None:
+        far = abs(own - np.arange(m)).astype(q.real.dtype)
+        biased = biased - np.asarray(alibi)[..., None, None] * far
+    if mask is not None:
+        yes = yes & (mask if mask_block is None else _of_pairs(mask, mask_block, n, m))
     yes = yes if bias is None else yes & ~np.isneginf(bias.real)
-    yes = np.broadcast_to(yes, biased.shape)
+    yes = np.broadcast_to(yes, np.broadcast_shapes(yes.shape, biased.shape))
     masked = np.where(yes, biased, -np.inf)
     top = np.max(masked.real, axis=-1, keepdims=True, initial=-np.inf)
+    if sinks is not None:
+        logit = np.where(exists, np.asarray(sinks)[..., None, None], -np.inf)
+        top = np.maximum(top, logit.real)
+    floor = np.where(np.isneginf(top), 0, top)
     some = ~np.isneginf(masked.real)
     with np.errstate(invalid="ignore"):  # the softmax of inf is NaN
-        shifted = np.where(some, masked, 0) - np.where(np.isneginf(top), 0, top)
+        shifted = np.where(some, masked, 0) - floor
     powers = np.where(some, np.exp(shifted), 0)
     total = powers.sum(-1, keepdims=True)
+    sink = None
+    if sinks is not None:
+        power = np.where(np.isneginf(logit.real), 0, np.exp(np.where(exists, logit, 0) - floor))
+        total = total + power
+        sink = power / np.where(total == 0, 1, total)
     none = total == 0
     weights = np.where(yes, powers / np.where(none, 1, total), 0)
     with np.errstate(divide="ignore"):
         lse = np.where(none, -np.inf, top + np.log(np.where(none, 1, total)))[..., 0]
-    out = product(weights, v, yes)
+    kept, used = weights, yes
+    if dropout_mask is not None:
+        kept, used = np.where(dropout_mask, weights, 0) * dropout_scale, yes & dropout_mask
+    out = product(kept, v, used)
+    none = none & exists
     if masked_rows == "raise" and none.any():
         raise ValueError("a query may attend to no key")
     if masked_rows == "nan":
         out = np.where(none, np.nan, out)
-    return Stages(raw, capped, biased, masked, yes, weights, out, lse)
+    return Stages(raw, capped, biased, masked, yes, weights, out, lse, sink)
 
 
 @any_layout
-def attention(q: Array, k: Array, v: Array, *, return_lse: bool = False, **options: Any) -> Any:
+def attention(
+    q: Array, k: Array, v: Array, *, return_lse: bool = False, lse_base: str = "e", **options: Any
+) -> Any:
     """Softmax attention; options as for `attention_stages`."""
     stages = attention_stages(q, k, v, **options)
-    return (stages.out, stages.lse) if return_lse else stages.out
+    if not return_lse:
+        return stages.out
+    return stages.out, stages.lse / LOG_2 if lse_base == "2" else stages.lse
 
 
 @any_layout
@@ -120,33 +179,68 @@ def attention_vjp(
     dout: Array,
     *,
     dlse: Array | None = None,
+    lse_base: str = "e",
     masked_rows: str = "zero",
     **options: Any,
 ) -> tuple[Array, ...]:
-    """Gradients (dq, dk, dv[, dbias]) of ``sum(dout out) + sum(dlse lse)``.
+    """Gradients (dq, dk, dv[, dbias][, dsinks]) of ``sum(dout out) + sum(dlse lse)``.
 
-    ``dP = dout v.T``, ``dS = P (dP - sum_j P dP + dlse)``; S is scores after bias and mask.
+    ``dP = dout v.T``, ``dS = P (dP - sum_j P dP + dlse)``; S is scores after bias and mask. Where
+    weights are dropped, dP is too; a sink has ``dP = 0``.
     """
     stages = attention_stages(q, k, v, masked_rows=masked_rows, **options)
     heads = q.shape[-3] if options.get("gqa") else 0
     all_k, all_v = (_repeat(k, heads), _repeat(v, heads)) if heads else (k, v)
-    scale, softcap = options.get("scale"), options.get("softcap")
+    scale, softcap, eps = options.get("scale"), options.get("softcap"), options.get("qk_norm")
     scale = 1 / np.sqrt(q.real.dtype.type(q.shape[-1])) if scale is None else scale
+    unit_q, unit_k = (x if eps is None else rms_normalised(x, eps) for x in (q, all_k))
     P, yes = stages.weights, stages.seen
-    P_T, yes_T = np.swapaxes(P, -1, -2), np.swapaxes(yes, -1, -2)
-    dv = product(P_T, dout, yes_T)
-    dP = np.where(yes, dout @ np.swapaxes(all_v, -1, -2), 0)
-    dS = P * (dP - (P * dP).sum(-1, keepdims=True))
+    kept, used, dP = P, yes, np.where(yes, dout @ np.swapaxes(all_v, -1, -2), 0)
+    if options.get("dropout_mask") is not None:
+        drawn, factor = options["dropout_mask"], options.get("dropout_scale", 1.0)
+        kept, dP = (np.where(drawn, x, 0) * factor for x in (P, dP))
+        used = yes & drawn
+    dv = product(np.swapaxes(kept, -1, -2), dout, np.swapaxes(used, -1, -2))
+    yes_T = np.swapaxes(yes, -1, -2)
+    mean = (P * dP).sum(-1, keepdims=True)
     if dlse is not None:
-        dS = dS + P * dlse[..., None]
+        mean = mean - dlse[..., None] / (LOG_2 if lse_base == "2" else 1)
+    dS = np.where(yes, P * (dP - mean), 0)
     draw = dS if softcap is None else dS * (1 - np.tanh(stages.raw / softcap) ** 2)
     draw = np.where(yes, draw, 0)
-    dq = scale * product(draw, all_k, yes)
-    dk = scale * product(np.swapaxes(draw, -1, -2), q, yes_T)
+    dq = scale * product(draw, unit_k, yes)
+    dk = scale * product(np.swapaxes(draw, -1, -2), unit_q, yes_T)
+    if eps is not None:
+        dq, dk = rms_normalised_vjp(q, dq, eps), rms_normalised_vjp(all_k, dk, eps)
     gradients = [_unbroadcast(dq, q.shape), _unrepeat(dk, k.shape), _unrepeat(dv, v.shape)]
     if options.get("bias") is not None:
         gradients.append(_unbroadcast(dS, np.shape(options["bias"])))
+    if options.get("sinks") is not None:
+        dsink = -np.where(stages.sink == 0, 0, stages.sink * mean).sum((-1, -2))
+        gradients.append(_unbroadcast(dsink, np.shape(options["sinks"])))
     return tuple(gradients)
+
+
+def rms_normalised(x: Array, eps: float) -> Array:
+    """``x / sqrt(mean(x^2) + eps)``, the mean over channels."""
+    normalised: Array = x / np.sqrt((x * x).sum(-1, keepdims=True) / x.shape[-1] + eps)
+    return normalised
+
+
+def rms_normalised_vjp(x: Array, g: Array, eps: float) -> Array:
+    """Gradient of ``sum(g rms_normalised(x))``: ``(g - y mean(g y)) / root``."""
+    root = np.sqrt((x * x).sum(-1, keepdims=True) / x.shape[-1] + eps)
+    y = x / root
+    gradient: Array = (g - y * ((g * y).sum(-1, keepdims=True) / x.shape[-1])) / root
+    return gradient
+
+
+def _of_pairs(mask: Array, block: Any, n: int, m: int) -> Array:
+    """A mask of blocks of queries and keys, the last ones cut off, as one of pairs."""
+    rows, columns = (block, block) if np.ndim(block) == 0 else block
+    if mask.shape[-2] != 1:
+        mask = np.repeat(mask, rows, -2)[..., :n, :]
+    return np.repeat(mask, columns, -1)[..., :m] if mask.shape[-1] != 1 else mask
 
 
 def _repeat(x: Array, heads: int) -> Array:

@@ -18,7 +18,7 @@ from nlattn.conformance.backends.backend import Unsupported, call
 from nlattn.conformance.case import Case
 from nlattn.conformance.cases import suite
 from nlattn.conformance.judge.diagnosis import commonest
-from tests.faults import dense, gradients, grids, keys, lattice, linear
+from tests.faults import decoder, dense, gradients, grids, keys, lattice, linear
 from tests.faults.traps import TRAPS, Trap
 
 ENOUGH = 3
@@ -77,6 +77,8 @@ class Outcome:
 def _table() -> Iterator[tuple[str, Callable[..., Any], dict[str, str]]]:
     yield "attention", dense.attention, dense.FORWARD
     yield "attention_vjp", dense.attention_vjp, dense.GRADIENT
+    yield "attention", decoder.attention, decoder.FORWARD
+    yield "attention_vjp", decoder.attention_vjp, decoder.GRADIENT
     for module in (linear, grids, keys, lattice):
         for op, faults in module.FAULTS.items():
             yield op, getattr(module, op), faults

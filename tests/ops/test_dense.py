@@ -34,6 +34,12 @@ class Case(NamedTuple):
     def normal(self, *shape: int) -> Any:
         return self.rng.standard_normal(shape).astype(self.dtype)
 
+    def slopes(self) -> Any:
+        return np.linspace(0.5, 0.1, self.h).astype(self.dtype)
+
+    def lengths(self, most: int) -> Any:
+        return self.rng.integers(0, most + 1, self.h)
+
     def holes(self, *shape: int) -> Any:
         """A bias with -inf in places, and everywhere in one row."""
         bias = self.normal(*shape)
@@ -64,6 +70,55 @@ OPTIONS: dict[str, Callable[[Case], dict[str, Any]]] = {
     "causal behind": lambda _: {"causal": True, "causal_offset": -2},
     "window": lambda _: {"window": (1, 2)},
     "open window": lambda _: {"window": (None, 0)},
+    "from the corner": lambda _: {"causal": True, "causal_offset": "bottom-right"},
+    "offsets": lambda c: {"causal": True, "causal_offset": np.arange(c.h) - 1, "alibi": c.slopes()},
+    "moved window": lambda _: {"window": (1, 1), "window_about": "offset", "causal_offset": 2},
+    "lengths": lambda c: {
+        "key_lengths": c.lengths(c.m),
+        "query_lengths": c.lengths(c.n),
+    },
+    "lengths from the corner": lambda c: {
+        "key_lengths": c.lengths(c.m),
+        "query_lengths": c.lengths(c.n),
+        "causal": True,
+        "causal_offset": "bottom-right",
+        "window": (2, 0),
+        "window_about": "offset",
+    },
+    "sinks": lambda c: {"sinks": c.normal(c.h), "mask": c.pattern(c.n, c.m)},
+    "no sink and a large one": lambda c: {
+        "sinks": np.where(np.arange(c.h), 9, -np.inf).astype(c.dtype)
+    },
+    "sinks and lengths": lambda c: {
+        "sinks": c.normal(1),
+        "key_lengths": c.lengths(c.m),
+        "query_lengths": c.n // 2,
+    },
+    "alibi": lambda c: {"alibi": c.slopes()},
+    "base 2": lambda c: {"lse_base": "2", "sinks": c.normal(c.h)},
+    "dropout": lambda c: {"dropout_mask": c.pattern(c.h, c.n, c.m), "dropout_scale": 1.25},
+    "dropout of keys": lambda c: {"dropout_mask": c.pattern(c.m), "mask": c.pattern(c.n, c.m)},
+    "blocks": lambda c: {"mask": c.pattern(c.h, -(-c.n // 2), -(-c.m // 4)), "mask_block": (2, 4)},
+    "blocks of keys": lambda c: {"mask": c.pattern(1, -(-c.m // 5)), "mask_block": 5},
+    "normalised": lambda _: {"qk_norm": 0.3, "scale": 2.0},
+    "all of a decoder": lambda c: {
+        "softcap": 2.0,
+        "bias": c.normal(c.h, c.n, c.m),
+        "mask": c.pattern(-(-c.n // 2), -(-c.m // 5)),
+        "mask_block": (2, 5),
+        "causal": True,
+        "causal_offset": "bottom-right",
+        "window": (4, 1),
+        "window_about": "offset",
+        "key_lengths": c.lengths(c.m),
+        "query_lengths": c.lengths(c.n),
+        "sinks": c.normal(c.h),
+        "alibi": c.slopes(),
+        "qk_norm": 1e-6,
+        "dropout_mask": c.pattern(c.n, c.m),
+        "dropout_scale": 1.5,
+        "lse_base": "2",
+    },
     "all": lambda c: {
         "softcap": 2.0,
         "bias": c.holes(c.h, c.n, c.m),
@@ -81,6 +136,9 @@ def results(where: Any, inputs: Any, cotangents: Any, options: dict[str, Any]) -
     return [*forward, *where.attention_vjp(*inputs, dout, dlse=dlse, **options)]
 
 
+WIDE = ("bias", "sinks", "alibi")
+
+
 def assert_as_exact(got: Any, plain: Any, exact: Any) -> None:
     """Root mean square error at most twice that of `plain`, plus one spacing."""
     dtype = plain.dtype.type
@@ -92,7 +150,7 @@ def assert_as_exact(got: Any, plain: Any, exact: Any) -> None:
 
 
 def widened(options: dict[str, Any], wide: Any) -> dict[str, Any]:
-    return {k: np.asarray(x, wide) if k == "bias" else x for k, x in options.items()}
+    return {k: np.asarray(x, wide) if k in WIDE else x for k, x in options.items()}
 
 
 @pytest.mark.parametrize(("dtype", "wide"), DTYPES)
@@ -293,7 +351,11 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"scale": np.inf}, ValueError, "attention: scale=inf is not finite"),
     ({"causal": 1}, TypeError, "attention: causal=1 is no bool"),
     ({"causal": True, "causal_offset": 1.5}, TypeError, "attention: causal_offset=1.5 is no"),
-    ({"causal_offset": 2}, ValueError, "causal_offset=2 has no meaning without causal=True"),
+    (
+        {"causal_offset": 2},
+        ValueError,
+        "causal_offset=2 has no meaning without causal=True, alibi or window",
+    ),
     ({"window": 3}, TypeError, "attention: window=3, expected (left, right)"),
     ({"window": (-1, 2)}, ValueError, "attention: window[0]=-1, expected at least 0"),
     ({"window": (0, 1.0)}, TypeError, "attention: window[1]=1.0 is no integer"),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nlattn.oracle.dense import allowed, attention, attention_stages, attention_vjp
+from nlattn.oracle.dense import allowed, attention, attention_stages, attention_vjp, rms_normalised
 
 LOG3 = np.log(3.0)
 
@@ -58,6 +58,58 @@ def test_positions_by_hand() -> None:
     np.testing.assert_array_equal(allowed(2, 3, window=(0, None)), [[1, 1, 1], [0, 1, 1]])
 
 
+def test_lengths_and_offsets_by_hand() -> None:
+    """Two heads of 3 queries and 4 keys."""
+    got = allowed(3, 4, key_lengths=np.array([2, 0]), query_lengths=np.array([2, 3]))
+    np.testing.assert_array_equal(got[0], [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]])
+    assert not got[1].any()
+    got = allowed(2, 4, causal=True, causal_offset="bottom-right", key_lengths=np.array([4, 1]))
+    np.testing.assert_array_equal(got[0], [[1, 1, 1, 0], [1, 1, 1, 1]])
+    np.testing.assert_array_equal(got[1], [[0, 0, 0, 0], [1, 0, 0, 0]])
+    got = allowed(2, 4, causal=True, causal_offset=np.array([0, 1]))
+    np.testing.assert_array_equal(got, np.stack([allowed(2, 4, True, 0), allowed(2, 4, True, 1)]))
+    got = allowed(2, 4, window=(0, 1), causal_offset=2, window_about="offset")
+    np.testing.assert_array_equal(got, [[0, 0, 1, 1], [0, 0, 0, 1]])
+
+
+def test_a_sink_by_hand() -> None:
+    """Scores 0 and log 3, and a sink of log 4: weights 1/8, 3/8 and 1/2."""
+    q, k, v = np.array([[1.0]]), np.array([[0.0], [LOG3]]), np.array([[4.0, 0.0], [0.0, 8.0]])
+    options: dict[str, Any] = {"sinks": np.array(np.log(4.0)), "return_lse": True}
+    out, lse = attention(q, k, v, **options)
+    np.testing.assert_allclose(out, [[0.5, 3.0]])
+    np.testing.assert_allclose(lse, [np.log(8.0)])
+    np.testing.assert_allclose(attention(q, k, v, lse_base="2", **options)[1], [3.0])
+    assert attention(q, k, v, key_lengths=np.array(0), **options)[1] == np.log(4.0)
+    _, absent = attention(q, k, v, query_lengths=np.array(0), **options)
+    assert absent == -np.inf
+    *_, dsink = attention_vjp(q, k, v, np.ones((1, 2)), dlse=np.ones(1), sinks=options["sinks"])
+    np.testing.assert_allclose(dsink, 0.5 * (1 - 3.5))
+
+
+def test_slopes_blocks_and_dropped_weights_by_hand() -> None:
+    x, v = np.zeros((2, 1)), np.eye(3)
+    slopes = np.array(LOG3)
+    stages = attention_stages(x, np.zeros((3, 1)), v, alibi=slopes, causal_offset=1)
+    np.testing.assert_allclose(stages.biased, [[-LOG3, 0, -LOG3], [-2 * LOG3, -LOG3, 0]])
+    blocks = np.array([[True, False], [False, True]])
+    stages = attention_stages(x, np.zeros((3, 1)), v, mask=blocks, mask_block=(1, 2))
+    np.testing.assert_allclose(stages.weights, [[0.5, 0.5, 0], [0, 0, 1]])
+    kept = np.array([[True, False, True], [True, True, True]])
+    stages = attention_stages(
+        x, np.zeros((3, 1)), v, dropout_mask=kept, dropout_scale=1.5, query_lengths=np.array(1)
+    )
+    np.testing.assert_allclose(stages.out, [[0.5, 0, 0.5], [0, 0, 0]])
+    np.testing.assert_allclose(stages.lse, [LOG3, -np.inf])
+
+
+def test_normalised_queries_and_keys_by_hand() -> None:
+    q, k = np.array([[3.0, 4.0]]), np.array([[1.0, 1.0]])
+    stages = attention_stages(q, k, k, qk_norm=12.5, scale=1.0)
+    np.testing.assert_allclose(stages.raw, [[7.0 / 5.0 / np.sqrt(13.5)]])
+    np.testing.assert_allclose(rms_normalised(np.array([[3.0, 4.0]]), 12.5), [[0.6, 0.8]])
+
+
 def test_a_row_without_keys() -> None:
     x = np.ones((2, 1))
     mask = np.array([[False, False], [True, True]])
@@ -104,13 +156,21 @@ def random_case(options: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     if options.get("gqa"):
         k, v = k[:, :1], v[:1]
     made = dict(options)
-    if "bias" in made:
-        made["bias"] = rng.standard_normal(made["bias"])
+    for name in {"bias", "sinks"} & {*made}:
+        made[name] = np.asarray(rng.standard_normal(made[name]))
     return [q, k, v, rng.standard_normal((2, 2, 4, 2)), rng.standard_normal((2, 2, 4))], made
 
 
+LENGTHS = {"key_lengths": np.array([[4], [0]]), "query_lengths": np.array([[4], [3]])}
 CASES: list[dict[str, Any]] = [
     {},
+    {"sinks": (2,), "key_lengths": np.array([[4], [0]]), "lse_base": "2"},
+    {"sinks": (2, 1), "softcap": 1.0, "query_lengths": np.array([[4], [3]])},
+    {"alibi": np.array([0.5, 0.25]), "causal": True, "causal_offset": "bottom-right"},
+    {"dropout_mask": np.arange(20).reshape(4, 5) % 3 > 0, "dropout_scale": 1.5, "sinks": ()},
+    {"qk_norm": 0.1, "bias": (4, 5)},
+    {"qk_norm": 0.1, "gqa": True},
+    {"mask": np.eye(2, dtype=bool), "mask_block": (2, 3), **LENGTHS},
     {"scale": -0.3, "softcap": 0.7},
     {"bias": (4, 5)},
     {"bias": (2, 1, 1, 5), "softcap": 1.5},
@@ -127,8 +187,7 @@ def test_gradients_agree_with_the_complex_step(options: dict[str, Any]) -> None:
     (q, k, v, dout, dlse), options = random_case(options)
     gradients = attention_vjp(q, k, v, dout, dlse=dlse, **options)
     inputs = {"q": q, "k": k, "v": v}
-    if "bias" in options:
-        inputs["bias"] = options.pop("bias")
+    inputs |= {name: options.pop(name) for name in ("bias", "sinks") if name in options}
     assert len(gradients) == len(inputs)
     step = 1e-30
     for (name, x), gradient in zip(inputs.items(), gradients, strict=True):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nlattn.conformance.case import Array
+from nlattn.conformance.cases.decoder import EXTRAS as _OF_DECODERS
 from nlattn.conformance.cases.hard import KINDS, harden
 from nlattn.conformance.table import OpSpec
 from nlattn.conformance.table.recipe import Recipe
@@ -129,9 +130,15 @@ def _pairs(spec: OpSpec, arrays: dict[str, Array]) -> tuple[tuple[int, ...], int
     return lead, int(np.prod(q.shape[len(lead) : -1])), int(np.prod(k.shape[-dims - 1 : -1]))
 
 
-def _mask(rng: Any, spec: OpSpec, _: Recipe, arrays: dict[str, Array], detail: str) -> Any:
-    """Half of all pairs, a query has none; shared by heads, or by queries, or some keys hidden."""
+def _mask(rng: Any, spec: OpSpec, recipe: Recipe, arrays: dict[str, Array], detail: str) -> Any:
+    """Half of all pairs, a query has none; shared by heads, or by queries, or some keys hidden.
+
+    Of blocks, half of these.
+    """
     lead, n, m = _pairs(spec, arrays)
+    if detail == "blocks":
+        rows, columns = np.broadcast_to(recipe.options["mask_block"], 2)
+        n, m = -(-n // rows), -(-m // columns)
     lead, n = {"shared": ((), n), "keys": (lead, 1)}.get(detail, (lead, n))
     mask = rng.random((*lead, n, m)) < 0.5
     if n > 1:
@@ -212,6 +219,7 @@ _EXTRAS: dict[str, Any] = {
     "mask": _mask, "key mask": _key_mask, "bias": _bias, "weight": _weight,
     "support": _support, "field": _field, "index": _index,
     "simplices": _simplices,
+    **_OF_DECODERS,
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nlattn.conformance.table.decoder import DECODER
 from nlattn.conformance.table.recipe import ALL, TILES, Recipe
 from nlattn.conformance.table.row import Cases, Growth, Law, OpSpec, Softmax
 
@@ -19,7 +20,7 @@ ROWS = (
         source="vaswani2017",
         cases=Cases(
             stages=True,
-            differentiable=("bias",),
+            differentiable=("bias", "sinks"),
             values=("constant", "subnormal"),
             choices=(
                 (Recipe("scale", {"scale": 0.3}),),
@@ -88,6 +89,7 @@ ROWS = (
                 Recipe("no-keys", sizes={"m": 0}),
                 Recipe("no-heads", lead=(0, 2), tier="standard"),
                 Recipe("integers", values="ties"),
+                *DECODER,
             ),
         ),
         growth=Growth(

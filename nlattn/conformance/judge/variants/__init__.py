@@ -8,6 +8,7 @@ an oracle, right or wrong (`diagnosis`).
 from __future__ import annotations
 
 from nlattn.conformance.judge.variants import (
+    decoder,
     grids,
     inputs,
     keys,
@@ -23,6 +24,7 @@ from nlattn.conformance.table import find
 VARIANTS: tuple[Variant, ...] = (
     *scores.VARIANTS,
     *masks.VARIANTS,
+    *decoder.VARIANTS,
     *linear.VARIANTS,
     *grids.VARIANTS,
     *windows.VARIANTS,

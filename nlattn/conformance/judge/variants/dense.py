@@ -67,8 +67,8 @@ def of(wrong: Callable[[Call], Any]) -> Callable[[Call], Any]:
 
 def stages(c: Call) -> Stages:
     """All stages of a call of `attention`."""
-    arrays = {name: c.get(name) for name in ("q", "k", "v", "bias", "mask")}
-    return attention_stages(**arrays, **{n: x for n, x in c.options.items() if n != "return_lse"})
+    options = {n: x for n, x in c.options.items() if n not in ("return_lse", "lse_base")}
+    return attention_stages(**c.arrays, **options)
 
 
 def _v(c: Call, st: Stages) -> Array:
@@ -81,6 +81,8 @@ def weighing(weights: Callable[[Call, Stages], Array]) -> Callable[[Call], Any]:
     """``weights(call, stages) v``."""
 
     def run(c: Call) -> Any:
+        if {"sinks", "dropout_mask"} & {*c.arrays}:
+            raise ValueError
         st = stages(c)
         return weights(c, st) @ _v(c, st)
 

@@ -46,6 +46,53 @@ def _without_lse(case: Case, _: Gradients) -> Any:
     return exact(Case(case.name, case.op, case.kind, case.dtype, arrays, case.options))
 
 
+def _with(**options: Any) -> Callable[[Case, Gradients], Any]:
+    """Gradients with other options, of those that the case has."""
+
+    def make(case: Case, _: Gradients) -> Any:
+        if not {*options} <= {*case.options}:
+            raise ValueError
+        given = {n: x for n, x in {**case.options, **options}.items() if x is not None}
+        return exact(Case(case.name, case.op, case.kind, case.dtype, case.arrays, given))
+
+    return make
+
+
+def _sinks_alone(case: Case, want: Gradients) -> Any:
+    return {"dsinks": _without_lse(case, want)["dsinks"]}
+
+
+def _sinks_turned(_: Case, want: Gradients) -> Any:
+    return {"dsinks": -want["dsinks"]}
+
+
+def _without_the_norms(case: Case, _: Gradients) -> Any:
+    """Of queries and keys as they are after their norms."""
+    eps, arrays = case.options["qk_norm"], dict(case.arrays)
+    for name in "qk":
+        x = np.asarray(arrays[name], float)
+        arrays[name] = x / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
+    given = {n: x for n, x in case.options.items() if n != "qk_norm"}
+    return exact(Case(case.name, case.op, case.kind, "float64", arrays, given))
+
+
+def _without_dropout(case: Case) -> dict[str, Array]:
+    arrays = {n: x for n, x in case.arrays.items() if n != "dropout_mask"}
+    given = {n: x for n, x in case.options.items() if n != "dropout_scale"}
+    if len(arrays) == len(case.arrays):
+        raise ValueError
+    return exact(Case(case.name, case.op, case.kind, case.dtype, arrays, given))
+
+
+def _undropped(case: Case, want: Gradients) -> Any:
+    """Scores' gradients without dropout, of values with it."""
+    return {**_without_dropout(case), "dv": want["dv"]}
+
+
+def _dropped_in_dv(case: Case, _: Gradients) -> Any:
+    return {"dv": _without_dropout(case)["dv"]}
+
+
 def _constant_weights(case: Case, want: Gradients) -> Any:  # noqa: ARG001
     return {name: np.zeros_like(x) for name, x in want.items() if name != "dv"}
 
@@ -134,5 +181,11 @@ _WAYS: tuple[tuple[str, Callable[[Case, Gradients], Any]], ...] = (
     ("without the slope of the softcap", _without_the_cap),
     ("with the first query head's part alone in dk and dv", _of_one_head(0)),
     ("with the last query head's part alone in dk and dv", _of_one_head(-1)),
+    ("with the gradient of lse in base e", _with(lse_base=None)),
+    ("with dropout in the forward pass alone", _undropped),
+    ("with dropped weights in dv", _dropped_in_dv),
+    ("without the gradient of the norms", _without_the_norms),
+    ("with dsinks from out alone", _sinks_alone),
+    ("with the sign of dsinks turned", _sinks_turned),
     ("with dk and dv averaged over the query heads that share them", _averaged_heads),
 )

@@ -25,17 +25,17 @@ def _positions(c: Call) -> tuple[Array, Array]:
     return np.arange(c["q"].shape[-2])[:, None], np.arange(c["k"].shape[-2])
 
 
-def _causal(shift: Callable[[Call], int]) -> Callable[[Call], Any]:
-    def offset(c: Call) -> int:
-        if not c["causal"]:
+def _causal(shift: Callable[[Call], Any]) -> Callable[[Call], Any]:
+    def offset(c: Call) -> Any:
+        if not c["causal"] or isinstance(c.get("causal_offset"), str):
             raise ValueError
         return shift(c)
 
     return given(causal_offset=offset)
 
 
-def _offset(c: Call) -> int:
-    return int(c.get("causal_offset", 0))
+def _offset(c: Call) -> Any:
+    return c.get("causal_offset", 0)
 
 
 def _surplus(c: Call) -> int:

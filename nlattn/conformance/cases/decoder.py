@@ -1,0 +1,54 @@
+"""Arrays that stand beside those of attention in a decoder: lengths, offsets, sinks, slopes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nlattn.conformance.case import Array
+
+Arrays = dict[str, Array]
+
+
+def _of_batch(arrays: Arrays, *numbers: int) -> Array:
+    """Numbers for each sequence, which its heads share."""
+    lead = arrays["q"].shape[:-2]
+    shape = (*lead[:-1], 1) if len(lead) > 1 else lead
+    return np.resize(np.array(numbers, np.int64), shape)
+
+
+def _key_lengths(_: Any, __: Any, ___: Any, arrays: Arrays, ____: str) -> Arrays:
+    """Some of the keys, none, all, few."""
+    m = arrays["k"].shape[-2]
+    return {"key_lengths": _of_batch(arrays, m - m // 3, 0, m, m // 4)}
+
+
+def _query_lengths(_: Any, __: Any, ___: Any, arrays: Arrays, ____: str) -> Arrays:
+    n = arrays["q"].shape[-2]
+    return {"query_lengths": _of_batch(arrays, n - n // 3, n, 0, n // 2)}
+
+
+def _causal_offset(_: Any, __: Any, ___: Any, arrays: Arrays, ____: str) -> Arrays:
+    return {"causal_offset": _of_batch(arrays, 4, -2, 0)}
+
+
+def _sinks(rng: Any, _: Any, __: Any, arrays: Arrays, ___: str) -> Arrays:
+    return {"sinks": rng.standard_normal(arrays["q"].shape[-3:-2])}
+
+
+def _alibi(_: Any, __: Any, ___: Any, arrays: Arrays, ____: str) -> Arrays:
+    """Powers of two."""
+    heads = arrays["q"].shape[-3:-2]
+    return {"alibi": 2.0 ** -(1 + np.arange(int(np.prod(heads)))).reshape(heads)}
+
+
+def _dropout_mask(rng: Any, _: Any, __: Any, arrays: Arrays, ___: str) -> Arrays:
+    shape = (*arrays["q"].shape[:-1], arrays["k"].shape[-2])
+    return {"dropout_mask": rng.random(shape) < 0.8}
+
+
+EXTRAS: dict[str, Any] = {
+    "key_lengths": _key_lengths, "query_lengths": _query_lengths, "causal_offset": _causal_offset,
+    "sinks": _sinks, "alibi": _alibi, "dropout_mask": _dropout_mask,
+}  # fmt: skip

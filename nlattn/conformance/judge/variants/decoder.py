@@ -1,0 +1,240 @@
+"""Lengths, offsets, sinks, slopes and dropout of a decoder's attention gone wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from nlattn.conformance.judge.variants.base import Array, Call, Variant
+from nlattn.conformance.judge.variants.dense import OPTIONS, given, of, stages
+from nlattn.oracle.dense import Stages
+
+CORNER = "bottom-right"
+
+
+def offset(c: Call) -> Any:
+    """By how much the keys of a query are moved: a number, or one for each head."""
+    found = c.get("causal_offset", 0)
+    if not isinstance(found, str):
+        return found
+    n, m = c["q"].shape[-2], c["k"].shape[-2]
+    return np.asarray(c.get("key_lengths", m)) - np.asarray(c.get("query_lengths", n))
+
+
+def _corner(shift: Callable[[Call], Any]) -> Callable[[Call], Any]:
+    def moved(c: Call) -> Any:
+        if c.get("causal_offset") != CORNER:
+            raise ValueError
+        return shift(c)
+
+    return given(causal_offset=moved)
+
+
+def _of_all(name: str, of_all: Callable[[Call], int]) -> Callable[[Call], Any]:
+    """As if a length were that of the whole array; what is aligned by it stays."""
+    return of(
+        lambda c: c.given(causal_offset=np.asarray(offset(c))).given(
+            **{name: of_all(c) + 0 * c[name]}
+        )()
+    )
+
+
+def _first(name: str) -> Callable[[Call], Any]:
+    """What all heads take of the first."""
+
+    def run(c: Call) -> Any:
+        x = c[name]
+        if np.size(x) < 2:
+            raise ValueError
+        return c.given(**{name: 0 * x + x.reshape(-1)[0]})()
+
+    return of(run)
+
+
+def _first_offset(c: Call) -> Any:
+    moved = np.asarray(offset(c))
+    if moved.size < 2:
+        raise ValueError
+    return c.given(causal_offset=0 * moved + moved.reshape(-1)[0])()
+
+
+def _about(c: Call) -> str:
+    if c["window"] is None:
+        raise ValueError
+    return "query" if c.get("window_about") == "offset" else "offset"
+
+
+def _sinking(power: Callable[[Call, Stages, Array], Array]) -> Callable[[Call], Any]:
+    """With something else than the sink's exponential in the normaliser, less the maximum's."""
+
+    def run(c: Call) -> Any:
+        plain = stages(c.given(sinks=None, dropout_mask=None))
+        top = plain.masked.real.max(-1, keepdims=True, initial=-np.inf)
+        top = np.maximum(top, np.where(_present(c), _sink(c), -np.inf).real)
+        top = np.where(np.isneginf(top), 0, top)
+        powers = np.where(np.isneginf(plain.masked.real), 0, np.exp(plain.masked - top))
+        total = powers.sum(-1, keepdims=True) + np.where(_present(c), power(c, plain, top), 0)
+        return (powers / np.where(total == 0, 1, total)) @ _values(c, plain)
+
+    return of(run)
+
+
+def _values(c: Call, st: Stages) -> Array:
+    v: Array = c["v"]
+    return np.repeat(v, st.out.shape[-3] // v.shape[-3], -3) if c.get("gqa") else v
+
+
+def _present(c: Call) -> Array:
+    n = c["q"].shape[-2]
+    return np.asarray(
+        np.arange(n)[:, None] < np.asarray(c.get("query_lengths", n))[..., None, None]
+    )
+
+
+def _sink(c: Call) -> Array:
+    return np.asarray(c["sinks"])[..., None, None]
+
+
+def _scale(c: Call) -> float:
+    given = c.get("scale")
+    return c["q"].shape[-1] ** -0.5 if given is None else float(given)
+
+
+def _own_lse(c: Call) -> Any:
+    """The output, and lse of the keys alone."""
+    c["return_lse"]
+    st, plain = stages(c), stages(c.given(sinks=None))
+    return st.out, plain.lse / np.log(2) if c.get("lse_base") == "2" else plain.lse
+
+
+def _linear(bias: Callable[[Call, Array], Array]) -> Callable[[Call], Any]:
+    """Another bias in place of the linear one, from ``i - j``."""
+
+    def run(c: Call) -> Any:
+        slopes = np.asarray(c["alibi"])[..., None, None]
+        i, j = np.arange(c["q"].shape[-2])[:, None], np.arange(c["k"].shape[-2])
+        moved = np.asarray(offset(c))[..., None, None]
+        more = -slopes * bias(c, i + moved - j)
+        before = c.get("bias")
+        return c.given(alibi=None, bias=more if before is None else before + more)()
+
+    return of(run)
+
+
+def _unkept(c: Call) -> Any:
+    """Dropped weights leave the normaliser, too."""
+    mask = c.get("mask")
+    kept = c["dropout_mask"]
+    return c.given(
+        dropout_mask=None, dropout_scale=None, mask=kept if mask is None else mask & kept
+    )()
+
+
+def _normalised(how: Callable[[Array, float], Array]) -> Callable[[Call], Any]:
+    def run(c: Call) -> Any:
+        eps = c["qk_norm"]
+        return c.given(qk_norm=None, q=how(c["q"], eps), k=how(c["k"], eps))()
+
+    return of(run)
+
+
+def _rms(x: Array) -> Array:
+    return np.asarray(np.sqrt((x * x).sum(-1, keepdims=True) / x.shape[-1]))
+
+
+def _whole_blocks(c: Call) -> Any:
+    """Keys of the last block, which is not whole, left out."""
+    columns = c["mask_block"] if np.ndim(c["mask_block"]) == 0 else c["mask_block"][1]
+    mask = c["mask"].copy()
+    if not c["k"].shape[-2] % columns:
+        raise ValueError
+    mask[..., -1] = False
+    return c.given(mask=mask)()
+
+
+def _swapped_blocks(c: Call) -> Any:
+    """Blocks of as many queries as they have keys, and the other way round."""
+    rows, columns = c["mask_block"]
+    n, m = c["q"].shape[-2], c["k"].shape[-2]
+    mask = c["mask"]
+    i, j = np.arange(n)[:, None] // columns, np.arange(m) // rows
+    pairs = mask[..., np.minimum(i, mask.shape[-2] - 1), np.minimum(j, mask.shape[-1] - 1)]
+    return c.given(mask_block=None, mask=pairs)()
+
+
+VARIANTS = tuple(
+    Variant(name, OPTIONS, run)
+    for name, run in (
+        ("without the key lengths", _of_all("key_lengths", lambda c: c["k"].shape[-2])),
+        (
+            "with the padding of queries computed",
+            _of_all("query_lengths", lambda c: c["q"].shape[-2]),
+        ),
+        ("with the first sequence's number of keys for all", _first("key_lengths")),
+        ("with the first sequence's causal offset for all", of(_first_offset)),
+        ("causal from the top left corner", _corner(lambda _: 0)),
+        (
+            "causal from the corner of the padded arrays",
+            _corner(lambda c: c["k"].shape[-2] - c["q"].shape[-2]),
+        ),
+        ("causal from the corner, one key too few", _corner(lambda c: np.asarray(offset(c)) - 1)),
+        ("causal from the corner, one key too many", _corner(lambda c: np.asarray(offset(c)) + 1)),
+        (
+            "with the window about the query itself, or moved where it should not be",
+            given(window_about=_about),
+        ),
+        ("without the sinks", of(lambda c: c.given(sinks=c["sinks"] * 0 - 1e4)())),
+        (
+            "with the sinks scaled like the scores",
+            of(lambda c: c.given(sinks=_scale(c) * c["sinks"])()),
+        ),
+        ("with the first head's sink for all", _first("sinks")),
+        (
+            "with the sinks themselves in the normaliser, not their exponentials",
+            _sinking(lambda c, _, __: _sink(c)),
+        ),
+        (
+            "with the sinks' exponentials not shifted by the maximum",
+            _sinking(lambda c, _, __: np.exp(_sink(c))),
+        ),
+        ("with a sink of 0", of(lambda c: c.given(sinks=0 * c["sinks"])())),
+        ("with lse without the sinks", _own_lse),
+        ("without the linear bias", of(lambda c: c.given(alibi=0 * c["alibi"])())),
+        ("with the linear bias's sign turned", of(lambda c: c.given(alibi=-c["alibi"])())),
+        ("with a linear bias of the signed distance", _linear(lambda _, x: x)),
+        (
+            "with a linear bias without the causal offset",
+            _linear(lambda c, x: abs(x - np.asarray(offset(c))[..., None, None])),
+        ),
+        (
+            "with a linear bias scaled like the scores",
+            of(lambda c: c.given(alibi=_scale(c) * c["alibi"])()),
+        ),
+        ("with the first head's slope for all", _first("alibi")),
+        ("with lse in base e", lambda c: c.given(lse_base="e" if c["lse_base"] == "2" else None)()),
+        ("without the last block of keys, which is not whole", of(_whole_blocks)),
+        ("with the axes of blocks swapped", of(_swapped_blocks)),
+        (
+            "without dropout",
+            of(lambda c: c.given(dropout_mask=c["dropout_mask"] | True, dropout_scale=None)()),
+        ),
+        (
+            "without the scale of dropout",
+            of(lambda c: c.given(dropout_scale=None if c["dropout_scale"] else 0)()),
+        ),
+        ("with dropout inverted", of(lambda c: c.given(dropout_mask=~c["dropout_mask"])())),
+        ("with dropout before the normaliser", of(_unkept)),
+        (
+            "without normalised queries and keys",
+            of(lambda c: c.given(qk_norm=None if c["qk_norm"] else 0)()),
+        ),
+        (
+            "with queries and keys of length 1",
+            _normalised(lambda x, _: x / (_rms(x) * x.shape[-1] ** 0.5)),
+        ),
+        ("with eps added after the root", _normalised(lambda x, eps: x / (_rms(x) + eps))),
+        ("with eps forgotten in the norm", _normalised(lambda x, _: x / _rms(x))),
+    )
+)

@@ -1,0 +1,105 @@
+"""Where queries stand among the keys, and which keys they may see by position: lengths, windows."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._check import Fit
+from nlattn._types import Ints
+from nlattn.engines.dense import FAR
+
+CORNER = "bottom-right"
+ABOUT = ("query", "offset")
+
+
+class Positions(NamedTuple):
+    """The options that say by position what a query may see, as they were given."""
+
+    causal: bool = False
+    causal_offset: Any = 0
+    window: Any = None
+    window_about: str = "query"
+    key_lengths: Any = None
+    query_lengths: Any = None
+
+    def band(self, fit: Fit, biased: bool = False) -> tuple[Ints, Ints]:
+        """(B, n, 3) of `panel.Scores`, and which of the B each head uses.
+
+        `biased` says whether the place of a query counts elsewhere, in a linear bias.
+        """
+        op, n, m = fit.op, fit.dims["n"], fit.dims["m"]
+        causal = _check.flag(op, "causal", self.causal)
+        about = _check.choice(op, "window_about", self.window_about, ABOUT) == "offset"
+        left, right = _sides(op, self.window)
+        if about and self.window is None:
+            _check.fail(op, "window_about='offset'", "has no place without a window")
+        keys = _lengths(fit, "key_lengths", self.key_lengths, m)
+        queries = _lengths(fit, "query_lengths", self.query_lengths, n)
+        offset = self._offset(fit, causal or about or biased, keys, queries)
+        lead = np.broadcast_shapes(keys.shape, queries.shape, offset.shape)
+        table = _check.slices(op, "causal_offset, key_lengths or query_lengths", lead, fit.lead)
+        keys, queries, offset = (
+            np.broadcast_to(x, lead).reshape(-1, 1) for x in (keys, queries, offset)
+        )
+        row = np.arange(n)
+        own = row + offset
+        centre = own if about else row
+        start = np.clip(centre - left, 0, m)
+        end = np.minimum(centre + right + 1, keys)
+        if causal:
+            end = np.minimum(end, own + 1)
+        end = np.where(row < queries, np.clip(end, 0, m), -1)
+        band = np.stack(np.broadcast_arrays(start, end, own), -1)
+        return _check.frozen(band, np.int64), table
+
+    def _offset(self, fit: Fit, used: bool, keys: Ints, queries: Ints) -> Ints:
+        op, given = fit.op, self.causal_offset
+        if isinstance(given, str):
+            _check.choice(op, "causal_offset", given, (CORNER,))
+            offset: Ints = keys - queries
+        elif np.ndim(given) == 0:
+            offset = np.array(max(-FAR, min(_check.integer(op, "causal_offset", given), FAR)))
+        else:
+            offset = np.clip(_check.integers(op, "causal_offset", given), -FAR, FAR)
+            _check.slices(op, "causal_offset", offset.shape, fit.lead)
+        if not used and (isinstance(given, str) or offset.any()):
+            text = "has no meaning without causal=True, alibi or window_about='offset'"
+            _check.fail(op, f"causal_offset={given!r}", text)
+        return offset
+
+
+def band(op: str, causal: object, offset: object, window: object) -> tuple[int, int]:
+    """Bounds of ``key - query``."""
+    shift = _check.integer(op, "causal_offset", offset)
+    if not _check.flag(op, "causal", causal):
+        if shift:
+            _check.fail(op, f"causal_offset={shift}", "has no meaning without causal=True")
+        shift = FAR
+    left, right = _sides(op, window)
+    return max(-left, -FAR), max(-FAR, min(shift, right, FAR))
+
+
+def _sides(op: str, window: Any) -> tuple[int, int]:
+    if window is None:
+        return FAR, FAR
+    left, right = (
+        FAR if side is None else min(_check.integer(op, f"window[{i}]", side, low=0), FAR)
+        for i, side in enumerate(_check.pair_of(op, "window", window, "(left, right)"))
+    )
+    return left, right
+
+
+def _lengths(fit: Fit, name: str, given: Any, most: int) -> Ints:
+    """How many there are, for each head or for all."""
+    if given is None:
+        return np.array(most)
+    x = _check.integers(fit.op, name, given)
+    _check.slices(fit.op, name, x.shape, fit.lead)
+    bad = (x < 0) | (x > most)
+    if bad.any():
+        where = _check.first_of(bad) if x.ndim else ""
+        _check.fail(fit.op, f"{name}{where}", f"is {x[bad][0]}, expected 0 to {most}")
+    return x.astype(np.int64)
