@@ -11,7 +11,7 @@ from nlattn._types import Floats, Ints, Work
 from nlattn.engines import dense as engine
 from nlattn.kernels.panel import Scores
 from nlattn.maps.base import AttentionMap
-from nlattn.maps.state import Stored, common
+from nlattn.maps.state import Stored, common, dense_options
 
 
 class DenseMap(AttentionMap):
@@ -101,7 +101,7 @@ class DenseMap(AttentionMap):
         k = stored.array("k", "f", (None, q.shape[1]))
         bias = stored.array("bias", "f", (None, None))
         mask = stored.array("mask", "b", (None, None))
-        scale, band, (has_bias, has_mask) = _options(stored, len(q), len(k))
+        scale, band, (has_bias, has_mask) = dense_options(stored, len(q), len(k))
         norm = stored.array("norm", "f", (2, len(q)))
         stored.array("lse", "f", (len(q),))
         if (
@@ -125,25 +125,3 @@ class DenseMap(AttentionMap):
         stored.done()
         result._remember(norm[:, None])
         return result
-
-
-def _options(stored: Stored, n: int, m: int) -> tuple[list[float], Ints, list[int]]:
-    """Scale, cap and slope; the band; whether there are a bias and a mask.
-
-    Files of version 0.1 say of the band its lowest and highest ``key - query``.
-    """
-    given = stored.optional("given", "i", (2,))
-    if given is not None:
-        scale, band = stored.array("scale", "f", (3,)), stored.array("band", "i", (n, 3))
-        if ((band[:, 0] < 0) | (band[:, 1] < 0) | (band[:, 1] > m)).any():
-            raise ValueError(f"band leaves the {m} keys")
-        if (abs(band[:, 2]) > engine.FAR).any():
-            raise ValueError("band holds a place far from all keys")
-        return list(map(float, scale)), band, list(map(int, given))
-    scale, four = stored.array("scale", "f", (2,)), stored.array("band", "i", (4,))
-    low, high, *flags = map(int, four)
-    if max(abs(low), abs(high)) > engine.FAR:
-        raise ValueError(f"band is {low} to {high}")
-    row = np.arange(n)
-    band = np.stack([np.clip(row + low, 0, m), np.clip(row + high + 1, 0, m), row], -1)
-    return [*map(float, scale), 0.0], band, flags

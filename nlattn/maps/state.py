@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Work
+from nlattn._types import Ints, Work
+from nlattn.engines.dense import FAR
 from nlattn.maps.base import AttentionMap
 
 OP = "load_map"
@@ -77,3 +78,25 @@ class Stored:
         """Refuse what nobody took."""
         if self._left:
             raise ValueError(f"it has {', '.join(sorted(self._left))}, which no such map has")
+
+
+def dense_options(stored: Stored, n: int, m: int) -> tuple[list[float], Ints, list[int]]:
+    """Scale, cap and slope; the band; whether there are a bias and a mask.
+
+    Files of version 0.1 say of the band its lowest and highest ``key - query``.
+    """
+    given = stored.optional("given", "i", (2,))
+    if given is not None:
+        scale, band = stored.array("scale", "f", (3,)), stored.array("band", "i", (n, 3))
+        if ((band[:, 0] < 0) | (band[:, 1] < 0) | (band[:, 1] > m)).any():
+            raise ValueError(f"band leaves the {m} keys")
+        if (abs(band[:, 2]) > FAR).any():
+            raise ValueError("band holds a place far from all keys")
+        return list(map(float, scale)), band, list(map(int, given))
+    scale, four = stored.array("scale", "f", (2,)), stored.array("band", "i", (4,))
+    low, high, *flags = map(int, four)
+    if max(abs(low), abs(high)) > FAR:
+        raise ValueError(f"band is {low} to {high}")
+    row = np.arange(n)
+    band = np.stack([np.clip(row + low, 0, m), np.clip(row + high + 1, 0, m), row], -1)
+    return [*map(float, scale), 0.0], band, flags
