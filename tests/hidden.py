@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,9 @@ from nlattn.conformance.table import find
 
 Array = np.ndarray[Any, Any]
 WILD = (np.nan, np.inf, -np.inf)
+NONE: frozenset[str] = frozenset()
+MORE = frozenset({"out", "dq", "dk", "dv"})
+"""What is NaN where the oracle knows an infinite key to have no weight, or any."""
 HIDING = ("mask", "key_mask", "causal", "window", "support", "index")
 """Options by which an operator hides keys."""
 
@@ -35,7 +38,7 @@ class Scene:
     """Whether there is a map of these options."""
     zeros: bool = False
     """Whether bits are those of zeros in hidden places: other numbers move roundings."""
-    unlike: frozenset[str] = field(default_factory=frozenset)
+    unlike: frozenset[str] = NONE
     """Results that are NaN in more places than the oracle's."""
 
     def __str__(self) -> str:
@@ -67,8 +70,11 @@ class Scene:
         row = find(self.op)
         given = {n: x for n, x in arrays.items() if n != "dout" or kind == "vjp"}
         if oracle:
+            options = {n: x for n, x in self.options.items() if n != "field"}
+            if "field" in self.options:
+                options["index"] = self.options["field"].index
             with np.errstate(all="ignore"):
-                return row.oracle(kind)(**given, **self.options)
+                return row.oracle(kind)(**given, **options)
         if kind == "map":
             given.pop("v")
         return row.function(kind)(**given, **self.options, nonfinite="propagate")
@@ -155,5 +161,85 @@ def _efficient() -> list[Scene]:
     ]
 
 
-MAKERS: tuple[Callable[[], list[Scene]], ...] = (_dense, _sparse, _efficient)
+def _certified() -> list[Scene]:
+    pairs, tri = _scattered(), np.tri(24, dtype=bool)
+    shown: dict[str, tuple[dict[str, Any], Array]] = {
+        "mask": ({"mask": pairs}, pairs),
+        "causal": ({"causal": True}, tri),
+        "gaussian": ({"mask": pairs, "weight": "gaussian"}, pairs),
+    }
+    return [
+        Scene(
+            "certified_attention",
+            n,
+            _sets(),
+            o,
+            s,
+            zeros=n == "gaussian",
+            unlike=MORE if n == "gaussian" else NONE,
+        )
+        for n, (o, s) in shown.items()
+    ]
+
+
+def _favor() -> list[Scene]:
+    projection, tri = nlattn.orthogonal_features(4, 16, seed=0), np.tri(24, dtype=bool)
+    scenes = []
+    for kernel in ("softmax", "relu", "none"):
+        options = {"causal": True, "kernel": kernel}
+        if kernel != "none":
+            options["projection"] = projection
+        scenes.append(
+            Scene(
+                "favor_attention",
+                kernel,
+                _sets(),
+                options,
+                tri,
+                wild=(11, 23),
+                mapped=False,
+                zeros=kernel == "none",
+                unlike=MORE,
+            )
+        )
+    return scenes
+
+
+def _windows() -> list[Scene]:
+    rng, (H, W, t) = np.random.default_rng(3), (6, 7, 2)
+    shapes = {"q": (t, 4), "k": (H, W, 4), "v": (H, W, 3), "dout": (H, W, 3)}
+    arrays = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    y, x = np.divmod(np.arange(H * W), W)
+    seen = (abs(y - y[:, None]) <= 1) & (abs(x - x[:, None]) <= 1)
+    extras = {"bias": rng.standard_normal((t, 3, 3)), "gate": rng.standard_normal((t, 3, 3))}
+    return [
+        Scene("qna", n, arrays, {"window": 3, **o}, seen, wild=(10,), rows=(), zeros=True)
+        for n, o in (("boxes", {}), ("bias", {"bias": extras["bias"]}), ("gated", extras))
+    ]
+
+
+def _grids() -> list[Scene]:
+    rng, (H, W) = np.random.default_rng(4), (4, 6)
+    arrays = {n: rng.standard_normal((H, W, 3)) for n in ("q", "k", "v", "dout")}
+    keys = np.ones((H, W), bool)
+    keys.flat[[3, 11, 23]] = False
+    pairs = np.broadcast_to(keys, (H, W, H, W))
+    scenes = []
+    field = nlattn.patchmatch(
+        arrays["q"], arrays["k"], score="neg_l2", topk=2, key_mask=keys, iterations=2
+    )
+    for op, label, options in (
+        ("scram", "keys", {"key_mask": keys, "iterations": 2}),
+        ("scram", "pairs", {"mask": pairs, "iterations": 2, "weight": "gaussian"}),
+        ("psal", "keys", {"field": field, "patch": 1}),
+    ):
+        A = find(op).function("map")(arrays["q"], arrays["k"], **options)
+        seen = A.scores(np.arange(H * W)) > -np.inf
+        scenes.append(Scene(op, label, arrays, options, seen, rows=()))
+    return scenes
+
+
+MAKERS: tuple[Callable[[], list[Scene]], ...] = (
+    _dense, _sparse, _efficient, _certified, _favor, _windows, _grids,
+)  # fmt: skip
 SCENES = [scene for make in MAKERS for scene in make()]

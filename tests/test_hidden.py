@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
 import pytest
 
 import nlattn
-from tests.hidden import SCENES, Array, Scene
+from nlattn.conformance.table import TABLE
+from tests.hidden import HIDING, SCENES, Array, Scene
 
 every = pytest.mark.parametrize("scene", SCENES, ids=str)
 spoilt = pytest.mark.parametrize("names", ["k", "v", "kv"])
@@ -98,3 +100,107 @@ def test_a_bias_that_is_not_finite_strikes_the_rows_that_see_it() -> None:
     np.testing.assert_array_equal(np.isnan(dq).all(1), np.arange(6) == 3)
     np.testing.assert_array_equal(np.isnan(dbias).any(1), np.arange(6) == 3)
     assert not np.isnan(dbias[:, 4]).any()
+
+
+APART = {"patchmatch", "nearest_keys", "heavy_attention", "universal_set"}
+"""Operators with tests of their own below."""
+
+
+def test_every_operator_that_hides_keys_is_here() -> None:
+    for spec in TABLE:
+        hiding = {*inspect.signature(spec.function()).parameters} & {*HIDING}
+        known = {scene.op for scene in SCENES} | APART | {"qna_upsample", "nl_means"}
+        assert not hiding or spec.name in known, spec.name
+
+
+def matching(kind: str, masked: str) -> tuple[Any, Any, dict[str, Any]]:
+    """Queries and keys, one of them not finite, and what to ask."""
+    q, k = np.random.default_rng(5).standard_normal((2, 40, 3))
+    seen = {"mask": np.arange(40) != 20} if masked else {}
+    k[20] = np.nan if kind == "nan" else np.inf
+    q[7, 1] = np.nan
+    return q, k, seen
+
+
+@pytest.mark.parametrize("masked", ["", "mask"])
+@pytest.mark.parametrize("kind", ["nan", "inf"])
+@pytest.mark.parametrize("score", ["dot", "neg_l2", "cosine"])
+def test_nearest_keys_are_those_of_all_keys(score: str, kind: str, masked: str) -> None:
+    q, k, seen = matching(kind, masked)
+    got = nlattn.nearest_keys(q, k, topk=2, score=score, nonfinite="propagate", **seen)
+    options: dict[str, Any] = {"topk": 2, "score": score, "nonfinite": "propagate"}
+    if masked:
+        options["key_mask"] = seen["mask"][None]
+    want = nlattn.patchmatch(q[None], k[None], method="exact", **options)
+    np.testing.assert_array_equal(got.index, want.index[0])
+    np.testing.assert_array_equal(got.score, want.score[0])
+    certified = nlattn.patchmatch(q[None], k[None], method="certified", **options)
+    np.testing.assert_array_equal(certified.index, want.index)
+    if masked or kind == "nan":
+        assert 20 not in np.delete(got.index, 7, 0)
+
+
+@pytest.mark.parametrize("candidates", ["random", "tree"])
+def test_a_search_passes_hidden_keys_by(candidates: str) -> None:
+    rng = np.random.default_rng(6)
+    q, k = rng.standard_normal((2, 12, 12, 3))
+    mask = rng.random((12, 12)) < 0.8
+    options: dict[str, Any] = {"candidates": candidates, "key_mask": mask, "iterations": 2}
+    want = nlattn.patchmatch(q, k, **options)
+    k[~mask] = np.nan
+    got = nlattn.patchmatch(q, k, nonfinite="propagate", **options)
+    assert mask.reshape(-1)[got.index].all()
+    if candidates == "random":  # trees are planted over what may be matched alone, in their order
+        np.testing.assert_array_equal(got.index, want.index)
+        np.testing.assert_array_equal(got.score, want.score)
+
+
+@pytest.mark.parametrize("p", [2.0, 3.0])
+def test_heavy_entries_of_queries_before_a_key_that_is_not_finite(p: float) -> None:
+    q, k = np.random.default_rng(7).standard_normal((2, 30, 3))
+    want = nlattn.heavy_attention(q, k, 0.1, p=p, causal=True)
+    k[20, 1], q[4] = np.nan, np.inf
+    got = nlattn.heavy_attention(q, k, 0.1, p=p, causal=True, nonfinite="propagate")
+    rows = np.delete(np.arange(20), 4)
+    np.testing.assert_array_equal(got.rows(rows) > 0, want.rows(rows) > 0)
+    np.testing.assert_allclose(got.rows(rows), want.rows(rows), rtol=1e-12)
+    assert not got.rows(np.arange(20, 30)).any()
+    np.testing.assert_array_equal(np.isnan(got.lse), np.isin(np.arange(30), [4, *range(20, 30)]))
+
+
+def test_universal_sets_of_prefixes_before_a_key_that_is_not_finite() -> None:
+    k = np.random.default_rng(8).standard_normal((30, 3))
+    want = nlattn.universal_set(k[:20], 0.3, causal=True)
+    k[20, 2] = np.nan
+    got = nlattn.universal_set(k, 0.3, causal=True, nonfinite="propagate")
+    pointers, keys = got.support.indptr, got.support.indices
+    np.testing.assert_array_equal(pointers[:21], want.support.indptr)
+    np.testing.assert_array_equal(keys[: pointers[20]], want.support.indices)
+    np.testing.assert_array_equal(got.upper[:20], want.upper)
+    for row in range(20, 30):
+        np.testing.assert_array_equal(keys[pointers[row] : pointers[row + 1]], np.arange(row + 1))
+    assert got.borderline[20:].all()
+
+
+def test_a_pixel_that_is_not_finite_reaches_as_far_as_its_patch_and_window() -> None:
+    image = np.random.default_rng(9).random((20, 20, 1))
+    options: dict[str, Any] = {"patch_size": 3, "patch_distance": 2, "h": 0.5, "sigma": 0}
+    want = nlattn.nl_means(image, **options)
+    image[3, 4] = np.nan
+    got = nlattn.nl_means(image, nonfinite="propagate", **options)
+    far = (
+        np.maximum(abs(np.arange(20)[:, None] - 3), abs(np.arange(20) - 4)) > 5
+    )  # windows stay inside
+    np.testing.assert_array_equal(got[far], want[far])
+
+
+def test_hidden_windows_of_finer_outputs() -> None:
+    rng = np.random.default_rng(10)
+    q, k, v = rng.standard_normal((4, 2, 3)), *rng.standard_normal((2, 6, 6, 3))
+    k[0, 0] = v[0, 1] = 0
+    want = nlattn.qna_upsample(q, k, v, scale=2, window=3)
+    k[0, 0], v[0, 1] = np.nan, np.inf
+    got = nlattn.qna_upsample(q, k, v, scale=2, window=3, nonfinite="propagate")
+    np.testing.assert_array_equal(got[4:], want[4:])
+    np.testing.assert_array_equal(got[:, 6:], want[:, 6:])
+    assert np.isnan(got[:4, :4]).all()

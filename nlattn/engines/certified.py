@@ -15,6 +15,7 @@ from nlattn import _check
 from nlattn._types import Bools, Floats, Ints
 from nlattn.engines import dense, nearest
 from nlattn.engines.distances import Geometry
+from nlattn.engines.unseen import cleaned, finite
 from nlattn.kernels import certified as kernels
 from nlattn.kernels import nearest as search
 from nlattn.kernels import scores
@@ -351,7 +352,7 @@ def products(x: Slice, dtype: Any) -> tuple[Floats, Floats, float, Floats]:
     q, k = x.q.astype(dtype), x.k.astype(dtype)
     if x.kind == scores.DOT:
         return _check.frozen(q), _check.frozen(k), x.factor, np.zeros(len(q))
-    centre = k.mean(0) if len(k) else 0
+    centre = (k if finite(k) else cleaned(k)).mean(0) if len(k) else 0
     q, k = q - centre, k - centre
     height = -(k * k).sum(1, keepdims=True) / 2
     ones = np.ones((len(q), 1), dtype)

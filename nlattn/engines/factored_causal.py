@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nlattn._types import Floats, Ints
+from nlattn._types import Bools, Floats, Ints
 from nlattn.engines.features import Block, ColumnExp, Identity, Random
+from nlattn.engines.unseen import cleaned, finite
 from nlattn.runtime import threads
 
 ROWS = 64
@@ -100,7 +101,27 @@ def _step(p: Causal, q: Floats, k: Floats, v: Floats, rows: slice, top: Floats) 
 
 
 def attend(p: Causal) -> Floats:
-    """Output (batch, n, e)."""
+    """Output (batch, n, e); what is not finite reaches the rows after it alone."""
+    if finite(p.q, p.k, p.v):
+        return _attend(p)
+    out = _attend(_clean(p))
+    lost, values = _lost(p)
+    return np.where(lost[..., None] | np.logical_or.accumulate(values, 1), np.nan, out)
+
+
+def _clean(p: Causal) -> Causal:
+    start = np.where(np.isnan(p.start) | np.isposinf(p.start), 0, p.start)
+    return p._replace(q=cleaned(p.q), k=cleaned(p.k), v=cleaned(p.v), start=start)
+
+
+def _lost(p: Causal) -> tuple[Bools, Bools]:
+    """Rows (batch, n) that have NaN or infinities, or see a key that does; such values."""
+    a, b, c = p.slices.T
+    keys = np.logical_or.accumulate(~np.isfinite(p.k[b]).all(2), 1)
+    return keys | ~np.isfinite(p.q[a]).all(2), ~np.isfinite(p.v[c])
+
+
+def _attend(p: Causal) -> Floats:
     out = np.empty((len(p.slices), p.q.shape[1], p.v.shape[2]), p.q.dtype)
 
     def head(number: int) -> None:
@@ -117,6 +138,21 @@ def vjp(p: Causal, dout: Floats, moving: list[Any]) -> tuple[Floats, Floats, Flo
 
     `moving` holds key and feature of each head's maximum, or None where it is held fixed.
     """
+    if finite(p.q, p.k, p.v, dout):
+        return _vjp(p, dout, moving)
+    dq, dk, dv = _vjp(_clean(p), cleaned(dout), moving)
+    lost, values = _lost(p)
+    wild = ~np.isfinite(dout)
+    struck = lost | np.logical_or.accumulate(values.any(2), 1) | wild.any(2)
+    before = [np.logical_or.accumulate(x[:, ::-1], 1)[:, ::-1] for x in (struck, lost, wild)]
+    return (
+        np.where(struck[..., None], np.nan, dq),
+        np.where(before[0][..., None], np.nan, dk),
+        np.where(before[1][..., None] | before[2], np.nan, dv),
+    )
+
+
+def _vjp(p: Causal, dout: Floats, moving: list[Any]) -> tuple[Floats, Floats, Floats]:
     shapes = p.q.shape[1:], p.k.shape[1:], p.v.shape[1:]
     dq, dk, dv = (np.empty((len(p.slices), *shape), p.q.dtype) for shape in shapes)
 

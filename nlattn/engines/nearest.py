@@ -10,6 +10,7 @@ from nlattn import _check
 from nlattn._types import Bools, Floats, Ints, Work
 from nlattn.engines import boxes
 from nlattn.engines.distances import Geometry, geometry
+from nlattn.engines.unseen import cleaned, finite, wild
 from nlattn.kernels import nearest as kernels
 from nlattn.kernels.boxes import Tree
 from nlattn.kernels.gemm import width
@@ -17,6 +18,7 @@ from nlattn.kernels.matching import Plan
 from nlattn.kernels.nearest import Asked
 
 ALL = 1 << 62
+_TRIED = 256
 SHARE = 0.5
 """A panel of queries that has looked at so much of the tree looks at all keys instead."""
 
@@ -79,13 +81,45 @@ def search(
         first = np.empty(n, score.dtype)
         blocks = -(-n // kernels.BLOCK)
         kernels.begin_lists(blocks, q, k, key_mask, pairs, plan, start, index, score, first)
+    neat = q, k
+    if not finite(q, k):  # no bounds of these: they are tried
+        neat = cleaned(q), cleaned(k)
+        bad, bad_keys = (
+            wild(unfolded(x, plan, *grid))
+            for x, grid in ((q, (plan.Hq, plan.Wq)), (k, (plan.Hk, plan.Wk)))
+        )
+        _try(q, k, key_mask, pairs, plan, ~bad, keys[bad_keys[keys]], index, score)
+        _try(q, k, key_mask, pairs, plan, bad, keys, index, score)
+        keys = keys[~bad_keys[keys]]
     if n and len(keys):
-        ready = prepare(q, k, _check.frozen(keys, np.int32), plan)
+        ready = prepare(*neat, _check.frozen(keys, np.int32), plan)
         count, tree, asked = len(ready.asked.panels), ready.tree, ready.asked
         kernels.seek(count, q, k, pairs, plan, tree, asked, index, score, counts)
     if start is not None:
         right = (start[:, 0] >= 0) & (first == score[:, 0])
     return counts, right
+
+
+def _try(
+    q: Floats,
+    k: Floats,
+    key_mask: Bools,
+    pairs: Bools,
+    plan: Plan,
+    some: Bools,
+    keys: Ints,
+    index: Ints,
+    score: Floats,
+) -> None:
+    """Enter keys into the lists of `some` (n,) queries, one by one."""
+    if not some.any():
+        return
+    first = np.empty(len(some), score.dtype)
+    for at in range(0, len(keys), _TRIED):
+        each = keys[at : at + _TRIED]
+        start = _check.frozen(np.where(some[:, None], each, -1), np.int32)
+        blocks = -(-len(some) // kernels.BLOCK)
+        kernels.begin_lists(blocks, q, k, key_mask, pairs, plan, start, index, score, first)
 
 
 def work(counts: Ints, length: int, itemsize: int, per_query: Ints) -> Work:

@@ -158,7 +158,8 @@ def features(x: Floats, score: str, patch: int) -> Floats:
         top = abs(x).max(-1, keepdims=True, initial=0)  # powers of two spare squares their limits
         x = np.ldexp(x, -np.where(np.isfinite(top), np.frexp(top)[1], 0))
         length = np.sqrt((x * x).sum(-1, keepdims=True))
-        x = np.divide(x, length, out=np.zeros_like(x), where=length > 0)
+        with np.errstate(invalid="ignore"):  # infinities have no direction
+            x = np.divide(x, length, out=np.zeros_like(x), where=length > 0)
     if patch > 1:
         around = (patch // 2, patch // 2)
         x = np.pad(x, ((0, 0), around, around, (0, 0)), mode="reflect")

@@ -26,6 +26,12 @@ def finite(*arrays: Any) -> bool:
     return all(math.isfinite(_check.largest(x)) for x in arrays)
 
 
+def wild(x: Floats, axis: int | tuple[int, ...] = -1) -> Bools:
+    """Where a number along some axes is not finite."""
+    found: Bools = np.logical_not(np.isfinite(x).all(axis))
+    return found
+
+
 def cleaned(x: Floats) -> Floats:
     """A copy with 0 for what is not finite."""
     return _check.frozen(np.where(np.isfinite(x), x, x.dtype.type(0)))  # type: ignore[no-any-return]
@@ -33,7 +39,7 @@ def cleaned(x: Floats) -> Floats:
 
 def product(weights: Floats, seen: Bools, x: Floats) -> Floats:
     """``weights x`` (r, e) over the pairs that are seen (r, m); weights are 0 elsewhere."""
-    bad: Bools = np.logical_not(np.isfinite(x).all(1))
+    bad = wild(x)
     out: Floats = weights @ np.where(bad[:, None], x.dtype.type(0), x)
     for j in np.flatnonzero(bad):
         rows = seen[:, j]
@@ -89,12 +95,12 @@ def struck(p: Scores, v: Floats | None = None, beside: Any = ()) -> Iterator[Str
     step = max(1, _PAIRS // max(m, 1))
     bias_bad = p.has_bias and not finite(np.where(np.isneginf(p.bias), 0, p.bias))
     for head, (a, b, c) in enumerate(p.slices[:, :3]):
-        bad_keys = ~np.isfinite(p.k[b]).all(1)
+        bad_keys = wild(p.k[b])
         if v is not None:
-            bad_keys |= ~np.isfinite(v[c]).all(1)
-        bad = ~np.isfinite(p.q[a]).all(1)
+            bad_keys |= wild(v[c])
+        bad = wild(p.q[a])
         for x in beside:
-            bad |= ~np.isfinite(x[head]).reshape(n, -1).all(1)
+            bad |= wild(x[head].reshape(n, -1))
         keys, rows = np.flatnonzero(bad_keys), np.arange(n)
         for first in range(0, n, step):
             some = rows[first : first + step]

@@ -1,13 +1,19 @@
-"""Windows with learned queries: the folded arrays of one call, and what is summed with them."""
+"""Windows with learned queries: the folded arrays of one call, and what is summed with them.
+
+Kernels see zeros in place of numbers that are not finite; windows that see such a number, and
+pixels that these see, become NaN afterwards.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats, Ints
+from nlattn._types import Bools, Floats, Ints
+from nlattn.engines.unseen import cleaned, finite, wild
 from nlattn.kernels import window as kernels
 from nlattn.kernels import window_attend, window_vjp
 from nlattn.kernels.panel import groups
@@ -52,6 +58,10 @@ class Local:
     ):
         self.q, self.k, self.bias, self.gate = q, k, bias, gate
         self.slices, self.to, self.scale = slices, to, q.dtype.type(scale)
+        self.bad: Bools | None = None
+        if not finite(q, k, bias, gate):
+            self.bad = _bad_pixels(q, k, bias, gate, slices)
+            q, k, self.bias, self.gate = cleaned(q), cleaned(k), cleaned(bias), cleaned(gate)
         self.box = all(bool((x == x[..., :1]).all()) for x in (bias, gate))
         B, t, n = len(slices), q.shape[1], to.H * to.W
         score: Floats = np.empty((B, t, n), q.dtype)
@@ -64,6 +74,47 @@ class Local:
         self, v: Floats, dout: Floats | None = None, *, out: bool, learn: bool = False
     ) -> tuple[Floats, ...]:
         """Outputs if `out`, else normalisers; with `dout` delta, and to `learn` dbias and dgate."""
+        if self.bad is None and finite(v) and (dout is None or finite(dout)):
+            return self._attend(v, dout, out=out, learn=learn)
+        plain = None if dout is None else cleaned(dout)
+        result, delta, dbias, dgate = self._attend(cleaned(v), plain, out=out, learn=learn)
+        values: Bools = np.logical_not(np.isfinite(v[self.slices[:, 2]]))
+        lost = self._seeing(self._spoilt()[..., None])
+        struck = lost | self._seeing(values)
+        if out:
+            result[struck] = np.nan
+        else:
+            result[np.broadcast_to(lost[:, None, None, ..., 0], result.shape)] = np.nan
+        if dout is not None:
+            some = struck.any(3) | wild(dout[self.slices[:, 5]])
+            delta[np.broadcast_to(some[:, None], delta.shape)] = np.nan
+            dbias[some.any((1, 2))] = dgate[some.any((1, 2))] = np.nan
+        return result, delta, dbias, dgate
+
+    def _spoilt(self) -> Bools:
+        """(B, H, W) pixels whose key is not finite."""
+        none = np.zeros((len(self.slices), self.to.H, self.to.W), bool)
+        return none if self.bad is None else self.bad
+
+    def _seeing(self, pixels: Bools) -> Bools:
+        """Windows (B, Ho, Wo, c) that see one of some pixels (B, H, W, c)."""
+        to = self.to
+        found = np.zeros((len(pixels), to.Ho, to.Wo, pixels.shape[3]), bool)
+        for here, there in _taps(to):
+            found[here] |= pixels[there]
+        return found
+
+    def _seen_by(self, windows: Bools) -> Bools:
+        """Pixels (B, H, W, c) that one of some windows (B, Ho, Wo, c) sees."""
+        to = self.to
+        found = np.zeros((len(windows), to.H, to.W, windows.shape[3]), bool)
+        for here, there in _taps(to):
+            found[there] |= windows[here]
+        return found
+
+    def _attend(
+        self, v: Floats, dout: Floats | None = None, *, out: bool, learn: bool = False
+    ) -> tuple[Floats, ...]:
         to, (B, t) = self.to, self.score.shape[:2]
         g = self._plan(v.shape[3], learn)
         down, taps = -(-to.Ho // g.th), to.kh * to.kw if learn else 0
@@ -87,6 +138,27 @@ class Local:
 
     def vjp(self, v: Floats, dout: Floats, norm: Floats, delta: Floats) -> tuple[Floats, Floats]:
         """Gradients of values (B, H, W, e) and scores (B, t, H, W)."""
+        if finite(v, dout, norm, delta):
+            return self._vjp(v, dout, norm, delta)
+        lost = wild(norm, (1, 2))[..., None]
+        given: Bools = lost | ~np.isfinite(dout[self.slices[:, 5]])
+        struck = given.any(3) | wild(delta, 1)
+        total = np.where(struck[:, None, None], 0, norm).astype(norm.dtype)
+        dv, dscore = self._vjp(cleaned(v), cleaned(dout), _check.frozen(total), cleaned(delta))
+        dv += self._spared(v, dout, norm, struck & ~lost[..., 0])
+        dv[self._seen_by(given)] = np.nan
+        seen = self._seen_by(struck[..., None])[..., 0]
+        dscore[np.broadcast_to(seen[:, None], dscore.shape)] = np.nan
+        return dv, dscore
+
+    def _spared(self, v: Floats, dout: Floats, norm: Floats, windows: Bools) -> Floats:
+        """What windows give to values whose weights are known though their delta is not."""
+        total = np.where(windows[:, None, None], norm, 0).astype(norm.dtype)
+        delta: Floats = np.zeros((*self.score.shape[:2], self.to.Ho, self.to.Wo), norm.dtype)
+        none: Floats = _check.frozen(np.zeros_like(v))
+        return self._vjp(none, cleaned(dout), _check.frozen(total), _check.frozen(delta))[0]
+
+    def _vjp(self, v: Floats, dout: Floats, norm: Floats, delta: Floats) -> tuple[Floats, Floats]:
         to, (B, t) = self.to, self.score.shape[:2]
         g = self._plan(v.shape[3], False, back=True)
         rows = (to.H - 1 + to.ph) // to.sh - to.ph // to.sh + 1
@@ -102,11 +174,12 @@ class Local:
     def project(self, dscore: Floats) -> tuple[Floats, Floats]:
         """Gradients of queries (B, t, d) and keys (B, H, W, d)."""
         B, t, H, W = dscore.shape
-        k = self.k.reshape(len(self.k), H * W, self.k.shape[3])
+        q, k = (self.q, self.k) if self.bad is None else (cleaned(self.q), cleaned(self.k))
+        k = k.reshape(len(k), H * W, k.shape[3])
         dk: Floats = np.empty((B, *k.shape[1:]), k.dtype)
         dq = np.empty((B, -(-H * W // window_vjp.PIXELS), t, k.shape[2]))
         flat = _check.frozen(dscore).reshape(B, t, H * W)
-        window_vjp.project(B * dq.shape[1], self.q, k, self.slices, self.scale, flat, dk, dq)
+        window_vjp.project(B * dq.shape[1], q, k, self.slices, self.scale, flat, dk, dq)
         return dq.sum(1), dk.reshape(B, H, W, k.shape[2])
 
     def _plan(self, e: int, learn: bool, back: bool = False) -> kernels.Windows:
@@ -126,3 +199,31 @@ class Local:
             reach = high + min(to.kh, to.H + high), wide + min(to.kw, to.W + wide)
         sizes = {**to._asdict(), "th": th, "tw": tw, "chunk": chunk}
         return kernels.windows(sizes, self.q.shape[1], self.box, learn, reach, self.q)
+
+
+def _bad_pixels(q: Floats, k: Floats, bias: Floats, gate: Floats, slices: Ints) -> Bools:
+    """(B, H, W) pixels whose scores are not finite; all, where something that all share is not."""
+    parts = [wild(k)[slices[:, 1]]]
+    for x, column in ((q, 0), (bias, 3), (gate, 4)):
+        parts.append(wild(x, (1, 2))[slices[:, column], None, None])
+    found: Bools = np.logical_or.reduce(np.broadcast_arrays(*parts))
+    return found
+
+
+def _taps(to: WindowGeometry) -> Iterator[tuple[Any, Any]]:
+    """For each tap: the windows that have it inside the image, and the pixels that they read."""
+    for u in range(to.kh):
+        for w in range(to.kw):
+            parts = [
+                _line(u, to.Ho, to.sh, to.ph, to.H),
+                _line(w, to.Wo, to.sw, to.pw, to.W),
+            ]
+            (here, there), (across, beside) = parts
+            yield (slice(None), here, across), (slice(None), there, beside)
+
+
+def _line(tap: int, outputs: int, stride: int, padding: int, size: int) -> tuple[slice, slice]:
+    first = max(0, -(-(padding - tap) // stride))
+    last = max(first, min(outputs, (size - 1 - tap + padding) // stride + 1))
+    begin = first * stride + tap - padding
+    return slice(first, last), slice(begin, begin + (last - first) * stride, stride)

@@ -79,6 +79,8 @@ class WindowMap(AttentionMap):
         total: Floats = np.zeros(keys.shape, self.dtype)
         for t in range(local.q.shape[1]):
             z = local.score[0, t].reshape(-1)[keys] + local.bias[0, t]
+            if local.bad is not None:
+                z = np.where(local.bad[0].reshape(-1)[keys], np.nan, z)
             if raw:
                 return keys, inside, z
             top, norm = self._norm[0, t].reshape(2, -1)[:, row]

@@ -147,7 +147,8 @@ def certified_attention_vjp(
         height = -(k_ * k_).sum(-1, keepdims=True) / 2
         more = np.concatenate([q_, ones], -1), np.concatenate([k_, height], -1)
         dq, dk, dv = attention_vjp(*more, v_, g_, scale=2 * bandwidth**-2, **options)
-        dq, dk = dq[..., :-1], dk[..., :-1] - dk[..., -1:] * k_
+        lift = dk[..., -1:]
+        dq, dk = dq[..., :-1], dk[..., :-1] - np.where(lift == 0, 0, lift * k_)
     kind = call.fit.out_dtype
     return dq.astype(kind), dk.astype(kind), dv.astype(kind)
 

@@ -61,8 +61,8 @@ def heavy_attention(
     max_bytes : float
         Most bytes of entries.
     nonfinite : {"raise", "propagate"}
-        What to do with NaN and infinities. A query that has one has no entries; none has any if a
-        key has one.
+        What to do with NaN and infinities. A query that has one has no entries, nor has one that
+        sees a key that does.
 
     Returns
     -------
@@ -103,9 +103,13 @@ def heavy_attention(
     seed = _check.integer(op, "seed", seed, low=0)
     if universal is not None:
         _fits(op, universal, m, causal)
-    if not np.isfinite(fit["k"]).all():
+    k_, bad = fit["k"][0], ~np.isfinite(fit["k"][0]).all(1)
+    lost = np.arange(n) >= bad.argmax() if causal and bad.any() else np.full(n, bad.any())
+    if lost.all() and bad.any():
         return _collect(fit, np.zeros((0, d)), np.zeros(0, np.int64), np.full((4, n), np.nan), 1.0)
-    keys = Keys.of(fit["k"][0])
+    if bad.any():  # later queries alone see it
+        k_ = _check.frozen(np.where(np.logical_or.accumulate(bad)[:, None], 0, k_), fit.dtype)
+    keys = Keys.of(k_)
     if causal:
         rows, _, upper = prefix_sets.sets(keys, eps, p, np.inf, op)
         chosen = np.unique(np.concatenate([*rows, np.zeros(0, np.int64)])).astype(np.int64)
@@ -114,7 +118,7 @@ def heavy_attention(
     else:
         _, upper = chosen_bounds(keys, eps, p)
         chosen = np.flatnonzero(upper >= eps)
-    sums = Normaliser(fit["q"][0], fit["k"][0], keys, p, causal)
+    sums = Normaliser(fit["q"][0], k_, keys, p, causal)
     if choice == "auto":
         choice = sums.cheaper(m)
     if choice == "sampled":
@@ -122,6 +126,7 @@ def heavy_attention(
     else:
         eta = 0.0
         sums.factored() if choice == "factor" else sums.dense()
+    sums.norm[:, lost] = np.nan
     options = (p, eps / (1 + eta), causal)
     return _collect(
         fit, sums.scaled(chosen), chosen, sums.norm, sums.scale, options, eta, max_bytes

@@ -61,7 +61,7 @@ def universal_set(
     max_bytes : float
         Most bytes of a causal support.
     nonfinite : {"raise", "propagate"}
-        What to do with NaN and infinities; a head that has one keeps all its keys.
+        What to do with NaN and infinities; a row that sees one keeps all its keys.
 
     Returns
     -------
@@ -97,9 +97,18 @@ def universal_set(
     held = 0
     for b, x in enumerate(fit["k"]):
         found: list[Any]
-        if not np.isfinite(x).all():
+        bad = ~np.isfinite(x).all(1)
+        if bad.any() and not causal:
             lower[b], upper[b], limits[b] = np.nan, np.nan, m
-            found = [np.arange(i + 1) for i in range(m)] if causal else [np.arange(m)]
+            found = [np.arange(m)]
+        elif bad.any():
+            first = int(bad.argmax())
+            before = Keys.of(_check.frozen(x[:first]))
+            found, *ends = prefix_sets.sets(before, eps, p, max_bytes - held, op)
+            for bound, end in zip((lower[b], upper[b]), ends, strict=True):
+                bound[:first], bound[first:] = end, np.nan
+            limits[b] = m
+            found += [np.arange(i + 1) for i in range(first, m)]
         else:
             keys = Keys.of(x)
             limits[b] = limit(keys, eps, p, causal)

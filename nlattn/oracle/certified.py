@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nlattn.oracle.seen import product
+
 Array = NDArray[Any]
 
 
@@ -32,11 +34,14 @@ def scores(
     else:
         factor = q.real.dtype.type(q.shape[-1]) ** -0.5 if scale is None else scale
         s = factor * (q @ np.swapaxes(k, -1, -2))
+    return np.asarray(np.where(allowed(s, mask, causal), s, -np.inf))
+
+
+def allowed(s: Array, mask: Array | None = None, causal: bool = False) -> Array:
+    """Which keys each query may attend to, (..., n, m) as the scores."""
     n, m = s.shape[-2:]
-    allowed = np.ones((n, m), bool) if mask is None else mask
-    if causal:
-        allowed = allowed & (np.arange(m) <= np.arange(n)[:, None])
-    return np.asarray(np.where(allowed, s, -np.inf))
+    yes = np.ones((n, m), bool) if mask is None else np.broadcast_to(mask, (*mask.shape[:-2], n, m))
+    return yes & (np.arange(m) <= np.arange(n)[:, None]) if causal else yes
 
 
 def weights(s: Array) -> tuple[Array, Array]:
@@ -61,8 +66,11 @@ def certified_attention(
     **options: Any,
 ) -> Any:
     """``out[i] = sum_j softmax_j(s_ij) v[j]``; options as for `scores`."""
-    P, lse = weights(scores(q, k, **options))
-    return (P @ v, lse) if return_lse else P @ v
+    s = scores(q, k, **options)
+    P, lse = weights(s)
+    seen = allowed(s, options.get("mask"), options.get("causal", False))
+    out = product(np.where(seen, P, 0), v, seen)
+    return (out, lse) if return_lse else out
 
 
 def certified_attention_vjp(
@@ -79,17 +87,21 @@ def certified_attention_vjp(
     causal: bool = False,
 ) -> tuple[Array, Array, Array]:
     """Gradients of ``sum(dout * out)``, without leading axes that broadcast."""
-    P, _ = weights(scores(q, k, weight, scale, bandwidth, mask, causal))
-    dP = dout @ np.swapaxes(v, -1, -2)
-    ds = P * (dP - (P * dP).sum(-1, keepdims=True))
+    s = scores(q, k, weight, scale, bandwidth, mask, causal)
+    seen = allowed(s, mask, causal)
+    P = np.where(seen, weights(s)[0], 0)
+    seen_T = np.swapaxes(seen, -1, -2)
+    dP = np.where(seen, dout @ np.swapaxes(v, -1, -2), 0)
+    ds = np.where(seen, P * (dP - (P * dP).sum(-1, keepdims=True)), 0)
     if weight == "gaussian":
         difference = q[..., :, None, :] - k[..., None, :, :]
-        dd = -2 / bandwidth**2 * ds[..., None] * difference
+        dd = np.where(seen[..., None], -2 / bandwidth**2 * ds[..., None] * difference, 0)
         dq, dk = dd.sum(-2), -dd.sum(-3)
     else:
         factor = q.real.dtype.type(q.shape[-1]) ** -0.5 if scale is None else scale
-        dq, dk = factor * (ds @ k), factor * (np.swapaxes(ds, -1, -2) @ q)
-    return dq, dk, np.swapaxes(P, -1, -2) @ dout
+        dq = factor * product(ds, k, seen)
+        dk = factor * product(np.swapaxes(ds, -1, -2), q, seen_T)
+    return dq, dk, product(np.swapaxes(P, -1, -2), dout, seen_T)
 
 
 def misplaced(used: Array, exact: Array) -> Array:

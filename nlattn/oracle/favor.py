@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nlattn.oracle.layout import any_layout
+from nlattn.oracle.seen import product
 
 Array = NDArray[Any]
 RELU_EPS = 1e-3
@@ -116,6 +117,7 @@ def _weights(phi_q: Array, phi_k: Array, causal: bool, denominator_eps: float) -
     D = A.sum(-1, keepdims=True)
     if causal:
         D = D + denominator_eps * phi_q.sum(-1, keepdims=True)
+        return np.where(np.tri(*A.shape[-2:]) > 0, A / D, 0), D
     return A / D, D
 
 
@@ -125,9 +127,15 @@ def favor_attention(
 ) -> Array:
     """``out_i = phi(q_i) . sum_j phi(k_j) v_j / phi(q_i) . sum_j phi(k_j)``; causal: j <= i."""
     phi_q, phi_k = features(q, k, **options)
-    A, _ = _weights(phi_q, phi_k, options.get("causal", False), denominator_eps)
-    out: Array = A @ v
-    return out
+    causal = options.get("causal", False)
+    A, _ = _weights(phi_q, phi_k, causal, denominator_eps)
+    return product(A, v, _seen(A, causal))
+
+
+def _seen(A: Array, causal: bool) -> Array:
+    """Which key each query may attend to."""
+    yes: Array = np.tri(*A.shape[-2:]) > 0 if causal else np.ones(A.shape[-2:], bool)
+    return yes
 
 
 @any_layout
@@ -145,12 +153,12 @@ def favor_attention_vjp(
     causal = options.get("causal", False)
     phi_q, phi_k = features(q, k, **options)
     A, D = _weights(phi_q, phi_k, causal, denominator_eps)
-    dv = np.swapaxes(A, -1, -2) @ dout
-    dA = dout @ np.swapaxes(v, -1, -2)
-    dS = (dA - (A * dA).sum(-1, keepdims=True)) / D
-    if causal:
-        dS = np.where(np.tri(*dS.shape[-2:]) > 0, dS, 0)
-    dphi_q, dphi_k = dS @ phi_k, np.swapaxes(dS, -1, -2) @ phi_q
+    seen = _seen(A, causal)
+    dv = product(np.swapaxes(A, -1, -2), dout, seen.T)
+    dA = np.where(seen, dout @ np.swapaxes(v, -1, -2), 0)
+    dS = np.where(seen, (dA - (A * dA).sum(-1, keepdims=True)) / D, 0)
+    dphi_q = product(dS, phi_k, seen)
+    dphi_k = product(np.swapaxes(dS, -1, -2), phi_q, seen.T)
     if causal:
         dphi_q = dphi_q - denominator_eps * (A * dA).sum(-1, keepdims=True) / D
     options["stabilizer_gradient"] = stabilizer_gradient

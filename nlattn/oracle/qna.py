@@ -66,7 +66,7 @@ def weights(
     some = total != 0
     with np.errstate(divide="ignore"):
         lse = np.where(some, top + np.log(np.where(some, total, 1)), -np.inf)
-    return powers / np.where(some, total, 1), lse[..., 0, 0]
+    return np.where(inside, powers / np.where(some, total, 1), 0), lse[..., 0, 0]
 
 
 @any_layout
@@ -88,9 +88,15 @@ def qna(
     taps = Taps(H, W, window, stride, padding)
     p, lse = weights(q, k, taps, bias, scale)
     gated = p if gate is None else p * gate[..., :, None, None, :, :]
-    near = np.moveaxis(taps.read(np.moveaxis(v, -1, -3)), -5, -1)
+    near = _near(v, taps)
     out = np.einsum("...tijuw,...ijuwe->...ije", gated, near)
     return (out, lse) if return_lse else out
+
+
+def _near(v: Array, taps: Taps) -> Array:
+    """Values that each window reads (..., Ho, Wo, kh, kw, e), 0 outside."""
+    near = np.moveaxis(taps.read(np.moveaxis(v, -1, -3)), -5, -1)
+    return np.where(taps.inside[..., None], near, 0)
 
 
 @any_layout
@@ -117,13 +123,13 @@ def qna_vjp(
         if gate is None
         else np.broadcast_to(gate[..., :, None, None, :, :], p.shape)
     )
-    near = np.moveaxis(taps.read(np.moveaxis(v, -1, -3)), -5, -1)
+    near = _near(v, taps)
     cv = np.einsum("...ije,...ijuwe->...ijuw", dout, near)[..., None, :, :, :, :]
     co = (p * g * cv).sum((-2, -1), keepdims=True)
-    dz = p * (g * cv - co)
+    dz = np.where(taps.inside, p * (g * cv - co), 0)
     spread = np.moveaxis((p * g).sum(-5)[..., None] * dout[..., None, None, :], -1, -5)
-    dv = np.moveaxis(taps.add(spread * taps.inside, H, W), -3, -1)
-    dscore = taps.add(dz * taps.inside, H, W)
+    dv = np.moveaxis(taps.add(np.where(taps.inside, spread, 0), H, W), -3, -1)
+    dscore = taps.add(dz, H, W)
     dq = factor * np.einsum("...thw,...hwd->...td", dscore, k)
     dk = factor * np.einsum("...thw,...td->...hwd", dscore, q)
     dbias, dgate = dz.sum((-4, -3)), (p * cv).sum((-4, -3))
