@@ -286,9 +286,10 @@ def _validate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--op", metavar="NAME", help="the operator that a plain function computes")
     parser.add_argument(
         "--tier",
-        choices=("smoke", "standard", "exhaustive"),
+        choices=("smoke", "standard", "exhaustive", "large"),
         default="smoke",
-        help="how much is tried: within a minute, ten, or however long it takes (smoke)",
+        help="how much is tried: within a minute, ten, or however long it takes (smoke); large: "
+        "arrays past the limits of 32 bits, alone",
     )
     parser.add_argument("--operators", type=names, metavar="A,B", help="only these (all)")
     parser.add_argument("--dtypes", type=names, metavar="A,B", help="only these (all four)")

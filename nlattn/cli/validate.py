@@ -16,6 +16,7 @@ from nlattn.cli.output import MachineError, table, to_json
 from nlattn.conformance.backends.capabilities import Capabilities
 from nlattn.conformance.backends.process import Process
 from nlattn.conformance.case import Case
+from nlattn.conformance.cases.large import large
 from nlattn.conformance.cases.suite import cases
 from nlattn.conformance.judge.search import DTYPES, SEARCHES, searches, verdict_name
 from nlattn.conformance.judge.verdict import Verdict
@@ -142,6 +143,8 @@ def drawn(subject: Process, options: Namespace) -> Iterator[Verdict]:
 
 def searched(options: Namespace) -> tuple[str, ...]:
     """Operators whose search is asked for."""
+    if options.tier == "large":
+        return ()
     ops = (options.op,) if options.op else options.operators
     return tuple(
         op
@@ -162,9 +165,13 @@ def chosen(options: Namespace, able: Capabilities | None) -> list[Case]:
     ops = ops or tuple(spec.name for spec in TABLE if able.claims(spec.name))
     try:
         dtypes = tuple(x for x in options.dtypes or able.dtypes if x in able.dtypes)
-        found = list(
-            cases(options.tier, ops, dtypes or options.dtypes, options.case or "*", able.shapes)
-        )
+        pattern = options.case or "*"
+        if options.tier == "large":
+            wanted = dtypes if options.dtypes or "float32" not in dtypes else ("float32",)
+            found = list(large(ops, wanted, pattern, able.shapes))
+        else:
+            wanted = dtypes or options.dtypes
+            found = list(cases(options.tier, ops, wanted, pattern, able.shapes))
         named = [c for c in found if c.kind == "forward" or able.gradients or names(able, c)]
         found = named or found
     except KeyError as error:

@@ -48,6 +48,9 @@ class Case:
     seed: int = 0
     error: str = ""
     """For a call that must be refused: what is wrong with it."""
+    whole: Mapping[str, Json] = field(default_factory=dict)
+    """For a part of a large call, by dimension: its ``size`` there, and the places that rows of
+    the arrays are ``at``; see `whole`."""
 
     @property
     def spec(self) -> OpSpec:
@@ -79,6 +82,7 @@ class Case:
                 shape, names = np.shape(self.arrays[name]), dims.split()
                 leads[name] = shape[: len(shape) - len(names)]
                 found |= zip(names, shape[len(shape) - len(names) :], strict=True)
+        found |= {name: place["size"] for name, place in self.whole.items()}
         lead = leads.get("q", next(iter(leads.values()), ()))
         if lead:
             found |= {"heads": int(lead[-1]), "batch": math.prod(lead[:-1])}

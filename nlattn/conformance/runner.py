@@ -18,7 +18,9 @@ from nlattn.conformance.case import Array, Case
 from nlattn.conformance.cases.arrays import lay, layout_of
 from nlattn.conformance.judge.behaviour import behaviours
 from nlattn.conformance.judge.diagnosis import diagnose
+from nlattn.conformance.judge.large import beyond
 from nlattn.conformance.judge.verdict import Verdict, judge
+from nlattn.conformance.whole import needed
 
 
 class Subject(Protocol):
@@ -61,7 +63,8 @@ def run(
         flaws.setdefault((case.op, case.dtype), []).extend(reply.flaws)
         seconds = time.perf_counter() - start
         yield replace(verdict, seed=case.seed, seconds=seconds, ran=reply.ran)
-    fit = [case for case in cases if not unsupported(subject.capabilities, case)]
+    able = subject.capabilities
+    fit = [case for case in cases if not case.whole and not unsupported(able, case)]
     sure = subject.capabilities.deterministic
     yield from behaviours(subject.ask, fit, flaws, sure)
 
@@ -74,9 +77,13 @@ def attempt(
     why = unsupported(subject.capabilities, case)
     if why:
         return Verdict(case.name, "unsupported", detail=why), nothing
+    room = getattr(subject, "memory", np.inf)
+    if case.whole and needed(case) > room:
+        detail = f"needs {needed(case) / 1e9:.0f} GB and more; --memory allows {room / 1e9:g}"
+        return Verdict(case.name, "unsupported", detail=detail), nothing
     try:
         reply = subject.ask(case)
-        if reply.raised and not case.error:
+        if reply.raised and not case.error and not case.whole:
             plain = contiguous(case)
             if plain is not None and not subject.ask(plain).raised:
                 layouts = {layout_of(x) for x in case.arrays.values()} - {"C"}
@@ -104,7 +111,8 @@ def judged(subject: Subject, case: Case, reply: Reply, wider: float) -> Verdict:
     if not verdict.failed:
         return verdict
     try:
-        found = diagnose(case, reply.outputs, stages(subject, case))
+        found = beyond(case, reply.outputs) if case.whole else ""
+        found = found or diagnose(case, reply.outputs, stages(subject, case))
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         found = f"no diagnosis: {type(error).__name__}"
     return replace(verdict, diagnosis=found)

@@ -136,6 +136,7 @@ def unsupported(able: Capabilities | Mapping[str, Any], case: Case) -> str:
             return f"no {', '.join(sorted(needed - {*taken}))}"
     if able.largest_n is not None:
         longest = max((n for x in case.arrays.values() for n in np.shape(x)), default=0)
+        longest = max([longest, *(place["size"] for place in case.whole.values())])
         if longest > able.largest_n:
             return f"no n above {able.largest_n}"
     shapes = able.shapes.get(case.op)

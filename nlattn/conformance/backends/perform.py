@@ -12,6 +12,7 @@ from nlattn.conformance.backends.backend import Unsupported, run
 from nlattn.conformance.case import Array, Case, named
 from nlattn.conformance.cases.arrays import lay, layout_of
 from nlattn.conformance.truth.bounds import floating
+from nlattn.conformance.whole import made, reduced
 
 WRONG = "WrongResult"
 """The name of what went wrong where a call ended, with results that are none."""
@@ -35,11 +36,29 @@ class Reply(NamedTuple):
 
 def perform(backend: Any, case: Case, layouts: Mapping[str, str] | None = None) -> Reply:
     """Ask a backend for a case; arrays lie in memory as in the case, or as `layouts` says."""
+    if case.whole:
+        return _perform_whole(backend, case)
     layouts = layouts or {name: layout_of(x) for name, x in case.arrays.items()}
     buffers = {name: guarded(x, layouts[name]) for name, x in case.arrays.items()}
     arrays = {name: x for name, (_, x) in buffers.items()}
     before = {name: whole.tobytes() for name, (whole, _) in buffers.items()}
     poison(case)
+    reply = _asked(backend, case, arrays)
+    if reply.unsupported or reply.raised:
+        return reply
+    outputs, flaws = reply.outputs, []
+    for name, (whole, x) in buffers.items():
+        if whole.tobytes() != before[name]:
+            flaws.append(f"inputs: writes to {name} or beside it")
+        for out, y in outputs.items():
+            if y.size and x.size and np.shares_memory(y, whole):
+                flaws.append(f"aliasing: {out} shares memory with {name}")
+    copies = {name: np.array(x) for name, x in outputs.items()}
+    return reply._replace(outputs=copies, flaws=tuple(flaws))
+
+
+def _asked(backend: Any, case: Case, arrays: Mapping[str, Array]) -> Reply:
+    """What a backend answers, by name."""
     try:
         with np.errstate(all="ignore"):  # flags are no result: BLAS sets some for unused lanes
             result = run(backend, case.function, arrays, case.options)
@@ -50,18 +69,17 @@ def perform(backend: Any, case: Case, layouts: Mapping[str, str] | None = None) 
         place = f"{last.filename.rsplit('/', 1)[-1]}:{last.lineno}"
         return Reply({}, raised=f"{type(error).__name__}: {words(error)} ({place})")
     try:
-        outputs = {name: numbers(name, x) for name, x in named(case, result).items()}
+        ran = str(getattr(backend, "ran", ""))[:80]
+        return Reply({n: numbers(n, x) for n, x in named(case, result).items()}, ran=ran)
     except Exception as error:  # arrays of others may do anything
         return Reply({}, raised=f"{WRONG}: {words(error)}")
-    flaws = []
-    for name, (whole, x) in buffers.items():
-        if whole.tobytes() != before[name]:
-            flaws.append(f"inputs: writes to {name} or beside it")
-        for out, y in outputs.items():
-            if y.size and x.size and np.shares_memory(y, whole):
-                flaws.append(f"aliasing: {out} shares memory with {name}")
-    ran = str(getattr(backend, "ran", ""))[:80]
-    return Reply({n: np.array(x) for n, x in outputs.items()}, flaws=tuple(flaws), ran=ran)
+
+
+def _perform_whole(backend: Any, case: Case) -> Reply:
+    """Ask for a large call, whose arrays are made here, and answer with the case's part of it."""
+    reply = _asked(backend, case, made(case))
+    outputs, flaws = reduced(case, reply.outputs)
+    return reply._replace(outputs=outputs, flaws=tuple(flaws))
 
 
 def words(error: BaseException) -> str:

@@ -20,6 +20,7 @@ ROWS = (
         source="vaswani2017",
         cases=Cases(
             stages=True,
+            large=("queries", "outputs", "keys", "values", "elements", "band"),
             differentiable=("bias", "sinks"),
             values=("constant", "subnormal"),
             choices=(

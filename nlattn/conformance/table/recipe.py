@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Kind = Literal["forward", "vjp", "stages"]
-Tier = Literal["smoke", "standard", "exhaustive"]
+Tier = Literal["smoke", "standard", "exhaustive", "large"]
 
 WIDE = ("float64", "float32")
 ALL = ("float64", "float32", "float16", "bfloat16")

@@ -70,6 +70,7 @@ ROWS = (
         source="wang2018, calian2019",
         cases=Cases(
             costly=True,
+            large=("queries", "outputs", "keys", "values"),
             given="support",
             values=("subnormal",),
             choices=(

@@ -14,22 +14,39 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.case import Array, Case, dtype_of, named
+from nlattn.conformance.case import Array, Case, dtype_of, named, native
 from nlattn.conformance.truth.analysis import analysed
 from nlattn.conformance.truth.arithmetic import Arithmetic, Precision, precision
 from nlattn.conformance.truth.heads import apart, together
 from nlattn.conformance.truth.rounding import INEXACT, Rounded
 from nlattn.conformance.truth.transcription import transcription
+from nlattn.conformance.whole import rows_of
+from nlattn.ops.sampled import sampled_truth
 
 _DOUBLE = precision(np.dtype(np.float64))
 
 
 @lru_cache(maxsize=64)
 def exact(case: Case) -> dict[str, Array]:
-    """Results of the float64 oracle by name."""
+    """Results of the float64 oracle by name; of a large call those of `sampled_truth`."""
+    if case.whole:
+        return sampled(case)
     with np.errstate(all="ignore"):
         result = named(case, transcription(case.function, wide(case.arrays), case.options))
     return {name: np.asarray(x, np.float64) for name, x in result.items()}
+
+
+def sampled(case: Case) -> dict[str, Array]:
+    """Rows and columns of a large call, at the places of the case."""
+    arrays = rows_of(case)
+    places = {n: case.whole.get(n, {"at": range(len(case.arrays[x]))}) for n, x in ("nq", "mk")}
+    given = {name: x for name, x in arrays.items() if "." not in name}
+    if "support.indptr" in arrays:
+        given["support"] = native(arrays)["support"]
+    given |= {name: x for name, x in case.options.items() if name != "return_lse"}
+    queries, keys = (list(places[n]["at"]) for n in "nm")
+    found = sampled_truth(**given, queries=queries, keys=keys if case.kind == "vjp" else ())
+    return {name: np.asarray(getattr(found, name)) for name in case.outputs}
 
 
 @lru_cache(maxsize=64)
