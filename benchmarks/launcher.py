@@ -20,8 +20,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from nlattn.runtime import helpers, jit
-from nlattn.runtime.cache import Cache
+from nlattn.runtime import helpers, jit, private
 
 VARIANTS = ("threads", "prange", "plain")
 """As the package is; with ``parallel=True``; helpers compiled as Numba does by itself."""
@@ -45,7 +44,7 @@ def by_prange(function: Any = None, *, fast: bool = False, blas: bool = False) -
     )
     loop.__module__, loop.__qualname__ = function.__module__, function.__qualname__
     compiled: Any = numba.njit(parallel=True, nogil=True, error_model="numpy")(loop)
-    compiled._cache = Cache(loop, "prange")
+    compiled._cache = private.Cache(loop, "prange")
 
     def launch(tasks: int | range, *arrays: Any) -> None:
         some = tasks if isinstance(tasks, range) else range(tasks)
@@ -75,7 +74,7 @@ def measure(variant: str, operator: str) -> None:
     if variant == "prange":
         jit.kernel = by_prange
     if variant == "plain":
-        jit._compile_lightly = id
+        private.lightly = id
     call = calls()[operator]
     jit.function(_nothing_here)(1.0)  # Numba's own first use
     start, wall = time.process_time(), time.perf_counter()

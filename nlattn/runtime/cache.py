@@ -1,22 +1,17 @@
-"""Compiled code on disk: valid for one state of its sources, private, never a reason to fail."""
+"""Where compiled code is kept: for one state of its sources, in folders of this user alone."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import inspect
 import os
-import pickle
 import re
 import stat
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 _IMPORT = re.compile(r"^from nlattn\.kernels(?:\.(\w+))? import (\([^)]*\)|.*)", re.MULTILINE)
 _warned = False
@@ -27,7 +22,8 @@ def sources(file: Path) -> str:
     """Digest of `file` and of all kernel files it calls: a change of a callee makes it stale."""
     package = Path(__file__).parent.parent
     folder = package / "kernels"
-    found, open_ends = {package / "runtime" / "jit.py"}, {file}
+    found = {package / "runtime" / name for name in ("jit.py", "private.py")}
+    open_ends = {file}
     while open_ends:
         found |= open_ends
         names = set().union(*map(imported, open_ends))
@@ -60,7 +56,7 @@ def no_cache(reason: object) -> None:
         )
 
 
-def _others_can_write(folder: str) -> bool:
+def others_can_write(folder: str) -> bool:
     """Whether somebody else may put files into a folder: Numba's are pickles, which are run.
 
     A group of the user alone, as many systems give everybody, is nobody else.
@@ -111,106 +107,3 @@ def alone(folder: str) -> Iterator[None]:
             yield
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)  # a child of a fork may hold the file open
-
-
-class _Files(IndexDataCacheFile):
-    """The files of one function. Each begins with its digest; a damaged one counts as missing."""
-
-    def _load_index(self) -> Any:
-        try:
-            version, stamp, overloads = _opened(self._index_path)
-        except Exception:  # not there yet, of Numba's own kind, or damaged
-            return {}
-        known = (version, stamp) == (self._version, self._source_stamp)
-        return overloads if known else {}
-
-    def _save_index(self, overloads: Any) -> None:
-        self._write(self._index_path, (self._version, self._source_stamp, overloads))
-
-    def _load_data(self, name: str) -> Any:
-        try:
-            return _opened(self._data_path(name))
-        except Exception:
-            return None
-
-    def _save_data(self, name: str, data: Any) -> None:
-        self._write(self._data_path(name), data)
-
-    def _write(self, path: str, content: Any) -> None:
-        data = self._dump(content)
-        with self._open_for_write(path) as file:
-            file.write(hashlib.sha256(data).digest() + data)
-
-
-def _opened(path: str) -> Any:
-    blob = Path(path).read_bytes()
-    if hashlib.sha256(blob[32:]).digest() != blob[:32]:
-        raise pickle.UnpicklingError(f"{path} is damaged")
-    return pickle.loads(blob[32:])
-
-
-class Cache(FunctionCache):
-    """Numba's cache, which here never fails a computation and never trusts a shared folder.
-
-    Its key is the state of the sources, since Numba's own misses callees in other files.
-    """
-
-    def __init__(self, function: Callable[..., Any], variant: str) -> None:
-        super().__init__(function)
-        self._variant = variant
-        self._digest = sources(Path(function.__code__.co_filename))
-        if os.name == "posix" and _others_can_write(self.cache_path):
-            raise PermissionError(f"{self.cache_path} can be written by other users")
-        stamp = self._impl.locator.get_source_stamp()
-        self._cache_file: Any = _Files(self.cache_path, self._impl.filename_base, stamp)
-
-    def _index_key(self, sig: Any, codegen: Any) -> Any:
-        return sig, codegen.magic_tuple(), self._variant, self._digest
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """What was kept for a signature, or None."""
-        try:
-            return super().load_overload(sig, target_context)
-        except Exception:  # whole, but not what this Numba can read
-            return None
-
-    def _save_overload(self, sig: Any, data: Any) -> None:
-        self._impl.locator.ensure_cache_path()
-        with alone(self.cache_path):  # two that save at once might swap their code
-            super()._save_overload(sig, data)
-
-    @contextmanager
-    def _guard_against_spurious_io_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, EOFError, pickle.PickleError) as error:
-            self.disable()
-            no_cache(error)
-
-
-def keep(compiled: Any, function: Callable[..., Any], variant: str) -> None:
-    """Keep what is compiled on disk; as Numba does by itself where it is not one that is known."""
-    try:
-        if KNOWN:
-            compiled._cache = Cache(function, variant)
-        else:
-            compiled.enable_caching()
-    except (RuntimeError, OSError) as error:
-        no_cache(error)
-
-
-def _known() -> bool:
-    """Whether Numba has what this file builds on."""
-    parts = {
-        FunctionCache: ("load_overload", "_save_overload", "_index_key", "cache_path"),
-        IndexDataCacheFile: ("_load_index", "_save_index", "_load_data", "_save_data", "_dump"),
-    }
-    there = all(hasattr(kind, name) for kind, names in parts.items() for name in names)
-    return there and list(inspect.signature(IndexDataCacheFile).parameters) == [
-        "cache_path",
-        "filename_base",
-        "source_stamp",
-    ]
-
-
-KNOWN = _known()

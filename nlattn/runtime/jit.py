@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -24,7 +23,7 @@ import numpy as np
 from numba.extending import intrinsic, overload, register_jitable
 
 from nlattn._types import Ints
-from nlattn.runtime import cache, helpers
+from nlattn.runtime import helpers, private
 from nlattn.runtime.threads import serial_blas, threads
 
 P = ParamSpec("P")
@@ -59,51 +58,12 @@ def _compile(
         no_cfunc_wrapper=True,
         **({"_nrt": False} if inline else {}),  # counting references to arrays would cost more yet
     )(function)
-    _compile_lightly(compiled)
+    private.lightly(compiled)
     if entry:
-        _compile_undisturbed(compiled)
+        private.undisturbed(compiled)
     if keep:
-        cache.keep(compiled, function, f"fast={fast}")
+        private.keep(compiled, function, f"fast={fast}")
     return compiled  # type: ignore[no-any-return]
-
-
-def _compile_lightly(compiled: Any) -> None:
-    """How callers compile a helper: for int64, where Numba would for int32 and each constant too.
-
-    And optimised a little, since callers, which hold its code, are optimised with it.
-    """
-    template = compiled.get_call_template
-
-    def number(kind: Any) -> Any:
-        kind = numba.types.unliteral(kind)
-        return numba.types.int64 if kind == numba.types.int32 else kind
-
-    def light(arguments: Any, options: Any) -> Any:
-        level = numba.config.OPT
-        numba.config.OPT = type(level)(min(level, 1))
-        try:
-            return template(tuple(map(number, arguments)), options)
-        finally:
-            numba.config.OPT = level
-
-    compiled.get_call_template = light
-
-
-def _compile_undisturbed(compiled: Any) -> None:
-    """Leave compiling, and reading from the disk, to a helping thread: it cannot be resumed.
-
-    But not for a module that is being imported: reading imports it, and would wait for this thread.
-    """
-    compile_for, module = compiled._compile_for_args, compiled.py_func.__module__
-
-    def elsewhere(*arguments: Any, **options: Any) -> Any:
-        if helpers.joined():
-            raise helpers.LaterError
-        spec = getattr(sys.modules.get(module), "__spec__", None)
-        call = helpers.here if getattr(spec, "_initializing", False) else helpers.undisturbed
-        return call(helpers.whole(compile_for), *arguments, **options)
-
-    compiled._compile_for_args = elsewhere
 
 
 @typed
@@ -167,7 +127,8 @@ def kernel(function: Any = None, *, fast: bool = False, blas: bool = False) -> A
     @functools.wraps(function)
     def launch(tasks: int | range, *arrays: Any) -> None:
         first, last = (tasks.start, tasks.stop) if isinstance(tasks, range) else (0, tasks)
-        count = 1 if _DISABLED else min(threads(), max(1, last - first))
+        alone = _DISABLED or not private.ready(compiled, arrays)
+        count = 1 if alone else min(threads(), max(1, last - first))
         run(count, first, last, *arrays)
 
     return launch

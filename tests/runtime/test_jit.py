@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import nlattn
-from nlattn.runtime import cache, helpers, jit, threads
+from nlattn.runtime import cache, helpers, jit, private, threads
 from tests.conftest import NO_JIT
 
 COUNT = """
@@ -26,8 +26,10 @@ def double(i, x, out):
     out[i] = 2 * x[i]
 
 out = np.empty(1000)
-double(1000, np.ones(1000), out)
-assert (out == 2).all()
+for _ in range(2):
+    out[:] = 0
+    double(1000, np.ones(1000), out)
+    assert (out == 2).all()
 """
 
 
@@ -191,13 +193,20 @@ def test_a_cut_cache_is_compiled_again(tmp_path: Path) -> None:
 
 
 def test_this_numba_is_known() -> None:
-    assert cache.KNOWN
+    assert private.KNOWN == {"cache": True, "helpers": True, "threads": True}
+
+
+def test_a_numba_that_differs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(private.Dispatcher, "get_call_template", len)
+    monkeypatch.delattr(private.IndexDataCacheFile, "_dump")
+    assert private.known() == {"cache": False, "helpers": False, "threads": True}
 
 
 @pytest.mark.jit
-def test_an_unknown_numba_keeps_code_in_its_own_way(tmp_path: Path) -> None:
+def test_an_unknown_numba_compiles_and_keeps_code_in_its_own_way(tmp_path: Path) -> None:
     path, folder = tmp_path / "counted.py", tmp_path / "cache"
-    path.write_text("from nlattn.runtime import cache; cache.KNOWN = False\n" + COUNT)
+    unknown = "from nlattn.runtime import private\nprivate.KNOWN = dict.fromkeys(private.KNOWN)\n"
+    path.write_text(unknown + COUNT)
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import counted"
     done = run(code, NUMBA_CACHE_DIR=str(folder))
     assert done.returncode == 0, done.stderr
@@ -211,9 +220,9 @@ def test_the_group_of_a_user_alone_is_trusted(
     tmp_path.chmod(0o770)
     for own in (True, False):
         monkeypatch.setattr(cache, "_own_group", lambda _, own=own: own)
-        assert cache._others_can_write(str(tmp_path)) != own
+        assert cache.others_can_write(str(tmp_path)) != own
     tmp_path.chmod(0o700)
-    assert not cache._others_can_write(str(tmp_path))
+    assert not cache.others_can_write(str(tmp_path))
 
 
 @pytest.mark.jit
