@@ -207,12 +207,12 @@ def attention_vjp(
     masked_rows: str = "zero",
     nonfinite: str = "raise",
 ) -> Any:
-    """Gradients (dq, dk, dv[, dbias][, dsinks]) of ``sum(dout * out) + sum(dlse * lse)``.
+    """Gradients of ``sum(dout * out) + sum(dlse * lse)``: (dq, dk, dv), then dbias and dsinks.
 
-    Arguments as for `attention`, `dout` in the shape of its result and `dlse` (..., n). Gradients
-    have the shapes of their arrays. The forward pass is computed again, then
-    ``n m (3 d + 2 e)`` multiply-adds (with a bias ``d + e`` more); memory ``O(n e + m (d + e))``
-    per head. Source: [dao2022, appendix B.2].
+    These two only with `bias` and with `sinks`. Arguments as for `attention`, `dout` in the shape
+    of its result and `dlse` (..., n). Gradients have the shapes of their arrays. The forward pass
+    is computed again, then ``n m (3 d + 2 e)`` multiply-adds (with a bias ``d + e`` more); memory
+    ``O(n e + m (d + e))`` per head. Source: [dao2022, appendix B.2].
     """
     arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e"), "dout": (dout, "n e")}
     if dlse is not None:
