@@ -306,7 +306,16 @@ def _validate(parser: argparse.ArgumentParser) -> None:
         "--timeout", type=above_zero, default=120.0, help="seconds for one case (120)"
     )
     parser.add_argument("--memory", type=above_zero, default=8.0, help="gigabytes it may hold (8)")
-
+    parser.add_argument(
+        "--accumulate",
+        choices=("float32", "float16", "bfloat16", "own"),
+        help="format of sums of narrow numbers, in place of what the backend says (float32)",
+    )
+    parser.add_argument(
+        "--products",
+        choices=("own", "tf32", "3xtf32"),
+        help="of float32 matrices, in place of what the backend says (own)",
+    )
     parser.add_argument(
         "--tolerance",
         action="append",

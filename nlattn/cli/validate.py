@@ -47,8 +47,9 @@ def validate(options: Namespace) -> int:
     chosen(options, None)  # says what is wrong before anything is started
     start = time.perf_counter()
     with Process(
-        options.backend, options.op, timeout=options.timeout, memory=options.memory * 1e9
-    ) as subject:
+        options.backend, options.op, timeout=options.timeout, memory=options.memory * 1e9,
+        words=arithmetic(options),
+    ) as subject:  # fmt: skip
         fixed = chosen(options, subject.capabilities)
         found: Iterator[Verdict] = run(subject, fixed, dict(options.tolerance or ()))
         found = chain(found, searches(subject, searched(options), options.dtypes))
@@ -80,11 +81,19 @@ def again(options: Namespace) -> list[str]:
         words += ["--timeout", f"{options.timeout:g}"]
     if options.memory != MEMORY:
         words += ["--memory", f"{options.memory:g}"]
+    for name, word in arithmetic(options).items():
+        words += [f"--{name}", word]
     for pattern, factor in options.tolerance or ():
         words += ["--tolerance", f"{pattern}={factor:g}"]
     if options.sweep:
         words += ["--sweep", str(options.sweep), "--seed", str(options.seed)]
     return words
+
+
+def arithmetic(options: Namespace) -> dict[str, str]:
+    """How sums and products are made, where that is said in place of the backend."""
+    words = {name: getattr(options, name) for name in ("accumulate", "products")}
+    return {name: word for name, word in words.items() if word is not None}
 
 
 def unasked(options: Namespace, able: Capabilities) -> list[str]:

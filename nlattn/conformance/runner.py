@@ -65,8 +65,7 @@ def run(
         yield replace(verdict, seed=case.seed, seconds=seconds, ran=reply.ran)
     able = subject.capabilities
     fit = [case for case in cases if not case.whole and not unsupported(able, case)]
-    sure = subject.capabilities.deterministic
-    yield from behaviours(subject.ask, fit, flaws, sure)
+    yield from behaviours(subject.ask, fit, flaws, able.deterministic, able.arithmetic)
 
 
 def attempt(

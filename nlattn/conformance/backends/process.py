@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -55,16 +55,19 @@ class Process:
         dtype and shape ten times as long where the backend says that it compiles.
     memory : float
         Bytes that the process may hold, where the system tells (Linux).
+    words : mapping
+        Capabilities that count in place of the backend's own.
     """
 
     _all: ClassVar[weakref.WeakSet[Process]] = weakref.WeakSet()
 
     def __init__(
-        self, spec: str, op: str | None = None, *, timeout: float = 120.0, memory: float = 8e9
-    ):
+        self, spec: str, op: str | None = None, *, timeout: float = 120.0, memory: float = 8e9,
+        words: Mapping[str, Any] | None = None,
+    ):  # fmt: skip
         self._command = [sys.executable, "-m", "nlattn.conformance.backends.worker", spec]
         self._command += [op] if op else []
-        self.timeout, self.memory = timeout, memory
+        self.timeout, self.memory, self._words = timeout, memory, dict(words or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] = io.BytesIO()
         Process._all.add(self)
@@ -145,7 +148,7 @@ class Process:
             raise ValueError(said["refused"])
         self.name = str(said["name"])
         try:
-            self.capabilities = Capabilities.of(said["capabilities"])
+            self.capabilities = Capabilities.of(said["capabilities"] | self._words)
         except ValueError:
             self.close()
             raise

@@ -27,7 +27,7 @@ from nlattn.conformance.backends.process import Died
 from nlattn.conformance.case import Array, Case, dtype_of
 from nlattn.conformance.cases.recipes import given_per_head
 from nlattn.conformance.judge.verdict import Verdict
-from nlattn.conformance.truth.arithmetic import precision
+from nlattn.conformance.truth.arithmetic import Arithmetic, precision
 from nlattn.conformance.truth.bounds import allowed, exact, ratios
 
 RULES = (
@@ -41,16 +41,17 @@ def behaviours(
     cases: Iterable[Case],
     flaws: Mapping[tuple[str, str], list[str]],
     sure: bool | str = True,
+    arithmetic: Callable[[str], Arithmetic] = Arithmetic.of,
 ) -> Iterator[Verdict]:
     """Verdicts of every operator and dtype that `cases` show on plain arrays.
 
     `flaws` are what the calls so far have told, by operator and dtype. `sure` is what the backend
     says of its bits: False, and it is not asked to repeat itself; "batch", and a head alone must
-    give the same bits.
+    give the same bits. `arithmetic` is that of a dtype.
     """
     for case in behaved(cases):
         label = case.name.rsplit("/", 1)[-1]
-        rules = _rules(case, label, sure)
+        rules = _rules(case, label, sure, arithmetic(case.dtype))
         try:
             first = ask(case)
             if first.unsupported or first.raised or not _shaped(case, first.outputs):
@@ -86,17 +87,17 @@ def behaved(cases: Iterable[Case]) -> list[Case]:
 
 
 def _rules(
-    case: Case, label: str, sure: bool | str
+    case: Case, label: str, sure: bool | str, how: Arithmetic
 ) -> dict[str, Callable[[Ask, Case, Reply], str]]:
     if label == "heads":
-        return {"heads": partial(_heads, bits=sure == "batch")}
+        return {"heads": partial(_heads, how, bits=sure == "batch")}
     rules: dict[str, Any] = {"repeatable": _repeatable}
     if case.spec.cases.bound == "analysis" and case.spec.cases.result == "numbers":
         rules["dtype"] = _dtype
     if "keys" in case.spec.behaviour:
-        rules["keys"] = _keys
+        rules["keys"] = partial(_keys, how)
     if "linear" in case.spec.behaviour:
-        rules["linear"] = _linear
+        rules["linear"] = partial(_linear, how)
     if {"q", "k"} <= set(case.arrays):
         rules["refusal"] = _refusal
     return rules
@@ -131,7 +132,7 @@ def _dtype(_: Ask, case: Case, first: Reply) -> str:
     return ""
 
 
-def _heads(ask: Ask, case: Case, first: Reply, bits: bool = False) -> str:
+def _heads(how: Arithmetic, ask: Ask, case: Case, first: Reply, bits: bool = False) -> str:
     """The last slice alone."""
     lead = len(case.arrays[next(iter(case.spec.arrays))].shape) - len(
         next(iter(case.spec.arrays.values())).split()
@@ -144,25 +145,25 @@ def _heads(ask: Ask, case: Case, first: Reply, bits: bool = False) -> str:
         return ""
     alone = ask(replace(case, arrays=arrays)).outputs
     among = {name: x[(-1,) * lead] for name, x in first.outputs.items()}
-    slack = {name: x[(-1,) * lead] for name, x in allowed(case).items()}
+    slack = {name: x[(-1,) * lead] for name, x in allowed(case, how).items()}
     if bits and any(alone[n].tobytes() != among[n].tobytes() for n in among if n in alone):
         return "the last head alone has other bits than among the others"
     return _differ(alone, among, slack, "the last head alone")
 
 
-def _keys(ask: Ask, case: Case, first: Reply) -> str:
+def _keys(how: Arithmetic, ask: Ask, case: Case, first: Reply) -> str:
     order = np.random.default_rng(case.seed).permutation(case.arrays["k"].shape[-2])
     arrays = {n: x[..., order, :] if n in ("k", "v") else x for n, x in case.arrays.items()}
     moved = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
     other = ask(replace(case, arrays=moved)).outputs
-    return _differ(other, first.outputs, allowed(case), "keys in another order")
+    return _differ(other, first.outputs, allowed(case, how), "keys in another order")
 
 
-def _linear(ask: Ask, case: Case, first: Reply) -> str:
+def _linear(how: Arithmetic, ask: Ask, case: Case, first: Reply) -> str:
     arrays = dict(case.arrays)
     arrays["v"] = arrays["v"] + arrays["v"]
     twice = {n: x.astype(float) / 2 for n, x in ask(replace(case, arrays=arrays)).outputs.items()}
-    return _differ(twice, first.outputs, allowed(case), "half the result of twice the values")
+    return _differ(twice, first.outputs, allowed(case, how), "half the result of twice the values")
 
 
 def _refusal(ask: Ask, case: Case, _: Reply) -> str:

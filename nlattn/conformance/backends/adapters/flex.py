@@ -1,7 +1,8 @@
 """``torch:flex``: flex_attention, with every option as a modification of scores.
 
-Where there is a GPU it is compiled, with sizes that may vary; elsewhere PyTorch computes it step by
-step.
+Where there is a GPU it is compiled, with lengths that may vary: one modification serves all masks
+and biases, and batches are heads, so that it is compiled for each dtype and head dimension, for
+one head and for several, and not for each case. Elsewhere PyTorch computes it step by step.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import numpy as np
 
 from nlattn.conformance.backends.adapters import allowed_pairs, four_axes
 
-SIZES = {"d": (16, 32, 64, 128, 256), "e": (16, 32, 64, 128, 256)}
-"""Head dimensions that its compiled kernels take."""
+SIZES = {"d": (64, 128), "e": "d"}
+"""Head dimensions that it is compiled for."""
+LIMITS = ("recompile_limit", "accumulated_recompile_limit", "cache_size_limit")
+"""Of the versions that TorchDynamo keeps; beyond them it would compute step by step, silently."""
 _compiled: list[Any] = []
 
 
@@ -38,21 +41,19 @@ def attention(
     lead = tuple(q.shape[:-2])
     if not gqa:
         lead = np.broadcast_shapes(*(tuple(x.shape[:-2]) for x in (q, k, v)))
-    q, k, v = four_axes(q, k, v, gqa)
+    q, k, v = (x.reshape(1, -1, *x.shape[2:]) for x in four_axes(q, k, v, gqa))
     n, m = q.shape[-2], k.shape[-2]
     pairs = allowed_pairs(n, m, causal, causal_offset, window)
-    yes = None if pairs is None else torch.from_numpy(pairs).to(q.device)
-    if mask is not None:
-        yes = mask if yes is None else yes & mask
-    bias, yes = (x if x is None else x.expand(*lead, n, m).reshape(*q.shape[:2], n, m)
-                 for x in (bias, yes))  # fmt: skip
+    yes = torch.ones(n, m, dtype=torch.bool) if pairs is None else torch.from_numpy(pairs)
+    yes = yes.to(q.device) if mask is None else yes.to(q.device) & mask
+    added = q.new_zeros(n, m) if bias is None else bias
+    yes, added = (x.expand(*lead, n, m).reshape(q.shape[1], n, m) for x in (yes, added))
 
     def modified(s: Any, b: Any, h: Any, i: Any, j: Any) -> Any:
+        del b
         if softcap is not None:
             s = softcap * torch.tanh(s / softcap)
-        if bias is not None:
-            s = s + bias[b, h, i, j]
-        return s if yes is None else torch.where(yes[b, h, i, j], s, -float("inf"))
+        return torch.where(yes[h, i, j], s + added[h, i, j], -float("inf"))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it says that it is not compiled
@@ -70,5 +71,8 @@ def _function(torch: Any, q: Any) -> Any:
     if not q.is_cuda:
         return flex_attention
     if not _compiled:
+        for name in LIMITS:
+            if hasattr(torch._dynamo.config, name):
+                setattr(torch._dynamo.config, name, 1024)
         _compiled.append(torch.compile(flex_attention, dynamic=True))
     return _compiled[0]
