@@ -198,9 +198,9 @@ class Votes:
         table: Ints = np.stack([*columns, own, np.zeros_like(own)], 1)
         return table
 
-    def _options(self) -> Floats:
-        kind = WEIGHTS.index("gaussian")
-        return _check.frozen(np.array([kind, self.slope, 2.0, 0.0]))  # type: ignore[no-any-return]
+    def _options(self) -> kernels.Options:
+        none = _check.frozen(np.empty(0))
+        return kernels.Options(WEIGHTS.index("gaussian"), self.slope, 2.0, 0.0, none)
 
     def _fold(self, dpatches: Floats, name: str) -> Floats:
         """Gradient of an image from that of its patches: the transpose of `_patches`."""

@@ -26,6 +26,10 @@ class WeightFunction(NamedTuple):
     """Of the score: scale, or ``1 / bandwidth^2``."""
     power: float
     masked_rows: str
+    bias: Floats | None = None
+    """Of each edge, (nnz,)."""
+    sinks: Floats | None = None
+    """Of each head, (batch,) float64."""
 
     @classmethod
     def checked(
@@ -36,6 +40,8 @@ class WeightFunction(NamedTuple):
         bandwidth: float = 1.0,
         power: float = 2.0,
         masked_rows: str = "zero",
+        bias: Floats | None = None,
+        sinks: Floats | None = None,
     ) -> WeightFunction:
         """Raise for values outside their sets."""
         op = fit.op
@@ -47,16 +53,20 @@ class WeightFunction(NamedTuple):
             if scale is not None:
                 text = "has no place in weight='gaussian'; use bandwidth"
                 _check.fail(op, f"scale={scale}", text)
-            return cls(weight, bandwidth**-2, power, masked_rows)
+            return cls(weight, bandwidth**-2, power, masked_rows, bias, sinks)
         factor = fit.dims["d"] ** -0.5 if scale is None else _check.number(op, "scale", scale)
-        return cls(weight, factor, power, masked_rows)
+        for name, given in (("bias", bias), ("sinks", sinks)):
+            if given is not None and weight != "softmax":
+                text = f"has no place in weight={weight!r}, expected 'softmax' or 'gaussian'"
+                _check.fail(op, name, text)
+        return cls(weight, factor, power, masked_rows, bias, sinks)
 
     @property
-    def options(self) -> Floats:
+    def options(self) -> kernels.Options:
         """As the kernels take them."""
-        fill = np.nan if self.masked_rows == "nan" else 0.0
-        kind = WEIGHTS.index(self.weight)
-        return _check.frozen(np.array([kind, self.factor, self.power, fill]))  # type: ignore[no-any-return]
+        fill = np.nan if self.masked_rows == "nan" and self.sinks is None else 0.0
+        bias = _check.frozen(np.empty(0) if self.bias is None else self.bias, np.float64)
+        return kernels.Options(WEIGHTS.index(self.weight), self.factor, self.power, fill, bias)
 
 
 class SparseParts(NamedTuple):
@@ -95,16 +105,26 @@ class Edges:
     def attend(self, weights: WeightFunction, return_lse: bool) -> Any:
         """Outputs of all heads, and the logarithms of their normalisers if asked for."""
         fit = self.fit
-        v = self._array("v")
-        out, lse = self._empty(self.n, v.shape[2]), np.empty((fit.batch, self.n))
-        arrays = self._array("q"), self._array("k"), v, *self.support[:2]
-        table = self._table("q", "k", "v")
-        kernels.attend(self._blocks(self.n), *arrays, table, weights.options, out, lse)
+        out, lse = self._attended(weights)
+        if weights.sinks is not None:
+            kept, lse = _share(lse, weights.sinks[:, None])
+            out *= kept[..., None].astype(out.dtype)
+            if weights.masked_rows == "nan":
+                out[np.isneginf(lse)] = np.nan
         self._refuse_empty(weights, lse)
         result = fit.unfold(out.reshape(fit.batch, *self.query_grid, out.shape[2]))
         if not return_lse:
             return result
         return result, fit.unfold(lse.reshape(fit.batch, *self.query_grid), cast=False)
+
+    def _attended(self, weights: WeightFunction) -> tuple[Floats, Floats]:
+        """Outputs and normalisers of the keys alone."""
+        v = self._array("v")
+        out, lse = self._empty(self.n, v.shape[2]), np.empty((self.fit.batch, self.n))
+        arrays = self._array("q"), self._array("k"), v, *self.support[:2]
+        table = self._table("q", "k", "v")
+        kernels.attend(self._blocks(self.n), *arrays, table, weights.options, out, lse)
+        return out, lse
 
     def entries(self, weights: WeightFunction, search: Work | None = None) -> SparseParts:
         """Weights of a single head's map; `search` is the work that found its support."""
@@ -129,8 +149,8 @@ class Edges:
             self.support, P, scores, lse.reshape(-1), work, self.query_grid, self.key_grid
         )
 
-    def vjp(self, weights: WeightFunction, with_dlse: bool) -> tuple[Floats, Floats, Floats]:
-        """Gradients of q, k and v."""
+    def vjp(self, weights: WeightFunction, with_dlse: bool) -> tuple[Floats, ...]:
+        """Gradients of q, k and v; of the bias of edges and of each head's sink, if there are."""
         fit, options = self.fit, weights.options
         q, k, v, dout = (self._array(name) for name in ARRAYS[:4])
         dlse = np.zeros((fit.batch, self.n), fit.dtype)
@@ -155,15 +175,49 @@ class Edges:
         kernels.gather(rows, dscores, *by_row, k, q, self._table("k", "q"), slope, dq)
         kernels.gather(keys, dscores, *by_key, q, k, self._table("q", "k"), slope, dk)
         kernels.gather(keys, P, *by_key, dout, v, self._table("dout", "v"), plain, dv)
-        return self._reduced("q", dq), self._reduced("k", dk), self._reduced("v", dv)
+        gradients = [self._reduced("q", dq), self._reduced("k", dk), self._reduced("v", dv)]
+        if weights.bias is not None:
+            gradients.append(self._of_edges(dscores))
+        if weights.sinks is not None:
+            gradients.append(self._of_sinks(weights, dout, dlse))
+        return tuple(gradients)
+
+    def _of_edges(self, dscores: Floats) -> Floats:
+        """Sum over the heads that share the support, (nnz,)."""
+        total: Floats = np.zeros(len(self.support.indices), self.fit.dtype)
+        n, starts = self.n, self.support.indptr
+        for part, shift in zip(self.slices, self.shift, strict=True):
+            first, last = starts[part * n], starts[part * n + n]
+            total[first:last] += dscores[first + shift : last + shift]
+        return total.astype(self.fit.out_dtype, copy=False)
+
+    def _of_sinks(self, weights: WeightFunction, dout: Floats, dlse: Floats) -> Floats:
+        """Sum over queries, (batch,): ``p_sink (dlse - dout . out)``."""
+        assert weights.sinks is not None
+        out, lse = self._attended(weights)
+        kept, _ = _share(lse, weights.sinks[:, None])
+        mean = kept * np.einsum("bne,bne->bn", out, dout, dtype=np.float64)
+        taken, _ = _share(weights.sinks[:, None], lse)
+        total: Floats = (taken * (dlse - mean)).sum(1)
+        return total
 
     def _weigh(self, weights: WeightFunction) -> tuple[Floats, Floats, Floats]:
         scores, P = np.empty(self.nnz, self.fit.dtype), np.empty(self.nnz, self.fit.dtype)
-        lse = np.empty((self.fit.batch, self.n))
+        lse: Floats = np.empty((self.fit.batch, self.n))
         arrays = self._array("q"), self._array("k"), *self.support[:2], self._table("q", "k", "k")
         kernels.weigh(self._blocks(self.n), *arrays, weights.options, scores, P, lse)
+        if weights.sinks is not None:
+            kept, lse = _share(lse, weights.sinks[:, None])
+            rows = self._sizes()
+            P *= np.repeat(kept.reshape(-1), rows).astype(P.dtype)
         self._refuse_empty(weights, lse)
         return scores, P, lse
+
+    def _sizes(self) -> Ints:
+        """Number of keys of every row of all heads."""
+        sizes = np.diff(self.support.indptr).reshape(math.prod(self.support.shape[:-2]), self.n)
+        rows: Ints = sizes[self.slices].reshape(-1)
+        return rows
 
     def _blocks(self, rows: int) -> int:
         """Tasks of kernels over `rows` queries or keys of each head."""
@@ -194,3 +248,11 @@ class Edges:
                 f"query {[int(i) for i in first]}",
                 "has no key with a weight; masked_rows='zero' or 'nan' lets it pass",
             )
+
+
+def _share(own: Floats, other: Floats) -> tuple[Floats, Floats]:
+    """Share that parts of normaliser `own` have beside others, and the logarithm of the sum."""
+    both = np.logaddexp(own, other)
+    with np.errstate(invalid="ignore", under="ignore"):
+        share = np.where(np.isneginf(own), 0, np.exp(own - both))
+    return share, both

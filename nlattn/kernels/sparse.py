@@ -8,7 +8,7 @@ so that edge t of the support has coefficient ``t + slices[b, -1]``.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,19 @@ from nlattn.runtime import jit
 
 SOFTMAX, GAUSSIAN, ABSPOW, DOT = range(4)
 BLOCK = 256
+
+
+class Options(NamedTuple):
+    """How scores become weights."""
+
+    weight: int
+    factor: float
+    """Of the score."""
+    power: float
+    fill: float
+    """What a row without keys gives."""
+    bias: Floats
+    """Added to the score of each edge, in the order of the support; empty for none."""
 
 
 @jit.device
@@ -34,13 +47,17 @@ def _copy(source: Floats, target: Floats, count: int) -> None:
 
 
 @jit.device
-def _weights(q: Floats, k: Floats, keys: Ints, options: Floats, scores: Floats, P: Floats) -> float:
+def _weights(
+    q: Floats, k: Floats, keys: Ints, o: Options, first: int, scores: Floats, P: Floats
+) -> float:
     """Scores of one query and their normalised weights; returns the normaliser's logarithm."""
-    weight, scale, power = int(options[0]), q.dtype.type(options[1]), options[2]
+    weight, scale, power = o.weight, q.dtype.type(o.factor), o.power
     kind = NEG_L2 if weight == GAUSSIAN else PRODUCT
     top, Z = -np.inf, 0.0
     for t in range(len(keys)):
         scores[t] = score(kind, scale, q, k[keys[t]])
+        if o.bias.size:
+            scores[t] += o.bias[first + t]
         top = max(top, scores[t])
     if weight == DOT:
         top, Z = 0.0, float(len(keys))
@@ -56,7 +73,7 @@ def _weights(q: Floats, k: Floats, keys: Ints, options: Floats, scores: Floats, 
             Z += P[t]
         top = power * np.log(peak) if peak != 0 else 0.0
     else:
-        for t in range(len(keys)):
+        for t in range(len(keys) if top != -np.inf else 0):
             P[t] = np.exp(np.float64(scores[t]) - top)
             Z += P[t]
     if Z == 0:
@@ -100,15 +117,14 @@ def attend(
     indptr: Ints,
     indices: Ints,
     slices: Ints,
-    options: Floats,
+    options: Options,
     out: Floats,
     lse: Floats,
 ) -> None:
     """Weighted mean of the values of each query's keys.
 
     `q` (Bq, n, d), `k` (Bk, m, d), `v` (Bv, m, e); `slices` (B, 5) of q, k, v, the support, and the
-    coefficients; `options` weight, factor of the score, power, and what a row without keys gives.
-    Results `out` (B, n, e) and `lse` (B, n).
+    coefficients. Results `out` (B, n, e) and `lse` (B, n).
     """
     n = q.shape[1]
     rows = len(slices) * n
@@ -120,8 +136,10 @@ def attend(
         b, i = r // n, r % n
         row = slices[b, 3] * n + i
         keys = indices[indptr[row] : indptr[row + 1]]
-        lse[b, i] = _weights(q[slices[b, 0], i], k[slices[b, 1]], keys, options, scores, P)
-        _fill(acc, options[3] if lse[b, i] == -np.inf else 0.0, len(acc))
+        lse[b, i] = _weights(
+            q[slices[b, 0], i], k[slices[b, 1]], keys, options, indptr[row], scores, P
+        )
+        _fill(acc, options.fill if lse[b, i] == -np.inf else 0.0, len(acc))
         for t in range(len(keys)):
             _add(acc, P[t], v[slices[b, 2], keys[t]])
         _copy(acc, out[b, i], len(acc))
@@ -135,7 +153,7 @@ def weigh(
     indptr: Ints,
     indices: Ints,
     slices: Ints,
-    options: Floats,
+    options: Options,
     scores: Floats,
     P: Floats,
     lse: Floats,
@@ -155,6 +173,7 @@ def weigh(
             k[slices[b, 1]],
             indices[first:last],
             options,
+            first,
             scores[at:to],
             weights,
         )
@@ -170,7 +189,7 @@ def differentiate(
     indptr: Ints,
     indices: Ints,
     slices: Ints,
-    options: Floats,
+    options: Options,
     scores: Floats,
     P: Floats,
     dscores: Floats,
@@ -178,7 +197,7 @@ def differentiate(
     """Cotangent of every score, ``ds = P (dout . v - dout . out + dlse) f'(s) / f(s)``."""
     n = dout.shape[1]
     rows = len(slices) * n
-    weight, power = int(options[0]), options[2]
+    weight, power = options.weight, options.power
     start, end = block * BLOCK, min(block * BLOCK + BLOCK, rows)
     dP = np.empty(_longest(indptr, slices, n, start, end), np.float64)
     for r in range(start, end):

@@ -223,7 +223,7 @@ def scram_vjp(
     support: Support | None = None,
     masked_rows: str = "zero",
     nonfinite: str = "raise",
-) -> tuple[Floats, Floats, Floats]:
+) -> tuple[Floats, ...]:
     """Gradients (dq, dk, dv) of ``sum(dout * out) + sum(dlse * lse)`` of `scram`.
 
     Exact for the support, which is a constant: the one given, or the one `scram` finds with the

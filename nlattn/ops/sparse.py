@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from nlattn.engines.magnitude import ranged
 from nlattn.engines.sparse import Edges, WeightFunction
 from nlattn.engines.support import checked_support
 from nlattn.maps.sparse import SparseMap
+from nlattn.ops._scores import per_head
 
 
 def support(indptr: Any, indices: Any, shape: tuple[int, ...]) -> Support:
@@ -46,46 +48,95 @@ def support(indptr: Any, indices: Any, shape: tuple[int, ...]) -> Support:
     return checked_support("support", Support(indptr, indices, shape))
 
 
-def support_from_index(index: Any, n_keys: int) -> Support:
-    """The support whose row r holds the keys ``index[r]``, in any order; -1 means none.
+def support_from_index(
+    index: Any,
+    n_keys: int,
+    *,
+    beyond: str = "raise",
+    window: tuple[int, int] | None = None,
+    causal: bool = False,
+    causal_offset: int = 0,
+    return_counts: bool = False,
+) -> Any:
+    """The support whose row r holds the keys ``index[r]``, in any order, and those of a window.
 
     Parameters
     ----------
     index : (..., n, width) integers
-        Keys of every query. One named twice counts once.
+        Keys of every query; negative ones mean none. One named twice counts once.
     n_keys : int
         Number of keys m.
+    beyond : {"raise", "empty"}
+        Whether a key from `n_keys` on is an error, or means none, too.
+    window : (left, right), optional
+        Query i has the keys from ``own - left`` to ``own + right``, too: own is i + causal_offset.
+    causal, causal_offset : bool, int
+        Keys above ``i + causal_offset`` are left out.
+    return_counts : bool
+        Also return how often each key was named, (nnz,), a window naming it once. Their logarithms
+        are the `bias` with which `sparse_attention` counts a key as often as it is named.
 
     Returns
     -------
-    Support
+    Support, or (Support, counts)
         Of shape ``(..., n, m)``.
 
     Raises
     ------
     ValueError
-        A key is below -1 or not below `n_keys`.
+        A key is not below `n_keys`.
     TypeError
         `index` holds no integers.
 
     Notes
     -----
-    ``O(n width log width)`` time.
+    ``O(n width log width)`` time, width with that of the window.
+
+    Examples
+    --------
+    >>> s, counts = nlattn.support_from_index([[2, 0, 2, -1]], 3, return_counts=True)
+    >>> s.indices, counts
+    (array([0, 2], dtype=int32), array([1, 2]))
     """
     op = "support_from_index"
     m = _check.integer(op, "n_keys", n_keys, low=1, high=2**31 - 1)
     keys = _check.integers(op, "index", index)
     if keys.ndim < 2:
         _check.fail(op, "index", f"has shape {keys.shape}, expected (..., n, width)")
-    outside = (keys < -1) | (keys >= m)
-    if outside.any():
-        where = [int(i) for i in np.argwhere(outside)[0]]
-        _check.fail(op, f"index{where}", f"is {keys[tuple(where)]}, expected -1 to {m - 1}")
-    keys = np.sort(keys.reshape(-1, keys.shape[-1]).astype(np.int32), axis=1)
+    shape = (*keys.shape[:-1], m)
+    outside = keys >= m
+    if _check.choice(op, "beyond", beyond, ("raise", "empty")) == "raise" and outside.any():
+        where = _check.first_of(outside)
+        _check.fail(
+            op,
+            f"index{where}",
+            f"is {keys[tuple(where)]}, expected below {m}; beyond='empty' drops it",
+        )
+    keys = np.where(outside, -1, np.maximum(keys, -1)).astype(np.int32)
+    ahead = _check.flag(op, "causal", causal)
+    offset = _check.integer(op, "causal_offset", causal_offset)
+    if offset and not ahead and window is None:
+        _check.fail(op, f"causal_offset={offset}", "has no place without causal=True or a window")
+    own = np.arange(shape[-2])[:, None] + offset
+    if window is not None:
+        left, right = (
+            min(_check.integer(op, f"window[{i}]", side, low=0), m)
+            for i, side in enumerate(_check.pair_of(op, "window", window, "(left, right)"))
+        )
+        near = own + np.arange(-left, right + 1)
+        near = np.where((near >= 0) & (near < m), near, -1).astype(np.int32)
+        keys = np.concatenate([keys, np.broadcast_to(near, (*shape[:-1], near.shape[1]))], -1)
+    if ahead:
+        keys = np.where(keys <= own, keys, -1).astype(np.int32)
+    keys = np.sort(keys.reshape(math.prod(shape[:-1]), keys.shape[-1]), axis=1)
     kept = keys >= 0
     kept[:, 1:] &= keys[:, 1:] != keys[:, :-1]
     indptr = np.concatenate([[0], np.cumsum(kept.sum(1), dtype=np.int64)])
-    return Support(_check.frozen(indptr), _check.frozen(keys[kept]), (*np.shape(index)[:-1], m))
+    found = Support(_check.frozen(indptr), _check.frozen(keys[kept]), shape)
+    if not return_counts:
+        return found
+    places = np.flatnonzero(kept[keys >= 0])
+    return found, np.diff(np.append(places, np.count_nonzero(keys >= 0)))
 
 
 @ranged(laws.weight)
@@ -99,6 +150,8 @@ def sparse_attention(
     scale: float | None = None,
     bandwidth: float = 1.0,
     power: float = 2.0,
+    bias: Floats | None = None,
+    sinks: Floats | None = None,
     masked_rows: str = "zero",
     nonfinite: str = "raise",
     return_lse: bool = False,
@@ -118,6 +171,11 @@ def sparse_attention(
         ``1/sqrt(d)`` if omitted; not for "gaussian".
     bandwidth, power : float
         Positive.
+    bias : (nnz,) array, optional
+        Added to the scores of the support's edges, in its order: the logarithm of how often a key
+        counts. For exponential weights, as are sinks.
+    sinks : array that broadcasts to the leading axes, optional
+        A score of a key without a value, which is not scaled; -inf for none.
     masked_rows : {"zero", "nan", "raise"}
         What a query without keys, or whose weights are all 0, gives.
     nonfinite : {"raise", "propagate"}
@@ -144,8 +202,10 @@ def sparse_attention(
     fit = _check.fit(
         "sparse_attention", {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e")}, nonfinite=nonfinite
     )
-    weights = WeightFunction.checked(fit, weight, scale, bandwidth, power, masked_rows)
-    return Edges(fit, support).attend(weights, return_lse)
+    edges = Edges(fit, support)
+    beside = _beside(edges, bias, sinks, nonfinite)
+    weights = WeightFunction.checked(fit, weight, scale, bandwidth, power, masked_rows, *beside)
+    return edges.attend(weights, return_lse)
 
 
 @ranged(laws.weight)
@@ -186,10 +246,14 @@ def sparse_attention_vjp(
     scale: float | None = None,
     bandwidth: float = 1.0,
     power: float = 2.0,
+    bias: Floats | None = None,
+    sinks: Floats | None = None,
     masked_rows: str = "zero",
     nonfinite: str = "raise",
-) -> tuple[Floats, Floats, Floats]:
-    """Gradients (dq, dk, dv) of ``sum(dout * out) + sum(dlse * lse)``, the support held fixed.
+) -> tuple[Floats, ...]:
+    """Gradients (dq, dk, dv[, dbias][, dsinks]) of ``sum(dout * out) + sum(dlse * lse)``.
+
+    The support is held fixed.
 
     Arguments as for `sparse_attention`, `dout` in the shape of its result and `dlse` (..., n).
     ``nnz (3 d + 3 e)`` multiply-adds, ``O(nnz)`` memory. dk and dv are gathered through the
@@ -199,5 +263,33 @@ def sparse_attention_vjp(
     if dlse is not None:
         arrays["dlse"] = (dlse, "n")
     fit = _check.fit("sparse_attention_vjp", arrays, nonfinite=nonfinite)
-    weights = WeightFunction.checked(fit, weight, scale, bandwidth, power, masked_rows)
-    return Edges(fit, support).vjp(weights, dlse is not None)
+    edges = Edges(fit, support)
+    beside = _beside(edges, bias, sinks, nonfinite)
+    weights = WeightFunction.checked(fit, weight, scale, bandwidth, power, masked_rows, *beside)
+    gradients = edges.vjp(weights, dlse is not None)
+    if sinks is None:
+        return gradients
+    return (*gradients[:-1], fit.reduce_beside(gradients[-1], np.shape(sinks)))
+
+
+def _beside(
+    edges: Edges, bias: Any, sinks: Any, nonfinite: str
+) -> tuple[Floats | None, Floats | None]:
+    """A number for each edge, (nnz,), and one for each head, (batch,) float64."""
+    fit = edges.fit
+    if bias is not None:
+        bias = _check.array(fit.op, "bias", bias)
+        _check.one_dtype(fit.op, {"q": fit.out_dtype, "bias": bias.dtype})
+        count = len(edges.support.indices)
+        if bias.shape != (count,):
+            text = f"has shape {bias.shape}, expected ({count},), one for each edge of the support"
+            _check.fail(fit.op, "bias", text)
+        bad = np.isnan(bias) | (bias == np.inf)
+        if nonfinite == "raise" and bad.any():
+            where = _check.first_of(bad)
+            _check.fail(
+                fit.op, f"bias{where}", f"is {bias[bad][0]}, expected finite values or -inf"
+            )
+    if sinks is not None:
+        sinks = per_head(fit, "sinks", sinks, nonfinite).astype(np.float64)
+    return bias, sinks

@@ -9,6 +9,9 @@ For query i with keys S, scores s_j and weights w_j = f(s_j):
     abspow     f(s) = |s|^p      s = scale q.k               Z = sum w
     dot        f(s) = s          s = scale q.k               Z = |S|
 
+To the scores of the first two a bias of each edge may be added, the logarithm of how often a key
+counts; a sink adds exp(sink) to Z.
+
 Sources: [wang2018, eq. 1-4] for the weights; the gradients are derived here. Status: ours.
 Real, longdouble and complex arrays alike; in complex arithmetic every function is analytic, so
 that the complex step differentiates it.
@@ -33,7 +36,7 @@ def scores(q: Array, k: Array, weight: str, scale: float, bandwidth: float) -> A
     return np.asarray(scale * (k @ q))
 
 
-def probabilities(s: Array, weight: str, power: float) -> tuple[Array, Any]:
+def probabilities(s: Array, weight: str, power: float, sink: Any = None) -> tuple[Array, Any]:
     """Weights over their normaliser, (s,), and the normaliser's logarithm; no key gives -inf."""
     if weight == "dot":
         w, top, Z = s, 0.0, s.dtype.type(len(s))
@@ -42,8 +45,12 @@ def probabilities(s: Array, weight: str, power: float) -> tuple[Array, Any]:
         Z = w.sum()
     else:
         top = s.real.max(initial=-np.inf)
+        if sink is not None:
+            top = np.maximum(top, sink.real)
+        if np.isneginf(top):
+            return np.zeros_like(s), -np.inf
         w = np.exp(s - top)
-        Z = w.sum()
+        Z = w.sum() if sink is None else w.sum() + np.exp(sink - top)
     if Z == 0:
         return np.zeros_like(s), -np.inf
     return w / Z, top + np.log(Z)
@@ -70,6 +77,8 @@ def sparse_attention(
     scale: float | None = None,
     bandwidth: float = 1.0,
     power: float = 2.0,
+    bias: Array | None = None,
+    sinks: Array | None = None,
     masked_rows: str = "zero",
     return_lse: bool = False,
 ) -> Any:
@@ -78,9 +87,11 @@ def sparse_attention(
     lead, (q_, k_, v_) = _heads(support, q, k, v)
     out = np.zeros((*lead, q.shape[-2], v.shape[-1]), v.dtype)
     lse = np.full((*lead, q.shape[-2]), -np.inf, v.dtype)
-    for b, i, S in _rows(support, lead, q.shape[-2]):
+    sinks_ = None if sinks is None else np.broadcast_to(sinks, lead)
+    for b, i, S, edges in _rows(support, lead, q.shape[-2]):
         s = scores(q_[b][i], k_[b][S], weight, scale, bandwidth)
-        P, lse[b][i] = probabilities(s, weight, power)
+        s = s if bias is None else s + bias[edges]
+        P, lse[b][i] = probabilities(s, weight, power, None if sinks_ is None else sinks_[b])
         out[b][i] = P @ v_[b][S]
         if lse[b][i] == -np.inf and masked_rows == "nan":
             out[b][i] = np.nan
@@ -100,16 +111,30 @@ def sparse_attention_vjp(
     scale: float | None = None,
     bandwidth: float = 1.0,
     power: float = 2.0,
-) -> tuple[Array, Array, Array]:
-    """Gradients (dq, dk, dv) of ``sum(dout * out) + sum(dlse * lse)``, the support held fixed."""
+    bias: Array | None = None,
+    sinks: Array | None = None,
+) -> tuple[Array, ...]:
+    """Gradients (dq, dk, dv[, dbias][, dsinks]) of ``sum(dout * out) + sum(dlse * lse)``.
+
+    The support is held fixed.
+    """
     scale = _scale(q, scale)
     lead, (q_, k_, v_) = _heads(support, q, k, v)
     dq, dk, dv = (np.zeros((*lead, *x.shape[-2:]), x.dtype) for x in (q, k, v))
-    for b, i, S in _rows(support, lead, q.shape[-2]):
+    sinks_ = None if sinks is None else np.broadcast_to(sinks, lead)
+    dbias = None if bias is None else np.zeros_like(bias)
+    dsinks = None if sinks is None else np.zeros((*lead, 1), q.dtype)
+    for b, i, S, edges in _rows(support, lead, q.shape[-2]):
         g, a = dout[b][i], 0.0 if dlse is None else dlse[b][i]
         s = scores(q_[b][i], k_[b][S], weight, scale, bandwidth)
-        P, _ = probabilities(s, weight, power)
-        ds = score_cotangents(s, P, v_[b][S] @ g, a, weight, power)[:, None]
+        s = s if bias is None else s + bias[edges]
+        P, lse = probabilities(s, weight, power, None if sinks_ is None else sinks_[b])
+        dP = v_[b][S] @ g
+        ds = score_cotangents(s, P, dP, a, weight, power)[:, None]
+        if dbias is not None:
+            dbias[edges] += ds[:, 0]
+        if dsinks is not None and sinks_ is not None:
+            dsinks[b] += np.exp(sinks_[b] - lse) * (a - (P * dP).sum())
         dv[b][S] += P[:, None] * g
         if weight == "gaussian":
             difference = (2 / bandwidth**2) * (q_[b][i] - k_[b][S])
@@ -118,7 +143,12 @@ def sparse_attention_vjp(
         else:
             dq[b][i] += scale * (ds * k_[b][S]).sum(0)
             dk[b][S] += scale * ds * q_[b][i]
-    return _summed(dq, q.shape), _summed(dk, k.shape), _summed(dv, v.shape)
+    gradients = [_summed(dq, q.shape), _summed(dk, k.shape), _summed(dv, v.shape)]
+    if dbias is not None:
+        gradients.append(dbias)
+    if dsinks is not None and sinks is not None:
+        gradients.append(_summed(dsinks[..., 0], np.shape(sinks)))
+    return tuple(gradients)
 
 
 def _scale(q: Array, scale: float | None) -> float:
@@ -132,13 +162,14 @@ def _heads(support: Support, *arrays: Array) -> tuple[tuple[int, ...], list[Arra
 
 
 def _rows(support: Support, lead: tuple[int, ...], n: int) -> Any:
-    """(head, query, its keys) of every row."""
+    """(head, query, its keys, their places among all edges) of every row."""
     indptr, indices, shape = support
     slices = np.broadcast_to(np.arange(np.prod(shape[:-2], dtype=int)).reshape(shape[:-2]), lead)
     for b in np.ndindex(lead):
         for i in range(n):
             row = slices[b] * n + i
-            yield b, i, indices[indptr[row] : indptr[row + 1]]
+            edges = slice(indptr[row], indptr[row + 1])
+            yield b, i, indices[edges], edges
 
 
 def _summed(gradient: Array, shape: tuple[int, ...]) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 def sparse_attention(
     bad: str, q: Any, k: Any, v: Any, *, support_indptr: Any, support_indices: Any,
     support_shape: Any, weight: str = "softmax", scale: Any = None, bandwidth: float = 1.0,
-    power: float = 2.0,
+    power: float = 2.0, bias: Any = None, sinks: Any = None,
 ) -> Any:  # fmt: skip
     """One query after the other, on its own list of keys."""
     lead = q.shape[:-2]
@@ -28,16 +28,21 @@ def sparse_attention(
             continue
         head = tuple(b)
         s = factor * k[head][keys] @ q[head][i]
+        more = 0 if bias is None or len(keys) != last - first else bias[first:last]
+        more = {"once": 0 * more, "raw counts": np.exp(more)}.get(bad, more)
         if weight == "softmax":
             s = s / factor if bad == "no scale" else s
-            w = np.exp(s - s.max())
+            top, s = s.max(), s + more
+            w = np.exp(s - top)
         elif weight == "gaussian":
             d2 = ((q[head][i] - k[head][keys]) ** 2).sum(-1)
             h2 = {"linear h": bandwidth, "twice": 2 * bandwidth**2}.get(bad, bandwidth**2)
-            w = np.exp(-(d2 - d2.min()) / h2)
+            w = np.exp(-(d2 - d2.min()) / h2 + more)
         else:
             w = np.where(s.real < 0, -s, s) ** power if weight == "abspow" else s
         total = len(keys) if weight == "dot" and bad != "by sum" else w.sum()
+        if sinks is not None and bad != "no sinks":
+            total = total + np.exp(sinks[b[-1] if bad != "first sink" else 0] - top)
         out[head][i] = (w / total if total else w) @ v[head][keys]
     return out
 
@@ -157,6 +162,10 @@ def heavy_attention(
 
 FAULTS: dict[str, dict[str, str]] = {
     "sparse_attention": {
+        "once": "with every key counted once",
+        "raw counts": "with counts added to the scores, not their logarithms",
+        "no sinks": "without the sinks",
+        "first sink": "with the first head's sink for all",
         "no scale": "with a scale of 1",
         "last key": "without the last key of each row",
         "all keys": "with all keys, whatever the support is",

@@ -17,6 +17,7 @@ from nlattn.kernels.scores import DOT, NEG_L2, score
 from nlattn.runtime import jit
 
 N, M, D, E = 5, 7, 3, 4
+NONE = _check.frozen(np.empty(0))
 
 
 def ints(*values: Any) -> Any:
@@ -48,7 +49,7 @@ def test_the_stored_weights_are_those_that_are_applied(weight: int, dtype: Any) 
     (q, k, v), support = problem(dtype)
     indptr, indices = pointers(support)
     nnz = len(indices)
-    options = _check.frozen(np.array([weight, 0.7, 1.5, 9.0]))
+    options = kernels.Options(weight, 0.7, 1.5, 9.0, NONE)
     slices = ints([0, 0, 0, 0, 0], [1, 0, 1, 0, nnz])
     out, lse = np.full((2, N, E), np.nan, dtype), np.full((2, N), np.nan)
     kernels.attend(1, q, k, v, indptr, indices, slices, options, out, lse)
@@ -71,7 +72,7 @@ def test_the_stored_weights_are_those_that_are_applied(weight: int, dtype: Any) 
 def test_large_powers_do_not_overflow() -> None:
     q, k = _check.frozen(np.full((1, 1, 1), 1e10)), _check.frozen(np.array([[[1.0], [2.0]]]))
     P, scores, lse = np.empty(2), np.empty(2), np.empty((1, 1))
-    options = _check.frozen(np.array([kernels.ABSPOW, 1.0, 60.0, 0.0]))
+    options = kernels.Options(kernels.ABSPOW, 1.0, 60.0, 0.0, NONE)
     slices = ints([0, 0, 0, 0, 0])
     indices = _check.frozen(np.array([0, 1], np.int32))
     kernels.weigh(1, q, k, ints(0, 2), indices, slices, options, scores, P, lse)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import nlattn
 from nlattn._types import Support
 from nlattn.oracle import sparse as oracle
+from nlattn.runtime import threads
 
 WEIGHTS = ("softmax", "gaussian", "abspow", "dot")
 OPTIONS = {"power": 1.5, "bandwidth": 1.3}
@@ -158,6 +159,102 @@ def test_supports_from_index_are_sorted_sets() -> None:
     assert not support.indices.flags.writeable
 
 
+def test_conventions_of_index_tables() -> None:
+    """Negative keys are none, keys beyond are refused or none, a window is joined to the list."""
+    support = nlattn.support_from_index(np.array([[-7, 9, 1]], np.int32), 4, beyond="empty")
+    assert support.indices.tolist() == [1]
+    table = [[3, -1, 3], [0, 0, 0], [-1, -1, -1]]
+    support, counts = nlattn.support_from_index(table, 4, window=(1, 0), return_counts=True)
+    assert [x.tolist() for x in np.split(support.indices, support.indptr[1:-1])] == [
+        [0, 3],
+        [0, 1],
+        [1, 2],
+    ]
+    assert counts.tolist() == [1, 2, 4, 1, 1, 1]
+    support = nlattn.support_from_index(
+        table, 4, window=(1, 1), causal=True, causal_offset=1, return_counts=False
+    )
+    assert support.indptr.tolist() == [0, 2, 5, 7]
+    assert support.indices.tolist() == [0, 1, 0, 1, 2, 2, 3]
+    empty = nlattn.support_from_index(np.full((2, 3, 0), -1), 5)
+    assert (empty.shape, empty.indptr[-1]) == ((2, 3, 5), 0)
+
+
+def test_a_key_counts_as_often_as_it_is_named() -> None:
+    """As if it stood in the list of keys so often; the gradient of a copy is a share."""
+    rng = np.random.default_rng(0)
+    q, k, v, dout = arrays(rng, np.float64, (3, 4), (5, 4), (5, 2), (3, 2))
+    table = np.array([[0, 1, 1, 1], [4, -1, 4, 2], [3, 3, 3, 3]])
+    support, counts = nlattn.support_from_index(table, 5, return_counts=True)
+    bias = np.log(counts)
+    got = nlattn.sparse_attention(q, k, v, support, bias=bias, return_lse=True)
+    for i, keys in enumerate(table):
+        S = keys[keys >= 0]
+        want = nlattn.attention(q[i : i + 1], k[S], v[S], return_lse=True)
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_allclose(a[i], b[0], rtol=1e-13)
+    *_, dbias = nlattn.sparse_attention_vjp(q, k, v, support, dout, bias=bias)
+    assert dbias.shape == bias.shape
+
+
+@pytest.mark.parametrize("weight", ["softmax", "gaussian"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sinks_and_biases_of_edges(weight: str, dtype: Any) -> None:
+    rng = np.random.default_rng(3)
+    inputs = arrays(rng, dtype, (2, 3, 6, 5), (3, 9, 5), (2, 1, 9, 4))
+    dout, dlse = arrays(rng, dtype, (2, 3, 6, 4), (2, 3, 6))
+    support = random_support(rng, 6, 9, (3,), p=0.3)
+    sinks, bias = arrays(rng, dtype, (3,), support.indices.shape)
+    options: dict[str, Any] = {"weight": weight, "sinks": sinks, "bias": bias}
+    got = nlattn.sparse_attention(*inputs, support, **options, return_lse=True)
+    got += nlattn.sparse_attention_vjp(*inputs, support, dout, dlse=dlse, **options)
+    wide = [x.astype(np.longdouble) for x in (*inputs, dout, dlse)]
+    options |= {"sinks": sinks.astype(np.longdouble), "bias": bias.astype(np.longdouble)}
+    want = oracle.sparse_attention(*wide[:3], support, **options, return_lse=True)
+    want += oracle.sparse_attention_vjp(*wide[:3], support, wide[3], dlse=wide[4], **options)
+    for a, b in zip(got, want, strict=True):
+        assert a.shape == b.shape
+        bound = 40 * np.finfo(dtype).eps  # of sums of some ten terms near 1
+        np.testing.assert_allclose(a, b, rtol=bound, atol=bound)
+
+
+def test_a_sink_takes_a_row_without_keys() -> None:
+    x, support = np.ones((2, 1)), nlattn.support_from_index([[-1], [0]], 2)
+    options: dict[str, Any] = {"return_lse": True, "masked_rows": "nan"}
+    out, lse = nlattn.sparse_attention(x, x, x, support, sinks=np.array(1.0), **options)
+    np.testing.assert_allclose(out, [[0], [0.5]])
+    np.testing.assert_allclose(lse, [1, 1 + np.log(2)])
+    out, lse = nlattn.sparse_attention(x, x, x, support, sinks=np.array(-np.inf), **options)
+    np.testing.assert_array_equal(np.isnan(out), [[True], [False]])
+    np.testing.assert_array_equal(lse, [-np.inf, 1])
+    with pytest.raises(ValueError, match="sinks has no place in weight='dot', expected 'softmax'"):
+        nlattn.sparse_attention(x, x, x, support, sinks=np.array(1.0), weight="dot")
+    with pytest.raises(ValueError, match=r"bias has shape \(2,\), expected \(1,\), one for each"):
+        nlattn.sparse_attention(x, x, x, support, bias=np.zeros(2))
+
+
+def test_thousands_of_queries_that_choose_one_key() -> None:
+    """Its gradient is a sum of all queries, the same bits on any number of threads."""
+    rng = np.random.default_rng(0)
+    n, m = 3000, 40
+    q, k, v, dout = arrays(rng, np.float32, (n, 8), (m, 8), (m, 4), (n, 4))
+    index = np.concatenate([np.full((n, 1), 7), rng.integers(0, m, (n, 2))], 1)
+    support = nlattn.support_from_index(index, m)
+    runs = []
+    before = threads.threads()
+    for count in (1, 2):
+        threads.set_threads(count)
+        runs.append(nlattn.sparse_attention_vjp(q, k, v, support, dout))
+    threads.set_threads(before)
+    for a, b in zip(*runs, strict=True):
+        np.testing.assert_array_equal(a, b)
+    mask = np.zeros((n, m), bool)
+    np.put_along_axis(mask, index, True, 1)
+    want = nlattn.attention_vjp(*(x.astype(np.float64) for x in (q, k, v, dout)), mask=mask)
+    for a, b in zip(runs[0], want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6 * abs(b).max())
+
+
 BAD_SUPPORTS: list[tuple[Any, Any, Any, str]] = [
     ([0, 2, 1], [0], (2, 3), r"support.indptr falls at row 1, expected no decrease"),
     ([0, 1], [0], (2, 3), r"support.indptr has shape \(2,\), expected \(3,\)"),
@@ -196,7 +293,7 @@ def test_bad_supports_are_refused(indptr: Any, indices: Any, shape: Any, text: s
         (
             lambda: nlattn.support_from_index([[0, 4]], 4),
             ValueError,
-            r"support_from_index: index\[0, 1\] is 4, expected -1 to 3",
+            r"support_from_index: index\[0, 1\] is 4, expected below 4; beyond='empty'",
         ),
         (
             lambda: nlattn.support_from_index([[0.5]], 4),

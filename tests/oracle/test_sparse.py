@@ -164,3 +164,32 @@ def test_it_is_the_published_patch_based_layer() -> None:
     gradients = sparse_attention_vjp(*arrays, support, read("cot.y"), weight="gaussian")
     for name, gradient in zip("qkv", gradients, strict=True):
         np.testing.assert_allclose(gradient, read(f"exactgrad.in.{name}"), rtol=1e-9, atol=1e-12)
+
+
+def test_a_sink_and_a_key_that_counts_twice_by_hand() -> None:
+    """Powers 1 and 3, the second twice, and a sink of 3: weights 1/10, 6/10 and 3/10."""
+    q, k, v = np.array([[1.0]]), np.array([[0.0], [np.log(3)]]), np.array([[10.0], [5.0]])
+    options: Any = {"bias": np.log([1.0, 2.0]), "sinks": np.array(np.log(3)), "scale": 1.0}
+    out, lse = sparse_attention(q, k, v, full(1, 2), **options, return_lse=True)
+    np.testing.assert_allclose(out, [[4.0]])
+    np.testing.assert_allclose(lse, [np.log(10)])
+    *_, dbias, dsink = sparse_attention_vjp(q, k, v, full(1, 2), np.ones((1, 1)), **options)
+    np.testing.assert_allclose(dbias, [0.6, 0.6])
+    np.testing.assert_allclose(dsink, -1.2)
+
+
+@pytest.mark.parametrize("weight", ["softmax", "gaussian"])
+def test_gradients_of_sinks_and_biases_agree_with_the_complex_step(weight: str) -> None:
+    rng = np.random.default_rng(0)
+    q, k, v, dout = (rng.standard_normal(s) for s in ((2, 4, 3), (5, 3), (5, 2), (2, 4, 2)))
+    support, dlse = some(rng, 4, 5), rng.standard_normal((2, 4))
+    beside = {"bias": rng.standard_normal(len(support[1])), "sinks": rng.standard_normal(2)}
+    got = sparse_attention_vjp(q, k, v, support, dout, dlse=dlse, weight=weight, **beside)
+    for (name, x), gradient in zip(beside.items(), got[3:], strict=True):
+        for at in np.ndindex(x.shape):
+            moved = {n: y.astype(complex) for n, y in beside.items()}
+            moved[name][at] += 1e-30j
+            wide = (y.astype(complex) for y in (q, k, v))
+            out, lse = sparse_attention(*wide, support, weight=weight, **moved, return_lse=True)
+            slope = ((dout * out).sum() + (dlse * lse).sum()).imag / 1e-30
+            np.testing.assert_allclose(gradient[at], slope, atol=1e-14)

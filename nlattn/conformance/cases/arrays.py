@@ -115,7 +115,7 @@ def extras(rng: Any, spec: OpSpec, recipe: Recipe, arrays: dict[str, Array]) -> 
         name, _, detail = wanted.partition(":")
         maker = _EXTRAS.get(name)
         if maker is not None and name not in arrays:
-            found |= maker(rng, spec, recipe, arrays, detail)
+            found |= maker(rng, spec, recipe, arrays | found, detail)
     return found
 
 
@@ -170,11 +170,14 @@ def _weight(rng: Any, _: OpSpec, __: Recipe, arrays: dict[str, Array], ___: str)
 
 
 def _support(rng: Any, spec: OpSpec, _: Recipe, arrays: dict[str, Array], detail: str) -> Any:
-    """About a third of all keys; with gaps, some queries have none."""
+    """About a third of all keys; with gaps, some queries have none; of a hub, all have key 0."""
     lead, n, m = _pairs(spec, arrays)
     lead = () if detail == "shared" else lead
     chosen = rng.random((*lead, n, m)) < (1.0 if detail == "all" else 0.35)
     chosen[..., rng.integers(0, max(m, 1), max(m, 1) // 9 + 1)] = True
+    if detail == "hub":
+        chosen &= rng.random(chosen.shape) < 0.2
+        chosen[..., 0] = True
     if detail == "gaps":
         chosen[..., ::4, :] = False
     indptr = np.concatenate([[0], np.cumsum(chosen.sum(-1).reshape(-1))]).astype(np.int64)

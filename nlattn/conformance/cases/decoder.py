@@ -48,7 +48,16 @@ def _dropout_mask(rng: Any, _: Any, __: Any, arrays: Arrays, ___: str) -> Arrays
     return {"dropout_mask": rng.random(shape) < 0.8}
 
 
+def _edge_bias(rng: Any, _: Any, __: Any, arrays: Arrays, detail: str) -> Arrays:
+    """Of each edge of a support; or the logarithm of how often a key counts, most often once."""
+    size = arrays["support.indices"].shape
+    if detail == "counts":
+        return {"bias": np.log(np.maximum(rng.integers(-2, 5, size), 1))}
+    return {"bias": rng.standard_normal(size)}
+
+
 EXTRAS: dict[str, Any] = {
     "key_lengths": _key_lengths, "query_lengths": _query_lengths, "causal_offset": _causal_offset,
     "sinks": _sinks, "alibi": _alibi, "dropout_mask": _dropout_mask,
+    "edge_bias": _edge_bias,
 }  # fmt: skip

@@ -165,7 +165,7 @@ def _swapped_blocks(c: Call) -> Any:
 
 
 VARIANTS = tuple(
-    Variant(name, OPTIONS, run)
+    Variant(name, (*OPTIONS, "sinks") if "sink" in name else OPTIONS, run)
     for name, run in (
         ("without the key lengths", _of_all("key_lengths", lambda c: c["k"].shape[-2])),
         (

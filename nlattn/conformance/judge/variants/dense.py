@@ -34,7 +34,11 @@ def translated(c: Call) -> Call:
     arrays = {"q": q, "k": k, "v": v}
     if "support.indptr" in c.arrays:
         arrays["mask"] = _mask(c)
-    options = _kept(c, "scale", "masked_rows")
+        if "bias" in c.arrays:
+            arrays["bias"] = _of_pairs(c)
+    if "sinks" in c.arrays:
+        arrays["sinks"] = c["sinks"]
+    options = _kept(c, "scale", "masked_rows", "return_lse")
     if form.scale is not None:
         options.setdefault("scale", form.scale)
     return Call(DENSE, arrays, options, c.dtype)
@@ -42,6 +46,15 @@ def translated(c: Call) -> Call:
 
 def _kept(c: Call, *names: str) -> dict[str, Any]:
     return {name: c.options[name] for name in names if name in c.options}
+
+
+def _of_pairs(c: Call) -> Array:
+    """The bias of edges as one of pairs."""
+    shape = tuple(int(size) for size in c["support.shape"])
+    rows = np.repeat(np.arange(np.prod(shape[:-1])), np.diff(c["support.indptr"]))
+    bias = np.zeros((int(np.prod(shape[:-1])), shape[-1]), c["bias"].dtype)
+    bias[rows, c["support.indices"]] = c["bias"]
+    return bias.reshape(shape)
 
 
 def _mask(c: Call) -> Array:
