@@ -112,8 +112,10 @@ def sum_of_squares(features: Any, rows: range) -> Floats:
 
 def offset(features: Floats, sums: Floats, pixels: int, gain: float) -> Floats:
     """What a key adds to its products: less the longer it is, and 0 on the mean."""
-    result: Floats = (_total(sums) / pixels - squares(features)) / (2 * gain)
-    return result.astype(features.dtype)
+    mean, result = _total(sums) / pixels, np.empty((*features.shape[:2], 1), features.dtype)
+    for block in split(range(len(features)), features.shape[1]):
+        result[block] = (mean - squares(features[block])) / (2 * gain)
+    return result
 
 
 @serial_blas

@@ -8,9 +8,10 @@ from contextlib import closing
 from typing import Any, Protocol, TypeAlias
 
 from nlattn import _check
+from nlattn.tiled.executors import ThisProcess
 from nlattn.tiled.folder import Folder
 from nlattn.tiled.manifest import Manifest
-from nlattn.tiled.task import Record, Stage, TileTask, perform
+from nlattn.tiled.task import Record, Stage, TileTask
 
 Told: TypeAlias = Callable[[str, int, int], object] | None
 """Called with the name of a stage, its tasks done, and all of them."""
@@ -19,18 +20,16 @@ Told: TypeAlias = Callable[[str, int, int], object] | None
 class Executor(Protocol):
     """Who does tasks."""
 
+    workers: int
+    """Tasks that are done at the same time."""
+
     def perform(self, path: str, tasks: Sequence[TileTask]) -> Iterator[Record]:
         """Records of tasks as they are done, in any order."""
         ...
 
-
-class ThisProcess:
-    """One task after the other, each on all threads."""
-
-    def perform(self, path: str, tasks: Sequence[TileTask]) -> Iterator[Record]:
-        """Records of tasks, in order."""
-        for task in tasks:
-            yield perform(path, task)
+    def close(self) -> None:
+        """End what was begun for the tasks."""
+        ...
 
 
 def run(
@@ -48,7 +47,7 @@ def run(
     ends a run, a signal or a full disk, what is recorded stays done.
     """
     folder, who = Folder(path), executor or ThisProcess()
-    with closing(Manifest(folder, header, resume=resume)) as manifest:
+    with closing(who), closing(Manifest(folder, header, resume=resume)) as manifest:
         _look(folder, stages, manifest)
         for stage in stages if not manifest.complete else ():
             if stage.drops and {*stage.drops} <= manifest.dropped:  # all of it is done

@@ -7,11 +7,12 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nlattn import __version__, _check
+from nlattn import _check
 from nlattn.engines.matches import KINDS
 from nlattn.engines.patchmatch import JUMPS, PROPAGATE, SearchOptions
 from nlattn.tiled import features, search, sources, sparse
 from nlattn.tiled.bands import rows_of
+from nlattn.tiled.executors import identity
 from nlattn.tiled.features import Features
 from nlattn.tiled.run import Executor, Told, run
 from nlattn.tiled.task import Record, Stage
@@ -39,7 +40,7 @@ class Job(NamedTuple):
     def header(self) -> dict[str, Any]:
         """What a folder must agree on to be continued."""
         return {
-            "version": __version__,
+            "version": identity(),
             "job": "scram",
             "image": digest(self.source),
             "features": self.features._asdict(),
