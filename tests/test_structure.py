@@ -20,6 +20,7 @@ from nlattn.conformance.table.row import Growth
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "nlattn").rglob("*.py"))
 OPTIONAL = {"matplotlib", "PIL", "tqdm", "ml_dtypes", "torch", "jax", "onnxruntime", "skimage"}
+OPTIONAL |= {"dask", "distributed", "tifffile", "xarray", "zarr"}
 MAY_USE_OPTIONAL = (
     "plots",
     "images",
@@ -29,7 +30,8 @@ MAY_USE_OPTIONAL = (
     "cli",
     "conformance/backends/adapters",
     "conformance/case",
-    "distributed",
+    "tiled/executors",
+    "tiled/sources",
     "_check",
 )
 MAY_USE_OPTIONAL += ("scaling/figure", "tensors", "torch")

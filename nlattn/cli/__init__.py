@@ -26,7 +26,7 @@ _EXTRAS = {
     "matplotlib": "cli", "PIL": "cli", "tqdm": "cli", "hypothesis": "test", "ml_dtypes": "test",
     "mpmath": "test",
     "torch": "torch", "jax": "jax", "jaxlib": "jax", "onnx": "onnxruntime",
-    "onnxruntime": "onnxruntime",
+    "onnxruntime": "onnxruntime", "distributed": "dask", "tifffile": "tiff", "zarr": "zarr",
 }  # fmt: skip
 """Which extra of ours brings a module."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,6 @@ from nlattn import _check
 from nlattn.engines.matches import KINDS
 from nlattn.engines.patchmatch import JUMPS, PROPAGATE, SearchOptions
 from nlattn.tiled import features, search, sources, sparse
-from nlattn.tiled.bands import rows_of
 from nlattn.tiled.executors import identity
 from nlattn.tiled.features import Features
 from nlattn.tiled.run import Executor, Told, run
@@ -42,18 +40,12 @@ class Job(NamedTuple):
         return {
             "version": identity(),
             "job": "scram",
-            "image": digest(self.source),
+            "image": sources.digest(self.source),
             "features": self.features._asdict(),
             "search": self.search._asdict(),
             "selection": self.selection._asdict(),
             "values": self.values,
         }
-
-
-def digest(source: sources.Source) -> str:
-    """SHA-256 of a file."""
-    with open(source.path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def job(
@@ -80,7 +72,7 @@ def job(
     tile = _check.integer(OP, "tile", tile, low=1)
     size = _check.odd(OP, "patch", patch, "its centre is a pixel") ** 2 * colours
     told = Features(
-        *(height, width, colours, min(rows_of(tile, width), height) if source.by_rows else height),
+        *(height, width, colours, source.band(tile)),
         patch,
         _check.integer(OP, "channels", channels, low=1, high=size),
         _check.number(OP, "gain", gain, positive=True),

@@ -1,0 +1,103 @@
+"""Non-local means of a picture beyond memory: bands with what their windows reach."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nlattn import _check
+from nlattn.ops.nl_means import nl_means as whole
+from nlattn.tiled import sources
+from nlattn.tiled.bands import Band, bands
+from nlattn.tiled.executors import identity
+from nlattn.tiled.folder import Array, Folder
+from nlattn.tiled.run import Executor, Told, run
+from nlattn.tiled.task import Record, Stage, TileTask
+
+OP = "tiled.nl_means"
+
+
+class Denoising(NamedTuple):
+    """All that a run is told."""
+
+    source: sources.Source
+    rows: int
+    """Of a band."""
+    options: dict[str, Any]
+
+    @property
+    def bands(self) -> list[Band]:
+        """Bands, with the windows of the patches that vote for their pixels."""
+        patch = self.options["patch_size"]
+        halo = self.options["patch_distance"] + 2 * (patch // 2)
+        found = bands(self.source.shape[0], self.rows, halo)
+        # sums over patches go round a ring of rows: bands begin where the whole has its first
+        return [b._replace(above=b.above - b.above % patch) for b in found]
+
+    def stages(self) -> list[Stage]:
+        """One stage: no band needs another's result."""
+
+        def begin(_: Folder) -> tuple[list[Array], list[TileTask]]:
+            return [Array("out", self.source.shape, "float32")], [
+                TileTask(f"denoise/{b.number}", _denoise, (self, b), {"out": b.first})
+                for b in self.bands
+            ]
+
+        return [Stage("denoise", (), ("out",), begin)]
+
+    def header(self) -> dict[str, Any]:
+        """What a folder must agree on to be continued."""
+        return {
+            "version": identity(),
+            "job": "nl_means",
+            "image": sources.digest(self.source),
+            "rows": self.rows,
+            **self.options,
+        }
+
+
+def _denoise(_: Folder, job: Denoising, band: Band) -> Any:
+    image = sources.rows(job.source, band.above, band.below)
+    out = whole(image, **job.options)[band.inner]
+    others = (2 * job.options["patch_distance"] + 1) ** 2 - 1
+    return {"out": out}, out.shape[0] * out.shape[1] * others
+
+
+def job(
+    image: str | os.PathLike[str],
+    *,
+    sigma: float,
+    h: float | None = None,
+    patch_size: int = 5,
+    patch_distance: int = 5,
+    aggregate: str = "patch",
+    tile: int = 1024,
+) -> Denoising:
+    """A checked job."""
+    source = sources.source(image)
+    tile = _check.integer(OP, "tile", tile, low=1)
+    options: dict[str, Any] = {"sigma": sigma, "h": h, "aggregate": aggregate}
+    options |= {"patch_size": patch_size, "patch_distance": patch_distance}
+    whole(np.zeros((2, 2, source.shape[2]), np.float32), **options)
+    return Denoising(source, source.band(tile), options)
+
+
+def nl_means(
+    image: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    executor: Executor | None = None,
+    resume: bool = False,
+    progress: Told = None,
+    **options: Any,
+) -> list[Record]:
+    """`nl_means` of a picture on disk by its window, to ``out.npy`` of the folder `out`.
+
+    Options: `sigma`, `h`, `patch_size`, `patch_distance`, `aggregate` as there, and `tile`: tasks
+    are bands of whole rows of about `tile` by `tile` pixels.
+    """
+    told = job(image, **options)
+    how = {"executor": executor, "resume": resume, "progress": progress}
+    return run(out, told.stages(), told.header(), **how)  # type: ignore[arg-type]
