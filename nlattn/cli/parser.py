@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nlattn import __version__
+from nlattn.cli import tile_options
 from nlattn.cli.values import above_zero, count, grid, names, point, positive, span, tolerance
 
 
@@ -40,7 +41,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     one = commands.add_parser("map", help="the attention map of an image, or of arrays")
     one.set_defaults(module="attend", function="one_map", size=None)
-    one.add_argument("image", nargs="?", type=Path, metavar="IMAGE", help="PNG, JPEG or TIFF")
+    one.add_argument(
+        "image", nargs="?", type=Path, metavar="IMAGE",
+        help="PNG, JPEG or TIFF; with --tile also .npy, zarr or OME-Zarr",
+    )  # fmt: skip
     _page(one)
     for name, what in (
         ("q", "queries, (Hq, Wq, d) or (n, d)"),
@@ -49,7 +53,19 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     ):
         one.add_argument(f"--{name}", type=Path, metavar="FILE.npy", help=what)
     _attention(one)
+    tile_options.add(one)
     _common(one, writes=True)
+
+    ahead = commands.add_parser("plan", help="what a map by tiles will take, before it is begun")
+    ahead.set_defaults(module="tiled", function="plan", q=None, k=None, v=None, seed=0)
+    ahead.add_argument("image", type=Path, metavar="IMAGE", help="as for map --tile")
+    ahead.add_argument(
+        "--workers", type=positive, default=16, help="a cluster of so many of one thread each (16)"
+    )
+    _page(ahead)
+    _attention(ahead)
+    tile_options.add(ahead, runs=False)
+    _common(ahead, writes=False)
 
     look = commands.add_parser("explore", help="a page in which any pixel shows where it looks")
     look.set_defaults(module="explore", function="explore")
@@ -96,6 +112,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="where pixels are compared with: near by, the best anywhere, or both (window)",
     )
     clean.add_argument("--topk", type=positive, help="how many of them are kept")
+    tile_options.add(clean)
     _common(clean, writes=True)
 
     _scaling(commands.add_parser("scaling", help="how the cost of operators grows with n"))
@@ -135,6 +152,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
                 help="compile for this one; a process uses one core, so two may go side by side",
             )
     options = parser.parse_args(argv)
+    tile_options.resolve(options, {"map": one, "denoise": clean})
     if options.command == "validate" and (options.backend is None) == (options.diff is None):
         check.error("give a BACKEND or --diff OLD.json NEW.json, one of them")
     if getattr(options, "support", None) and options.window is None:
@@ -220,8 +238,8 @@ def _attention(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--candidates",
         choices=("random", "tree"),
-        default="tree",
-        help="what the search tries: random keys, or leaves of trees over the keys (tree)",
+        help="what the search tries: random keys, or leaves of trees over the keys (tree; random "
+        "with --tile)",
     )
     parser.add_argument(
         "--iterations", type=count, help="of the search (1, or 5 with --candidates random)"

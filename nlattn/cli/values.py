@@ -75,3 +75,16 @@ def point(text: str) -> tuple[int, int]:
     except (ValueError, argparse.ArgumentTypeError):
         raise argparse.ArgumentTypeError(f"{text!r} is not ROW,COL, such as 120,88") from None
     return row, column
+
+
+def n_bytes(text: str) -> float:
+    """A size such as 4GB, in bytes."""
+    low, units = text.lower().strip(), {"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "b": 1.0}
+    unit = next((u for u in units if low.endswith(u)), "")
+    try:
+        size = float(low.removesuffix(unit)) * units.get(unit, 1.0)
+    except ValueError:
+        size = 0.0
+    if not 0 < size < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size, such as 4GB")
+    return size

@@ -18,6 +18,12 @@ _OPTIONS = {
     ("patchmatch", "topk"): "--topk",
     ("scram_support", "window"): "--window",
     ("scram_support", "kind"): "--support",
+    ("tiled", "kind"): "--support",
+    ("tiled", "dask"): "--dask",
+    **{
+        ("tiled", name): f"--{name}"
+        for name in ("channels", "gain", "iterations", "keys", "patch", "tile", "topk", "window")
+    },
     ("lev_keys", "keys"): "--kept",
     ("nonlocal_mean", "weight"): "--weight",
     ("nonlocal_mean_map", "weight"): "--weight",
@@ -28,6 +34,15 @@ _REMEDIES = (
     (re.compile(r"; name one of (\d+) to (\d+) as the page"), r"; --page \1 to --page \2 name one"),
     (re.compile(r"; nonfinite='propagate' lets them pass"), ""),
     (re.compile(r"; convert it with \S+\.astype\(np\.(\w+)\)"), r"; save it as \1"),
+    (re.compile(r"; resume=True"), "; --resume"),
+    (
+        re.compile(r"above max_bytes=(\d[^;]*); tile=(\d+) fits"),
+        r"above the \1 of --memory; --tile \2 fits",
+    ),
+    (
+        re.compile(r"above max_bytes=(\d[^;]*); (no tile is small enough)"),
+        r"above the \1 of --memory; \2",
+    ),
     (re.compile(r"above max_bytes=(\d[^;]*);.*"), r"above the \1 that a command takes"),
     (re.compile(r"; (use|pass|ask for|make it with) [^;]*[(=_][^;]*$"), ""),
 )

@@ -5,6 +5,7 @@ Queries are keys with a last channel of 1, so there is no file of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from nlattn.engines import components
 from nlattn.tiled import sources
 from nlattn.tiled.bands import Band, bands
 from nlattn.tiled.folder import Array, Folder
-from nlattn.tiled.task import Stage, TileTask
+from nlattn.tiled.task import Cost, Stage, TileTask
 
 
 class Features(NamedTuple):
@@ -58,62 +59,61 @@ class Features(NamedTuple):
 
 def stages(x: Features, source: sources.Source) -> list[Stage]:
     """From the picture to its keys and the scale."""
-    shape, G = (x.height, x.width), len(x.groups)
+    shape, G, d = (x.height, x.width), len(x.groups), x.channels + 1
     picture = [Array("image", (*shape, x.colours), "float32")]
-    keys = [Array("keys", (*shape, x.channels + 1), "float32")]
+    keys = [Array("keys", (*shape, d), "float32")]
     sums = [Array("sums", (G, x.colours), "float64")]
     products = [Array("moments", (G, 1 + x.size, x.size), "float64")]
     axes = [Array("axes", (x.size + 1, x.channels), "float32")]
     lengths, scale = [Array("lengths", (G, 1), "float64")], [Array("scale", (1,), "float64")]
+    band = x.rows * x.width
+    group = len(x.groups[0]) * x.width
+    block = min(group, components.block_rows(x.width) * x.width)
+    square = 8 * (x.size + 1) * x.size
+    projected = block * (16 * x.size + 8 * x.colours + 4 * x.channels)
+    scored = 4 * 64 * (2 * components.KEYS + 4 * images.nearest_enough(x.pixels, x.keys))
+    n_scores = 0 if x.scale is not None else min(64, x.pixels) * x.pixels
     return [
-        _by_band("image", x, (), picture, _copy, source),
-        _by_group("sums", x, ("image",), sums, _sum),
-        _by_group("moments", x, ("image", "sums"), products, _moments),
-        _once("axes", x, ("moments",), axes, _axes, drops=("moments",)),
-        _by_group("lengths", x, ("image", "sums", "axes"), lengths, _lengths),
-        _by_band("keys", x, ("image", "sums", "axes", "lengths"), keys, _keys),
-        _once("scale", x, ("keys",), scale, _scale, drops=("sums", "axes", "lengths")),
-    ]
+        _stage("image", x, (), picture, _copy, x.bands, 16 * band * x.colours, more=(source,)),
+        _stage("sums", x, ("image",), sums, _sum, x.groups, 12 * block * x.colours),
+        _stage("moments", x, ("image", "sums"), products, _moments, x.groups,
+               block * (8 * x.size + 12 * x.colours) + 3 * square),
+        _stage("axes", x, ("moments",), axes, _axes, [], 8 * square, drops=("moments",)),
+        _stage("lengths", x, ("image", "sums", "axes"), lengths, _lengths, x.groups,
+               projected + 4 * group * x.channels),
+        _stage("keys", x, ("image", "sums", "axes", "lengths"), keys, _keys, x.bands,
+               projected + 8 * band * d),
+        _stage("scale", x, ("keys",), scale, _scale, [], scored, n_scores,
+               drops=("sums", "axes", "lengths")),
+    ]  # fmt: skip
 
 
-def _by_band(
-    name: str, x: Features, reads: tuple[str, ...], makes: list[Array], function: Any, *more: Any
-) -> Stage:
-    def begin(_: Folder) -> tuple[list[Array], list[TileTask]]:
-        return makes, [
-            TileTask(
-                f"{name}/{b.number}", function, (x, b, *more), {a.name: b.first for a in makes}
-            )
-            for b in x.bands
-        ]
-
-    return Stage(name, reads, tuple(a.name for a in makes), begin)
-
-
-def _by_group(
-    name: str, x: Features, reads: tuple[str, ...], makes: list[Array], function: Any
-) -> Stage:
-    def begin(_: Folder) -> tuple[list[Array], list[TileTask]]:
-        return makes, [
-            TileTask(f"{name}/{i}", function, (x, rows), {a.name: i for a in makes})
-            for i, rows in enumerate(x.groups)
-        ]
-
-    return Stage(name, reads, tuple(a.name for a in makes), begin)
-
-
-def _once(
+def _stage(
     name: str,
     x: Features,
     reads: tuple[str, ...],
     makes: list[Array],
     function: Any,
+    parts: Sequence[Band] | Sequence[range],
+    nbytes: int,
+    scores: int = 0,
+    *,
+    more: tuple[Any, ...] = (),
     drops: tuple[str, ...] = (),
 ) -> Stage:
-    def begin(_: Folder) -> tuple[list[Array], list[TileTask]]:
-        return makes, [TileTask(name, function, (x,), {a.name: 0 for a in makes})]
+    """Tasks of some parts, bands or groups of rows, or of all if there are none."""
+    own = tuple(array.name for array in makes)
 
-    return Stage(name, reads, tuple(a.name for a in makes), begin, drops)
+    def begin(_: Folder) -> tuple[list[Array], list[TileTask]]:
+        tasks = []
+        for number, part in enumerate(parts):
+            first = part.first if isinstance(part, Band) else number
+            starts = dict.fromkeys(own, first)
+            tasks.append(TileTask(f"{name}/{number}", function, (x, part, *more), starts))
+        return makes, tasks or [TileTask(name, function, (x,), dict.fromkeys(own, 0))]
+
+    cost = Cost(max(1, len(parts)), nbytes, sum(a.nbytes for a in makes), scores)
+    return Stage(name, reads, own, begin, cost, drops)
 
 
 def _copy(_: Folder, __: Features, band: Band, source: sources.Source) -> Any:
@@ -172,8 +172,3 @@ def _scale(folder: Folder, x: Features) -> Any:
     near = images.nearest_enough(x.pixels, x.keys)
     scores = components.largest_scores(some, keys, near)
     return {"scale": np.array([images.fitting_scale(scores, x.keys)])}, len(chosen) * x.pixels
-
-
-def scores_of_scale(x: Features) -> int:
-    """Scores that finding the scale takes."""
-    return 0 if x.scale is not None else min(64, x.pixels) * x.pixels

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -53,7 +56,7 @@ class Folder:
         """A file of zeros, its room on the disk taken: a disk too small says so here."""
         draft = self.path / f".{array.name}.tmp"
         try:
-            with open(draft, "wb") as file:
+            with _named(draft), open(draft, "wb") as file:
                 header = {
                     "descr": np.lib.format.dtype_to_descr(np.dtype(array.dtype)),
                     "fortran_order": False,
@@ -74,7 +77,7 @@ class Folder:
     def write(self, name: str, first: int, block: Any) -> Written:
         """Rows of an array from `first` on, on the disk when this returns."""
         path = self.file(name)
-        with open(path, "r+b") as file:
+        with _named(path), open(path, "r+b") as file:
             header = npy.read_header(file)
             block = np.ascontiguousarray(block, header.dtype)
             if block.shape[1:] != header.shape[1:] or first + len(block) > header.shape[0]:
@@ -115,6 +118,15 @@ class Folder:
         except (OSError, ValueError):
             self.remove(name)
 
+    def note(self, name: str, values: Mapping[str, Any]) -> None:
+        """A small file of JSON, whole or not at all."""
+        draft = self.path / f".{name}.tmp"
+        with open(draft, "w") as file:
+            file.write(json.dumps(values, indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, self.path / name)
+
     def remove(self, name: str) -> None:
         """Forget an array."""
         self.file(name).unlink(missing_ok=True)
@@ -127,3 +139,13 @@ def _reserve(file: IO[bytes], size: int) -> None:
         os.posix_fallocate(file.fileno(), 0, size)
     os.ftruncate(file.fileno(), size)
     os.fsync(file.fileno())
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say of which file an error is."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)
+        raise

@@ -13,16 +13,18 @@ from nlattn.tiled import sources
 from nlattn.tiled.bands import Band, bands
 from nlattn.tiled.executors import identity
 from nlattn.tiled.folder import Array, Folder
+from nlattn.tiled.plan import check
 from nlattn.tiled.run import Executor, Told, run
-from nlattn.tiled.task import Record, Stage, TileTask
+from nlattn.tiled.task import Cost, Record, Stage, TileTask
 
-OP = "tiled.nl_means"
+OP = "tiled"
 
 
 class Denoising(NamedTuple):
     """All that a run is told."""
 
     source: sources.Source
+    tile: int
     rows: int
     """Of a band."""
     options: dict[str, Any]
@@ -36,6 +38,10 @@ class Denoising(NamedTuple):
         # sums over patches go round a ring of rows: bands begin where the whole has its first
         return [b._replace(above=b.above - b.above % patch) for b in found]
 
+    def of(self, source: sources.Source, tile: int) -> Denoising:
+        """The same of another picture, or with other tiles."""
+        return self._replace(source=source, tile=tile, rows=source.band(tile))
+
     def stages(self) -> list[Stage]:
         """One stage: no band needs another's result."""
 
@@ -45,7 +51,13 @@ class Denoising(NamedTuple):
                 for b in self.bands
             ]
 
-        return [Stage("denoise", (), ("out",), begin)]
+        high = max(b.below - b.above for b in self.bands)
+        _, width, colours = self.source.shape
+        nbytes = high * width * (24 * colours + 24)
+        others = (2 * self.options["patch_distance"] + 1) ** 2 - 1
+        disk = Array("out", self.source.shape, "float32").nbytes
+        cost = Cost(len(self.bands), nbytes, disk, others * self.source.shape[0] * width)
+        return [Stage("denoise", (), ("out",), begin, cost)]
 
     def header(self) -> dict[str, Any]:
         """What a folder must agree on to be continued."""
@@ -81,7 +93,7 @@ def job(
     options: dict[str, Any] = {"sigma": sigma, "h": h, "aggregate": aggregate}
     options |= {"patch_size": patch_size, "patch_distance": patch_distance}
     whole(np.zeros((2, 2, source.shape[2]), np.float32), **options)
-    return Denoising(source, source.band(tile), options)
+    return Denoising(source, tile, source.band(tile), options)
 
 
 def nl_means(
@@ -91,6 +103,7 @@ def nl_means(
     executor: Executor | None = None,
     resume: bool = False,
     progress: Told = None,
+    max_bytes: float = 4e9,
     **options: Any,
 ) -> list[Record]:
     """`nl_means` of a picture on disk by its window, to ``out.npy`` of the folder `out`.
@@ -99,5 +112,6 @@ def nl_means(
     are bands of whole rows of about `tile` by `tile` pixels.
     """
     told = job(image, **options)
+    check(told, executor.workers if executor else 1, max_bytes)
     how = {"executor": executor, "resume": resume, "progress": progress}
     return run(out, told.stages(), told.header(), **how)  # type: ignore[arg-type]

@@ -17,6 +17,9 @@ Told: TypeAlias = Callable[[str, int, int], object] | None
 """Called with the name of a stage, its tasks done, and all of them."""
 
 
+MAP = "map.json"
+
+
 class Executor(Protocol):
     """Who does tasks."""
 
@@ -40,11 +43,13 @@ def run(
     executor: Executor | None = None,
     resume: bool = False,
     progress: Told = None,
+    note: Callable[[Sequence[Record]], Mapping[str, Any]] | None = None,
 ) -> list[Record]:
     """Do all that is not done; returns the records of all tasks.
 
     `header` says what is computed from what: a folder is continued by the same alone. Whatever
-    ends a run, a signal or a full disk, what is recorded stays done.
+    ends a run, a signal or a full disk, what is recorded stays done. `note` says what is to be
+    known of the whole.
     """
     folder, who = Folder(path), executor or ThisProcess()
     with closing(who), closing(Manifest(folder, header, resume=resume)) as manifest:
@@ -70,6 +75,8 @@ def run(
                 manifest.drop(stage.drops)
                 _remove(folder, stage.drops)
         if not manifest.complete:
+            if note is not None:
+                folder.note(MAP, note(list(manifest.records.values())))
             manifest.finish()
         return list(manifest.records.values())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from nlattn import _check
@@ -12,16 +12,18 @@ from nlattn.engines.patchmatch import JUMPS, PROPAGATE, SearchOptions
 from nlattn.tiled import features, search, sources, sparse
 from nlattn.tiled.executors import identity
 from nlattn.tiled.features import Features
+from nlattn.tiled.plan import check
 from nlattn.tiled.run import Executor, Told, run
 from nlattn.tiled.task import Record, Stage
 
-OP = "tiled.scram"
+OP = "tiled"
 
 
-class Job(NamedTuple):
+class ScramJob(NamedTuple):
     """All that a run is told."""
 
     source: sources.Source
+    tile: int
     features: Features
     search: SearchOptions
     selection: sparse.NearKeys
@@ -32,7 +34,7 @@ class Job(NamedTuple):
         return [
             *features.stages(self.features, self.source),
             *search.stages(self.features, self.search),
-            *sparse.stages(self.features, self.selection, self.values),
+            *sparse.stages(self.features, self.selection, self.search.topk, self.values),
         ]
 
     def header(self) -> dict[str, Any]:
@@ -46,6 +48,22 @@ class Job(NamedTuple):
             "selection": self.selection._asdict(),
             "values": self.values,
         }
+
+    def note(self, records: Sequence[Record]) -> dict[str, Any]:
+        """What a map is, beside its arrays."""
+        x = self.features
+        grid, counted = [x.height, x.width], ("begin", "search", "weigh")
+        scores = sum(r.scores for r in records if r.task.startswith(counted))
+        d, nnz = x.channels + 1, sum(r.scores for r in records if r.task.startswith("weigh"))
+        nbytes = 8 * scores * d + 12 * nnz + (4 * d + 16) * x.pixels
+        work = [scores, scores * d, nbytes]
+        return {"kind": "sparse", "query_grid": grid, "key_grid": grid, "work": work}
+
+    def of(self, source: sources.Source, tile: int) -> ScramJob:
+        """The same of another picture, or with other tiles."""
+        height, width, _ = source.shape
+        told = self.features._replace(height=height, width=width, rows=source.band(tile))
+        return self._replace(source=source, tile=tile, features=told)
 
 
 def job(
@@ -65,7 +83,7 @@ def job(
     reach: int = 1,
     seed: int = 0,
     values: bool = True,
-) -> Job:
+) -> ScramJob:
     """A checked job."""
     source = sources.source(image)
     height, width, colours = source.shape
@@ -93,7 +111,7 @@ def job(
         min(radius, max(height, width) - 1),
         _check.integer(OP, "reach", reach, low=0),
     )
-    return Job(source, told, options, selection, _check.flag(OP, "values", values))
+    return ScramJob(source, tile, told, options, selection, _check.flag(OP, "values", values))
 
 
 def scram(
@@ -103,15 +121,37 @@ def scram(
     executor: Executor | None = None,
     resume: bool = False,
     progress: Told = None,
+    max_bytes: float = 4e9,
     **options: Any,
 ) -> list[Record]:
-    """Attention of a picture to itself, written to the folder `out`."""
-    wanted = job(image, **options)
-    return run(
-        Path(out),
-        wanted.stages(),
-        wanted.header(),
-        executor=executor,
-        resume=resume,
-        progress=progress,
-    )
+    """Attention of a picture on disk to itself, as `scram_map` of its patch features.
+
+    Parameters
+    ----------
+    image : path
+        ``.npy``, TIFF, zarr or OME-Zarr, read by rows; or a picture that is read as a whole.
+    out : path
+        Folder for the map, the matches, and ``out.npy``, the picture's values averaged.
+    executor : Executor, optional
+        This process, or `Processes`, `Dask`.
+    resume : bool
+        Continue what an earlier run of the same options left undone.
+    progress : callable, optional
+        Called with a stage, and how many of its tasks are done, and all.
+    max_bytes : float
+        Most bytes that all workers may hold, beside files that are mapped.
+    **options
+        `tile`: tasks are bands of whole rows of about `tile` by `tile` pixels. `patch`,
+        `channels`, `gain`, `scale`, `keys` as for `images`; `iterations`, `topk`, `propagate`,
+        `seed` as for `patchmatch`; `kind`, `window`, `reach` as for `scram_support`; `values`,
+        whether there is an ``out.npy``.
+
+    Returns
+    -------
+    list of Record
+        What was done, and what it took. The files have the same bytes for any tile and executor.
+    """
+    told = job(image, **options)
+    check(told, executor.workers if executor else 1, max_bytes)
+    how = {"executor": executor, "resume": resume, "progress": progress, "note": told.note}
+    return run(out, told.stages(), told.header(), **how)  # type: ignore[arg-type]

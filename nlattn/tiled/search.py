@@ -21,7 +21,7 @@ from nlattn.kernels.matching import TILE, Plan, Round
 from nlattn.tiled.bands import Band, bands
 from nlattn.tiled.features import Features, queries
 from nlattn.tiled.folder import Array, Folder
-from nlattn.tiled.task import Stage, TileTask
+from nlattn.tiled.task import Cost, Stage, TileTask
 
 MATCHES = ("matches", "match_scores")
 """Arrays of the last field."""
@@ -58,6 +58,15 @@ def _stage(
     shape = (x.height, x.width, options.topk)
     arrays = [Array(index, shape, "int32"), Array(score, shape, "float32")]
     name = f"{kind} {number:02d}" if number else kind
+    near = bands(x.height, x.rows, halo)
+    tried = 2
+    if number:
+        last = rounds(options)[number - 1][2]
+        tried = options.topk * (8 + last * (max(x.height, x.width).bit_length() + 1))
+    widest = max(b.below - b.above for b in near) * x.width
+    nbytes = widest * (8 * (x.channels + 1) + 16 * options.topk + 8)
+    disk = sum(array.nbytes for array in arrays)
+    cost = Cost(len(near), nbytes, disk, tried * x.pixels)
 
     def begin(_: Folder) -> tuple[list[Array], list[TileTask]]:
         return arrays, [
@@ -67,10 +76,10 @@ def _stage(
                 (x, options, b, number),
                 {index: b.first, score: b.first},
             )
-            for b in bands(x.height, x.rows, halo)
+            for b in near
         ]
 
-    return Stage(name, ("keys", "scale", *reads), (index, score), begin, reads)
+    return Stage(name, ("keys", "scale", *reads), (index, score), begin, cost, reads)
 
 
 def _inputs(folder: Folder, x: Features, options: SearchOptions, band: Band) -> tuple[Inputs, Plan]:

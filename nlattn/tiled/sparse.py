@@ -11,14 +11,15 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Field, Support, Work
-from nlattn.engines.matches import support_of_field
+from nlattn.engines.matches import KINDS, support_of_field
 from nlattn.engines.sparse import Edges, WeightFunction
+from nlattn.kernels import support as kernels
 from nlattn.maps.sparse import SparseMap
 from nlattn.tiled.bands import Band, bands
 from nlattn.tiled.features import Features, queries
 from nlattn.tiled.folder import Array, Folder
 from nlattn.tiled.search import MATCHES
-from nlattn.tiled.task import Stage, TileTask
+from nlattn.tiled.task import Cost, Stage, TileTask
 
 OP = "tiled"
 
@@ -30,8 +31,15 @@ class NearKeys(NamedTuple):
     radius: int
     reach: int
 
+    def most(self, x: Features, topk: int) -> int:
+        """Keys of a query, at most."""
+        flags, box = KINDS[self.kind], (2 * self.radius + 1) ** 2
+        centres = bool(flags & kernels.WINDOW) + bool(flags & kernels.LOCAL)
+        centres += 2 * (2 * self.reach + 1) ** 2 * bool(flags & kernels.NEIGHBOURS)
+        return min(x.pixels, centres * box + (topk if flags & kernels.TOPK else 1))
 
-def stages(x: Features, chosen: NearKeys, values: bool) -> list[Stage]:
+
+def stages(x: Features, chosen: NearKeys, topk: int, values: bool) -> list[Stage]:
     """Count keys, then list and weigh them, and sum the picture over them if so."""
     near = bands(x.height, x.rows, max(1, chosen.reach))
 
@@ -66,10 +74,16 @@ def stages(x: Features, chosen: NearKeys, values: bool) -> list[Stage]:
     field = (MATCHES[0],)
     reads = ("keys", "scale", "image", "counts", *field)
     drops = ("counts", "keys", "scale", "image")
+    most = chosen.most(x, topk)
+    band = (min(x.rows, x.height) + 2 * max(1, chosen.reach)) * x.width
+    listed = band * (8 * topk + 16 + 8 * most)
+    weighed = listed + band * (30 * most + 4 * (x.channels + 1) + 24 + 8 * x.colours)
+    disk = x.pixels * (12 * most + 16 + 4 * x.colours * values)
     return [
-        Stage("count", field, ("counts",), count),
-        Stage("weigh", reads, makes, weigh, drops),
-    ]
+        Stage("count", field, ("counts",), count, Cost(len(near), listed, 8 * len(near))),
+        Stage("weigh", reads, makes, weigh,
+              Cost(len(near), weighed, disk, most * x.pixels), drops),
+    ]  # fmt: skip
 
 
 def _support(folder: Folder, x: Features, chosen: NearKeys, band: Band) -> Support:

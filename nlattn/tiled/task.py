@@ -32,6 +32,18 @@ class Record(NamedTuple):
     seconds: float
 
 
+class Cost(NamedTuple):
+    """What one stage takes."""
+
+    tasks: int
+    nbytes: int
+    """Memory of one task at most, beside files that are mapped."""
+    disk: int
+    """Bytes of the arrays it makes, at most."""
+    scores: int = 0
+    """Scores of all tasks, at most."""
+
+
 class Stage(NamedTuple):
     """Tasks that may run at the same time; the next stage begins when all are done."""
 
@@ -42,6 +54,7 @@ class Stage(NamedTuple):
     """Arrays that these tasks write, and nobody else."""
     begin: Callable[[Folder], tuple[list[Array], list[TileTask]]]
     """Arrays and tasks, worked out when all earlier stages are done."""
+    cost: Cost
     drops: tuple[str, ...] = ()
     """Arrays that nobody needs any more."""
 

@@ -38,7 +38,9 @@ def whole(image: np.ndarray, **search: object) -> dict[str, np.ndarray]:
 
 
 def same(folder: Path, expected: dict[str, np.ndarray]) -> None:
-    assert sorted(os.listdir(folder)) == sorted([*(f"{n}.npy" for n in expected), "manifest.jsonl"])
+    assert sorted(os.listdir(folder)) == sorted(
+        [*(f"{n}.npy" for n in expected), "manifest.jsonl", "map.json"]
+    )
     for name, array in expected.items():
         found = np.load(folder / f"{name}.npy")
         assert found.shape == array.shape, name

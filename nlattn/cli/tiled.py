@@ -1,0 +1,213 @@
+"""Maps and pictures beyond memory: ``--tile``, and ``nlattn plan``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import Namespace
+from typing import Any
+
+from nlattn import _check
+from nlattn.cli.output import MachineError, peak_memory, table, to_json
+from nlattn.tiled import nl_means as means
+from nlattn.tiled import plan as plans
+from nlattn.tiled import scram
+from nlattn.tiled.executors import Dask, Processes, WorkersLostError
+from nlattn.tiled.run import Executor, run
+from nlattn.tiled.task import Record
+
+_MEMORY = 4e9
+_ONE_A_SECOND = 1.0
+
+
+def one_map(options: Namespace) -> int:
+    """Attention of a picture to itself, as arrays in a folder."""
+    return _done(_map_job(options), options)
+
+
+def denoise(options: Namespace) -> int:
+    """A picture without its noise, as an array in a folder."""
+    for name, usual in (("search", "window"), ("topk", None), ("bits", None), ("page", None)):
+        if getattr(options, name) != usual:
+            raise ValueError(f"--{name} does not go with --tile")
+    sigma = options.sigma if options.sigma < 1 else options.sigma / 255
+    job = means.job(
+        options.image,
+        sigma=sigma,
+        h=None if options.strength is None else options.strength * sigma,
+        patch_size=options.patch,
+        patch_distance=options.distance,
+        tile=options.tile,
+    )
+    return _done(job, options)
+
+
+def plan(options: Namespace) -> int:
+    """Memory, disk, scores and seconds of each stage."""
+    options.tile = options.tile or 1024
+    job = _map_job(options)
+    wanted, seconds = plans.plan(job), plans.seconds(job)
+    one = {name: times[1] for name, times in seconds.items()}
+    height, width, _ = job.source.shape
+    report = {
+        "image": str(options.image),
+        "size": [height, width],
+        "tile": options.tile,
+        "memory": wanted.memory,
+        "disk": wanted.disk,
+        "mapped": wanted.mapped,
+        "scores": wanted.scores,
+        "seconds_here": sum(times[0] for times in seconds.values()),
+        "workers": options.workers,
+        "seconds_on_workers": plans.on_workers(wanted.stages, one, options.workers),
+        "stages": {
+            name: {**cost._asdict(), "seconds_here": seconds[name][0], "seconds_one": one[name]}
+            for name, cost in wanted.stages.items()
+        },
+    }
+    if options.json:
+        print(to_json(report))
+        return 0
+    rows = [("stage", "tasks", "memory of one", "disk", "scores", "seconds here", "on one thread")]
+    for name, cost in wanted.stages.items():
+        size = _check.size(cost.nbytes), _check.size(cost.disk)
+        times = f"{seconds[name][0]:.1f}", f"{seconds[name][1]:.1f}"
+        rows.append((name, str(cost.tasks), *size, f"{cost.scores:.3g}", *times))
+    print(table(rows))
+    print(
+        f"{height} x {width}: a worker takes {_check.size(wanted.memory)}, the folder "
+        f"{_check.size(wanted.disk)}, with {_check.size(wanted.mapped)} of it read all over\n"
+        f"{_span(report['seconds_here'])} here, {_span(report['seconds_on_workers'])} on "
+        f"{options.workers} workers of one thread, if memory keeps up"
+    )
+    return 0
+
+
+def _map_job(options: Namespace) -> scram.ScramJob:
+    if options.image is None or options.method != "scram":
+        raise ValueError("--tile needs an IMAGE and --method scram")
+    if options.candidates != "random":
+        raise ValueError("--tile searches by --candidates random")
+    if options.page is not None or options.query:
+        raise ValueError("--page and --query do not go with --tile")
+    return scram.job(
+        options.image,
+        tile=options.tile,
+        patch=options.patch,
+        channels=options.channels,
+        gain=options.gain,
+        scale=options.scale,
+        keys=options.keys,
+        iterations=5 if options.iterations is None else options.iterations,
+        topk=options.topk,
+        kind=options.support,
+        window=options.window or (1 if options.support == "neighbours" else 3),
+        seed=options.seed,
+    )
+
+
+def _done(job: scram.ScramJob | means.Denoising, options: Namespace) -> int:
+    """Run a job under a line of progress."""
+    if options.force:
+        raise ValueError("--force does not go with --tile: remove the folder, or say --resume")
+    executor: Executor | None = None
+    if options.processes:
+        executor = Processes(options.processes)
+    memory = options.memory or _MEMORY
+    plans.check(job, options.processes or 1, memory)
+    if options.dask:
+        executor = _cluster(options.dask)
+        plans.check(job, executor.workers, max(memory, executor.workers * memory))
+    begun, bar = time.perf_counter(), _Progress(job, quiet=options.quiet)
+    note = job.note if isinstance(job, scram.ScramJob) else None
+    how: dict[str, Any] = {"executor": executor, "resume": options.resume, "note": note}
+    try:
+        records = run(options.out, job.stages(), job.header(), progress=bar, **how)
+    except WorkersLostError as error:
+        raise MachineError(str(error)) from None
+    finally:
+        bar.clear()
+    return _report(records, time.perf_counter() - begun, job, options)
+
+
+def _cluster(address: str) -> Executor:
+    try:
+        return Dask(address)
+    except OSError as error:
+        raise MachineError(f"--dask {address} does not answer: {error}") from None
+
+
+def _report(
+    records: list[Record], seconds: float, job: scram.ScramJob | means.Denoising, options: Namespace
+) -> int:
+    height, width, _ = job.source.shape
+    report = {
+        "image": str(options.image),
+        "size": [height, width],
+        "tile": options.tile,
+        "tasks": len(records),
+        "scores": sum(record.scores for record in records),
+        "seconds": seconds,
+        "peak_memory": peak_memory(),
+        "out": str(options.out),
+    }
+    if options.json:
+        print(to_json(report))
+    elif not options.quiet:
+        print(
+            f"{height} x {width}: {report['tasks']} tasks, {report['scores']:.3g} scores, "
+            f"{_span(seconds)}; arrays are in {options.out}"
+        )
+    return 0
+
+
+class _Progress:
+    """A line on a terminal: the stage, its tasks, and how long the whole will take yet."""
+
+    def __init__(self, job: plans.Job, *, quiet: bool):
+        self._shown = not quiet and sys.stderr.isatty()
+        self._weights = {stage.name: _weight(job, stage.name) for stage in job.stages()}
+        self._share = dict.fromkeys(self._weights, 0.0)
+        self._begun, self._before, self._last = time.perf_counter(), 0.0, 0.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        first = not any(self._share.values())
+        for name in self._weights:
+            if name == stage:
+                break
+            self._share[name] = 1.0
+        self._share[stage] = done / total
+        finished = sum(self._weights[name] * share for name, share in self._share.items())
+        if first:
+            self._before = finished
+        now = time.perf_counter()
+        if not self._shown or (now - self._last < _ONE_A_SECOND and 0 < done < total):
+            return
+        self._last = now
+        made = finished - self._before
+        rest = sum(self._weights.values()) - finished
+        text = f"{stage}: {done} of {total} tasks"
+        if made > 0:
+            text += f", {_span((now - self._begun) * rest / made)} left"
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _weight(job: plans.Job, name: str) -> float:
+    """Seconds of a stage, in units that do not matter: from its scores and bytes."""
+    cost = next(stage.cost for stage in job.stages() if stage.name == name)
+    height, width, colours = job.source.shape
+    once = {"moments": 60.0, "lengths": 15.0, "keys": 20.0}.get(name, 0.0) * height * width
+    return cost.scores + cost.disk / 10 + once * colours + 1
+
+
+def _span(seconds: float) -> str:
+    """A time that people can read."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{minutes:.0f} min" if minutes < 100 else f"{hours:.1f} h"

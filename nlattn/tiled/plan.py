@@ -1,0 +1,143 @@
+"""What a run will take, worked out before it begins: memory, disk, scores, and measured seconds."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from nlattn import _check
+from nlattn.runtime.threads import max_threads, set_threads, threads
+from nlattn.tiled import sources
+from nlattn.tiled.run import Executor, run
+from nlattn.tiled.task import Cost, Stage
+
+BASE = 350_000_000
+"""Bytes of a process that has imported and compiled everything, before it has data."""
+_PILOT = 256  # side of the part of a picture that is timed
+OP = "tiled"
+
+
+class Job(Protocol):
+    """What a run is told."""
+
+    @property
+    def source(self) -> sources.Source:
+        """Its picture."""
+        ...
+
+    @property
+    def tile(self) -> int:
+        """Side of a tile."""
+        ...
+
+    def stages(self) -> list[Stage]:
+        """What is done, in order."""
+        ...
+
+    def header(self) -> dict[str, Any]:
+        """What a folder must agree on to be continued."""
+        ...
+
+    def of(self, source: sources.Source, tile: int) -> Job:
+        """The same of another picture."""
+        ...
+
+
+class Plan(NamedTuple):
+    """What a run will take."""
+
+    stages: dict[str, Cost]
+    memory: int
+    """Bytes of each worker at most, with what any process takes."""
+    disk: int
+    """Most bytes that the folder holds at once."""
+    mapped: int
+    """Bytes of the largest array: it is read all over, best where so much memory is free."""
+    scores: int
+
+
+def plan(job: Job) -> Plan:
+    """Memory, disk and scores of a run."""
+    stages = job.stages()
+    held: dict[tuple[str, ...], int] = {}
+    most = 0
+    for stage in stages:
+        held[stage.makes] = stage.cost.disk
+        most = max(most, sum(held.values()))
+        for makes in held:
+            held[makes] *= not {*makes} <= {*stage.drops}
+    costs = {stage.name: stage.cost for stage in stages}
+    memory = BASE + max(cost.nbytes for cost in costs.values())
+    disk = max(cost.disk for cost in costs.values())
+    return Plan(costs, memory, most, disk, sum(cost.scores for cost in costs.values()))
+
+
+def check(job: Job, workers: int, max_bytes: float) -> Plan:
+    """The plan of a run; MemoryError if its workers would hold more than `max_bytes` together."""
+    wanted = plan(job)
+    needed = workers * wanted.memory
+    if needed > max_bytes:
+        fits = _fitting(job, workers, max_bytes)
+        remedy = f"tile={fits} fits" if fits else "no tile is small enough"
+        who = f"{workers} workers" if workers > 1 else "one process"
+        what = f"{who} with tiles of {job.tile}"
+        _check.memory(OP, needed, max_bytes, what, remedy)
+    return wanted
+
+
+def _fitting(job: Job, workers: int, max_bytes: float) -> int:
+    """The largest tile, in steps of an eighth, that fits; 0 if none does."""
+    tile = job.tile
+    while tile > 1:
+        tile = tile * 7 // 8
+        if workers * plan(job.of(job.source, tile)).memory <= max_bytes:
+            return tile
+    return 0
+
+
+def seconds(job: Job, executor: Executor | None = None) -> dict[str, tuple[float, float]]:
+    """Seconds that each stage will take on all threads here, and on one.
+
+    A part of the picture is computed and its time scaled: caches serve a part better, so a picture
+    whose keys do not fit them takes longer.
+    """
+    height, width, _ = job.source.shape
+    high, wide = min(height, _PILOT), min(width, _PILOT)
+    top, left = (height - high) // 2, (width - wide) // 2
+    growth = height * width / (high * wide)
+    before = threads()
+    with tempfile.TemporaryDirectory() as folder:
+        part = sources.rows(job.source, top, top + high)[:, left : left + wide]
+        np.save(Path(folder) / "part.npy", part)
+        small = job.of(sources.source(Path(folder) / "part.npy"), max(high, wide))
+        taken: list[Mapping[str, float]] = []
+        for name, count in (("compile", 1), ("all", max_threads()), ("one", 1)):
+            set_threads(count)
+            try:
+                path = Path(folder) / name
+                records = run(path, small.stages(), small.header(), executor=executor)
+            finally:
+                set_threads(before)
+            spent: dict[str, float] = {}
+            for record in records:
+                stage = record.task.partition("/")[0]
+                spent[stage] = spent.get(stage, 0.0) + record.seconds
+            taken.append(spent)
+    fixed = {
+        stage.name for stage in job.stages() if stage.cost.tasks == 1 and not stage.cost.scores
+    }
+    grown = {name: 1.0 if name in fixed else growth for name in taken[1]}
+    return {name: (taken[1][name] * g, taken[2][name] * g) for name, g in grown.items()}
+
+
+def on_workers(costs: Mapping[str, Cost], one: Mapping[str, float], workers: int) -> float:
+    """Seconds of all stages on so many workers of one thread each: the last ones wait."""
+    total = 0.0
+    for name, cost in costs.items():
+        turns = -(-cost.tasks // workers)
+        total += one.get(name, 0.0) * turns / cost.tasks
+    return total

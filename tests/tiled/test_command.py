@@ -1,0 +1,133 @@
+"""``nlattn map --tile``, ``denoise --tile`` and ``nlattn plan``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nlattn
+from nlattn.cli import main
+from nlattn.cli.tiled import _Progress, _span
+from nlattn.tiled import scram
+
+SMALL = ["--patch", "3", "--channels", "3", "--iterations", "1"]
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    np.save(tmp_path / "image.npy", np.random.default_rng(0).random((12, 10, 3), np.float32))
+    return tmp_path / "image.npy"
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = main([str(a) for a in arguments])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_a_map_and_a_clean_picture(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "map"
+    code, text, _ = run(capsys, "map", image, "--tile", 64, "--out", out, *SMALL)
+    assert code == 0
+    assert text.startswith("12 x 10: ")
+    assert json.loads((out / "map.json").read_text())["query_grid"] == [12, 10]
+    code, text, _ = run(
+        capsys, "map", image, "--tile", 64, "--out", out, *SMALL, "--resume", "--json"
+    )
+    assert code == 0
+    assert json.loads(text)["size"] == [12, 10]
+
+    clean = tmp_path / "clean"
+    assert run(capsys, "denoise", image, "--sigma", 0.1, "--tile", 9, "--out", clean)[0] == 0
+    expected = nlattn.nl_means(np.load(image), sigma=0.1)
+    assert (np.load(clean / "out.npy") == expected).all()
+
+
+def test_what_cannot_be_is_said_in_a_line(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    for arguments, code, text in (
+        (["--memory", "1MB"], 3, "no tile is small enough"),
+        (["--channels", "99"], 2, "--channels 99, expected at most 27"),
+        (["--method", "dense"], 2, "--tile needs an IMAGE and --method scram"),
+        (["--candidates", "tree"], 2, "--tile searches by --candidates random"),
+        (["--query", "1,1"], 2, "--page and --query do not go with --tile"),
+        (["--force"], 2, "remove the folder, or say --resume"),
+        (["--memory", "much"], 2, "'much' is no size, such as 4GB"),
+        (["--dask", "tcp://127.0.0.1:9", "--processes", "2"], 2, "not allowed with argument"),
+    ):
+        got, _, err = run(capsys, "map", image, "--tile", 8, "--out", out, *SMALL, *arguments)
+        assert (got, err.count("\n")) == (code, 1), err
+        assert text in err
+    for arguments, text in (
+        (["map", image, "--resume"], "--dask and --resume go with --tile"),
+        (["denoise", image, "--sigma", 1, "--tile", 8, "--topk", 3], "--topk does not go with"),
+    ):
+        got, _, err = run(capsys, *arguments)
+        assert got == 2
+        assert text in err
+    assert not out.exists()
+
+
+def test_a_plan_says_what_a_run_will_take(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text, _ = run(capsys, "plan", image, *SMALL, "--json")
+    plan = json.loads(text)
+    assert code == 0
+    assert plan["scores"] >= 120 * 64
+    assert plan["stages"]["keys"]["disk"] == 12 * 10 * 4 * 4
+    code, text, _ = run(capsys, "plan", image, *SMALL)
+    assert code == 0
+    assert "search 04" in text
+    assert "16 workers of one thread" in text
+
+
+def test_progress_says_how_long_it_takes(
+    image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    bar = _Progress(scram.job(image, patch=3, channels=3), quiet=False)
+    bar("image", 0, 1)
+    bar("image", 1, 1)
+    bar("search 20", 1, 1)
+    bar.clear()
+    said = capsys.readouterr().err
+    assert "image: 0 of 1 tasks\r" in said
+    assert "search 20: 1 of 1 tasks, " in said
+    assert [_span(s) for s in (3, 600, 9000)] == ["3.0 s", "10 min", "2.5 h"]
+
+
+@pytest.mark.jit
+def test_ctrl_c_keeps_what_is_done(image: Path, tmp_path: Path) -> None:
+    """A run that is interrupted in the middle; the rest is another's."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    code = (
+        "import os, signal, sys, nlattn.cli.tiled as t\n"
+        "before = t._Progress.__call__\n"
+        "def call(self, stage, done, total):\n"
+        "    if stage == 'search 02': os.kill(os.getpid(), signal.SIGINT); signal.pause()\n"
+        "    before(self, stage, done, total)\n"
+        "t._Progress.__call__ = call\n"
+        "from nlattn.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    arguments = ["map", str(image), "--tile", "8", *SMALL, "--out"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(nlattn.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments, str(out)],
+        capture_output=True, text=True, env=environment, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.strip()) == (130, "nlattn: interrupted")
+    assert '"search 01/0"' in (out / "manifest.jsonl").read_text()
+    assert main([*arguments, str(out), "--resume", "--quiet"]) == 0
+    assert main([*arguments, str(whole), "--quiet"]) == 0
+    for path in whole.glob("*.npy"):
+        assert path.read_bytes() == (out / path.name).read_bytes()
