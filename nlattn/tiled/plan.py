@@ -47,7 +47,7 @@ class Job(Protocol):
         ...
 
 
-class Plan(NamedTuple):
+class RunPlan(NamedTuple):
     """What a run will take."""
 
     stages: dict[str, Cost]
@@ -60,7 +60,7 @@ class Plan(NamedTuple):
     scores: int
 
 
-def plan(job: Job) -> Plan:
+def plan(job: Job) -> RunPlan:
     """Memory, disk and scores of a run."""
     stages = job.stages()
     held: dict[tuple[str, ...], int] = {}
@@ -73,10 +73,10 @@ def plan(job: Job) -> Plan:
     costs = {stage.name: stage.cost for stage in stages}
     memory = BASE + max(cost.nbytes for cost in costs.values())
     disk = max(cost.disk for cost in costs.values())
-    return Plan(costs, memory, most, disk, sum(cost.scores for cost in costs.values()))
+    return RunPlan(costs, memory, most, disk, sum(cost.scores for cost in costs.values()))
 
 
-def check(job: Job, workers: int, max_bytes: float) -> Plan:
+def check(job: Job, workers: int, max_bytes: float) -> RunPlan:
     """The plan of a run; MemoryError if its workers would hold more than `max_bytes` together."""
     wanted = plan(job)
     needed = workers * wanted.memory
