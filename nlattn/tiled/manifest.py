@@ -35,7 +35,7 @@ class Manifest:
                     text = "holds a run; resume=True continues it, another folder begins anew"
                     _check.fail("tiled", str(folder.path), text)
                 self._read()
-            elif os.listdir(folder.path):
+            elif {*folder.path.iterdir()} - {*folder.path.glob(f".{NAME}.tmp")}:
                 text = "holds files of others, expected an empty folder or none"
                 _check.fail("tiled", str(folder.path), text)
             else:

@@ -9,7 +9,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn.ops.nl_means import nl_means as whole
-from nlattn.tiled import sources
+from nlattn.tiled import pyramid, sources
 from nlattn.tiled.bands import Band, bands
 from nlattn.tiled.executors import identity
 from nlattn.tiled.folder import Array, Folder
@@ -57,7 +57,8 @@ class Denoising(NamedTuple):
         others = (2 * self.options["patch_distance"] + 1) ** 2 - 1
         disk = Array("out", self.source.shape, "float32").nbytes
         cost = Cost(len(self.bands), nbytes, disk, others * self.source.shape[0] * width)
-        return [Stage("denoise", (), ("out",), begin, cost)]
+        first = Stage("denoise", (), ("out",), begin, cost)
+        return [first, *pyramid.stages("out", self.source.shape)]
 
     def header(self) -> dict[str, Any]:
         """What a folder must agree on to be continued."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from nlattn import _check
 from nlattn.engines.matches import KINDS
 from nlattn.engines.patchmatch import JUMPS, PROPAGATE, SearchOptions
-from nlattn.tiled import features, search, sources, sparse
+from nlattn.tiled import features, pyramid, search, sources, sparse
 from nlattn.tiled.executors import identity
 from nlattn.tiled.features import Features
 from nlattn.tiled.plan import check
@@ -35,6 +35,7 @@ class ScramJob(NamedTuple):
             *features.stages(self.features, self.source),
             *search.stages(self.features, self.search),
             *sparse.stages(self.features, self.selection, self.search.topk, self.values),
+            *(pyramid.stages("out", self.source.shape) if self.values else ()),
         ]
 
     def header(self) -> dict[str, Any]:

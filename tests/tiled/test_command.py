@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -106,14 +107,14 @@ def test_progress_says_how_long_it_takes(
 
 
 @pytest.mark.jit
-def test_ctrl_c_keeps_what_is_done(image: Path, tmp_path: Path) -> None:
-    """A run that is interrupted in the middle; the rest is another's."""
+def test_a_run_killed_and_then_interrupted_is_finished(image: Path, tmp_path: Path) -> None:
     out, whole = tmp_path / "out", tmp_path / "whole"
     code = (
         "import os, signal, sys, nlattn.cli.tiled as t\n"
         "before = t._Progress.__call__\n"
+        "number, at = int(sys.argv.pop(1)), sys.argv.pop(1)\n"
         "def call(self, stage, done, total):\n"
-        "    if stage == 'search 02': os.kill(os.getpid(), signal.SIGINT); signal.pause()\n"
+        "    if stage == at: os.kill(os.getpid(), number); signal.pause()\n"
         "    before(self, stage, done, total)\n"
         "t._Progress.__call__ = call\n"
         "from nlattn.cli import main\n"
@@ -121,13 +122,40 @@ def test_ctrl_c_keeps_what_is_done(image: Path, tmp_path: Path) -> None:
     )
     arguments = ["map", str(image), "--tile", "8", *SMALL, "--out"]
     environment = {**os.environ, "PYTHONPATH": str(Path(nlattn.__file__).parents[1])}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments, str(out)],
-        capture_output=True, text=True, env=environment, timeout=120,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr.strip()) == (130, "nlattn: interrupted")
-    assert '"search 01/0"' in (out / "manifest.jsonl").read_text()
+    for number, stage, done, said in (
+        (signal.SIGKILL, "search 01", "begin/0", (-signal.SIGKILL, "")),
+        (signal.SIGINT, "search 02", "search 01/0", (130, "nlattn: interrupted")),
+    ):
+        begun = [sys.executable, "-c", code, str(int(number)), stage, *arguments, str(out)]
+        process = subprocess.run(
+            [*begun, "--resume"], capture_output=True, text=True, env=environment, timeout=240
+        )
+        assert (process.returncode, process.stderr.strip()) == said
+        assert f'"{done}"' in (out / "manifest.jsonl").read_text()
     assert main([*arguments, str(out), "--resume", "--quiet"]) == 0
     assert main([*arguments, str(whole), "--quiet"]) == 0
+    assert sorted(os.listdir(out)) == sorted(os.listdir(whole))
+    for path in whole.glob("*.npy"):
+        assert path.read_bytes() == (out / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("size", [200, 1200, 2200, 4500])
+def test_a_full_disk_ends_a_run_that_goes_on_elsewhere(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], size: int
+) -> None:
+    resource = pytest.importorskip("resource")
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    arguments = ["map", image, "--tile", 8, *SMALL, "--out"]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        code, _, err = run(capsys, *arguments, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert code == 3
+    assert "File too large" in err
+    assert run(capsys, *arguments, out, "--resume")[0] == 0
+    assert run(capsys, *arguments, whole)[0] == 0
+    assert sorted(os.listdir(out)) == sorted(os.listdir(whole))
     for path in whole.glob("*.npy"):
         assert path.read_bytes() == (out / path.name).read_bytes()

@@ -1,0 +1,162 @@
+"""Runs by tiles: the same bytes for tiles and workers, peak memory, scaling, kills.
+
+``python benchmarks/tiled.py bits|memory SIDE|scaling SIDE|kills N|thousand``; figures as Markdown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from nlattn import images
+
+OPTIONS = ["--iterations", "2"]
+
+
+def picture(path: Path, height: int, width: int) -> Path:
+    """The photograph again and again, mirrored, with a little noise, written row by row."""
+    x = images.photograph()
+    file = np.lib.format.open_memmap(path, "w+", np.uint8, (height, width, 3))
+    rng = np.random.default_rng(0)
+    columns = np.pad(np.arange(512), (0, max(0, width - 512)), mode="symmetric")[:width]
+    rows = np.pad(np.arange(512), (0, max(0, height - 512)), mode="symmetric")[:height]
+    for row in range(height):
+        line = x[rows[row]][columns] + rng.normal(0, 0.02, (width, 3))
+        file[row] = np.rint(np.clip(line, 0, 1) * 255)
+    return path
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        p.name: hashlib.file_digest(p.open("rb"), "sha256").hexdigest()
+        for p in sorted(folder.glob("*.npy"))
+    }
+
+
+def command(image: Path, out: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "nlattn", "map", str(image), "--out", str(out),
+            "--quiet", *OPTIONS, *more]  # fmt: skip
+
+
+def bits(folder: Path) -> None:
+    image = picture(folder / "image.npy", 700, 900)
+    first: dict[str, str] = {}
+    print("| tile | workers | SHA-256 of all files |\n|---|---|---|")
+    for tile, workers in [(64, 1), (100, 1), (512, 1), (4096, 1), (100, 2), (100, 4)]:
+        out = folder / f"{tile}-{workers}"
+        more = ["--processes", str(workers), "--memory", "20GB"] if workers > 1 else []
+        subprocess.run(command(image, out, "--tile", str(tile), *more), check=True)
+        found = digests(out)
+        first = first or found
+        assert found == first, (tile, workers)
+        whole = hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+        print(f"| {tile} | {workers} | {whole} |", flush=True)
+
+
+def memory(folder: Path, side: int) -> None:
+    """One map, its anonymous memory limited to 2 GB."""
+    image = picture(folder / "image.npy", side, side)
+    limit = 2_000_000_000
+    begun = time.perf_counter()
+    process = subprocess.Popen(
+        command(image, folder / "out", "--tile", "1024", "--memory", "2GB"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)),
+    )
+    peaks = {"RssAnon": 0, "RssFile": 0}
+    while process.poll() is None:
+        try:
+            for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+                name = line.split(":")[0]
+                if name in peaks:
+                    peaks[name] = max(peaks[name], int(line.split()[1]) * 1024)
+        except OSError:
+            pass
+        time.sleep(0.05)
+    seconds = time.perf_counter() - begun
+    assert process.returncode == 0
+    held = sum(p.stat().st_size for p in (folder / "out").iterdir())
+    print(f"| {side} x {side} | {seconds:.0f} s | {peaks['RssAnon'] / 1e9:.2f} GB | "
+          f"{peaks['RssFile'] / 1e9:.2f} GB | {held / 1e9:.2f} GB |")  # fmt: skip
+    stages: dict[str, float] = {}
+    for line in (folder / "out" / "manifest.jsonl").read_text().splitlines()[1:]:
+        record = json.loads(line)
+        if "task" in record:
+            name = record["task"].split("/")[0].split(" ")[0]
+            stages[name] = stages.get(name, 0) + record["seconds"]
+    print(", ".join(f"{name} {seconds:.0f} s" for name, seconds in stages.items()))
+
+
+def scaling(folder: Path, side: int) -> None:
+    """Seconds of stages on one and two worker processes of one thread, in turn."""
+    image = picture(folder / "image.npy", side, side)
+    times: dict[int, list[float]] = {1: [], 2: []}
+    env = {**os.environ, "NUMBA_NUM_THREADS": "1"}
+    for turn in range(3):
+        for workers in (1, 2):
+            out = folder / "out"
+            shutil.rmtree(out, ignore_errors=True)
+            more = ["--tile", "256", "--processes", str(workers), "--memory", "20GB"]
+            begun = time.perf_counter()
+            subprocess.run(command(image, out, *more), check=True, env=env)
+            times[workers].append(time.perf_counter() - begun)
+            print(turn, workers, f"{times[workers][-1]:.1f} s", flush=True)
+    one, two = (statistics.median(times[w]) for w in (1, 2))
+    print(f"{side} x {side}: {one:.1f} s on 1 worker, {two:.1f} s on 2: {one / two:.2f} times")
+
+
+def kills(folder: Path, count: int) -> None:
+    """A run killed at random moments, and resumed: the bytes and the files of one that was not."""
+    image = picture(folder / "image.npy", 300, 400)
+    begun = time.perf_counter()
+    subprocess.run(command(image, folder / "whole", "--tile", "128"), check=True)
+    length = time.perf_counter() - begun
+    expected, names = digests(folder / "whole"), sorted(os.listdir(folder / "whole"))
+    rng = random.Random(0)
+    for number in range(count):
+        out, ended = folder / f"out{number}", 0
+        while True:
+            process = subprocess.Popen(
+                command(image, out, "--tile", "128", *["--resume"] * (ended > 0))
+            )
+            try:
+                process.wait(rng.uniform(0.3, 0.95) * length)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                ended += 1
+                if ended == 2:
+                    subprocess.run(command(image, out, "--tile", "128", "--resume"), check=True)
+                    break
+                continue
+            assert process.returncode == 0
+            break
+        assert digests(out) == expected, number
+        assert sorted(os.listdir(out)) == names, number
+        print(
+            f"{number}: killed {ended} times, same {len(expected)} arrays, no other file",
+            flush=True,
+        )
+        shutil.rmtree(out)
+
+
+def main() -> None:
+    what, *numbers = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as folder:
+        globals()[what](Path(folder), *map(int, numbers))
+
+
+if __name__ == "__main__":
+    main()

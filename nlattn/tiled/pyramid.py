@@ -1,0 +1,48 @@
+"""Smaller and smaller pictures, for who looks at large ones: means of two by two pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nlattn.tiled.bands import bands
+from nlattn.tiled.folder import Array, Folder
+from nlattn.tiled.task import Cost, Stage, TileTask
+
+_SMALL = 512  # pixels of a side that need no smaller picture
+_PIXELS = 1 << 20  # of a task
+
+
+def stages(name: str, shape: tuple[int, int, int]) -> list[Stage]:
+    """``{name}_1``, half as high and wide, and so on until it is small."""
+    made, above = [], name
+    for level in range(1, 64):
+        if max(shape[:2]) <= _SMALL:
+            break
+        shape = (-(-shape[0] // 2), -(-shape[1] // 2), shape[2])
+        made.append(_stage(above, f"{name}_{level}", shape))
+        above = f"{name}_{level}"
+    return made
+
+
+def _stage(above: str, name: str, shape: tuple[int, int, int]) -> Stage:
+    array = Array(name, shape, "float32")
+    parts = bands(shape[0], max(1, _PIXELS // shape[1]))
+
+    def begin(_: Folder) -> tuple[list[Array], list[TileTask]]:
+        return [array], [
+            TileTask(f"{name}/{b.number}", _halve, (above, name, b.first, b.last), {name: b.first})
+            for b in parts
+        ]
+
+    nbytes = 24 * (parts[0].last - parts[0].first) * shape[1] * shape[2]
+    return Stage(name, (above,), (name,), begin, Cost(len(parts), nbytes, array.nbytes))
+
+
+def _halve(folder: Folder, above: str, name: str, first: int, last: int) -> Any:
+    x = folder.read(above)[2 * first : 2 * last]
+    pad = [(0, x.shape[0] % 2), (0, x.shape[1] % 2), (0, 0)]
+    x = np.pad(x, pad, mode="edge")
+    rows = (x[0::2] + x[1::2]) / 2
+    return {name: (rows[:, 0::2] + rows[:, 1::2]) / 2}, 0
