@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nlattn._types import Work as Work
     from nlattn.maps.base import AttentionMap as AttentionMap
     from nlattn.maps.io import load_map as load_map
+    from nlattn.maps.on_disk import open_map as open_map
     from nlattn.ops.certified import certified_attention as certified_attention
     from nlattn.ops.certified import certified_attention_map as certified_attention_map
     from nlattn.ops.certified import certified_attention_vjp as certified_attention_vjp
@@ -111,6 +112,7 @@ _HOME = {
     "_types": ("Field", "Nearest", "Signs", "Simplices", "Support", "Work"),
     "maps.base": ("AttentionMap",),
     "maps.io": ("load_map",),
+    "maps.on_disk": ("open_map",),
     "ops.certified": (
         "certified_attention",
         "certified_attention_map",

@@ -178,17 +178,6 @@ class AttentionMap(LinearOperator):
             return np.zeros((len(index), self.shape[1]), self.dtype)
         return self._rows(index)
 
-    @staticmethod
-    def open(folder: str | os.PathLike[str]) -> AttentionMap:
-        """The map that a run by tiles left in a folder, its arrays read where they are needed.
-
-        ``A @ v``, `rows` and `topk` hold some rows in memory at a time. ValueError if the folder
-        holds no complete map, or a damaged one.
-        """
-        from nlattn.maps.on_disk import open_map
-
-        return open_map(folder)
-
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the map to `path` (.npz), to be read back by ``nlattn.load_map``.
 

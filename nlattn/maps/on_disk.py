@@ -16,7 +16,7 @@ from nlattn.files import npy
 from nlattn.files.untrusted import one_line, open_regular, parse_json
 from nlattn.maps.sparse import SparseMap
 
-OP = "attention_map.open"
+OP = "open_map"
 NOTE = "map.json"
 _ROWS = 1 << 18  # rows whose keys are in memory at a time
 _ARRAYS = {"indptr": "i", "indices": "i", "weights": "f", "scores": "f", "lse": "f"}

@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_answers_as_a_map_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_disk, "_ROWS", 10)
-    A = nlattn.AttentionMap.open(folder)
+    A = nlattn.open_map(folder)
     own = SparseMap(A.support, A.weights, A.edge_scores, A.lse, A.work, (9, 8), (9, 8))
     v = np.random.default_rng(1).random((72, 3), np.float32)
     assert A.query_grid == A.key_grid == (9, 8)
@@ -42,7 +42,7 @@ def test_it_answers_as_a_map_in_memory(folder: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_damaged_map_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no map, or one that is not complete"):
-        nlattn.AttentionMap.open(tmp_path)
+        nlattn.open_map(tmp_path)
 
     def damaged(name: str, change: object) -> Path:
         copy = tmp_path / f"copy{len(list(tmp_path.iterdir()))}"
@@ -66,7 +66,7 @@ def test_a_damaged_map_is_refused(folder: Path, tmp_path: Path) -> None:
         ("map.json", b"{}", "map.json is damaged: 'query_grid'"),
     ):
         with pytest.raises(ValueError, match=text):
-            nlattn.AttentionMap.open(damaged(name, change))
+            nlattn.open_map(damaged(name, change))
 
 
 def test_a_pyramid_halves_until_it_is_small(
