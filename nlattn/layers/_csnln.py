@@ -13,7 +13,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats
-from nlattn.layers import _weights
+from nlattn.layers import _state, _weights
 from nlattn.layers._conv import conv, conv_vjp, total
 from nlattn.layers._strided import Stride, gather, prelu, prelu_vjp, scatter, weight_gradient
 from nlattn.layers._weights import Weights
@@ -61,7 +61,7 @@ class Net:
         shapes: Mapping[str, str],
         nonfinite: str,
     ):
-        given = _weights.mapping(op, weights)
+        given = _state.mapping(op, weights)
         floors = {name for name in shapes if name.endswith("escape_NaN")} - set(given)
         shapes = {name: spec for name, spec in shapes.items() if name not in floors}
         self.fit = _check.fit(op, arrays, nonfinite=nonfinite)

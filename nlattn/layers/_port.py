@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats
-from nlattn.layers import _weights
+from nlattn.layers import _state, _weights
 from nlattn.layers._conv import conv, conv_vjp
 from nlattn.layers._weights import Weights
 
 _CONVS = ("query_conv", "key_conv", "value_conv")
+_EMBEDDINGS = {"query_conv.weight": "c C 1 1", "sn_conv_theta.w": "1 1 C c"}
 
 
 class Port(NamedTuple):
@@ -25,8 +26,8 @@ class Port(NamedTuple):
     @classmethod
     def of(cls, op: str, weights: object, nonfinite: str, **arrays: Floats) -> Port:
         """Check everything."""
-        given = _weights.mapping(op, weights)
-        fit = start(op, nonfinite, **arrays)
+        given = _state.mapping(op, weights)
+        fit = start(op, nonfinite, given, **arrays)
         inner = fit.dims["C"] // 8
         shapes = {"gamma": "1"}
         for name, channels in zip(_CONVS, (inner, inner, "C"), strict=True):
@@ -60,12 +61,13 @@ class Port(NamedTuple):
         return self.fit.unfold(dx.reshape(self.fit["x"].shape)), self.w.gradients(found)
 
 
-def start(op: str, nonfinite: str, **arrays: Floats) -> _check.Fit:
+def start(op: str, nonfinite: str, given: Mapping[str, Any], **arrays: Floats) -> _check.Fit:
     """The input, which needs channels enough for an eighth of them."""
     fit = _check.fit(op, {name: (z, "H W C") for name, z in arrays.items()}, nonfinite=nonfinite)
     if fit.dims["C"] < 8:
         text = f"has {fit.dims['C']} channels, expected at least 8: queries have an eighth of them"
-        _check.fail(op, "x", text)
+        turned = _state.channels_first(fit, given, _EMBEDDINGS)
+        _check.fail_all(op, [f"x {text}", *filter(None, [turned])])
     return fit
 
 

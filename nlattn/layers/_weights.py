@@ -11,6 +11,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._check import Fit
 from nlattn._types import Floats
+from nlattn.layers import _state
 
 
 class Weights(Mapping[str, Any]):
@@ -57,18 +58,20 @@ def take(
 
     `shapes` says which there are and what shape each has, ``{"g.weight": "c C 1 1"}``: numbers, and
     sizes by name, perhaps with a factor, ``2c``. A name of `fit` has the size it has there, another
-    that of its first weight. `counters` are whole numbers. ValueError lists every name that is
-    missing, superfluous or misshaped; TypeError every weight of another dtype than the input's.
+    that of its first weight. `counters` are whole numbers, 0 if missing. ValueError lists every
+    name that is missing, superfluous or misshaped; TypeError every weight of another dtype than
+    the input's.
     """
-    given = mapping(fit.op, weights)
-    expected = [*shapes, *counters]
-    problems = names(given, expected)
+    given = _state.mapping(fit.op, weights)
+    needed, expected = [*shapes], [*shapes, *counters]
+    problems = names(given, needed, expected)
     present = {name: given[name] for name in expected if name in given}
     arrays = {name: _check.array(fit.op, name, present[name]) for name in shapes if name in present}
     sizes, misshaped = _sizes(fit, arrays, shapes)
-    counts = {name: _counter(fit.op, name, present[name]) for name in counters if name in present}
+    counts = {name: _counter(fit.op, name, present.get(name, 0)) for name in counters}
     if problems or misshaped:
-        _check.fail_all(fit.op, [*problems, *misshaped])
+        helps = [_state.channels_first(fit, present, shapes), _state.advice(given, needed)]
+        _check.fail_all(fit.op, [*problems, *misshaped, *filter(None, helps)])
     others = {
         name: x.dtype for name, x in arrays.items() if x.dtype.newbyteorder("=") != fit.out_dtype
     }
@@ -81,17 +84,9 @@ def take(
     return Weights({**frozen, **counts}, sizes, fit.out_dtype)
 
 
-def mapping(op: str, weights: object) -> Mapping[str, Any]:
-    """`weights`, a mapping of names to arrays."""
-    if not isinstance(weights, Mapping):
-        kind = type(weights).__name__
-        _check.fail_type(op, "weights", f"is a {kind}, expected a mapping of names to arrays")
-    return weights
-
-
-def names(given: Mapping[str, Any], expected: Sequence[str]) -> list[str]:
+def names(given: Mapping[str, Any], needed: Sequence[str], expected: Sequence[str]) -> list[str]:
     """What is wrong with the names of weights, in words."""
-    missing = [repr(name) for name in expected if name not in given]
+    missing = [repr(name) for name in needed if name not in given]
     more = [repr(name) for name in given if name not in expected]
     return [
         *([f"weights lack {', '.join(missing)}"] if missing else []),

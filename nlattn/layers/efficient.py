@@ -9,7 +9,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats
-from nlattn.layers import _weights
+from nlattn.layers import _state, _weights
 from nlattn.layers._conv import conv, conv_vjp
 from nlattn.layers._weights import Weights
 from nlattn.ops.efficient import efficient_attention, efficient_attention_vjp
@@ -139,7 +139,7 @@ class _Block(NamedTuple):
         count = _check.integer(op, "heads", heads, low=1)
         kind = _check.choice(op, "normalization", normalization, ("softmax", "scaling"))
         parity = _check.flag(op, "parity", parity)
-        given = _weights.mapping(op, weights)
+        given = _state.mapping(op, weights)
         axes = {name: (z, "H W C") for name, z in arrays.items()}
         fit = _check.fit(op, axes, nonfinite=nonfinite)
         w = _weights.take(fit, given, _SHAPES, nonfinite=nonfinite)

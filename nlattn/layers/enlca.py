@@ -9,7 +9,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats
-from nlattn.layers import _weights
+from nlattn.layers import _state, _weights
 from nlattn.layers._conv import conv, conv_vjp
 from nlattn.layers._port import positions
 from nlattn.layers._weights import Weights
@@ -137,7 +137,7 @@ class _Block(NamedTuple):
         """Check everything."""
         scale = _check.number(op, "res_scale", res_scale)
         needed = _check.flag(op, "training", training)
-        given = _weights.mapping(op, weights)
+        given = _state.mapping(op, weights)
         axes = {name: (z, "H W C") for name, z in arrays.items()}
         fit = _check.fit(op, axes, nonfinite=nonfinite)
         w = _weights.take(fit, given, _SHAPES, nonfinite=nonfinite)

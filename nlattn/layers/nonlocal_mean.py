@@ -10,7 +10,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats
-from nlattn.layers import _nonlocal, _weights
+from nlattn.layers import _nonlocal, _state, _weights
 from nlattn.layers._conv import conv, conv_vjp, total
 from nlattn.layers._nonlocal import Names, Pair
 from nlattn.layers._norm import Statistics, moved, normalise, normalise_vjp, statistics
@@ -173,7 +173,9 @@ def _start(
     **arrays: Floats,
 ) -> tuple[Names, _check.Fit, Weights]:
     """Check everything."""
-    given = _weights.mapping(op, weights)
+    given = _state.mapping(op, weights)
+    if convention == "caffe2":
+        given = _state.caffe2(given)
     names = _nonlocal.find(op, given, pairwise, convention, subsample)
     fit = _check.fit(op, {name: (z, names.grid) for name, z in arrays.items()}, nonfinite=nonfinite)
     w = _weights.take(fit, given, names.shapes, counters=names.counters, nonfinite=nonfinite)

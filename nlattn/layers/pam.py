@@ -9,7 +9,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats
-from nlattn.layers import _weights
+from nlattn.layers import _state, _weights
 from nlattn.layers._conv import conv, conv_vjp
 from nlattn.layers._weights import Weights
 from nlattn.ops.permutohedral import permutohedral_attention, permutohedral_attention_vjp
@@ -118,7 +118,7 @@ class _Call(NamedTuple):
     def of(
         cls, op: str, arrays: dict[str, Any], weights: object, splits: object, nonfinite: str
     ) -> _Call:
-        given = _weights.mapping(op, weights)
+        given = _state.mapping(op, weights)
         scaling = np.shape(given.get("scaling_spatial", 0))
         if len(scaling) not in (4, 5) or scaling[1] != len(scaling) - 2:
             text = f"has shape {scaling}, expected (1, 2, 1, 1) or (1, 3, 1, 1, 1)"

@@ -11,7 +11,8 @@ from nlattn import _check
 from nlattn._types import Floats
 from nlattn.layers import _qna
 from nlattn.layers._conv import conv, conv_vjp
-from nlattn.layers._weights import Weights, mapping, take
+from nlattn.layers._state import mapping
+from nlattn.layers._weights import Weights, take
 from nlattn.ops.qna import qna, qna_vjp
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats
-from nlattn.layers._weights import mapping
+from nlattn.layers._state import mapping
 from nlattn.layers.qna import qna_block, qna_block_vjp
 
 PHASED = (

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from nlattn import _check
 from nlattn._types import Floats
-from nlattn.layers import _weights
+from nlattn.layers import _state, _weights
 from nlattn.layers._conv import conv, conv_vjp
 from nlattn.layers._pool import max_pool, max_pool_vjp
 from nlattn.layers._port import Port, inner, one_image, positions, start
@@ -129,8 +129,8 @@ def _start(
     op: str, weights: object, nonfinite: str, **arrays: Floats
 ) -> tuple[_check.Fit, Weights]:
     """Check everything about the original form."""
-    given = _weights.mapping(op, weights)
-    fit = start(op, nonfinite, **arrays)
+    given = _state.mapping(op, weights)
+    fit = start(op, nonfinite, given, **arrays)
     height, width, channels = fit.shape("H W C")
     if height % 2 or width % 2:
         text = f"is {height} x {width}, expected even sizes, since form='original' pools 2 x 2"

@@ -10,7 +10,8 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Bools, Floats, Ints
 from nlattn.layers._conv import conv, conv_vjp
-from nlattn.layers._weights import Weights, mapping, take
+from nlattn.layers._state import mapping
+from nlattn.layers._weights import Weights, take
 from nlattn.ops.dense import attention, attention_vjp
 
 TABLE = "RelativePositionalEmbedding_0.rpe_bias"
