@@ -8,7 +8,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._check import Fit
-from nlattn._types import Ints
+from nlattn._types import Bools, Ints
 from nlattn.engines.dense import FAR
 
 CORNER = "bottom-right"
@@ -24,6 +24,8 @@ class Positions(NamedTuple):
     window_about: str = "query"
     key_lengths: Any = None
     query_lengths: Any = None
+    cu_seqlens_q: Any = None
+    cu_seqlens_k: Any = None
 
     def band(self, fit: Fit, biased: bool = False) -> tuple[Ints, Ints]:
         """(B, n, 3) of `panel.Scores`, and which of the B each head uses.
@@ -36,24 +38,59 @@ class Positions(NamedTuple):
         left, right = _sides(op, self.window)
         if about and self.window is None:
             _check.fail(op, "window_about='offset'", "has no place without a window")
-        keys = _lengths(fit, "key_lengths", self.key_lengths, m)
-        queries = _lengths(fit, "query_lengths", self.query_lengths, n)
-        offset = self._offset(fit, causal or about or biased, keys, queries)
-        lead = np.broadcast_shapes(keys.shape, queries.shape, offset.shape)
-        table = _check.slices(op, "causal_offset, key_lengths or query_lengths", lead, fit.lead)
-        keys, queries, offset = (
-            np.broadcast_to(x, lead).reshape(-1, 1) for x in (keys, queries, offset)
-        )
-        row = np.arange(n)
+        used = causal or about or biased
+        first: Any
+        last: Any
+        row: Any
+        there: Any
+        if self.cu_seqlens_q is None:
+            if self.cu_seqlens_k is not None:
+                _check.fail(op, "cu_seqlens_k", "has no place without cu_seqlens_q")
+            keys = _lengths(fit, "key_lengths", self.key_lengths, m)
+            queries = _lengths(fit, "query_lengths", self.query_lengths, n)
+            offset = self._offset(fit, used, keys, queries)
+            lead = np.broadcast_shapes(keys.shape, queries.shape, offset.shape)
+            table = _check.slices(op, "causal_offset, key_lengths or query_lengths", lead, fit.lead)
+            keys, queries, offset = (
+                np.broadcast_to(x, lead).reshape(-1, 1) for x in (keys, queries, offset)
+            )
+            row = np.arange(n)
+            first, last, there = np.zeros(1, np.int64), keys, row < queries
+        else:
+            first, last, row, there, lengths = self._packed(fit)
+            offset = self._offset(fit, used, *lengths)
+            if isinstance(self.causal_offset, str):
+                table = np.zeros(fit.batch, np.int64)
+            else:
+                table = _check.slices(op, "causal_offset", offset.shape, fit.lead)
+                offset = offset.reshape(-1, 1)
         own = row + offset
         centre = own if about else row
-        start = np.clip(centre - left, 0, m)
-        end = np.minimum(centre + right + 1, keys)
+        start = np.clip(np.maximum(centre - left, first), 0, m)
+        end = np.minimum(centre + right + 1, last)
         if causal:
             end = np.minimum(end, own + 1)
-        end = np.where(row < queries, np.clip(end, 0, m), -1)
-        band = np.stack(np.broadcast_arrays(start, end, own), -1)
+        end = np.where(there, np.clip(end, 0, m), -1)
+        band = np.stack(np.broadcast_arrays(*map(np.atleast_2d, (start, end, own))), -1)
         return _check.frozen(band, np.int64), table
+
+    def _packed(self, fit: Fit) -> tuple[Ints, Ints, Any, Bools, tuple[Ints, Ints]]:
+        """For each query the bounds of its keys, its place, whether it exists; and both lengths."""
+        op, row = fit.op, np.arange(fit.dims["n"])
+        for name, given in (("key", self.key_lengths), ("query", self.query_lengths)):
+            if given is not None:
+                _check.fail(op, f"{name}_lengths", "has no place beside cu_seqlens_q")
+        cu_q = _starts(op, "cu_seqlens_q", self.cu_seqlens_q, fit.dims["n"])
+        given = self.cu_seqlens_q if self.cu_seqlens_k is None else self.cu_seqlens_k
+        cu_k = _starts(op, "cu_seqlens_k", given, fit.dims["m"])
+        if len(cu_q) != len(cu_k):
+            text = f"has {len(cu_k)} entries, expected the {len(cu_q)} of cu_seqlens_q"
+            _check.fail(op, "cu_seqlens_k", text)
+        own = np.searchsorted(cu_q, row, side="right") - 1
+        there = own < len(cu_q) - 1
+        own = np.minimum(own, len(cu_q) - 2)
+        lengths = np.diff(cu_k)[own], np.diff(cu_q)[own]
+        return cu_k[own], cu_k[own + 1], row - cu_q[own] + cu_k[own], there, lengths
 
     def _offset(self, fit: Fit, used: bool, keys: Ints, queries: Ints) -> Ints:
         op, given = fit.op, self.causal_offset
@@ -103,3 +140,14 @@ def _lengths(fit: Fit, name: str, given: Any, most: int) -> Ints:
         where = _check.first_of(bad) if x.ndim else ""
         _check.fail(fit.op, f"{name}{where}", f"is {x[bad][0]}, expected 0 to {most}")
     return x.astype(np.int64)
+
+
+def _starts(op: str, name: str, given: Any, most: int) -> Ints:
+    """Where packed sequences start, and where the last one ends."""
+    x = _check.integers(op, name, given).astype(np.int64)
+    if x.ndim != 1 or len(x) < 2:
+        _check.fail(op, name, f"has shape {x.shape}, expected (sequences + 1,)")
+    if x[0] != 0 or x[-1] > most or (np.diff(x) < 0).any():
+        text = f"runs from {x[0]} to {x[-1]}, expected no decrease from 0 to at most {most}"
+        _check.fail(op, name, text)
+    return x

@@ -39,6 +39,8 @@ def attention(
     window_about: str = "query",
     key_lengths: int | Ints | None = None,
     query_lengths: int | Ints | None = None,
+    cu_seqlens_q: Ints | None = None,
+    cu_seqlens_k: Ints | None = None,
     sinks: Floats | None = None,
     alibi: Floats | None = None,
     qk_norm: float | None = None,
@@ -72,6 +74,9 @@ def attention(
         "offset" it is ``i + causal_offset`` in place of i.
     key_lengths, query_lengths : integers that broadcast to the leading axes, optional
         Keys from there on are absent; queries give 0, and ``lse = -inf``.
+    cu_seqlens_q, cu_seqlens_k : (sequences + 1,) integers, optional
+        Where packed sequences start, and where the last one ends; each sees its own keys alone, and
+        positions begin anew. Without `cu_seqlens_k` keys are packed as queries are.
     sinks : array that broadcasts to the leading axes, optional
         A score of a key without a value, neither scaled nor capped; -inf for none.
     alibi : array that broadcasts to the leading axes, optional
@@ -110,7 +115,16 @@ def attention(
         nonfinite=nonfinite,
         gqa=gqa,
     )
-    where = Positions(causal, causal_offset, window, window_about, key_lengths, query_lengths)
+    where = Positions(
+        causal,
+        causal_offset,
+        window,
+        window_about,
+        key_lengths,
+        query_lengths,
+        cu_seqlens_q,
+        cu_seqlens_k,
+    )
     p = prepare(
         fit,
         where,
@@ -198,6 +212,8 @@ def attention_vjp(
     window_about: str = "query",
     key_lengths: int | Ints | None = None,
     query_lengths: int | Ints | None = None,
+    cu_seqlens_q: Ints | None = None,
+    cu_seqlens_k: Ints | None = None,
     sinks: Floats | None = None,
     alibi: Floats | None = None,
     qk_norm: float | None = None,
@@ -218,7 +234,16 @@ def attention_vjp(
     if dlse is not None:
         arrays["dlse"] = (dlse, "n")
     fit = _check.fit("attention_vjp", arrays, nonfinite=nonfinite, gqa=gqa)
-    where = Positions(causal, causal_offset, window, window_about, key_lengths, query_lengths)
+    where = Positions(
+        causal,
+        causal_offset,
+        window,
+        window_about,
+        key_lengths,
+        query_lengths,
+        cu_seqlens_q,
+        cu_seqlens_k,
+    )
     p = prepare(
         fit,
         where,

@@ -45,18 +45,34 @@ class Stages(NamedTuple):
 
 
 def positions(
-    n: int, m: int, causal_offset: Any = 0, key_lengths: Any = None, query_lengths: Any = None
-) -> tuple[Array, Array, Array]:
-    """Each query's own place among the keys, ``i + offset``, and which queries and keys exist.
+    n: int,
+    m: int,
+    causal_offset: Any = 0,
+    key_lengths: Any = None,
+    query_lengths: Any = None,
+    cu_seqlens_q: Any = None,
+    cu_seqlens_k: Any = None,
+) -> tuple[Array, Array, Array, Array]:
+    """Place of each query among the keys, with the offset and without; who exists; which pairs do.
 
-    Offsets and lengths are one, or one for each head: (..., n, 1), (..., n, 1), (..., 1, m).
+    Offsets and lengths are one, or one for each head: results (..., n, 1) thrice, (..., n, m). Of
+    packed sequences each begins anew.
     """
     i, j = np.arange(n)[:, None], np.arange(m)[None]
     keys = np.asarray(m if key_lengths is None else key_lengths)[..., None, None]
     queries = np.asarray(n if query_lengths is None else query_lengths)[..., None, None]
+    place, there, pairs = i, i < queries, j < keys
+    if cu_seqlens_q is not None:
+        cu_k = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
+        own = np.searchsorted(cu_seqlens_q, i, side="right") - 1
+        there = own < len(cu_seqlens_q) - 1
+        own = np.minimum(own, len(cu_seqlens_q) - 2)
+        start, keys = cu_k[own], np.diff(cu_k)[own]
+        queries, place = np.diff(cu_seqlens_q)[own], i - cu_seqlens_q[own] + start
+        pairs = (start <= j) & (j < start + keys)
     corner = isinstance(causal_offset, str) and causal_offset == "bottom-right"
     offset = keys - queries if corner else np.asarray(causal_offset)[..., None, None]
-    return i + offset, i < queries, j < keys
+    return place + offset, place, there, there & pairs
 
 
 def allowed(
@@ -66,16 +82,14 @@ def allowed(
     causal_offset: Any = 0,
     window: tuple[int | None, int | None] | None = None,
     window_about: str = "query",
-    key_lengths: Any = None,
-    query_lengths: Any = None,
+    **lengths: Any,
 ) -> Array:
-    """Which key each query may attend to by position, (..., n, m) bool."""
-    i, j = np.arange(n)[:, None], np.arange(m)
-    own, queries, keys = positions(n, m, causal_offset, key_lengths, query_lengths)
-    yes = queries & keys
+    """Which key each query may attend to by position, (..., n, m) bool; see `positions`."""
+    j = np.arange(m)
+    own, place, _, yes = positions(n, m, causal_offset, **lengths)
     if causal:
         yes = yes & (j <= own)
-    centre = own if window_about == "offset" else i
+    centre = own if window_about == "offset" else place
     if window is not None and window[0] is not None:
         yes = yes & (centre - window[0] <= j)
     if window is not None and window[1] is not None:
@@ -100,6 +114,8 @@ def attention_stages(
     window_about: str = "query",
     key_lengths: Any = None,
     query_lengths: Any = None,
+    cu_seqlens_q: Any = None,
+    cu_seqlens_k: Any = None,
     sinks: Array | None = None,
     alibi: Array | None = None,
     qk_norm: float | None = None,
@@ -116,11 +132,12 @@ def attention_stages(
     n, m = q.shape[-2], k.shape[-2]
     scale = 1 / np.sqrt(q.real.dtype.type(q.shape[-1])) if scale is None else scale
     lengths = {"key_lengths": key_lengths, "query_lengths": query_lengths}
+    lengths |= {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k}
     yes = allowed(n, m, causal, causal_offset, window, window_about, **lengths)
     raw = scale * (q @ np.swapaxes(k, -1, -2))
     capped = raw if softcap is None else softcap * np.tanh(raw / softcap)
     biased = capped if bias is None else capped + bias
-    own, exists, _ = positions(n, m, causal_offset, key_lengths, query_lengths)
+    own, _, exists, _ = positions(n, m, causal_offset, **lengths)
     if alibi is not None:
         far = abs(own - np.arange(m)).astype(q.real.dtype)
         biased = biased - np.asarray(alibi)[..., None, None] * far

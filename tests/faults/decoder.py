@@ -24,6 +24,8 @@ class Options(NamedTuple):
     dropout_mask: Any = None
     dropout_scale: float = 1.0
     qk_norm: Any = None
+    cu_seqlens_q: Any = None
+    cu_seqlens_k: Any = None
 
 
 class Steps(NamedTuple):
@@ -60,6 +62,23 @@ def _forward(bad: str, q: Any, k: Any, v: Any, o: Options) -> Steps:
     if bad == "offset of the first" and np.size(moved) > 1:
         moved = moved.reshape(-1)[0]
     own, centre = i + moved, i + moved if o.window_about == "offset" else i
+    block = np.ones((1, 1), bool)
+    if o.cu_seqlens_q is not None:
+        cu_q, cu_k = o.cu_seqlens_q, o.cu_seqlens_k
+        if bad == "one pack":
+            cu_q, cu_k = (np.array([0, x[-1]]) for x in (cu_q, cu_k))
+        of_q, of_k = (
+            np.searchsorted(x, at.ravel(), "right") - 1 for x, at in ((cu_q, i), (cu_k, j))
+        )
+        block = (of_q[:, None] == of_k) & (of_k < len(cu_k) - 1)
+        own_q = np.minimum(of_q, len(cu_q) - 2)
+        queries = np.where(of_q < len(cu_q) - 1, n, 0)[:, None]
+        step = (cu_k[own_q] - cu_q[own_q])[:, None]
+        own, centre = i + step + (0 if corner else moved), i + step
+        if corner:
+            own = own + (np.diff(cu_k) - np.diff(cu_q))[own_q][:, None]
+        if bad == "global rows":
+            own = i + (cu_k[-1] - cu_q[-1] if corner else 0)
     if bad == "still window":
         centre = i
     if o.alibi is not None:
@@ -67,7 +86,7 @@ def _forward(bad: str, q: Any, k: Any, v: Any, o: Options) -> Steps:
         far = i - j if bad == "slopes without offset" else own - j
         far = (far if bad == "signed" else abs(far)).astype(q.dtype)
         s = s + slopes * far if bad == "uphill" else s - slopes * far
-    yes = (j < m if bad == "keys ignored" else j < keys) & (i >= 0)
+    yes = (j < m if bad == "keys ignored" else j < keys) & (i >= 0) & block
     if o.causal:
         yes = yes & (j <= own)
     if o.window is not None:
@@ -184,6 +203,8 @@ FORWARD = {
     "padded corner": "causal from the corner of the padded arrays",
     "offset of the first": "with the first sequence's causal offset for all",
     "still window": "with the window about the query itself",
+    "one pack": "with packed sequences seeing each other",
+    "global rows": "causal by places in the whole pack",
     "no sinks": "without the sinks",
     "scaled sinks": "with the sinks scaled like the scores",
     "sink itself": "with the sinks themselves in the normaliser, not their exponentials",

@@ -40,6 +40,10 @@ class Case(NamedTuple):
     def lengths(self, most: int) -> Any:
         return self.rng.integers(0, most + 1, self.h)
 
+    def starts(self, most: int) -> Any:
+        """Four sequences, one of them empty, and some padding."""
+        return np.array([0, most // 3, most // 3, most // 2, most - most // 8])
+
     def holes(self, *shape: int) -> Any:
         """A bias with -inf in places, and everywhere in one row."""
         bias = self.normal(*shape)
@@ -84,6 +88,16 @@ OPTIONS: dict[str, Callable[[Case], dict[str, Any]]] = {
         "causal_offset": "bottom-right",
         "window": (2, 0),
         "window_about": "offset",
+    },
+    "packed": lambda c: {"cu_seqlens_q": c.starts(c.n), "cu_seqlens_k": c.starts(c.m)},
+    "packed and causal": lambda c: {
+        "cu_seqlens_q": c.starts(c.n),
+        "cu_seqlens_k": c.starts(c.m),
+        "causal": True,
+        "causal_offset": "bottom-right",
+        "window": (2, 1),
+        "alibi": c.slopes(),
+        "sinks": c.normal(c.h),
     },
     "sinks": lambda c: {"sinks": c.normal(c.h), "mask": c.pattern(c.n, c.m)},
     "no sink and a large one": lambda c: {

@@ -72,6 +72,20 @@ def test_lengths_and_offsets_by_hand() -> None:
     np.testing.assert_array_equal(got, [[0, 0, 1, 1], [0, 0, 0, 1]])
 
 
+def test_packed_sequences_are_sequences_alone() -> None:
+    """Of 2 and 3 queries, the second with 1 key more than queries; a query and a key of padding."""
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal(shape) for shape in ((6, 3), (7, 3), (7, 2)))
+    cu_q, cu_k = np.array([0, 2, 2, 5]), np.array([0, 2, 2, 6])
+    options: dict[str, Any] = {"causal": True, "causal_offset": "bottom-right", "window": (1, None)}
+    slopes = np.array(0.3)
+    got = attention(q, k, v, cu_seqlens_q=cu_q, cu_seqlens_k=cu_k, alibi=slopes, **options)
+    for queries, keys in ((slice(0, 2), slice(0, 2)), (slice(2, 5), slice(2, 6))):
+        want = attention(q[queries], k[keys], v[keys], alibi=slopes, **options)
+        np.testing.assert_allclose(got[queries], want, rtol=1e-14)
+    np.testing.assert_array_equal(got[5], 0)
+
+
 def test_a_sink_by_hand() -> None:
     """Scores 0 and log 3, and a sink of log 4: weights 1/8, 3/8 and 1/2."""
     q, k, v = np.array([[1.0]]), np.array([[0.0], [LOG3]]), np.array([[4.0, 0.0], [0.0, 8.0]])

@@ -56,8 +56,17 @@ def _edge_bias(rng: Any, _: Any, __: Any, arrays: Arrays, detail: str) -> Arrays
     return {"bias": rng.standard_normal(size)}
 
 
+def _packed(_: Any, __: Any, ___: Any, arrays: Arrays, ____: str) -> Arrays:
+    """Four sequences, one of them empty, one without keys, and a bit of padding."""
+    n, m = arrays["q"].shape[-2], arrays["k"].shape[-2]
+    starts = [0, n // 3, n // 3, n // 3 + n // 4, n - n // 8]
+    ends = [0, m // 2, m // 2, m // 2, m - m // 8]
+    return {"cu_seqlens_q": np.array(starts), "cu_seqlens_k": np.array(ends)}
+
+
 EXTRAS: dict[str, Any] = {
     "key_lengths": _key_lengths, "query_lengths": _query_lengths, "causal_offset": _causal_offset,
     "sinks": _sinks, "alibi": _alibi, "dropout_mask": _dropout_mask,
     "edge_bias": _edge_bias,
+    "packed": _packed,
 }  # fmt: skip

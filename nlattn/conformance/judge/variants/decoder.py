@@ -60,10 +60,38 @@ def _first_offset(c: Call) -> Any:
     return c.given(causal_offset=0 * moved + moved.reshape(-1)[0])()
 
 
+def _one_sequence(c: Call) -> Any:
+    n, m = c["cu_seqlens_q"][-1], c["cu_seqlens_k"][-1]
+    return c.given(cu_seqlens_q=np.array([0, n]), cu_seqlens_k=np.array([0, m]))()
+
+
+def _global(c: Call) -> Any:
+    """Sequences apart, but causal by the numbers that rows have in the whole."""
+    plain = c.given(causal=None, window=None)
+    n, m = c["q"].shape[-2], c["k"].shape[-2]
+    if not c.get("causal"):
+        raise ValueError
+    corner = c["cu_seqlens_k"][-1] - c["cu_seqlens_q"][-1] if offset_is_corner(c) else 0
+    mask = np.arange(m) <= np.arange(n)[:, None] + corner
+    return plain.given(mask=mask if c.get("mask") is None else mask & c["mask"])()
+
+
+def offset_is_corner(c: Call) -> bool:
+    """Whether the last query sees the last key."""
+    return isinstance(c.get("causal_offset"), str)
+
+
 def _about(c: Call) -> str:
     if c["window"] is None:
         raise ValueError
     return "query" if c.get("window_about") == "offset" else "offset"
+
+
+def _ends(c: Call) -> Any:
+    """The last key of each packed sequence left out."""
+    m = c["k"].shape[-2]
+    mask = ~np.isin(np.arange(m), c["cu_seqlens_k"][1:] - 1)[None]
+    return c.given(mask=mask if c.get("mask") is None else mask & c["mask"])()
 
 
 def _sinking(power: Callable[[Call, Stages, Array], Array]) -> Callable[[Call], Any]:
@@ -167,6 +195,13 @@ def _swapped_blocks(c: Call) -> Any:
 VARIANTS = tuple(
     Variant(name, (*OPTIONS, "sinks") if "sink" in name else OPTIONS, run)
     for name, run in (
+        ("with packed sequences seeing each other", of(_one_sequence)),
+        ("causal by places in the whole pack", of(_global)),
+        (
+            "with keys packed as queries are",
+            of(lambda c: c.given(cu_seqlens_k=np.minimum(c["cu_seqlens_q"], c["k"].shape[-2]))()),
+        ),
+        ("with the last key of each packed sequence left out", of(_ends)),
         ("without the key lengths", _of_all("key_lengths", lambda c: c["k"].shape[-2])),
         (
             "with the padding of queries computed",
