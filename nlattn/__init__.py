@@ -61,6 +61,10 @@ if TYPE_CHECKING:
     from nlattn.ops.lewis import lp_sensitivity as lp_sensitivity
     from nlattn.ops.lewis import sensitivity_bounds as sensitivity_bounds
     from nlattn.ops.nearest import nearest_keys as nearest_keys
+    from nlattn.ops.neighbourhood import neighbourhood_attention as neighbourhood_attention
+    from nlattn.ops.neighbourhood import neighbourhood_attention_map as neighbourhood_attention_map
+    from nlattn.ops.neighbourhood import neighbourhood_attention_vjp as neighbourhood_attention_vjp
+    from nlattn.ops.neighbourhood import neighbourhood_support as neighbourhood_support
     from nlattn.ops.nl_means import nl_means as nl_means
     from nlattn.ops.nl_means import nl_means_map as nl_means_map
     from nlattn.ops.nl_means import nl_means_support as nl_means_support
@@ -130,6 +134,12 @@ _HOME = {
     "ops.leverage": ("approximate_leverage_scores", "leverage_scores"),
     "ops.nonlocal_mean": ("nonlocal_mean", "nonlocal_mean_map", "nonlocal_mean_vjp"),
     "ops.nearest": ("nearest_keys",),
+    "ops.neighbourhood": (
+        "neighbourhood_attention",
+        "neighbourhood_attention_map",
+        "neighbourhood_attention_vjp",
+        "neighbourhood_support",
+    ),
     "ops.nl_means": ("nl_means", "nl_means_map", "nl_means_support", "nl_means_vjp"),
     "ops.hamming": (
         "hamming_attention",

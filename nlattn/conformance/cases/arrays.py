@@ -20,7 +20,8 @@ def core(spec: OpSpec, recipe: Recipe) -> dict[str, tuple[int, ...]]:
     """Shapes of the table's arrays, leading axes included."""
     size = dict(recipe.sizes)
     window = recipe.options.get("window", 1)
-    size["kh"], size["kw"] = window if isinstance(window, list) else (window, window)
+    both = window if isinstance(window, list) else [window, window]
+    size |= zip(("kh", "kw"), both, strict=False)
     for axis in "HW":
         if f"{axis}k" in size:
             size[f"{axis}v"] = int(recipe.options.get("scale", 1) or 1) * size[f"{axis}k"]

@@ -82,4 +82,58 @@ ROWS = (
         behaviour=("linear",),
         wrong=("learned queries", "phases", "grids", "triples"),
     ),
+    OpSpec(
+        name="neighbourhood_attention",
+        stem="neighbourhood",
+        arrays={"q": "H W d", "k": "H W d", "v": "H W e"},
+        out="H W e",
+        summary="softmax over the neighbours on a grid, as many for every query",
+        cost="n window (d + e)",
+        memory="O(n e)",
+        exact=True,
+        status="author code",
+        source="hassani2023",
+        options={"window": [3, 3]},
+        least={"H": 10, "W": 15},
+        cases=Cases(
+            values=("constant", "subnormal"),
+            without=("ones",),
+            choices=(
+                (
+                    Recipe("window-2x4", {"window": [2, 4]}),
+                    Recipe("window-5", {"window": [5, 5]}),
+                ),
+                (
+                    Recipe("stride", {"stride": [2, 2]}),
+                    Recipe("stride-1x3", {"window": [3, 4], "stride": [1, 3]}),
+                ),
+                (
+                    Recipe("dilation", {"dilation": [2, 2]}),
+                    Recipe("dilation-1x3", {"dilation": [1, 3]}),
+                ),
+                (
+                    Recipe("causal", {"causal": True}),
+                    Recipe("causal-columns", {"causal": [False, True]}),
+                ),
+                (Recipe("scale", {"scale": 0.3}),),
+                (Recipe("lse", {"return_lse": True}),),
+            ),
+            recipes=(
+                Recipe("sequences", {"window": [4]}, sizes={"H": 3, "W": 11}, dtypes=ALL),
+                Recipe("volume", {"window": [2, 3, 3]}, lead=(4,)),
+                Recipe(
+                    "everything",
+                    {
+                        "window": [4, 3],
+                        "stride": [3, 2],
+                        "dilation": [2, 1],
+                        "causal": [False, True],
+                    },
+                ),
+            ),
+        ),
+        growth=Growth(counted="map", follows="9 n (d + e)", scaled=True),
+        behaviour=("linear",),
+        wrong=("neighbours", "grids", "triples"),
+    ),
 )

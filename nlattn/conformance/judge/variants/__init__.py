@@ -15,6 +15,7 @@ from nlattn.conformance.judge.variants import (
     lattice,
     linear,
     masks,
+    neighbours,
     scores,
     windows,
 )
@@ -28,6 +29,7 @@ VARIANTS: tuple[Variant, ...] = (
     *linear.VARIANTS,
     *grids.VARIANTS,
     *windows.VARIANTS,
+    *neighbours.VARIANTS,
     *keys.VARIANTS,
     *lattice.VARIANTS,
     *inputs.VARIANTS,
