@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -21,6 +22,9 @@ from nlattn.conformance.judge.diagnosis import diagnose
 from nlattn.conformance.judge.large import beyond
 from nlattn.conformance.judge.verdict import Verdict, judge
 from nlattn.conformance.whole import needed
+
+ENOUGH = 12
+"""Failures of a function after which two mistakes at once are no longer looked for."""
 
 
 class Subject(Protocol):
@@ -57,9 +61,12 @@ def run(
     `overrides` widen the bounds of cases whose names match a key.
     """
     flaws: dict[tuple[str, str], list[str]] = {}
+    failed = Counter[str]()
     for case in cases:
         start = time.perf_counter()
-        verdict, reply = attempt(subject, case, overrides)
+        two = failed[case.function] < ENOUGH
+        verdict, reply = attempt(subject, case, overrides, two)
+        failed[case.function] += verdict.failed
         flaws.setdefault((case.op, case.dtype), []).extend(reply.flaws)
         seconds = time.perf_counter() - start
         yield replace(verdict, seed=case.seed, seconds=seconds, ran=reply.ran)
@@ -69,9 +76,12 @@ def run(
 
 
 def attempt(
-    subject: Subject, case: Case, overrides: Mapping[str, float] | None = None
+    subject: Subject,
+    case: Case,
+    overrides: Mapping[str, float] | None = None,
+    two: bool = True,
 ) -> tuple[Verdict, Reply]:
-    """One verdict, and the answer that it is of."""
+    """One verdict, and the answer that it is of; `two` as for `diagnose`."""
     nothing = Reply({})
     why = unsupported(subject.capabilities, case)
     if why:
@@ -99,10 +109,10 @@ def attempt(
         if subject.capabilities.refused(reply.raised):
             return Verdict(case.name, "unsupported", detail=f"refuses: {reply.raised}"), reply
         return Verdict(case.name, "fail", np.inf, detail=f"raised {reply.raised}"), reply
-    return judged(subject, case, reply, factor(case.name, overrides or {})), reply
+    return judged(subject, case, reply, factor(case.name, overrides or {}), two), reply
 
 
-def judged(subject: Subject, case: Case, reply: Reply, wider: float) -> Verdict:
+def judged(subject: Subject, case: Case, reply: Reply, wider: float, two: bool = True) -> Verdict:
     """The verdict on results, whatever these are."""
     verdict = judge(case, reply.outputs, wider, subject.capabilities.arithmetic(case.dtype))
     if reply.flaws:
@@ -111,7 +121,7 @@ def judged(subject: Subject, case: Case, reply: Reply, wider: float) -> Verdict:
         return verdict
     try:
         found = beyond(case, reply.outputs) if case.whole else ""
-        found = found or diagnose(case, reply.outputs, stages(subject, case))
+        found = found or diagnose(case, reply.outputs, stages(subject, case), two)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         found = f"no diagnosis: {type(error).__name__}"
     return replace(verdict, diagnosis=found)

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from nlattn.conformance.backends.backend import Unsupported
-from tests.faults import FAULTS, RIGHT, Fault, Outcome, cases, judge, matrix, trapped
+from tests.faults import FAULTS, RIGHT, TRAPS, Fault, Outcome, cases, judge, matrix, trapped
 from tests.faults.generated import examine, sample
 from tests.faults.report import lines, summary
-from tests.faults.traps import TRAPS
 
 PAGE = Path(__file__).parents[2] / "docs/conformance.md"
 

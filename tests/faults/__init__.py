@@ -19,7 +19,11 @@ from nlattn.conformance.case import Case
 from nlattn.conformance.cases import suite
 from nlattn.conformance.judge.diagnosis import commonest
 from tests.faults import decoder, dense, gradients, grids, keys, lattice, linear
-from tests.faults.traps import TRAPS, Trap
+from tests.faults.kernels import KERNELS
+from tests.faults.traps import TRAPS as SIMPLE
+from tests.faults.traps import Trap
+
+TRAPS = (*SIMPLE, *KERNELS)
 
 ENOUGH = 3
 """Failures of a fault after which it is known well enough."""

@@ -40,6 +40,8 @@ def values(rng: Any, spec: OpSpec, recipe: Recipe) -> dict[str, Array]:
     if recipe.values in KINDS and "q" in arrays:
         grid = arrays["k"].shape[-len(spec.arrays["k"].split()) : -1]
         harden(recipe.values, arrays, _scale(recipe, arrays), grid)
+    for name in {"k", "v"} & {*arrays} if recipe.layout == "broadcast" else ():
+        arrays[name] = lay(arrays[name], "broadcast").copy()
     for name in recipe.extra:
         kind, _, detail = name.partition(":")
         if kind == "groups":
@@ -90,6 +92,14 @@ def _equal(_: Any, name: str, x: Array) -> Array:
     return x if name == "v" or not x.size else np.broadcast_to(x[..., :1, :], x.shape).copy()
 
 
+def _some_nan(_: Any, name: str, x: Array) -> Array:
+    """A query, a key and a channel of a value hold NaN; with a mask, some rows do not see them."""
+    x, row = x.copy(), {"q": x.shape[-2] // 3, "k": x.shape[-2] - 1, "v": x.shape[-2] // 2}
+    if name in row:
+        x[..., row[name], 0] = np.nan
+    return x
+
+
 _VALUES: dict[str, Any] = {
     "normal": lambda _, __, x: x,
     "large": lambda _, __, x: x,
@@ -100,6 +110,8 @@ _VALUES: dict[str, Any] = {
     "constant": lambda _, __, x: np.full_like(x, 0.75),
     "subnormal": lambda _, __, x: x,
     "low rank": _low_rank,
+    "hidden NaN": lambda _, __, x: x,
+    "NaN": _some_nan,
     "tight": _tight,
 }
 
@@ -238,6 +250,8 @@ def lay(x: Array, layout: str) -> Array:
         return np.flip(np.flip(x).copy())
     if layout == "heads-last" and x.ndim > 2:
         return np.swapaxes(np.swapaxes(x, -2, -3).copy(), -2, -3)
+    if layout == "broadcast" and x.ndim > 2:
+        return np.broadcast_to(x[(0,) * (x.ndim - 2)].copy(), x.shape)
     if layout == "Fortran" and x.ndim:
         return np.asfortranarray(x)
     x = np.ascontiguousarray(x).reshape(x.shape).copy()
@@ -250,6 +264,8 @@ def layout_of(x: Array) -> str:
     """The name under which `lay` makes an array lie like this one."""
     if any(step < 0 for step in x.strides):
         return "reversed"
+    if any(step == 0 for step, size in zip(x.strides, x.shape, strict=True) if size > 1):
+        return "broadcast"
     if not x.flags.writeable:
         return "read-only"
     if x.flags.c_contiguous:

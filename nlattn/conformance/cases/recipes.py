@@ -26,7 +26,7 @@ _SIZES = (Recipe("even", sizes=_EVEN), Recipe("square", sizes=_SQUARE))
 _SETS = (
     Recipe("decode", sizes={"n": 1, "m": 70, "d": 8, "e": 4}),
     Recipe("short", sizes={"n": 4, "m": 6, "d": 24, "e": 9}),
-    Recipe("aligned", sizes={"n": 64, "m": 64, "d": 32, "e": 32}),
+    Recipe("aligned", sizes={"n": 64, "m": 64, "d": 64, "e": 64}),
 )
 _BEYOND = (
     Recipe("keys-300", sizes={"n": 5, "m": 300, "d": 4, "e": 4}, dtypes=ALL),
@@ -34,9 +34,9 @@ _BEYOND = (
     Recipe("queries-300", sizes={"n": 300, "m": 5, "d": 4, "e": 4}, dtypes=ALL),
     Recipe("queries-1030", sizes={"n": 1030, "m": 3, "d": 4, "e": 2}),
     Recipe("both-200", sizes={"n": 136, "m": 200, "d": 8, "e": 8}),
-    Recipe("channels-72", sizes={"n": 5, "m": 7, "d": 72, "e": 72}),
-    Recipe("channels-136", sizes={"n": 5, "m": 7, "d": 136, "e": 136}),
-    Recipe("channels-264", sizes={"n": 3, "m": 5, "d": 264, "e": 260}),
+    Recipe("channels-72", sizes={"n": 5, "m": 7, "d": 72, "e": 104}),
+    Recipe("channels-128", sizes={"n": 5, "m": 7, "d": 128, "e": 136}),
+    Recipe("channels-256", sizes={"n": 3, "m": 5, "d": 256, "e": 260}, values="channel"),
 )
 _HARD = ("rising", "falling", "last", "sink", "channel", "negative", "offset")
 _LIKE_SUMS = ("channel", "negative", "offset")
@@ -71,6 +71,8 @@ def _common(spec: OpSpec) -> list[Recipe]:
     if spec.heads and not spec.cases.tall:
         lead = (2, 2) if spec.cases.costly else (2, 3)
         found.append(Recipe("heads-last", lead=lead, layout="heads-last"))
+    if {"q", "k"} <= {*spec.arrays} and spec.heads and not spec.cases.one_head:
+        found.append(Recipe("broadcast", lead=(2, 2), layout="broadcast"))
     if "q" in spec.arrays:
         found += [Recipe("equal-rows", values="equal"), Recipe("large", values="large")]
         found += [Recipe(values, values=values, dtypes=ALL) for values in _hard(spec)]
@@ -81,7 +83,7 @@ def _common(spec: OpSpec) -> list[Recipe]:
             Recipe("no-queries", sizes={"n": 0}, tier="standard"),
             Recipe("long", sizes=LONG, dtypes=WIDE, tier="exhaustive"),
             *_SETS,
-            *(_rarer(r) if spec.cases.costly else r for r in _BEYOND),
+            *(_rarer(r) if spec.cases.costly else r for r in _beyond(spec)),
         ]
     elif "H" in _letters(spec) or "Hq" in _letters(spec):
         one = {"d": 1, "e": 1}
@@ -91,6 +93,12 @@ def _common(spec: OpSpec) -> list[Recipe]:
     if "subnormal" in spec.cases.values:
         found.append(Recipe("subnormal", values="subnormal", tier="standard", dtypes=ALL))
     return [recipe for recipe in found if recipe.label not in spec.cases.without]
+
+
+def _beyond(spec: OpSpec) -> list[Recipe]:
+    """Sizes beyond those of blocks; the widest with several heads."""
+    *some, widest = _BEYOND
+    return [*some, replace(widest, lead=(2,)) if spec.heads else widest]
 
 
 def _pairs(spec: OpSpec) -> list[Recipe]:

@@ -8,7 +8,7 @@ Names are those of the table's dimensions, and ``heads``, ``batch`` and ``group`
 for each head of keys). A value is a number, a collection of numbers (a ``range`` is one), a dict of
 some of ``multiple``, ``least`` and ``most``, or the name of the dimension that it equals.
 ``layouts`` lists those of memory: "C", "read-only", "strided", "reversed", "Fortran" and
-"heads-last", (n, h, d) seen as (h, n, d).
+"heads-last", (n, h, d) seen as (h, n, d), and "broadcast", heads of stride 0.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-LAYOUTS = ("C", "read-only", "strided", "reversed", "Fortran", "heads-last")
+LAYOUTS = ("C", "read-only", "strided", "reversed", "Fortran", "heads-last", "broadcast")
 _LEADING = ("heads", "batch", "group")
 
 

@@ -89,7 +89,7 @@ def make(spec: OpSpec, recipe: Recipe, kind: Kind, dtype: str, seed: int = SEED)
     if kind == "vjp":
         arrays |= _cotangent_of_lse(rng, spec, options, arrays)
     given = {
-        name: lay(_cast(name, x, dtype, recipe, hidden), recipe.layout)
+        name: lay(_cast(name, x, dtype, recipe, hidden), _layout(name, recipe))
         for name, x in arrays.items()
     }
     return Case(
@@ -104,6 +104,12 @@ def make(spec: OpSpec, recipe: Recipe, kind: Kind, dtype: str, seed: int = SEED)
     )
 
 
+def _layout(name: str, recipe: Recipe) -> str:
+    """Queries and cotangents are never of stride 0: heads are to differ."""
+    own = recipe.layout == "broadcast" and name not in ("k", "v", "bias", "mask")
+    return "C" if own else recipe.layout
+
+
 def _cotangent_of_lse(rng: Any, spec: OpSpec, options: dict[str, Any], arrays: Any) -> Any:
     """What a gradient is asked for where lse is a result; rows of nothing give it no weight."""
     options.pop("masked_rows", None)
@@ -116,17 +122,24 @@ def _cotangent_of_lse(rng: Any, spec: OpSpec, options: dict[str, Any], arrays: A
 
 
 def _hidden(arrays: Any) -> Any:
-    """Keys (m,) that no query of any head may attend to; None without a mask of pairs."""
+    """Keys (m,) that no query of any head may attend to; None where nothing hides any."""
     mask = arrays.get("mask")
-    return None if mask is None or mask.ndim < 2 else ~mask.any(tuple(range(mask.ndim - 1)))
+    if mask is not None:
+        return ~mask.any(tuple(range(mask.ndim - 1)))
+    if "index" in arrays:
+        return ~np.isin(np.arange(arrays["k"].shape[-2]), arrays["index"])
+    return None
 
 
 def _cast(name: str, x: Any, dtype: str, recipe: Recipe, hidden: Any) -> Any:
-    """In the case's dtype, in which subnormal values are subnormal and hidden ones huge."""
+    """In the case's dtype, in which subnormal values are subnormal, hidden ones huge or NaN."""
     if not floating(x):
         return x
     if recipe.values == "subnormal" and name == "v":
         x = np.ldexp(x, -{"float64": 1030, "float32": 130, "float16": 18, "bfloat16": 128}[dtype])
     if recipe.values == "poison" and name in ("k", "v") and hidden is not None:
         x = np.where(hidden[..., None], {"float16": 1e3}.get(dtype, 1e30), x)
+    if recipe.values == "hidden NaN" and name in ("k", "v") and hidden is not None:
+        wild = np.where(np.arange(len(hidden)) % 3 == 1, np.inf, np.nan)[:, None]
+        x = np.where(hidden[..., None], wild, x)
     return x.astype(dtype_of(dtype))

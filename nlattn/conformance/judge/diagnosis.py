@@ -8,7 +8,6 @@ directions u, without any wrong gradient: ``g.u = Im dout.f(x + ihu)/h``.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
@@ -17,7 +16,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from nlattn.conformance.case import Array, Case, dtype_of
-from nlattn.conformance.judge import structure, variants
+from nlattn.conformance.judge import combined, structure, variants
+from nlattn.conformance.judge.measure import attempt, distance, rms, slack, variants_made
 from nlattn.conformance.judge.variants import gradients
 from nlattn.conformance.judge.variants.base import Call, first
 from nlattn.conformance.truth.arithmetic import precision
@@ -28,25 +28,37 @@ _SAME = "your output equals ours "
 
 
 def diagnose(
-    case: Case, got: Mapping[str, Array], stages: Mapping[str, Array] | None = None
+    case: Case,
+    got: Mapping[str, Array],
+    stages: Mapping[str, Array] | None = None,
+    two: bool = True,
 ) -> str:
     """What happened, as a sentence; empty if nothing is known that explains it.
 
     `stages` are intermediate results that a backend exposes, named as in `oracle.dense.Stages`.
+    `two` says whether two mistakes at once are tried where no single one explains a result.
     """
     with np.errstate(all="ignore"):
-        return _diagnosis(case, got, stages)
+        return _diagnosis(case, got, stages, two)
 
 
-def _diagnosis(case: Case, got: Mapping[str, Array], stages: Mapping[str, Array] | None) -> str:
+def _diagnosis(
+    case: Case, got: Mapping[str, Array], stages: Mapping[str, Array] | None, two: bool
+) -> str:
     want = exact(case)
     got = {name: np.asarray(x, np.float64) for name, x in got.items() if x is not None}
     said = [structure.bisect(case, stages)] if stages else []
     if any(name not in got or got[name].shape != x.shape for name, x in want.items()):
         said.append(structure.shapes(want, got))
     else:
-        found = _explanations(case, want, got)
-        said.append(_sentence(found) or structure.describe(case, want, got))
+        said.append(
+            _sentence(_explanations(case, want, got))
+            or _sentence(combined.in_part(case, want, got))
+            or structure.describe(case, want, got)
+            or _sentence(combined.other_number(case, want, got))
+            or (_sentence(combined.pair(case, want, got)) if two else "")
+            or structure.only(case, want, got)
+        )
     return "; ".join(filter(None, said))
 
 
@@ -99,15 +111,9 @@ def _ways(case: Case) -> list[tuple[str, Measure]]:
 
 
 def _forward(case: Case) -> Iterator[tuple[str, Measure]]:
-    call = Call(case.op, wide(case.arrays), dict(case.options), case.dtype)
     huge = precision(dtype_of(case.dtype)).huge
-    want = exact(case)
-    for variant in variants.of(case.op):
-        result = attempt(variant, call)
-        results = result if isinstance(result, tuple) else (result,)
-        made = dict(zip(case.outputs, results, strict=False))
-        if all(np.shape(x) == want[name].shape for name, x in made.items()):
-            yield variant.name, _whole(made, huge)
+    for variant, made in variants_made(case):
+        yield variant.name, _whole(made, huge)
 
 
 def _whole(made: Mapping[str, Any], huge: float = np.inf) -> Measure:
@@ -163,32 +169,3 @@ def _either(
     results: Mapping[str, Array] | None,
 ) -> Array:
     return slopes if results is None else along(results)
-
-
-def attempt(variant: variants.Variant, call: Call) -> Any:
-    """What a variant gives; None where it makes no sense."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of means of nothing, and their like
-            return variant.run(call)
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError):
-        return None
-
-
-def slack(case: Case) -> float:
-    """Relative error of a result that a variant may leave; 16-bit results are rounded once."""
-    unit = precision(dtype_of(case.dtype)).unit
-    return structure.slack(unit)
-
-
-def rms(x: Array) -> float:
-    """Root of the mean square of the finite elements."""
-    x = x[np.isfinite(x)]
-    return float(np.sqrt(np.mean(x**2))) if x.size else 0.0
-
-
-def distance(x: Array, y: Array) -> float:
-    """`rms` of a difference; infinite unless both are NaN or infinite at the same places."""
-    if not np.array_equal(np.where(np.isfinite(x), 0, x), np.where(np.isfinite(y), 0, y), True):
-        return np.inf
-    return rms(x - y)

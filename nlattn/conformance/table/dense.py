@@ -87,6 +87,14 @@ ROWS = (
                     dtypes=ALL,
                 ),
                 Recipe("last-long", values="last", sizes={"n": 5, "m": 300}, dtypes=ALL),
+                Recipe("mask-nan", extra=("mask:columns",), values="hidden NaN", dtypes=ALL),
+                Recipe("nan", extra=("mask",), values="NaN", dtypes=ALL, kinds=("forward",)),
+                Recipe(
+                    "broadcast-mask-bias", lead=(2, 3), extra=("mask", "bias"), layout="broadcast"
+                ),
+                Recipe("mask-blocks", extra=("mask",), sizes={"n": 70, "m": 150}, dtypes=ALL),
+                Recipe("bias-blocks", extra=("bias",), sizes={"n": 70, "m": 150}, dtypes=ALL),
+                Recipe("window-blocks", {"window": [40, 25]}, sizes={"n": 150, "m": 140}),
                 Recipe("no-keys", sizes={"m": 0}),
                 Recipe("no-heads", lead=(0, 2), tier="standard"),
                 Recipe("integers", values="ties"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nlattn.conformance.table.recipe import Recipe
+from nlattn.conformance.table.recipe import ALL, Recipe
 from nlattn.conformance.table.row import Cases, Growth, Law, OpSpec
 
 ROWS = (
@@ -25,7 +25,8 @@ ROWS = (
                     Recipe("mask-shared", extra=("key mask:shared",)),
                     Recipe("mask-none", extra=("key mask:none",)),
                 ),
-            )
+            ),
+            recipes=(Recipe("mask-nan", extra=("key mask",), values="hidden NaN", dtypes=ALL),),
         ),
         growth=Growth(Law("0", "(n + m)*d*e", "(n + m)*(d + e)")),
         behaviour=("keys", "linear"),

@@ -24,7 +24,9 @@ class Backend:
 
     def run(self, op: str, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
         """Call the public function; of a record the part that is judged."""
-        result = getattr(nlattn, op)(**native(arrays), **options)
+        wild = any(not np.isfinite(x).all() for n, x in arrays.items() if n in ("q", "k", "v"))
+        rest = {**options, "nonfinite": "propagate"} if wild else options
+        result = getattr(nlattn, op)(**native(arrays), **rest)
         spec = find(op.removesuffix("_vjp"))
         if spec.cases.result == "set":
             return _members(result.support, arrays["k"], causal=bool(options.get("causal")))

@@ -16,7 +16,7 @@ from nlattn.conformance.table import find
 from nlattn.conformance.truth.transcription import transcription
 
 Array: TypeAlias = np.ndarray[Any, Any]
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,13 @@ class Call:
     options: Mapping[str, Any]
     dtype: str = "float64"
     """That of the case, of which `arrays` hold the numbers."""
+    then: Callable[[Call], Any] | None = None
+    """What is asked in place of the oracle: another variant, so that two mistakes are made."""
 
     def __call__(self) -> Any:
         """Ask the oracle."""
+        if self.then is not None:
+            return self.then(replace(self, then=None))
         return transcription(self.op, self.arrays, self.options)
 
     def __getitem__(self, name: str) -> Any:
@@ -67,6 +71,12 @@ class Variant:
     """It fits operators whose row names one of them as `wrong`."""
     run: Callable[[Call], Any]
     """Outputs of a forward call; any error means that the variant makes no sense for it."""
+
+
+def both(outer: Variant, inner: Variant) -> Variant:
+    """Two mistakes in one call; that of `outer` is made first, of arrays and options."""
+    joined = f"{outer.name}, and {inner.name}"
+    return Variant(joined, outer.families, lambda c: outer.run(replace(c, then=inner.run)))
 
 
 def option(**changes: Any) -> Callable[[Call], Any]:

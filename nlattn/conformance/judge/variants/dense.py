@@ -11,6 +11,7 @@ from nlattn.conformance.judge.variants.base import Array, Call, softmax
 from nlattn.conformance.table import TABLE, find
 from nlattn.oracle.dense import Stages, attention_stages
 from nlattn.oracle.lev import _gathered
+from nlattn.oracle.seen import product
 
 OPS = ("softmax",)
 OPTIONS = ("dense options",)
@@ -41,7 +42,7 @@ def translated(c: Call) -> Call:
     options = _kept(c, "scale", "masked_rows", "return_lse")
     if form.scale is not None:
         options.setdefault("scale", form.scale)
-    return Call(DENSE, arrays, options, c.dtype)
+    return Call(DENSE, arrays, options, c.dtype, c.then)
 
 
 def _kept(c: Call, *names: str) -> dict[str, Any]:
@@ -97,9 +98,17 @@ def weighing(weights: Callable[[Call, Stages], Array]) -> Callable[[Call], Any]:
         if {"sinks", "dropout_mask"} & {*c.arrays}:
             raise ValueError
         st = stages(c)
-        return weights(c, st) @ _v(c, st)
+        return product(weights(c, st), _v(c, st), np.broadcast_to(st.seen, st.masked.shape))
 
     return of(run)
+
+
+def leaking(c: Call) -> Any:
+    """Weights of 0 times NaN."""
+    st, v = stages(c), c["v"]
+    if np.isfinite(v).all():
+        raise ValueError
+    return st.weights @ _v(c, st)
 
 
 def scoring(scores: Callable[[Call, Stages], Array]) -> Callable[[Call], Any]:

@@ -21,6 +21,26 @@ from nlattn.conformance.judge.variants.dense import (
 from nlattn.oracle.dense import Stages
 
 
+def _until(name: str, most: int) -> Callable[[Call], Any]:
+    """What forbids keys, or is added to their scores, counts for the first keys alone."""
+
+    def run(c: Call) -> Any:
+        n, m = c["q"].shape[-2], c["k"].shape[-2]
+        if m <= most or c.get(name) in (None, False) if name == "causal" else m <= most:
+            raise ValueError
+        late = np.arange(m) >= most
+        if name == "bias":
+            return c.given(bias=np.where(late, 0, c["bias"]))()
+        if name == "mask":
+            return c.given(mask=c["mask"] | late)()
+        yes = (np.arange(m) <= np.arange(n)[:, None] + _offset(c)) | late
+        mask = c.get("mask")
+        none = dict.fromkeys(("causal", "causal_offset"))
+        return c.given(**none).given(mask=yes if mask is None else mask & yes)()
+
+    return of(run)
+
+
 def _positions(c: Call) -> tuple[Array, Array]:
     return np.arange(c["q"].shape[-2])[:, None], np.arange(c["k"].shape[-2])
 
@@ -93,6 +113,10 @@ def _beyond(most: int, m: int) -> slice:
     return slice(0, most)
 
 
+def _not_negative(_: Call, st: Stages) -> Array:
+    return np.where(st.masked.real < 0, -np.inf, st.masked)
+
+
 def _in_pairs(_: Call, st: Stages) -> Array:
     """Weights of the neighbour in each pair of queries."""
     order = np.arange(st.weights.shape[-2]) ^ 1
@@ -119,6 +143,34 @@ def _of_first_head(name: str) -> Callable[[Call], Any]:
                 else (np.broadcast_to(x[(0,) * (x.ndim - 2)], x.shape).copy())
             }
         )()
+
+    return of(run)
+
+
+def _on_first_head(name: str, otherwise: Any) -> Callable[[Call], Any]:
+    """Other heads than the first are as if it were not given."""
+
+    def run(c: Call) -> Any:
+        lead = c["q"].shape[:-2]
+        whole = np.broadcast_to(c[name], (*lead, *np.shape(c[name])[-2:]))
+        first = (np.arange(int(np.prod(lead))) == 0).reshape(*lead, 1, 1)
+        if not lead:
+            raise ValueError
+        return c.given(**{name: np.where(first, whole, otherwise)})()
+
+    return of(run)
+
+
+def _some_channels(block: int) -> Callable[[Call], Any]:
+    """Scores of the channels up to the last whole block."""
+
+    def run(c: Call) -> Any:
+        d = c["q"].shape[-1]
+        if d % block == 0 or d < block:
+            raise ValueError
+        given = c.get("scale")
+        kept = np.arange(d) < d // block * block
+        return c.given(q=c["q"] * kept, scale=d**-0.5 if given is None else given)()
 
     return of(run)
 
@@ -227,6 +279,11 @@ _MASKS = tuple(
                 lambda c: _positions(c)[1] >= _positions(c)[0] + _offset(c),
             ),
         ),
+        *(
+            (f"without the {words} from key {b} on", _until(name, b))
+            for name, words in (("mask", "mask"), ("causal", "causality"), ("bias", "bias"))
+            for b in (32, 64, 128)
+        ),
         ("without the window", _instead(("window",), _anywhere)),
         ("with a window one key narrower on the left", _window(_wider(-1, 0))),
         ("with a window one key narrower on the right", _window(_wider(0, -1))),
@@ -234,6 +291,7 @@ _MASKS = tuple(
         ("with a window one key wider on the left", _window(_wider(1, 0))),
         ("with a window one key wider on the right", _window(_wider(0, 1))),
         ("with a window one key wider on both sides", _window(_wider(1, 1))),
+        ("with an open side of the window read as 0", _window(lambda a, b: (a or 0, b or 0))),
         ("with the window's sides swapped", _window(lambda left, right: (right, left))),
         ("with the window aligned to the last key", _instead(("window",), _from_the_end)),
         (
@@ -242,6 +300,8 @@ _MASKS = tuple(
         ),
         ("with the first key head for all", _other_heads(lambda i, _, __: i * 0)),
         ("with heads and positions interleaved in memory", of(_mixed)),
+        ("with the bias on the first head alone", _on_first_head("bias", 0)),
+        ("with the mask on the first head alone", _on_first_head("mask", True)),
         ("with the bias of the first head for all", _of_first_head("bias")),
         ("with the mask of the first head for all", _of_first_head("mask")),
         ("with keys of the first head for all", _of_first_head("k")),
@@ -272,6 +332,11 @@ _KEYS = tuple(
             (f"with the first {b} keys alone", _keys(partial(_beyond, b)))
             for b in (32, 64, 128, 256, 512, 1024)
         ),
+        *(
+            (f"without the channels after the last whole block of {b}", _some_channels(b))
+            for b in (2, 4, *BLOCKS)
+        ),
+        ("with negative scores left out", scoring(_not_negative)),
         ("with rows of queries swapped in pairs", weighing(_in_pairs)),
         ("with the diagonal left out", of(_without_diagonal)),
         *(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from nlattn.conformance.judge.variants.dense import (
     OPS,
     OPTIONS,
     given,
+    leaking,
     of,
     scoring,
     stages,
@@ -55,6 +58,40 @@ def _unrescaled(block: int, *, outputs_alone: bool) -> Callable[[Call, Stages], 
     return weights
 
 
+def _lowered(by: float, _: Call, st: Stages) -> Array:
+    return np.asarray(st.biased - by * np.isneginf(st.masked.real))
+
+
+def _parts(m: int, parts: int, block: int) -> list[int]:
+    """Where parts of the keys begin, and where the last ends; ValueError for one part alone."""
+    bounds = [*range(0, m, block), m] if block else [int(x) for x in np.linspace(0, m, parts + 1)]
+    if len(bounds) < 3 or m < 2:
+        raise ValueError
+    return bounds
+
+
+def _merged(
+    change: Callable[[Array, Array], Array], parts: int = 0, block: int = 0
+) -> Callable[[Call, Stages], Array]:
+    """Weights of parts of the keys that are computed apart: ``change(powers, lse of a part)``."""
+
+    def weights(_: Call, st: Stages) -> Array:
+        s = st.masked
+        bounds = _parts(s.shape[-1], parts, block)
+        made = []
+        for a, b in pairwise(bounds):
+            part = s[..., a:b]
+            top = part.real.max(-1, keepdims=True, initial=-np.inf)
+            top = np.where(np.isneginf(top), 0, top)
+            powers = np.where(np.isneginf(part.real), 0, np.exp(part - top))
+            made.append(change(powers, powers.sum(-1, keepdims=True)))
+        whole = np.concatenate(made, -1)
+        total = whole.sum(-1, keepdims=True)
+        return np.asarray(whole / np.where(total == 0, 1, total))
+
+    return weights
+
+
 def _overflowing(c: Call, st: Stages) -> Array:
     """Weights without subtracting a maximum; exponentials of all but float64 are float32's."""
     limit = 709.7 if c.dtype == "float64" else 88.7
@@ -78,6 +115,10 @@ def _bias(c: Call) -> Any:
     return 0 if c.get("bias") is None else c["bias"]
 
 
+_SPLITS: tuple[tuple[str, dict[str, int]], ...] = (
+    *((f"{p} parts of the keys", {"parts": p}) for p in (2, 3, 4, 8)),
+    *((f"blocks of {b} keys", {"block": b}) for b in (16, 32, 64, 128)),
+)
 _SCORES = tuple(
     Variant(name, OPS, run)
     for name, run in (
@@ -94,6 +135,7 @@ _SCORES = tuple(
             "with a scale by the channels of all heads",
             _scaled(lambda c, _: float((c["q"].shape[-3] * c["q"].shape[-1]) ** -0.5)),
         ),
+        ("with masked numbers in its sums: 0 times NaN", of(leaking)),
         ("with powers of 2 in place of e", scoring(lambda _, st: st.masked * np.log(2))),
         ("with the softmax over queries", weighing(lambda _, st: softmax(st.masked, -2))),
         (
@@ -130,6 +172,26 @@ _SCORES = tuple(
             scoring(lambda _, st: np.where(np.isfinite(st.masked), st.masked, 0)),
         ),
         ("without subtracting the maximum", weighing(_overflowing)),
+        *(
+            (
+                f"with {words} merged without the difference of their maxima",
+                weighing(_merged(f, **how)),
+            )
+            for f in (lambda powers, _: powers,)
+            for words, how in _SPLITS
+        ),
+        *(
+            (f"with {words} averaged, whatever they weigh", weighing(_merged(f, **how)))
+            for f in (lambda powers, total: powers / np.where(total == 0, 1, total),)
+            for words, how in _SPLITS
+        ),
+        *(
+            (
+                f"with masked scores lowered by {low:g}, not removed",
+                scoring(partial(_lowered, low)),
+            )
+            for low in (1e4, 1e9)
+        ),
         *(
             (
                 f"with sums not rescaled when a later block of {b} keys has a larger score",

@@ -1,0 +1,86 @@
+"""What wrong variants give for a case, and how far results are from it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+
+from nlattn.conformance.case import Array, Case, dtype_of
+from nlattn.conformance.judge import structure, variants
+from nlattn.conformance.judge.variants.base import Call, Variant
+from nlattn.conformance.truth.arithmetic import precision
+from nlattn.conformance.truth.bounds import exact, wide
+
+
+def call_of(case: Case) -> Call:
+    """The forward call of a case, in float64."""
+    return Call(case.op, wide(case.arrays), dict(case.options), case.dtype)
+
+
+@lru_cache(maxsize=64)
+def variants_made(case: Case) -> list[tuple[Variant, dict[str, Array]]]:
+    """All variants that make sense for a forward case, and their results by name."""
+    call, found = call_of(case), []
+    for variant in variants.of(case.op):
+        made = results(case, variant, call)
+        if made is not None:
+            found.append((variant, made))
+    return found + [
+        (variant, made)
+        for variant in misread(case)
+        if (made := results(case, variant, call)) is not None
+    ]
+
+
+def misread(case: Case) -> Iterator[Variant]:
+    """Arrays that do not lie row by row, read as if they did."""
+    for name, x in case.arrays.items():
+        if x.ndim > 1 and x.size > 1 and not x.flags.c_contiguous and min(x.strides) > 0:
+            lying = wide({name: x.ravel("K").reshape(x.shape)})[name]
+            words = f"with {name} read as if it lay row by row in memory"
+            yield Variant(words, (), partial(_given, name, lying))
+
+
+def _given(name: str, x: Array, c: Call) -> Any:
+    return c.given(**{name: x})()
+
+
+def results(case: Case, variant: Variant, call: Call) -> dict[str, Array] | None:
+    """A variant's results by name; None where it makes no sense, or shapes are others."""
+    want, result = exact(case), attempt(variant, call)
+    made = dict(zip(case.outputs, result if isinstance(result, tuple) else (result,), strict=False))
+    right = all(np.shape(x) == want[name].shape for name, x in made.items())
+    return {name: np.asarray(x, float) for name, x in made.items()} if right else None
+
+
+def attempt(variant: variants.Variant, call: Call) -> Any:
+    """What a variant gives; None where it makes no sense."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of means of nothing, and their like
+            return variant.run(call)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError):
+        return None
+
+
+def slack(case: Case) -> float:
+    """Relative error of a result that a variant may leave; 16-bit results are rounded once."""
+    unit = precision(dtype_of(case.dtype)).unit
+    return structure.slack(unit)
+
+
+def rms(x: Array) -> float:
+    """Root of the mean square of the finite elements."""
+    x = x[np.isfinite(x)]
+    return float(np.sqrt(np.mean(x**2))) if x.size else 0.0
+
+
+def distance(x: Array, y: Array) -> float:
+    """`rms` of a difference; infinite unless both are NaN or infinite at the same places."""
+    if not np.array_equal(np.where(np.isfinite(x), 0, x), np.where(np.isfinite(y), 0, y), True):
+        return np.inf
+    return rms(x - y)
