@@ -82,10 +82,14 @@ class Backend:
 
     def attention(
         self, q: Any, k: Any, v: Any, *,
-        causal: bool = False, causal_offset: int = 0, scale: float | None = None,
+        causal: bool = False, causal_offset: Any = 0, scale: float | None = None,
         return_lse: bool = False,
     ) -> Any:  # fmt: skip
         """Softmax attention."""
+        if causal_offset == "bottom-right":
+            causal_offset = k.shape[-2] - q.shape[-2]
+        if not isinstance(causal_offset, int):
+            raise ValueError("heads of different causality are not supported")
         if q.shape[-1] % 8 or q.shape[-1] != v.shape[-1]:
             raise ValueError(f"head dimensions {q.shape[-1]} and {v.shape[-1]} are not supported")
         scale = q.shape[-1] ** -0.5 if scale is None else scale

@@ -49,10 +49,14 @@ class Backend:
 
     def attention(
         self, q: Any, k: Any, v: Any, *,
-        causal: bool = False, causal_offset: int = 0, scale: float | None = None,
+        causal: bool = False, causal_offset: Any = 0, scale: float | None = None,
         return_lse: bool = False,
     ) -> Any:  # fmt: skip
         """Softmax attention."""
+        if causal_offset == "bottom-right":
+            causal_offset = k.shape[-2] - q.shape[-2]
+        if not isinstance(causal_offset, int):
+            raise ValueError("heads of different causality are not supported")
         if k.shape[-2:] != v.shape[-2:] or q.shape[-1] != k.shape[-1]:
             raise ValueError("shapes do not fit each other")
         lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])

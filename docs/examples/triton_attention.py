@@ -151,6 +151,8 @@ class Backend:
         lead = np.broadcast_shapes(*leads)
         if op == "attention_vjp" and len({*leads}) > 1:
             raise ValueError("gradients of shared heads are not supported")
+        if "causal_offset" in arrays:
+            raise ValueError("heads of different causality are not supported")
         if arrays["k"].shape[-2:] != arrays["v"].shape[-2:]:
             raise ValueError("keys and values have different shapes")
         if arrays["q"].shape[-1] != arrays["k"].shape[-1]:
@@ -158,7 +160,8 @@ class Backend:
         t = {name: _tensor(x, lead, 1 if name == "dlse" else 2) for name, x in arrays.items()}
         q, k, v = t["q"], t["k"], t["v"]
         (heads, n, d), m = q.shape, k.shape[1]
-        last = int(options.get("causal_offset", 0)) if options.get("causal") else m
+        last = options.get("causal_offset", 0) if options.get("causal") else m
+        last = m - n if last == "bottom-right" else last
         scale = float(options.get("scale") or d**-0.5)
         rest = (scale, n, m, last, FLAWS.get(self.flaw, 0))
         fixed = {"D": d, "IEEE": self.precision, "B": 64 if d < 128 or q.itemsize < 4 else 32}

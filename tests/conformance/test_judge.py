@@ -10,9 +10,10 @@ import pytest
 
 from nlattn.conformance.case import DTYPES
 from nlattn.conformance.cases import suite
-from nlattn.conformance.judge.errors import agreeing_digits, varied
+from nlattn.conformance.judge.errors import agreeing_digits, cut, varied
 from nlattn.conformance.judge.sensitivity import least, table
 from nlattn.conformance.judge.verdict import judge
+from nlattn.conformance.truth.arithmetic import TF32, Arithmetic
 from nlattn.conformance.truth.bounds import allowed, exact, ratios, transcribed, typical
 
 CASES = {case.name: case for case in suite.cases("smoke", ("attention",))}
@@ -201,3 +202,25 @@ def test_the_least_error_that_is_rejected() -> None:
     cells = [float(x) for x in row.split("|")[2:-1]]
     assert cells == sorted(cells)
     assert cells[1] < 1e-6
+
+
+@pytest.mark.parametrize("label", ["even", "large", "heads-more"])
+def test_factors_that_are_cut_off_are_those_of_tf32(label: str) -> None:
+    """Tensor cores drop bits: results are too small, by more than float32 or rounding allows."""
+    case = CASES[f"attention/forward/float32/{label}"]
+    arrays = {name: cut(x, TF32.unit) for name, x in case.arrays.items()}
+    got = transcribed(replace(case, arrays=arrays))
+    how = Arithmetic.of("float32", products="tf32")
+    assert judge(case, got).failed
+    three = judge(case, got, how=Arithmetic.of("float32", products="3xtf32"))
+    assert three.failed == (label != "large")  # whose scores of 1e4 lose all in either
+    assert judge(case, got, how=how).status == "pass"
+    assert judge(case, {"out": exact(case)["out"] * (1 - 40 * TF32.unit)}, how=how).failed
+
+
+def test_rows_that_share_a_sum_share_its_error() -> None:
+    """Where values hardly differ, gradients of linear attention are small beside such errors."""
+    (case,) = suite.cases("smoke", ("favor_attention",), ("float32",), "*/vjp/*/offset")
+    want = exact(case)
+    for error, failed in ((1.5e-5, False), (1e-3, True)):
+        assert judge(case, {**want, "dq": want["dq"] * (1 + error)}).failed == failed

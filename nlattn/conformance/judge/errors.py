@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from nlattn.conformance.case import Array, Case, dtype_of
-from nlattn.conformance.truth.arithmetic import precision
+from nlattn.conformance.truth.arithmetic import Arithmetic, precision
 from nlattn.conformance.truth.bounds import floating, transcribed
 
 
@@ -69,7 +70,9 @@ def rivalry(case: Case, got: Mapping[str, Array], want: Mapping[str, Array]) -> 
     return worst
 
 
-def usable(case: Case, want: Mapping[str, Array], bounds: Mapping[str, Array]) -> dict[str, Array]:
+def usable(
+    case: Case, want: Mapping[str, Array], bounds: Mapping[str, Array], how: Arithmetic
+) -> dict[str, Array]:
     """Bounds that say something: where rounding may do anything, what the plain transcription does.
 
     There a result must be as near as four times that one's error; where that one overflows, too,
@@ -78,6 +81,10 @@ def usable(case: Case, want: Mapping[str, Array], bounds: Mapping[str, Array]) -
     if case.spec.cases.result == "set" or all(np.isfinite(x).all() for x in bounds.values()):
         return dict(bounds)
     unit, found = precision(dtype_of(case.dtype)).unit, {}
+    if how.factors is not None and how.factors.unit > unit:  # of float32
+        unit = how.factors.unit
+        arrays = {n: cut(x, unit) if x.dtype.kind == "f" else x for n, x in case.arrays.items()}
+        case = replace(case, arrays=arrays)
     for name, y in transcribed(case).items():
         x = want[name]
         size = float(abs(x[np.isfinite(x)]).max(initial=0))
@@ -86,6 +93,13 @@ def usable(case: Case, want: Mapping[str, Array], bounds: Mapping[str, Array]) -
         near = np.where(np.isfinite(y), near, np.inf)
         found[name] = np.where(np.isfinite(bounds[name]), bounds[name], near)
     return found
+
+
+def cut(x: Array, unit: float) -> Array:
+    """Numbers without the bits that a format of this unit drops."""
+    mantissa, exponent = np.frexp(x)
+    step = x.dtype.type(unit / 2)
+    return np.asarray(np.ldexp(np.trunc(mantissa / step) * step, exponent).astype(x.dtype))
 
 
 def varied(case: Case) -> bool:

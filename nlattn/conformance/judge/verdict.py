@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nlattn.conformance.case import Array, Case, dtype_of
+from nlattn.conformance.case import Array, Case
 from nlattn.conformance.judge.errors import agreeing_digits, errors, rivalry, usable, varied
-from nlattn.conformance.truth.arithmetic import Arithmetic, precision
+from nlattn.conformance.truth.arithmetic import Arithmetic
 from nlattn.conformance.truth.bounds import allowed, exact, ratios, transcribed, typical
 
 Status = Literal["pass", "suspicious", "fail", "unsupported", "crash", "timeout"]
@@ -82,12 +82,14 @@ def judge(
             y = np.asarray(got[name])
             if y.dtype.kind in "cOSUVmM" and y.dtype.name != "bfloat16":
                 return replace(base, output=name, detail=f"{name} has dtype {y.dtype}")
-            found[name] = y.astype(np.float64)
+            with np.errstate(invalid="ignore"):  # NaN that signals
+                found[name] = y.astype(np.float64)
         except (TypeError, ValueError) as error:
             return replace(base, output=name, detail=f"{name} is no array of numbers: {error}")
         if y.shape != x.shape:
             return replace(base, output=name, detail=f"{name} has shape {y.shape}, not {x.shape}")
-    bounds = usable(case, want, {n: factor * x for n, x in allowed(case, how).items()})
+    how = how or Arithmetic.of(case.dtype)
+    bounds = usable(case, want, {n: factor * x for n, x in allowed(case, how).items()}, how)
     verdict = _worst(base, found, want, bounds)
     verdict = replace(verdict, rival=rivalry(case, found, want))
     if verdict.ratio > 1:
@@ -100,7 +102,14 @@ def judge(
     if verdict.rival <= 1 or case.spec.cases.factored or not varied(case):
         return replace(verdict, status="pass")
     each = {name: factor * x for name, x in typical(case, how).items()}
-    return _pattern(replace(verdict, status="pass"), case, found, want, each)
+    return _pattern(replace(verdict, status="pass"), case, found, want, each, how)
+
+
+def _summed_once(case: Case) -> bool:
+    """Whether rows of gradients share sums over all keys, and the errors of these."""
+    form = case.spec.softmax
+    other = form is None or any(case.options.get(n, ok[0]) not in ok for n, ok in form.only.items())
+    return case.kind == "vjp" and other
 
 
 def _worst(
@@ -123,10 +132,9 @@ def _worst(
 
 def _pattern(
     verdict: Verdict, case: Case, got: Mapping[str, Array], want: Mapping[str, Array],
-    each: Mapping[str, Array],
+    each: Mapping[str, Array], how: Arithmetic,
 ) -> Verdict:  # fmt: skip
     """What the errors of all elements say together, each result beside the plain transcription."""
-    unit = min(precision(dtype_of(case.dtype)).unit, precision(np.dtype(np.float32)).unit)
     farthest = spread = 0.0
     most = SPREAD_OF_GRADIENTS if case.kind == "vjp" else SPREAD
     for name, y in transcribed(case).items():
@@ -141,11 +149,12 @@ def _pattern(
                     f"them, in the root of the mean square of {mine.elements} elements"
                 )
                 return replace(verdict, status="fail", spread=mine.spread, detail=said)
-        least = max(SHARED * unit + UNLIKELY * mine.doubt, _EXCUSE * abs(other.bias))
+        doubt = mine.doubt * (np.sqrt(want[name][..., 0].size) if _summed_once(case) else 1.0)
+        least = max(SHARED * how.common + UNLIKELY * doubt, _EXCUSE * abs(other.bias))
         if mine.elements >= 16 and abs(mine.bias) > least:
             said = (
                 f"{name} is too {'large' if mine.bias > 0 else 'small'} by {abs(mine.bias):.2g} of "
-                f"itself, where roundings average out to {mine.doubt:.2g}"
+                f"itself, where roundings average out to {doubt:.2g}"
             )
             return replace(verdict, status="fail", spread=spread, bias=mine.bias, detail=said)
     verdict = replace(verdict, spread=spread)

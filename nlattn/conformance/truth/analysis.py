@@ -30,9 +30,13 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def analysed(arithmetic: Arithmetic) -> Iterator[None]:
-    """Oracles compute with Rounded arrays, in this arithmetic."""
-    with standing_in(Analysis()), patch.object(Rounded, "now", arithmetic):
+def analysed(arithmetic: Arithmetic, backward: bool = False) -> Iterator[None]:
+    """Oracles compute with Rounded arrays, in this arithmetic; `backward` of a gradient."""
+    with (
+        standing_in(Analysis()),
+        patch.object(Rounded, "now", arithmetic),
+        patch.object(Rounded, "backward", backward),
+    ):
         yield
 
 

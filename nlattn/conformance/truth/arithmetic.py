@@ -34,7 +34,8 @@ def precision(dtype: np.dtype[Any]) -> Precision:
 
 
 _SINGLE = precision(np.dtype(np.float32))
-TF32 = Precision(2.0**-11, _SINGLE.tiny, _SINGLE.huge)
+TF32 = Precision(2.0**-10, _SINGLE.tiny, _SINGLE.huge)
+"""Ten bits after the first: tensor cores read no more of a factor, and many kernels cut it off."""
 THREE_TF32 = Precision(2.0**-21, _SINGLE.tiny, _SINGLE.huge)
 """Each factor as two numbers of TF32; the product of the two small parts is dropped."""
 
@@ -71,6 +72,16 @@ class Arithmetic:
             return cls(_SINGLE if accumulate == "float32" else own, own, own)
         factors = {"tf32": TF32, "3xtf32": THREE_TF32}.get(products)
         return cls(own, factors if dtype == "float32" else None, own)
+
+    @property
+    def common(self) -> float:
+        """Roundoff of what all elements may share: of constants, and of factors that are cut off.
+
+        Numbers cut off towards 0 are all too small.
+        """
+        if self.factors is not None and self.factors.unit > self.results.unit:
+            return self.factors.unit
+        return min(self.results.unit, _SINGLE.unit)
 
     def total(self, *errors: Any) -> Any:
         """Bound, or typical size, of a sum of errors."""

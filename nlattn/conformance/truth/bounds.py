@@ -72,7 +72,7 @@ def allowed(case: Case, how: Arithmetic | None = None) -> dict[str, Array]:
     }
     if how.factors and "dout" in arrays:  # kernels take ``P dP`` from dout and an output in 16 bits
         arrays["dout"].error += INEXACT
-    with analysed(how), np.errstate(all="ignore"):
+    with analysed(how, case.kind == "vjp"), np.errstate(all="ignore"):
         result = named(case, transcription(case.function, arrays, case.options))
         each = apart(case, arrays) if how.results != how.sums else None
         more = named(case, transcription(case.function, *each)) if each else {}

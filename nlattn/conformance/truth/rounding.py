@@ -104,6 +104,8 @@ class Rounded:
 
     now = Arithmetic.of("float64")
     """The arithmetic that is analysed."""
+    backward = False
+    """Whether a gradient is: what the forward pass made may lie in the format of factors."""
     __array_ufunc__ = None  # NumPy's arrays leave arithmetic to this class
     __hash__ = None  # type: ignore[assignment]
 
@@ -260,6 +262,8 @@ def product(how: Callable[..., Any], a: Any, b: Any, n: float) -> Rounded:
         a, b = factor(a), factor(b)
     elif given(a) != given(b):  # weights times values, of which a sum is taken later
         a, b = (a, factor(b)) if given(a) else (factor(a), b)
+    elif Rounded.backward and np.ndim(a) == np.ndim(b) > 1:  # ``P (dP - delta)``, P in 16 bits
+        a, b = factor(a), factor(b)
     (x, e), (y, f) = parts(a), parts(b)
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     e, f = (np.broadcast_to(np.minimum(err, _LARGE), v.shape) for err, v in ((e, x), (f, y)))

@@ -16,6 +16,14 @@ KERNELS = {
     "cudnn": "CUDNN_ATTENTION",
 }
 """What PyTorch calls them."""
+_HALF = ("float16", "bfloat16")
+DTYPES = {
+    "flash": _HALF,
+    "cudnn": _HALF,
+    "efficient": ("float32", *_HALF),
+    "flex": ("float32", *_HALF),
+}
+"""Of their kernels for a GPU."""
 _NONE_LEFT = ("No available kernel", "No viable backend")
 
 

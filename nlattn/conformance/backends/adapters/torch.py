@@ -44,10 +44,16 @@ class Backend:
         """Attention; without a kernel of its choice linear attention, too."""
         operators = ["attention", *([] if self._kernel else _OPERATORS)]
         words: dict[str, Any] = {"operators": operators, "gradients": True}
-        if self._device == "cuda" and self._kernel not in ("", "math"):
-            multiples = {"multiple": 8, "least": 8}
-            sizes = flex.SIZES if self._kernel == "flex" else {"d": multiples, "e": "d"}
-            words |= {"shapes": {"attention": sizes}, "compiles": self._kernel == "flex"}
+        if self._device != "cuda" or self._kernel == "math":
+            return words
+        sizes: dict[str, Any] = {"d": {"multiple": 8, "least": 8}, "e": "d"}
+        if self._kernel == "flex":
+            sizes, words["compiles"] = flex.SIZES, True
+        if self._kernel:
+            words["dtypes"] = sdpa.DTYPES[self._kernel]
+        if self._kernel in ("", "efficient"):
+            words["products"] = "3xtf32"  # how its kernel of float32 uses the tensor cores
+        words["shapes"] = {"attention": sizes}
         return words
 
     def run(self, op: str, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
