@@ -21,3 +21,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "jit" in item.keywords:
                 item.add_marker(skip)
+
+
+collect_ignore = ["toy"]  # what test_contributing.py copies into a project

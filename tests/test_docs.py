@@ -60,7 +60,8 @@ def test_the_readme_has_its_example_and_picture():
 @pytest.mark.parametrize("spec", TABLE, ids=lambda spec: spec.name)
 def test_the_readme_lists_every_operator_with_its_status(spec: OpSpec):
     rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line[:1] == "|"]
-    row = next(line for line in rows if line.startswith(f"| [`{spec.name}`]"))
+    row = next((line for line in rows if line.startswith(f"| [`{spec.name}`]")), "")
+    assert row, f"README.md has no line of {spec.name}"
     assert f"docs/algorithms/{spec.stem}.md" in row
     assert spec.summary in row
     assert row.endswith(f"| {spec.status} |")
@@ -70,7 +71,12 @@ def test_the_readme_lists_every_operator_with_its_status(spec: OpSpec):
 def test_every_source_is_in_the_references(spec: OpSpec):
     known = (ROOT / "docs/references.md").read_text()
     for key in spec.source.split(", "):
-        assert f"| {key} |" in known
+        assert f"| {key} |" in known, f"docs/references.md lacks {key}, the source of {spec.name}"
+
+
+def test_the_readme_lists_no_operator_beside_the_table():
+    listed = re.findall(r"^\| \[`(\w+)`\]\(docs/algorithms", (ROOT / "README.md").read_text(), re.M)
+    assert sorted(listed) == sorted(spec.name for spec in TABLE)
 
 
 def test_every_citation_is_in_the_references():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import graphlib
 import inspect
+import re
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from nlattn.conformance.cases.recipes import recipes
 from nlattn.conformance.judge.variants import of as variants_of
 from nlattn.conformance.table import TABLE, OpSpec, find
 from nlattn.conformance.table.row import Growth
+from tests.faults.generated import mutants
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "nlattn").rglob("*.py"))
@@ -87,6 +90,8 @@ def test_an_operator_is_complete(spec: OpSpec) -> None:
         f"docs/algorithms/{spec.stem}.md",
     ):
         assert (ROOT / path).is_file(), f"{spec.name} lacks {path}"
+        texts = [p.read_text() for p in ROOT.glob(path.replace(spec.stem, f"{spec.stem}*"))]
+        assert any(spec.name in text for text in texts), f"{path} says nothing of {spec.name}"
     assert callable(spec.oracle())
     if spec.has_vjp:
         assert callable(spec.oracle("vjp"))
@@ -97,7 +102,9 @@ def test_an_operator_is_called_as_all_are(spec: OpSpec) -> None:
     kinds = ["", *(["map"] if spec.has_map else []), *(["vjp"] if spec.has_vjp else [])]
     for kind in kinds:
         function = spec.function(kind)  # type: ignore[arg-type]
-        assert getattr(nlattn, function.__name__).__wrapped__ is function  # tensors.accepting
+        public = getattr(nlattn, function.__name__, None)
+        assert public is not None, f"nlattn/__init__.py lacks {function.__name__}"
+        assert public.__wrapped__ is function  # tensors.accepting
         doc = inspect.getdoc(function) or ""
         for section in ("Parameters", "Returns", "Raises", "Notes"):
             assert f"{section}\n---" in doc or kind, (
@@ -113,11 +120,34 @@ def test_a_row_says_all_there_is_to_say(spec: OpSpec) -> None:
     searched = spec.cases.search is not None
     assert spec.cases.search_only <= searched
     own = [v for v in variants_of(spec.name) if set(v.families) & set(spec.wrong)]
-    assert len(own) >= 5 or spec.cases.search_only, "no wrong variants"
-    assert recipes(spec)
+    assert len(own) >= 5 or spec.cases.search_only, f"{spec.name}: fewer than 5 wrong variants"
+    paired = any("+" in recipe.label for recipe in recipes(spec))
+    assert bool(spec.cases.choices) <= paired, f"{spec.name}: its options are never paired"
+    assert len(list(islice(mutants(spec), 10))) == 10, (
+        f"{spec.name}: an oracle without faults to generate"
+    )
     timed_alone = spec.growth == Growth()
     assert timed_alone <= spec.summary.startswith(("what each key", "what one key")), "no law"
     assert bool(spec.growth.counted) == bool(spec.growth.follows)
+
+
+def test_every_operator_has_a_row() -> None:
+    """An oracle, and a file of `ops` with functions, are of an operator that a row names."""
+    stems = {spec.stem for spec in TABLE}
+    for path in sorted((ROOT / "nlattn/oracle").glob("[a-z]*.py")):
+        op = ROOT / "nlattn/ops" / path.name
+        functions = op.is_file() and re.search(r"^def [a-z]", op.read_text(), re.M)
+        if functions:
+            assert path.stem in stems, (
+                f"nlattn/oracle/{path.name}: no row of the table has its stem"
+            )
+
+
+def test_names_of_maps_and_gradients_are_those_of_functions() -> None:
+    for name in nlattn.__all__:
+        for end in ("_map", "_vjp"):
+            stem = name.removesuffix(end)
+            assert stem == name or stem in (*nlattn.__all__, "load", "open"), f"{name}, and no {stem}"
 
 
 OWN = ("__init__", "oracle/", "ops/", "maps/", "layers/", "conformance/table/")
@@ -237,6 +267,7 @@ def test_public_names_resolve_and_checkers_see_them() -> None:
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert seen == {(f"nlattn.{module}", name) for name, module in nlattn._ORIGIN.items()}
+    loaded = {(f"nlattn.{module}", name) for name, module in nlattn._ORIGIN.items()}
+    assert seen == loaded, f"one list of nlattn/__init__.py alone has {seen ^ loaded}"
     with pytest.raises(AttributeError, match="no attribute 'attn'"):
         _ = nlattn.attn  # type: ignore[attr-defined]
