@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from nlattn import _check
@@ -11,6 +13,8 @@ from nlattn.kernels.boxes import Tree
 
 LEAF = 16
 """Most keys of a leaf."""
+_REST = 0.025
+"""Share of the variance that short points may sum up in one number."""
 
 
 def levels(m: int, leaf: int) -> int:
@@ -26,16 +30,44 @@ def ordered(x: Floats, depth: int) -> Ints:
     return order
 
 
-def plant(x: Floats, k: Floats, keys: Ints) -> Tree:
-    """Tree over points `x` (m, dims) of the rows `keys`, ascending, of features `k`."""
+def shorten(x: Floats, leading: int) -> Floats:
+    """Leading coordinates of points, and the length of the others as one more."""
+    if leading >= x.shape[1]:
+        return x
+    rest = x[:, leading:].astype(np.float64)
+    length = np.sqrt(np.einsum("nc,nc->n", rest, rest))[:, None]
+    return np.concatenate([x[:, :leading], length.astype(x.dtype)], 1)
+
+
+def leading(x: Floats) -> int:
+    """Coordinates in which points differ most, nearly all of their variance in them."""
+    with np.errstate(all="ignore"):
+        share = np.cumsum(x.var(0, dtype=np.float64))
+    some = int(np.searchsorted(share, (1 - _REST) * share[-1])) + 1 if len(share) else 0
+    some = -(-some // 4) * 4
+    return some if some + 1 < x.shape[1] else x.shape[1]
+
+
+def rounded(x: Floats, kind: Any) -> Floats:
+    """Points of another dtype; infinite where it does not reach."""
+    with np.errstate(over="ignore", under="ignore"):
+        return x.astype(kind, copy=False)
+
+
+def plant(x: Floats, k: Floats, keys: Ints, kind: Any = None) -> Tree:
+    """Tree over points `x` (m, dims) of the rows `keys`, ascending, of features `k`.
+
+    Boxes and short points are of dtype `kind`, that of points if omitted.
+    """
     m, dims = x.shape
     depth = levels(m, LEAF)
     order = ordered(x, depth)
     points = np.empty((m, dims), x.dtype)
     kernels.place(1 << depth, x, depth, order, points)
     order = keys[order]
-    nodes = 2 << depth
-    box = np.empty((nodes, 2, dims), x.dtype)
+    shorts = rounded(shorten(points, leading(x)), kind or x.dtype)
+    nodes, short = 2 << depth, shorts.shape[1]
+    box = np.zeros((nodes, 2, short), shorts.dtype)
     least, most, uniform = (
         np.empty(nodes, np.int32),
         np.empty(nodes, np.int32),
@@ -47,6 +79,8 @@ def plant(x: Floats, k: Floats, keys: Ints) -> Tree:
         dims,
         _check.frozen(order),
         _check.frozen(points.reshape(-1)),
+        short,
+        _check.frozen(shorts.reshape(-1)),
         _check.frozen(box.reshape(-1)),
         _check.frozen(least),
         _check.frozen(most),

@@ -35,6 +35,8 @@ class Geometry(NamedTuple):
     """(n, 7) float64, see `kernels.nearest`."""
     rounding: float
     """Relative error of a computed squared distance."""
+    far: Floats
+    """(n,) length of a query's point and that of the longest key's."""
 
 
 class _Form(NamedTuple):
@@ -72,7 +74,9 @@ def geometry(q: Floats, k: Floats, kind: int, factor: float, dtype: Any) -> Geom
     numbers[:, TINY] = 4 * dims * float(np.finfo(dtype).tiny)
     _errors(numbers, q.dtype, kind, abs(factor), lengths * unit, longest * unit, d)
     rounding = 2 * (dims + 8) * u + steps
-    return Geometry(_check.frozen(points), _check.frozen(places), _check.frozen(numbers), rounding)
+    return Geometry(
+        _check.frozen(points), _check.frozen(places), _check.frozen(numbers), rounding, far
+    )
 
 
 def _unit(k: Floats) -> float:

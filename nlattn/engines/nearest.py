@@ -31,17 +31,25 @@ class Ready(NamedTuple):
     geometry: Geometry
 
 
-def prepare(q: Floats, k: Floats, keys: Ints, plan: Plan, dtype: Any = None) -> Ready:
-    """Trees over the `keys` of a slice, queries in order; points of `dtype`, or that of q."""
+def prepare(
+    q: Floats, k: Floats, keys: Ints, plan: Plan, kind: Any = None, *, exact: bool = False
+) -> Ready:
+    """Trees over the `keys` of a slice, queries in order; boxes of dtype `kind`, or that of q.
+
+    Points are of that dtype too, or float64 where they shall be `exact`.
+    """
     rows, places = unfolded(q, plan, plan.Hq, plan.Wq), unfolded(k, plan, plan.Hk, plan.Wk)
     rows, places = _check.frozen(rows), _check.frozen(places)
     some = places if len(keys) == len(places) else places[keys]
-    shape = geometry(rows, some, plan.kind, plan.factor, q.dtype if dtype is None else dtype)
-    tree = boxes.plant(shape.keys, places, keys)
-    depth = boxes.levels(len(rows), width(shape.queries))
-    order = _check.frozen(boxes.ordered(shape.queries, depth))
-    panels = _check.frozen(np.arange(-(-len(rows) // width(shape.queries))))
-    asked = Asked(order, shape.queries, shape.numbers, shape.rounding, panels, ALL, SHARE)
+    kind = q.dtype if kind is None else kind
+    shape = geometry(rows, some, plan.kind, plan.factor, np.float64 if exact else kind)
+    tree = boxes.plant(shape.keys, places, keys, kind)
+    wide = width(tree.shorts)
+    few = tree.dims if tree.short == tree.dims else tree.short - 1
+    shorts = _check.frozen(boxes.rounded(boxes.shorten(shape.queries, few), kind))
+    order = _check.frozen(boxes.ordered(shape.queries, boxes.levels(len(rows), wide)))
+    panels = _check.frozen(np.arange(-(-len(rows) // wide)))
+    asked = Asked(order, shape.queries, shorts, shape.numbers, shape.rounding, panels, ALL, SHARE)
     return Ready(tree, asked, shape)
 
 

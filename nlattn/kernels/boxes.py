@@ -35,8 +35,13 @@ class Tree(NamedTuple):
     """(size,) the key of each point, ascending in a leaf."""
     points: Floats
     """size rows of `dims` numbers, leaf by leaf."""
+    short: int
+    """Numbers of a short point: leading coordinates, and the length of what they leave out.
+    Short points are no farther from each other than points; most of a distance is in them."""
+    shorts: Floats
+    """size rows of `short` numbers."""
     boxes: Floats
-    """Of each node its lowest and highest coordinates, ``2 dims`` numbers."""
+    """Of each node its lowest and highest coordinates of short points, ``2 short`` numbers."""
     least: Ints
     """Lowest key of each node."""
     most: Ints
@@ -53,9 +58,9 @@ def begin(tree: Tree, node: int, level: int) -> int:
 
 def _outside(boxes: Floats, at: int, panel: Floats, dims: int, out: Floats, out0: int) -> None:
     w = width(panel)
-    low, high = boxes[at : at + 2 * dims].reshape(2, dims, 1)
+    low, high = np.swapaxes(boxes[at : at + 4 * dims].reshape(2, 2, dims, 1), 0, 1)
     x = panel[: dims * w].reshape(dims, w)
-    out[out0 : out0 + w] = (np.fmax(np.fmax(low - x, x - high), 0) ** 2).sum(0)
+    out[out0 : out0 + 2 * w] = (np.fmax(np.fmax(low - x, x - high), 0) ** 2).sum(1).reshape(-1)
 
 
 @intrinsic
@@ -66,19 +71,23 @@ def _compiled_outside(  # type: ignore[no-untyped-def]
         on = Lanes(context, builder, signature)
         boxes_, at_, panel_, dims_, out_, out0_ = arguments
         array = context.make_array(signature.args[0])(context, builder, boxes_)
-        lows = builder.gep(array.data, [at_])
-        highs = builder.gep(lows, [dims_])
-        totals = on.registers([on.every(0)] * 2)
+        places = [builder.gep(array.data, [at_])]  # lows and highs of one box, then of the other
+        for _ in range(3):
+            places.append(builder.gep(places[-1], [dims_]))
+        totals = [on.registers([on.every(0)] * 2) for _ in range(2)]
         with cgutils.for_range(builder, dims_, intp=at_.type) as loop:
-            low, high = (
-                on.spread(builder.load(builder.gep(p, [loop.index]))) for p in (lows, highs)
-            )
+            edges = [on.spread(builder.load(builder.gep(p, [loop.index]))) for p in places]
             first = builder.mul(loop.index, at_.type(2 * on.count))
-            for x, register in zip(on.load(on.row(2, panel_, first)), totals, strict=True):
-                below, above = builder.fsub(low, x), builder.fsub(x, high)
-                gap = on.larger(on.larger(below, above), on.every(0))
-                builder.store(on.muladd(gap, gap, builder.load(register)), register)
-        on.store([builder.load(x) for x in totals], on.row(4, out_, out0_))
+            xs = on.load(on.row(2, panel_, first))
+            for box, registers in enumerate(totals):
+                low, high = edges[2 * box : 2 * box + 2]
+                for x, register in zip(xs, registers, strict=True):
+                    below, above = builder.fsub(low, x), builder.fsub(x, high)
+                    gap = on.larger(on.larger(below, above), on.every(0))
+                    builder.store(on.muladd(gap, gap, builder.load(register)), register)
+        for box, registers in enumerate(totals):
+            place = builder.add(out0_, at_.type(2 * box * on.count))
+            on.store([builder.load(x) for x in registers], on.row(4, out_, place))
         return context.get_dummy_value()
 
     i = numba.types.int64
@@ -86,7 +95,8 @@ def _compiled_outside(  # type: ignore[no-untyped-def]
 
 
 outside: Any = _outside if numba.config.DISABLE_JIT else _compiled_outside
-"""``outside(boxes, at, panel, dims, out, out0)``: squared distance of each lane to a box."""
+"""``outside(boxes, at, panel, dims, out, out0)``: squared distances of each lane to two boxes that
+lie one behind the other, of `dims` coordinates each."""
 
 
 @jit.kernel
@@ -143,7 +153,7 @@ def enclose(
     uniform: Bools,
 ) -> None:
     """Boxes of a level, from points in the last one and from children above; `k` are features."""
-    dims, count = tree.dims, 1 << level
+    dims, count = tree.short, 1 << level
     node = count + i
     first, last = begin(tree, node, level), begin(tree, node + 1, level)
     low, high = boxes[node, 0], boxes[node, 1]
@@ -153,8 +163,8 @@ def enclose(
         same = True
         for t in range(first, last):
             for c in range(dims):
-                low[c] = min(low[c], tree.points[t * dims + c])
-                high[c] = max(high[c], tree.points[t * dims + c])
+                low[c] = min(low[c], tree.shorts[t * dims + c])
+                high[c] = max(high[c], tree.shorts[t * dims + c])
             same = same and alike(k, tree.order[first], tree.order[t])
         uniform[node] = same
     else:

@@ -40,6 +40,12 @@ def _exponentials(s: Floats, count: int, shift: Floats, total: Floats) -> None:
     total += rows.sum(0)
 
 
+def _exponents(s: Floats, count: int, sharp: Floats, shift: Floats, top: Floats) -> None:
+    rows = _rows(s, 0, width(s), count)
+    rows[:] = rows * sharp - shift
+    top[:] = np.fmax(top, np.fmax.reduce(rows, 0, initial=-np.inf))
+
+
 def _slopes(
     s: Floats,
     ds: Floats,
@@ -190,6 +196,28 @@ def _compiled_exponentials(  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def _compiled_exponents(  # type: ignore[no-untyped-def]
+    _, s, count, sharp, shift, top
+):  # pragma: no cover - the compiler runs it
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        on = Lanes(context, builder, signature)
+        s_, count_, *given = arguments
+        sharps, shifts, tops = (on.load(on.row(n, x)) for n, x in enumerate(given, 2))
+        found = on.registers(tops)
+        with cgutils.for_range(builder, count_, intp=_SIZE) as loop:
+            places = on.row(0, s_, builder.mul(loop.index, _SIZE(VECTORS * on.count)))
+            rows = zip(on.load(places), sharps, shifts, strict=True)
+            new = [builder.fsub(builder.fmul(x, a), b) for x, a, b in rows]
+            on.store(new, places)
+            for x, register in zip(new, found, strict=True):
+                builder.store(on.larger(x, builder.load(register)), register)
+        on.store([builder.load(x) for x in found], on.row(4, given[2]))
+        return context.get_dummy_value()
+
+    return numba.types.void(s, numba.types.int64, sharp, shift, top), emit
+
+
+@intrinsic
 def _compiled_slopes(  # type: ignore[no-untyped-def]
     _, s, ds, s0, step, count, top, inverse, mean
 ):  # pragma: no cover - the compiler runs it
@@ -235,6 +263,8 @@ highest: Any = _compiled_highest if _JIT else _highest
 """``highest(s, count, top)``: raise `top` to the largest of each lane; NaN is passed over."""
 exponentials: Any = _compiled_exponentials if _JIT else _exponentials
 """``exponentials(s, count, shift, total)``: ``s = exp(s - shift)``, and their sums to `total`."""
+exponents: Any = _compiled_exponents if _JIT else _exponents
+"""``exponents(s, count, sharp, shift, top)``: ``s = s sharp - shift``, the largest to `top`."""
 slopes: Any = _compiled_slopes if _JIT else _slopes
 """``slopes(s, ds, s0, step, count, top, inverse, mean)``: weights ``s = exp(s - top) inverse`` and
 ``ds = s (ds - mean)``."""

@@ -31,6 +31,8 @@ class Asked(NamedTuple):
     """(n,) query of each lane of the panels."""
     points: Floats
     """(n, dims) by query."""
+    shorts: Floats
+    """(n, short) by query."""
     numbers: Floats
     """(n, 7) float64 by query."""
     rounding: float
@@ -50,7 +52,7 @@ def reach(numbers: Floats, rounding: float, worst: float) -> float:
     away = numbers[TOP] - score * numbers[PER_SCORE]
     if not away < np.inf:
         return np.inf
-    far = np.sqrt(max(away, 0.0) + numbers[SLACK]) + numbers[WIDTH]
+    far = np.sqrt(max(away, 0.0) + numbers[SLACK]) + 2.1 * numbers[WIDTH]
     return far * far * (1 + rounding) + numbers[TINY]  # type: ignore[no-any-return]
 
 
@@ -129,7 +131,9 @@ def seek(
     most = -(-tree.size // leaves)
     group = asked.panels[task]
     first, lanes = group * w, min(w, n - group * w)
+    short = tree.short
     panel, limits = aligned(dims * w, tree.points), aligned(w, tree.points)
+    shorts = aligned(short * w, tree.points)
     s, far = aligned(most * w, tree.points), aligned((tree.levels + 2) * w, tree.points)
     stack, depth = np.empty(tree.levels + 2, np.int64), np.empty(tree.levels + 2, np.int64)
     queries = asked.order[first : first + lanes]
@@ -139,6 +143,8 @@ def seek(
         last_query = max(last_query, i)
         for c in range(dims):
             panel[c * w + l] = asked.points[i, c]
+        for c in range(short):
+            shorts[c * w + l] = asked.shorts[i, c]
         here = asked.numbers[i]
         limits[l] = limit(here, asked.rounding, index[i], score[i], limits)
         if l >= lanes:
@@ -170,9 +176,17 @@ def seek(
                     limits[l] = limit(asked.numbers[i], asked.rounding, index[i], score[i], limits)
             looked += 1
         elif level == tree.levels:
-            distances(tree.points, start * dims, panel, 0, s, 0, end - start, dims)
-            looked += end - start
-            for t in range(end - start):
+            count = end - start
+            looked += count
+            if short < dims:
+                distances(tree.shorts, start * short, shorts, 0, s, 0, count, short)
+                near = 0
+                for t in range(count):
+                    near |= within(s, t * w, limits)
+                if near == 0:
+                    continue
+            distances(tree.points, start * dims, panel, 0, s, 0, count, dims)
+            for t in range(count):
                 near, l = within(s, t * w, limits), 0
                 while near != 0:
                     if near & 1:
@@ -189,8 +203,7 @@ def seek(
                 for l in range(2 * w):
                     far[top * w + l] = 0
             else:
-                outside(tree.boxes, one * 2 * dims, panel, dims, far, top * w)
-                outside(tree.boxes, two * 2 * dims, panel, dims, far, (top + 1) * w)
+                outside(tree.boxes, one * 2 * short, shorts, short, far, top * w)
                 boxes += 2
                 nearer = 0
                 for l in range(lanes):

@@ -9,7 +9,8 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Floats, Ints, Work
 from nlattn.engines import certified as engine
-from nlattn.engines.certified import Slice
+from nlattn.engines import exhaustive
+from nlattn.engines.exhaustive import Slice
 from nlattn.kernels import scores
 from nlattn.maps.base import AttentionMap
 from nlattn.maps.state import Stored, common
@@ -33,7 +34,7 @@ class CertifiedMap(AttentionMap):
         n, m = len(x.q), len(x.k)
         ground = engine.survey(x, tolerance)
         found = engine.attend(ground, _check.frozen(np.zeros((m, 1), x.q.dtype)))
-        seen = engine.seen(ground, found)
+        seen = found.seen
         total, d, size = int(seen.sum()), x.q.shape[1], x.q.dtype.itemsize
         work = Work(total, total * d, size * (total * d + n * d + n), seen)
         super().__init__(x.q.dtype, found.lse, m, work, query_grid, key_grid)
@@ -47,16 +48,16 @@ class CertifiedMap(AttentionMap):
         return engine.attend(self._ground, x).out.astype(self.dtype)
 
     def _apply_adjoint(self, x: Floats) -> Floats:
-        return engine.adjoint(self._x, self.lse, x)
+        return exhaustive.adjoint(self._x, self.lse, x)
 
     def _rows(self, index: Ints) -> Floats:
-        return engine.rows(self._x, index, normalise=True)
+        return exhaustive.rows(self._x, index, normalise=True)
 
     def _scores(self, index: Ints) -> Floats:
-        return engine.rows(self._x, index, normalise=False)
+        return exhaustive.rows(self._x, index, normalise=False)
 
     def _topk(self, k: int) -> tuple[Floats, Ints]:
-        value, index = engine.topk(self._x, k)
+        value, index = exhaustive.topk(self._x, k)
         there = index >= 0
         lse = np.where(np.isneginf(self.lse), 0, self.lse)[:, None]
         weights = np.exp(np.where(there, np.minimum(value - lse, 0), -np.inf))
@@ -66,10 +67,11 @@ class CertifiedMap(AttentionMap):
     def nbytes(self) -> int:
         """Bytes of queries, keys, masks, the tree and normalisers."""
         g, x = self._ground, self._x
-        held = [x.q, x.k, x.key_mask, x.pairs, g.keys, g.numbers, g.rounding, g.reference]
-        held += [g.asked.order, g.asked.points, g.asked.numbers, g.panels, g.dense, g.counts]
-        held += [g.tree.order, g.tree.points, g.tree.boxes, g.tree.least, g.tree.most]
-        return sum(a.nbytes for a in [*held, g.tree.uniform, self.lse, self.missed])
+        held = [x.q, x.k, x.key_mask, x.pairs, g.keys, g.dense, g.dense_rounding, g.seen]
+        for part in g.parts:
+            kept = (*part.tree, *part.asked, part.numbers, part.top)
+            held += [a for a in kept if isinstance(a, np.ndarray)]
+        return sum(a.nbytes for a in [*held, self.lse, self.missed])
 
     def state(self) -> dict[str, Any]:
         """Arrays and options that rebuild the map."""

@@ -10,7 +10,7 @@ from nlattn import _check
 from nlattn._types import Bools, Floats, Ints
 from nlattn.engines import certified as engine
 from nlattn.engines import laws
-from nlattn.engines.certified import Slice
+from nlattn.engines.exhaustive import Slice
 from nlattn.engines.magnitude import ranged
 from nlattn.kernels import scores
 from nlattn.maps.certified import CertifiedMap

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nlattn.engines import boxes
+from nlattn.kernels.bounds import bear, copy, less, nearer_last, relative, weights
 from nlattn.kernels.boxes import outside
 from nlattn.kernels.gemm import distances, width
 from nlattn.kernels.lanes import within
@@ -15,6 +16,27 @@ from nlattn.runtime import jit
 @jit.function
 def of_box(box: np.ndarray, panel: np.ndarray, dims: int, out: np.ndarray) -> None:
     outside(box, 2 * dims, panel, dims, out, width(out))
+
+
+@jit.function
+def steps_of_lanes(
+    far: np.ndarray, sharp: np.ndarray, allowed: np.ndarray, spent: np.ndarray, yes: np.ndarray
+) -> None:
+    w, kind = width(far), far.dtype.type
+    yes[0] = nearer_last(far, w, far)
+    yes[1] = nearer_last(far, w, far)
+    weights(far, w, 2, sharp, sharp)
+    yes[2] = bear(far, w, kind(2), kind(3), allowed, spent)
+    yes[3] = bear(far, w, kind(1e9), kind(3), allowed, spent)
+
+
+@jit.function
+def steps_of_keys(
+    x: np.ndarray, steep: np.ndarray, high: np.ndarray, b: np.ndarray, s: np.ndarray
+) -> None:
+    copy(b, 3, b, 20, 5)
+    less(x, 2, steep, b, 1, 7)
+    relative(x, 2, steep, high, 0, s, steep.size)
 
 
 @jit.function
@@ -33,13 +55,14 @@ def test_distances_of_a_panel(dtype: type) -> None:
     dims, rows = 5, 11
     panel = rng.standard_normal((dims, width(np.zeros(1, dtype)))).astype(dtype)
     w = panel.shape[1]
-    ends = np.sort(rng.standard_normal((2, 2, dims)), axis=1).astype(dtype)
-    out = np.full((2, w), np.nan, dtype)
+    ends = np.sort(rng.standard_normal((3, 2, dims)), axis=1).astype(dtype)
+    out = np.full((3, w), np.nan, dtype)
     of_box(ends.reshape(-1), panel.reshape(-1), dims, out.reshape(-1))
-    low, high = ends[1][:, :, None].astype(float)
-    want = (np.maximum(np.maximum(low - panel, panel - high), 0) ** 2).sum(0)
     eps = np.finfo(dtype).eps  # a sum of `dims` squares of differences
-    np.testing.assert_allclose(out[1], want, rtol=(dims + 2) * eps)
+    for got, box in zip(out[1:], ends[1:], strict=True):
+        low, high = box[:, :, None].astype(float)
+        want = (np.maximum(np.maximum(low - panel, panel - high), 0) ** 2).sum(0)
+        np.testing.assert_allclose(got, want, rtol=(dims + 2) * eps)
     assert np.isnan(out[0]).all()
     x = rng.standard_normal((rows + 1, dims)).astype(dtype)
     out = np.full((rows, w), np.nan, dtype)
@@ -54,6 +77,35 @@ def test_lanes_within_their_limits(dtype: type) -> None:
     x, limits = np.ones(2 * w, dtype), np.zeros(w, dtype)
     limits[[0, 3, w - 1]], x[w + 3], x[w + 5] = 1, np.nan, -np.inf
     assert lanes_within(x, limits) == 1 | 1 << 5 | 1 << (w - 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_steps_on_the_bounds_of_lanes(dtype: type) -> None:
+    w = width(np.zeros(1, dtype))
+    far, yes = np.arange(3 * w).astype(dtype), np.zeros(4, bool)
+    sharp, allowed, spent = np.full(w, -0.25, dtype), np.full(w, 3, dtype), np.ones(w, dtype)
+    steps_of_lanes(far, sharp, allowed, spent, yes)
+    assert yes.tolist() == [True, False, True, False]  # the nearer row is last, then stays so
+    want = np.exp(0.25 - 0.25 * np.arange(2 * w, 3 * w))
+    np.testing.assert_allclose(far[w : 2 * w], want, rtol=1e-5)
+    np.testing.assert_allclose(spent, 1 + 3 * want, rtol=1e-5)
+    np.testing.assert_allclose(allowed, 3 - 3 * want, rtol=1e-5)
+    sharp[:] = 1
+    steps_of_lanes(far, sharp, allowed, spent, yes)
+    assert (far[2 * w :] <= np.exp(64) * 1.001).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_keys_are_copied_and_centred(dtype: type) -> None:
+    part = width(np.zeros(1))
+    x, steep, high = np.arange(2.0 * part), np.full(2 * part, 0.5), np.ones(2 * part, dtype)
+    b, s = np.arange(30).astype(dtype), np.full(4 * part, np.nan, dtype)
+    steps_of_keys(x, steep, high, b, s)
+    np.testing.assert_array_equal(b[20:25], [3, 4, 5, 6, 7])
+    np.testing.assert_array_equal(b[1:8], np.arange(2, 9) - 0.5)
+    lanes = s.reshape(2, 2 * part)
+    np.testing.assert_array_equal(lanes[:, :part], x.reshape(2, part) / 2 - 1)
+    assert np.isnan(lanes[:, part:]).all()
 
 
 def test_a_tree_holds_every_key_once_and_boxes_hold_their_points() -> None:

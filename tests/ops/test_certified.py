@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 import nlattn
 from nlattn import attention, attention_vjp, certified_attention, certified_attention_map
 from nlattn.engines import certified as engine
+from nlattn.engines import exhaustive
+from nlattn.kernels.certified_panel import MOVED, ROOT
 from nlattn.oracle import certified as oracle
 from tests.ops.test_nearest import KINDS, keys_of
 
@@ -97,7 +99,7 @@ def test_smooth_features_go_down_the_tree(weight: str, tolerance: float) -> None
         q = np.concatenate([f, np.ones_like(f[:, :1])], 1)
         k = np.concatenate([f, -(f**2).sum(1, keepdims=True) / 2], 1)
     ground = engine.survey(_slice(q, k, weight), tolerance)
-    assert len(ground.panels)
+    assert ground.parts
     assert not len(ground.dense)
     missed = assert_promise(q, k, smooth(40, 3, seed=1), tolerance, **options)
     assert (missed <= tolerance).all()
@@ -202,14 +204,16 @@ def test_bounds_must_be_widened_by_their_rounding(monkeypatch: pytest.MonkeyPatc
     v = rng.standard_normal((64, 1)).astype(np.float32)
     options = {"weight": "gaussian", "bandwidth": 1e-3}
     assert_promise(k, k, v, 0.3, **options)
-    numbers = engine._numbers
+    numbers, terms = engine._numbers, engine._terms
 
     def blind(*arguments: Any) -> Any:
-        found, moved, slack = numbers(*arguments)
-        return found, 0 * moved, slack
+        found, top, slack = numbers(*arguments)
+        found[:, [MOVED, ROOT]] = 0
+        return found, top, slack
 
     monkeypatch.setattr(engine, "_numbers", blind)
-    monkeypatch.setattr(engine, "_dense_rounding", lambda x, _: np.zeros(len(x.q)))
+    monkeypatch.setattr(engine, "_terms", lambda *a: terms(*a)._replace(u=0.0))
+    monkeypatch.setattr(exhaustive, "rounding", lambda x, _: np.zeros(len(x.q)))
     with pytest.raises(AssertionError):
         assert_promise(k, k, v, 0.3, **options)
 
