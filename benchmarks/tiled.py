@@ -23,7 +23,7 @@ import numpy as np
 
 from nlattn import images
 
-OPTIONS = ["--iterations", "2"]
+OPTIONS = ["--candidates", "random", "--iterations", "2"]
 
 
 def picture(path: Path, height: int, width: int) -> Path:
@@ -120,6 +120,7 @@ def scaling(folder: Path, side: int) -> None:
 def kills(folder: Path, count: int) -> None:
     """A run killed at random moments, and resumed: the bytes and the files of one that was not."""
     image = picture(folder / "image.npy", 300, 400)
+    subprocess.run(command(image, folder / "warm", "--tile", "128"), check=True)
     begun = time.perf_counter()
     subprocess.run(command(image, folder / "whole", "--tile", "128"), check=True)
     length = time.perf_counter() - begun

@@ -238,8 +238,8 @@ def _attention(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--candidates",
         choices=("random", "tree"),
-        help="what the search tries: random keys, or leaves of trees over the keys (tree; random "
-        "with --tile)",
+        default="tree",
+        help="what the search tries: random keys, or leaves of trees over the keys (tree)",
     )
     parser.add_argument(
         "--iterations", type=count, help="of the search (1, or 5 with --candidates random)"

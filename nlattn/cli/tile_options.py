@@ -38,5 +38,3 @@ def resolve(options: argparse.Namespace, parsers: Mapping[str, argparse.Argument
         elif options.resume or options.dask or options.processes or options.memory:
             text = "--memory, --processes, --dask and --resume go with --tile"
             parsers[options.command].error(text)
-    if getattr(options, "candidates", "") is None:
-        options.candidates = "random" if tiled else "tree"

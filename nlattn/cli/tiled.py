@@ -86,8 +86,6 @@ def plan(options: Namespace) -> int:
 def _map_job(options: Namespace) -> scram.ScramJob:
     if options.image is None or options.method != "scram":
         raise ValueError("--tile needs an IMAGE and --method scram")
-    if options.candidates != "random":
-        raise ValueError("--tile searches by --candidates random")
     if options.page is not None or options.query:
         raise ValueError("--page and --query do not go with --tile")
     return scram.job(
@@ -98,7 +96,8 @@ def _map_job(options: Namespace) -> scram.ScramJob:
         gain=options.gain,
         scale=options.scale,
         keys=options.keys,
-        iterations=5 if options.iterations is None else options.iterations,
+        candidates=options.candidates,
+        iterations=options.iterations,
         topk=options.topk,
         kind=options.support,
         window=options.window or (1 if options.support == "neighbours" else 3),

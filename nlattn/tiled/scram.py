@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from nlattn import _check
 from nlattn.engines.matches import KINDS
-from nlattn.engines.patchmatch import JUMPS, PROPAGATE, SearchOptions
-from nlattn.tiled import features, pyramid, search, sources, sparse
+from nlattn.engines.patchmatch import CANDIDATES, JUMPS, PROPAGATE, SearchOptions
+from nlattn.tiled import features, pyramid, search, sources, sparse, trees
 from nlattn.tiled.executors import identity
 from nlattn.tiled.features import Features
 from nlattn.tiled.plan import check
@@ -31,9 +31,10 @@ class ScramJob(NamedTuple):
 
     def stages(self) -> list[Stage]:
         """What is done, in order."""
+        found = self.features, self.search
         return [
             *features.stages(self.features, self.source),
-            *search.stages(self.features, self.search),
+            *(trees if self.search.candidates == "tree" else search).stages(*found),
             *sparse.stages(self.features, self.selection, self.search.topk, self.values),
             *(pyramid.stages("out", self.source.shape) if self.values else ()),
         ]
@@ -53,7 +54,7 @@ class ScramJob(NamedTuple):
     def note(self, records: Sequence[Record]) -> dict[str, Any]:
         """What a map is, beside its arrays."""
         x = self.features
-        grid, counted = [x.height, x.width], ("begin", "search", "weigh")
+        grid, counted = [x.height, x.width], ("begin", "search", "leaves", "weigh")
         scores = sum(r.scores for r in records if r.task.startswith(counted))
         d, nnz = x.channels + 1, sum(r.scores for r in records if r.task.startswith("weigh"))
         nbytes = 8 * scores * d + 12 * nnz + (4 * d + 16) * x.pixels
@@ -76,7 +77,9 @@ def job(
     gain: float = 1.5,
     scale: float | None = None,
     keys: float = 16.0,
-    iterations: int = 5,
+    candidates: str = "random",
+    iterations: int | None = None,
+    trees: int = 4,
     topk: int = 1,
     propagate: str = "both",
     kind: str = "neighbours",
@@ -101,7 +104,11 @@ def job(
     )
     options = SearchOptions(
         topk=_check.integer(OP, "topk", topk, low=1, high=64),
-        iterations=_check.integer(OP, "iterations", iterations, low=0),
+        candidates=_check.choice(OP, "candidates", candidates, CANDIDATES),
+        iterations=None
+        if iterations is None
+        else _check.integer(OP, "iterations", iterations, low=0),
+        trees=_check.integer(OP, "trees", trees, low=1, high=64),
         propagate=_check.choice(OP, "propagate", propagate, tuple(PROPAGATE)),
         jumps=JUMPS,
         seed=told.seed,
@@ -143,9 +150,9 @@ def scram(
         Most bytes that all workers may hold, beside files that are mapped.
     **options
         `tile`: tasks are bands of whole rows of about `tile` by `tile` pixels. `patch`,
-        `channels`, `gain`, `scale`, `keys` as for `images`; `iterations`, `topk`, `propagate`,
-        `seed` as for `patchmatch`; `kind`, `window`, `reach` as for `scram_support`; `values`,
-        whether there is an ``out.npy``.
+        `channels`, `gain`, `scale`, `keys` as for `images`; `candidates`, `iterations`, `topk`,
+        `propagate`, `trees`, `seed` as for `patchmatch`; `kind`, `window`, `reach` as for
+        `scram_support`; `values`, whether there is an ``out.npy``.
 
     Returns
     -------

@@ -6,6 +6,7 @@ a query, not on who makes it, so the matches are those of `patchmatch` on the wh
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -39,50 +40,63 @@ def rounds(options: SearchOptions) -> list[tuple[int, int, int]]:
 
 def stages(x: Features, options: SearchOptions) -> list[Stage]:
     """The first field, and one for every round."""
-    whole = [_stage("begin", 0, x, options, 0, ())]
-    for number, (_, jump, _) in enumerate(rounds(options), 1):
-        whole.append(_stage("search", number, x, options, jump, _names(options, number - 1)))
+    steps = rounds(options)
+    whole = [begin(x, options, len(steps))]
+    for number, (_, jump, last) in enumerate(steps, 1):
+        before = names(number - 1, len(steps))
+        tried = options.topk * (8 + last * (max(x.height, x.width).bit_length() + 1))
+        stage = _stage(f"search {number:02d}", x, options, jump, before, names(number, len(steps)))
+        whole.append(stage(_search, (number,), tried))
     return whole
 
 
-def _names(options: SearchOptions, number: int) -> tuple[str, str]:
-    if number == len(rounds(options)):
+def names(number: int, last: int) -> tuple[str, str]:
+    """Arrays of a field, of so many."""
+    if number == last:
         return MATCHES
     return f"index_{number:02d}", f"score_{number:02d}"
 
 
+def begin(x: Features, options: SearchOptions, last: int) -> Stage:
+    """The first field, of so many."""
+    made = names(0, last)
+    return _stage("begin", x, options, 0, (), made)(_begin, (made,), 2)
+
+
 def _stage(
-    kind: str, number: int, x: Features, options: SearchOptions, halo: int, reads: tuple[str, ...]
-) -> Stage:
-    index, score = _names(options, number)
+    name: str,
+    x: Features,
+    options: SearchOptions,
+    halo: int,
+    reads: tuple[str, ...],
+    makes: tuple[str, str],
+) -> Callable[[Any, tuple[Any, ...], int], Stage]:
     shape = (x.height, x.width, options.topk)
-    arrays = [Array(index, shape, "int32"), Array(score, shape, "float32")]
-    name = f"{kind} {number:02d}" if number else kind
+    arrays = [Array(makes[0], shape, "int32"), Array(makes[1], shape, "float32")]
     near = bands(x.height, x.rows, halo)
-    tried = 2
-    if number:
-        last = rounds(options)[number - 1][2]
-        tried = options.topk * (8 + last * (max(x.height, x.width).bit_length() + 1))
     widest = max(b.below - b.above for b in near) * x.width
     nbytes = widest * (8 * (x.channels + 1) + 16 * options.topk + 8)
     disk = sum(array.nbytes for array in arrays)
-    cost = Cost(len(near), nbytes, disk, tried * x.pixels)
 
-    def begin(_: Folder) -> tuple[list[Array], list[TileTask]]:
-        return arrays, [
-            TileTask(
-                f"{name}/{b.number}",
-                _search if number else _begin,
-                (x, options, b, number),
-                {index: b.first, score: b.first},
-            )
-            for b in near
-        ]
+    def made(function: Any, more: tuple[Any, ...], tried: int) -> Stage:
+        def tasks(_: Folder) -> tuple[list[Array], list[TileTask]]:
+            return arrays, [
+                TileTask(
+                    f"{name}/{b.number}",
+                    function,
+                    (x, options, b, *more),
+                    dict.fromkeys(makes, b.first),
+                )
+                for b in near
+            ]
 
-    return Stage(name, ("keys", "scale", *reads), (index, score), begin, cost, reads)
+        cost = Cost(len(near), nbytes, disk, tried * x.pixels)
+        return Stage(name, ("keys", "scale", *reads), makes, tasks, cost, reads)
+
+    return made
 
 
-def _inputs(folder: Folder, x: Features, options: SearchOptions, band: Band) -> tuple[Inputs, Plan]:
+def inputs(folder: Folder, x: Features, options: SearchOptions, band: Band) -> tuple[Inputs, Plan]:
     """What kernels read: queries of a band with its halo, and all keys, where they lie."""
     keys = folder.read("keys")
     d = keys.shape[2]
@@ -100,44 +114,53 @@ def _inputs(folder: Folder, x: Features, options: SearchOptions, band: Band) -> 
     return (*flat, table, masks.key_mask, masks.mask), plan
 
 
-def _begin(folder: Folder, x: Features, options: SearchOptions, band: Band, _: int) -> Any:
-    arrays, plan = _inputs(folder, x, options, band)
-    state = _state(plan, options.topk)
-    valid = np.zeros(
-        (1, 2 + x.pixels), np.int32
-    )  # without a mask the list of keys is not looked at
+def _begin(
+    folder: Folder, x: Features, options: SearchOptions, band: Band, makes: tuple[str, str]
+) -> Any:
+    arrays, plan = inputs(folder, x, options, band)
+    state = _empty(plan, options.topk)
+    valid = np.zeros((1, 2 + x.pixels), np.int32)  # its list is looked at with a mask alone
     valid[0, :2] = options.identity, x.pixels
     runs = -(-plan.Hq * plan.Wq // TILE)
     for some in random_search.calls(runs, TILE * 2):
         kernels.begin(some, *arrays, _check.frozen(valid), plan, *state)
-    return _result(state, 0, band, x, _names(options, 0))
+    return result(state, 0, band, makes)
 
 
 def _search(folder: Folder, x: Features, options: SearchOptions, band: Band, number: int) -> Any:
-    inputs, plan = _inputs(folder, x, options, band)
-    state = _state(plan, options.topk)
-    for array, name in zip(state, _names(options, number - 1), strict=False):
+    arrays, plan = inputs(folder, x, options, band)
+    steps, inner = rounds(options), band.inner
+    state = held(folder, names(number - 1, len(steps)), band, plan, options.topk)
+    iteration, jump, last = steps[number - 1]
+    step = Round(0, iteration, jump, 0, 0, last, inner.start, inner.stop)
+    random_search.renew(arrays, plan, step, state)
+    return result(state, 1, band, names(number, len(steps)))
+
+
+def held(
+    folder: Folder, names: tuple[str, str], band: Band, plan: Plan, topk: int
+) -> tuple[Ints, Floats, Ints]:
+    """A field of two sides, the first as the arrays of these names have it."""
+    state = _empty(plan, topk)
+    for array, name in zip(state, names, strict=False):
         before = folder.read(name)[band.above : band.below]
         array[0, 0] = before.reshape(array.shape[2:])
-    iteration, jump, last = rounds(options)[number - 1]
-    inner = band.inner
-    step = Round(0, iteration, jump, 0, 0, last, inner.start, inner.stop)
-    random_search.renew(inputs, plan, step, state)
-    return _result(state, 1, band, x, _names(options, number))
+    return state
 
 
-def _state(plan: Plan, topk: int) -> tuple[Ints, Floats, Ints]:
+def _empty(plan: Plan, topk: int) -> tuple[Ints, Floats, Ints]:
     n = plan.Hq * plan.Wq
     index = np.full((2, 1, n, topk), -1, np.int32)
     return index, np.full(index.shape, -np.inf, np.float32), np.zeros((1, n), np.int64)
 
 
-def _result(
-    state: tuple[Ints, Floats, Ints], side: int, band: Band, x: Features, names: tuple[str, str]
-) -> Any:
-    shape = (band.below - band.above, x.width, -1)
+def result(
+    state: tuple[Ints, Floats, Ints], side: int, band: Band, names: tuple[str, str]
+) -> tuple[dict[str, Any], int]:
+    """The rows of a band of one side, and how many candidates were tested."""
+    width = state[0].shape[2] // (band.below - band.above)
     blocks = {
-        name: array[side, 0].reshape(shape)[band.inner]
+        name: array[side, 0].reshape(-1, width, array.shape[3])[band.inner]
         for name, array in zip(names, state, strict=False)
     }
     return blocks, int(state[2].sum())

@@ -17,7 +17,7 @@ from nlattn.cli import main
 from nlattn.cli.tiled import _Progress, _span
 from nlattn.tiled import scram
 
-SMALL = ["--patch", "3", "--channels", "3", "--iterations", "1"]
+SMALL = ["--candidates", "random", "--patch", "3", "--channels", "3", "--iterations", "1"]
 
 
 @pytest.fixture
@@ -60,7 +60,6 @@ def test_what_cannot_be_is_said_in_a_line(
         (["--memory", "1MB"], 3, "no tile is small enough"),
         (["--channels", "99"], 2, "--channels 99, expected at most 27"),
         (["--method", "dense"], 2, "--tile needs an IMAGE and --method scram"),
-        (["--candidates", "tree"], 2, "--tile searches by --candidates random"),
         (["--query", "1,1"], 2, "--page and --query do not go with --tile"),
         (["--force"], 2, "remove the folder, or say --resume"),
         (["--memory", "much"], 2, "'much' is no size, such as 4GB"),

@@ -10,17 +10,20 @@ import pytest
 
 import nlattn
 from nlattn import images
-from nlattn.engines import components
+from nlattn.engines import components, tree_search
 from nlattn.tiled import scram as tiled
 from nlattn.tiled.scram import scram
 
 RESULTS = ["indices", "indptr", "lse", "match_scores", "matches", "out", "scores", "weights"]
 
 
+def features(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return images.queries_and_keys(images.patch_features(image, patch=3, channels=4))
+
+
 def whole(image: np.ndarray, **search: object) -> dict[str, np.ndarray]:
     """What public functions give for all at once."""
-    f = images.patch_features(image, patch=3, channels=4)
-    q, k = images.queries_and_keys(f)
+    q, k = features(image)
     scale = images.softmax_scale(q, k, keys=4, seed=search.get("seed", 0))
     field = nlattn.patchmatch(q, k, scale=scale, **search)
     support = nlattn.scram_support(field, kind="neighbours", window=1)
@@ -63,6 +66,27 @@ def test_bands_give_the_bits_of_the_whole(
         begun = [r for r in records if r.task.startswith("begin/")]
         assert len(begun) == {1: 5, 7: 3, 100: 1}[tile]
         same(out, expected)
+
+
+@pytest.mark.parametrize(("iterations", "topk"), [(0, 1), (1, 2), (3, 1)])
+def test_trees_give_the_bits_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, iterations: int, topk: int
+) -> None:
+    monkeypatch.setattr(components, "_BLOCK", 30)
+    monkeypatch.setattr(tree_search, "LEAF", 16)
+    image = np.random.default_rng(0).random((14, 9, 3)).astype(np.float32)
+    np.save(tmp_path / "image.npy", image)
+    told = {"candidates": "tree", "iterations": iterations, "topk": topk, "trees": 2}
+    expected = whole(image, **told)
+    for tile in (1, 7):
+        out = tmp_path / str(tile)
+        records = scram(tmp_path / "image.npy", out, tile=tile, patch=3, channels=4, keys=4, **told)
+        same(out, expected)
+        q, k = features(image)
+        scale = images.softmax_scale(q, k, keys=4)
+        field = nlattn.patchmatch(q, k, scale=scale, **told)
+        searched = [r.scores for r in records if r.task.startswith(("begin", "leaves"))]
+        assert sum(searched) == field.work.scores
 
 
 @pytest.mark.jit
