@@ -22,11 +22,14 @@ def bracket(
 ) -> tuple[float, float]:
     """Lower and upper end for key `i` of all keys, p >= 1; enough if they tell it from `eps`."""
     if not keys.some[i]:
-        return 0.0, 0.0
+        return 0.0, float(keys.lost[i])
     at = int(np.count_nonzero(keys.some[:i]))
     if p == 2:
         root, error = np.sqrt(keys.tau[at]), keys.error[at]
-        return max(root - error, 0.0) ** 2, min((root + error) ** 2, 1.0)
+        least = 0.0 if keys.lost.any() else max(root - error, 0.0) ** 2
+        return least, min((root + error) ** 2, 1.0)
+    if keys.lost.any() or not keys.tau[at] > 0:
+        return 0.0, 1.0
     x = keys.X[at]
     z = _scores(keys.X, x / keys.tau[at])
     low, high = _ends(keys, at, p, z, _dual(z, p))

@@ -54,11 +54,12 @@ class _Form(NamedTuple):
 def geometry(q: Floats, k: Floats, kind: int, factor: float, dtype: Any) -> Geometry:
     """Points of queries (n, d) and keys (m, d), for points and distances in `dtype`."""
     n, d = q.shape
-    unit = _unit(k)
+    unit = max(_unit(k), _unit(q) * 2.0**-900)
     lengths, key_lengths = _lengths(q, unit), _lengths(k, unit)
     longest = float(key_lengths.max(initial=0))
     if kind == scores.NEG_L2:
-        per = np.full(n, 1 / (factor * unit * unit) if factor > 0 else np.inf)
+        steep = factor * unit * unit
+        per = np.full(n, 1 / steep if steep > 0 else np.inf)
         form = _Form(slice(None), np.ones(n), np.zeros(0), np.zeros(n), per, np.zeros(n))
     else:
         form = _products(q, k, factor, unit, lengths, key_lengths, longest)
@@ -113,7 +114,7 @@ def _products(
     hidden = _disguised(q, k, factor, unit)
     with np.errstate(all="ignore"):
         if hidden is not None:
-            channel, gain, constant = hidden
+            channel, gain, constant = hidden[0], np.float64(hidden[1]), hidden[2]
             kept = np.arange(q.shape[1]) != channel
             inner, key_inner = _lengths(q[:, kept], unit), _lengths(k[:, kept], unit)
             height = k[:, channel].astype(np.float64) / unit
@@ -124,16 +125,17 @@ def _products(
                 + np.abs(key_inner**2).max()
                 + 2 * gain * np.abs(constant * height).max()
             )
-            return _Form(
-                kept,
-                np.full(len(q), gain),
-                np.sqrt(most - offset),
-                gain**2 * inner**2 + most,
-                np.full(len(q), 2 * gain / (factor * unit * unit)),
-                64 * (q.shape[1] + 8) * _U * size,
-            )
+            if np.isfinite(size).all():
+                return _Form(
+                    kept,
+                    np.full(len(q), gain),
+                    np.sqrt(most - offset),
+                    gain**2 * inner**2 + most,
+                    np.full(len(q), 2 * gain / (factor * unit * unit)),
+                    64 * (q.shape[1] + 8) * _U * size,
+                )
         known = (lengths > 0) & (longest > 0)
-        stretch = np.where(known, longest / lengths, 1.0) * np.sign(factor)
+        stretch = np.where(known, np.minimum(longest / lengths, 2.0**500), 1.0) * np.sign(factor)
         return _Form(
             slice(None),
             stretch,

@@ -213,8 +213,3 @@ def bounded(given: Given) -> RangeLaw:
 def keys(_: Given) -> RangeLaw:
     """What does not depend on the unit of any channel of the keys."""
     return RangeLaw(both=("k k",), columns=("k",))
-
-
-def keys_and_queries(_: Given) -> RangeLaw:
-    """What does not depend on the units of keys and queries."""
-    return RangeLaw(both=("k k", "q k"))

@@ -25,7 +25,8 @@ class Normaliser:
     def __init__(self, q: Floats, k: Floats, keys: Keys, p: float, causal: bool):
         self.q, self.k, self.keys, self.p, self.causal = q, k, keys, p, causal
         largest = float(max(k.max(initial=0), -k.min(initial=0)))
-        self.scale = math.ldexp(1.0, -max(min(math.frexp(largest)[1], 1000), -1000))
+        unit = math.frexp(largest)[1] - (900 if keys.lost.any() else 0)
+        self.scale = math.ldexp(1.0, -max(min(unit, 1000), -1000))
         """Power of two that brings the largest key near 1."""
         self.norm: Floats = np.zeros((4, len(q)))
 
@@ -103,7 +104,7 @@ class Normaliser:
         spread = float(np.sqrt(np.maximum(size, 0).sum()))
         for start in range(0, len(self.q), step):
             rows = self.q[start : start + step].astype(np.float64)
-            exponent = np.frexp(abs(rows).max(1, initial=0))[1]
+            exponent = np.clip(np.frexp(abs(rows).max(1, initial=0))[1], -1000, 1000)
             rows = np.ldexp(rows, -exponent[:, None])
             y = rows @ root.T
             top = np.frexp(abs(y).max(1, initial=0))[1]

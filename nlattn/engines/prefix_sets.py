@@ -24,7 +24,7 @@ def sets(
     m, n = len(keys.some), len(keys.tau)
     tensor = tensor_columns(keys, p) > 0
     rows = monomials(keys.X, int(p) // 2) if tensor else keys.X
-    places = np.flatnonzero(keys.some)
+    places, lost = np.flatnonzero(keys.some), np.flatnonzero(keys.lost)
     lower, upper = np.zeros(m), np.zeros(m)
     rest: Floats = np.zeros((0, rows.shape[1]))
     alive = np.zeros(0, np.int64)
@@ -42,25 +42,28 @@ def sets(
             if out.any():
                 rest = triangle(np.vstack([rest, rows[alive[out]]]))
                 alive = alive[~out]
-            now = places[alive]
+            now = np.union1d(places[alive], lost[lost <= i])
+        elif keys.lost[i]:
+            now = np.union1d(now, [i])
         held += 4 * len(now)
         if held > max_bytes:
             what = f"sets of the first {i + 1} of {m} keys"
             _check.memory(op, held, max_bytes, what, "take a larger eps or fewer keys")
         found.append(now)
     assert seen == n
+    if len(lost):
+        lower[:], upper[lost] = 0, 1
     return found, lower, upper
 
 
 def _lewis(keys: Keys, seen: int, p: float) -> Floats:
     """Bounds (seen,) of a prefix by Lewis weights, which cost too much for every one."""
     own = Keys.of(_check.frozen(keys.X[:seen]))
-    error, high = keys.error[:seen], np.ones(seen)
-    steep = np.linalg.norm(own.factor.whiten, 2)
+    error = keys.error[:seen]
+    steep = own.factor.steep
     moved = 4 * steep * (error + error.max() * np.sqrt(own.factor.tau))
     own = own._replace(error=own.error + moved[own.some])
-    high[own.some] = bounds(own, p, lewis_logs(own, p))[1]
-    return high
+    return own.spread_bounds(*bounds(own, p, lewis_logs(own, p)))[1]
 
 
 def _bounds(
@@ -69,7 +72,7 @@ def _bounds(
     """Bounds of the candidates' sensitivities among the keys so far."""
     whole = factor(_check.frozen(np.vstack([rest, candidates])))
     size = whole.tau[len(rest) :]
-    steep = np.linalg.norm(whole.whiten, 2) if whole.rank else 0.0
+    steep = whole.steep
     h = int(p) // 2 if tensor else 1
     slack = whole.error[len(rest) :] + 4 * h * steep * (error + error.max() * np.sqrt(size))
     high = np.minimum(np.where(size > 0, np.sqrt(size) + slack, 1), 1)

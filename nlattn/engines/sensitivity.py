@@ -18,6 +18,7 @@ from nlattn.engines.whitened import Whitening, factor
 
 _FEATURES = 256  # columns that the tensor certificate may have
 _ELEMENTS = 1 << 24
+_FAR = 900  # exponents from which a channel is brought near 1
 
 
 class Keys(NamedTuple):
@@ -25,6 +26,8 @@ class Keys(NamedTuple):
 
     some: Bools
     """(m,) which keys these are."""
+    lost: Bools
+    """(m,) other keys than 0: so small beside the rest that nothing is known of them."""
     X: Floats
     """(n, r) with orthonormal columns, frozen."""
     tau: Floats
@@ -37,18 +40,41 @@ class Keys(NamedTuple):
     @classmethod
     def of(cls, k: Floats) -> Keys:
         """Whitening k (m, d), frozen and finite."""
+        k = _moderate(k)
         whole = factor(k)
         X = whole.basis(k)
-        some = whole.tau > 0
+        there = k.any(1)
+        some: Bools = there & ((whole.tau > 0) | (whole.error < 1))
         if not some.all():
             X = _check.frozen(X[some])
-        return cls(some, X, whole.tau[some], whole.error[some], whole)
+        return cls(some, there & ~some, X, whole.tau[some], whole.error[some], whole)
 
     def spread(self, x: Floats) -> Floats:
         """`x` (n,) at the places of all keys, 0 elsewhere."""
         out: Floats = np.zeros(len(self.some))
         out[self.some] = x
         return out
+
+    def spread_bounds(self, low: Floats, high: Floats) -> tuple[Floats, Floats]:
+        """Bounds (n,) at the places of all keys: lost ones may have any share of a row."""
+        lower, upper = self.spread(low), self.spread(high)
+        if self.lost.any():
+            lower[:], upper[self.lost] = 0, 1
+        return lower, upper
+
+
+def _moderate(k: Floats) -> Floats:
+    """Channels near the edges of float64 in other units, which no share sees; no key becomes 0."""
+    top = np.maximum(k.max(0, initial=0), -k.min(0, initial=0)).astype(np.float64)
+    power = np.frexp(top)[1]
+    power[abs(power) <= _FAR] = 0
+    if not power.any():
+        return k
+    wide = k.astype(np.float64)
+    least = np.copysign(np.finfo(float).smallest_subnormal, wide)
+    with np.errstate(under="ignore"):
+        moved = np.ldexp(wide, -power)
+    return _check.frozen(np.where((wide != 0) & (moved == 0), least, moved))  # type: ignore[no-any-return]
 
 
 def exponent(p: float) -> float:
@@ -73,8 +99,9 @@ def log_s(X: Floats, log_v: Floats, p: float) -> Floats:
 def certificate(keys: Keys, log_v: Floats, p: float) -> Floats:
     """Upper bounds (n,) from any positive weights."""
     row, whole = reweighed(keys.X, log_v, p)
-    steep = np.linalg.norm(whole.whiten, 2) if whole.rank else 0.0
-    slack = 2 * steep * float(np.sqrt(((row * keys.error) ** 2).sum()))
+    steep = whole.steep
+    with np.errstate(over="ignore"):
+        slack = 2 * steep * float(np.sqrt(((row * keys.error) ** 2).sum()))
     if slack > 0.5 or whole.rank < keys.X.shape[1]:
         return np.ones(len(log_v))
     root = (np.sqrt(whole.tau) + whole.error + row * keys.error * steep) * (1 + 2 * slack)
@@ -117,7 +144,7 @@ def tensor_certificate(keys: Keys, p: float) -> Floats | None:
         return None
     h = int(p) // 2
     whole = factor(_check.frozen(monomials(keys.X, h)))
-    steep = np.linalg.norm(whole.whiten, 2) if whole.rank else 0.0
+    steep = whole.steep
     moved = h * keys.error * (1 + h * keys.error) ** (h - 1)
     slack = 2 * steep * float(np.sqrt((moved**2).sum()))
     if slack > 0.5:

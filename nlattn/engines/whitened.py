@@ -20,6 +20,7 @@ from nlattn.runtime import jit, threads
 
 U = 2.0**-53
 _CONDITION = 1e6  # up to here the first root keeps four digits, and the second finds the rest
+_LEAST = 2.0**-900  # of a row beside the largest column; smaller ones have no digits left
 _NONE = _check.frozen(np.empty(0))
 
 
@@ -33,7 +34,7 @@ class Whitening(NamedTuple):
     tau: Floats
     """(n,) leverage, ``|X_i|^2``."""
     error: Floats
-    """(n,) bound of the error of ``X_i``, so of the root of leverage."""
+    """(n,) bound of the error of ``X_i``, so of the root of leverage; 1 where nothing is known."""
     rows: Floats | None
     """X (n, r), if it came with the factorisation."""
 
@@ -41,6 +42,13 @@ class Whitening(NamedTuple):
     def rank(self) -> int:
         """Rank of K."""
         return len(self.root)
+
+    @property
+    def steep(self) -> float:
+        """Largest stretch of a row by `whiten`, or a number larger than any that matters."""
+        if not np.isfinite(self.whiten).all():
+            return 1e300
+        return float(np.linalg.norm(self.whiten, 2)) if self.rank else 0.0
 
     def basis(self, k: Floats) -> Floats:
         """X, (n, r), frozen."""
@@ -54,8 +62,12 @@ def factor(k: Floats, row: Floats = _NONE) -> Whitening:
     """Whitening ``diag(row) k`` for finite frozen k (n, d)."""
     n, d = k.shape
     largest = np.maximum(k.max(0, initial=0), -k.min(0, initial=0)).astype(np.float64)
-    D = np.ldexp(1.0, -np.frexp(largest)[1])  # exact, and leverage does not see it
-    fast = _by_gram(k, row, D) if largest.all() and n >= d else None
+    power = np.clip(np.frexp(largest)[1], -1000, 1000)
+    D = np.ldexp(1.0, -power)  # exact, and leverage does not see it
+    fast = None
+    if largest.all() and n >= d:
+        with np.errstate(over="ignore", invalid="ignore"):
+            fast = _by_gram(k, row, D)
     return _by_qr(k, row, D) if fast is None else fast
 
 
@@ -109,12 +121,13 @@ def _by_qr(k: Floats, row: Floats, D: Floats) -> Whitening:
     n, d = k.shape
     A = k * D if row.size == 0 else row[:, None] * (k * D)
     size = abs(A).max(1, initial=0)
-    order = np.argsort(-size, kind="stable")[: int(np.count_nonzero(size))]
+    order = np.argsort(-size, kind="stable")[: int(np.count_nonzero(size > _LEAST))]
     tau, error, rows = np.zeros(n), np.zeros(n), np.zeros((n, 0))
+    error[(size <= _LEAST) & k.any(1)] = 1
     if not order.size:
         return Whitening(np.zeros((d, 0)), np.zeros((0, d)), tau, error, _check.frozen(rows))
-    A = A[order]
-    norms = np.sqrt((A**2).sum(1))
+    A, size = A[order], size[order]
+    norms = size * np.sqrt(((A / size[:, None]) ** 2).sum(1))
     Q, R, pivots = qr(A, mode="economic", pivoting=True, check_finite=False)
     diagonal = abs(R.diagonal())
     seen = (abs(Q) * diagonal / norms[:, None]).max(0)  # by the key that sees a direction best
@@ -122,7 +135,8 @@ def _by_qr(k: Floats, row: Floats, D: Floats) -> Whitening:
     r = int(np.count_nonzero((seen > tolerance) | (diagonal > diagonal[0] * tolerance)))
     Q, R = Q[:, :r], R[:r]
     inverse = solve_triangular(R[:, :r], np.eye(r), check_finite=False)
-    solutions = np.sqrt(((Q @ inverse.T) ** 2).sum(1))
+    with np.errstate(over="ignore"):
+        solutions = np.sqrt(((Q @ inverse.T) ** 2).sum(1))
     T = np.zeros((d, r))
     T[pivots[:r]] = inverse
     root = np.empty((r, d))
@@ -131,8 +145,9 @@ def _by_qr(k: Floats, row: Floats, D: Floats) -> Whitening:
     rows[order] = Q
     tau[order] = (Q**2).sum(1)
     error[order] = _row_errors(tau[order], solutions, norms, d * U)
-    np.minimum(error, d * U * (diagonal[0] / diagonal[r - 1] + 16), out=error)
-    return Whitening(D[:, None] * T, root / D, tau, error, _check.frozen(rows))
+    error[order] = np.minimum(error[order], d * U * (diagonal[0] / diagonal[r - 1] + 16))
+    with np.errstate(over="ignore"):
+        return Whitening(D[:, None] * T, root / D, tau, error, _check.frozen(rows))
 
 
 @threads.serial_blas
@@ -152,5 +167,9 @@ def _row_errors(tau: Floats, solutions: Floats, norms: Floats, unit: float) -> F
     ``dQ_i = (I - P) dA G^+ a_i`` and ``|(I - P)_ij|^2 <= (1 - tau_i)(1 - tau_j)``; `solutions` are
     the norms of ``G^+ a_i``.
     """
-    rest = np.sqrt(np.maximum(1 - tau, 0) + U)
-    return np.asarray(np.minimum(16 * unit * (1 + 2 * solutions * (rest * norms).sum()), 1))
+    moved = np.ones(len(tau))
+    for _ in range(12):  # tau itself errs by twice as much; a round tightens a bound that holds
+        rest = np.sqrt(np.minimum(np.maximum(1 - tau, 0) + 2 * moved + U, 1))
+        with np.errstate(over="ignore"):
+            moved = np.minimum(16 * unit * (1 + 2 * solutions * (rest * norms).sum()), 1)
+    return moved

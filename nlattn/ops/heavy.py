@@ -7,9 +7,8 @@ import math
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats, Support, Work
-from nlattn.engines import laws, prefix_sets
-from nlattn.engines.magnitude import ranged
+from nlattn._types import Bools, Floats, Support, Work
+from nlattn.engines import heavy_range, prefix_sets
 from nlattn.engines.normaliser import Normaliser
 from nlattn.engines.sensitivity import Keys
 from nlattn.kernels import heavy as kernels
@@ -22,7 +21,6 @@ NORMALISERS = ("auto", "factor", "dense", "sampled")
 _BYTES = 1 << 26  # of one block of queries' entries
 
 
-@ranged(laws.keys_and_queries)
 def heavy_attention(
     q: Floats,
     k: Floats,
@@ -109,6 +107,10 @@ def heavy_attention(
         return _collect(fit, np.zeros((0, d)), np.zeros(0, np.int64), np.full((4, n), np.nan), 1.0)
     if bad.any():  # later queries alone see it
         k_ = _check.frozen(np.where(np.logical_or.accumulate(bad)[:, None], 0, k_), fit.dtype)
+    if heavy_range.far_apart(fit["q"][0], k_):
+        found = heavy_range.entries(fit["q"][0], k_, eps, p, causal)
+        found.lse[lost] = np.nan
+        return _far(fit, found, lost)
     keys = Keys.of(k_)
     if causal:
         rows, _, upper = prefix_sets.sets(keys, eps, p, np.inf, op)
@@ -121,6 +123,8 @@ def heavy_attention(
     sums = Normaliser(fit["q"][0], k_, keys, p, causal)
     if choice == "auto":
         choice = sums.cheaper(m)
+    if choice == "factor" and keys.lost.any():
+        choice = "dense"
     if choice == "sampled":
         eta = sums.sample(chosen, upper, eta, failure, seed)
     else:
@@ -178,6 +182,20 @@ def _collect(
     u, nnz, bytes_ = len(chosen), len(indices), fit.dtype.itemsize
     work = Work(n * u, n * u * d, (n + u) * d * bytes_ + nnz * (4 + 2 * bytes_), np.full(n, u))
     return HeavyMap(support, weights, scores, lse, work, interval=interval)
+
+
+def _far(fit: _check.Fit, found: heavy_range.Entries, lost: Bools) -> HeavyMap:
+    """The map of entries that were found one by one."""
+    n, m, d = fit.shape("n m d")
+    kept = np.repeat(~lost, found.counts)
+    indptr = np.concatenate([[0], np.cumsum(np.where(lost, 0, found.counts))])
+    indices = _check.frozen(found.indices[kept], np.int32)
+    support = Support(_check.frozen(indptr, np.int64), indices, (n, m))
+    with np.errstate(over="ignore", under="ignore"):
+        weights, scores = (x[kept].astype(fit.dtype) for x in (found.weights, found.scores))
+    work = Work(n * m, n * m * d, (n + m) * d * fit.dtype.itemsize, np.full(n, m))
+    interval = np.stack([found.lse, found.lse], 1)
+    return HeavyMap(support, weights, scores, found.lse, work, interval=interval)
 
 
 def _fits(op: str, universal: UniversalSet, m: int, causal: bool) -> None:

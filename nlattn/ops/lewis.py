@@ -10,8 +10,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Ints
-from nlattn.engines import bracket, laws
-from nlattn.engines.magnitude import ranged
+from nlattn.engines import bracket
 from nlattn.engines.sensitivity import Keys, bounds, converge, default_eta, lewis_logs, log_s
 
 _TOL, _STEPS = 1e-12, 1000
@@ -37,7 +36,6 @@ class Bracket(NamedTuple):
     upper: Floats
 
 
-@ranged(laws.keys)
 def lewis_weights(
     k: Floats,
     p: float,
@@ -112,7 +110,6 @@ def lewis_weights(
     return LewisWeights(fit.unfold(weights, cast=False), residual, counts)
 
 
-@ranged(laws.keys)
 def sensitivity_bounds(
     k: Floats, p: float, *, weights: Floats | None = None, nonfinite: str = "raise"
 ) -> Bracket:
@@ -163,14 +160,13 @@ def sensitivity_bounds(
             else:
                 log_v = np.log(given[b][keys.some])
             low, high = bounds(keys, p, log_v)
-            return keys.spread(low), keys.spread(high)
+            return keys.spread_bounds(low, high)
 
         unknown = np.full(len(x), np.nan)
         lower[b], upper[b] = _finite(x, solve, (unknown, unknown))
     return Bracket(fit.unfold(lower, cast=False), fit.unfold(upper, cast=False))
 
 
-@ranged(laws.keys)
 def lp_sensitivity(
     k: Floats,
     i: int,

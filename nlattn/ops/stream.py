@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats, Ints
+from nlattn._types import Bools, Floats, Ints
 from nlattn.engines import leverage as engine
 from nlattn.engines.ranges import add_ranges, joined
 from nlattn.runtime import threads
@@ -16,6 +16,7 @@ from nlattn.runtime import threads
 METHODS = ("qr", "gram")
 _CHUNK = 1 << 19  # numbers of a chunk of keys: 4 MB
 _FORMAT = 1
+_LEAST = 2.0**-900  # of a key beside the largest; smaller ones have no digits left
 _SLACK = 4  # errors of the factor and of the product with it, and both are squared
 
 
@@ -23,7 +24,8 @@ class Heavy(NamedTuple):
     """Keys that some query can give `eps` of its row to, when weights are squared dot products."""
 
     index: Ints  # type: ignore[assignment]  # stands where tuple.index would be
-    """(h,) their numbers, ascending."""
+    """(h,) their numbers, ascending. Keys whose leverage rounding hides, beside others larger by
+    more than a float's digits, are among them."""
     scores: Floats
     """(h,) their leverage."""
     keys: Floats
@@ -150,7 +152,7 @@ class LeverageStream:
         if factor is None:
             self._refuse()
         scores = self._scores(self._keys, factor)
-        kept = scores >= self.eps - slack
+        kept = (scores >= self.eps - slack) | _untold(self._keys, factor)
         index, keys = self._index[kept], self._keys[kept]
         return Heavy(index, np.clip(scores[kept], 0, 1), keys, factor.rank, slack)
 
@@ -233,6 +235,7 @@ class LeverageStream:
         heavy = np.ones(len(k), bool)
         if factor is not None:
             heavy = self._scores(k, factor) >= self.eps - 2 * slack
+            heavy |= _untold(k, factor)
         index = np.concatenate([self._index, start + np.flatnonzero(heavy)])
         order = np.argsort(index, kind="stable")
         keys = np.concatenate([self._keys, k[heavy].astype(np.float64)])[order]
@@ -245,6 +248,7 @@ class LeverageStream:
             if factor is None:
                 self._refuse()
             kept = self._scores(keys, factor) >= self.eps - 2 * slack
+            kept |= _untold(keys, factor)
             index, keys = index[kept], keys[kept]
         self._peak, self._state, self._index, self._keys = peak, state, index, keys
         self._ranges = ranges
@@ -284,3 +288,20 @@ class LeverageStream:
     def _scores(self, k: Floats, factor: engine.Factor) -> Floats:
         scores: Floats = engine.scores(_check.frozen(k)[None], [factor])[0]
         return scores
+
+
+def _untold(k: Floats, factor: engine.Factor) -> Bools:
+    """Keys that lie in directions which rounding hid, beside keys very much larger."""
+    there = k.any(1)
+    with np.errstate(under="ignore"):
+        x = k * factor.scale
+    size = abs(x).max(1, initial=0)
+    untold: Bools = there & (size < _LEAST)
+    if factor.rank == len(factor.scale):
+        return untold
+    x = (x / np.where(untold | ~there, 1, size)[:, None])[:, factor.order]
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        rest = abs(x - (x @ factor.inverse) @ factor.triangle).max(1, initial=0)
+    limit = min(64 * len(factor.scale) * engine.UNIT * factor.condition, 0.01)
+    untold |= there & ~(rest <= limit)
+    return untold

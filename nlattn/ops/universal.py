@@ -9,8 +9,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Floats, Ints, Support
-from nlattn.engines import bracket, laws, prefix_sets
-from nlattn.engines.magnitude import ranged
+from nlattn.engines import bracket, prefix_sets
 from nlattn.engines.sensitivity import Keys, bounds, lewis_logs, tensor_columns
 
 
@@ -33,7 +32,6 @@ class UniversalSet(NamedTuple):
         return np.unique(self.support.indices)
 
 
-@ranged(laws.keys)
 def universal_set(
     k: Floats,
     eps: float,
@@ -144,7 +142,7 @@ def checked_eps(op: str, eps: object) -> float:
 def chosen_bounds(keys: Keys, eps: float, p: float, tight: bool = False) -> tuple[Floats, Floats]:
     """Bounds (m,) of all sensitivities; with `tight`, doubtful ones from both sides."""
     low, high = bounds(keys, p, lewis_logs(keys, p))
-    lower, upper = keys.spread(low), keys.spread(high)
+    lower, upper = keys.spread_bounds(low, high)
     if tight:
         for i in np.flatnonzero((lower < eps) & (eps <= upper)):
             ends = bracket.bracket(keys, int(i), p, 1e-12, 300, eps)
@@ -165,4 +163,5 @@ def limit(keys: Keys, eps: float, p: float, causal: bool) -> int:
     else:  # those of leverage^(p/2), times n^(p/2-1) for p > 2, of at least eps
         share = math.log(eps) + min(1 - p / 2, 0) * math.log(n) if n else 0.0
         most = r * math.exp(min(-2 / p * share, 700.0)) if n else 0.0
-    return math.floor(min(float(n), most * (1 + 1e-9)))
+    lost = int(keys.lost.sum())
+    return math.floor(min(float(n), most * (1 + 1e-9))) + lost
