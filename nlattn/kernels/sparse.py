@@ -58,7 +58,8 @@ def _weights(
         scores[t] = score(kind, scale, q, k[keys[t]])
         if o.bias.size:
             scores[t] += o.bias[first + t]
-        top = max(top, scores[t])
+        new = scores[t]
+        top = new if new > top or new != new else top  # NaN stays
     if weight == DOT:
         top, Z = 0.0, float(len(keys))
         for t in range(len(keys)):
