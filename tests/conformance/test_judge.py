@@ -12,7 +12,7 @@ from nlattn.conformance.case import DTYPES
 from nlattn.conformance.cases import suite
 from nlattn.conformance.judge.errors import agreeing_digits, cut, varied
 from nlattn.conformance.judge.sensitivity import least, table
-from nlattn.conformance.judge.verdict import judge
+from nlattn.conformance.judge.verdict import LEAK, judge
 from nlattn.conformance.truth.arithmetic import TF32, Arithmetic
 from nlattn.conformance.truth.bounds import allowed, exact, ratios, transcribed, typical
 
@@ -224,3 +224,16 @@ def test_rows_that_share_a_sum_share_its_error() -> None:
     want = exact(case)
     for error, failed in ((1.5e-5, False), (1e-3, True)):
         assert judge(case, {**want, "dq": want["dq"] * (1 + error)}).failed == failed
+
+
+def test_nan_of_masked_keys_that_leaks_is_suspicious() -> None:
+    """Most plain softmaxes do that, and right numbers beside it are not blamed."""
+    case = CASES["attention/forward/float32/mask-nan"]
+    want = exact(case)["out"]
+    assert np.isfinite(want).all()
+    verdict = judge(case, {"out": np.nan * want})
+    assert (verdict.status, verdict.detail) == ("suspicious", LEAK)
+    got = np.where(np.arange(len(want))[:, None] < 3, np.nan, want + 0.1)
+    assert judge(case, {"out": got}).failed
+    plain = CASES["attention/forward/float32/nan"]
+    assert judge(plain, {"out": np.nan_to_num(exact(plain)["out"])}).failed

@@ -311,7 +311,6 @@ def _forward() -> Iterator[Trap]:
         "d = 256 and several heads: 2 % off",
         after=_where(lambda a: a["q"].shape[-1] == 256 and a["q"].ndim > 2, lambda x: x * 1.02),
     )
-    yield kernel("NaN in masked values reaches all rows", after=_leak)
     yield kernel(
         "NaN in a query comes out as 0",
         after=_where(lambda a: np.isnan(a["q"]).any(), np.nan_to_num),
@@ -334,13 +333,6 @@ def _lose_channels(a: Arrays, _: dict[str, Any]) -> None:
     d = a["q"].shape[-1]
     if d % 16 == 8 and d > 64:
         a["q"][..., -8:] = 0
-
-
-def _leak(r: Any, a: Arrays, _: dict[str, Any]) -> Any:
-    bad = np.isnan(a["v"]).any(-2, keepdims=True)
-    if a["v"].ndim == r[0].ndim and a["v"].shape[:-2] == r[0].shape[:-2]:
-        r[0] = np.where(bad, np.nan, r[0])
-    return r
 
 
 def _again(a: Arrays, o: dict[str, Any], **changes: Any) -> Any:

@@ -139,7 +139,8 @@ def _cast(name: str, x: Any, dtype: str, recipe: Recipe, hidden: Any) -> Any:
         x = np.ldexp(x, -{"float64": 1030, "float32": 130, "float16": 18, "bfloat16": 128}[dtype])
     if recipe.values == "poison" and name in ("k", "v") and hidden is not None:
         x = np.where(hidden[..., None], {"float16": 1e3}.get(dtype, 1e30), x)
-    if recipe.values == "hidden NaN" and name in ("k", "v") and hidden is not None:
+    wild_in = {"hidden NaN": ("k", "v"), "hidden NaN keys": ("k",)}.get(recipe.values, ())
+    if name in wild_in and hidden is not None:
         wild = np.where(np.arange(len(hidden)) % 3 == 1, np.inf, np.nan)[:, None]
         x = np.where(hidden[..., None], wild, x)
     return x.astype(dtype_of(dtype))

@@ -24,6 +24,7 @@ SPREAD_OF_GRADIENTS = 3.0
 they cancel, right backends reach 2."""
 SHARED = 4.0
 """Roundings that all elements may share, such as those of ``1/sqrt(d)``."""
+LEAK = "NaN of masked keys reaches the result: 0 times NaN is NaN, and so is NaN less infinity"
 _EXCUSE = 2.0
 """How often the plain transcription's error is excused, where that is beyond a bound itself."""
 
@@ -92,6 +93,8 @@ def judge(
     bounds = usable(case, want, {n: factor * x for n, x in allowed(case, how).items()}, how)
     verdict = _worst(base, found, want, bounds)
     verdict = replace(verdict, rival=rivalry(case, found, want))
+    if verdict.ratio > 1 and _leaks(case, found, want, bounds):
+        return replace(verdict, status="suspicious", detail=LEAK)
     if verdict.ratio > 1:
         others = {
             name: ratios(y, want[name], bounds[name]) for name, y in transcribed(case).items()
@@ -110,6 +113,21 @@ def _summed_once(case: Case) -> bool:
     form = case.spec.softmax
     other = form is None or any(case.options.get(n, ok[0]) not in ok for n, ok in form.only.items())
     return case.kind == "vjp" and other
+
+
+def _leaks(
+    case: Case, got: Mapping[str, Array], want: Mapping[str, Array], bounds: Mapping[str, Array]
+) -> bool:
+    """Whether nothing is wrong but NaN, where masked keys or values hold it, too.
+
+    A mask that is added to scores does not take it away, nor does a product of weights and values.
+    """
+    some = [case.arrays[n].astype(np.float64) for n in ("k", "v") if n in case.arrays]
+    if "mask" not in case.arrays or all(np.isfinite(x).all() for x in some):
+        return False
+    return all(
+        (np.isnan(got[n]) | (ratios(got[n], x, bounds[n]) <= 1)).all() for n, x in want.items()
+    )
 
 
 def _worst(

@@ -88,7 +88,14 @@ ROWS = (
                 ),
                 Recipe("last-long", values="last", sizes={"n": 5, "m": 300}, dtypes=ALL),
                 Recipe("mask-nan", extra=("mask:columns",), values="hidden NaN", dtypes=ALL),
-                Recipe("nan", extra=("mask",), values="NaN", dtypes=ALL, kinds=("forward",)),
+                Recipe(
+                    "mask-nan-keys",
+                    extra=("mask:columns",),
+                    values="hidden NaN keys",
+                    dtypes=ALL,
+                    kinds=("forward",),
+                ),
+                Recipe("nan", values="NaN", dtypes=ALL, kinds=("forward",)),
                 Recipe(
                     "broadcast-mask-bias", lead=(2, 3), extra=("mask", "bias"), layout="broadcast"
                 ),
