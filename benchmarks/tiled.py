@@ -1,11 +1,13 @@
 """Runs by tiles: the same bytes for tiles and workers, peak memory, scaling, kills.
 
-``python benchmarks/tiled.py bits|memory SIDE|scaling SIDE|kills N|thousand``; figures as Markdown.
+``python benchmarks/tiled.py bits|memory SIDE|scaling SIDE|kills N|thousand SIDE
+MANIFEST``; figures as Markdown.
 """
 
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 import os
 import random
@@ -153,10 +155,43 @@ def kills(folder: Path, count: int) -> None:
         shutil.rmtree(out)
 
 
+def thousand(_: Path, side: int, manifest: Path) -> None:
+    """Foretold seconds of a larger picture on many workers, from the task times of a run.
+
+    Assumed: a task takes as long as one drawn from those measured for its stage, whatever its
+    neighbours do; storage keeps up; a task costs the scheduler a millisecond, one at a time; stages
+    wait for their last task; single tasks grow with the pixels.
+    """
+    measured: dict[str, list[float]] = {}
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    height, width = (lines[0]["features"][name] for name in ("height", "width"))
+    rows = lines[0]["features"]["rows"]
+    for line in lines[1:]:
+        if "task" in line:
+            measured.setdefault(line["task"].partition("/")[0], []).append(line["seconds"])
+    growth, rng = side * side / (height * width), random.Random(0)
+    alone = sum(sum(seconds) for seconds in measured.values()) * growth
+    print(f"| workers | {side} x {side} | efficiency |\n|---|---|---|")
+    for workers in (1, 2, 16, 100, 1000):
+        total = 0.0
+        for seconds in measured.values():
+            if len(seconds) == 1:
+                total += seconds[0] * growth
+                continue
+            free = [0.0] * workers
+            for number in range(round(len(seconds) * growth)):
+                begun = max(heapq.heappop(free), number * 1e-3)
+                heapq.heappush(free, begun + rng.choice(seconds))
+            total += max(free)
+        share = alone / total / workers
+        print(f"| {workers} | {total / 3600:.2f} h | {share:.0%} |")
+    print(f"bands of {rows} rows of {width} pixels were measured")
+
+
 def main() -> None:
-    what, *numbers = sys.argv[1:]
+    what, *given = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
-        globals()[what](Path(folder), *map(int, numbers))
+        globals()[what](Path(folder), *(int(x) if x.isdigit() else Path(x) for x in given))
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def _denoise(_: Folder, job: Denoising, band: Band) -> Any:
 
 
 def job(
-    image: str | os.PathLike[str],
+    image: Any,
     *,
     sigma: float,
     h: float | None = None,
@@ -98,7 +98,7 @@ def job(
 
 
 def nl_means(
-    image: str | os.PathLike[str],
+    image: Any,
     out: str | os.PathLike[str],
     *,
     executor: Executor | None = None,

@@ -56,7 +56,7 @@ class RunPlan(NamedTuple):
     disk: int
     """Most bytes that the folder holds at once."""
     mapped: int
-    """Bytes of the largest array: it is read all over, best where so much memory is free."""
+    """Bytes of the keys, which are read all over: best where so much memory is free."""
     scores: int
 
 
@@ -72,8 +72,8 @@ def plan(job: Job) -> RunPlan:
             held[makes] *= not {*makes} <= {*stage.drops}
     costs = {stage.name: stage.cost for stage in stages}
     memory = BASE + max(cost.nbytes for cost in costs.values())
-    disk = max(cost.disk for cost in costs.values())
-    return RunPlan(costs, memory, most, disk, sum(cost.scores for cost in costs.values()))
+    mapped = costs["keys"].disk if "keys" in costs else 0
+    return RunPlan(costs, memory, most, mapped, sum(cost.scores for cost in costs.values()))
 
 
 def check(job: Job, workers: int, max_bytes: float) -> RunPlan:

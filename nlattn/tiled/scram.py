@@ -69,7 +69,7 @@ class ScramJob(NamedTuple):
 
 
 def job(
-    image: str | os.PathLike[str],
+    image: Any,
     *,
     tile: int = 1024,
     patch: int = 7,
@@ -123,7 +123,7 @@ def job(
 
 
 def scram(
-    image: str | os.PathLike[str],
+    image: Any,
     out: str | os.PathLike[str],
     *,
     executor: Executor | None = None,
@@ -136,7 +136,7 @@ def scram(
 
     Parameters
     ----------
-    image : path
+    image : path, dask array, or xarray.DataArray of one
         ``.npy``, TIFF, zarr or OME-Zarr, read by rows; or a picture that is read as a whole.
     out : path
         Folder for the map, the matches, and ``out.npy``, the picture's values averaged.

@@ -17,6 +17,7 @@ from nlattn.tiled.bands import rows_of
 
 OP = "tiled"
 _CHUNK = 1 << 24
+_DIGESTED = 1024  # side of what is computed at a time to be digested
 _GREY, _RGB, _YCBCR = 1, 2, 6
 
 
@@ -24,13 +25,15 @@ class Source(NamedTuple):
     """A picture that can be opened wherever its path is."""
 
     kind: str
-    """"npy", "tiff", "zarr", or "picture", which is read as a whole."""
+    """"npy", "tiff", "zarr", "dask", or "picture", which is read as a whole."""
     path: str
     shape: tuple[int, int, int]
     order: str = "yxc"
     """Axes of a zarr array; others have length 1."""
     inner: str = ""
     """Name of the array in a zarr group."""
+    array: Any = None
+    """A dask array, whose blocks are computed where they are needed."""
 
     @property
     def by_rows(self) -> bool:
@@ -43,8 +46,13 @@ class Source(NamedTuple):
         return min(rows_of(tile, width), height) if self.by_rows else height
 
 
-def source(path: str | os.PathLike[str]) -> Source:
-    """The picture of a file or of a zarr folder; ValueError says what is wrong with it."""
+def source(path: Any) -> Source:
+    """The picture of a file or a zarr folder, or of a dask array or what xarray has around one.
+
+    ValueError says what is wrong with it.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        return _dask(path if isinstance(path, np.ndarray) else getattr(path, "data", path))
     name = os.fspath(Path(path).resolve())
     if Path(path).is_dir():
         return _zarr(name)
@@ -58,6 +66,7 @@ def source(path: str | os.PathLike[str]) -> Source:
 def rows(source: Source, first: int, last: int) -> Floats:
     """Some rows, (rows, W, C) float32."""
     read = {"npy": _npy_rows, "tiff": _tiff_rows, "zarr": _zarr_rows, "picture": _picture_rows}
+    read["dask"] = _dask_rows
     some = read[source.kind](source, first, last)
     if some.dtype.kind == "u":
         some = some.astype(np.float32) / np.float32(np.iinfo(some.dtype).max)
@@ -71,6 +80,12 @@ def rows(source: Source, first: int, last: int) -> Floats:
 def digest(source: Source) -> str:
     """SHA-256 of the file, or of the files of a folder and their names."""
     total, path = hashlib.sha256(), Path(source.path)
+    if source.kind == "dask":
+        height, width, _ = source.shape
+        step = rows_of(_DIGESTED, width)
+        for first in range(0, height, step):
+            total.update(rows(source, first, min(first + step, height)).tobytes())
+        return total.hexdigest()
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file():
             total.update(file.relative_to(path).as_posix().encode())
@@ -93,6 +108,20 @@ def _npy_rows(source: Source, first: int, last: int) -> Any:
 
 def _picture_rows(source: Source, first: int, last: int) -> Any:
     return images.load(source.path)[first:last]
+
+
+def _dask(array: Any) -> Source:
+    if not hasattr(array, "__dask_graph__"):
+        text = "a path, or a dask array; np.save writes an array in memory to a .npy"
+        _check.fail_type(OP, "image", f"is a {type(array).__name__}, expected {text}")
+    if np.dtype(array.dtype).kind not in "fu":
+        _check.fail(OP, "image", f"holds {array.dtype}, expected unsigned or floating numbers")
+    shape = _shape(tuple(int(size) for size in array.shape), "image")
+    return Source("dask", "image", shape, array=array)
+
+
+def _dask_rows(source: Source, first: int, last: int) -> Any:
+    return np.asarray(source.array[first:last].compute(scheduler="synchronous"))
 
 
 def _tiff(name: str) -> Source:

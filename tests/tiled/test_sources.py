@@ -9,6 +9,7 @@ import pytest
 
 from nlattn import images
 from nlattn.tiled import sources
+from nlattn.tiled.scram import scram
 
 tifffile = pytest.importorskip("tifffile")
 
@@ -73,6 +74,33 @@ def test_zarr_and_ome_zarr_are_read(tmp_path: Path) -> None:
     (tmp_path / "c.zarr").mkdir()
     with pytest.raises(ValueError, match="is no zarr array or group"):
         sources.source(tmp_path / "c.zarr")
+
+
+def test_dask_arrays_are_computed_by_rows(tmp_path: Path) -> None:
+    dask = pytest.importorskip("dask.array")
+    x = picture("uint8")
+    array = dask.from_array(x, chunks=(10, 7, 3))
+    source = sources.source(array + np.uint8(0))
+    found = np.concatenate([sources.rows(source, 0, 12), sources.rows(source, 12, 37)])
+    assert (found == x.astype(np.float32) / 255).all()
+    assert sources.digest(source) == sources.digest(sources.source(array))
+    np.save(tmp_path / "image.npy", x)
+    how = {"patch": 3, "channels": 3, "iterations": 0}
+    for name, image in (("a", array), ("b", tmp_path / "image.npy")):
+        scram(image, tmp_path / name, **how)
+    for path in (tmp_path / "a").glob("*.npy"):
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    with pytest.raises(TypeError, match="image is a ndarray, expected a path, or a dask array"):
+        sources.source(x)
+    with pytest.raises(ValueError, match="image holds int64, expected unsigned"):
+        sources.source(array.astype(int))
+
+
+def test_what_xarray_has_around_a_dask_array_is_read() -> None:
+    xarray, dask = pytest.importorskip("xarray"), pytest.importorskip("dask.array")
+    x = picture("float32", 1)
+    labelled = xarray.DataArray(dask.from_array(x, chunks=8), dims=("y", "x", "c"))
+    assert (sources.rows(sources.source(labelled), 3, 20) == x[3:20]).all()
 
 
 def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
