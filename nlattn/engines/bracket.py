@@ -98,11 +98,11 @@ def _ends(keys: Keys, at: int, p: float, z: Floats, lam: Floats) -> tuple[float,
 def _programme(X: Floats, x: Floats, z: Floats) -> tuple[Floats, Floats]:
     """For p = 1, ``min sum t, -t <= Xy <= t, <x,y> = 1`` and its multipliers; `z` if it fails."""
     from scipy.optimize import linprog
-    from scipy.sparse import csr_array, eye_array, hstack, vstack
+    from scipy.sparse import csr_array, dia_array, hstack, vstack
 
     n, r = X.shape
     cost = np.concatenate([np.zeros(r), np.ones(n)])
-    keys, slack = csr_array(X), eye_array(n)
+    keys, slack = csr_array(X), dia_array((np.ones((1, n)), [0]), shape=(n, n))
     sides = vstack([hstack([keys, -slack]), hstack([-keys, -slack])])
     fixed = np.concatenate([x, np.zeros(n)])[None]
     free = [(None, None)] * r + [(0, None)] * n

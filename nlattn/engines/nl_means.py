@@ -11,6 +11,7 @@ from nlattn import _check
 from nlattn._types import Floats, Ints, Support
 from nlattn.engines.patches import ballots, padded, patches, patches_vjp
 from nlattn.engines.similar import PixelSearch, flat, keys, plan, rows
+from nlattn.engines.sparse import WEIGHTS
 from nlattn.engines.support import Transposed
 from nlattn.kernels import shifts, similar
 from nlattn.kernels import sparse as edges
@@ -160,7 +161,8 @@ def vjp(call: PictureMeans, b: int, voting: bool) -> Floats:
     F = _check.frozen(patches(u, patch)[None])
     V = F if voting else _check.frozen(u.reshape(1, call.n, call.C))
     dB = _check.frozen((ballots(dout, patch) if voting else dout.reshape(call.n, call.C))[None])
-    softmax, slices = _check.frozen(np.zeros(4)), np.zeros((1, 5), np.int64)
+    softmax = edges.Options(WEIGHTS.index("softmax"), 1.0, 0.0, 0.0, _check.frozen(np.empty(0)))
+    slices = np.zeros((1, 5), np.int64)
     dscores = np.empty_like(P)
     P, known = _check.frozen(P), _check.frozen(scores)
     zero = _check.frozen(np.zeros((1, call.n), u.dtype))

@@ -108,6 +108,9 @@ class AttentionMap(LinearOperator):
             return np.zeros((self.shape[1], x.shape[1]), self.dtype)
         return self._apply_adjoint(_check.frozen(np.asarray(x), self.dtype))
 
+    def _rmatvec(self, x: Any) -> Any:  # SciPy 1.11 has none of its own
+        return self._rmatmat(np.reshape(x, (-1, 1))).reshape(-1)
+
     def __repr__(self) -> str:
         grids = (" x ".join(map(str, grid)) for grid in (self.query_grid, self.key_grid))
         queries, keys = grids

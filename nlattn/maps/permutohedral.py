@@ -7,7 +7,7 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_array, eye_array, vstack
+from scipy.sparse import csr_array, dia_array, vstack
 
 from nlattn import _check
 from nlattn._types import Floats, Ints, Work
@@ -106,7 +106,8 @@ class PermutohedralMap(AttentionMap):
         for above in self.lattice.neighbours[0][::-1]:
             here = np.flatnonzero(above < M)
             up = csr_array((np.full(len(here), 0.5), (here, above[here])), shape=(M, M))
-            blurs.append((eye_array(M, format="csr") + up + up.T).tocsr())
+            own = dia_array((np.ones((1, M)), [0]), shape=(M, M)).tocsr()
+            blurs.append((own + up + up.T).tocsr())
         spread = _spread(self.lattice.at_keys, self.lattice.k_weights * self.factor[:, None], M)
         return blurs, spread.T.tocsr()
 
