@@ -51,6 +51,12 @@ if TYPE_CHECKING:
     from nlattn.ops.hamming import hamming_attention_vjp as hamming_attention_vjp
     from nlattn.ops.hamming import pack_signs as pack_signs
     from nlattn.ops.heavy import heavy_attention as heavy_attention
+    from nlattn.ops.indexer import index_loss as index_loss
+    from nlattn.ops.indexer import index_loss_vjp as index_loss_vjp
+    from nlattn.ops.indexer import index_scores as index_scores
+    from nlattn.ops.indexer import index_scores_vjp as index_scores_vjp
+    from nlattn.ops.indexer import share_held as share_held
+    from nlattn.ops.indexer import topk_keys as topk_keys
     from nlattn.ops.lev import lev_attention as lev_attention
     from nlattn.ops.lev import lev_attention_map as lev_attention_map
     from nlattn.ops.lev import lev_attention_vjp as lev_attention_vjp
@@ -60,6 +66,8 @@ if TYPE_CHECKING:
     from nlattn.ops.lewis import lewis_weights as lewis_weights
     from nlattn.ops.lewis import lp_sensitivity as lp_sensitivity
     from nlattn.ops.lewis import sensitivity_bounds as sensitivity_bounds
+    from nlattn.ops.merge import merge_attention as merge_attention
+    from nlattn.ops.merge import merge_attention_vjp as merge_attention_vjp
     from nlattn.ops.nearest import nearest_keys as nearest_keys
     from nlattn.ops.neighbourhood import neighbourhood_attention as neighbourhood_attention
     from nlattn.ops.neighbourhood import neighbourhood_attention_map as neighbourhood_attention_map
@@ -72,6 +80,8 @@ if TYPE_CHECKING:
     from nlattn.ops.nonlocal_mean import nonlocal_mean as nonlocal_mean
     from nlattn.ops.nonlocal_mean import nonlocal_mean_map as nonlocal_mean_map
     from nlattn.ops.nonlocal_mean import nonlocal_mean_vjp as nonlocal_mean_vjp
+    from nlattn.ops.pages import gather_pages as gather_pages
+    from nlattn.ops.pages import gather_pages_vjp as gather_pages_vjp
     from nlattn.ops.patchmatch import patchmatch as patchmatch
     from nlattn.ops.permutohedral import permutohedral_attention as permutohedral_attention
     from nlattn.ops.permutohedral import permutohedral_attention_map as permutohedral_attention_map
@@ -121,6 +131,22 @@ _HOME = {
         "certified_attention",
         "certified_attention_map",
         "certified_attention_vjp",
+    ),
+    "ops.indexer": (
+        "index_loss",
+        "index_loss_vjp",
+        "index_scores",
+        "index_scores_vjp",
+        "share_held",
+        "topk_keys",
+    ),
+    "ops.merge": (
+        "merge_attention",
+        "merge_attention_vjp",
+    ),
+    "ops.pages": (
+        "gather_pages",
+        "gather_pages_vjp",
     ),
     "ops.cross_scale": (
         "cross_scale_attention",

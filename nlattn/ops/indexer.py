@@ -1,0 +1,219 @@
+"""The lightning indexer: scores of keys, the best of them, and the loss that it learns from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Floats, Ints
+from nlattn.engines import indexer as engine
+
+_SPEC = {"q": "n h d", "k": "m d", "w": "n h"}
+
+
+def _fitted(op: str, arrays: dict[str, Any], nonfinite: str, max_bytes: float) -> _check.Fit:
+    given = {name: (x, {**_SPEC, "dscores": "n m"}[name]) for name, x in arrays.items()}
+    fit = _check.fit(op, given, nonfinite=nonfinite)
+    n, m = fit.shape("n m")
+    needed = fit.batch * n * m * fit.dtype.itemsize
+    _check.memory(op, needed, max_bytes, f"{n} x {m} {fit.dtype} scores", "split q")
+    return fit
+
+
+def index_scores(
+    q: Floats, k: Floats, w: Floats, *, nonfinite: str = "raise", max_bytes: float = 4e9
+) -> Floats:
+    """Scores by which keys are chosen: ``sum_h w[i, h] relu(q[i, h] . k[j])``.
+
+    Parameters
+    ----------
+    q, k, w : (..., n, h, d), (..., m, d), (..., n, h) arrays of one dtype
+        Queries of every index head, keys that all heads share, and weights of heads.
+    nonfinite : {"raise", "propagate"}
+        What to do with NaN and infinities.
+    max_bytes : float
+        MemoryError if the scores need more.
+
+    Returns
+    -------
+    (..., n, m) array, dtype of `q`
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit, or a value is not finite.
+    TypeError
+        The dtypes differ, or are not floating.
+
+    Notes
+    -----
+    ``n m h d`` multiply-adds, ``O(n m)`` memory. Source: [deepseek2025, eq. 1]. Status: paper.
+
+    Examples
+    --------
+    >>> table = nlattn.topk_keys(nlattn.index_scores(q, k, w), 64, causal=True)
+    """
+    fit = _fitted("index_scores", {"q": q, "k": k, "w": w}, nonfinite, max_bytes)
+    out = fit.empty("n m")
+    for b, (i, j, of_w) in enumerate(fit.slices("q", "k", "w")):
+        out[b] = engine.scores(fit["q"][i], fit["k"][j], fit["w"][of_w])
+    return fit.unfold(out)  # type: ignore[no-any-return]
+
+
+def index_scores_vjp(
+    q: Floats,
+    k: Floats,
+    w: Floats,
+    dscores: Floats,
+    *,
+    nonfinite: str = "raise",
+    max_bytes: float = 4e9,
+) -> tuple[Floats, Floats, Floats]:
+    """Gradients (dq, dk, dw) of ``sum(dscores * scores)``; a product of 0 or less has none."""
+    arrays = {"q": q, "k": k, "w": w, "dscores": dscores}
+    fit = _fitted("index_scores_vjp", arrays, nonfinite, max_bytes)
+    dq, dk, dw = (fit.empty(spec) for spec in _SPEC.values())
+    for b, (i, j, of_w, of_g) in enumerate(fit.slices("q", "k", "w", "dscores")):
+        x = fit["q"][i], fit["k"][j], fit["w"][of_w], fit["dscores"][of_g]
+        dq[b], dk[b], dw[b] = engine.scores_vjp(*x)
+    return fit.reduce("q", dq), fit.reduce("k", dk), fit.reduce("w", dw)
+
+
+def topk_keys(
+    scores: Floats,
+    t: int,
+    *,
+    causal: bool = False,
+    causal_offset: int = 0,
+    nonfinite: str = "raise",
+) -> Ints:
+    """The `t` keys of largest score of every query: a table as `support_from_index` takes it.
+
+    Parameters
+    ----------
+    scores : (..., n, m) array
+        -inf hides a key.
+    t : int
+        Width of the table, at least 1.
+    causal, causal_offset : bool, int
+        Key j is allowed for query i when ``j <= i + causal_offset``.
+    nonfinite : {"raise", "propagate"}
+        Whether NaN and inf are refused; "propagate" puts NaN last.
+
+    Returns
+    -------
+    (..., n, t) int32
+        Keys, best first, equal scores by ascending key; -1 where fewer are allowed.
+
+    Raises
+    ------
+    ValueError
+        A score is NaN or inf, or `t` is below 1.
+    TypeError
+        `scores` is not floating.
+
+    Notes
+    -----
+    ``n m log m`` comparisons: exact, the same keys every time.
+
+    Examples
+    --------
+    >>> nlattn.topk_keys(np.array([[1.0, 3.0, 3.0]]), 2)
+    array([[1, 2]], dtype=int32)
+    """
+    op = "topk_keys"
+    x = _check.array(op, "scores", scores)
+    if x.ndim < 2:
+        _check.fail(op, "scores", f"has shape {x.shape}, expected (..., n, m)")
+    t = _check.integer(op, "t", t, low=1)
+    ahead = _check.flag(op, "causal", causal)
+    offset = _check.integer(op, "causal_offset", causal_offset)
+    if offset and not ahead:
+        _check.fail(op, f"causal_offset={offset}", "has no meaning without causal=True")
+    bad = np.isnan(x) | (x == np.inf)
+    if _check.choice(op, "nonfinite", nonfinite, ("raise", "propagate")) == "raise" and bad.any():
+        where = _check.first_of(bad)
+        text = f"is {x[tuple(where)]}, expected finite values or -inf"
+        _check.fail(op, f"scores{where}", text)
+    n, m = x.shape[-2:]
+    ends = np.minimum(np.arange(n) + offset + 1, m) if ahead else np.full(n, m)
+    rows = x.reshape(-1, m) if m else np.zeros((x[..., :1].size or int(np.prod(x.shape[:-1])), 0))
+    rows = rows if rows.dtype.itemsize > 2 else rows.astype(np.float32)
+    copies = len(rows) // n if n else 0
+    found = engine.best(np.where(np.isnan(rows), -np.inf, rows), t, np.tile(ends, copies))
+    return found.reshape(*x.shape[:-1], t)
+
+
+def index_loss(scores: Floats, weights: Floats) -> Floats:
+    """What an indexer learns from: ``KL(weights || softmax(scores))`` of every query.
+
+    Parameters
+    ----------
+    scores, weights : (..., n, m) arrays of one dtype
+        Of the indexer, -inf hiding a key; and the full weights, summed over heads and normalised.
+
+    Returns
+    -------
+    (..., n) float64
+
+    Notes
+    -----
+    Source: [deepseek2025], the dense warm-up. The gradient of the scores is `index_loss_vjp`.
+    """
+    s, p = _rows("index_loss", scores, weights)
+    log_p = s - _log_sum(s)
+    some = p > 0
+    terms = np.where(some, p, 0) * (np.log(np.where(some, p, 1)) - np.where(some, log_p, 0))
+    loss: Floats = terms.sum(-1)
+    return loss
+
+
+def index_loss_vjp(scores: Floats, weights: Floats, dloss: Floats) -> Floats:
+    """Gradient of the scores: ``dloss (softmax(scores) sum(weights) - weights)``."""
+    s, p = _rows("index_loss_vjp", scores, weights)
+    softmax = np.exp(s - _log_sum(s))
+    g = np.asarray(dloss, np.float64)[..., None]
+    gradient: Floats = (g * (softmax * p.sum(-1, keepdims=True) - p)).astype(scores.dtype)
+    return gradient
+
+
+def share_held(lse_set: Floats, lse: Floats) -> Floats:
+    """Part of all weights that a set of keys holds: ``exp(lse_set - lse)``, (..., n) float64.
+
+    The `lse` of `sparse_attention` over the set, and that of `attention` over all keys. A query
+    that may attend to nothing has 0.
+    """
+    op = "share_held"
+    part, whole = (
+        _check.array(op, name, x).astype(np.float64)
+        for name, x in (("lse_set", lse_set), ("lse", lse))
+    )
+    if part.shape != whole.shape:
+        _check.fail(op, "lse", f"has shape {whole.shape}, expected {part.shape} as lse_set has")
+    none = np.isneginf(part)
+    with np.errstate(under="ignore", invalid="ignore"):
+        share: Floats = np.where(none, 0, np.exp(np.where(none, 0, part - whole)))
+    return share
+
+
+def _rows(op: str, scores: Any, weights: Any) -> tuple[Floats, Floats]:
+    s, p = _check.array(op, "scores", scores), _check.array(op, "weights", weights)
+    _check.one_dtype(op, {"scores": s.dtype, "weights": p.dtype})
+    if s.shape != p.shape or s.ndim < 2 or not s.shape[-1]:
+        _check.fail(op, "weights", f"has shape {p.shape}, expected {s.shape} as scores has")
+    lone = (np.isneginf(s) & (p > 0)) | (p < 0) | np.isnan(p)
+    if lone.any():
+        where = _check.first_of(lone)
+        text = f"is {p[tuple(where)]}, expected at least 0, and 0 where a score is -inf"
+        _check.fail(op, f"weights{where}", text)
+    return s.astype(np.float64), p.astype(np.float64)
+
+
+def _log_sum(s: Floats) -> Floats:
+    top = s.max(-1, keepdims=True)
+    top = np.where(np.isneginf(top), 0, top)
+    with np.errstate(divide="ignore", under="ignore"):
+        total: Floats = top + np.log(np.exp(s - top).sum(-1, keepdims=True))
+    return total

@@ -1,0 +1,152 @@
+"""Partial results of attention over disjoint sets of keys, merged."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Floats
+
+_BASES = ("e", "2")
+
+
+def merge_attention(
+    outs: Any, lses: Any, *, lse_base: str = "e", nonfinite: str = "raise"
+) -> tuple[Floats, Floats]:
+    """Attention over the union of disjoint sets of keys: ``out = sum_s exp(lse_s - lse) out_s``.
+
+    Parameters
+    ----------
+    outs : (..., parts, n, e) array, or a sequence of arrays (..., n, e)
+        Outputs of `attention` or `sparse_attention` over each set.
+    lses : (..., parts, n) array, or a sequence of arrays (..., n)
+        Their log normalisers, floating; -inf for an empty set, whose output does not count.
+    lse_base : {"e", "2"}
+        Base of all logarithms.
+    nonfinite : {"raise", "propagate"}
+        What to do with NaN and infinities.
+
+    Returns
+    -------
+    out, lse : (..., n, e) array of the dtype of `outs`, (..., n) float64
+        0 and -inf where all sets are empty. Merging merged results gives the same.
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit, or a value is not finite.
+    TypeError
+        The arrays are not floating.
+
+    Notes
+    -----
+    ``parts n e`` multiply-adds, in float64. A sink belongs to one of the sets. Source: [rabe2021].
+
+    Examples
+    --------
+    >>> a = nlattn.attention(q, k[:9], v[:9], return_lse=True)
+    >>> b = nlattn.attention(q, k[9:], v[9:], return_lse=True)
+    >>> out, lse = nlattn.merge_attention([a[0], b[0]], [a[1], b[1]])
+    """
+    x, z = _prepared("merge_attention", outs, lses, lse_base, nonfinite)
+    shares, lse = _shares(z)
+    return _mean(shares, x).astype(x.dtype), lse / _unit(lse_base)
+
+
+def merge_attention_vjp(
+    outs: Any,
+    lses: Any,
+    dout: Floats,
+    *,
+    dlse: Floats | None = None,
+    lse_base: str = "e",
+    nonfinite: str = "raise",
+) -> tuple[Floats, Floats]:
+    """Gradients (douts, dlses) of ``sum(dout * out) + sum(dlse * lse)``, with an axis of parts.
+
+    Arguments as for `merge_attention`. An empty set has none.
+    """
+    op = "merge_attention_vjp"
+    x, z = _prepared(op, outs, lses, lse_base, nonfinite)
+    shares, _ = _shares(z)
+    whole = (*x.shape[:-3], *x.shape[-2:])
+    g = _like(op, "dout", dout, whole, nonfinite)
+    moved = np.where(shares[..., None] == 0, 0, x - _mean(shares, x)[..., None, :, :])
+    inner = _unit(lse_base) * np.einsum("...pne,...ne->...pn", moved, g)
+    if dlse is not None:
+        inner += _like(op, "dlse", dlse, whole[:-1], nonfinite)[..., None, :]
+    douts = (shares[..., None] * g[..., None, :, :]).astype(x.dtype)
+    return douts, np.where(shares == 0, 0, shares * inner)
+
+
+def _unit(lse_base: str) -> float:
+    """Of the logarithms, in natural ones."""
+    return math.log(2) if lse_base == "2" else 1.0
+
+
+def _prepared(
+    op: str, outs: Any, lses: Any, lse_base: str, nonfinite: str
+) -> tuple[Floats, Floats]:
+    """Outputs (..., parts, n, e), and natural logarithms (..., parts, n) in float64."""
+    _check.choice(op, "lse_base", lse_base, _BASES)
+    _check.choice(op, "nonfinite", nonfinite, ("raise", "propagate"))
+    x, z = _stacked(op, "outs", outs, -3), _stacked(op, "lses", lses, -2)
+    if x.ndim < 3:
+        _check.fail(op, "outs", f"has shape {x.shape}, expected (..., parts, n, e)")
+    if z.shape != x.shape[:-1]:
+        _check.fail(op, "lses", f"has shape {z.shape}, expected {x.shape[:-1]} as outs has")
+    z = z.astype(np.float64) * _unit(lse_base)
+    if nonfinite == "raise":
+        bad = np.isnan(z) | np.isposinf(z)
+        if bad.any():
+            where = _check.first_of(bad)
+            _check.fail(op, f"lses{where}", f"is {z[tuple(where)]}, expected finite values or -inf")
+        _check.finite(op, "outs", np.where(np.isneginf(z)[..., None], x.dtype.type(0), x))
+    return x, z
+
+
+def _stacked(op: str, name: str, value: Any, axis: int) -> Floats:
+    """An array with an axis of parts, from one or from several without it."""
+    if not isinstance(value, (list, tuple)):
+        return _check.array(op, name, value)
+    parts = [_check.array(op, f"{name}[{i}]", x) for i, x in enumerate(value)]
+    if not parts:
+        _check.fail(op, name, "is empty, expected at least one set")
+    _check.one_dtype(op, {f"{name}[{i}]": x.dtype for i, x in enumerate(parts)})
+    for i, x in enumerate(parts):
+        if x.shape != parts[0].shape or x.ndim < -axis - 1:
+            wanted = parts[0].shape if parts[0].ndim >= -axis - 1 else "(..., n, e)"
+            _check.fail(op, f"{name}[{i}]", f"has shape {x.shape}, expected {wanted}")
+    return np.stack(parts, axis)
+
+
+def _like(op: str, name: str, value: Any, shape: tuple[int, ...], nonfinite: str) -> Floats:
+    x = _check.array(op, name, value)
+    if x.shape != shape:
+        _check.fail(op, name, f"has shape {x.shape}, expected {shape}")
+    if nonfinite == "raise":
+        _check.finite(op, name, x)
+    return x.astype(np.float64)
+
+
+def _shares(z: Floats) -> tuple[Floats, Floats]:
+    """Share of each set in all weights, and the logarithm of the sum of all."""
+    top = z.max(-2, keepdims=True, initial=-np.inf)
+    none = np.isneginf(top)
+    with np.errstate(under="ignore"):
+        powers = np.exp(z - np.where(none, 0, top))
+    total = powers.sum(-2, keepdims=True)
+    lse = np.where(none, -np.inf, np.log(np.where(none, 1, total)) + top)[..., 0, :]
+    return powers / np.where(none, 1, total), lse
+
+
+def _mean(shares: Floats, x: Floats) -> Floats:
+    """Mean of outputs (..., n, e) float64, one set after the other."""
+    out: Floats = np.zeros((*x.shape[:-3], *x.shape[-2:]))
+    for s in range(x.shape[-3]):
+        share = shares[..., s, :, None]
+        out += np.where(share == 0, 0, share * x[..., s, :, :])
+    return out
