@@ -67,6 +67,17 @@ def attention(report: Any) -> Iterator[Row]:
         yield Row(f"attention, {r['case']}", "PyTorch SDPA", *spread(r["ratio"]), fastest=best)
 
 
+def selected(report: Any) -> Iterator[Row]:
+    for r in report["results"]:
+        rival = "gather + PyTorch SDPA" if "nlattn_bytes" in r else "attention, equal work"
+        best = fastest(r["nlattn_s"], r["rival_s"])
+        note = ""
+        if "nlattn_bytes" in r:
+            held, gathered = r["nlattn_bytes"] / 1e6, r["gathered_bytes"] / 1e6
+            note = f"{held:.0f} MB, {gathered:.0f} MB if all were gathered"
+        yield Row(r["case"], rival, *spread(r["ratio"]), note, best)
+
+
 def linear(report: Any) -> Iterator[Row]:
     memory = {row["name"]: row for row in report.get("memory", [])}
     for r in report["time"]:
@@ -154,6 +165,9 @@ COMPARISONS: dict[str, Comparison] = {
     "attention-1k": Comparison("attention", ["--n=1024"], ["--n=256", "--runs=2"], attention),
     "attention-8k": Comparison("attention", ["--n=8192"], ["--n=512", "--runs=2"], attention),
     "attention-32k": Comparison("attention", ["--n=32768", "--runs=3"], ["--n=600"], attention),
+    "selected": Comparison(
+        "selected", [], ["--n=512", "--keys=64", "--queries=64", "--runs=2"], selected
+    ),
     "search": Comparison("search", [], ["--sides=64", "--repeats=1"], search),
     "scram": Comparison("scram", [], ["--sides=64", "--repeats=1"], scram),
     "leverage": Comparison("leverage", ["--what=time"], ["--what=time", "--n=4096"], leverage),

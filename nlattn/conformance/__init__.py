@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nlattn.conformance.backends.backend import Unsupported
     from nlattn.conformance.backends.capabilities import capable
+    from nlattn.conformance.judge.selection import judge_selection
     from nlattn.conformance.testing import assert_conforms, conformance_tests
 
-__all__ = ["Unsupported", "assert_conforms", "capable", "conformance_tests"]
-_HOMES = {"Unsupported": "backends.backend", "capable": "backends.capabilities"}
+__all__ = [
+    "Unsupported", "assert_conforms", "capable", "conformance_tests", "judge_selection",
+]  # fmt: skip
+_HOMES = {
+    "Unsupported": "backends.backend",
+    "capable": "backends.capabilities",
+    "judge_selection": "judge.selection",
+}
 
 
 def __getattr__(name: str) -> Any:

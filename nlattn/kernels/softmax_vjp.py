@@ -122,17 +122,21 @@ def add_pair(
     """What one tile of queries and one block of keys add to the gradients."""
     d, e, w = p.q.shape[2], v.shape[2], width(v)
     count, size = min(KEYS, p.k.shape[1] - j0), rows.size
+    near = False
+    for first in range(0, size, w):
+        low, high = key_range(p, head, rows, first)
+        near = near or (low < j0 + count and high > j0)
+    if not near:
+        return
     step = (size + w - 1) // w * w + 64 // v.itemsize  # off the powers of two that share a set
     wide = (max(d, e) + w - 1) // w * w
     s, ds = aligned(count * step, v), aligned(count * step, v)
     slope = aligned(count * step if p.cap > 0 else 0, v)
     room = aligned(max(wide, size, count, 3) * w, v)
     panels = aligned(wide * max(size, count), v)
-    used = False
     for first in range(0, size, w):
         low, high = key_range(p, head, rows, first)
         if low < j0 + count and high > j0:
-            used = True
             score_gradient(
                 p,
                 v,
@@ -165,13 +169,12 @@ def add_pair(
                 at = j * step + first
                 for l in range(w):
                     s[at + l], ds[at + l] = 0, 0
-    if used:
-        lay(p.k, p.slices[head, 1], j0, count, panels)
-        add_product(ds, 1, step, panels, count, room, dq, head, rows[0], size)
-        lay(p.q, p.slices[head, 0], rows[0], size, panels)
-        add_product(ds, step, 1, panels, size, room, dk, head, j0, count)
-        lay(dout, head, rows[0], size, panels)
-        add_product(s, step, 1, panels, size, room, dv, head, j0, count)
+    lay(p.k, p.slices[head, 1], j0, count, panels)
+    add_product(ds, 1, step, panels, count, room, dq, head, rows[0], size)
+    lay(p.q, p.slices[head, 0], rows[0], size, panels)
+    add_product(ds, step, 1, panels, size, room, dk, head, j0, count)
+    lay(dout, head, rows[0], size, panels)
+    add_product(s, step, 1, panels, size, room, dv, head, j0, count)
 
 
 @jit.shared

@@ -233,6 +233,30 @@ def test_a_sink_takes_a_row_without_keys() -> None:
         nlattn.sparse_attention(x, x, x, support, bias=np.zeros(2))
 
 
+def test_it_is_what_flashmla_says_of_its_sparse_kernel() -> None:
+    """Keys of -1 or beyond are none, values are the first channels of keys, the sink scales out.
+
+    Its reference divides by the keys' sum, multiplies by ``exp(lse) / (exp(lse) + exp(sink))``, and
+    returns lse without the sink.
+    """
+    rng = np.random.default_rng(0)
+    h, n, m, d, e = 3, 4, 7, 6, 4
+    q, kv = rng.standard_normal((h, n, d)), rng.standard_normal((m, d))
+    table = np.array([[0, 3, -1, 9], [6, 5, 4, 3], [-1, -1, 7, 8], [2, 7, 1, -1]])
+    sinks = np.array([-np.inf, 0.5, 2.0])
+    support = nlattn.support_from_index(table, m, beyond="empty")
+    out = nlattn.sparse_attention(q, kv, kv[:, :e], support, sinks=sinks)
+    _, lse = nlattn.sparse_attention(q, kv, kv[:, :e], support, return_lse=True)
+    for i, row in enumerate(table):
+        keys = kv[[j for j in row if 0 <= j < m]]
+        powers = np.exp(q[:, i] @ keys.T / np.sqrt(d))
+        total = powers.sum(1)
+        with np.errstate(divide="ignore"):
+            np.testing.assert_allclose(lse[:, i], np.log(total), rtol=1e-13)
+        want = powers @ keys[:, :e] / np.where(total == 0, 1, total + np.exp(sinks))[:, None]
+        np.testing.assert_allclose(out[:, i], want, rtol=1e-12)
+
+
 def test_thousands_of_queries_that_choose_one_key() -> None:
     """Its gradient is a sum of all queries, the same bits on any number of threads."""
     rng = np.random.default_rng(0)
