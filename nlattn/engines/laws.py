@@ -82,6 +82,7 @@ def weight(given: Given) -> RangeLaw:
             upper=(*squares, "/bandwidth /bandwidth", "v"),
             both=slopes if back else (),
             same=("q", "k"),
+            fixed=("bias", "sinks"),
             sums={"dlse": "dout v"} if back else {},
         )
     return softmax(given)

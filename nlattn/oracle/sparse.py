@@ -13,6 +13,8 @@ To the scores of the first two a bias of each edge may be added, the logarithm o
 counts; a sink adds exp(sink) to Z.
 
 Sources: [wang2018, eq. 1-4] for the weights; the gradients are derived here. Status: ours.
+The indexer, which chooses keys: DeepSeek-AI, "DeepSeek-V3.2-Exp", 2025, eq. 1 for the scores, and
+the loss of the dense warm-up. Status: paper; ties and empty entries are ours.
 Real, longdouble and complex arrays alike; in complex arithmetic every function is analytic, so
 that the complex step differentiates it.
 """
@@ -177,3 +179,59 @@ def _summed(gradient: Array, shape: tuple[int, ...]) -> Array:
     gradient = gradient.sum(tuple(range(gradient.ndim - len(shape))))
     kept = tuple(i for i, size in enumerate(shape) if size == 1 != gradient.shape[i])
     return np.asarray(gradient.sum(kept, keepdims=True))
+
+
+@any_layout
+def index_scores(q: Array, k: Array, w: Array) -> Array:
+    """``sum_h w[i, h] relu(q[i, h] . k[j])``: q (..., n, h, d), k (..., m, d), w (..., n, h)."""
+    s = np.einsum("...ihd,...jd->...ihj", q, k)
+    return np.asarray((w[..., None] * np.where(s.real > 0, s, 0)).sum(-2))
+
+
+@any_layout
+def index_scores_vjp(q: Array, k: Array, w: Array, dscores: Array) -> tuple[Array, Array, Array]:
+    """Gradients (dq, dk, dw); a product of 0 has none."""
+    s = np.einsum("...ihd,...jd->...ihj", q, k)
+    on = np.where(s.real > 0, 1, 0)
+    ds = w[..., None] * on * dscores[..., None, :]
+    dq = np.einsum("...ihj,...jd->...ihd", ds, k)
+    dk = np.einsum("...ihj,...ihd->...jd", ds, q)
+    return dq, dk, (on * s * dscores[..., None, :]).sum(-1)
+
+
+@any_layout
+def topk_keys(scores: Array, t: int, *, causal: bool = False, causal_offset: int = 0) -> Array:
+    """The `t` keys of largest score, best first, ties to the lowest; -1 where there are fewer."""
+    n, m = scores.shape[-2:]
+    allowed = ~np.isneginf(scores.real)
+    if causal:
+        allowed = allowed & (np.arange(m) <= np.arange(n)[:, None] + causal_offset)
+    found = np.full((*scores.shape[:-1], t), -1)
+    for at in np.ndindex(scores.shape[:-1]):
+        keys = [j for j in range(m) if allowed[at][j]]
+        best = sorted(keys, key=lambda j: (-scores[at][j].real, j))[:t]
+        found[at][: len(best)] = best
+    return found
+
+
+@any_layout
+def index_loss(scores: Array, weights: Array) -> Array:
+    """``KL(weights || softmax(scores))`` of each row, (..., n); a weight of 0 adds nothing."""
+    log_p = scores - _log_sum(scores)
+    some = weights.real > 0
+    terms = weights * (np.log(np.where(some, weights, 1)) - np.where(some, log_p, 0))
+    return np.asarray(np.where(some, terms, 0).sum(-1))
+
+
+@any_layout
+def index_loss_vjp(scores: Array, weights: Array, dloss: Array) -> Array:
+    """Gradient of the scores, ``dloss (softmax(scores) sum(weights) - weights)``."""
+    p = np.where(np.isneginf(scores.real), 0, np.exp(scores - _log_sum(scores)))
+    return np.asarray(dloss[..., None] * (p * weights.sum(-1, keepdims=True) - weights))
+
+
+def _log_sum(scores: Array) -> Array:
+    top = scores.real.max(-1, keepdims=True)
+    hidden = np.isneginf(scores.real)
+    powers = np.where(hidden, 0, np.exp(np.where(hidden, 0, scores - top)))
+    return np.asarray(top + np.log(powers.sum(-1, keepdims=True)))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.oracle import indexer as oracle
+from nlattn.oracle import sparse as oracle
 
 
 def test_scores_by_hand() -> None:
