@@ -9,7 +9,7 @@ import numpy as np
 from nlattn.conformance.case import Array
 
 
-class Selection(NamedTuple):
+class SelectionVerdict(NamedTuple):
     """What is to be said of a table of keys; each of these is a question of its own."""
 
     right: bool
@@ -24,7 +24,7 @@ class Selection(NamedTuple):
 
 def judge_selection(
     scores: Any, index: Any, *, bound: Any = 0.0, causal: bool = False, causal_offset: int = 0
-) -> Selection:
+) -> SelectionVerdict:
     """Judge a backend's best keys `index` (..., n, t), -1 for none, by `scores` (..., n, m).
 
     `bound` is what its scores may be off, a number or an array like scores, such as the kit's
@@ -37,15 +37,17 @@ def judge_selection(
         allowed &= np.arange(m) <= np.arange(n)[:, None] + causal_offset
     slack = np.broadcast_to(np.asarray(bound, np.float64), s.shape)
     if table.shape[:-1] != s.shape[:-1]:
-        return Selection(False, False, False, f"has shape {table.shape}, for scores {s.shape}")
+        return SelectionVerdict(
+            False, False, False, f"has shape {table.shape}, for scores {s.shape}"
+        )
     ordered, lowest, detail = True, True, ""
     for at in np.ndindex(s.shape[:-1]):
         wrong, late, high = _row(s[at], slack[at], allowed[at], table[at])
         if wrong:
-            return Selection(False, False, False, f"query {list(at)} {wrong}")
+            return SelectionVerdict(False, False, False, f"query {list(at)} {wrong}")
         detail = detail or (f"query {list(at)} {late or high}" if late or high else "")
         ordered, lowest = ordered and not late, lowest and not high
-    return Selection(True, ordered, lowest, detail)
+    return SelectionVerdict(True, ordered, lowest, detail)
 
 
 def _row(s: Array, bound: Array, allowed: Array, found: Array) -> tuple[str, str, str]:
