@@ -237,3 +237,12 @@ def test_nan_of_masked_keys_that_leaks_is_suspicious() -> None:
     assert judge(case, {"out": got}).failed
     plain = CASES["attention/forward/float32/nan"]
     assert judge(plain, {"out": np.nan_to_num(exact(plain)["out"])}).failed
+
+
+def test_what_a_rounded_constant_of_exponents_does_to_all_is_no_bias() -> None:
+    """With ``log2 e`` in float32, small weights beside one of e^24 are all off by the same part."""
+    faint = CASES["attention/forward/float32/faint"]
+    got = {"out": exact(faint)["out"] * (1 + 24 * 2.0**-24)}
+    assert judge(faint, got).status == "pass"
+    primes = CASES["attention/forward/float32/even"]
+    assert judge(primes, {"out": exact(primes)["out"] * (1 + 24 * 2.0**-24)}).failed

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from nlattn.conformance.cases.arrays import lay, layout_of
 from nlattn.conformance.cases.shapes import Shapes, Sizes
 
 NAMES = ("n", "m", "d", "e")
@@ -45,3 +47,11 @@ def test_a_blocked_kernel() -> None:
 def test_words_that_say_nothing_are_an_error(told: object, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         Shapes.of(told, NAMES)
+
+
+def test_an_empty_array_lies_like_any() -> None:
+    """NumPy gives it steps of 0, as to one that is broadcast."""
+    empty = np.zeros((0, 2, 3))
+    assert layout_of(empty) == "C"
+    assert lay(empty, layout_of(empty)).shape == (0, 2, 3)
+    assert layout_of(lay(np.ones((2, 2, 3)), "broadcast")) == "broadcast"

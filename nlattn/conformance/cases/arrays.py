@@ -265,7 +265,7 @@ def layout_of(x: Array) -> str:
     """The name under which `lay` makes an array lie like this one."""
     if any(step < 0 for step in x.strides):
         return "reversed"
-    if any(step == 0 for step, size in zip(x.strides, x.shape, strict=True) if size > 1):
+    if x.size and any(step == 0 < size - 1 for step, size in zip(x.strides, x.shape, strict=True)):
         return "broadcast"
     if not x.flags.writeable:
         return "read-only"

@@ -80,17 +80,17 @@ def usable(
     """
     if case.spec.cases.result == "set" or all(np.isfinite(x).all() for x in bounds.values()):
         return dict(bounds)
-    unit, found = precision(dtype_of(case.dtype)).unit, {}
+    unit, found, unsure = precision(dtype_of(case.dtype)).unit, {}, False
     if how.factors is not None and how.factors.unit > unit:  # of float32
         unit = how.factors.unit
         arrays = {n: cut(x, unit) if x.dtype.kind == "f" else x for n, x in case.arrays.items()}
-        case = replace(case, arrays=arrays)
+        case, unsure = replace(case, arrays=arrays), case.kind == "vjp"  # other sums, other winners
     for name, y in transcribed(case).items():
         x = want[name]
         size = float(abs(x[np.isfinite(x)]).max(initial=0))
         with np.errstate(all="ignore"):
             near = 4 * abs(y - x) + 16 * unit * size
-        near = np.where(np.isfinite(y), near, np.inf)
+        near = np.where(np.isfinite(y) & ~unsure, near, np.inf)
         found[name] = np.where(np.isfinite(bounds[name]), bounds[name], near)
     return found
 
@@ -102,10 +102,30 @@ def cut(x: Array, unit: float) -> Array:
     return np.asarray(np.ldexp(np.trunc(mantissa / step) * step, exponent).astype(x.dtype))
 
 
+def exponents(case: Case) -> float:
+    """How far below their maximum the scores are that results are made of, on average.
+
+    What a constant such as ``log2 e`` loses, all weights lose so many times.
+    """
+    if not (case.spec.softmax and case.spec.softmax.own and {*case.arrays} <= {*"qkv", "dout"}):
+        return 0.0
+    q, k, v = (case.arrays[n].astype(float) for n in "qkv")
+    if not q.shape[:-2] == k.shape[:-2] == v.shape[:-2] or not k.size:
+        return 0.0
+    s = q @ np.swapaxes(k, -1, -2) * (case.options.get("scale") or q.shape[-1] ** -0.5)
+    below = s.max(-1, keepdims=True) - s
+    part = np.exp(-below) * abs(v).sum(-1)[..., None, :]
+    return float((part * below).sum() / max(part.sum(), 1e-300))
+
+
 def varied(case: Case) -> bool:
     """Whether a case's numbers differ, so that its errors are independent of each other."""
     arrays = [x for x in case.arrays.values() if floating(x) and x.size > 3]
     rows = [x.size // max(x.shape[-1], 1) for n, x in case.arrays.items() if n in ("q", "k")]
+    if {"q", "k"} <= {*case.arrays}:
+        top = [abs(case.arrays[n].astype(float)).max(initial=0) for n in ("q", "k")]
+        if top[0] * top[1] * case.arrays["q"].shape[-1] < precision(dtype_of(case.dtype)).unit:
+            return False  # all weights of a row round to one number, with one error
     if min(rows, default=8) < 8:  # what goes wrong in one row goes wrong in all that it touches
         return False
     return all(len(np.unique(x.astype(np.float64))) > x.size / 2 for x in arrays)

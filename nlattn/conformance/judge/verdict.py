@@ -10,7 +10,14 @@ from typing import Any, Literal
 import numpy as np
 
 from nlattn.conformance.case import Array, Case
-from nlattn.conformance.judge.errors import agreeing_digits, errors, rivalry, usable, varied
+from nlattn.conformance.judge.errors import (
+    agreeing_digits,
+    errors,
+    exponents,
+    rivalry,
+    usable,
+    varied,
+)
 from nlattn.conformance.truth.arithmetic import Arithmetic
 from nlattn.conformance.truth.bounds import allowed, exact, ratios, transcribed, typical
 
@@ -23,7 +30,8 @@ SPREAD_OF_GRADIENTS = 3.0
 """The same of gradients, whose terms automatic differentiation adds in an order of its own: where
 they cancel, right backends reach 2."""
 SHARED = 4.0
-"""Roundings that all elements may share, such as those of ``1/sqrt(d)``."""
+"""Roundings that all elements may share, such as those of ``1/sqrt(d)``; more, where exponents are
+larger."""
 LEAK = "NaN of masked keys reaches the result: 0 times NaN is NaN, and so is NaN less infinity"
 _EXCUSE = 2.0
 """How often the plain transcription's error is excused, where that is beyond a bound itself."""
@@ -153,8 +161,11 @@ def _pattern(
     each: Mapping[str, Array], how: Arithmetic,
 ) -> Verdict:  # fmt: skip
     """What the errors of all elements say together, each result beside the plain transcription."""
+    deep = exponents(case)
+    shared = how.common * (SHARED + (deep if deep > SHARED else 0.0))
     farthest = spread = 0.0
-    most = SPREAD_OF_GRADIENTS if case.kind == "vjp" else SPREAD
+    cut = how.common > how.results.unit  # factors that are cut off are all too small
+    most = SPREAD_OF_GRADIENTS if case.kind == "vjp" or cut else SPREAD
     for name, y in transcribed(case).items():
         mine, other = (errors(z, want[name], each[name]) for z in (got[name], y))
         if not other.far > UNLIKELY:
@@ -168,7 +179,7 @@ def _pattern(
                 )
                 return replace(verdict, status="fail", spread=mine.spread, detail=said)
         doubt = mine.doubt * (np.sqrt(want[name][..., 0].size) if _summed_once(case) else 1.0)
-        least = max(SHARED * how.common + UNLIKELY * doubt, _EXCUSE * abs(other.bias))
+        least = max(shared + UNLIKELY * doubt, _EXCUSE * abs(other.bias))
         if mine.elements >= 16 and abs(mine.bias) > least:
             said = (
                 f"{name} is too {'large' if mine.bias > 0 else 'small'} by {abs(mine.bias):.2g} of "
