@@ -20,7 +20,7 @@ from typing import Any
 import numba
 from numba.core.dispatcher import Dispatcher
 
-from nlattn.runtime import cache, helpers
+from nlattn.runtime import cache, helpers, space
 
 try:
     from numba.core.caching import FunctionCache, IndexDataCacheFile
@@ -188,11 +188,14 @@ class Cache(FunctionCache):
         return sig, codegen.magic_tuple(), self._variant, self._digest
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """What was kept for a signature, or None."""
+        """What was kept for a signature, or None; then MemoryError if it cannot be compiled."""
         try:
-            return super().load_overload(sig, target_context)
+            found = super().load_overload(sig, target_context)
         except Exception:  # whole, but not what this Numba can read
-            return None
+            found = None
+        if found is None:
+            space.require()
+        return found
 
     def _save_overload(self, sig: Any, data: Any) -> None:
         self._impl.locator.ensure_cache_path()
