@@ -18,6 +18,11 @@ from nlattn.tiled.bands import Band, bands
 from nlattn.tiled.folder import Array, Folder
 from nlattn.tiled.task import Cost, Stage, TileTask
 
+ROWS = 64
+"""Queries whose scores say what the scale is."""
+PART = 64 * components.KEYS
+"""Keys that a task compares them with."""
+
 
 class Features(NamedTuple):
     """What patches become."""
@@ -71,8 +76,12 @@ def stages(x: Features, source: sources.Source) -> list[Stage]:
     block = min(group, components.block_rows(x.width) * x.width)
     square = 8 * (x.size + 1) * x.size
     projected = block * (16 * x.size + 8 * x.colours + 4 * x.channels)
-    scored = 4 * 64 * (2 * components.KEYS + 4 * images.nearest_enough(x.pixels, x.keys))
-    n_scores = 0 if x.scale is not None else min(64, x.pixels) * x.pixels
+    rows = min(ROWS, x.pixels)
+    scored = 4 * rows * (2 * components.KEYS + 4 * _count(x))
+    parts = [range(a, min(a + PART, x.pixels)) for a in range(0, x.pixels, PART)]
+    if x.scale is not None:
+        parts = []
+    near = [Array("near", (len(parts), rows, _count(x)), "float32")]
     return [
         _stage("image", x, (), picture, _copy, x.bands, 16 * band * x.colours, more=(source,)),
         _stage("sums", x, ("image",), sums, _sum, x.groups, 12 * block * x.colours),
@@ -83,8 +92,10 @@ def stages(x: Features, source: sources.Source) -> list[Stage]:
                projected + 4 * group * x.channels),
         _stage("keys", x, ("image", "sums", "axes", "lengths"), keys, _keys, x.bands,
                projected + 8 * band * d),
-        _stage("scale", x, ("keys",), scale, _scale, [], scored, n_scores,
-               drops=("sums", "axes", "lengths")),
+        *([_stage("near", x, ("keys",), near, _near, parts, scored, rows * x.pixels)]
+          if parts else []),
+        _stage("scale", x, ("near",) if parts else (), scale, _scale, [], 5 * near[0].nbytes,
+               drops=("sums", "axes", "lengths", *(("near",) if parts else ()))),
     ]  # fmt: skip
 
 
@@ -162,13 +173,25 @@ def queries(keys: Any, first: int, last: int) -> Floats:
     return q
 
 
+def _near(folder: Folder, x: Features, part: range) -> Any:
+    """The largest scores of some queries with a part of the keys."""
+    keys = folder.read("keys").reshape(x.pixels, x.channels + 1)
+    some = np.array(keys[images.sample(x.pixels, ROWS, x.seed)])
+    some[:, -1] = 1
+    top = np.full((1, len(some), _count(x)), -np.inf, np.float32)
+    found = components.largest_scores(some, keys[part.start : part.stop], top.shape[2])
+    top[0, :, : found.shape[1]] = found
+    return {"near": top}, len(some) * len(part)
+
+
 def _scale(folder: Folder, x: Features) -> Any:
     if x.scale is not None:
         return {"scale": np.array([x.scale])}, 0
-    keys = folder.read("keys").reshape(x.pixels, x.channels + 1)
-    chosen = images.sample(x.pixels, 64, x.seed)
-    some = np.array(keys[chosen])
-    some[:, -1] = 1
-    near = images.nearest_enough(x.pixels, x.keys)
-    scores = components.largest_scores(some, keys, near)
-    return {"scale": np.array([images.fitting_scale(scores, x.keys)])}, len(chosen) * x.pixels
+    near = folder.read("near")
+    merged = np.sort(np.concatenate(near, axis=1), axis=1)[:, ::-1]
+    scores = merged[:, : near.shape[2]].astype(np.float64)
+    return {"scale": np.array([images.fitting_scale(scores, x.keys)])}, 0
+
+
+def _count(x: Features) -> int:
+    return images.nearest_enough(x.pixels, x.keys)

@@ -11,6 +11,7 @@ import pytest
 import nlattn
 from nlattn import images
 from nlattn.engines import components, tree_search
+from nlattn.tiled import features as features_
 from nlattn.tiled import scram as tiled
 from nlattn.tiled.scram import scram
 
@@ -56,6 +57,8 @@ def test_bands_give_the_bits_of_the_whole(
 ) -> None:
     monkeypatch.setattr(components, "_BLOCK", 30)
     monkeypatch.setattr(components, "GROUP", 2)
+    monkeypatch.setattr(components, "KEYS", 10)
+    monkeypatch.setattr(features_, "PART", 40)
     image = np.random.default_rng(0).random((14, 9, 3)).astype(np.float32)
     np.save(tmp_path / "image.npy", image)
     expected = whole(image, iterations=2, topk=topk, seed=5)
