@@ -1,8 +1,8 @@
 """Proved nearest keys and certified attention of a photograph beside their rivals, in one run.
 
-Calls take turns; ratios are of medians. FAISS' exact index and dense attention, whose time is
-proportional to the queries, are asked for some of them. Times hold everything: points, trees,
-searches and sums.
+Calls take turns; seconds are those of the processor, of all threads; ratios are of medians. FAISS'
+exact index and dense attention, whose time is proportional to the queries, are asked for some of
+them. Times hold everything: points, trees, searches and sums.
 
     python benchmarks/certified.py [--sides 128 256 512] [--tolerances 1e-3 1e-6] [--repeats 3]
 """
@@ -42,14 +42,14 @@ def scene(side: int, keys: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, f
 
 
 def in_turns(calls: dict[str, Callable[[], Any]], repeats: int) -> tuple[dict[str, float], Any]:
-    """Median seconds of each call after one that compiles, and the last results."""
+    """Median processor seconds of each call after one that compiles, and the last results."""
     results = {name: call() for name, call in calls.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = time.process_time()
             results[name] = call()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.process_time() - start)
     return {name: statistics.median(s) for name, s in seconds.items()}, results
 
 

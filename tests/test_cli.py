@@ -152,6 +152,42 @@ def test_arrays_give_the_output_of_their_operator(capsys, tmp_path: Path, arrays
     assert np.allclose(got, expected.reshape(got.shape), atol=1e-6)
 
 
+def test_certified_attention_says_what_it_may_miss(capsys, tmp_path: Path, arrays):
+    out = tmp_path / "out"
+    call = ["map", *(x for n, p in arrays.items() for x in (f"--{n}", p)), "--method", "certified"]
+    code, said, _ = run(
+        capsys, *call, "--tolerance", "1e-4", "--query", "2,3", "--out", out, "--json"
+    )
+    assert code == 0
+    report = json.loads(said)
+    assert 0 < report["missed"]["mean"] <= report["missed"]["max"] <= 1e-4
+    q, k, v = (np.load(arrays[n]).reshape(-1, c) for n, c in (("q", 3), ("k", 3), ("v", 2)))
+    exact = nlattn.attention_map(q, k)
+    got = np.load(out / "out.npy").reshape(-1, 2)
+    assert (np.abs(got - exact @ v) <= 1e-4 * np.ptp(v, axis=0)).all()
+    assert np.allclose(np.load(out / "weights.npy").reshape(1, -1), exact.rows([13]), atol=1e-6)
+    assert run(capsys, *call, "--out", tmp_path / "table")[1].count("misplaced at most") == 1
+    said = refused(capsys, *call, "--tolerance", "1", "--out", tmp_path / "none")
+    assert "tolerance=1.0 is a share of the weights, expected 0 to below 1" in said
+
+
+@pytest.mark.parametrize("method", ["scram", "lev"])
+def test_all_queries_are_judged_where_that_is_wished(capsys, tmp_path: Path, arrays, method: str):
+    out = tmp_path / "out"
+    call = ["map", *(x for n, p in arrays.items() for x in (f"--{n}", p)), "--method", method]
+    code, said, _ = run(capsys, *call, "--every", "--kept", "5", "--out", out, "--json")
+    assert code == 0
+    found, sampled = json.loads(said)["all_queries"], json.loads(said)["quality"]
+    assert found["queries"] == sampled["rows"] == 30  # here the sample is all of them
+    assert abs(found["mass"] - sampled["mass"]["value"]) < 1e-3
+    assert abs(found["mass_p5"] - sampled["mass_p5"]) < 1e-3
+    if method == "scram":
+        assert found["recall"] == sampled["recall"]["value"]
+    again = run(capsys, *call, "--every", "--out", tmp_path / "table")[1]
+    assert again.count("mass, all queries") == 1
+    assert again.count("recall, all queries") == (method == "scram")
+
+
 @pytest.mark.parametrize("method", ["efficient", "refined", "enla"])
 def test_linear_methods_give_map_output_and_rows(capsys, tmp_path: Path, arrays, method: str):
     out = tmp_path / "out"
@@ -168,13 +204,16 @@ def test_linear_methods_give_map_output_and_rows(capsys, tmp_path: Path, arrays,
     assert np.allclose(np.load(out / "weights.npy").reshape(1, -1), one.rows([13]), atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["efficient", "refined", "enla", "hamming", "permutohedral"])
-def test_a_picture_by_linear_methods(capsys, tmp_path: Path, picture: Path, method: str):
+@pytest.mark.parametrize(
+    "method", ["efficient", "refined", "enla", "hamming", "permutohedral", "certified"]
+)
+def test_a_picture_by_other_methods(capsys, tmp_path: Path, picture: Path, method: str):
     out = tmp_path / "o"
     call = ["map", picture, *SMALL, "--method", method, "--query", "1,2", "--out", out]
     assert run(capsys, *call)[0] == 0
     files = {"explorer.html", "map.npz", "out.png", "overlay.png", "received.png", "report.json"}
     files |= {"entropy.png"} if method == "hamming" else set()  # whose keys are few
+    files -= {"explorer.html", "map.npz", "received.png"} if method == "certified" else set()
     assert {p.name for p in out.iterdir()} == files
 
 

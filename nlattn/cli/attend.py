@@ -137,11 +137,12 @@ def _finish(task: Task, options: Namespace, output: Output, stages: StageClock) 
         result = methods.METHODS[options.method](task, options, stages)
         with stages("compare"):
             quality = methods.judge(task, result, options)
+            every = methods.judge_all(task, result, options)
             dense = methods.predict(task)
         with stages("write"):
             _write(task, result, quality, options, output)
     result.peak = peak_memory()  # of the whole run, pictures too
-    summary = report.collect(task, result, quality, dense, options, stages.seconds)
+    summary = report.collect(task, result, quality, every, dense, options, stages.seconds)
     summary["files"] = sorted([*(p.name for p in output.draft.iterdir()), "report.json"])
     output.write("report.json", lambda path: path.write_text(to_json(summary) + "\n"))
     output.commit()

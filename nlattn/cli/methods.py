@@ -71,6 +71,8 @@ class Result:
     peak: int | None = None
     operator: AttentionMap | None = None
     """The map where it is not to be saved."""
+    missed: Floats | None = None
+    """(n,) share of each row that may be misplaced."""
 
 
 def scram(task: Task, options: Namespace, stages: StageClock) -> Result:
@@ -154,6 +156,21 @@ def dense(task: Task, options: Namespace, stages: StageClock) -> Result:
     return Result(weights, None, None, out, operator=exact)
 
 
+def certified(task: Task, options: Namespace, stages: StageClock) -> Result:
+    """The output within a tolerance; rows of the queries to show are exact."""
+    q, k = task.flat(task.q), task.flat(task.k)
+    with stages("weights"):
+        exact = nlattn.attention_map(q, k, scale=task.scale)
+        weights = exact.rows(task.points).reshape(-1, *task.k.shape[:-1])
+    if task.v is None:
+        return Result(weights)
+    with stages("output"):
+        v = task.flat(task.v)
+        given = {"scale": task.scale, "tolerance": options.tolerance}
+        out, missed = nlattn.certified_attention(q, k, v, **given, return_missed=True)
+    return Result(weights, out=out.reshape(*task.q.shape[:-1], -1), missed=missed)
+
+
 def efficient(task: Task, _: Namespace, stages: StageClock) -> Result:
     """Queries and keys share the scale, which is then a temperature of both softmaxes."""
     root = task.q.dtype.type(abs(task.scale) ** 0.5)
@@ -224,6 +241,7 @@ METHODS: dict[str, Callable[[Task, Namespace, StageClock], Result]] = {
     "hamming": hamming,
     "permutohedral": permutohedral,
     "dense": dense,
+    "certified": certified,
     "efficient": efficient,
     "refined": refined,
     "enla": enla,
@@ -238,6 +256,7 @@ def prepare(task: Task, options: Namespace) -> None:
     small = task.corner()
     result = METHODS[options.method](small, options, StageClock(quiet=True))
     judge(small, result, options)
+    judge_all(small, result, options)
     predict(small)
 
 
@@ -250,6 +269,22 @@ def judge(task: Task, result: Result, options: Namespace) -> quality.Quality | N
     v = None if task.v is None else task.flat(task.v)
     best = min(8, len(k))
     return quality.compare(result.map, exact, v, rows=options.rows, seed=options.seed, k=best)
+
+
+def judge_all(task: Task, result: Result, options: Namespace) -> dict[str, float] | None:
+    """Recall and mass over all queries: the best keys proved, the mass to the tolerance."""
+    A = result.map
+    if not options.every or A is None or options.method not in ("scram", "lev"):
+        return None
+    q, k = task.flat(task.q), task.flat(task.k)
+    every = nlattn.certified_attention_map(q, k, scale=task.scale, tolerance=options.tolerance)
+    mass = np.minimum(np.exp(A.lse - every.lse), 1)
+    found = {"queries": len(q), "mass": float(mass.mean()), "tolerance": options.tolerance}
+    found["mass_p5"] = float(np.quantile(mass, 0.05, method="lower"))
+    if result.field is not None:
+        right = nlattn.nearest_keys(q, k, scale=task.scale, start=result.field).right
+        found["recall"] = float(np.mean(np.asarray(right)))
+    return found
 
 
 def exact_of_shown(task: Task, result: Result) -> dict[str, Floats]:

@@ -211,7 +211,7 @@ def _attention(parser: argparse.ArgumentParser) -> None:
         "--method",
         choices=(
             *("scram", "lev", "hamming", "permutohedral", "dense", "nonlocal", "efficient"),
-            *("refined", "enla"),
+            *("refined", "enla", "certified"),
         ),
         default="scram",
     )
@@ -268,6 +268,18 @@ def _attention(parser: argparse.ArgumentParser) -> None:
         choices=("leverage", "norm", "random", "oracle"),
         default="leverage",
         help="what --method lev chooses them by (leverage)",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-3,
+        help="with --method certified or --every: share of each row's weight that may be "
+        "misplaced (0.001)",
+    )
+    parser.add_argument(
+        "--every",
+        action="store_true",
+        help="with --method scram or lev: recall and mass over all queries, not a sample alone",
     )
     parser.add_argument(
         "--only-shown",

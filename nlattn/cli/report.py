@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nlattn import __version__, _check
+from nlattn._types import Floats
 from nlattn.cli.methods import Result, Task
 from nlattn.cli.output import table
 from nlattn.cli.words import printable
@@ -29,6 +30,7 @@ def collect(
     task: Task,
     result: Result,
     quality: Quality | None,
+    every: dict[str, float] | None,
     dense: dict[str, float],
     options: Namespace,
     seconds: dict[str, float],
@@ -52,6 +54,8 @@ def collect(
         "scores": None if work is None else work.scores,
         "scores_per_query": None if work is None else work.scores / n,
         "quality": None if quality is None else quality,
+        "all_queries": every,
+        "missed": None if result.missed is None else _missed(result.missed),
         "flat": None if quality is None else quality.flat,
         "warnings": warnings(quality),
         "peak_bytes": result.peak,
@@ -69,6 +73,19 @@ def collect(
         },
         **environment(),
     }
+
+
+def _every(r: dict[str, float]) -> list[tuple[str, str, str, str]]:
+    """What is known of all queries, not of a sample."""
+    low = f"to {r['tolerance']:g} of itself; {r['mass_p5']:.4f} of 5 % of the queries, or less"
+    rows = [("mass, all queries", f"{r['mass']:.4f}", "", low)]
+    if "recall" in r:
+        rows.append(("recall, all queries", f"{r['recall']:.4f}", "", "best keys are proved"))
+    return rows
+
+
+def _missed(share: Floats) -> dict[str, float]:
+    return {"mean": float(share.mean()), "max": float(share.max())}
 
 
 def environment() -> dict[str, Any]:
@@ -105,8 +122,14 @@ def text(r: dict[str, Any], folder: Path) -> str:
     if r["scores_per_query"] is not None:
         exact = f"of {r['keys']:,} that exact attention takes"
         rows.append(("score evaluations per query", f"{r['scores_per_query']:.1f}", "", exact))
+    if r["missed"] is not None:
+        most, mean = r["missed"]["max"], r["missed"]["mean"]
+        note = f"of each row's weight, proved; {mean:.2g} in the mean"
+        rows.append(("misplaced at most", f"{most:.2g}", "", note))
     if r["quality"] is not None:
         rows += _quality(r["quality"])
+    if r["all_queries"] is not None:
+        rows += _every(r["all_queries"])
     if r["peak_bytes"]:
         note = f"this process with its libraries; the map itself {_check.size(r['map_bytes'] or 0)}"
         rows.append(("peak memory", _check.size(r["peak_bytes"]), "", note))

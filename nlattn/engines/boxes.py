@@ -13,7 +13,7 @@ from nlattn.kernels.boxes import Tree
 
 LEAF = 16
 """Most keys of a leaf."""
-_REST = 0.025
+_REST = 0.0125
 """Share of the variance that short points may sum up in one number."""
 
 

@@ -199,7 +199,8 @@ def _queries(part: Descent, panels: Ints) -> Ints:
 def _pays(ground: Ground, part: Descent) -> bool:
     """Whether some of the panels cost less than dense attention."""
     panels = part.asked.panels
-    some = _check.frozen(panels[:: max(1, len(panels) // min(_PROBE, max(len(panels) // 8, 1)))])
+    count = min(_PROBE, max(len(panels) // 32, 4))
+    some = _check.frozen(panels[:: max(1, len(panels) // count)])
     part = part._replace(asked=part.asked._replace(panels=some))
     nothing = np.zeros((len(ground.slice.k), 1), part.tree.shorts.dtype)
     counts = _gather(ground, part, nothing, most=_PAYS * len(ground.keys)).counts
