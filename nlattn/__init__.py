@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from nlattn.ops.features import linear_attention as linear_attention
     from nlattn.ops.features import orthogonal_features as orthogonal_features
     from nlattn.ops.features import positive_features as positive_features
+    from nlattn.ops.forward_mode import attention_jvp as attention_jvp
+    from nlattn.ops.forward_mode import neighbourhood_attention_jvp as neighbourhood_attention_jvp
+    from nlattn.ops.forward_mode import sparse_attention_jvp as sparse_attention_jvp
     from nlattn.ops.hamming import hamming_attention as hamming_attention
     from nlattn.ops.hamming import hamming_attention_map as hamming_attention_map
     from nlattn.ops.hamming import hamming_attention_vjp as hamming_attention_vjp
@@ -167,6 +170,11 @@ _HOME = {
         "neighbourhood_support",
     ),
     "ops.nl_means": ("nl_means", "nl_means_map", "nl_means_support", "nl_means_vjp"),
+    "ops.forward_mode": (
+        "attention_jvp",
+        "neighbourhood_attention_jvp",
+        "sparse_attention_jvp",
+    ),
     "ops.hamming": (
         "hamming_attention",
         "hamming_attention_map",

@@ -95,6 +95,9 @@ def test_an_operator_is_complete(spec: OpSpec) -> None:
     assert callable(spec.oracle())
     if spec.has_vjp:
         assert callable(spec.oracle("vjp"))
+    if spec.has_jvp:
+        assert callable(spec.oracle("jvp"))
+        assert callable(getattr(nlattn, f"{spec.name}_jvp"))
 
 
 @pytest.mark.parametrize("spec", TABLE, ids=lambda spec: spec.name)

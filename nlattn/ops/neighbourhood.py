@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -188,24 +189,43 @@ def _prepared(
     nonfinite: str,
 ) -> tuple[_check.Fit, tuple[Axis, ...], Arrays]:
     """Arrays in raster order, and what is seen along each axis."""
-    dims = _GRIDS[_count(op, window)]
-    specs = dict.fromkeys("qk", f"{dims} d") | {
-        "v": f"{dims} e",
-        "dout": f"{dims} e",
-        "dlse": dims,
-    }
-    fit = _check.fit(op, {name: (x, specs[name]) for name, x in given.items()}, nonfinite=nonfinite)
-    axes = _axes(op, window, stride, dilation, causal, fit.shape(dims))
+    fit, axes = grid_axes(op, given, window, stride, dilation, causal, nonfinite)
     factor = fit.dims["d"] ** -0.5 if scale is None else _check.number(op, "scale", scale)
     names = ("q", "k", "v", "dout", "dlse")
     slices = np.zeros((fit.batch, 5), np.int64)
     for column, name in enumerate(names):
         if name in fit:
             slices[:, column] = fit.slices(name)[:, 0]
-    n = int(np.prod(fit.shape(dims)))
+    n = math.prod(_grid(axes))
     q, k = (fit[name].reshape(-1, n, fit.dims["d"]) for name in "qk")
     v = fit["v"].reshape(-1, n, fit.dims["e"]) if "v" in fit else k
     return fit, axes, Arrays(q, k, v, _check.frozen(slices), fit.dtype.type(factor))
+
+
+def grid_axes(
+    op: str,
+    given: dict[str, Any],
+    window: Any,
+    stride: Any,
+    dilation: Any,
+    causal: Any,
+    nonfinite: str,
+) -> tuple[_check.Fit, tuple[Axis, ...]]:
+    """Arrays on a grid of as many axes as the window has, and what is seen along each."""
+    dims = _GRIDS[_count(op, window)]
+    channels = {
+        "q": "d",
+        "k": "d",
+        "v": "e",
+        "dout": "e",
+        "dlse": "",
+        "dq": "d",
+        "dk": "d",
+        "dv": "e",
+    }
+    arrays = {name: (x, f"{dims} {channels[name]}".strip()) for name, x in given.items()}
+    fit = _check.fit(op, arrays, nonfinite=nonfinite)
+    return fit, _axes(op, window, stride, dilation, causal, fit.shape(dims))
 
 
 def _axes(

@@ -203,7 +203,7 @@ def sparse_attention(
         "sparse_attention", {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e")}, nonfinite=nonfinite
     )
     edges = Edges(fit, support)
-    beside = _beside(edges, bias, sinks, nonfinite)
+    beside = edge_terms(edges, bias, sinks, nonfinite)
     weights = WeightFunction.checked(fit, weight, scale, bandwidth, power, masked_rows, *beside)
     return edges.attend(weights, return_lse)
 
@@ -264,7 +264,7 @@ def sparse_attention_vjp(
         arrays["dlse"] = (dlse, "n")
     fit = _check.fit("sparse_attention_vjp", arrays, nonfinite=nonfinite)
     edges = Edges(fit, support)
-    beside = _beside(edges, bias, sinks, nonfinite)
+    beside = edge_terms(edges, bias, sinks, nonfinite)
     weights = WeightFunction.checked(fit, weight, scale, bandwidth, power, masked_rows, *beside)
     gradients = edges.vjp(weights, dlse is not None)
     if sinks is None:
@@ -272,7 +272,7 @@ def sparse_attention_vjp(
     return (*gradients[:-1], fit.reduce_beside(gradients[-1], np.shape(sinks)))
 
 
-def _beside(
+def edge_terms(
     edges: Edges, bias: Any, sinks: Any, nonfinite: str
 ) -> tuple[Floats | None, Floats | None]:
     """A number for each edge, (nnz,), and one for each head, (batch,) float64."""

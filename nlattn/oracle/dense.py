@@ -239,6 +239,50 @@ def attention_vjp(
     return tuple(gradients)
 
 
+@any_layout
+def attention_jvp(
+    q: Array,
+    k: Array,
+    v: Array,
+    dq: Array,
+    dk: Array,
+    dv: Array,
+    *,
+    dbias: Array | None = None,
+    dsinks: Array | None = None,
+    return_lse: bool = False,
+    lse_base: str = "e",
+    **options: Any,
+) -> Any:
+    """Change of `out`, and of `lse`, as q, k, v (bias, sinks) move along dq, dk, dv.
+
+    ``dS = scale (dq k.T + q dk.T)``, ``dP = P (dS - sum_j P dS)``, ``dP v + P dv``.
+    """
+    stages = attention_stages(q, k, v, **options)
+    if options.get("gqa"):
+        k, v, dk, dv = (_repeat(x, q.shape[-3]) for x in (k, v, dk, dv))
+    scale, softcap, eps = options.get("scale"), options.get("softcap"), options.get("qk_norm")
+    scale = 1 / np.sqrt(q.real.dtype.type(q.shape[-1])) if scale is None else scale
+    if eps is not None:  # the derivative is its own transpose
+        dq, dk = rms_normalised_vjp(q, dq, eps), rms_normalised_vjp(k, dk, eps)
+        q, k = rms_normalised(q, eps), rms_normalised(k, eps)
+    P, yes = stages.weights, stages.seen
+    dS = scale * (dq @ np.swapaxes(k, -1, -2) + q @ np.swapaxes(dk, -1, -2))
+    dS = dS if softcap is None else dS * (1 - np.tanh(stages.raw / softcap) ** 2)
+    dS = np.where(yes, dS if dbias is None else dS + dbias, 0)
+    mean = (P * dS).sum(-1, keepdims=True)
+    if dsinks is not None:
+        mean = mean + stages.sink * np.asarray(dsinks)[..., None, None]
+    kept, dP = P, P * (dS - mean)
+    if options.get("dropout_mask") is not None:
+        drawn, factor = options["dropout_mask"], options.get("dropout_scale", 1.0)
+        kept, dP = (np.where(drawn, x, 0) * factor for x in (P, dP))
+        yes = yes & drawn
+    out = product(dP, v, yes) + product(kept, dv, yes)
+    lse = mean[..., 0] / (LOG_2 if lse_base == "2" else 1)
+    return (out, lse) if return_lse else out
+
+
 def rms_normalised(x: Array, eps: float) -> Array:
     """``x / sqrt(mean(x^2) + eps)``, the mean over channels."""
     normalised: Array = x / np.sqrt((x * x).sum(-1, keepdims=True) / x.shape[-1] + eps)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nlattn.oracle.dense import attention, attention_vjp
+from nlattn.oracle.dense import attention, attention_jvp, attention_vjp
 from nlattn.oracle.layout import any_layout
 
 Array = NDArray[Any]
@@ -105,3 +105,27 @@ def neighbourhood_attention_vjp(
         dlse = raster(dlse[..., None], window)[..., 0]
     gradients = attention_vjp(*flat, dlse=dlse, mask=seen, scale=scale)
     return tuple(x.reshape(y.shape) for x, y in zip(gradients, (q, k, v), strict=True))
+
+
+@any_layout
+def neighbourhood_attention_jvp(
+    q: Array,
+    k: Array,
+    v: Array,
+    dq: Array,
+    dk: Array,
+    dv: Array,
+    *,
+    window: Any,
+    scale: float | None = None,
+    return_lse: bool = False,
+    **options: Any,
+) -> Any:
+    """Change of `out`, and of `lse`, along dq, dk, dv: those of masked attention."""
+    seen = seen_by(q, window, options)
+    flat = (raster(x, window) for x in (q, k, v, dq, dk, dv))
+    out, lse = attention_jvp(*flat, mask=seen, scale=scale, return_lse=True)
+    axes = 1 if np.ndim(window) == 0 else len(window)
+    grid = (*out.shape[:-2], *q.shape[-axes - 1 : -1])
+    out = out.reshape((*grid, v.shape[-1]))
+    return (out, lse.reshape(grid)) if return_lse else out

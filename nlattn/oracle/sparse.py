@@ -153,6 +153,56 @@ def sparse_attention_vjp(
     return tuple(gradients)
 
 
+@any_layout
+def sparse_attention_jvp(
+    q: Array,
+    k: Array,
+    v: Array,
+    support: Support,
+    dq: Array,
+    dk: Array,
+    dv: Array,
+    *,
+    dbias: Array | None = None,
+    dsinks: Array | None = None,
+    weight: str = "softmax",
+    scale: float | None = None,
+    bandwidth: float = 1.0,
+    power: float = 2.0,
+    bias: Array | None = None,
+    sinks: Array | None = None,
+    return_lse: bool = False,
+) -> Any:
+    """Change of `out`, and of `lse`, as q, k, v (bias, sinks) move along dq, dk, dv."""
+    scale = _scale(q, scale)
+    lead, (q_, k_, v_, dq_, dk_, dv_) = _heads(support, q, k, v, dq, dk, dv)
+    out = np.zeros((*lead, q.shape[-2], v.shape[-1]), v.dtype)
+    dlse = np.zeros((*lead, q.shape[-2]), v.dtype)
+    sinks_ = None if sinks is None else np.broadcast_to(sinks, lead)
+    moved = None if dsinks is None else np.broadcast_to(dsinks, lead)
+    for b, i, S, edges in _rows(support, lead, q.shape[-2]):
+        s = scores(q_[b][i], k_[b][S], weight, scale, bandwidth)
+        s = s if bias is None else s + bias[edges]
+        P, lse = probabilities(s, weight, power, None if sinks_ is None else sinks_[b])
+        if weight == "gaussian":
+            apart = q_[b][i] - k_[b][S]
+            ds = -2 / bandwidth**2 * (apart * (dq_[b][i] - dk_[b][S])).sum(-1)
+        else:
+            ds = scale * (k_[b][S] @ dq_[b][i] + dk_[b][S] @ q_[b][i])
+        ds = ds if dbias is None else ds + dbias[edges]
+        if weight == "dot":
+            dP = ds / max(len(S), 1)
+        else:
+            if weight == "abspow":  # of log |s|^p
+                ds = np.where(s == 0, 0, power * ds / np.where(s == 0, 1, s))
+            dlse[b][i] = (P * ds).sum()
+            if moved is not None and sinks_ is not None and lse != -np.inf:
+                dlse[b][i] += np.exp(sinks_[b] - lse) * moved[b]
+            dP = P * (ds - dlse[b][i])
+        out[b][i] = dP @ v_[b][S] + P @ dv_[b][S]
+    return (out, dlse) if return_lse else out
+
+
 def _scale(q: Array, scale: float | None) -> float:
     return q.shape[-1] ** -0.5 if scale is None else scale
 

@@ -18,6 +18,7 @@ ROWS = (
         exact=True,
         status="paper",
         source="vaswani2017",
+        has_jvp=True,
         cases=Cases(
             stages=True,
             large=("queries", "outputs", "keys", "values", "elements", "band"),

@@ -152,6 +152,8 @@ class OpSpec:
     """Families of wrong variants that fit it, `judge/variants/`."""
     has_map: bool = True
     has_vjp: bool = True
+    has_jvp: bool = False
+    """Whether it has a forward mode, ``<name>_jvp``."""
     least: Mapping[str, int] = field(default_factory=dict)
     """Smallest legal size of a dimension, where that is not 1."""
     extras: Mapping[str, str] = field(default_factory=dict)
@@ -174,7 +176,7 @@ class OpSpec:
         module = importlib.import_module(f"nlattn.ops.{self.stem}")
         return getattr(module, "_".join(filter(None, [self.name, kind])))  # type: ignore[no-any-return]
 
-    def oracle(self, kind: Literal["", "vjp"] = "") -> Callable[..., Any]:
+    def oracle(self, kind: Literal["", "vjp", "jvp"] = "") -> Callable[..., Any]:
         """Return the oracle's function of the same name."""
         module = importlib.import_module(f"nlattn.oracle.{self.stem}")
         return getattr(module, "_".join(filter(None, [self.name, kind])))  # type: ignore[no-any-return]

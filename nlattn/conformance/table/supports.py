@@ -68,6 +68,7 @@ ROWS = (
         exact=True,
         status="ours",
         source="wang2018, calian2019",
+        has_jvp=True,
         cases=Cases(
             costly=True,
             large=("queries", "outputs", "keys", "values"),

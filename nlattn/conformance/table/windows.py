@@ -95,6 +95,7 @@ ROWS = (
         source="hassani2023",
         options={"window": [3, 3]},
         least={"H": 10, "W": 15},
+        has_jvp=True,
         cases=Cases(
             values=("constant", "subnormal"),
             without=("ones",),

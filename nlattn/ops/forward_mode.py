@@ -1,0 +1,181 @@
+"""Forward mode: how the outputs of attention move as its arrays do."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Bools, Floats, Ints, Support
+from nlattn.engines import dense as engine
+from nlattn.engines import forward_mode, neighbourhood
+from nlattn.engines.normalised import normalised_vjp
+from nlattn.engines.sparse import Edges, WeightFunction
+from nlattn.ops._band import Positions
+from nlattn.ops._scores import fold, per_head, prepare
+from nlattn.ops.neighbourhood import Flags, Sizes, grid_axes
+from nlattn.ops.sparse import edge_terms
+
+_CHANGES = ("dq", "dk", "dv")
+
+
+def attention_jvp(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    dq: Floats,
+    dk: Floats,
+    dv: Floats,
+    *,
+    dbias: Floats | None = None,
+    dsinks: Floats | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    bias: Floats | None = None,
+    mask: Bools | None = None,
+    mask_block: int | tuple[int, int] | None = None,
+    causal: bool = False,
+    causal_offset: int | Ints | str = 0,
+    window: tuple[int | None, int | None] | None = None,
+    window_about: str = "query",
+    key_lengths: int | Ints | None = None,
+    query_lengths: int | Ints | None = None,
+    cu_seqlens_q: Ints | None = None,
+    cu_seqlens_k: Ints | None = None,
+    sinks: Floats | None = None,
+    alibi: Floats | None = None,
+    qk_norm: float | None = None,
+    dropout_mask: Bools | None = None,
+    dropout_scale: float = 1.0,
+    gqa: bool = False,
+    nonfinite: str = "raise",
+    return_lse: bool = False,
+    lse_base: str = "e",
+) -> Any:
+    """Change of `attention` along (dq, dk, dv[, dbias][, dsinks]), to first order.
+
+    Arguments as there; changes have the shapes of their arrays. With `return_lse` also that of
+    ``lse``, float64. The forward pass is computed again, then ``n m (3 d + 2 e)`` multiply-adds in
+    blocks of queries; memory ``O(n e)`` and some megabytes. A row without keys does not change.
+    """
+    op = "attention_jvp"
+    arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e")}
+    changes = {"dq": (dq, "n d"), "dk": (dk, "m d"), "dv": (dv, "m e")}
+    fit = _check.fit(op, {**arrays, **changes}, nonfinite=nonfinite, gqa=gqa)
+    where = Positions(
+        causal, causal_offset, window, window_about, key_lengths, query_lengths, cu_seqlens_q,
+        cu_seqlens_k,
+    )  # fmt: skip
+    p = prepare(
+        fit, where, scale=scale, softcap=softcap, bias=bias, mask=mask, mask_block=mask_block,
+        sinks=sinks, alibi=alibi, dropout_mask=dropout_mask, dropout_scale=dropout_scale,
+        qk_norm=qk_norm, nonfinite=nonfinite,
+    )  # fmt: skip
+    _check.choice(op, "lse_base", lse_base, ("e", "2"))
+    _alike(op, "dbias", dbias, bias)
+    _alike(op, "dsinks", dsinks, sinks)
+    q_, k_, v_ = ([fit[name][i] for i in fit.slices(name)[:, 0]] for name in _CHANGES)
+    if qk_norm is not None:  # the derivative is its own transpose
+        pairs = (("q", q_), ("k", k_))
+        q_, k_ = (
+            [
+                normalised_vjp(fit[n][i], x, qk_norm)
+                for i, x in zip(fit.slices(n)[:, 0], each, strict=True)
+            ]
+            for n, each in pairs
+        )
+    moved_bias = None
+    if dbias is not None:
+        folded, table = fold(fit, "bias", _check.array(op, "dbias", dbias))
+        moved_bias = [folded[i] for i in table]
+    moved_sinks = None if dsinks is None else per_head(fit, "dsinks", dsinks, nonfinite)
+    norm = engine.attend(p, fit["v"])[1]
+    out, lse = forward_mode.attention(p, fit["v"], norm, (q_, k_, v_), moved_bias, moved_sinks)
+    if not return_lse:
+        return fit.unfold(out)
+    return fit.unfold(out), fit.unfold(lse / (math.log(2) if lse_base == "2" else 1), cast=False)
+
+
+def _alike(op: str, name: str, change: Any, array: Any) -> None:
+    """Refuse a change of what is not there, or of another shape."""
+    if change is not None and (array is None or np.shape(change) != np.shape(array)):
+        there = "nothing" if array is None else f"{np.shape(array)}"
+        _check.fail(op, name, f"has shape {np.shape(change)}, expected {there} as {name[1:]} has")
+
+
+def sparse_attention_jvp(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    support: Support,
+    dq: Floats,
+    dk: Floats,
+    dv: Floats,
+    *,
+    dbias: Floats | None = None,
+    dsinks: Floats | None = None,
+    weight: str = "softmax",
+    scale: float | None = None,
+    bandwidth: float = 1.0,
+    power: float = 2.0,
+    bias: Floats | None = None,
+    sinks: Floats | None = None,
+    nonfinite: str = "raise",
+    return_lse: bool = False,
+) -> Any:
+    """Change of `sparse_attention` along (dq, dk, dv[, dbias][, dsinks]), the support held fixed.
+
+    Arguments as there; with `return_lse` also the change of ``log Z``, float64. ``nnz (3 d + 2 e)``
+    multiply-adds, ``O(nnz)`` memory.
+    """
+    op = "sparse_attention_jvp"
+    arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e")}
+    changes = {"dq": (dq, "n d"), "dk": (dk, "m d"), "dv": (dv, "m e")}
+    fit = _check.fit(op, {**arrays, **changes}, nonfinite=nonfinite)
+    edges = Edges(fit, support)
+    given = edge_terms(edges, bias, sinks, nonfinite)
+    weights = WeightFunction.checked(fit, weight, scale, bandwidth, power, "zero", *given)
+    _alike(op, "dbias", dbias, bias)
+    _alike(op, "dsinks", dsinks, sinks)
+    moved_bias, _ = edge_terms(edges, dbias, None, nonfinite)
+    moved_sinks = None if dsinks is None else per_head(fit, "dsinks", dsinks, nonfinite)
+    return _changed(edges, weights, return_lse, moved_bias, moved_sinks)
+
+
+def neighbourhood_attention_jvp(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    dq: Floats,
+    dk: Floats,
+    dv: Floats,
+    *,
+    window: Sizes,
+    stride: Sizes = 1,
+    dilation: Sizes = 1,
+    causal: Flags = False,
+    scale: float | None = None,
+    nonfinite: str = "raise",
+    return_lse: bool = False,
+) -> Any:
+    """Change of `neighbourhood_attention` along (dq, dk, dv), to first order.
+
+    Arguments as there. ``n window (3 d + 2 e)`` multiply-adds, and the memory of its support.
+    """
+    op = "neighbourhood_attention_jvp"
+    given = {"q": q, "k": k, "v": v, "dq": dq, "dk": dk, "dv": dv}
+    fit, axes = grid_axes(op, given, window, stride, dilation, causal, nonfinite)
+    weights = WeightFunction.checked(fit, scale=scale)
+    return _changed(Edges(fit, neighbourhood.support(axes)), weights, return_lse)
+
+
+def _changed(
+    edges: Edges, weights: WeightFunction, return_lse: bool, dbias: Any = None, dsinks: Any = None
+) -> Any:
+    """Changes with the leading axes and the grid of the call."""
+    out, lse = forward_mode.on_edges(edges, weights, dbias, dsinks)
+    fit, grid = edges.fit, edges.query_grid
+    result = fit.unfold(out.reshape(fit.batch, *grid, out.shape[2]))
+    return (result, fit.unfold(lse.reshape(fit.batch, *grid), cast=False)) if return_lse else result
