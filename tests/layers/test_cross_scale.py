@@ -140,6 +140,17 @@ def test_odd_sizes_are_refused_with_the_step_of_scale_4() -> None:
         layers.sem_cell(np.ones((3, 6, 2)), drawn(parts.of_cell(4)), scale=4, parity=True)
 
 
+def test_gradients_refuse_the_sizes_that_outputs_do() -> None:
+    x, text = np.ones((3, 4, 2)), "x has 3 x 4 pixels, expected multiples of"
+    for call, weights, cotangents in (
+        (layers.cross_scale_block_vjp, parts.of_block(), (x,)),
+        (layers.multi_source_projection_vjp, parts.of_projection(2), (x,)),
+        (layers.sem_cell_vjp, parts.of_cell(2), (x, x)),
+    ):
+        with pytest.raises(ValueError, match=text):
+            call(x, drawn(weights), *cotangents, scale=2, parity=True)
+
+
 def test_a_batch_is_its_slices_and_the_floor_may_be_missing() -> None:
     x, weights = np.random.default_rng(2).standard_normal((2, 2, 4, 2)), drawn(parts.of_cell(2))
     whole = layers.sem_cell(x, weights, scale=2)

@@ -209,3 +209,11 @@ def test_many_tiles(dtype: Any) -> None:
     value, index = A.topk(3)
     np.testing.assert_allclose(value, -np.sort(-stages.weights, axis=1)[:, :3], atol=bound)
     np.testing.assert_allclose(np.take_along_axis(A.to_dense(), index, 1), value, atol=bound)
+
+
+def test_bytes_are_those_of_what_is_held() -> None:
+    q, k = np.ones((3, 2)), np.ones((4, 2))
+    plain = nlattn.attention_map(q, k).nbytes
+    assert q.nbytes + k.nbytes + 3 * 8 < plain < q.nbytes + k.nbytes + 3 * 8 + 64
+    assert nlattn.attention_map(q, k, mask=np.ones((3, 4), bool)).nbytes - plain == 12 - 1
+    assert nlattn.attention_map(q, k, bias=np.zeros((3, 4))).nbytes - plain == 8 * (12 - 1)

@@ -99,6 +99,21 @@ def test_a_row_s_set_holds_what_its_prefix_needs(seed: int, n: int, p: float, ep
         assert (A[:, outside] < eps * (1 + 1e-9)).all()
 
 
+BOUNDS = {1.0: 15, 2.0: 15, 3.0: 25, 4.0: 30, 6.0: 50}
+"""Of 3 channels and eps=0.2: r / eps; for p = 3 r^1.5 / eps; for even p as many as monomials."""
+CAUSAL = {1.0: 75, 2.0: 15, 3.0: 51, 4.0: 30}
+"""r (eps n^(1 - p/2))^(-2/p) of 200 keys where there are no monomials; n^0 for p below 2."""
+
+
+@pytest.mark.parametrize("p", BOUNDS)
+def test_how_many_keys_a_set_may_have_at_most(p: float) -> None:
+    K = np.random.default_rng(6).standard_normal((200, 3))
+    assert nlattn.universal_set(K, 0.2, p=p).bound == BOUNDS[p]
+    assert nlattn.universal_set(K[:4], 0.2, p=p).bound == 4
+    if p in CAUSAL:
+        assert nlattn.universal_set(K, 0.2, p=p, causal=True).bound == CAUSAL[p]
+
+
 def test_causal_sets_are_those_of_the_prefixes() -> None:
     K = np.random.default_rng(3).standard_normal((50, 3))
     causal = nlattn.universal_set(K, 0.2, causal=True)

@@ -88,7 +88,7 @@ def test_the_average_keeps_its_promise() -> None:
     assert (s(K, w, 4) / w ** (2 / 4)).max() <= 1.1
 
 
-@pytest.mark.parametrize("p", [1.2, 1.5, 2, 3, 4, 6])
+@pytest.mark.parametrize("p", [1.2, 1.5, 2, 2.5, 3, 4, 6])
 def test_any_weights_certify(p: float) -> None:
     rng = np.random.default_rng(2)
     K = keys(2)

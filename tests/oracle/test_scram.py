@@ -35,6 +35,13 @@ def test_a_window_of_one_is_the_match() -> None:
     assert support[1].tolist() == [3, 1, 0, 2]
 
 
+def test_matches_moved_over_the_edge_are_dropped() -> None:
+    # 1 x 3 on 1 x 8, steps of 3: a match 2 moved left would be -1, a match 5 moved right 8
+    left, right = field([[6, 2, 7]], (1, 8)), field([[6, 5, 1]], (1, 8))
+    assert keys(scram_support(left, kind="neighbours", window=3), 0) == [1, 2, 3, 5, 6, 7]
+    assert keys(scram_support(right, kind="neighbours", window=3), 2) == [0, 1, 2, 4, 5, 6]
+
+
 def test_neighbours_bring_their_matches_moved_and_unmoved() -> None:
     # 1 x 3 on 1 x 8: neighbours of query 1 match 0 and 7; moved back they say 1 and 6
     one = field([[0, 4, 7]], (1, 8))
