@@ -161,6 +161,7 @@ def _pattern(
     each: Mapping[str, Array], how: Arithmetic,
 ) -> Verdict:  # fmt: skip
     """What the errors of all elements say together, each result beside the plain transcription."""
+    alike = how.results == how.sums and _summed_once(case)
     deep = exponents(case)
     shared = how.common * (SHARED + (deep if deep > SHARED else 0.0))
     farthest = spread = 0.0
@@ -178,7 +179,7 @@ def _pattern(
                     f"them, in the root of the mean square of {mine.elements} elements"
                 )
                 return replace(verdict, status="fail", spread=mine.spread, detail=said)
-        doubt = mine.doubt * (np.sqrt(want[name][..., 0].size) if _summed_once(case) else 1.0)
+        doubt = mine.doubt * (np.sqrt(want[name][..., 0].size) if alike else 1.0)
         least = max(shared + UNLIKELY * doubt, _EXCUSE * abs(other.bias))
         if mine.elements >= 16 and abs(mine.bias) > least:
             said = (
