@@ -33,9 +33,11 @@ def by_prange(function: Any = None, *, fast: bool = False, blas: bool = False) -
         return lambda function: by_prange(function, fast=fast, blas=blas)
     task = jit._compile(function, entry=False, fast=fast, keep=False)
     names = function.__code__.co_varnames[1 : function.__code__.co_argcount]
-    code = f"def f(first, last, {', '.join(names)}):\n for n in numba.prange(first, last):\n"
+    own = ", ".join(names)  # no name of a kernel's own begins as those of the loop
+    code = f"def f(prange_first, prange_last, {own}):\n"
+    code += f" for prange_n in numba.prange(prange_first, prange_last):\n  task(prange_n, {own})\n"
     scope = {"numba": numba, "task": task}
-    exec(f"{code}  task(n, {', '.join(names)})", scope)
+    exec(code, scope)
     loop = scope["f"]
     loop.__code__ = loop.__code__.replace(
         co_name=function.__name__,
