@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from nlattn import images
+from nlattn.tiled import scram, sources
 
 OPTIONS = ["--candidates", "random", "--iterations", "2"]
 
@@ -147,37 +148,38 @@ def _lines(out: Path) -> int:
         return 0
 
 
-def thousand(_: Path, side: int, manifest: Path) -> None:
+def thousand(folder: Path, side: int, manifest: Path) -> None:
     """Foretold seconds of a larger picture on many workers, from the task times of a run.
 
-    Assumed: a task takes as long as one drawn from those measured for its stage, whatever its
-    neighbours do; storage keeps up; a task costs the scheduler a millisecond, one at a time; stages
-    wait for their last task; single tasks grow with the pixels.
+    Assumed: a stage takes as much for each pixel as it took, in as many tasks as a plan with tiles
+    of 512 has, which differ among themselves as the measured ones do; storage keeps up; a task
+    costs the scheduler a millisecond, one at a time; stages wait for their last task.
     """
     measured: dict[str, list[float]] = {}
     lines = [json.loads(line) for line in manifest.read_text().splitlines()]
     height, width = (lines[0]["features"][name] for name in ("height", "width"))
-    rows = lines[0]["features"]["rows"]
     for line in lines[1:]:
         if "task" in line:
             measured.setdefault(line["task"].partition("/")[0], []).append(line["seconds"])
+    np.save(folder / "small.npy", np.zeros((8, 8, 3), np.uint8))
+    large = scram.job(folder / "small.npy", candidates="random").of(
+        sources.Source("npy", "", (side, side, 3)), 512
+    )
+    tasks = {stage.name: stage.cost.tasks for stage in large.stages()}
     growth, rng = side * side / (height * width), random.Random(0)
-    alone = sum(sum(seconds) for seconds in measured.values()) * growth
+    works = {n: sum(s) * (1 if n == "axes" else growth) for n, s in measured.items()}
     print(f"| workers | {side} x {side} | efficiency |\n|---|---|---|")
     for workers in (1, 2, 16, 100, 1000):
         total = 0.0
-        for seconds in measured.values():
-            if len(seconds) == 1:
-                total += seconds[0] * growth
-                continue
-            free = [0.0] * workers
-            for number in range(round(len(seconds) * growth)):
+        for name, seconds in measured.items():
+            free, mean = [0.0] * workers, statistics.mean(seconds) or 1.0
+            for number in range(tasks[name]):
                 begun = max(heapq.heappop(free), number * 1e-3)
-                heapq.heappush(free, begun + rng.choice(seconds))
+                taken = works[name] / tasks[name] * rng.choice(seconds) / mean
+                heapq.heappush(free, begun + taken)
             total += max(free)
-        share = alone / total / workers
-        print(f"| {workers} | {total / 3600:.2f} h | {share:.0%} |")
-    print(f"bands of {rows} rows of {width} pixels were measured")
+        share = sum(works.values()) / total / workers
+        print(f"| {workers} | {total / 3600:.2f} h | {share:.0%} |", flush=True)
 
 
 def main() -> None:
