@@ -54,8 +54,8 @@ def _diagnosis(
         said.append(
             _sentence(_explanations(case, want, got))
             or _sentence(combined.in_part(case, want, got))
-            or structure.describe(case, want, got)
             or _sentence(combined.other_number(case, want, got))
+            or structure.describe(case, want, got)
             or (_sentence(combined.pair(case, want, got)) if two else "")
             or structure.only(case, want, got)
         )
@@ -63,13 +63,16 @@ def _diagnosis(
 
 
 def commonest(said: Iterable[str]) -> str:
-    """Of the diagnoses of several cases, the one that explains most of them."""
-    counts = Counter(
-        reading
-        for text in said
-        for reading in dict.fromkeys(text.removeprefix(_SAME).split(" or "))
-        if reading
-    )
+    """Of the diagnoses of several cases, the one that explains most of them.
+
+    A mistake that has a name counts three times as much as a description of the result.
+    """
+    counts = Counter[str]()
+    for text in said:
+        weight = 3 if text.startswith(_SAME) else 1
+        for reading in dict.fromkeys(text.removeprefix(_SAME).split(" or ")):
+            counts[reading] += weight if reading else 0
+    counts.pop("", None)
     if not counts:
         return ""
     best = counts.most_common(1)[0][0]
