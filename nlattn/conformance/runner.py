@@ -23,7 +23,7 @@ from nlattn.conformance.judge.large import beyond
 from nlattn.conformance.judge.verdict import Verdict, judge
 from nlattn.conformance.whole import needed
 
-ENOUGH = 12
+ENOUGH = 6
 """Failures of a function after which two mistakes at once are no longer looked for."""
 
 

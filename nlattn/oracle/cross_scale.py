@@ -176,17 +176,23 @@ def cross_scale_attention_vjp(
     assign: str = "softmax",
     crop: str = "exact",
 ) -> tuple[Array, Array, Array]:
-    """Gradients (dq, dk, dv) of ``sum(dout * out)``; leading axes are those of all arrays."""
+    """Gradients (dq, dk, dv) of ``sum(dout * out)``; of what heads share, sums over these."""
     if dout.ndim > 3:
         options: dict[str, Any] = {
             "scale": scale, "patch": patch, "temperature": temperature, "floor": floor,
             "overlap": overlap, "divisor": divisor, "assign": assign, "crop": crop,
         }  # fmt: skip
+        lead = dout.shape[:-3]
+        whole = [np.broadcast_to(x, (*lead, *x.shape[-3:])) for x in (q, k, v)]
         parts = [
-            cross_scale_attention_vjp(*(x[b] for x in (q, k, v, dout)), **options)
+            cross_scale_attention_vjp(*(x[b] for x in (*whole, dout)), **options)
             for b in range(len(dout))
         ]
-        return tuple(np.stack(x) for x in zip(*parts, strict=True))  # type: ignore[return-value]
+        made = (np.stack(x) for x in zip(*parts, strict=True))
+        return tuple(  # type: ignore[return-value]
+            g.sum(tuple(range(g.ndim - x.ndim))) if g.ndim > x.ndim else g
+            for g, x in zip(made, (q, k, v), strict=True)
+        )
     s, p, (H, W), (h, w), e = scale, patch, q.shape[:2], k.shape[:2], v.shape[2]
     A, S, Q, K, nu, above = weights(q, k, p, temperature, floor, assign)
     T = unfold(v, s * p, s, s * (p // 2)).reshape(h * w, -1)

@@ -162,8 +162,20 @@ def favor_attention_vjp(
     if causal:
         dphi_q = dphi_q - denominator_eps * (A * dA).sum(-1, keepdims=True) / D
     options["stabilizer_gradient"] = stabilizer_gradient
-    dq = features_vjp(q, dphi_q, role="query", phi=phi_q, **options)
-    return dq, features_vjp(k, dphi_k, role="key", phi=phi_k, **options), dv
+    dq = _shared(q, dphi_q, role="query", phi=phi_q, **options)
+    dk = _shared(k, dphi_k, role="key", phi=phi_k, **options)
+    return dq, dk, dv.sum(tuple(range(dv.ndim - v.ndim))) if dv.ndim > v.ndim else dv
+
+
+def _shared(x: Array, dphi: Array, *, phi: Array, **options: Any) -> Array:
+    """Gradient of features of x, summed over the heads that share it."""
+    more = dphi.ndim - x.ndim
+    if not more:
+        return features_vjp(x, dphi, phi=phi, **options)
+    lead = dphi.shape[:-2]
+    whole, features = (np.broadcast_to(y, (*lead, *y.shape[-2:])) for y in (x, phi))
+    dx: Array = features_vjp(whole, dphi, phi=features, **options).sum(tuple(range(more)))
+    return dx
 
 
 @any_layout

@@ -55,6 +55,6 @@ def test_traps_of_real_kernels_are_rejected() -> None:
 
 
 def test_faults_that_a_machine_makes_are_rejected() -> None:
-    found = [examine(m, ("smoke",)) for m in sample(40, ops=("attention",))]
+    found = [examine(m, ("smoke",), told=False) for m in sample(40, ops=("attention",))]
     real = [f for f in found if f.rejected != "same"]
     assert sum(bool(f.rejected) for f in real) >= 0.9 * len(real) >= 20

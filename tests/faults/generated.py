@@ -137,7 +137,9 @@ class Found:
     """The diagnosis, or the exception that it raises."""
 
 
-def examine(mutant: Mutant, tiers: tuple[Tier, ...] = ("smoke", "standard")) -> Found:
+def examine(
+    mutant: Mutant, tiers: tuple[Tier, ...] = ("smoke", "standard"), told: bool = True
+) -> Found:
     """Judge a mutant until a case rejects it; what does the same everywhere is no fault."""
     apart: list[Case] = []
     for tier in tiers:
@@ -148,7 +150,7 @@ def examine(mutant: Mutant, tiers: tuple[Tier, ...] = ("smoke", "standard")) -> 
             if made is None:
                 continue
             if judge(case, made).failed:
-                return Found(mutant, tier, _diagnosis(case, made))
+                return Found(mutant, tier, _diagnosis(case, made) if told else "")
             apart.append(case)
     told = apart or [
         case for case in _others(mutant.spec.name) if _made(mutant, case) != (None, "")

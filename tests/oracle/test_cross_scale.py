@@ -144,3 +144,14 @@ def test_the_dtype_is_kept(dtype: Any) -> None:
         out = oracle.cross_scale_attention(*given, scale=2, overlap=overlap)
         gradients = oracle.cross_scale_attention_vjp(*given, out, scale=2, overlap=overlap)
         assert {x.dtype for x in (out, *gradients)} == {np.dtype(dtype)}
+
+
+def test_gradients_of_shared_keys_are_sums_over_pictures() -> None:
+    rng = np.random.default_rng(8)
+    q, k, v = (rng.standard_normal(s) for s in ((2, 2, 4, 3, 3), (3, 3, 3), (6, 6, 2)))
+    dout = rng.standard_normal((2, 2, 8, 6, 2))
+    shared = oracle.cross_scale_attention_vjp(q, k, v, dout, scale=2)
+    whole = (np.tile(x, (2, 2, 1, 1, 1)) for x in (k, v))
+    each = oracle.cross_scale_attention_vjp(q, *whole, dout, scale=2)
+    for x, y in zip(shared, each, strict=True):
+        np.testing.assert_allclose(x, y if x.ndim == y.ndim else y.sum((0, 1)), rtol=1e-12)

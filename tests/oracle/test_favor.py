@@ -93,3 +93,17 @@ def test_published_modules(name: str) -> None:
     )
     for gradient, x in zip(got, "qkv", strict=True):
         np.testing.assert_allclose(gradient, data[f"grad.in.{x}"], rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_gradients_of_shared_keys_are_sums_over_heads(causal: bool) -> None:
+    rng = np.random.default_rng(8)
+    q, dout = rng.standard_normal((2, 3, 6, 5)), rng.standard_normal((2, 3, 6, 4))
+    k, v, P = rng.standard_normal((6, 5)), rng.standard_normal((6, 4)), rng.standard_normal((7, 5))
+    options = {"projection": P, "causal": causal}
+    shared = oracle.favor_attention_vjp(q, k, v, dout, **options)
+    each = oracle.favor_attention_vjp(
+        q, *(np.tile(x, (2, 3, 1, 1)) for x in (k, v)), dout, **options
+    )
+    for x, y in zip(shared, each, strict=True):
+        np.testing.assert_allclose(x, y if x.ndim == y.ndim else y.sum((0, 1)), rtol=1e-12)

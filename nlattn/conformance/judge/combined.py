@@ -12,9 +12,9 @@ from nlattn.conformance.judge.measure import call_of, distance, results, rms, sl
 from nlattn.conformance.judge.structure import place
 from nlattn.conformance.judge.variants.base import Variant, both, first
 
-LARGEST = 6000
+LARGEST = 2500
 """Pairs of queries and keys above which two mistakes are not looked for."""
-LIKELY = 14
+LIKELY = 10
 """Variants of which each is tried with every other: those that explain most on their own."""
 
 Results = Mapping[str, Array]
