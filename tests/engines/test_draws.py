@@ -46,3 +46,25 @@ def test_as_many_rows_as_markov_s_inequality_needs() -> None:
     )
     assert few < more
     assert abs(sharp - 4 * few) <= 4
+
+
+def test_hashes_are_splitmix64_of_the_fields() -> None:
+    """In Python's integers, one step for the seed and one for each field."""
+
+    def step(x: int) -> int:
+        x = (x + 0x9E3779B97F4A7C15) % 2**64
+        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+        return x ^ (x >> 31)
+
+    for seed in (0, 7, 2**64 - 1, 2**64 + 7):
+        want = step(step(step(seed % 2**64) ^ 5) ^ 123456789)
+        assert int(draws.hashes(seed, 5, 123456789)) == want
+        assert draws.uniform(seed, 5, 123456789) == 1 - (want >> 11) / 2**53
+
+
+def test_rows_of_a_hadamard_transform_are_those_of_the_lemma() -> None:
+    each = 0.05 / 3
+    spread = math.sqrt(6) + math.sqrt(8 * math.log(1000 / each))
+    r = sketch.rows_needed("srht", 1000, 6, 0.2, 0.05)
+    assert r - 1 < 6 / 0.04 * spread**2 * math.log(6 / each) <= r
