@@ -92,8 +92,8 @@ __global__ void attend(const T* q, const T* k, const T* v, T* out, float* lse, i
         }
         top = best;
     }
-    for (int c = 0; c < d; c++) narrow(total > 0 ? acc[c] / total : 0, out[row * d + c]);
-    lse[row] = total > 0 ? top + logf(total) : -INFINITY;
+    for (int c = 0; c < d; c++) narrow(total != 0 ? acc[c] / total : 0, out[row * d + c]);
+    lse[row] = total != 0 ? top + logf(total) : -INFINITY;
 }
 
 // From and to the host's memory; 0, or the error.

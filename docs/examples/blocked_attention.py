@@ -52,7 +52,7 @@ def attend(q: Any, k: Any, v: Any, scale: float, last: int | None, flaw: str) ->
             p = p.astype(q.dtype).astype(np.float32)
             acc = acc * (1 if flaw == "rescale" else keep[:, None]) + p @ values
             top = new
-        some = total > 0
+        some = total != 0
         out[rows] = np.where(some[:, None], acc / np.where(some, total, 1)[:, None], 0)
         lse[rows] = np.where(some, top + np.log(np.where(some, total, 1)), -np.inf)
     return out, lse

@@ -72,7 +72,7 @@ def attend(
         keep = tl.where((flaw & 2) != 0, 1.0, keep)
         acc = acc * keep[:, None] + tl.dot(p.to(v.dtype), v, input_precision=IEEE)
         top = new
-    some = total > 0
+    some = total != 0
     acc = acc / tl.where(some, total, 1.0)[:, None]
     put_rows(Out, tl.where(some[:, None], acc, 0.0), head, rows, n, D)
     lse = tl.where(some, top + tl.log(tl.where(some, total, 1.0)), float("-inf"))
