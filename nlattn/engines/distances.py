@@ -157,7 +157,7 @@ def _disguised(q: Floats, k: Floats, factor: float, unit: float) -> tuple[int, f
         height = constant * k[:, channel].astype(np.float64) / unit
         square_c, height_c = square - square.mean(), height - height.mean()
         spread, rise = float(square_c @ square_c), float(square_c @ height_c)
-        if spread > 0 and rise < 0 and rise**2 >= _DISGUISED * spread * float(height_c @ height_c):
+        if spread > 0 > rise and rise * rise >= _DISGUISED * spread * float(height_c @ height_c):
             return int(channel), -spread / (2 * rise), constant
     return None
 
