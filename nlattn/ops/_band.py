@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,8 @@ class Positions(NamedTuple):
         `biased` says whether the place of a query counts elsewhere, in a linear bias.
         """
         op, n, m = fit.op, fit.dims["n"], fit.dims["m"]
+        if not biased and all(map(operator.is_, self, _EVERYWHERE)):  # nothing was asked for
+            return _whole(n, m), np.zeros(fit.batch, np.int64)
         causal = _check.flag(op, "causal", self.causal)
         about = _check.choice(op, "window_about", self.window_about, ABOUT) == "offset"
         left, right = _sides(op, self.window)
@@ -106,6 +109,16 @@ class Positions(NamedTuple):
             text = "has no meaning without causal=True, alibi or window_about='offset'"
             _check.fail(op, f"causal_offset={given!r}", text)
         return offset
+
+
+_EVERYWHERE = Positions()
+
+
+def _whole(n: int, m: int) -> Ints:
+    """All keys for every query."""
+    band = np.zeros((1, n, 3), np.int64)
+    band[..., 1], band[..., 2] = m, np.arange(n)
+    return _check.frozen(band)  # type: ignore[no-any-return]
 
 
 def band(op: str, causal: object, offset: object, window: object) -> tuple[int, int]:

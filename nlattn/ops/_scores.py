@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -42,11 +43,15 @@ def prepare(
     slices = np.zeros((fit.batch, 7), np.int64)
     named = min(3, len(fit.index[0])) if fit.batch else 0
     slices[:, :named] = fit.index[:, :named]
-    a_bias, a_mask = _bias(fit, bias, nonfinite), truth_values(fit, mask)
-    folded_bias, slices[:, 3] = fold(fit, "bias", a_bias)
-    folded_mask, slices[:, 4] = fold(fit, "mask", a_mask, (-(-n // rows), -(-m // columns)))
-    kept = truth_values(fit, dropout_mask, "dropout_mask")
-    folded_kept, slices[:, 5] = fold(fit, "dropout_mask", kept)
+    folded_bias, folded_mask, folded_kept = _absent(fit.dtype), _absent(np.bool_), _absent(np.bool_)
+    if bias is not None:
+        folded_bias, slices[:, 3] = fold(fit, "bias", _bias(fit, bias, nonfinite))
+    if mask is not None:
+        blocks = -(-n // rows), -(-m // columns)
+        folded_mask, slices[:, 4] = fold(fit, "mask", truth_values(fit, mask), blocks)
+    if dropout_mask is not None:
+        kept = truth_values(fit, dropout_mask, "dropout_mask")
+        folded_kept, slices[:, 5] = fold(fit, "dropout_mask", kept)
     band, slices[:, 6] = where.band(fit, alibi is not None)
     logits = np.zeros((fit.batch, 2), fit.dtype)
     logits[:, 0] = -np.inf if sinks is None else per_head(fit, "sinks", sinks, nonfinite)
@@ -72,6 +77,14 @@ def prepare(
         bias is not None,
         mask is not None,
         dropout_mask is not None,
+    )
+
+
+@functools.cache
+def _absent(dtype: Any) -> Any:
+    """What stands for a bias or a mask that is not given."""
+    return _check.frozen(
+        np.ones((1, 1, 1), dtype) if dtype is np.bool_ else np.zeros((1, 1, 1), dtype)
     )
 
 
@@ -104,8 +117,6 @@ def _blocks(op: str, mask: Any, block: Any) -> tuple[int, int]:
 
 def _bias(fit: Fit, bias: object, nonfinite: str) -> Any:
     op = fit.op
-    if bias is None:
-        return np.zeros((1, 1), fit.dtype)
     x = _check.array(op, "bias", bias)
     _check.one_dtype(op, {"q": fit.out_dtype, "bias": x.dtype})
     if nonfinite == "raise":
