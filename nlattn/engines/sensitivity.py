@@ -14,10 +14,11 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Floats
-from nlattn.engines.whitened import Whitening, factor
+from nlattn.engines.whitened import U, Whitening, factor
 
 _FEATURES = 256  # columns that the tensor certificate may have
 _ELEMENTS = 1 << 24
+_ROUNDED = 8 * U  # of a sum of a few terms, each of which is rounded, beside their sizes
 _FAR = 900  # exponents from which a channel is brought near 1
 
 
@@ -106,12 +107,17 @@ def certificate(keys: Keys, log_v: Floats, p: float) -> Floats:
         return np.ones(len(log_v))
     root = (np.sqrt(whole.tau) + whole.error + row * keys.error * steep) * (1 + 2 * slack)
     with np.errstate(over="ignore"):
-        log = 2 * np.log(np.maximum(root, np.finfo(np.float64).tiny)) - 2 * exponent(p) * log_v
+        own = 2 * np.log(np.maximum(root, np.finfo(np.float64).tiny))
+        moved = 2 * exponent(p) * log_v
+        log, size = own - moved, abs(own) + abs(moved) + 1
         if p >= 2:
             top = log_v.max()
             total = top + math.log(np.exp(log_v - top).sum())
-            return np.asarray(np.exp((p / 2 - 1) * total + p / 2 * log))
-        return np.asarray(np.exp(p / 2 * log + (2 - p) / p * (p / 2 * log - log_v).max()))
+            size = p / 2 * size + (p / 2 - 1) * (abs(total) + len(log_v))
+            return np.asarray(np.exp((p / 2 - 1) * total + p / 2 * log + _ROUNDED * size))
+        size = p / 2 * size + (2 - p) / p * (p / 2 * size + abs(log_v)).max()
+        power = p / 2 * log + (2 - p) / p * (p / 2 * log - log_v).max()
+        return np.asarray(np.exp(power + _ROUNDED * size))
 
 
 def tensor_size(p: float, r: int) -> int:
@@ -167,7 +173,8 @@ def bounds(keys: Keys, p: float, log_v: Floats | None) -> tuple[Floats, Floats]:
             upper = n ** (p / 2 - 1) * high**p
         else:  # beyond what a number holds
             with np.errstate(divide="ignore"):
-                upper = np.exp(np.minimum(steep + p * np.log(high), 0))
+                log = p * np.log(high)
+                upper = np.exp(np.minimum(steep + log + _ROUNDED * (steep - log), 0))
     else:
         lower, upper = n ** (p / 2 - 1) * low**p, high**p * high.max() ** (2 - p)
     if log_v is not None:
@@ -175,7 +182,7 @@ def bounds(keys: Keys, p: float, log_v: Floats | None) -> tuple[Floats, Floats]:
     tensor = tensor_certificate(keys, p)
     if tensor is not None:
         upper = np.minimum(upper, tensor)
-    return lower, np.minimum(upper, 1)
+    return lower * (1 - _ROUNDED), np.minimum(upper * (1 + _ROUNDED), 1)  # of the powers
 
 
 def converge(keys: Keys, p: float, eta: float, steps: int, tol: float) -> tuple[Floats, float, int]:
