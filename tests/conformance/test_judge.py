@@ -246,3 +246,12 @@ def test_what_a_rounded_constant_of_exponents_does_to_all_is_no_bias() -> None:
     assert judge(faint, got).status == "pass"
     primes = CASES["attention/forward/float32/even"]
     assert judge(primes, {"out": exact(primes)["out"] * (1 + 24 * 2.0**-24)}).failed
+
+
+@pytest.mark.parametrize("op", ["lev_attention", "qna", "sparse_attention"])
+def test_every_case_of_shared_heads_has_a_bound(op: str) -> None:
+    """Arrays beside q, k and v have axes of their own: an index by head, a bias of windows."""
+    for case in suite.cases("smoke", (op,), ("float16",)):
+        if case.kind == "vjp" and ("group" in case.name or "bias" in case.name):
+            for name, bound in allowed(case).items():
+                assert not np.isnan(bound).any(), (case.name, name)

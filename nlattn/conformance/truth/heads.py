@@ -25,9 +25,12 @@ def apart(case: Case, arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[s
             x = arrays[name]
             group = arrays["q"].shape[-3] // x.shape[-3]
             found[name] = x[..., np.repeat(np.arange(x.shape[-3]), group), :, :]
+            if name == "k" and np.ndim(arrays.get("index", 0)) > 1:  # chosen by the head of keys
+                found["index"] = np.repeat(arrays["index"], group, -2)
     lead = np.broadcast_shapes(*(found[n].shape[: -len(dims)] for n, dims in names.items()))
     wanted = {n: (*lead, *found[n].shape[-len(dims) :]) for n, dims in names.items()}
-    if "bias" in arrays:
+    of_pairs = "bias" not in names and case.spec.cases.given != "support"
+    if "bias" in arrays and of_pairs:
         wanted["bias"] = (*lead, arrays["q"].shape[-2], arrays["k"].shape[-2])
     found |= {name: _expanded(found[name], shape) for name, shape in wanted.items()}
     same = all(found[name].shape == arrays[name].shape for name in wanted)
