@@ -68,7 +68,7 @@ ROWS = (
             choices=(
                 (Recipe("bias", extra=("bias",)),),
                 (Recipe("gate", extra=("gate",)),),
-                (Recipe("window-2x4", {"window": [2, 4]}),),
+                (Recipe("window-3x5", {"window": [3, 5]}),),
             ),
             recipes=(Recipe("bias-gate", extra=("bias", "gate")),),
         ),

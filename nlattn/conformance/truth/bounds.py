@@ -144,7 +144,8 @@ def condition(k: Array, want: Mapping[str, Array], p: float, b: tuple[int, ...])
     worst = 1.0
     weights = [np.ones(len(rows))]
     if p != 2 and "out" in want and want["out"].shape == k.shape[:-1]:
-        weights.append(want["out"][b][k.any(-1)] ** (0.5 - 1 / p))
+        own = np.maximum(want["out"][b][k.any(-1)], np.finfo(float).tiny)
+        weights.append(own ** (0.5 - 1 / p))
     for w in weights:
         sizes = np.linalg.svd(w[:, None] * rows, compute_uv=False)
         kept = sizes[sizes > 1e-10 * sizes.max(initial=0)]
