@@ -135,7 +135,8 @@ def drawn_recipes(spec: OpSpec, known: list[Recipe]) -> SearchStrategy[tuple[Rec
             lead = base.lead
         layout, sizes = draw(st.sampled_from(LAYOUTS)), dict(base.sizes)
         for name in sorted(dimensions):
-            size = draw(st.integers(spec.least.get(name, 1), LARGEST))
+            low = spec.least.get(name, 1)
+            size = draw(st.integers(low, max(low, LARGEST)))
             sizes[name] = size if sizes.get(name, 1) else 0
         recipe = replace(base, label="sweep", lead=lead, values=kind, layout=layout, sizes=sizes)
         recipe = replace(recipe, sizes=_legal(spec, recipe, sizes))
