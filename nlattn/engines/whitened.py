@@ -21,7 +21,6 @@ from nlattn.runtime import jit, threads
 U = 2.0**-53
 _CONDITION = 1e6  # up to here the first root keeps four digits, and the second finds the rest
 _LEAST = 2.0**-900  # of a row beside the largest column; smaller ones have no digits left
-_POLLUTED = 1e-4  # of a direction's square: what rounding of long keys may make up
 _NONE = _check.frozen(np.empty(0))
 
 
@@ -135,7 +134,7 @@ def _by_qr(k: Floats, row: Floats, D: Floats) -> Whitening:
     tolerance = 16 * max(n, d) * U
     r = int(np.count_nonzero((seen.max(0) > tolerance) | (diagonal > diagonal[0] * tolerance)))
     Q, R = Q[:, :r], R[:r]
-    rounded = np.where(seen[:, :r] <= tolerance, Q, 0)
+    rounded = np.where(seen[:, :r] <= 16 * d * U, Q, 0)  # what rounding may have made of long keys
     inverse = solve_triangular(R[:, :r], np.eye(r), check_finite=False)
     with np.errstate(over="ignore"):
         solutions = np.sqrt(((Q @ inverse.T) ** 2).sum(1))
@@ -148,10 +147,7 @@ def _by_qr(k: Floats, row: Floats, D: Floats) -> Whitening:
     tau[order] = (Q**2).sum(1)
     error[order] = _row_errors(tau[order], solutions, norms, d * U)
     error[order] = np.minimum(error[order], d * U * (diagonal[0] / diagonal[r - 1] + 16))
-    if (
-        (rounded**2).sum(0) > _POLLUTED
-    ).any():  # a direction that smaller keys have alone is hidden
-        error[:] = 1
+    error[order] = np.minimum(error[order] + np.sqrt((rounded**2).sum(0)).sum(), 1)
     with np.errstate(over="ignore"):
         return Whitening(D[:, None] * T, root / D, tau, error, _check.frozen(rows))
 
