@@ -105,7 +105,7 @@ def _fill(title: str, data: dict[str, Any]) -> str:
     here = files("nlattn.explorer")
     template = (here / "page.html").read_text("utf-8")
     parts = {
-        "title": html.escape(title),
+        "title": html.escape(title).encode("utf-8", "replace").decode(),  # names of any bytes
         "style": (here / "page.css").read_text("utf-8"),
         "script": (here / "page.js").read_text("utf-8"),
         "data": json.dumps(data).replace("<", "\\u003c"),

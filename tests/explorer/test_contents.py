@@ -112,6 +112,10 @@ def test_text_of_others_stays_text(image: np.ndarray, few: nlattn.AttentionMap):
     assert json.loads(data[1])["maps"][0]["name"] == name
 
 
+def test_a_name_may_be_of_any_bytes(image: np.ndarray, few: nlattn.AttentionMap):
+    assert "<h1>?.png</h1>" in page(image, few, title="\udcff.png").encode().decode()
+
+
 def test_whole_numbers_are_colours(few: nlattn.AttentionMap):
     whole = np.full((6, 9, 1), 255, np.uint8)
     assert page(whole, few) == page(np.ones((6, 9, 1)), few)
