@@ -218,6 +218,22 @@ def _windows() -> list[Scene]:
     ]
 
 
+def _neighbours() -> list[Scene]:
+    rng, grid = np.random.default_rng(6), (6, 7)
+    arrays = {n: rng.standard_normal((*grid, 3)) for n in ("q", "k", "v", "dout")}
+    scenes = []
+    for label, options in (
+        ("boxes", {"window": (3, 3)}),
+        ("dilated", {"window": (3, 2), "dilation": (2, 1), "stride": (1, 2)}),
+        ("causal", {"window": (3, 3), "causal": (True, False)}),
+    ):
+        support: Any = nlattn.neighbourhood_support(grid, **options)
+        seen = np.zeros((42, 42), bool)
+        seen[np.repeat(np.arange(42), np.diff(support.indptr)), support.indices] = True
+        scenes.append(Scene("neighbourhood_attention", label, arrays, options, seen, wild=(10,)))
+    return scenes
+
+
 def _grids() -> list[Scene]:
     rng, (H, W) = np.random.default_rng(4), (4, 6)
     arrays = {n: rng.standard_normal((H, W, 3)) for n in ("q", "k", "v", "dout")}
@@ -240,6 +256,6 @@ def _grids() -> list[Scene]:
 
 
 MAKERS: tuple[Callable[[], list[Scene]], ...] = (
-    _dense, _sparse, _efficient, _certified, _favor, _windows, _grids,
+    _dense, _sparse, _efficient, _certified, _favor, _windows, _neighbours, _grids,
 )  # fmt: skip
 SCENES = [scene for make in MAKERS for scene in make()]
