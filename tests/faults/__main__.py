@@ -31,8 +31,9 @@ def generated(count: int, seed: int, ops: tuple[str, ...] | None, smoke: bool) -
     found = []
     for mutant in sample(count, seed, ops):
         found.append(examine(mutant, ("smoke",) if smoke else ("smoke", "standard")))
-        if not found[-1].rejected:
-            print(f"{mutant.spec.name}: {mutant.name}", flush=True)
+        if found[-1].rejected in ("", "standard"):
+            late = "at standard" if found[-1].rejected else "passes"
+            print(f"{mutant.spec.name}: {mutant.name}: {late}", flush=True)
     print("\n".join([*shares(found), in_shares(found)]))
     return True
 

@@ -4,6 +4,9 @@ Operators are flipped, terms dropped, axes swapped, constants and comparisons ch
 time, everywhere in an oracle's file. A change that no case and no other numbers can tell from the
 oracle is none: the bits are the same, or in more digits the difference shrinks as rounding does.
 What is left must be rejected.
+
+One process examines the mutants of one operator after the other: cases, truths and bounds are made
+once for all of them, the smallest cases come first, and a mutant is done with its first rejection.
 """
 
 from __future__ import annotations
@@ -12,10 +15,12 @@ import ast
 import copy
 import importlib
 import random
+import signal
 import sys
 import types
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 from unittest.mock import patch
@@ -25,9 +30,10 @@ import numpy as np
 from nlattn.conformance.case import Case, Tier
 from nlattn.conformance.cases.recipes import recipes
 from nlattn.conformance.cases.suite import cases, fits, make
+from nlattn.conformance.judge import errors, verdict
 from nlattn.conformance.judge.diagnosis import diagnose
-from nlattn.conformance.judge.verdict import judge
 from nlattn.conformance.table import TABLE, OpSpec, find
+from nlattn.conformance.truth import bounds
 from nlattn.conformance.truth.bounds import floating
 from nlattn.conformance.truth.transcription import transcription
 
@@ -40,6 +46,10 @@ _SWAPS: dict[type, type] = {
 }  # fmt: skip
 _MORE = 64
 """By what the difference of two ways to compute the same shrinks at least with 11 bits more."""
+_PATIENCE = 30
+"""Seconds after which a call counts as one that does not end."""
+_ENOUGH = 3
+"""Failures of which one is to say what is wrong."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +59,9 @@ class Mutant:
     spec: OpSpec
     name: str
     """File, line and what was changed."""
-    tree: ast.Module = field(repr=False)
+    node: ast.AST
+    changed: ast.AST
+    """What stands in the place of `node` in the oracle's file."""
 
     def run(self, op: str, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
         """Compute with the changed file in the place of the oracle's."""
@@ -62,21 +74,38 @@ class Mutant:
 def _module(mutant: Mutant) -> types.ModuleType:
     module = types.ModuleType(f"nlattn.oracle.{mutant.spec.stem}")
     sys.modules.setdefault("nlattn.oracle", importlib.import_module("nlattn.oracle"))
+    tree = _with(_tree(mutant.spec.stem), mutant.node, mutant.changed)
     with patch.dict(sys.modules, {module.__name__: module}):
-        exec(compile(mutant.tree, mutant.name, "exec"), module.__dict__)
+        exec(compile(tree, mutant.name, "exec"), module.__dict__)
     return module
 
 
-def mutants(spec: OpSpec) -> Iterator[Mutant]:
-    """Every change of the functions of an operator's oracle."""
-    source = importlib.import_module(f"nlattn.oracle.{spec.stem}").__file__
+@cache
+def _tree(stem: str) -> ast.Module:
+    source = importlib.import_module(f"nlattn.oracle.{stem}").__file__
     assert source is not None
     with open(source) as file:
-        tree = ast.parse(file.read())
-    for function in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
+        return ast.parse(file.read())
+
+
+def mutants(spec: OpSpec) -> Iterator[Mutant]:
+    """Every change of the functions that an operator's oracle and its gradient call."""
+    for function in _called(_tree(spec.stem), spec.name, f"{spec.name}_vjp"):
         for node in [x for line in function.body for x in ast.walk(line)]:
             for what, changed in _changes(node):
-                yield Mutant(spec, f"{spec.stem}:{node.lineno}: {what}", _with(tree, node, changed))
+                line = getattr(node, "lineno", 0)
+                yield Mutant(spec, f"{spec.stem}:{line}: {what}", node, changed)
+
+
+def _called(tree: ast.Module, *names: str) -> list[ast.FunctionDef]:
+    """Functions of a file that some of them need, in the file's order."""
+    every = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    found, left = set[str](), [name for name in names if name in every]
+    while left:
+        found.add(name := left.pop())
+        used = {x.id for x in ast.walk(every[name]) if isinstance(x, ast.Name)}
+        left += sorted((used & {*every}) - found)
+    return [every[name] for name in every if name in found]
 
 
 def _with(tree: ast.Module, old: ast.AST, new: ast.AST) -> ast.Module:
@@ -143,26 +172,27 @@ def examine(
     """Judge a mutant until a case rejects it; what does the same everywhere is no fault."""
     apart: list[Case] = []
     for tier in tiers:
-        for case in _cases(mutant.spec.name, tier):
+        for case in _by_size(mutant.spec.name, tier):
             made, raised = _made(mutant, case)
             if raised:
                 return Found(mutant, tier, raised)
             if made is None:
                 continue
-            if judge(case, made).failed:
-                return Found(mutant, tier, _diagnosis(case, made) if told else "")
+            if _fails(case, made):
+                return Found(mutant, tier, _told(mutant, tier) if told else "")
             apart.append(case)
-    told = apart or [
+    others = apart or [
         case for case in _others(mutant.spec.name) if _made(mutant, case) != (None, "")
     ]
-    rounds = all(_only_rounds(mutant, case) for case in told)
+    rounds = all(_only_rounds(mutant, case) for case in others)
     return Found(mutant, "same" if rounds else "", "")
 
 
 def _made(mutant: Mutant, case: Case) -> tuple[dict[str, Any] | None, str]:
     """Results by name, None where the bits are those of the oracle; an exception in words."""
     try:
-        made = _results(mutant.run, case)
+        with _limit(_PATIENCE):
+            made = _results(mutant.run, case)
     except RecursionError:
         raise
     except Exception as error:
@@ -170,6 +200,51 @@ def _made(mutant: Mutant, case: Case) -> tuple[dict[str, Any] | None, str]:
     if all(_equal(x, y) for x, y in zip(made, _right(case), strict=False)):
         return None, ""
     return dict(zip(case.outputs, made, strict=False)), ""
+
+
+@contextmanager
+def _limit(seconds: int) -> Iterator[None]:
+    """TimeoutError for what does not end: a changed loop may run forever."""
+
+    def hangs(*_: Any) -> None:
+        raise TimeoutError("does not end")
+
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+_exact, _transcribed = cache(bounds.exact.__wrapped__), cache(bounds.transcribed.__wrapped__)
+_allowed = cache(bounds.allowed.__wrapped__)
+_typical = cache(bounds.typical)
+"""Of all cases at once, where a run of the kit needs a case only once."""
+
+
+def _fails(case: Case, made: dict[str, Any]) -> bool:
+    whole = {"exact": _exact, "transcribed": _transcribed}
+    with (
+        patch.multiple(verdict, **whole, allowed=_allowed, typical=_typical),
+        patch.object(errors, "transcribed", _transcribed),
+    ):
+        return verdict.judge(case, made).failed
+
+
+def _told(mutant: Mutant, tier: Tier) -> str:
+    """What is said of the first three cases, in the order of the kit, that a mutant fails."""
+    failed = 0
+    for case in _cases(mutant.spec.name, tier):
+        made, _ = _made(mutant, case)
+        if made is not None and _fails(case, made):
+            if said := _diagnosis(case, made):
+                return said
+            failed += 1
+        if failed == _ENOUGH:
+            break
+    return ""
 
 
 def _diagnosis(case: Case, made: dict[str, Any]) -> str:
@@ -223,6 +298,11 @@ def _equal(x: Any, y: Any) -> bool:
 @cache
 def _cases(op: str, tier: Tier) -> list[Case]:
     return [c for c in cases(tier, (op,), ("float64", "float32")) if c.tier == tier]
+
+
+@cache
+def _by_size(op: str, tier: Tier) -> list[Case]:
+    return sorted(_cases(op, tier), key=lambda case: sum(x.size for x in case.arrays.values()))
 
 
 @cache
