@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping
 
 from nlattn.cli.values import n_bytes, positive
+from nlattn.tiled import start
 
 
 def add(parser: argparse.ArgumentParser, *, runs: bool = True) -> None:
@@ -35,6 +36,8 @@ def resolve(options: argparse.Namespace, parsers: Mapping[str, argparse.Argument
         if tiled:
             options.function = "one_map" if options.command == "map" else "denoise"
             options.module = "tiled"
+            if options.processes:  # they import while this process does
+                start.prepare()
         elif options.resume or options.dask or options.processes or options.memory:
             text = "--memory, --processes, --dask and --resume go with --tile"
             parsers[options.command].error(text)

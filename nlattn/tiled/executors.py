@@ -19,6 +19,7 @@ from typing import Any
 
 from nlattn import __version__, _check
 from nlattn.runtime.threads import max_threads, set_threads
+from nlattn.tiled import start
 from nlattn.tiled.task import Record, TileTask, perform
 
 _DEATHS = 3  # times that workers may die before a run is given up
@@ -59,6 +60,7 @@ class Processes:
     def __init__(self, workers: int):
         self.workers = _check.integer(OP, "processes", workers, low=1)
         self._pool: ProcessPoolExecutor | None = None
+        start.prepare()
 
     def perform(self, path: str, tasks: Sequence[TileTask]) -> Iterator[Record]:
         """Records of tasks as they are done; a task whose worker dies is given to another."""
@@ -87,9 +89,8 @@ class Processes:
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            context = multiprocessing.get_context("spawn")
             each = max(1, max_threads() // self.workers)
-            self._pool = ProcessPoolExecutor(self.workers, context, _begin, (each,))
+            self._pool = ProcessPoolExecutor(self.workers, start.prepare(), _begin, (each,))
         return self._pool
 
 

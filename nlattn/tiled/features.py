@@ -20,8 +20,8 @@ from nlattn.tiled.task import Cost, Stage, TileTask
 
 ROWS = 64
 """Queries whose scores say what the scale is."""
-PART = 64 * components.KEYS
-"""Keys that a task compares them with."""
+PARTS = 32
+"""Tasks that compare them with all keys, at most."""
 
 
 class Features(NamedTuple):
@@ -78,7 +78,8 @@ def stages(x: Features, source: sources.Source) -> list[Stage]:
     projected = block * (16 * x.size + 8 * x.colours + 4 * x.channels)
     rows = min(ROWS, x.pixels)
     scored = 4 * rows * (2 * components.KEYS + 4 * _count(x))
-    parts = [range(a, min(a + PART, x.pixels)) for a in range(0, x.pixels, PART)]
+    part = components.KEYS * -(-x.pixels // (components.KEYS * PARTS))
+    parts = [range(a, min(a + part, x.pixels)) for a in range(0, x.pixels, part)]
     if x.scale is not None:
         parts = []
     near = [Array("near", (len(parts), rows, _count(x)), "float32")]
@@ -94,7 +95,7 @@ def stages(x: Features, source: sources.Source) -> list[Stage]:
                projected + 8 * band * d),
         *([_stage("near", x, ("keys",), near, _near, parts, scored, rows * x.pixels)]
           if parts else []),
-        _stage("scale", x, ("near",) if parts else (), scale, _scale, [], 5 * near[0].nbytes,
+        _stage("scale", x, ("near",) if parts else (), scale, _scale, [], 20 * rows * _count(x),
                drops=("sums", "axes", "lengths", *(("near",) if parts else ()))),
     ]  # fmt: skip
 
@@ -187,9 +188,12 @@ def _near(folder: Folder, x: Features, part: range) -> Any:
 def _scale(folder: Folder, x: Features) -> Any:
     if x.scale is not None:
         return {"scale": np.array([x.scale])}, 0
-    near = folder.read("near")
-    merged = np.sort(np.concatenate(near, axis=1), axis=1)[:, ::-1]
-    scores = merged[:, : near.shape[2]].astype(np.float64)
+    top: Floats
+    top, *others = folder.read("near")
+    for near in others:
+        both, few = np.concatenate([top, near], axis=1), near.shape[1]
+        top = np.partition(both, few, axis=1)[:, few:]
+    scores = np.sort(top, axis=1)[:, ::-1].astype(np.float64)
     return {"scale": np.array([images.fitting_scale(scores, x.keys)])}, 0
 
 

@@ -138,7 +138,6 @@ def _reserve(file: IO[bytes], size: int) -> None:
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, size)
     os.ftruncate(file.fileno(), size)
-    os.fsync(file.fileno())
 
 
 @contextmanager

@@ -1,9 +1,10 @@
-"""What is done in a folder: lines of JSON, each on the disk before anyone relies on it."""
+"""What is done in a folder: lines of JSON, each written before anyone relies on it."""
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from nlattn.tiled.task import Record
 
 NAME = "manifest.jsonl"
 _FORMAT = "nlattn run 1"
+_SYNC = 0.5
+"""Seconds of work that a machine without power may lose; a process that ends loses none."""
 
 
 class Manifest:
@@ -25,6 +28,7 @@ class Manifest:
         self.dropped: set[str] = set()
         """Arrays that were made, used, and removed."""
         self.complete = False
+        self._synced = 0.0
         self._header = {"format": _FORMAT, **header}
         os.makedirs(folder.path, exist_ok=True)
         self._lock = os.open(folder.path, os.O_RDONLY)
@@ -53,7 +57,7 @@ class Manifest:
     def add(self, record: Record) -> None:
         """Note that a task is done."""
         self.records[record.task] = record
-        self._append(_line(record))
+        self._append(_line(record), sync=time.monotonic() - self._synced > _SYNC)
 
     def drop(self, names: Iterable[str]) -> None:
         """Note that arrays are used up."""
@@ -84,11 +88,13 @@ class Manifest:
         os.replace(draft, self.path)
         os.fsync(self._lock)
 
-    def _append(self, line: Mapping[str, Any]) -> None:
+    def _append(self, line: Mapping[str, Any], *, sync: bool = True) -> None:
         with open(self.path, "a") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
+                self._synced = time.monotonic()
 
     def _hold(self) -> None:
         try:

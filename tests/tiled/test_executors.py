@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,28 @@ def test_a_cluster_gives_the_same_bytes_though_a_worker_is_killed(
 
     scram(whole / "image.npy", tmp_path / "out", executor=Dask(cluster), progress=tell, **OPTIONS)
     same(tmp_path / "out", whole)
+
+
+def test_a_run_killed_on_a_cluster_is_finished_by_another(
+    tmp_path: Path, whole: Path, cluster: Any
+) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from nlattn.tiled.executors import Dask\n"
+        "from nlattn.tiled.scram import scram\n"
+        "image, out, address = sys.argv[1:]\n"
+        "def tell(stage, done, *_):\n"
+        "    if (stage, done) == ('search 01', 1): os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"scram(image, out, executor=Dask(address), progress=tell, **{OPTIONS})\n"
+    )
+    out, address = tmp_path / "out", cluster.scheduler.address
+    environment = {**os.environ, "PYTHONPATH": str(Path(images.__file__).parents[1])}
+    begun = [sys.executable, "-c", code, str(whole / "image.npy"), str(out), address]
+    ended = subprocess.run(begun, capture_output=True, env=environment, timeout=240)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    assert '"search 01/' in (out / "manifest.jsonl").read_text()
+    scram(whole / "image.npy", out, executor=Dask(cluster), resume=True, **OPTIONS)
+    same(out, whole)
 
 
 def test_a_worker_of_another_version_is_refused(

@@ -58,7 +58,7 @@ def test_bands_give_the_bits_of_the_whole(
     monkeypatch.setattr(components, "_BLOCK", 30)
     monkeypatch.setattr(components, "GROUP", 2)
     monkeypatch.setattr(components, "KEYS", 10)
-    monkeypatch.setattr(features_, "PART", 40)
+    monkeypatch.setattr(features_, "PARTS", 3)
     image = np.random.default_rng(0).random((14, 9, 3)).astype(np.float32)
     np.save(tmp_path / "image.npy", image)
     expected = whole(image, iterations=2, topk=topk, seed=5)
