@@ -1,4 +1,4 @@
-"""What the site adds to the pages: the reference, and the list of operators, from the code itself.
+"""What the site adds to the pages: the reference, the list of operators, links to what is named.
 
 MkDocs calls these functions by their names.
 """
@@ -46,3 +46,17 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         )
         lines += [f"::: nlattn.{module}.{name}" for name in names]
     return markdown + "\n" + "\n\n".join(lines) + "\n"
+
+
+def on_page_content(html: str, page: Any, **_: Any) -> str:
+    """In the reference, the name of a public function leads to it: "as in `patchmatch`"."""
+    if page.file.src_uri != "reference.md":
+        return html
+    places = {
+        name: f"nlattn.{home}.{name}" for home, names in nlattn._HOME.items() for name in names
+    }
+    return re.sub(
+        r"<code>([a-z_]+)</code>",
+        lambda m: f'<a href="#{places[m[1]]}">{m[0]}</a>' if m[1] in places else m[0],
+        html,
+    )

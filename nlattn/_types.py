@@ -13,7 +13,13 @@ Bools: TypeAlias = NDArray[np.bool_]
 
 
 class Work(NamedTuple):
-    """Work counted in integers, never timed."""
+    """Work counted in integers, never timed.
+
+    Examples
+    --------
+    >>> nlattn.patchmatch(grid, grid).work.scores > 0
+    True
+    """
 
     scores: int
     """Score evaluations."""
@@ -28,7 +34,14 @@ class Work(NamedTuple):
 
 
 class Field(NamedTuple):
-    """The best keys found for every query of a grid."""
+    """The best keys found for every query of a grid.
+
+    Examples
+    --------
+    >>> field = nlattn.patchmatch(grid, grid)
+    >>> field.index.shape, field.key_grid
+    ((16, 16, 1), (16, 16))
+    """
 
     index: Ints  # type: ignore[assignment]  # stands where tuple.index would be
     """(..., Hq, Wq, topk) raster index of the matched keys, best first; -1 for none."""
@@ -48,7 +61,13 @@ class Field(NamedTuple):
 
 
 class Nearest(NamedTuple):
-    """The best keys of every query, proved."""
+    """The best keys of every query, proved.
+
+    Examples
+    --------
+    >>> nlattn.nearest_keys(q, k).index.shape
+    (64, 1)
+    """
 
     index: Ints  # type: ignore[assignment]  # stands where tuple.index would be
     """(..., n, topk) keys, best first, ties to the lowest; -1 where there are fewer."""
@@ -60,7 +79,13 @@ class Nearest(NamedTuple):
 
 
 class Support(NamedTuple):
-    """Which keys each query attends to: compressed rows, as in SciPy's CSR."""
+    """Which keys each query attends to: compressed rows, as in SciPy's CSR.
+
+    Examples
+    --------
+    >>> nlattn.support_from_index([[2, 0], [1, -1]], 3).indptr
+    array([0, 2, 3])
+    """
 
     indptr: Ints
     """(rows + 1,) int64: row r holds ``indices[indptr[r]:indptr[r + 1]]``; leading axes first."""
@@ -71,7 +96,13 @@ class Support(NamedTuple):
 
 
 class Simplices(NamedTuple):
-    """Which simplex of the permutohedral lattice each point lies in."""
+    """Which simplex of the permutohedral lattice each point lies in.
+
+    Examples
+    --------
+    >>> nlattn.permutohedral_simplices(q[:, :3]).rank.shape
+    (64, 4)
+    """
 
     rem0: Ints
     """(..., n, d + 1) its vertex of remainder 0: multiples of d + 1 that sum to 0."""
@@ -80,7 +111,13 @@ class Simplices(NamedTuple):
 
 
 class Signs(NamedTuple):
-    """Signs of vectors, 64 to a word."""
+    """Signs of vectors, 64 to a word.
+
+    Examples
+    --------
+    >>> nlattn.pack_signs(q).words.shape, nlattn.pack_signs(q).channels
+    ((64, 1), 8)
+    """
 
     words: Ints
     """(..., n, ceil(channels / 64)) uint64: bit c % 64 of word c // 64 is set where x_c < 0."""

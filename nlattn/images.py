@@ -18,7 +18,13 @@ MAX_PIXELS = 64_000_000
 
 
 def photograph() -> Floats:
-    """Return the built-in photograph: a portrait by NASA, public domain, (512, 512, 3)."""
+    """Return the built-in photograph: a portrait by NASA, public domain, (512, 512, 3).
+
+    Examples
+    --------
+    >>> nlattn.images.photograph().shape
+    (512, 512, 3)
+    """
     return load(Path(__file__).parent / "data" / "astronaut.png")
 
 
@@ -40,6 +46,12 @@ def load(
         The file is missing or may not be read.
     ModuleNotFoundError
         Pillow is not installed.
+
+    Examples
+    --------
+    >>> nlattn.images.save("small.png", image)
+    >>> nlattn.images.load("small.png").shape
+    (64, 64, 3)
     """
     return picture.read("load", path, max_pixels=max_pixels, page=page).pixels
 
@@ -48,6 +60,12 @@ def save(path: str | os.PathLike[str], image: Floats, *, bits: int = 8) -> None:
     """Write (H, W, 1) or (H, W, 3) values in [0, 1], clipped and rounded to 8 bits, or 16.
 
     A ``.png`` holds either; a ``.tif`` 16 bits of grey; a JPEG is written at quality 95.
+
+    Examples
+    --------
+    >>> nlattn.images.save("small.png", image)
+    >>> bool(np.abs(nlattn.images.load("small.png") - image).max() < 0.01)  # eight bits
+    True
     """
     if bits not in (8, 16):
         _check.fail("save", f"bits={bits!r}", "is unknown here, expected 8 or 16")
@@ -55,7 +73,13 @@ def save(path: str | os.PathLike[str], image: Floats, *, bits: int = 8) -> None:
 
 
 def resize(image: Floats, height: int, width: int) -> Floats:
-    """The picture at another size, float32: Lanczos where it shrinks, smooth where it grows."""
+    """The picture at another size, float32: Lanczos where it shrinks, smooth where it grows.
+
+    Examples
+    --------
+    >>> nlattn.images.resize(image, 32, 48).shape
+    (32, 48, 3)
+    """
     from PIL import Image
 
     values = _image("resize", image).astype(np.float32)
@@ -100,6 +124,11 @@ def patch_features(
     ``H W (patch^2 C) (patch^2 C + channels)`` multiply-adds. Beside the result: a padded
     copy of the image and about 30 MB. The covariance is summed in float64, by one BLAS thread, so
     that any number of threads gives the same bits.
+
+    Examples
+    --------
+    >>> nlattn.images.patch_features(image, patch=7, channels=16).shape
+    (64, 64, 16)
     """
     op = "patch_features"
     values = _image(op, image)
@@ -145,6 +174,11 @@ def queries_and_keys(features: Floats, *, gain: float = 1.5) -> tuple[Floats, Fl
     -------
     q, k : (H, W, d + 1) arrays
         A constant is added to b so that its mean is 0, which no softmax sees either.
+
+    Examples
+    --------
+    >>> q, k = nlattn.images.queries_and_keys(nlattn.images.patch_features(image))
+    >>> A = nlattn.scram_map(q, k, scale=nlattn.images.softmax_scale(q, k))
     """
     op = "queries_and_keys"
     factor = _check.number(op, "gain", gain, positive=True)
@@ -162,6 +196,11 @@ def gaussian_points(
 
     ``q = sqrt(scale gain) f`` and ``k = sqrt(scale / gain) f``, each (H, W, d), or of the first
     `channels` components, which vary most.
+
+    Examples
+    --------
+    >>> features = nlattn.images.patch_features(image)
+    >>> q, k = nlattn.images.gaussian_points(features, scale=1.0, channels=3)
     """
     op = "gaussian_points"
     factor = _check.number(op, "gain", gain, positive=True)
@@ -181,6 +220,11 @@ def softmax_scale(
     The weights ``softmax_r(scale q[p] . k[r])`` have a perplexity (exponential of the entropy):
     the scale makes its median over `rows` queries, drawn with `seed`, equal `keys`. It is found on
     the largest ``256 keys`` scores of a row, which hold all weight that matters.
+
+    Examples
+    --------
+    >>> q, k = nlattn.images.queries_and_keys(nlattn.images.patch_features(image))
+    >>> scale = nlattn.images.softmax_scale(q, k, keys=16)  # spread over some 16 keys
     """
     op = "softmax_scale"
     target = _check.number(op, "keys", keys, positive=True)

@@ -69,6 +69,12 @@ def load_weights(
     Notes
     -----
     Nothing is unpickled; declared sizes are compared with the file's before arrays are read.
+
+    Examples
+    --------
+    >>> np.savez("weights.npz", **{"encoder.nl.gamma": np.ones(1)})
+    >>> nlattn.layers.load_weights("weights.npz", prefix="encoder.nl.")
+    {'gamma': array([1.])}
     """
     if dtype is not None and np.dtype(dtype) not in (np.float32, np.float64):
         _check.fail(OP, f"dtype={np.dtype(dtype)}", "is unknown here, expected float32 or float64")

@@ -58,6 +58,10 @@ def cross_scale_block(
     Notes
     -----
     Source: [mei2020]. Status: author code.
+
+    Examples
+    --------
+    >>> y = nlattn.layers.cross_scale_block(x, weights, scale=2)
     """
     op = "cross_scale_block"
     options = parts.checked(op, None, scale, patch, temperature, assign, overlap, pad,
@@ -81,7 +85,13 @@ def cross_scale_block_vjp(
     parity: bool = False,
     nonfinite: str = "raise",
 ) -> tuple[Floats, dict[str, Floats]]:
-    """Gradients (dx, dweights) of ``sum(dout * y)``; the floor has none."""
+    """Gradients (dx, dweights) of ``sum(dout * y)``; the floor has none.
+
+    Examples
+    --------
+    >>> y = nlattn.layers.cross_scale_block(x, weights, scale=2)
+    >>> dx, dweights = nlattn.layers.cross_scale_block_vjp(x, weights, np.ones_like(y), scale=2)
+    """
     op = "cross_scale_block_vjp"
     options = parts.checked(op, None, scale, patch, temperature, assign, overlap, pad,
         parity)  # fmt: skip
@@ -97,6 +107,10 @@ def inscale_block(x: Floats, weights: Mapping[str, Any], *, nonfinite: str = "ra
 
     Weights ``conv_match1``, ``conv_match2`` and ``conv_assembly`` as in `cross_scale_block`, one
     underscore less. Returns the shape of `x`. No factor on scores, no residual. Source: [mei2020].
+
+    Examples
+    --------
+    >>> y = nlattn.layers.inscale_block(x, weights)
     """
     net = Net("inscale_block", {"x": (x, "H W C")}, weights, parts.of_inscale(), nonfinite)
     return net.fit.unfold(parts.inside(net, "", net.fit["x"])[0])
@@ -105,7 +119,13 @@ def inscale_block(x: Floats, weights: Mapping[str, Any], *, nonfinite: str = "ra
 def inscale_block_vjp(
     x: Floats, weights: Mapping[str, Any], dout: Floats, *, nonfinite: str = "raise"
 ) -> tuple[Floats, dict[str, Floats]]:
-    """Gradients (dx, dweights) of ``sum(dout * y)``."""
+    """Gradients (dx, dweights) of ``sum(dout * y)``.
+
+    Examples
+    --------
+    >>> y = nlattn.layers.inscale_block(x, weights)
+    >>> dx, dweights = nlattn.layers.inscale_block_vjp(x, weights, np.ones_like(y))
+    """
     arrays = {"x": (x, "H W C"), "dout": (dout, "H W C")}
     net = Net("inscale_block_vjp", arrays, weights, parts.of_inscale(), nonfinite)
     y, vjp = parts.inside(net, "", net.fit["x"])
@@ -130,6 +150,10 @@ def multi_source_projection(
     ``U`` is cross-scale attention (``up_attention.*``), ``D`` is ``PReLU(deconv(inscale(x)))``
     (``down_attention.*``, ``upsample``); ``encoder.body.0`` and ``.2`` are 3 x 3. Scale 2, 3, or 4,
     which here enlarges by 2. Options as for `cross_scale_block`. Source: [mei2020].
+
+    Examples
+    --------
+    >>> y = nlattn.layers.multi_source_projection(x, weights, scale=2)
     """
     op = "multi_source_projection"
     options = parts.checked(op, SCALES, scale, patch, temperature, assign, overlap, pad,
@@ -154,7 +178,14 @@ def multi_source_projection_vjp(
     parity: bool = False,
     nonfinite: str = "raise",
 ) -> tuple[Floats, dict[str, Floats]]:
-    """Gradients (dx, dweights) of ``sum(dout * y)``."""
+    """Gradients (dx, dweights) of ``sum(dout * y)``.
+
+    Examples
+    --------
+    >>> y = nlattn.layers.multi_source_projection(x, weights, scale=2)
+    >>> dout = np.ones_like(y)
+    >>> dx, dw = nlattn.layers.multi_source_projection_vjp(x, weights, dout, scale=2)
+    """
     op = "multi_source_projection_vjp"
     options = parts.checked(op, SCALES, scale, patch, temperature, assign, overlap, pad,
         parity)  # fmt: skip
@@ -186,6 +217,10 @@ def sem_cell(
     ``post_conv``; with scale 4 ``multi_source_projection_2.*``, ``error_encode_2``,
     ``down_sample_3`` and ``_4`` and no ``down_sample_2``. Options as for `cross_scale_block`.
     Source: [mei2020].
+
+    Examples
+    --------
+    >>> final, h = nlattn.layers.sem_cell(x, weights, scale=2)
     """
     op = "sem_cell"
     options = parts.checked(op, SCALES, scale, patch, temperature, assign, overlap, pad,
@@ -211,7 +246,13 @@ def sem_cell_vjp(
     parity: bool = False,
     nonfinite: str = "raise",
 ) -> tuple[Floats, dict[str, Floats]]:
-    """Gradients (dx, dweights) of ``sum(dfinal * x_final) + sum(dh * h)``."""
+    """Gradients (dx, dweights) of ``sum(dfinal * x_final) + sum(dh * h)``.
+
+    Examples
+    --------
+    >>> final, h = nlattn.layers.sem_cell(x, weights, scale=2)
+    >>> dx, dweights = nlattn.layers.sem_cell_vjp(x, weights, final, h, scale=2)
+    """
     op = "sem_cell_vjp"
     options = parts.checked(op, SCALES, scale, patch, temperature, assign, overlap, pad,
         parity)  # fmt: skip

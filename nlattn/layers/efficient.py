@@ -70,6 +70,10 @@ def efficient_attention_block(
     -----
     ``2 n C (d_k + d_v)`` and ``2 n d_k d_v / heads`` multiply-adds. Source: [shen2018]. Status:
     author code.
+
+    Examples
+    --------
+    >>> y = nlattn.layers.efficient_attention_block(x, weights)
     """
     block = _Block.of(
         "efficient_attention_block", weights, heads, normalization, parity, nonfinite, x=x
@@ -92,6 +96,11 @@ def efficient_attention_block_vjp(
     """Gradients (dx, dweights) of ``sum(dout * y)``; arguments as for the block.
 
     Channels that `parity` leaves unused have gradient 0.
+
+    Examples
+    --------
+    >>> y = nlattn.layers.efficient_attention_block(x, weights)
+    >>> dx, dweights = nlattn.layers.efficient_attention_block_vjp(x, weights, np.ones_like(y))
     """
     op = "efficient_attention_block_vjp"
     block = _Block.of(op, weights, heads, normalization, parity, nonfinite, x=x, dout=dout)

@@ -70,6 +70,10 @@ def enlca_block(
     -----
     ``n (2 C d + C^2)`` multiply-adds and those of `enla`; the loss takes ``n^2 d``. Source:
     [xia2022]. Status: author code.
+
+    Examples
+    --------
+    >>> y = nlattn.layers.enlca_block(x, weights)
     """
     block = _Block.of("enlca_block", weights, res_scale, training, nonfinite, x=x)
     q, k, v = block.embed()
@@ -94,6 +98,11 @@ def enlca_block_vjp(
     """Gradients (dx, dweights) of ``sum(dout * y) + dloss * loss``; `dloss` needs `training`.
 
     Arguments as for `enlca_block`, `dout` in the shape of `x`. The projection has no gradient.
+
+    Examples
+    --------
+    >>> y = nlattn.layers.enlca_block(x, weights)
+    >>> dx, dweights = nlattn.layers.enlca_block_vjp(x, weights, np.ones_like(y))
     """
     op = "enlca_block_vjp"
     factor = 0.0 if dloss is None else _check.number(op, "dloss", dloss)

@@ -63,6 +63,10 @@ def nonlocal_block(
     Notes
     -----
     The cost is that of `nonlocal_mean` and ``4 n C c``. Source: [wang2018]. Status: author code.
+
+    Examples
+    --------
+    >>> y = nlattn.layers.nonlocal_block(x, weights, pairwise="dot_product")
     """
     names, fit, w = _start(
         "nonlocal_block", weights, pairwise, convention, subsample, nonfinite, x=x
@@ -86,6 +90,10 @@ def nonlocal_block_map(
     """The attention map inside `nonlocal_block`, of one image: from ``g(x)`` to its means.
 
     Arguments as there; `x` has no leading axes. Queries and keys lie on their grids.
+
+    Examples
+    --------
+    >>> A = nlattn.layers.nonlocal_block_map(x[0], weights, pairwise="dot_product")
     """
     op = "nonlocal_block_map"
     names, fit, w = _start(op, weights, pairwise, convention, subsample, nonfinite, x=x)
@@ -117,6 +125,12 @@ def nonlocal_block_vjp(
     Arguments as for `nonlocal_block`, `dout` in the shape of `x`. With ``training=True`` gradients
     go through the batch's statistics; kept statistics have none. A maximum passes its gradient to
     its first occurrence in raster order.
+
+    Examples
+    --------
+    >>> options = {"pairwise": "dot_product"}
+    >>> y = nlattn.layers.nonlocal_block(x, weights, **options)
+    >>> dx, dweights = nlattn.layers.nonlocal_block_vjp(x, weights, np.ones_like(y), **options)
     """
     op = "nonlocal_block_vjp"
     arrays = {"x": x, "dout": dout}

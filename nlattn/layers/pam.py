@@ -58,6 +58,10 @@ def pam_block(
     Positions count from the middle, ``i - H // 2``, times `scaling_spatial`. Every item has its own
     lattice, where the published code has one for the batch. Source: [joutard2019]. Status: author
     code.
+
+    Examples
+    --------
+    >>> y = nlattn.layers.pam_block(x, weights, splits=2)
     """
     call = _Call.of("pam_block", {"x": x}, weights, splits, nonfinite)
     features, values = call.embed()[1:]
@@ -77,7 +81,13 @@ def pam_block_vjp(
     lattice: str = "published",
     nonfinite: str = "raise",
 ) -> tuple[Floats, dict[str, Floats]]:
-    """Gradients (dx, dweights) of ``sum(dout * y)``; arguments as for `pam_block`."""
+    """Gradients (dx, dweights) of ``sum(dout * y)``; arguments as for `pam_block`.
+
+    Examples
+    --------
+    >>> y = nlattn.layers.pam_block(x, weights, splits=2)
+    >>> dx, dweights = nlattn.layers.pam_block_vjp(x, weights, np.ones_like(y), splits=2)
+    """
     call = _Call.of("pam_block_vjp", {"x": x, "dout": dout}, weights, splits, nonfinite)
     w, image = call.w, call.fit["x"]
     placed, features, values = call.embed()

@@ -69,6 +69,10 @@ def qna_block(
     Notes
     -----
     ``H W C (F + t heads)`` multiply-adds beside those of `qna`. Status: author code.
+
+    Examples
+    --------
+    >>> y = nlattn.layers.qna_block(x, weights, heads=2, window=3)
     """
     asked = _Asked(heads, window, stride, padding, gate, position, normalize_queries,
         detach_query_norm, scale_rpe_bias, parity, nonfinite)  # fmt: skip
@@ -97,6 +101,11 @@ def qna_block_vjp(
 
     Arguments as for `qna_block`, `dout` in the shape of its result. ``Wk_b`` shifts all scores of a
     query alike: its gradient is 0.
+
+    Examples
+    --------
+    >>> y = nlattn.layers.qna_block(x, weights, heads=2, window=3)
+    >>> dx, dweights = nlattn.layers.qna_block_vjp(x, weights, np.ones_like(y), heads=2, window=3)
     """
     arrays = {"x": (x, "H W C"), "dout": (dout, "Ho Wo Cout")}
     asked = _Asked(heads, window, stride, padding, gate, position, normalize_queries,

@@ -66,6 +66,10 @@ def qna_upsample_block(
     Notes
     -----
     ``s^2`` times the cost of `qna_block`. Status: reconstruction.
+
+    Examples
+    --------
+    >>> y = nlattn.layers.qna_upsample_block(x, weights, heads=2, scale=2, window=3)
     """
     options: dict[str, Any] = {"heads": heads, "window": window, "gate": gate, "position": position}
     options |= {"normalize_queries": normalize_queries, "detach_query_norm": detach_query_norm}
@@ -97,6 +101,12 @@ def qna_upsample_block_vjp(
     """Gradients (dx, dweights) of ``sum(dout * y)``, dweights with the names of the weights.
 
     Arguments as for `qna_upsample_block`, `dout` in the shape of its result.
+
+    Examples
+    --------
+    >>> options = {"heads": 2, "scale": 2, "window": 3}
+    >>> y = nlattn.layers.qna_upsample_block(x, weights, **options)
+    >>> dx, dw = nlattn.layers.qna_upsample_block_vjp(x, weights, np.ones_like(y), **options)
     """
     op = "qna_upsample_block_vjp"
     options: dict[str, Any] = {"heads": heads, "window": window, "gate": gate, "position": position}

@@ -43,6 +43,10 @@ def refined_block(x: Floats, weights: Mapping[str, Any], *, nonfinite: str = "ra
     -----
     Linear in the pixels: about ``1.5 n C^2`` multiply-adds. Source: [wang2019]. Status:
     reconstruction.
+
+    Examples
+    --------
+    >>> y = nlattn.layers.refined_block(x, weights)
     """
     return Port.of("refined_block", weights, nonfinite, x=x).forward(refined_self_attention)
 
@@ -50,7 +54,12 @@ def refined_block(x: Floats, weights: Mapping[str, Any], *, nonfinite: str = "ra
 def refined_block_map(
     x: Floats, weights: Mapping[str, Any], *, nonfinite: str = "raise"
 ) -> AttentionMap:
-    """The map ``q k.T / n`` inside `refined_block`, of one image (H, W, C)."""
+    """The map ``q k.T / n`` inside `refined_block`, of one image (H, W, C).
+
+    Examples
+    --------
+    >>> A = nlattn.layers.refined_block_map(x[0], weights)
+    """
     port = Port.of("refined_block_map", weights, nonfinite, x=x)
     one_image(port.fit)
     q, k, _ = port.embed()
@@ -61,6 +70,12 @@ def refined_block_map(
 def refined_block_vjp(
     x: Floats, weights: Mapping[str, Any], dout: Floats, *, nonfinite: str = "raise"
 ) -> tuple[Floats, dict[str, Floats]]:
-    """Gradients (dx, dweights) of ``sum(dout * y)``; arguments as for `refined_block`."""
+    """Gradients (dx, dweights) of ``sum(dout * y)``; arguments as for `refined_block`.
+
+    Examples
+    --------
+    >>> y = nlattn.layers.refined_block(x, weights)
+    >>> dx, dweights = nlattn.layers.refined_block_vjp(x, weights, np.ones_like(y))
+    """
     port = Port.of("refined_block_vjp", weights, nonfinite, x=x, dout=dout)
     return port.backward(refined_self_attention, refined_self_attention_vjp)

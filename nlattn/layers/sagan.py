@@ -52,6 +52,10 @@ def sagan_block(
     -----
     Scores are not scaled. Softmax over n keys, or n / 4 of the original. Source: [zhang2019].
     Status: author code (original), community port.
+
+    Examples
+    --------
+    >>> y = nlattn.layers.sagan_block(x, weights)
     """
     op = "sagan_block"
     if _check.choice(op, "form", form, FORMS) == "port":
@@ -64,7 +68,12 @@ def sagan_block(
 def sagan_block_map(
     x: Floats, weights: Mapping[str, Any], *, form: str = "port", nonfinite: str = "raise"
 ) -> AttentionMap:
-    """The attention map inside `sagan_block`, of one image (H, W, C)."""
+    """The attention map inside `sagan_block`, of one image (H, W, C).
+
+    Examples
+    --------
+    >>> A = nlattn.layers.sagan_block_map(x[0], weights)
+    """
     op = "sagan_block_map"
     if _check.choice(op, "form", form, FORMS) == "port":
         port = Port.of(op, weights, nonfinite, x=x)
@@ -88,7 +97,13 @@ def sagan_block_vjp(
     form: str = "port",
     nonfinite: str = "raise",
 ) -> tuple[Floats, dict[str, Floats]]:
-    """Gradients (dx, dweights) of ``sum(dout * y)``; arguments as for `sagan_block`."""
+    """Gradients (dx, dweights) of ``sum(dout * y)``; arguments as for `sagan_block`.
+
+    Examples
+    --------
+    >>> y = nlattn.layers.sagan_block(x, weights)
+    >>> dx, dweights = nlattn.layers.sagan_block_vjp(x, weights, np.ones_like(y))
+    """
     op = "sagan_block_vjp"
     if _check.choice(op, "form", form, FORMS) == "port":
         port = Port.of(op, weights, nonfinite, x=x, dout=dout)

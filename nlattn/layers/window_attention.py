@@ -56,6 +56,10 @@ def window_attention_block(
     -----
     Row ``(dy + a - 1)(2b - 1) + dx + b - 1`` of the table belongs to a query dy rows below and dx
     columns right of its key. Source: [liu2021], [arar2022]. Status: author code.
+
+    Examples
+    --------
+    >>> y = nlattn.layers.window_attention_block(x, weights, heads=2, window=(3, 4))
     """
     asked = _Asked(heads, window, mask, nonfinite)
     call = _Call("window_attention_block", {"x": (x, "n C")}, weights, asked)
@@ -72,7 +76,14 @@ def window_attention_block_vjp(
     mask: Bools | None = None,
     nonfinite: str = "raise",
 ) -> tuple[Floats, dict[str, Floats]]:
-    """Gradients (dx, dweights) of ``sum(dout * y)``; arguments as for `window_attention_block`."""
+    """Gradients (dx, dweights) of ``sum(dout * y)``; arguments as for `window_attention_block`.
+
+    Examples
+    --------
+    >>> options = {"heads": 2, "window": (3, 4)}
+    >>> y = nlattn.layers.window_attention_block(x, weights, **options)
+    >>> dx, dw = nlattn.layers.window_attention_block_vjp(x, weights, np.ones_like(y), **options)
+    """
     arrays = {"x": (x, "n C"), "dout": (dout, "n Cout")}
     asked = _Asked(heads, window, mask, nonfinite)
     call = _Call("window_attention_block_vjp", arrays, weights, asked)

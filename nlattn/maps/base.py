@@ -27,6 +27,13 @@ class AttentionMap(LinearOperator):
     and, to be saved, ``kind``, ``state`` and ``from_state``; none of them is asked for nothing: no
     queries, keys or columns. Vectors are computed in the map's own dtype; a complex vector is the
     two real ones. A map without a normaliser raises AttributeError from ``lse``.
+
+    Examples
+    --------
+    >>> A = nlattn.attention_map(q, k)
+    >>> out, columns = A @ v, A.T @ v
+    >>> A.rows([0, 5]).shape
+    (2, 64)
     """
 
     kind: ClassVar[str]

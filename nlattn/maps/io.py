@@ -64,6 +64,12 @@ def load_map(path: str | os.PathLike[str], *, max_bytes: float = 4e9) -> Attenti
         It declares more than `max_bytes`.
     OSError
         It cannot be opened.
+
+    Examples
+    --------
+    >>> nlattn.attention_map(q, k).save("map.npz")
+    >>> nlattn.load_map("map.npz").shape
+    (64, 64)
     """
     with open_regular(OP, path, links=True) as file:
         try:

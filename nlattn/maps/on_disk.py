@@ -60,6 +60,13 @@ def open_map(folder: str | os.PathLike[str]) -> DiskMap:
     """The map that a run by tiles has left in a folder; every key is looked at once.
 
     ValueError if there is none or it is damaged, OSError if a file cannot be opened.
+
+    Examples
+    --------
+    >>> np.save("photograph.npy", (255 * image).astype(np.uint8))
+    >>> from nlattn.tiled import scram
+    >>> records = scram.scram("photograph.npy", "map", candidates="random", iterations=2)
+    >>> weights, keys = nlattn.open_map("map").topk(3)
     """
     path = Path(folder)
     if not (path / NOTE).is_file():

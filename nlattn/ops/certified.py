@@ -69,6 +69,12 @@ def certified_attention(
     ``|out - exact| <= missed (max v - min v)`` in each channel, plus a spacing of `out`, and
     ``|lse - exact| <= -log(1 - missed)``. Rounding is part of `missed`, which exceeds the tolerance
     only where float64 cannot keep it. Source: [gray2001]. Status: ours.
+
+    Examples
+    --------
+    >>> out, missed = nlattn.certified_attention(q, k, v, tolerance=1e-3, return_missed=True)
+    >>> bool(missed.max() <= 1e-3)
+    True
     """
     op = "certified_attention"
     arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e")}
@@ -105,6 +111,12 @@ def certified_attention_map(
 
     ``A @ v`` and ``A.lse`` keep the tolerance, and ``A.missed`` says what was spent of it.
     ``A.topk`` is proved; ``A.rows`` and ``A.T @ g`` look at all keys.
+
+    Examples
+    --------
+    >>> A = nlattn.certified_attention_map(q, k, tolerance=1e-6)
+    >>> np.allclose(A @ v, nlattn.attention(q, k, v), atol=1e-5)
+    True
     """
     op = "certified_attention_map"
     arrays = {"q": (q, "n d"), "k": (k, "m d")}
@@ -134,6 +146,10 @@ def certified_attention_vjp(
     """Gradients (dq, dk, dv) of ``sum(dout * out)``, options as for `certified_attention`.
 
     Computed from all keys in float64, as `attention_vjp` does: nothing is missed.
+
+    Examples
+    --------
+    >>> dq, dk, dv = nlattn.certified_attention_vjp(q, k, v, np.ones_like(v))
     """
     op = "certified_attention_vjp"
     arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e"), "dout": (dout, "n e")}

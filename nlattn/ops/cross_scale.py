@@ -70,6 +70,13 @@ def cross_scale_attention(
     -----
     ``H W h w (d + s^2 e)`` multiply-adds, ``O(W h w)`` memory. Source: [mei2020]. Status: author
     code, "average" and "mass" are ours.
+
+    Examples
+    --------
+    >>> fine = rng.normal(size=(24, 24, 4))  # values, twice as fine as queries and keys
+    >>> coarse = fine.reshape(12, 2, 12, 2, 4).mean((1, 3))
+    >>> nlattn.cross_scale_attention(coarse, coarse, fine, scale=2).shape
+    (24, 24, 4)
     """
     arrays = {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d"), "v": (v, "Hv Wv e")}
     asked = CrossScaleArguments(scale, patch, temperature, floor, overlap, divisor, assign, crop,
@@ -105,6 +112,10 @@ def cross_scale_attention_map(
 
     Options as there. A pixel reads the pixels at its own place in other cells. Rows sum to 1 with
     ``overlap="mass"``, to at most 1 with "average". The map holds `q` and `k`.
+
+    Examples
+    --------
+    >>> A = nlattn.cross_scale_attention_map(grid, grid, scale=2)
     """
     op = "cross_scale_attention_map"
     asked = CrossScaleArguments(scale, patch, temperature, floor, overlap, divisor, assign, crop,
@@ -137,6 +148,11 @@ def cross_scale_attention_vjp(
     Arguments as there, `dout` in the shape of its result. Where a patch of keys is shorter than
     `floor` its norm is a constant, so that gradients at zero keys are finite. Twice the work and
     the memory of the result.
+
+    Examples
+    --------
+    >>> fine = rng.normal(size=(32, 32, 4))
+    >>> dq, dk, dv = nlattn.cross_scale_attention_vjp(grid, grid, fine, fine, scale=2)
     """
     op = "cross_scale_attention_vjp"
     arrays = {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d"), "v": (v, "Hv Wv e")}
@@ -162,6 +178,11 @@ def downscale(x: Floats, scale: int, *, pad: str = "edge", nonfinite: str = "rai
     Scale 2 averages 2 x 2 pixels, 3 takes the middle one, 4 averages the middle 2 x 2. Sizes that
     are no multiple of the scale are padded at bottom and right: `pad` "edge", "reflect" or "zero",
     or "error" to refuse them. Source: [mei2020].
+
+    Examples
+    --------
+    >>> nlattn.downscale(grid, 2).shape
+    (8, 8, 8)
     """
     op = "downscale"
     fit = _check.fit(op, {"x": (x, "H W e")}, nonfinite=nonfinite)
@@ -177,7 +198,13 @@ def downscale(x: Floats, scale: int, *, pad: str = "edge", nonfinite: str = "rai
 def downscale_vjp(
     x: Floats, dout: Floats, scale: int, *, pad: str = "edge", nonfinite: str = "raise"
 ) -> Any:
-    """Gradient by x of ``sum(dout * downscale(x))``."""
+    """Gradient by x of ``sum(dout * downscale(x))``.
+
+    Examples
+    --------
+    >>> nlattn.downscale_vjp(grid, nlattn.downscale(grid, 2), 2).shape
+    (16, 16, 8)
+    """
     op = "downscale_vjp"
     arrays = {"x": (x, "H W e"), "dout": (dout, "Ho Wo e")}
     fit = _check.fit(op, arrays, nonfinite=nonfinite)

@@ -108,6 +108,11 @@ def attention(
     Notes
     -----
     ``n m (d + e)`` multiply-adds, ``O(n e)`` memory. Source: [vaswani2017, eq. 1]. Status: paper.
+
+    Examples
+    --------
+    >>> nlattn.attention(q, k, v, causal=True, window=(15, 0)).shape
+    (64, 8)
     """
     fit = _check.fit(
         "attention",
@@ -175,6 +180,13 @@ def attention_map(
 
     Options as there. `query_grid` and `key_grid` say how queries and keys lie in raster order.
     The map holds `q` and `k` and computes what it is asked for; a masked row is 0.
+
+    Examples
+    --------
+    >>> A = nlattn.attention_map(q, k)
+    >>> weights, keys = A.topk(3)
+    >>> np.allclose(A @ v, nlattn.attention(q, k, v))
+    True
     """
     fit = _check.fit("attention_map", {"q": (q, "n d"), "k": (k, "m d")}, nonfinite=nonfinite)
     _check.one_head(fit)
@@ -229,6 +241,12 @@ def attention_vjp(
     of its result and `dlse` (..., n). Gradients have the shapes of their arrays. The forward pass
     is computed again, then ``n m (3 d + 2 e)`` multiply-adds (with a bias ``d + e`` more); memory
     ``O(n e + m (d + e))`` per head. Source: [dao2022, appendix B.2].
+
+    Examples
+    --------
+    >>> dq, dk, dv = nlattn.attention_vjp(q, k, v, dout=np.ones_like(v))
+    >>> np.allclose(dv.sum(0), len(q))  # the weights of each query sum to 1
+    True
     """
     arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e"), "dout": (dout, "n e")}
     if dlse is not None:

@@ -56,6 +56,11 @@ def efficient_attention(
     -----
     ``(n + m) d e`` multiply-adds, ``O(d e)`` memory beyond the result. Not an approximation of
     softmax attention, but another operator. Source: [shen2018, section 3]. Status: paper.
+
+    Examples
+    --------
+    >>> out = nlattn.efficient_attention(q, k, v)
+    >>> context = nlattn.efficient_context(k, v)  # (d, e), for all queries
     """
     fit = set_fit("efficient_attention", nonfinite, q=q, k=k, v=v)
     return _checked(fit, normalization, mask).attend(fit)
@@ -73,6 +78,11 @@ def efficient_context(
     """``G = K.T v`` (..., d, e): what every query of `efficient_attention` reads.
 
     Arguments as there. With "scaling" it is ``k.T v / sqrt(m)``. ``m d e`` multiply-adds.
+
+    Examples
+    --------
+    >>> nlattn.efficient_context(k, v).shape
+    (8, 8)
     """
     fit = set_fit("efficient_context", nonfinite, k=k, v=v)
     context, sums = _checked(fit, normalization, mask).context(fit)
@@ -95,6 +105,12 @@ def efficient_attention_map(
     """The map of one head's `efficient_attention`, from values (m, e) to outputs (n, e).
 
     It holds Q (n, d) and K (m, d). With "scaling" weights have any sign and there is no ``lse``.
+
+    Examples
+    --------
+    >>> A = nlattn.efficient_attention_map(q, k)
+    >>> np.allclose(A.rows([0, 7]).sum(1), 1)
+    True
     """
     fit = set_fit("efficient_attention_map", nonfinite, q=q, k=k)
     return FactoredMap(*_checked(fit, normalization, mask).factors(fit), query_grid, key_grid)
@@ -115,6 +131,10 @@ def efficient_attention_vjp(
 
     Arguments as for `efficient_attention`. ``(3 n + 4 m) d e`` multiply-adds with the forward
     sums; normalised queries and keys are made again, block by block.
+
+    Examples
+    --------
+    >>> dq, dk, dv = nlattn.efficient_attention_vjp(q, k, v, np.ones_like(v))
     """
     fit = set_fit("efficient_attention_vjp", nonfinite, q=q, k=k, v=v, dout=dout)
     return _checked(fit, normalization, mask).vjp(fit)

@@ -57,6 +57,12 @@ def enla(
     -----
     ``(n + m) r (d + e)`` multiply-adds, ``O(r e)`` memory beyond the result. At a = 6 the estimate
     is poor for any practical r. Source: [xia2022, section 3.2]. Status: paper.
+
+    Examples
+    --------
+    >>> projection = nlattn.orthogonal_features(8, 32, seed=0)
+    >>> nlattn.enla(q, k, v, projection=projection).shape
+    (64, 8)
     """
     fit = set_fit("enla", nonfinite, q=q, k=k, v=v, projection=projection)
     return _plan(fit, amplification, floor, eps).attend(fit)
@@ -78,6 +84,12 @@ def enla_map(
     """The map of one head's `enla`, from values (m, e) to outputs (n, e).
 
     Arguments as there. It holds ``phi(q)`` (n, r) over each row's sum, and ``phi(k)`` (m, r).
+
+    Examples
+    --------
+    >>> A = nlattn.enla_map(q, k, projection=nlattn.orthogonal_features(8, 32, seed=0))
+    >>> (A @ v).shape, (A.T @ v).shape
+    ((64, 8), (64, 8))
     """
     fit = set_fit("enla_map", nonfinite, q=q, k=k, projection=projection)
     return FactoredMap(*_plan(fit, amplification, floor, eps).factors(fit), query_grid, key_grid)
@@ -100,6 +112,11 @@ def enla_vjp(
 
     Arguments as for `enla`. A vector shorter than `floor` gets ``sqrt(a) / floor`` times the
     gradient of its unit vector. About three times the forward pass.
+
+    Examples
+    --------
+    >>> projection = nlattn.orthogonal_features(8, 32, seed=0)
+    >>> dq, dk, dv = nlattn.enla_vjp(q, k, v, np.ones_like(v), projection=projection)
     """
     fit = set_fit("enla_vjp", nonfinite, q=q, k=k, v=v, dout=dout, projection=projection)
     return _plan(fit, amplification, floor, eps).vjp(fit)
@@ -156,6 +173,10 @@ def enlca_loss(
     -----
     ``n m d`` multiply-adds, in row blocks: memory ``O(m)``. Source: [xia2022, eq. 12]. Status:
     author code.
+
+    Examples
+    --------
+    >>> loss = nlattn.enlca_loss(q, k, positives=5, negatives=(20, 25))
     """
     fit = set_fit("enlca_loss", nonfinite, q=q, k=k)
     loss = _ranked(fit, amplification, floor, positives, negatives, margin, eps, parity)
@@ -183,6 +204,10 @@ def enlca_loss_vjp(
 
     Arguments as for `enlca_loss`. Ties at a rank's border go to the lowest key. With ``parity``
     and too few keys both are NaN.
+
+    Examples
+    --------
+    >>> dq, dk = nlattn.enlca_loss_vjp(q, k, 1.0, positives=5, negatives=(20, 25))
     """
     arrays = {"q": (q, "n d"), "k": (k, "m d"), "dout": (dout, "")}
     fit = _check.fit("enlca_loss_vjp", arrays, nonfinite=nonfinite)

@@ -72,6 +72,11 @@ def favor_attention(
     -----
     ``(n + m) r (d + e)`` multiply-adds, ``O(r e)`` memory beyond the result. Source:
     [choromanski2020, section 2]. Status: paper.
+
+    Examples
+    --------
+    >>> projection = nlattn.orthogonal_features(8, 256, seed=0)
+    >>> out = nlattn.favor_attention(q, k, v, projection=projection)  # near attention(q, k, v)
     """
     plan = _Plan.checked(
         _fit("favor_attention", nonfinite, projection, kernel, q=q, k=k, v=v),
@@ -103,6 +108,11 @@ def favor_attention_map(
     """The map of one head's `favor_attention`, not causal, from values to outputs.
 
     Arguments as there. It holds ``phi(q)`` (n, r) over each row's sum, and ``phi(k)`` (m, r).
+
+    Examples
+    --------
+    >>> projection = nlattn.orthogonal_features(8, 256, seed=0)
+    >>> A = nlattn.favor_attention_map(q, k, projection=projection)
     """
     plan = _Plan.checked(
         _fit("favor_attention_map", nonfinite, projection, kernel, q=q, k=k),
@@ -136,6 +146,11 @@ def favor_attention_vjp(
     Arguments as for `favor_attention`. ``stabilizer_gradient="detached"`` leaves out the
     derivative of the maximum of ``stabilizer="max"``, on which the result depends through eps:
     that is what the published port does. About three times the forward pass.
+
+    Examples
+    --------
+    >>> projection = nlattn.orthogonal_features(8, 256, seed=0)
+    >>> dq, dk, dv = nlattn.favor_attention_vjp(q, k, v, np.ones_like(v), projection=projection)
     """
     plan = _Plan.checked(
         _fit("favor_attention_vjp", nonfinite, projection, kernel, q=q, k=k, v=v, dout=dout),

@@ -41,6 +41,11 @@ def orthogonal_features(d: int, r: int, seed: int, *, norms: str = "chi") -> Flo
     The columns of QR's Q take the sign of R's diagonal: without it Q is not Haar-distributed and
     kernel estimates are 24 % low at d = 4. ``r d^2`` operations. Source: [choromanski2020,
     section 2.4; mezzadri2007]. Status: ours.
+
+    Examples
+    --------
+    >>> nlattn.orthogonal_features(8, 32, seed=0).shape
+    (32, 8)
     """
     op = "orthogonal_features"
     d, r = (_check.integer(op, name, x, low=1) for name, x in (("d", d), ("r", r)))
@@ -101,6 +106,12 @@ def positive_features(
     Notes
     -----
     ``n r d`` multiply-adds. Source: [choromanski2020, lemma 1]. Status: paper; "neutral": ours.
+
+    Examples
+    --------
+    >>> projection = nlattn.orthogonal_features(8, 32, seed=0)
+    >>> bool((nlattn.positive_features(q, projection) > 0).all())
+    True
     """
     op = "positive_features"
     given = {"x": (x, "n d"), "projection": (projection, "r d")}
@@ -123,6 +134,11 @@ def linear_attention(
     """``out_i = phi_q[i].(sum_j phi_k[j] v[j].T) / phi_q[i].(sum_j phi_k[j])`` for given features.
 
     Features (..., n, r) and (..., m, r), values (..., m, e). ``(n + m) r e`` multiply-adds.
+
+    Examples
+    --------
+    >>> nlattn.linear_attention(np.exp(q), np.exp(k), v).shape
+    (64, 8)
     """
     given = {"phi_q": (phi_q, "n r"), "phi_k": (phi_k, "m r"), "v": (v, "m e")}
     fit = _check.fit("linear_attention", given, nonfinite=nonfinite)

@@ -59,6 +59,13 @@ def attention_jvp(
     Arguments as there; changes have the shapes of their arrays. With `return_lse` also that of
     ``lse``, float64. The forward pass is computed again, then ``n m (3 d + 2 e)`` multiply-adds in
     blocks of queries; memory ``O(n e)`` and some megabytes. A row without keys does not change.
+
+    Examples
+    --------
+    >>> zero = np.zeros_like(q)
+    >>> along_v = nlattn.attention_jvp(q, k, v, zero, zero, v)
+    >>> np.allclose(along_v, nlattn.attention(q, k, v))  # linear in the values
+    True
     """
     op = "attention_jvp"
     arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e")}
@@ -129,6 +136,11 @@ def sparse_attention_jvp(
 
     Arguments as there; with `return_lse` also the change of ``log Z``, float64. ``nnz (3 d + 2 e)``
     multiply-adds, ``O(nnz)`` memory.
+
+    Examples
+    --------
+    >>> support = nlattn.support_from_index(rng.integers(0, 64, (64, 9)), 64)
+    >>> along = nlattn.sparse_attention_jvp(q, k, v, support, q, k, v)
     """
     op = "sparse_attention_jvp"
     arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e")}
@@ -163,6 +175,10 @@ def neighbourhood_attention_jvp(
     """Change of `neighbourhood_attention` along (dq, dk, dv), to first order.
 
     Arguments as there. ``n window (3 d + 2 e)`` multiply-adds, and the memory of its support.
+
+    Examples
+    --------
+    >>> along = nlattn.neighbourhood_attention_jvp(grid, grid, grid, grid, grid, grid, window=5)
     """
     op = "neighbourhood_attention_jvp"
     given = {"q": q, "k": k, "v": v, "dq": dq, "dk": dk, "dv": dv}

@@ -21,6 +21,12 @@ def pack_signs(x: Floats, *, nonfinite: str = "raise") -> Signs:
 
     0, -0 and NaN (with ``nonfinite="propagate"``) count as positive. The bits beyond d are 0.
     `hamming_attention` takes the result in place of the numbers, in 1/32 of float32's memory.
+
+    Examples
+    --------
+    >>> bits = nlattn.pack_signs(q)
+    >>> bits.channels
+    8
     """
     fit = _check.fit("pack_signs", {"x": (x, "n d")}, nonfinite=nonfinite)
     words = engine.packed(fit["x"])
@@ -69,6 +75,12 @@ def hamming_attention(
     -----
     ``n m d / 64`` words compared by xor and a count of ones, ``n keys (d + e)`` multiply-adds,
     ``O(n (keys + e))`` memory. Source: [horton2025]. Status: reconstruction.
+
+    Examples
+    --------
+    >>> signs = np.sign(q), np.sign(k)
+    >>> nlattn.hamming_attention(*signs, v, keys=8).shape
+    (64, 8)
     """
     call = _Call.of("hamming_attention", q, k, keys, scale, nonfinite, v=(v, "m e"))
     fit = call.edges.fit
@@ -91,6 +103,10 @@ def hamming_attention_map(
 
     Arguments as there; of packed signs a map in float32. It holds the support, its weights and
     scores, ``O(n keys)`` numbers.
+
+    Examples
+    --------
+    >>> A = nlattn.hamming_attention_map(np.sign(q), np.sign(k), keys=8)
     """
     call = _Call.of("hamming_attention_map", q, k, keys, scale, nonfinite)
     _check.one_head(call.edges.fit)
@@ -115,6 +131,11 @@ def hamming_attention_vjp(
     Arguments as for `hamming_attention`. ``dq = scale (dS sign(k)) s'(q)`` and likewise dk, with
     s' = 1 ("identity"), s'(x) = 1 where |x| <= 1, else 0 ("clip"), or 0 ("none"), which is the
     sign's own derivative. Of packed signs, the gradients by these.
+
+    Examples
+    --------
+    >>> signs = np.sign(q), np.sign(k)
+    >>> dq, dk, dv = nlattn.hamming_attention_vjp(*signs, v, np.ones_like(v), keys=8)
     """
     op = "hamming_attention_vjp"
     through = _check.choice(op, "straight_through", straight_through, THROUGH)

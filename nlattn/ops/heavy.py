@@ -80,6 +80,10 @@ def heavy_attention(
     -----
     ``n |U| d`` multiply-adds, those of `universal_set`, and ``n d^2`` (p = 2) or ``n m d`` for the
     sums; ``O((n + m) d + entries)`` memory, all float64. Source: [kannan2024]. Status: paper.
+
+    Examples
+    --------
+    >>> found = nlattn.heavy_attention(q, k, eps=0.3)  # weights of at least 0.3, all of them
     """
     op = "heavy_attention"
     fit = _check.fit(op, {"q": (q, "n d"), "k": (k, "m d")}, nonfinite=nonfinite)

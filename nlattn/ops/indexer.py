@@ -53,7 +53,8 @@ def index_scores(
 
     Examples
     --------
-    >>> table = nlattn.topk_keys(nlattn.index_scores(q, k, w), 64, causal=True)
+    >>> heads, w = rng.normal(size=(64, 2, 8)), rng.normal(size=(64, 2))
+    >>> table = nlattn.topk_keys(nlattn.index_scores(heads, k, w), 16, causal=True)
     """
     fit = _fitted("index_scores", {"q": q, "k": k, "w": w}, nonfinite, max_bytes)
     out = fit.empty("n m")
@@ -71,7 +72,13 @@ def index_scores_vjp(
     nonfinite: str = "raise",
     max_bytes: float = 4e9,
 ) -> tuple[Floats, Floats, Floats]:
-    """Gradients (dq, dk, dw) of ``sum(dscores * scores)``; a product of 0 or less has none."""
+    """Gradients (dq, dk, dw) of ``sum(dscores * scores)``; a product of 0 or less has none.
+
+    Examples
+    --------
+    >>> heads, w = rng.normal(size=(64, 2, 8)), rng.normal(size=(64, 2))
+    >>> dq, dk, dw = nlattn.index_scores_vjp(heads, k, w, np.ones((64, 64)))
+    """
     arrays = {"q": q, "k": k, "w": w, "dscores": dscores}
     fit = _fitted("index_scores_vjp", arrays, nonfinite, max_bytes)
     dq, dk, dw = (fit.empty(spec) for spec in _SPEC.values())
@@ -161,6 +168,12 @@ def index_loss(scores: Floats, weights: Floats) -> Floats:
     Notes
     -----
     Source: [deepseek2025], the dense warm-up. The gradient of the scores is `index_loss_vjp`.
+
+    Examples
+    --------
+    >>> weights = nlattn.attention_map(q, k).to_dense()
+    >>> bool(nlattn.index_loss(np.log(weights), weights).max() < 1e-12)
+    True
     """
     s, p = _rows("index_loss", scores, weights)
     log_p = s - _log_sum(s)
@@ -171,7 +184,15 @@ def index_loss(scores: Floats, weights: Floats) -> Floats:
 
 
 def index_loss_vjp(scores: Floats, weights: Floats, dloss: Floats) -> Floats:
-    """Gradient of the scores: ``dloss (softmax(scores) sum(weights) - weights)``."""
+    """Gradient of the scores: ``dloss (softmax(scores) sum(weights) - weights)``.
+
+    Examples
+    --------
+    >>> weights = nlattn.attention_map(q, k).to_dense()
+    >>> dscores = nlattn.index_loss_vjp(np.log(weights), weights, np.ones(64))
+    >>> bool(np.abs(dscores).max() < 1e-12)
+    True
+    """
     s, p = _rows("index_loss_vjp", scores, weights)
     softmax = np.exp(s - _log_sum(s))
     g = np.asarray(dloss, np.float64)[..., None]
@@ -184,6 +205,11 @@ def share_held(lse_set: Floats, lse: Floats) -> Floats:
 
     The `lse` of `sparse_attention` over the set, and that of `attention` over all keys. A query
     that may attend to nothing has 0.
+
+    Examples
+    --------
+    >>> nlattn.share_held(np.log([3.0]), np.log([4.0]))
+    array([0.75])
     """
     op = "share_held"
     part, whole = (

@@ -31,6 +31,11 @@ def lev_keys(
 
     Arguments as for `lev_attention`; `q` is looked at by ``select="oracle"`` alone. Returns
     (..., min(keys, m)) int64, ascending, with the leading axes of `k`.
+
+    Examples
+    --------
+    >>> nlattn.lev_keys(q, k, keys=4).shape
+    (4,)
     """
     fit = _check.fit("lev_keys", {"q": (q, "n d"), "k": (k, "m d")}, nonfinite=nonfinite, gqa=gqa)
     index = chosen_keys(
@@ -96,6 +101,11 @@ def lev_attention(
     -----
     ``2 m d^2 + n keys (d + e)`` multiply-adds, ``O(n e + d^2)`` memory. How much of dense attention
     U holds is not bounded: a heuristic. Source: [kannan2024]. Status: reconstruction.
+
+    Examples
+    --------
+    >>> nlattn.lev_attention(q, k, v, keys=16).shape
+    (64, 8)
     """
     arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e")}
     fit = _check.fit("lev_attention", arrays, nonfinite=nonfinite, gqa=gqa)
@@ -128,6 +138,12 @@ def lev_attention_map(
 
     Arguments as there; `query_grid` and `key_grid` say how queries and keys lie in raster order.
     The map holds `q`, the selected keys and their index, ``O(n d)`` numbers.
+
+    Examples
+    --------
+    >>> A = nlattn.lev_attention_map(q, k, keys=16)
+    >>> int((A.to_dense() > 0).any(0).sum())
+    16
     """
     op = "lev_attention_map"
     fit = _check.fit(op, {"q": (q, "n d"), "k": (k, "m d")}, nonfinite=nonfinite)
@@ -160,6 +176,10 @@ def lev_attention_vjp(
 
     Arguments as for `lev_attention`, `dout` in the shape of its result and `dlse` (..., n). Exact
     for the keys that were chosen; 0 for all others, whose scores no derivative sees.
+
+    Examples
+    --------
+    >>> dq, dk, dv = nlattn.lev_attention_vjp(q, k, v, np.ones_like(v), keys=16)
     """
     arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e"), "dout": (dout, "n e")}
     if dlse is not None:

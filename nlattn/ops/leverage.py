@@ -57,6 +57,12 @@ def leverage_scores(
     ``2 n d^2`` multiply-adds; memory beyond the result ``O(d^2)`` and blocks of rows, all float64.
     Where "gram" cannot tell the rank, "qr" is used and a warning given; so it is when keys are
     independent, since all scores are then 1. Source: [drineas2012, section 1.1]. Status: paper.
+
+    Examples
+    --------
+    >>> scores = nlattn.leverage_scores(k)
+    >>> round(float(scores.sum()), 6)  # the rank
+    8.0
     """
     op = "leverage_scores"
     _check.choice(op, "method", method, engine.METHODS)
@@ -129,6 +135,10 @@ def approximate_leverage_scores(
     fewer than n or d, nothing is sketched there. To find all keys with ``tau >= eps``, keep what
     has ``(1 - delta) eps`` here and score that exactly, before anything is rescaled.
     Source: [drineas2012, section 3], [clarkson2013]. Status: paper.
+
+    Examples
+    --------
+    >>> near = nlattn.approximate_leverage_scores(k, delta=0.5)
     """
     op = "approximate_leverage_scores"
     for name, value in (("delta", delta), ("failure", failure)):

@@ -81,6 +81,12 @@ def lewis_weights(
     Steps of ``log w <- (1 - eta) log w + eta p/2 log s(w)``, ``s_i(w) = k_i^T (K^T W^(1-2/p) K)^+
     k_i``; ``3 m d^2`` multiply-adds each, ``O(m d)`` memory. Source: [cohen2015]; damping, and the
     bound of the average: docs/algorithms/lewis.md. Status: paper.
+
+    Examples
+    --------
+    >>> found = nlattn.lewis_weights(k, p=1.0)
+    >>> round(float(found.weights.sum()), 6)  # the rank
+    8.0
     """
     op = "lewis_weights"
     fit = _check.fit(op, {"k": (k, "m d")}, nonfinite=nonfinite)
@@ -145,6 +151,10 @@ def sensitivity_bounds(
     The elementwise best of three certificates: from `weights`, from weights of 1, and for even p
     the leverage of all monomials of degree p/2, if there are at most 256. ``m d^2`` multiply-adds
     each, ``O(m d)`` memory. Source: [kannan2024] for sensitivities. Status: ours.
+
+    Examples
+    --------
+    >>> lower, upper = nlattn.sensitivity_bounds(k, p=1.0)
     """
     op = "sensitivity_bounds"
     fit = _check.fit(op, {"k": (k, "m d")}, nonfinite=nonfinite)
@@ -207,6 +217,11 @@ def lp_sensitivity(
     -----
     Newton's method on ``min |Ky|_p^p, <k_i,y> = 1`` (p > 1), or a linear programme (p = 1).
     ``m d^2`` multiply-adds a step, ``O(m d)`` memory. Status: ours.
+
+    Examples
+    --------
+    >>> nlattn.lp_sensitivity(np.eye(2), 0, p=3.0).upper
+    array(1.)
     """
     op = "lp_sensitivity"
     fit = _check.fit(op, {"k": (k, "m d")}, nonfinite=nonfinite)

@@ -68,6 +68,12 @@ def merge_attention_vjp(
     """Gradients (douts, dlses) of ``sum(dout * out) + sum(dlse * lse)``, with an axis of parts.
 
     Arguments as for `merge_attention`. An empty set has none.
+
+    Examples
+    --------
+    >>> a = nlattn.attention(q, k[:9], v[:9], return_lse=True)
+    >>> b = nlattn.attention(q, k[9:], v[9:], return_lse=True)
+    >>> douts, dlses = nlattn.merge_attention_vjp([a[0], b[0]], [a[1], b[1]], np.ones_like(v))
     """
     op = "merge_attention_vjp"
     x, z = _prepared(op, outs, lses, lse_base, nonfinite)

@@ -71,6 +71,12 @@ def nearest_keys(
     -----
     Scores are those of `patchmatch`, bit by bit, and so are the lists of ``method="exact"``.
     At worst ``n m d`` multiply-adds. Source: [gray2001], [ram2012]. Status: ours.
+
+    Examples
+    --------
+    >>> found = nlattn.nearest_keys(q, k, topk=2)
+    >>> np.array_equal(found.index[:, 0], (q @ k.T).argmax(1))
+    True
     """
     fit = _check.fit(OP, {"q": (q, "n d"), "k": (k, "m d")}, nonfinite=nonfinite)
     n, m, d = fit.shape("n m d")

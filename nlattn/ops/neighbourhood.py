@@ -75,6 +75,11 @@ def neighbourhood_attention(
     -----
     ``n window (d + e)`` multiply-adds, ``O(n e)`` memory. Source: [hassani2023].
     Status: author code.
+
+    Examples
+    --------
+    >>> nlattn.neighbourhood_attention(grid, grid, grid, window=5).shape
+    (16, 16, 8)
     """
     op = "neighbourhood_attention"
     fit, axes, p = _prepared(
@@ -100,6 +105,12 @@ def neighbourhood_attention_map(
     """The map of one head's `neighbourhood_attention`, from values (n, e) to outputs (n, e).
 
     Arguments as there, `q` and `k` (*grid, d), places in raster order.
+
+    Examples
+    --------
+    >>> A = nlattn.neighbourhood_attention_map(q, k, window=5)  # on a line
+    >>> A.shape
+    (64, 64)
     """
     op = "neighbourhood_attention_map"
     fit, axes, _ = _prepared(
@@ -130,6 +141,10 @@ def neighbourhood_attention_vjp(
     Arguments as for `neighbourhood_attention`, `dout` in the shape of its result and `dlse`
     (..., *grid). The forward pass is computed again, and ``n window (4 d + 3 e)`` multiply-adds.
     Gradients of keys are summed over the queries that see them, queries ascending.
+
+    Examples
+    --------
+    >>> dq, dk, dv = nlattn.neighbourhood_attention_vjp(grid, grid, grid, grid, window=5)
     """
     op = "neighbourhood_attention_vjp"
     arrays = {"q": q, "k": k, "v": v, "dout": dout} | ({} if dlse is None else {"dlse": dlse})
@@ -171,6 +186,11 @@ def neighbourhood_support(
     ------
     ValueError
         A window is longer than its axis, or there are not as many entries as axes.
+
+    Examples
+    --------
+    >>> len(nlattn.neighbourhood_support((16, 16), window=(5, 5)).indices)  # 25 of each query
+    6400
     """
     op = "neighbourhood_support"
     sizes = [_check.integer(op, f"grid[{a}]", size, low=1) for a, size in enumerate(grid)]

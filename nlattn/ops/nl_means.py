@@ -82,6 +82,13 @@ def nl_means(
     -----
     ``n (2 distance + 1)^2 (patch_size + C)`` operations, O(n) memory. Source: [buades2005],
     [buades2011]. Status: paper.
+
+    Examples
+    --------
+    >>> noisy = image + 0.1 * rng.normal(size=image.shape)
+    >>> clean = nlattn.nl_means(noisy, sigma=0.1)
+    >>> bool(np.abs(clean - image).mean() < np.abs(noisy - image).mean())
+    True
     """
     asked = NLMeansArguments(sigma, h, patch_size, patch_distance, search, topk, select,
         self_weight, candidates, iterations, seed, support, channel_axis, data_range, fast_mode,
@@ -118,6 +125,11 @@ def nl_means_support(
     -------
     Support
         Of shape ``(..., H W, H W)``.
+
+    Examples
+    --------
+    >>> support = nlattn.nl_means_support(image, search="patchmatch", topk=8)
+    >>> clean = nlattn.nl_means(image, sigma=0.1, support=support)
     """
     asked = NLMeansArguments(sigma, None, patch_size, patch_distance, search, topk, select, "max",
         candidates, iterations, seed, None, channel_axis, data_range, True, nonfinite,
@@ -151,6 +163,10 @@ def nl_means_map(
     """The map of one picture's `nl_means` with ``aggregate="pixel"``, from pixels to pixels.
 
     Arguments as there. It holds the weights of all keys: 12 bytes each in float32.
+
+    Examples
+    --------
+    >>> A = nlattn.nl_means_map(image, sigma=0.1)
     """
     asked = NLMeansArguments(sigma, h, patch_size, patch_distance, search, topk, select,
         self_weight, candidates, iterations, seed, support, channel_axis, data_range, True,
@@ -193,6 +209,10 @@ def nl_means_vjp(
 
     Arguments as there, floats only. At ``d2 = 2 sigma^2`` the weight's slope is 0, and of equal
     largest weights the lowest key's is the pixel's own. ``O(nnz + n patch_size^2 C)`` memory.
+
+    Examples
+    --------
+    >>> dimage = nlattn.nl_means_vjp(image, np.ones_like(image), sigma=0.1)
     """
     asked = NLMeansArguments(sigma, h, patch_size, patch_distance, search, topk, select,
         self_weight, candidates, iterations, seed, support, channel_axis, None, True, nonfinite,

@@ -64,6 +64,11 @@ def nonlocal_mean(
     ``n m (d + e)`` multiply-adds for the softmax forms, ``(n + m) d e`` for "dot_product",
     ``(n + m) (d + e)`` and ``(n + m) log m`` comparisons for "concatenation"; memory linear in n
     and m. Source: [wang2018, eq. 1-6]. Status: paper.
+
+    Examples
+    --------
+    >>> nlattn.nonlocal_mean(q, k, v, pairwise="gaussian").shape
+    (64, 8)
     """
     call = _Call("nonlocal_mean", q, k, pairwise, scale, weight, nonfinite, v=(v, "m e"))
     fit = call.fit
@@ -91,6 +96,12 @@ def nonlocal_mean_map(
     Options as there. `query_grid` and `key_grid` say how queries and keys lie in raster order. The
     softmax forms hold `q` and `k`, "dot_product" `q` and ``k / m``, "concatenation" a number for
     each query and key; the last two are not normalised and have no ``lse``.
+
+    Examples
+    --------
+    >>> A = nlattn.nonlocal_mean_map(q, k, pairwise="dot_product")
+    >>> np.allclose(A @ v, (q @ k.T) @ v / len(k))
+    True
     """
     call = _Call("nonlocal_mean_map", q, k, pairwise, scale, weight, nonfinite)
     fit = call.fit
@@ -122,6 +133,10 @@ def nonlocal_mean_vjp(
     Arguments as for `nonlocal_mean`, `dout` in the shape of its result. The softmax forms compute
     ``n m (3 d + 2 e)`` multiply-adds beyond the forward pass; the others are linear in n and m.
     The slope of relu at 0 is 0.
+
+    Examples
+    --------
+    >>> dq, dk, dv = nlattn.nonlocal_mean_vjp(q, k, v, np.ones_like(v), pairwise="dot_product")
     """
     arrays = {"v": (v, "m e"), "dout": (dout, "n e")}
     call = _Call("nonlocal_mean_vjp", q, k, pairwise, scale, weight, nonfinite, **arrays)

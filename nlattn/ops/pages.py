@@ -40,9 +40,9 @@ def gather_pages(pages: Floats, table: Any) -> Floats:
 
     Examples
     --------
-    >>> k = nlattn.gather_pages(k_pages, table)
-    >>> v = nlattn.gather_pages(v_pages, table)
-    >>> out = nlattn.attention(q, k, v, key_lengths=lengths)
+    >>> pages = rng.normal(size=(5, 16, 8))  # 5 pages of 16 keys; one sequence has two of them
+    >>> keys = nlattn.gather_pages(pages, [3, 0])
+    >>> out = nlattn.attention(q, keys, keys, key_lengths=20)
     """
     op = "gather_pages"
     x, places = _prepared(op, pages, table)
@@ -54,7 +54,14 @@ def gather_pages(pages: Floats, table: Any) -> Floats:
 
 
 def gather_pages_vjp(pages: Floats, table: Any, dout: Floats) -> Floats:
-    """Gradient of `pages`: a page that several sequences share gets the sum, in their order."""
+    """Gradient of `pages`: a page that several sequences share gets the sum, in their order.
+
+    Examples
+    --------
+    >>> pages = rng.normal(size=(5, 16, 8))
+    >>> nlattn.gather_pages_vjp(pages, [[3, 0]], np.ones((1, 32, 8))).sum((1, 2))
+    array([128.,   0.,   0., 128.,   0.])
+    """
     op = "gather_pages_vjp"
     x, places = _prepared(op, pages, table)
     shape = (*places.shape[:-1], places.shape[-1] * x.shape[1], *x.shape[2:])

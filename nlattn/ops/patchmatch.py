@@ -102,6 +102,12 @@ def patchmatch(
     At most ``1 + iterations (8 len(jumps) + log2(side) + 1)`` candidates a query, or
     ``2 + 256 trees (1 + 9 iterations)``. Bit-identical for any number of threads.
     Source: [barnes2009], [barnes2010], trees: [he2012]. Status: paper, in parallel form.
+
+    Examples
+    --------
+    >>> field = nlattn.patchmatch(grid, grid[::-1], score="cosine")
+    >>> field.index.shape  # the best key found for each query
+    (16, 16, 1)
     """
     fit = _check.fit(OP, {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d")}, nonfinite=nonfinite)
     by_trees = _check.choice(OP, "candidates", candidates, CANDIDATES) == "tree"

@@ -21,6 +21,13 @@ def permutohedral_simplices(x: Floats, *, nonfinite: str = "raise") -> Simplices
 
     Of coordinates that tie, as in patches without texture, the lower index ranks first. The
     simplices of another implementation can be given in place of these.
+
+    Examples
+    --------
+    >>> points = q[:, :3]
+    >>> s = nlattn.permutohedral_simplices(points)
+    >>> given = {"q_simplices": s, "k_simplices": s}
+    >>> out = nlattn.permutohedral_attention(points, points, v, **given)
     """
     fit = _check.fit("permutohedral_simplices", {"x": (x, "n d")}, nonfinite=nonfinite)
     _in_range(fit, "x")
@@ -86,6 +93,11 @@ def permutohedral_attention(
     -----
     ``(n + m) (d + 1) (d + e) + 2 M (d + 1) e`` multiply-adds for M lattice points. Source:
     [joutard2019, adams2010]. Status: author code.
+
+    Examples
+    --------
+    >>> nlattn.permutohedral_attention(q[:, :3], k[:, :3], v).shape
+    (64, 8)
     """
     op, arrays = "permutohedral_attention", {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e")}
     fit = _check.fit(op, arrays, nonfinite=nonfinite)
@@ -118,6 +130,10 @@ def permutohedral_attention_map(
 
     Arguments as there; `query_grid` and `key_grid` say how queries and keys lie in raster order.
     The map holds the lattice, ``O((n + m + M) d)`` numbers; `A.points` is M.
+
+    Examples
+    --------
+    >>> A = nlattn.permutohedral_attention_map(q[:, :3], k[:, :3])
     """
     op = "permutohedral_attention_map"
     fit = _check.fit(op, {"q": (q, "n d"), "k": (k, "m d")}, nonfinite=nonfinite)
@@ -149,6 +165,10 @@ def permutohedral_attention_vjp(
     Arguments as for `permutohedral_attention`; where queries are the keys, add dq and dk. On a
     border of simplices it is the derivative of the chosen one. Twice the forward pass, without its
     search for neighbours.
+
+    Examples
+    --------
+    >>> dq, dk, dv = nlattn.permutohedral_attention_vjp(q[:, :3], k[:, :3], v, np.ones_like(v))
     """
     op = "permutohedral_attention_vjp"
     arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e"), "dout": (dout, "n e")}

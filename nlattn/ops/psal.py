@@ -83,6 +83,11 @@ def psal(
     -----
     ``n topk patch^2 (d + e)`` multiply-adds beside the search, ``n patch^2 (d + topk)`` memory.
     Source: [cherel2022]. Status: paper; reflected borders and dropped votes are ours.
+
+    Examples
+    --------
+    >>> nlattn.psal(grid, grid, grid, patch=3, topk=3).shape
+    (16, 16, 8)
     """
     arrays = {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d"), "v": (v, "Hk Wk e")}
     asked = PsalArguments(patch, topk, temperature, aggregate, dedup, border, key_mask,
@@ -113,6 +118,10 @@ def psal_map(
 
     Arguments as there. Votes for one key are one weight; its score is the logarithm of what they
     add up to.
+
+    Examples
+    --------
+    >>> A = nlattn.psal_map(grid, grid)
     """
     asked = PsalArguments(patch, topk, temperature, aggregate, dedup, border, key_mask,
         candidates, iterations, seed, field, nonfinite, max_bytes)  # fmt: skip
@@ -145,6 +154,10 @@ def psal_vjp(
 
     Arguments as for `psal`, `dout` (..., Hq, Wq, e). A single match without votes has weight 1
     whatever its cost: then dq and dk are 0, and nothing is learned.
+
+    Examples
+    --------
+    >>> dq, dk, dv = nlattn.psal_vjp(grid, grid, grid, grid)
     """
     arrays = {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d"), "v": (v, "Hk Wk e")}
     asked = PsalArguments(patch, topk, temperature, aggregate, dedup, border, key_mask,

@@ -68,6 +68,12 @@ def qna(
     ``Ho Wo kh kw t (e + 1)`` multiply-adds, ``Ho Wo (kh + kw) t (e + 1)`` without bias and gate;
     ``H W t`` exponentials; memory ``O(H W (t + e))``, whatever the window. Source: [arar2022].
     Status: author code.
+
+    Examples
+    --------
+    >>> queries = rng.normal(size=(2, 8))  # learned, the same everywhere
+    >>> nlattn.qna(queries, grid, grid, window=3, stride=2).shape
+    (8, 8, 8)
     """
     fit = _fit("qna", {"q": q, "k": k, "v": v, "bias": bias, "gate": gate}, nonfinite)
     to = geometry(fit, window, stride, padding)
@@ -92,6 +98,10 @@ def qna_map(
 
     Arguments as there, `q` (t, d) and `k` (H, W, d). The map is the sum over all queries, or that
     of the learned query number `query`; only then it has ``lse`` and scores.
+
+    Examples
+    --------
+    >>> A = nlattn.qna_map(rng.normal(size=(1, 8)), grid, window=3)
     """
     op = "qna_map"
     fit = _fit(op, {"q": q, "k": k, "bias": bias, "gate": gate}, nonfinite)
@@ -126,6 +136,10 @@ def qna_vjp(
     Arguments as for `qna`, `dout` in the shape of its result. Gradients have the shapes of their
     arrays. The forward pass is computed again, and ``Ho Wo kh kw t e`` multiply-adds each for the
     values with the scores, and for bias and gate; memory as there and ``O(Ho Wo t)``.
+
+    Examples
+    --------
+    >>> gradients = nlattn.qna_vjp(rng.normal(size=(2, 8)), grid, grid, grid, window=3)
     """
     arrays = {"q": q, "k": k, "v": v, "bias": bias, "gate": gate, "dout": dout}
     fit = _fit("qna_vjp", arrays, nonfinite)
@@ -185,6 +199,12 @@ def qna_upsample(
     -----
     ``s^2`` times the cost of `qna`. Source: [arar2022], which offers the form but does not print
     it. Status: reconstruction.
+
+    Examples
+    --------
+    >>> queries = rng.normal(size=(4, 1, 8))  # one for each new pixel of a cell
+    >>> nlattn.qna_upsample(queries, grid, grid, scale=2, window=3).shape
+    (32, 32, 8)
     """
     arrays = {"q": q, "k": k, "v": v, "bias": bias, "gate": gate}
     phases, fit = _phases("qna_upsample", arrays, scale, window, nonfinite)
@@ -210,6 +230,11 @@ def qna_upsample_vjp(
     """Gradients (dq, dk, dv, dbias, dgate) of ``sum(dout * out)``; None for what was not given.
 
     Arguments as for `qna_upsample`, `dout` in the shape of its result.
+
+    Examples
+    --------
+    >>> queries, dout = rng.normal(size=(4, 1, 8)), rng.normal(size=(32, 32, 8))
+    >>> gradients = nlattn.qna_upsample_vjp(queries, grid, grid, dout, scale=2, window=3)
     """
     op = "qna_upsample_vjp"
     arrays = {"q": q, "k": k, "v": v, "bias": bias, "gate": gate, "dout": dout}

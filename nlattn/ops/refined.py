@@ -38,6 +38,11 @@ def refined_self_attention(q: Floats, k: Floats, v: Floats, *, nonfinite: str = 
     -----
     ``(n + m) d e`` multiply-adds, ``O(d e)`` memory beyond the result. M is `channel_mixing`.
     Source: [wang2019]. Status: reconstruction.
+
+    Examples
+    --------
+    >>> nlattn.refined_self_attention(q, k, v).shape
+    (64, 8)
     """
     fit = set_fit("refined_self_attention", nonfinite, q=q, k=k, v=v)
     return Separate.of(fit).attend(fit)
@@ -49,6 +54,11 @@ def channel_mixing(k: Floats, v: Floats, *, nonfinite: str = "raise") -> Floats:
 
     Arguments as for `refined_self_attention`, whose result is ``q @ M.T``: one matrix for all
     positions, made of global second moments. ``m d e`` multiply-adds.
+
+    Examples
+    --------
+    >>> nlattn.channel_mixing(k, v).shape
+    (8, 8)
     """
     fit = set_fit("channel_mixing", nonfinite, k=k, v=v)
     context, _ = Separate.of(fit).context(fit)
@@ -68,6 +78,10 @@ def refined_self_attention_map(
     """The map ``q k.T / m`` of one head, from values (m, e) to outputs (n, e).
 
     It holds `q` and ``k / m``. Weights have any sign and there is no ``lse``.
+
+    Examples
+    --------
+    >>> A = nlattn.refined_self_attention_map(q, k)
     """
     fit = set_fit("refined_self_attention_map", nonfinite, q=q, k=k)
     return FactoredMap(*Separate.of(fit).factors(fit), query_grid, key_grid)
@@ -80,6 +94,10 @@ def refined_self_attention_vjp(
     """Gradients (dq, dk, dv) of ``sum(dout * out)``, ``(2 n + 3 m) d e`` multiply-adds.
 
     Arguments as for `refined_self_attention`, `dout` in the shape of its result.
+
+    Examples
+    --------
+    >>> gradients = nlattn.refined_self_attention_vjp(q, k, v, np.ones_like(v))
     """
     fit = set_fit("refined_self_attention_vjp", nonfinite, q=q, k=k, v=v, dout=dout)
     return Separate.of(fit).vjp(fit)

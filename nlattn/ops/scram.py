@@ -72,6 +72,11 @@ def scram_support(
     Notes
     -----
     ``O(n (reach window)^2)`` time. Source: [calian2019]. Status: reconstruction.
+
+    Examples
+    --------
+    >>> field = nlattn.patchmatch(grid, grid)
+    >>> out = nlattn.scram(grid, grid, grid, support=nlattn.scram_support(field, window=5))
     """
     op = "scram_support"
     radius = _check.odd(op, "window", window, "the best key is its centre") // 2
@@ -152,6 +157,10 @@ def scram(
     ``O(n log n d)`` for the search and ``O(nnz (d + e))`` for the mean; ``O(n)`` memory. How much
     of dense attention is caught, depends on the data: see `quality.compare`.
     Source: [calian2019]. Status: reconstruction.
+
+    Examples
+    --------
+    >>> out = nlattn.scram(grid, grid, grid, candidates="tree", kind="neighbours")
     """
     asked = ScramArguments(weight, scale, bandwidth, power, candidates, iterations, topk,
         propagate, seed, kind, window, key_mask, mask, causal, field, support,
@@ -188,6 +197,11 @@ def scram_map(
     """The map of one head's `scram`, from values (Hk Wk, e) to outputs (Hq Wq, e).
 
     Arguments as there. Its `work` includes the search, or that of a given `field`.
+
+    Examples
+    --------
+    >>> A = nlattn.scram_map(grid, grid)
+    >>> weights, keys = A.topk(3)
     """
     asked = ScramArguments(weight, scale, bandwidth, power, candidates, iterations, topk,
         propagate, seed, kind, window, key_mask, mask, causal, field, support,
@@ -228,6 +242,10 @@ def scram_vjp(
 
     Exact for the support, which is a constant: the one given, or the one `scram` finds with the
     same options. Arguments as there, `dout` (..., Hq, Wq, e), `dlse` (..., Hq, Wq).
+
+    Examples
+    --------
+    >>> dq, dk, dv = nlattn.scram_vjp(grid, grid, grid, grid)
     """
     asked = ScramArguments(weight, scale, bandwidth, power, candidates, iterations, topk,
         propagate, seed, kind, window, key_mask, mask, causal, field, support,

@@ -44,6 +44,11 @@ def support(indptr: Any, indices: Any, shape: tuple[int, ...]) -> Support:
     Notes
     -----
     ``O(nnz)`` time.
+
+    Examples
+    --------
+    >>> nlattn.support([0, 2, 3], [0, 4, 1], (2, 5)).indices
+    array([0, 4, 1], dtype=int32)
     """
     return checked_support("support", Support(indptr, indices, shape))
 
@@ -198,6 +203,12 @@ def sparse_attention(
     -----
     ``nnz (d + e)`` multiply-adds, ``O(n e)`` memory. Source: [wang2018, eq. 2-4] for the weights.
     Status: ours.
+
+    Examples
+    --------
+    >>> support = nlattn.support_from_index(rng.integers(0, 64, (64, 9)), 64)
+    >>> nlattn.sparse_attention(q, k, v, support).shape
+    (64, 8)
     """
     fit = _check.fit(
         "sparse_attention", {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e")}, nonfinite=nonfinite
@@ -225,6 +236,11 @@ def sparse_attention_map(
 
     Arguments as there, `q` (n, d), `k` (m, d) and a `support` of shape (n, m). A query without
     keys gives 0; ``masked_rows="nan"`` is refused, since a map holds no row for it.
+
+    Examples
+    --------
+    >>> support = nlattn.support_from_index(rng.integers(0, 64, (64, 9)), 64)
+    >>> A = nlattn.sparse_attention_map(q, k, support)
     """
     op = "sparse_attention_map"
     fit = _check.fit(op, {"q": (q, "n d"), "k": (k, "m d")}, nonfinite=nonfinite)
@@ -258,6 +274,11 @@ def sparse_attention_vjp(
     Arguments as for `sparse_attention`, `dout` in the shape of its result and `dlse` (..., n).
     ``nnz (3 d + 3 e)`` multiply-adds, ``O(nnz)`` memory. dk and dv are gathered through the
     transposed support, queries ascending.
+
+    Examples
+    --------
+    >>> support = nlattn.support_from_index(rng.integers(0, 64, (64, 9)), 64)
+    >>> dq, dk, dv = nlattn.sparse_attention_vjp(q, k, v, support, np.ones_like(v))
     """
     arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e"), "dout": (dout, "n e")}
     if dlse is not None:

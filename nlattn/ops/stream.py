@@ -56,6 +56,13 @@ class LeverageStream:
     Leverage only falls as keys arrive, so what is dropped would not have come back. State: ``d^2``
     numbers and at most ``d / eps`` keys; beside it one chunk of keys. ``2 n d^2`` multiply-adds.
     Source: the streaming claim of [kannan2024]; pruning and merging are ours. Status: ours.
+
+    Examples
+    --------
+    >>> stream = nlattn.LeverageStream(8, eps=0.5)
+    >>> for first in range(0, 64, 16):
+    ...     stream = stream.update(k[first : first + 16])
+    >>> heavy = stream.result()
     """
 
     def __init__(self, d: int, eps: float, *, first: int = 0, method: str = "qr"):

@@ -14,7 +14,13 @@ from nlattn.engines.sensitivity import Keys, bounds, lewis_logs, tensor_columns
 
 
 class UniversalSet(NamedTuple):
-    """Keys, and what is certified of them."""
+    """Keys, and what is certified of them.
+
+    Examples
+    --------
+    >>> nlattn.universal_set(np.eye(3), eps=0.5).keys
+    array([0, 1, 2], dtype=int32)
+    """
 
     support: Support
     """(..., 1, m): the keys of the set; causal: (..., m, m), row i the set of the keys up to i."""
@@ -80,6 +86,11 @@ def universal_set(
     For p = 2 no smaller set will do. ``m d^2`` multiply-adds for p = 2, some 20 times as much
     else; causal: ``m r^2 (r + |U|)``. Source: [kannan2024]; certificates: docs/algorithms/lewis.md.
     Status: paper.
+
+    Examples
+    --------
+    >>> found = nlattn.universal_set(k, eps=0.5)
+    >>> keys = found.keys  # that may hold half of some query's attention
     """
     op = "universal_set"
     fit = _check.fit(op, {"k": (k, "m d")}, nonfinite=nonfinite)

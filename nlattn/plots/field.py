@@ -30,6 +30,11 @@ def match_field(index: Ints, key_grid: tuple[int, int], *, title: str = "", ax: 
     -------
     Axes
         Of the field.
+
+    Examples
+    --------
+    >>> field = nlattn.patchmatch(grid, grid)
+    >>> axes = nlattn.plots.match_field(field.index[..., 0], field.key_grid)
     """
     index = np.asarray(index)
     if index.ndim != 2:

@@ -29,6 +29,11 @@ def heat(values: Floats, label: str, *, title: str = "", log: bool = False, ax: 
         Colours of the logarithm, for positive values.
     ax : Axes, optional
         Where to draw; a figure of its own if omitted.
+
+    Examples
+    --------
+    >>> axes = nlattn.plots.heat(image.mean(2), "grey level")
+    >>> axes.figure.savefig("grey.png")
     """
     from matplotlib.colors import LogNorm, Normalize
 

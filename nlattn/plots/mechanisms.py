@@ -23,6 +23,12 @@ def mechanisms(image: Floats, weights: Mapping[str, Floats], query: tuple[int, i
         percentile of the magnitude; negative weights are blue.
     query : (row, column)
         The point.
+
+    Examples
+    --------
+    >>> A = nlattn.scram_map(grid, grid)
+    >>> panels = {"SCRAM": A.rows([100]).reshape(16, 16)}
+    >>> axes = nlattn.plots.mechanisms(image[:16, :16], panels, (6, 4))
     """
     ground = base.rgb("mechanisms", image)
     panels = base.figure(2.6 * (len(weights) + 1), 3.0).subplots(

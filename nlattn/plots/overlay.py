@@ -53,6 +53,13 @@ def overlay(
         count among a few keys.
     ax : Axes, optional
         Where to draw the large picture alone.
+
+    Examples
+    --------
+    >>> features = nlattn.images.patch_features(image)
+    >>> queries = np.array([[20, 30], [40, 10]])
+    >>> A = nlattn.scram_map(*nlattn.images.queries_and_keys(features))
+    >>> axes = nlattn.plots.overlay(image, A.rows(queries @ (64, 1)).reshape(2, 64, 64), queries)
     """
     ground = base.rgb("overlay", image if keys is None else keys)
     points, sizes = np.asarray(queries), np.abs(np.asarray(weights, np.float64))

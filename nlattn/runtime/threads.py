@@ -34,17 +34,33 @@ def set_threads(count: int) -> None:
     """Use `count` threads for what is called from this Python thread; 1 to `max_threads`.
 
     Results have the same bits for any number. ValueError if there are not as many.
+
+    Examples
+    --------
+    >>> nlattn.set_threads(1)
     """
     _count.set(_check.integer("set_threads", "count", count, low=1, high=max_threads()))
 
 
 def threads() -> int:
-    """Number of threads for what is called from this Python thread."""
+    """Number of threads for what is called from this Python thread.
+
+    Examples
+    --------
+    >>> nlattn.set_threads(1)
+    >>> nlattn.threads()
+    1
+    """
     return _count.get() or max_threads()
 
 
 def max_threads() -> int:
-    """The most that `set_threads` accepts: the processors, or what ``NUMBA_NUM_THREADS`` says."""
+    """The most that `set_threads` accepts: the processors, or what ``NUMBA_NUM_THREADS`` says.
+
+    Examples
+    --------
+    >>> nlattn.set_threads(nlattn.max_threads())
+    """
     return int(numba.config.NUMBA_NUM_THREADS)
 
 

@@ -43,6 +43,11 @@ def assert_complexity(
         The verdict is another.
     TypeError
         `fn` returned no work.
+
+    Examples
+    --------
+    >>> nlattn.assert_complexity(lambda n: n * (n - 1) // 2, "n^2").verdict
+    'consistent'
     """
     amounts = [_amount(fn(n), unit) for n in sizes]
     found = judge(sizes, amounts, law, cliffs=False)
