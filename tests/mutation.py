@@ -3,8 +3,9 @@
     python -m tests.mutation nlattn/kernels/heavy.py --count 30 --seed 0
 
 A mutant changes one operator, comparison or constant, drops one statement or exchanges two
-arguments. It is written into a copy of the project and tested there without the JIT. What no test
-notices is printed as a diff; the exit status is 1 if that is more than a tenth.
+arguments. It is written into a copy of the project and tested there without the JIT, by those tests
+that run its line, the quickest first. What no test notices is printed as a diff; the exit status is
+1 if that is more than a tenth.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ import difflib
 import os
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 OTHER: dict[type, type] = {
@@ -59,8 +63,8 @@ def changes(tree: ast.Module) -> Iterator[tuple[int, str]]:
                 yield number, "statement"
 
 
-def mutant(tree: ast.Module, number: int, kind: str, chance: random.Random) -> str:
-    """The source with one change."""
+def mutant(tree: ast.Module, number: int, kind: str, chance: random.Random) -> tuple[str, int]:
+    """The source with one change, and the line of it."""
     changed = copy.deepcopy(tree)
     node = list(ast.walk(changed))[number]
     if kind == "operator":
@@ -75,8 +79,9 @@ def mutant(tree: ast.Module, number: int, kind: str, chance: random.Random) -> s
         arguments[0], arguments[1] = arguments[1], arguments[0]
     else:
         body = node.body  # type: ignore[attr-defined]
-        body.remove(chance.choice([x for x in body if isinstance(x, (ast.Assign, ast.AugAssign))]))
-    return ast.unparse(changed) + "\n"
+        node = chance.choice([x for x in body if isinstance(x, (ast.Assign, ast.AugAssign))])
+        body.remove(node)
+    return ast.unparse(changed) + "\n", node.lineno  # type: ignore[attr-defined]
 
 
 def mirrors(path: Path) -> list[str]:
@@ -91,19 +96,102 @@ def mirrors(path: Path) -> list[str]:
     return found
 
 
-def survives(place: Path, path: Path, source: str, tests: list[str], limit: float) -> bool:
-    """Whether all tests pass, in time, with this source."""
-    (place / path).write_text(source)
-    shutil.rmtree(place / path.parent / "__pycache__", ignore_errors=True)
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
-    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(place), "CI": "1"}
-    try:
-        done = subprocess.run(
-            command, cwd=place, env=environment, capture_output=True, timeout=limit, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
+class Recorder:
+    """A plugin of pytest: which tests run which lines of a file, and how long they take."""
+
+    def __init__(self, path: Path, data: Path) -> None:
+        import coverage
+
+        self.seconds: Counter[str] = Counter()
+        self.coverage = coverage.Coverage(data, include=[str(path)], config_file=False)
+        self.coverage.start()
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.coverage.switch_context(nodeid)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self.seconds[report.nodeid] += report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        self.coverage.stop()
+        self.coverage.save()
+
+
+class Copy:
+    """A copy of the project, in which tests run in forks of this process."""
+
+    def __init__(self, folder: Path, path: Path) -> None:
+        self.place, self.path = folder / "project", path
+        shutil.copytree(ROOT, self.place, ignore=shutil.ignore_patterns(".git", "__pycache__"))
+        os.environ |= {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(self.place), "CI": "1"}
+        import hypothesis  # noqa: F401  what every fork needs is imported once
+        import numba  # noqa: F401
+        import pytest  # noqa: F401
+        import scipy.linalg
+        import scipy.sparse.linalg  # noqa: F401
+
+    def write(self, source: str) -> None:
+        """Have the file say this."""
+        (self.place / self.path).write_text(source)
+        shutil.rmtree((self.place / self.path).parent / "__pycache__", ignore_errors=True)
+
+    def test(self, tests: list[str], limit: float, plugin: Callable[[], Any] | None = None) -> bool:
+        """Whether all tests pass, in time."""
+        child = os.fork()
+        if not child:
+            self._run(tests, limit, plugin)
+        try:
+            _, status = os.waitpid(child, 0)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)  # and what it has started
+        return status == 0
+
+    def _run(self, tests: list[str], limit: float, plugin: Callable[[], Any] | None) -> None:
+        os.setpgid(0, 0)
+        os.chdir(self.place)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(nowhere, stream)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(int(limit))
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "nlattn")]:
+            del sys.modules[name]
+        sys.path[:] = [str(self.place), *(x for x in sys.path if Path(x).resolve() != ROOT)]
+        sys.dont_write_bytecode = plugin is None
+        import pytest
+
+        code = 3
+        try:
+            made = [] if plugin is None else [plugin()]
+            quiet = ["-q", "-x", "-p", "no:cacheprovider", "-W", "ignore:Module already imported"]
+            code = int(pytest.main([*quiet, *tests], made))
+        finally:
+            os._exit(code)
+
+    def record(self, tests: list[str], limit: float) -> dict[int, list[str]] | None:
+        """Tests that run each line, the quickest first; None if they fail as it is."""
+        import coverage
+
+        data, times = self.place.parent / "coverage", self.place.parent / "times"
+
+        class Kept(Recorder):
+            def pytest_sessionfinish(self) -> None:
+                super().pytest_sessionfinish()
+                times.write_text("".join(f"{t}\t{name}\n" for name, t in self.seconds.items()))
+
+        if not self.test(tests, limit, lambda: Kept(self.place / self.path, data)):
+            return None
+        pairs = [line.split("\t", 1) for line in times.read_text().splitlines()]
+        seconds = {name: float(t) for t, name in pairs}
+        found = coverage.CoverageData(data)
+        found.read()
+        contexts = found.contexts_by_lineno(str(self.place / self.path))
+        order = sorted(seconds, key=seconds.__getitem__)
+        return {  # what runs at import is run by all
+            line: [x for x in order if "" in names or x in names]
+            for line, names in contexts.items()
+        }
 
 
 def main() -> int:
@@ -117,26 +205,30 @@ def main() -> int:
     given = parser.parse_args()
     tree = ast.parse((ROOT / given.path).read_text())
     plain, tests = ast.unparse(tree) + "\n", given.tests or mirrors(given.path)
+    tree = ast.parse(plain)
     chance = random.Random(given.seed)
     every = list(changes(tree))
     chosen = chance.sample(every, min(given.count, len(every)))
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "project"
-        shutil.copytree(ROOT, place, ignore=shutil.ignore_patterns(".git", "__pycache__"))
-        if not survives(place, given.path, plain, tests, given.limit):
+        project = Copy(Path(folder), given.path)
+        project.write(plain)
+        found = project.record(tests, 10 * given.limit)
+        if found is None:
             print("the tests fail without a change:", *tests)
             return 2
         alive = 0
         for number, kind in chosen:
-            source = mutant(tree, number, kind, chance)
-            if not survives(place, given.path, source, tests, given.limit):
+            source, line = mutant(tree, number, kind, chance)
+            project.write(source)
+            if line in found and not project.test(found[line], given.limit):
                 continue
             alive += 1
+            print("no test runs this:" * (line not in found))
             lines = difflib.unified_diff(
                 plain.splitlines(), source.splitlines(), "as it is", f"survives: {kind}", "", "", 1
             )
             print("\n".join(lines), flush=True)
-    print(f"{len(chosen) - alive} of {len(chosen)} mutants of {given.path} noticed")
+    print(f"{len(chosen) - alive} of {len(chosen)} mutants of {given.path} noticed", flush=True)
     return int(alive > len(chosen) / 10)
 
 

@@ -27,12 +27,28 @@ def test_nothing_is_certified_that_is_false(first: int) -> None:
 
 def test_best_queries_are_exact() -> None:
     K = [[2, 0, 4], [0, 3, 0], [1, 0, 2], [0, 0, 0]]
-    best = certificates.solved(K)
+    best, det = certificates.solved(K)
     assert best[3] is None
-    for row, q, leverage in zip(K, best, (Fraction(4, 5), 1, Fraction(1, 5)), strict=False):
+    for row, q, leverage in zip(
+        K, best, (Fraction(4, 5), Fraction(1), Fraction(1, 5)), strict=False
+    ):
         assert q is not None
-        assert certificates.dots(q, [row]) == [leverage]
-        assert max(certificates.weights(certificates.dots(q, K), 2)) >= leverage
+        assert certificates.dots(q, [row]) == [leverage * det]
+        powers, total = certificates.weights(certificates.dots(q, K), 2)
+        assert Fraction(max(powers), total) >= leverage
+    assert certificates.pivots([[1, 2, 3], [2, 4, 5], [0, 0, 0]]) == [0, 2]
+
+
+def test_comparisons_are_exact() -> None:
+    assert certificates.reaches(3 * 10**400, 10**401, 0.3) == (Fraction(3, 10) >= 0.3)
+    assert certificates.reaches(1, 2, 0.5)
+    assert not certificates.reaches(10**400 - 1, 2 * 10**400, 0.5)
+    assert not certificates.reaches(0, 0, 0.5)
+    assert certificates.below(0.0, 1, 10**400)
+    assert not certificates.below(0.25, 1, 4)
+    assert certificates.above(0.25 + 2.0**-50, 1, 4)
+    assert not certificates.above(0.25 + 2.0**-54, 1, 4)
+    assert certificates.ratio(10**400, 1) == float("inf")
 
 
 def test_a_direction_that_rounding_may_have_made_is_not_seen() -> None:
