@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -126,6 +127,12 @@ class Fit:
 
     def __contains__(self, name: str) -> bool:
         return name in self._folded
+
+    def replaced(self, name: str, x: Floats) -> Fit:
+        """The same call with other numbers in an array."""
+        other = copy.copy(self)
+        other._folded = self._folded | {name: frozen(x)}
+        return other
 
     def slices(self, *names: str) -> Ints:
         """Which slice of each of some arrays belongs to each slice of the result."""

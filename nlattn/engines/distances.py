@@ -9,6 +9,7 @@ of the largest key, turned to principal axes and rounded once; what that may hav
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -156,8 +157,12 @@ def _disguised(q: Floats, k: Floats, factor: float, unit: float) -> tuple[int, f
         square = _lengths(k[:, kept], unit) ** 2
         height = constant * k[:, channel].astype(np.float64) / unit
         square_c, height_c = square - square.mean(), height - height.mean()
-        spread, rise = float(square_c @ square_c), float(square_c @ height_c)
-        if spread > 0 > rise and rise * rise >= _DISGUISED * spread * float(height_c @ height_c):
+        with np.errstate(over="ignore", invalid="ignore"):  # then it is no distance
+            spread, rise, steep = (
+                float(a @ b)
+                for a, b in ((square_c, square_c), (square_c, height_c), (height_c, height_c))
+            )
+        if spread > 0 > rise and math.inf > rise * rise >= _DISGUISED * spread * steep:
             return int(channel), -spread / (2 * rise), constant
     return None
 

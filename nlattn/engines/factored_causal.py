@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn._types import Bools, Floats, Ints
+from nlattn.engines.factored import offset
 from nlattn.engines.features import Block, ColumnExp, Identity, Random
 from nlattn.engines.unseen import cleaned, finite
 from nlattn.runtime import threads
@@ -33,6 +34,8 @@ class Causal(NamedTuple):
     start: Floats
     """(batch, r) maxima that hold before the first key."""
     eps: float
+    shift: Floats | None = None
+    """(slices of v, 1, e) what has been taken from values."""
 
     def own_eps(self, top: Floats) -> Any:
         """`eps` in the units of features relative to `top`."""
@@ -83,7 +86,9 @@ def _steps(p: Causal, head: int) -> Iterator[Step]:
         old = _fade(top, step.k.top)
         values *= old[:, None]
         features *= old
-        sums = values.astype(dtype), (features + p.own_eps(step.k.top)).astype(dtype)
+        eps = p.own_eps(step.k.top)  # it stands for a key whose value is 0
+        missing = 0 if p.shift is None else eps * p.shift[p.slices[head, 2]]
+        sums = (values - missing).astype(dtype), (features + eps).astype(dtype)
         total = step.phi_q @ sums[1] + step.inside.sum(1)
         yield step._replace(values=sums[0], features=sums[1], total=total[:, None])
         values += step.phi_k.T @ step.v
@@ -138,6 +143,8 @@ def vjp(p: Causal, dout: Floats, moving: list[Any]) -> tuple[Floats, Floats, Flo
 
     `moving` holds key and feature of each head's maximum, or None where it is held fixed.
     """
+    shift = offset(p.v)
+    p = p._replace(v=p.v - shift, shift=shift)
     if finite(p.q, p.k, p.v, dout):
         return _vjp(p, dout, moving)
     dq, dk, dv = _vjp(_clean(p), cleaned(dout), moving)

@@ -201,15 +201,15 @@ def whole(function: Callable[P, R]) -> Callable[P, R]:
 class remembered(Generic[R]):  # noqa: N801  used as a decorator
     """A property that is computed once; unlike `functools.cached_property` of Python 3.11, no lock.
 
-    A child of a fork would wait for the thread that computed it.
+    A child of a fork would wait for the thread that computed it. Threads that compute it at once
+    get one value.
     """
 
     def __init__(self, function: Callable[[Any], R]) -> None:
         self.function, self.__doc__ = function, function.__doc__
 
     def __get__(self, instance: Any, owner: type) -> R:
-        value = self.function(instance)
-        instance.__dict__[self.function.__name__] = value
+        value: R = instance.__dict__.setdefault(self.function.__name__, self.function(instance))
         return value
 
 

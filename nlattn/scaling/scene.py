@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from nlattn import images
 from nlattn._types import Floats
+from nlattn.runtime.helpers import remembered
 
 _LEARNED = {"t": 2, "f": 4, "r": 128}  # queries, phases and features of operators that have such
 
@@ -31,22 +31,22 @@ class Scene:
         self.grid, self.channels, self.seed = grid, channels, seed
         self.n = grid[0] * grid[1]
 
-    @cached_property
+    @remembered
     def image(self) -> Floats:
         """(H, W, 3) float32."""
         return images.resize(images.photograph(), *self.grid)
 
-    @cached_property
+    @remembered
     def features(self) -> Floats:
         """(H, W, channels) float32."""
         return images.patch_features(self.image, patch=7, channels=self.channels)
 
-    @cached_property
+    @remembered
     def pair(self) -> tuple[Floats, Floats]:
         """Queries and keys."""
         return images.queries_and_keys(self.features)
 
-    @cached_property
+    @remembered
     def scale(self) -> float:
         """Factor on scores at which the median query spreads over 16 keys."""
         return images.softmax_scale(*self.pair, keys=min(16.0, self.n / 4), seed=self.seed)

@@ -274,3 +274,33 @@ def test_without_keys_there_is_nothing(kernel: str) -> None:
     dq, dk, dv = nlattn.favor_attention_vjp(q, k, v, np.ones((4, 2)), **options)
     np.testing.assert_array_equal(dq, np.zeros((4, 3)))
     assert (dk.shape, dv.shape) == ((0, 3), (0, 2))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(
+    "options", [{}, {"causal": True, "denominator_eps": 0.1}, {"kernel": "relu"}], ids=str
+)
+def test_what_values_share_does_not_spoil_gradients(
+    options: dict[str, Any], sign: int, dtype: Any
+) -> None:
+    """Sums over keys cancel there: rounded first, they would err more than the plain lines."""
+    rng = np.random.default_rng(5)
+    q, k, v, dout = (rng.standard_normal((17, c)).astype(dtype) for c in (5, 5, 3, 3))
+    arrays = {"q": q, "k": k, "v": (sign * (1 + v / 64)).astype(dtype), "dout": dout}
+    projection = rng.standard_normal((11, 5)).astype(dtype)
+    wide = {name: x.astype(np.longdouble) for name, x in arrays.items()}
+    given = {**options, "projection": projection.astype(np.longdouble)}
+    truth = oracle.favor_attention_vjp(**wide, **given)[:2]
+    plain = oracle.favor_attention_vjp(**arrays, **options, projection=projection)[:2]
+    got = nlattn.favor_attention_vjp(**arrays, **options, projection=projection)[:2]
+    for mine, other, want in zip(got, plain, truth, strict=True):
+        mine, other = (np.sqrt(((x - want) ** 2).mean()) for x in (mine, other))
+        assert mine < other  # else 1.5 to 3 times as much
+
+
+def test_offsets_are_exact_and_leave_other_values_alone() -> None:
+    y = np.array([[[1.0, -3, 2, np.nan, 1, 0], [2, -1.6, 5, 1, np.inf, 0]]])
+    assert factored.offset(y).tolist() == [[[1, -1.6, 0, 0, 0, 0]]]
+    assert factored.offset(np.full((1, 2, 1), np.inf)).tolist() == [[[0]]]
+    assert factored.offset(y[:, :0]).tolist() == [[[0] * 6]]

@@ -197,3 +197,10 @@ def test_bad_arguments_are_named() -> None:
         nearest_keys(q, k, max_bytes=10)
     assert nearest_keys(q[:0], k).index.shape == (0, 1)
     assert nearest_keys(q, k[:0]).index.tolist() == [[-1]] * 6
+
+
+def test_keys_that_are_nothing_beside_queries_are_told_apart() -> None:
+    q = np.array([[2e76, 9e77, 5e77]])
+    k = np.array([[8e-92, -2e-91, -1e-91], [6e-91, -4e-91, 1e-91], [-1e-91, -4e-91, -7e-91]])
+    assert nlattn.nearest_keys(q, k).index.tolist() == [[0]]
+    assert nlattn.nearest_keys(-q, k).index.tolist() == [[2]]
