@@ -15,6 +15,7 @@ from nlattn.runtime import threads
 from nlattn.scaling import report as reports
 from nlattn.scaling import subject
 from nlattn.scaling.growth import growth
+from nlattn.scaling.judge import GrowthVerdict
 from nlattn.scaling.scene import Scene
 from nlattn.scaling.sweep import Sweep, grids
 
@@ -137,15 +138,26 @@ def _work(report: dict[str, Any]) -> list[Sequence[str]]:
         for unit, v in one["verdicts"].items():
             unit = "number returned" if one["source"] == "number" else unit.replace("_", "-")
             name = f"{one['name']}, {unit}"
-            excess = f"{v.excess:+.3f} ({v.low:+.3f} to {v.high:+.3f})"
             law = one["law"] or "" if unit == "multiply-adds" else ""
-            rows.append((name, one["source"], f"{v.constant:.4g}", excess, v.verdict, law))
+            rows.append(_row(name, one["source"], v, law))
         if not one["verdicts"]:
-            word = one["verdict"] if one["judged"] == "time" else "undecided"
+            word = one["verdict"] or "undecided"
             rows.append(
                 (one["name"], one["judged"] or "none", "", "", word, "its work is not known")
             )
+        if one["instructions"] is not None:
+            rows.append(
+                _row(f"{one['name']}, instructions", "read", one["instructions"]["verdict"])
+            )
+        elif one["time"]:
+            note = "this system does not let them be read"
+            rows.append((f"{one['name']}, instructions", "not measured", "", "", "", note))
     return rows
+
+
+def _row(name: str, source: str, v: GrowthVerdict, law: str = "") -> Sequence[str]:
+    beyond = f"{v.excess:+.3f} ({v.low:+.3f} to {v.high:+.3f})"
+    return name, source, f"{v.constant:.4g}", beyond, v.verdict, law
 
 
 def _times(report: dict[str, Any]) -> list[Sequence[str]]:

@@ -19,32 +19,33 @@ _FLOOR = 1e-12  # of the largest score: weights of smaller ones are held, lest t
 
 def bracket(
     keys: Keys, i: int, p: float, tol: float, steps: int, eps: float = np.inf
-) -> tuple[float, float]:
-    """Lower and upper end for key `i` of all keys, p >= 1; enough if they tell it from `eps`."""
+) -> tuple[float, float, int]:
+    """Both ends for key `i`, p >= 1, and the steps taken; enough if they tell it from `eps`."""
     if not keys.some[i]:
-        return 0.0, float(keys.lost[i])
+        return 0.0, float(keys.lost[i]), 0
     at = int(np.count_nonzero(keys.some[:i]))
     if p == 2:
         root, error = np.sqrt(keys.tau[at]), keys.error[at]
         least = 0.0 if keys.lost.any() else max(root - error, 0.0) ** 2
-        return least, min((root + error) ** 2, 1.0)
+        return least, min((root + error) ** 2, 1.0), 0
     if keys.lost.any() or not keys.tau[at] > 0:
-        return 0.0, 1.0
+        return 0.0, 1.0, 0
     x = keys.X[at]
     z = _scores(keys.X, x / keys.tau[at])
     low, high = _ends(keys, at, p, z, _dual(z, p))
     if p == 1:
-        z, lam = _programme(keys.X, x, z)
-        return _best((low, high), _ends(keys, at, p, z, lam))
-    for _ in range(steps):
+        z, lam, count = _programme(keys.X, x, z)
+        return *_best((low, high), _ends(keys, at, p, z, lam)), count
+    count = 0
+    while count < steps:
         if high - low <= tol or (eps <= 1 and (high < eps or low >= eps)):
             break
         moved = _step(keys.X, at, p, z)
         if moved is None:
             break
-        z = moved
+        z, count = moved, count + 1
         low, high = _best((low, high), _ends(keys, at, p, z, _dual(z, p)))
-    return low, high
+    return low, high, count
 
 
 def _scores(X: Floats, y: Floats) -> Floats:
@@ -95,8 +96,8 @@ def _ends(keys: Keys, at: int, p: float, z: Floats, lam: Floats) -> tuple[float,
     return float(low**p), float(min(high**p, 1.0))
 
 
-def _programme(X: Floats, x: Floats, z: Floats) -> tuple[Floats, Floats]:
-    """For p = 1, ``min sum t, -t <= Xy <= t, <x,y> = 1`` and its multipliers; `z` if it fails."""
+def _programme(X: Floats, x: Floats, z: Floats) -> tuple[Floats, Floats, int]:
+    """For p = 1, ``min sum t, -t <= Xy <= t, <x,y> = 1``, its multipliers and steps; else `z`."""
     from scipy.optimize import linprog
     from scipy.sparse import csr_array, dia_array, hstack, vstack
 
@@ -108,10 +109,10 @@ def _programme(X: Floats, x: Floats, z: Floats) -> tuple[Floats, Floats]:
     free = [(None, None)] * r + [(0, None)] * n
     found = linprog(cost, sides, np.zeros(2 * n), fixed, [1.0], free, method="highs")
     if found.status != 0:
-        return z, _dual(z, 1)
+        return z, _dual(z, 1), int(found.nit)
     z = _scores(X, found.x[:r])
     at = int(abs(X - x).sum(1).argmin())
     multipliers = found.ineqlin.marginals
     lam = multipliers[:n] - multipliers[n:]
     along = (_scores(X, x) * lam).sum()
-    return z / z[at], lam * (x**2).sum() / along if along else _dual(z, 1)
+    return z / z[at], lam * (x**2).sum() / along if along else _dual(z, 1), int(found.nit)

@@ -11,7 +11,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Floats, Ints
 from nlattn.engines import bracket
-from nlattn.engines.sensitivity import Keys, bounds, converge, default_eta, lewis_logs, log_s
+from nlattn.engines.sensitivity import Keys, bounds, converge, default_eta, log_s
 
 _TOL, _STEPS = 1e-12, 1000
 
@@ -29,11 +29,23 @@ class LewisWeights(NamedTuple):
     """(...) steps taken."""
 
 
-class Bracket(NamedTuple):
-    """Lower and upper bounds of sensitivities, float64."""
-
+class _Ends(NamedTuple):
     lower: Floats
     upper: Floats
+
+
+class Bracket(_Ends):
+    """Lower and upper bounds of sensitivities, float64: a pair."""
+
+    iterations: Ints
+    """(...) steps taken; not one of the pair."""
+
+    @classmethod
+    def of(cls, lower: Floats, upper: Floats, iterations: Ints) -> Bracket:
+        """The pair, with the number of its steps."""
+        ends = cls(lower, upper)
+        ends.iterations = iterations
+        return ends
 
 
 def lewis_weights(
@@ -137,7 +149,7 @@ def sensitivity_bounds(
     -------
     Bracket
         `lower` and `upper`, (..., m) float64 within [0, 1], rounding included. For p = 2 both are
-        leverage, but for rounding.
+        leverage, but for rounding. Its `iterations` (...) are the steps that `weights` took.
 
     Raises
     ------
@@ -161,20 +173,22 @@ def sensitivity_bounds(
     p = _check.number(op, "p", p, positive=True, low=1e-6)
     given = None if weights is None else _positive(op, fit, weights)
     lower, upper = fit.empty("m", np.float64), fit.empty("m", np.float64)
+    count = fit.empty("", np.int64)
     for b, x in enumerate(fit["k"]):
 
-        def solve(x: Floats, b: int = b) -> tuple[Floats, Floats]:
-            keys = Keys.of(x)
-            if given is None:
-                log_v = lewis_logs(keys, p, steps=_STEPS, tol=_TOL)
-            else:
+        def solve(x: Floats, b: int = b) -> tuple[Floats, Floats, int]:
+            keys, steps = Keys.of(x), 0
+            if given is not None:
                 log_v = np.log(given[b][keys.some])
-            low, high = bounds(keys, p, log_v)
-            return keys.spread_bounds(low, high)
+            elif p == 2:
+                log_v = None  # leverage is exact
+            else:
+                log_v, _, steps = converge(keys, p, 4 / (p + 2), _STEPS, _TOL)
+            return *keys.spread_bounds(*bounds(keys, p, log_v)), steps
 
         unknown = np.full(len(x), np.nan)
-        lower[b], upper[b] = _finite(x, solve, (unknown, unknown))
-    return Bracket(fit.unfold(lower, cast=False), fit.unfold(upper, cast=False))
+        lower[b], upper[b], count[b] = _finite(x, solve, (unknown, unknown, 0))
+    return Bracket.of(*(fit.unfold(x, cast=False) for x in (lower, upper, count)))
 
 
 def lp_sensitivity(
@@ -204,7 +218,8 @@ def lp_sensitivity(
     Returns
     -------
     Bracket
-        `lower` and `upper`, (...) float64 within [0, 1].
+        `lower` and `upper`, (...) float64 within [0, 1]. Its `iterations` (...) are the steps of
+        the method: 0 for p = 2, those of the simplex method for p = 1.
 
     Raises
     ------
@@ -232,11 +247,11 @@ def lp_sensitivity(
     tol = _check.number(op, "tol", tol)
     steps = _check.integer(op, "steps", steps, low=0)
     found = [
-        _finite(x, lambda x: bracket.bracket(Keys.of(x), i, p, tol, steps), (np.nan, np.nan))
+        _finite(x, lambda x: bracket.bracket(Keys.of(x), i, p, tol, steps), (np.nan, np.nan, 0))
         for x in fit["k"]
     ]
-    ends = np.array(found, np.float64).reshape(*fit.lead, 2)
-    return Bracket(ends[..., 0].copy(), ends[..., 1].copy())
+    low, high, count = np.array(found, np.float64).reshape(*fit.lead, 3).T
+    return Bracket.of(low.T.copy(), high.T.copy(), count.T.astype(np.int64))
 
 
 def _averaged(keys: Keys, p: float, average: float) -> tuple[Floats, float, int]:

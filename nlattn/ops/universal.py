@@ -156,7 +156,7 @@ def chosen_bounds(keys: Keys, eps: float, p: float, tight: bool = False) -> tupl
     lower, upper = keys.spread_bounds(low, high)
     if tight:
         for i in np.flatnonzero((lower < eps) & (eps <= upper)):
-            ends = bracket.bracket(keys, int(i), p, 1e-12, 300, eps)
+            ends = bracket.bracket(keys, int(i), p, 1e-12, 300, eps)[:2]
             lower[i], upper[i] = max(lower[i], ends[0]), min(upper[i], ends[1])
     return lower, upper
 

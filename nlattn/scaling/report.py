@@ -22,22 +22,32 @@ def subject(
 ) -> dict[str, Any]:
     """Everything about one subject; `predict` is the n to foretell.
 
-    Its verdict is that of work, counted or by law; where work is not known, that of time.
+    Its verdict is that of work, counted or by law; where work is not known, that of time, or of
+    instructions if time is undecided and they could be read.
     """
     verdicts = curve.verdicts(claim)
     times = _time(curve, claim)
     counted = verdicts.get("multiply_adds") or verdicts.get("scores")
-    main = counted or (times and times["verdict"])
+    read = _instructions(curve, claim)
+    by = {
+        "work": counted,
+        "time": times and times["verdict"],
+        "instructions": read and read["verdict"],
+    }
+    known = {name: verdict for name, verdict in by.items() if verdict}
+    decided = {name: v for name, v in known.items() if v.verdict != "undecided" or name == "work"}
+    judged, main = next(iter((decided or known).items()), (None, None))
     return {
         "name": curve.name,
         "source": curve.how or None,
         "law": curve.law or None,
         "verdict": main.verdict if main else None,
-        "judged": "work" if counted else "time" if main else None,
+        "judged": judged,
         "verdicts": verdicts,
         "sizes": [_size(curve, n) for n in sorted({*curve.work, *curve.seconds})],
         "time": times,
         "memory": _memory(curve, claim_memory or claim),
+        "instructions": read,
         "crossover": None if dense is None else timing.crossover(curve.seconds, dense.seconds),
         "predicted": None if predict is None else _predicted(curve, predict),
     }
@@ -53,6 +63,7 @@ def _size(curve: Curve, n: int) -> dict[str, Any]:
         "samples": seconds,
         "queries_timed": curve.queries.get(n, n),
         "peak_bytes": curve.peak.get(n),
+        "instructions": curve.instructions.get(n),
         "quality": curve.quality.get(n),
     }
 
@@ -95,6 +106,15 @@ def _time(curve: Curve, claim: str) -> dict[str, Any] | None:
         "laws": models.law_weights(sizes, seconds) if len(sizes) >= _FEWEST else None,
         "unstable": [n for n in sizes if timing.summary(curve.seconds[n]).unstable],
     }
+
+
+def _instructions(curve: Curve, claim: str) -> dict[str, Any] | None:
+    sizes = sorted(curve.instructions)
+    if len(sizes) < _FEWEST:
+        return None
+    amounts = [curve.instructions[n] for n in sizes]
+    verdict = judge(sizes, amounts, claim, cliffs=False)
+    return {"n": sizes[-1], "measured": amounts[-1], "verdict": verdict}
 
 
 def _memory(curve: Curve, claim: str) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nlattn._types import Work
-from nlattn.scaling import timing
+from nlattn.scaling import instructions, timing
 from nlattn.scaling.judge import GrowthVerdict, judge
 from nlattn.scaling.scene import Scene
 from nlattn.scaling.subject import CostSubject
@@ -53,6 +53,8 @@ class Curve:
     """How many queries were timed, where not all; seconds are scaled to all."""
     peak: dict[int, int] = field(default_factory=dict)
     """Most bytes that Python and NumPy held at once during a call, result included."""
+    instructions: dict[int, int] = field(default_factory=dict)
+    """Of a call, where the system lets them be read."""
     quality: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def amounts(self, unit: str) -> tuple[list[int], list[int]]:
@@ -158,11 +160,15 @@ class Sweep:
         return call
 
     def measure(self) -> None:
-        """Memory and quality at every size."""
+        """Memory, instructions and quality at every size."""
         for one, scene in self._shuffled("memory"):
             curve = self.curves[one.name]
             if scene.n not in curve.queries:
-                curve.peak[scene.n] = peak_bytes(one.call(scene))
+                call = one.call(scene)
+                curve.peak[scene.n] = peak_bytes(call)
+                read = instructions.of_call(call)
+                if read is not None:
+                    curve.instructions[scene.n] = read
         for one, scene in self._shuffled("quality"):
             found = one.quality(scene)
             if found is not None:

@@ -212,6 +212,24 @@ def test_more_keys_never_raise_a_sensitivity_and_scale_does_not_matter() -> None
             np.testing.assert_allclose(nlattn.lp_sensitivity(other, 0, p)[0], low, atol=1e-8)
 
 
+def test_steps_are_counted() -> None:
+    K = np.stack([keys(0), keys(1)])
+    for p, least in ((1.0, 1), (1.5, 1), (2.0, 0), (3.0, 1)):
+        found = nlattn.lp_sensitivity(K, 0, p)
+        assert found.iterations.shape == (2,)
+        assert (found.iterations >= least).all()
+        if p in (1.5, 3.0):
+            fewer = nlattn.lp_sensitivity(K, 0, p, steps=int(found.iterations[0]) - 1)
+            assert fewer.iterations[0] == found.iterations[0] - 1
+            assert fewer.upper[0] - fewer.lower[0] > 1e-9
+    assert (nlattn.lp_sensitivity(K, 0, 2.0).iterations == 0).all()
+    own = nlattn.lewis_weights(K, 3.0, eta=4 / 5)
+    np.testing.assert_array_equal(nlattn.sensitivity_bounds(K, 3.0).iterations, own.iterations)
+    given = nlattn.sensitivity_bounds(K, 3.0, weights=own.weights)
+    assert (given.iterations == 0).all()
+    assert (nlattn.sensitivity_bounds(K, 2.0).iterations == 0).all()
+
+
 def test_heads_are_apart_and_a_bad_one_is_nan() -> None:
     K = np.stack([keys(0), keys(1)])
     got = nlattn.lewis_weights(K, 3)

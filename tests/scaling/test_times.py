@@ -109,6 +109,16 @@ def test_where_work_is_not_known_time_decides() -> None:
     assert subject(Curve("x", seconds=samples("n")), "n log n")["verdict"] == "consistent"
 
 
+def test_instructions_decide_where_time_does_not() -> None:
+    read = {n: 3 * n * n + 900 for n in SIZES}
+    curve = Curve("x", seconds=samples("n^2", noise=0.001, cliff=20_000), instructions=read)
+    found = subject(curve, "n log n")
+    assert found["time"]["verdict"].verdict == "undecided"
+    assert (found["verdict"], found["judged"]) == ("inconsistent", "instructions")
+    curve.seconds = samples("n^2")
+    assert subject(curve, "n log n")["judged"] == "time"
+
+
 def test_memory_has_a_verdict() -> None:
     curve = Curve("x", peak={n: 4 * n * n + 5000 for n in SIZES})
     found = subject(curve, "n^2", claim_memory="n log n")["memory"]

@@ -65,7 +65,7 @@ ROWS = (
                 ),
             ),
         ),
-        growth=Growth(counted="steps", follows="3 m d^2 steps"),
+        growth=Growth(counted="steps", follows="3 m d^2 (1 + steps)"),
         wrong=("reweighted",),
     ),
     OpSpec(
@@ -97,7 +97,7 @@ ROWS = (
                 ),
             ),
         ),
-        growth=Growth(),
+        growth=Growth(counted="steps", follows="3 m d^2 (1 + steps)"),
         wrong=("two ends",),
     ),
     OpSpec(
@@ -127,7 +127,7 @@ ROWS = (
                 (Recipe("second", {"i": 2}),),
             ),
         ),
-        growth=Growth(),
+        growth=Growth(counted="steps", follows="3 m d^2 (1 + steps)"),
         wrong=("one key",),
     ),
     OpSpec(
