@@ -342,7 +342,7 @@ def tried(number: int, seed: int) -> Iterator[tuple[str, str, Any]]:
     rng = np.random.default_rng([seed, number])
     kind = KINDS[number % len(KINDS)]
     K = keys(rng, kind, np.float32 if number % 4 == 3 else np.float64)
-    p = int(rng.choice([1, 2, 2, 3, 4]))
+    p = int(rng.choice([1, 2, 2, 2, 2, 2, 2, 3, 4]))  # of 2 they take a third of the time
     parts: list[Callable[[], Iterator[Failure]]] = [
         lambda: universal(rng, K, p),
         lambda: heavy(rng, K, p),

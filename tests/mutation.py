@@ -3,9 +3,9 @@
     python -m tests.mutation nlattn/kernels/heavy.py --count 30 --seed 0
 
 A mutant changes one operator, comparison or constant, drops one statement or exchanges two
-arguments. It is written into a copy of the project and tested there without the JIT, by those tests
-that run its line, the quickest first. What no test notices is printed as a diff; the exit status is
-1 if that is more than a tenth.
+arguments. It takes the place of the code in a copy of the project and is tested without the JIT, by
+those tests that run its line, the quickest first. What no test notices is printed as a diff; the
+exit status is 1 if that is more than a tenth.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ import difflib
 import os
 import random
 import shutil
-import signal
+import subprocess
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +43,9 @@ def changes(tree: ast.Module) -> Iterator[tuple[int, str]]:
         if part is not None
         for inner in ast.walk(part)
     }
+    for node in ast.walk(tree):  # zip(strict=True) is a check of ours alone
+        if isinstance(node, ast.keyword) and node.arg == "strict":
+            quiet.add(id(node.value))
     for number, node in enumerate(ast.walk(tree)):
         if id(node) in quiet:
             continue
@@ -97,102 +98,85 @@ def mirrors(path: Path) -> list[str]:
     return found
 
 
-class Recorder:
-    """A plugin of pytest: which tests run which lines of a file, and how long they take."""
+class Trial:
+    """Mutants of one file, tried in a copy of the project."""
 
-    def __init__(self, path: Path, data: Path) -> None:
-        import coverage
+    def __init__(self, place: Path, path: Path, chosen: list[tuple[int, str]], seed: int) -> None:
+        self.place, self.path, self.chosen, self.chance = place, path, chosen, random.Random(seed)
+        self.tree = ast.parse((ROOT / path).read_text())
+        self.plain = ast.unparse(self.tree) + "\n"
+        self.tree = ast.parse(self.plain)
+        self.alive = self.failed = 0
+        self.out = os.fdopen(os.dup(1), "w")
 
-        self.seconds: Counter[str] = Counter()
-        self.coverage = coverage.Coverage(data, include=[str(path)], config_file=False)
-        self.coverage.start()
-
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
-        self.coverage.switch_context(nodeid)
-
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        self.seconds[report.nodeid] += report.duration
-
-    def pytest_sessionfinish(self) -> None:
-        self.coverage.stop()
-        self.coverage.save()
-
-
-class Copy:
-    """A copy of the project, in which tests run in forks of this process."""
-
-    def __init__(self, folder: Path, path: Path) -> None:
-        self.place, self.path = folder / "project", path
-        shutil.copytree(ROOT, self.place, ignore=shutil.ignore_patterns(".git", "__pycache__"))
+    def run(self, tests: list[str], limit: float) -> None:
+        """Try all of them, by the tests of one session."""
+        self.tests, self.limit = tests, limit
         os.environ |= {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(self.place), "CI": "1"}
-        import hypothesis  # noqa: F401  what every fork needs is imported once
-        import numba  # noqa: F401
-        import pytest  # noqa: F401
-        import scipy.linalg
-        import scipy.sparse.linalg  # noqa: F401
+        os.chdir(self.place)
+        self.write(self.plain)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+            del sys.modules[name]
+        sys.path[:] = [str(self.place), *(x for x in sys.path if Path(x).resolve() != ROOT)]
+        import pytest
+
+        from tests.forks import Forks
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        options = ["-q", "-s", "-p", "no:cacheprovider", *tests]
+        if pytest.main(options, [Forks(self.place / self.path, self.each)]) or self.failed:
+            print("the tests fail without a change:", *tests, file=self.out)
+            self.failed = 1
+
+    def each(self, forks: Any) -> None:
+        """Try each mutant in a fork, or, where its line runs at import, in a process of its own."""
+        if not forks.record():
+            self.failed = 1
+            return
+        for number, kind in self.chosen:
+            source, line = mutant(self.tree, number, kind, self.chance)
+            survives = forks.survives(self.plain, source, line)
+            if survives is None:
+                survives = self.survives(source)
+            if not survives:
+                continue
+            self.alive += 1
+            lines = difflib.unified_diff(
+                self.plain.splitlines(), source.splitlines(),
+                "as it is", f"survives: {kind}", "", "", 1,
+            )  # fmt: skip
+            reached = line in forks.found or line in forks.at_import
+            print(
+                "" if reached else "no test runs this:", *lines, sep="\n", file=self.out, flush=True
+            )
 
     def write(self, source: str) -> None:
         """Have the file say this."""
         (self.place / self.path).write_text(source)
         shutil.rmtree((self.place / self.path).parent / "__pycache__", ignore_errors=True)
 
-    def test(self, tests: list[str], limit: float, plugin: Callable[[], Any] | None = None) -> bool:
-        """Whether all tests pass, in time."""
-        child = os.fork()
-        if not child:
-            self._run(tests, limit, plugin)
+    def survives(self, source: str) -> bool:
+        """Whether all tests pass, in time, with this source."""
+        self.write(source)
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            *self.tests,
+        ]
         try:
-            _, status = os.waitpid(child, 0)
+            done = subprocess.run(
+                command, cwd=self.place, capture_output=True, timeout=self.limit, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return False
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(child, signal.SIGKILL)  # and what it has started
-        return status == 0
-
-    def _run(self, tests: list[str], limit: float, plugin: Callable[[], Any] | None) -> None:
-        os.setpgid(0, 0)
-        os.chdir(self.place)
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        for stream in range(3):
-            os.dup2(nowhere, stream)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(int(limit))
-        for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "nlattn")]:
-            del sys.modules[name]
-        sys.path[:] = [str(self.place), *(x for x in sys.path if Path(x).resolve() != ROOT)]
-        sys.dont_write_bytecode = plugin is None
-        import pytest
-
-        code = 3
-        try:
-            made = [] if plugin is None else [plugin()]
-            quiet = ["-q", "-x", "-p", "no:cacheprovider", "-W", "ignore:Module already imported"]
-            code = int(pytest.main([*quiet, *tests], made))
-        finally:
-            os._exit(code)
-
-    def record(self, tests: list[str], limit: float) -> dict[int, list[str]] | None:
-        """Tests that run each line, the quickest first; None if they fail as it is."""
-        import coverage
-
-        data, times = self.place.parent / "coverage", self.place.parent / "times"
-
-        class Kept(Recorder):
-            def pytest_sessionfinish(self) -> None:
-                super().pytest_sessionfinish()
-                times.write_text("".join(f"{t}\t{name}\n" for name, t in self.seconds.items()))
-
-        if not self.test(tests, limit, lambda: Kept(self.place / self.path, data)):
-            return None
-        pairs = [line.split("\t", 1) for line in times.read_text().splitlines()]
-        seconds = {name: float(t) for t, name in pairs}
-        found = coverage.CoverageData(data)
-        found.read()
-        contexts = found.contexts_by_lineno(str(self.place / self.path))
-        order = sorted(seconds, key=seconds.__getitem__)
-        return {  # what runs at import is run by all
-            line: [x for x in order if "" in names or x in names]
-            for line, names in contexts.items()
-        }
+            self.write(self.plain)
+        return done.returncode == 0
 
 
 def main() -> int:
@@ -201,36 +185,21 @@ def main() -> int:
     parser.add_argument("path", type=Path, help="a file of the package, from the project's root")
     parser.add_argument("--count", type=int, default=30, help="mutants to try")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=float, default=300, help="seconds for a mutant's tests")
+    parser.add_argument("--limit", type=float, default=600, help="seconds for tests of an import")
     parser.add_argument("--tests", nargs="*", help="tests to run, in place of those of its name")
     given = parser.parse_args()
-    tree = ast.parse((ROOT / given.path).read_text())
-    plain, tests = ast.unparse(tree) + "\n", given.tests or mirrors(given.path)
-    tree = ast.parse(plain)
-    chance = random.Random(given.seed)
-    every = list(changes(tree))
-    chosen = chance.sample(every, min(given.count, len(every)))
+    every = list(changes(ast.parse(ast.unparse(ast.parse((ROOT / given.path).read_text())))))
+    chosen = random.Random(given.seed).sample(every, min(given.count, len(every)))
     with tempfile.TemporaryDirectory() as folder:
-        project = Copy(Path(folder), given.path)
-        project.write(plain)
-        found = project.record(tests, 10 * given.limit)
-        if found is None:
-            print("the tests fail without a change:", *tests)
-            return 2
-        alive = 0
-        for number, kind in chosen:
-            source, line = mutant(tree, number, kind, chance)
-            project.write(source)
-            if line in found and not project.test(found[line], given.limit):
-                continue
-            alive += 1
-            print("no test runs this:" * (line not in found))
-            lines = difflib.unified_diff(
-                plain.splitlines(), source.splitlines(), "as it is", f"survives: {kind}", "", "", 1
-            )
-            print("\n".join(lines), flush=True)
-    print(f"{len(chosen) - alive} of {len(chosen)} mutants of {given.path} noticed", flush=True)
-    return int(alive > len(chosen) / 10)
+        place = Path(folder) / "project"
+        shutil.copytree(ROOT, place, ignore=shutil.ignore_patterns(".git", "__pycache__"))
+        trial = Trial(place, given.path, chosen, given.seed)
+        trial.run(given.tests or mirrors(given.path), given.limit)
+    if trial.failed:
+        return 2
+    noticed = len(chosen) - trial.alive
+    print(f"{noticed} of {len(chosen)} mutants of {given.path} noticed", file=trial.out, flush=True)
+    return int(trial.alive > len(chosen) / 10)
 
 
 if __name__ == "__main__":

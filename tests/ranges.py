@@ -87,8 +87,14 @@ def numbers(function: Any) -> list[str]:
     ]
 
 
-RANKS = ("enlca_loss_vjp-float64-q+k*1e-300", "enlca_loss_vjp-float64-q+k*1e-200")
-"""Scores below the smallest number, of which none is larger."""
+RANKS = (
+    "enlca_loss_vjp-float64-q+k*1e-300",
+    "enlca_loss_vjp-float64-q+k*1e-200",
+    "permutohedral_attention_vjp-float64-k*4e-323",
+    "permutohedral_attention_vjp-float64-q+k*4e-323",
+)
+"""Scores below the smallest number, of which none is larger; features without digits, which lie on
+a border of simplices, each with a gradient of its own."""
 
 
 def edges(spec: OpSpec, kind: Any) -> Iterator[Edge]:
@@ -162,7 +168,7 @@ def noise(edge: Edge, number: int) -> Any:
     scale = given.get("scale")
     factor = abs(np.longdouble(scale)) if isinstance(scale, float) else 1
     name = edge.spec.name
-    if name == "efficient_attention":
+    if name in ("efficient_attention", "permutohedral_attention"):
         tops[chain] = np.longdouble(1)
     if name in ("favor_attention", "enla"):
         longest = np.abs(given["projection"]).max()

@@ -126,3 +126,25 @@ def test_ordinary_numbers_are_left_as_they_are() -> None:
     assert got.dtype == np.float32
     want = 1e-38 * ((q * np.float32(2e38)).astype(float) * (k * np.float32(1e-5))).sum() * v
     np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1e-17, 1e17])
+def test_a_photograph_in_other_units(factor: float) -> None:
+    """What is made of a picture's features does not depend on the unit of its colours."""
+    picture = nlattn.images.resize(nlattn.images.photograph(), 14, 16)
+    exact = np.float32(2.0 ** round(np.log2(factor)))
+    made = []
+    for image in (picture, picture * exact):
+        features = nlattn.images.patch_features(image, patch=3, channels=6)
+        q, k = nlattn.images.queries_and_keys(features)
+        scale = nlattn.images.softmax_scale(q, k, keys=8.0)
+        found = nlattn.patchmatch(q, k, seed=2)
+        out = nlattn.scram(q, k, features, field=found, scale=scale)
+        noise = 0.1 * float(exact if image is not picture else 1)
+        made.append((found.index, out, nlattn.nl_means(image, sigma=noise)))
+    for a, b in zip(*made, strict=True):
+        if a.dtype.kind == "i":
+            assert (a == b).mean() > 0.98  # ties alone may fall otherwise
+        else:
+            near = 1e-3  # a tie that falls otherwise is less
+            np.testing.assert_allclose(a / abs(a).max(), b / abs(b).max(), rtol=0, atol=near)

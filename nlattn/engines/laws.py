@@ -211,6 +211,21 @@ def bounded(given: Given) -> RangeLaw:
     return law if given.get("score") == "cosine" else law._replace(both=(*law.both, "q q", "k k"))
 
 
+def signs(given: Given) -> RangeLaw:
+    """Those of `hamming_attention`: of queries and keys the signs count alone."""
+    law = lattice(given)
+    more = ("dout v scale", "dlse scale") if "dout" in given else ()
+    return law._replace(upper=(*law.upper, "scale"), both=(*law.both, *more))
+
+
+def lattice(given: Given) -> RangeLaw:
+    """Those of `permutohedral_attention`: weights are of features as they are."""
+    if "dout" in given:
+        units, sums = ("dout v", "dout v", "dout"), {"dlse": "dout v"}
+        return RangeLaw(units, upper=("v",), both=("dout v", "dlse"), fixed=("q", "k"), sums=sums)
+    return RangeLaw(("v",), upper=("v",), fixed=("q", "k"))
+
+
 def keys(_: Given) -> RangeLaw:
     """What does not depend on the unit of any channel of the keys."""
     return RangeLaw(both=("k k",), columns=("k",))

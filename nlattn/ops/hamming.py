@@ -9,6 +9,8 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Floats, Signs, Work
 from nlattn.engines import hamming as engine
+from nlattn.engines import laws
+from nlattn.engines.magnitude import ranged
 from nlattn.engines.sparse import Edges, WeightFunction
 from nlattn.maps.sparse import SparseMap
 
@@ -33,6 +35,7 @@ def pack_signs(x: Floats, *, nonfinite: str = "raise") -> Signs:
     return Signs(words.reshape(*fit.lead, *words.shape[1:]), fit.dims["d"])
 
 
+@ranged(laws.signs)
 def hamming_attention(
     q: Floats | Signs,
     k: Floats | Signs,
@@ -89,6 +92,7 @@ def hamming_attention(
     return (fit.unfold(out), fit.unfold(lse, cast=False)) if wanted else fit.unfold(out)
 
 
+@ranged(laws.signs)
 def hamming_attention_map(
     q: Floats | Signs,
     k: Floats | Signs,
@@ -114,6 +118,7 @@ def hamming_attention_map(
     return SparseMap(*made[:5], query_grid, key_grid)
 
 
+@ranged(laws.signs)
 def hamming_attention_vjp(
     q: Floats | Signs,
     k: Floats | Signs,

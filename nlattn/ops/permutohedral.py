@@ -9,7 +9,9 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Floats, Ints, Simplices
 from nlattn.engines import lattice as lattices
+from nlattn.engines import laws
 from nlattn.engines import permutohedral as engine
+from nlattn.engines.magnitude import ranged
 from nlattn.maps.permutohedral import PermutohedralMap
 
 WEIGHTS = ("gaussian", "softmax")
@@ -38,6 +40,7 @@ def permutohedral_simplices(x: Floats, *, nonfinite: str = "raise") -> Simplices
     return Simplices(*(part.reshape(*fit.lead, n, d + 1) for part in lattices.simplices(u)))
 
 
+@ranged(laws.lattice)
 def permutohedral_attention(
     q: Floats,
     k: Floats,
@@ -144,6 +147,7 @@ def permutohedral_attention_map(
     return PermutohedralMap.of(head, fit.dtype, query_grid, key_grid)
 
 
+@ranged(laws.lattice)
 def permutohedral_attention_vjp(
     q: Floats,
     k: Floats,

@@ -122,13 +122,21 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
 
 
+_held = threading.local()
+
+
 @contextmanager
 def _one_blas_thread() -> Iterator[None]:
     limit = _limit
+    if getattr(_held, "by", None) is limit:  # this thread has it already
+        yield
+        return
     limit.enter()
+    _held.by = limit
     try:
         yield
     finally:
+        _held.by = None
         limit.leave()
 
 
