@@ -38,28 +38,37 @@ def array(op: str, name: str, value: object) -> np.ndarray[Any, Any]:
         )
     if kind.kind == "c":
         raise TypeError(f"{op}: {name} is complex, expected {FLOATS}")
-    if kind.newbyteorder("=").name not in ("float16", "float32", "float64", "bfloat16"):
+    held = kind.kind == "f" and kind.itemsize <= 8
+    if not held and kind.newbyteorder("=").name != "bfloat16":
         raise TypeError(f"{op}: {name} has dtype {kind}, expected {FLOATS}")
     return result
 
 
 def _compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    return np.dtype(np.float64 if dtype.name == "float64" else np.float32)
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
 def one_dtype(op: str, dtypes: Mapping[str, np.dtype[Any]], remedy: str = "") -> None:
     """Refuse arrays of several dtypes, naming all; `remedy` ends the error."""
-    if len({dtype.newbyteorder("=") for dtype in dtypes.values()}) > 1:
+    if len({native_of(dtype) for dtype in dtypes.values()}) > 1:
         listed = ", ".join(f"{name}: {dtype}" for name, dtype in dtypes.items())
         raise TypeError(f"{op}: arrays must share one dtype, got {listed}{remedy}")
 
 
 def frozen(x: np.ndarray[Any, Any], dtype: Any = None) -> Any:
     """Contiguous, aligned, native and read-only: the one layout that kernels are compiled for."""
-    native = x.dtype.newbyteorder("=") if dtype is None else np.dtype(dtype)
-    view = np.require(x, native, ["C", "A"]).view()
-    view.flags.writeable = False
+    native = native_of(x.dtype) if dtype is None else np.dtype(dtype)
+    flags = x.flags
+    if not (flags.c_contiguous and flags.aligned and x.dtype == native and x.dtype.isnative):
+        x = np.require(x, native, ["C", "A"])
+    view = x.view()
+    view.setflags(write=False)
     return view
+
+
+def native_of(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype in this machine's byte order."""
+    return dtype if dtype.isnative else dtype.newbyteorder("=")
 
 
 def largest(x: Floats) -> float:
@@ -206,7 +215,7 @@ def fit(
     """
     choice(op, "nonfinite", nonfinite, ("raise", "propagate"))
     given = {name: array(op, name, value) for name, (value, _) in arrays.items()}
-    dtypes = {name: x.dtype.newbyteorder("=") for name, x in given.items()}
+    dtypes = {name: native_of(x.dtype) for name, x in given.items()}
     one_dtype(op, dtypes)
 
     dims = _dimensions(op, given, {name: spec.split() for name, (_, spec) in arrays.items()})
@@ -220,7 +229,9 @@ def fit(
             fail(op, name, f"has shape {given[name].shape}, expected {wanted}, one for all slices")
     lead, tables = _broadcast(op, leads, gqa)
     result = Fit(op, lead, dims, next(iter(dtypes.values())))
-    result.index = np.ascontiguousarray(np.stack(tables, axis=1))
+    result.index = np.empty((result.batch, len(tables)), np.int64)
+    for column, table in enumerate(tables):
+        result.index[:, column] = table
     for name, x in given.items():
         plain = x.flags.c_contiguous and x.dtype == result.dtype
         copied = 0 if plain else x.size * result.dtype.itemsize
@@ -269,6 +280,8 @@ def _broadcast(
 ) -> tuple[tuple[int, ...], list[Ints]]:
     """The common leading shape, and for each array the slice that every result slice reads."""
     first, *others = leads
+    if not gqa and all(lead == leads[first] for lead in leads.values()):
+        return leads[first], [np.arange(math.prod(leads[first]))] * len(leads)
     expanded = dict(leads)
     repeats = dict.fromkeys(leads, 1)
     if gqa:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
@@ -23,8 +23,6 @@ from nlattn import _check
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_SMALL = 8192  # entries; BLAS sums their squares faster than NumPy finds the largest
 
 
 class RangeLaw(NamedTuple):
@@ -59,28 +57,57 @@ class RangeLaw(NamedTuple):
 Laws = RangeLaw | Callable[[Mapping[str, Any]], RangeLaw]
 
 
+class _Format(NamedTuple):
+    """The largest number of a format, and exponents: beyond all numbers, and of the least digit."""
+
+    max: float
+    maxexp: int
+    digit: int
+
+
+class _Formed(NamedTuple):
+    """A law, and the names in its products."""
+
+    law: RangeLaw
+    arrays: tuple[str, ...]
+    """What the law speaks of."""
+    products: tuple[str, ...]
+    """What its products are made of."""
+
+    @classmethod
+    def of(cls, law: RangeLaw) -> _Formed:
+        products = _products(*law.upper, *law.both, *law.same, *law.results)
+        return cls(law, _names(law), products)
+
+
 def ranged(law: Laws) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorate a public function by its law, or by what makes the law from its arguments."""
+    """Decorate a public function by its law, or by what makes the law of names and words given."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         op, parameters = function.__name__, inspect.signature(function).parameters
         names, defaults = list(parameters), {n: p.default for n, p in parameters.items()}
         numbers = [n for n, p in parameters.items() if _is_number(n, p.annotation)]
 
+        @functools.lru_cache(maxsize=64)
+        def formed(*told: tuple[str, str | None]) -> _Formed:
+            return _Formed.of(law if isinstance(law, RangeLaw) else law({**defaults, **dict(told)}))
+
         @functools.wraps(function)
         def call(*positional: P.args, **options: P.kwargs) -> R:
-            given = {**dict(zip(names, positional, strict=False)), **options}
-            mine = law if isinstance(law, RangeLaw) else law({**defaults, **given})
-            some: dict[str, Any] = {n: given.get(n) for n in _names(mine)}
-            arrays = {n: x for n, x in some.items() if _floating(x)}
-            dtypes = {x.dtype.newbyteorder("=") for x in arrays.values()}
-            if len(positional) > len(names) or len(dtypes) != 1 or not {*given} <= {*names}:
+            given: dict[str, Any] = {**dict(zip(names, positional, strict=False)), **options}
+            mine = formed(*((n, x if type(x) is str else None) for n, x in given.items()))
+            arrays = {n: given[n] for n in mine.arrays if n in given and _floating(given[n])}
+            dtypes = {_check.native_of(x.dtype) for x in arrays.values()}
+            if (
+                len(positional) > len(names)
+                or len(dtypes) != 1
+                or not given.keys() <= defaults.keys()
+            ):
                 return function(*positional, **options)  # which says what is wrong
             dtype = dtypes.pop()
-            inner = np.dtype(np.float64 if dtype.name == "float64" else np.float32)
+            inner = np.dtype(np.float64 if dtype == np.float64 else np.float32)
             _held(op, {n: given[n] for n in numbers if n in given}, inner)
-            formed = _products(*mine.upper, *mine.both, *mine.same, *mine.results)
-            tops = {name: _check.largest(arrays[name]) for name in formed if name in arrays}
+            tops = {n: _check.largest(arrays[n]) for n in mine.products if n in arrays}
             known = [arrays[name] for name, top in tops.items() if not math.isnan(top)]
             if len(known) < len(tops):
                 if given.get("nonfinite", "raise") == "raise":
@@ -88,9 +115,9 @@ def ranged(law: Laws) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 for name in [n for n, top in tops.items() if math.isnan(top)]:
                     tops[name] = _largest_finite(arrays[name])
             full = {
-                n: given.get(n, defaults[n]) for n in (*numbers, *mine.options) if n in defaults
+                n: given.get(n, defaults[n]) for n in (*numbers, *mine.law.options) if n in defaults
             }
-            setting = _Setting(op, mine, tops, arrays, full)
+            setting = _Setting(op, mine.law, tops, arrays, full)
             with _check.known_finite(known):
                 if setting.ordinary(inner):
                     return function(*positional, **options)
@@ -119,13 +146,19 @@ def _is_number(name: str, annotation: Any) -> bool:
     return str(annotation).startswith("float") and name != "max_bytes"
 
 
+@functools.cache
+def _finfo(dtype: np.dtype[Any]) -> _Format:
+    info = np.finfo(dtype)
+    return _Format(float(info.max), int(info.maxexp), int(info.minexp) + int(info.nmant))
+
+
 def _floating(x: Any) -> bool:
     return isinstance(x, np.ndarray) and (x.dtype.kind == "f" or x.dtype.name == "bfloat16")
 
 
 def _held(op: str, options: Mapping[str, Any], dtype: np.dtype[Any]) -> None:
     """Refuse options that a format does not hold."""
-    largest = float(np.finfo(dtype).max)
+    largest = _finfo(dtype).max
     for name, value in options.items():
         plain = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
         if plain and largest < abs(value) < math.inf:
@@ -138,9 +171,10 @@ def _largest_finite(x: Any) -> float:
     return float(abs(x).max(initial=0))
 
 
-def _factors(product: str) -> Iterator[tuple[str, int]]:
-    for word in product.split():
-        yield word.removeprefix("/"), -1 if word[0] == "/" else 1
+@functools.lru_cache(maxsize=512)
+def _factors(product: str) -> tuple[tuple[str, int], ...]:
+    """Names in a product, and their powers."""
+    return tuple((w.removeprefix("/"), -1 if w[0] == "/" else 1) for w in product.split())
 
 
 @functools.lru_cache(maxsize=256)
@@ -172,10 +206,10 @@ class _Setting:
 
     def ordinary(self, dtype: np.dtype[Any]) -> bool:
         """Whether no product leaves a format, with room for sums."""
-        info = np.finfo(dtype)
+        info = _finfo(dtype)
         terms = max((x.size for x in self.arrays.values()), default=1)
-        high = min(int(info.maxexp) - 4 - math.log2(max(terms, 1)), 0.8 * int(info.maxexp))
-        low = int(info.minexp) + int(info.nmant) + 4
+        high = min(info.maxexp - 4 - math.log2(max(terms, 1)), 0.8 * info.maxexp)
+        low = info.digit + 4
         numbers = {**self.options, **self.tops}
         for name, sign in _all_factors(*self.law.upper, *self.law.both):
             if sign < 0 and self.options.get(name) == 0:
