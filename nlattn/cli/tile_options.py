@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 
 from nlattn.cli.values import n_bytes, positive
 from nlattn.tiled import start
+
+_RUNS = ("memory", "processes", "dask", "picture", "resume")
 
 
 def add(parser: argparse.ArgumentParser, *, runs: bool = True) -> None:
@@ -26,6 +29,13 @@ def add(parser: argparse.ArgumentParser, *, runs: bool = True) -> None:
     who = tiles.add_mutually_exclusive_group()
     who.add_argument("--processes", type=positive, metavar="N", help="workers on this machine")
     who.add_argument("--dask", metavar="ADDRESS", help="scheduler of a Dask cluster")
+    tiles.add_argument(
+        "--picture",
+        type=Path,
+        metavar="FILE",
+        help="write the picture too: a tiled BigTIFF (.tif) or OME-Zarr (.zarr), with smaller "
+        "copies and the bits of the source",
+    )
     tiles.add_argument("--resume", action="store_true", help="go on where a run was ended")
 
 
@@ -38,6 +48,6 @@ def resolve(options: argparse.Namespace, parsers: Mapping[str, argparse.Argument
             options.module = "tiled"
             if options.processes:  # they import while this process does
                 start.prepare()
-        elif options.resume or options.dask or options.processes or options.memory:
-            text = "--memory, --processes, --dask and --resume go with --tile"
+        elif any(getattr(options, name) for name in _RUNS):
+            text = "--memory, --processes, --dask, --picture and --resume go with --tile"
             parsers[options.command].error(text)

@@ -9,9 +9,9 @@ from typing import Any
 
 from nlattn import _check
 from nlattn.cli.output import MachineError, peak_memory, table, to_json
+from nlattn.tiled import exports, scram
 from nlattn.tiled import nl_means as means
 from nlattn.tiled import plan as plans
-from nlattn.tiled import scram
 from nlattn.tiled.executors import Dask, Processes, WorkersLostError
 from nlattn.tiled.run import Executor, run
 from nlattn.tiled.task import Record
@@ -27,7 +27,7 @@ def one_map(options: Namespace) -> int:
 
 def denoise(options: Namespace) -> int:
     """A picture without its noise, as an array in a folder."""
-    for name, usual in (("search", "window"), ("topk", None), ("bits", None), ("page", None)):
+    for name, usual in (("search", "window"), ("topk", None), ("page", None)):
         if getattr(options, name) != usual:
             raise ValueError(f"--{name} does not go with --tile")
     sigma = options.sigma if options.sigma < 1 else options.sigma / 255
@@ -109,6 +109,8 @@ def _done(job: scram.ScramJob | means.Denoising, options: Namespace) -> int:
     """Run a job under a line of progress."""
     if options.force:
         raise ValueError("--force does not go with --tile: remove the folder, or say --resume")
+    if options.picture:
+        exports.check(options.picture, there=options.resume)
     executor: Executor | None = None
     if options.processes:
         executor = Processes(options.processes)
@@ -126,6 +128,9 @@ def _done(job: scram.ScramJob | means.Denoising, options: Namespace) -> int:
         raise MachineError(str(error)) from None
     finally:
         bar.clear()
+    if options.picture and not options.picture.exists():
+        bits = getattr(options, "bits", None) or job.source.bits
+        exports.picture(options.out, options.picture, bits=bits)
     return _report(records, time.perf_counter() - begun, job, options)
 
 
@@ -149,6 +154,7 @@ def _report(
         "seconds": seconds,
         "peak_memory": peak_memory(),
         "out": str(options.out),
+        "picture": str(options.picture) if options.picture else None,
     }
     if options.json:
         print(to_json(report))

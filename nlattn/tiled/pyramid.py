@@ -14,16 +14,20 @@ _SMALL = 512  # pixels of a side that need no smaller picture
 _PIXELS = 1 << 20  # of a task
 
 
-def stages(name: str, shape: tuple[int, int, int]) -> list[Stage]:
+def levels(name: str, shape: tuple[int, int, int]) -> dict[str, tuple[int, int, int]]:
     """``{name}_1``, half as high and wide, and so on until it is small."""
-    made, above = [], name
-    for level in range(1, 64):
-        if max(shape[:2]) <= _SMALL:
-            break
+    made: dict[str, tuple[int, int, int]] = {}
+    while max(shape[:2]) > _SMALL:
         shape = (-(-shape[0] // 2), -(-shape[1] // 2), shape[2])
-        made.append(_stage(above, f"{name}_{level}", shape))
-        above = f"{name}_{level}"
+        made[f"{name}_{len(made) + 1}"] = shape
     return made
+
+
+def stages(name: str, shape: tuple[int, int, int]) -> list[Stage]:
+    """All smaller pictures, each made of the one before."""
+    made = levels(name, shape)
+    above = [name, *made]
+    return [_stage(*names, made[names[1]]) for names in zip(above, made, strict=False)]
 
 
 def _stage(above: str, name: str, shape: tuple[int, int, int]) -> Stage:

@@ -12,7 +12,7 @@ import numpy as np
 
 from nlattn import _check, images
 from nlattn._types import Floats
-from nlattn.files import npy
+from nlattn.files import npy, picture
 from nlattn.tiled.bands import rows_of
 
 OP = "tiled"
@@ -34,6 +34,8 @@ class Source(NamedTuple):
     """Name of the array in a zarr group."""
     array: Any = None
     """A dask array, whose blocks are computed where they are needed."""
+    bits: int = 0
+    """8 or 16 of a sample; 0 of floats and wider integers."""
 
     @property
     def by_rows(self) -> bool:
@@ -57,10 +59,12 @@ def source(path: Any) -> Source:
     if Path(path).is_dir():
         return _zarr(name)
     if name.endswith(".npy"):
-        return Source("npy", name, _shape(npy.mapped(OP, name, kinds="fu").shape, name))
+        found = npy.mapped(OP, name, kinds="fu")
+        return Source("npy", name, _shape(found.shape, name), bits=_bits(found.dtype))
     if name.lower().endswith((".tif", ".tiff")):
         return _tiff(name)
-    return Source("picture", name, _shape(images.load(name).shape, name))
+    read = picture.read(OP, name, max_pixels=images.MAX_PIXELS)
+    return Source("picture", name, _shape(read.pixels.shape, name), bits=read.bits)
 
 
 def rows(source: Source, first: int, last: int) -> Floats:
@@ -95,6 +99,11 @@ def digest(source: Source) -> str:
     return total.hexdigest()
 
 
+def _bits(dtype: Any) -> int:
+    kind = np.dtype(dtype)
+    return 8 * kind.itemsize if kind.kind == "u" and kind.itemsize <= 2 else 0
+
+
 def _shape(shape: tuple[int, ...], name: str) -> tuple[int, int, int]:
     whole = (*shape, 1) if len(shape) == 2 else shape
     if len(whole) != 3 or 0 in whole:
@@ -117,7 +126,7 @@ def _dask(array: Any) -> Source:
     if np.dtype(array.dtype).kind not in "fu":
         _check.fail(OP, "image", f"holds {array.dtype}, expected unsigned or floating numbers")
     shape = _shape(tuple(int(size) for size in array.shape), "image")
-    return Source("dask", "image", shape, array=array)
+    return Source("dask", "image", shape, array=array, bits=_bits(array.dtype))
 
 
 def _dask_rows(source: Source, first: int, last: int) -> Any:
@@ -137,7 +146,7 @@ def _tiff(name: str) -> Source:
             _check.fail(OP, short, "is neither grey nor RGB without opacity")
         if np.dtype(page.dtype).kind not in "fu":
             _check.fail(OP, short, f"holds {page.dtype}, expected unsigned or floating numbers")
-        return Source("tiff", name, _shape(page.shape, name))
+        return Source("tiff", name, _shape(page.shape, name), bits=_bits(page.dtype))
 
 
 def _tiff_rows(source: Source, first: int, last: int) -> Any:
@@ -199,7 +208,7 @@ def _zarr(name: str) -> Source:
     if np.dtype(found.dtype).kind not in "fu":
         _check.fail(OP, Path(name).name, f"holds {found.dtype}, expected unsigned or floating")
     whole = _shape((sizes["y"], sizes["x"], sizes.get("c", 1)), name)
-    return Source("zarr", name, whole, order, inner)
+    return Source("zarr", name, whole, order, inner, bits=_bits(found.dtype))
 
 
 def _zarr_rows(source: Source, first: int, last: int) -> Any:
