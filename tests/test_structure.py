@@ -34,6 +34,8 @@ MAY_USE_OPTIONAL = (
     "conformance/backends/adapters",
     "conformance/case",
     "tiled/executors",
+    "tiled/exports",
+    "tiled/lazy",
     "tiled/sources",
     "_check",
 )
