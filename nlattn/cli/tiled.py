@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from argparse import Namespace
-from typing import Any
+from typing import Any, TypeAlias
 
 from nlattn import _check
 from nlattn.cli.output import MachineError, peak_memory, table, to_json
-from nlattn.tiled import exports, scram
+from nlattn.tiled import arrays, exports, scram, sources
 from nlattn.tiled import nl_means as means
 from nlattn.tiled import plan as plans
 from nlattn.tiled.executors import Dask, Processes, WorkersLostError
@@ -18,11 +18,18 @@ from nlattn.tiled.task import Record
 
 _MEMORY = 4e9
 _ONE_A_SECOND = 1.0
+_Job: TypeAlias = scram.ScramJob | arrays.ArraysJob | means.Denoising
 
 
 def one_map(options: Namespace) -> int:
-    """Attention of a picture to itself, as arrays in a folder."""
-    return _done(_map_job(options), options)
+    """Attention of a picture to itself, or of arrays, as arrays in a folder."""
+    if options.q is None:
+        return _done(_map_job(options), options)
+    _refuse_drawing(options)
+    if options.picture:
+        raise ValueError("--picture goes with an IMAGE: arrays are none")
+    job = arrays.job(options.q, options.k, options.v, scale=options.scale, **_searching(options))
+    return _done(job, options)
 
 
 def denoise(options: Namespace) -> int:
@@ -83,29 +90,40 @@ def plan(options: Namespace) -> int:
     return 0
 
 
-def _map_job(options: Namespace) -> scram.ScramJob:
-    if options.image is None or options.method != "scram":
-        raise ValueError("--tile needs an IMAGE and --method scram")
+def _refuse_drawing(options: Namespace) -> None:
+    if options.method != "scram":
+        raise ValueError("--tile needs --method scram")
     if options.page is not None or options.query:
         raise ValueError("--page and --query do not go with --tile")
+
+
+def _searching(options: Namespace) -> dict[str, Any]:
+    """Options of the search, of the support, and of tiles."""
+    return {
+        "tile": options.tile,
+        "candidates": options.candidates,
+        "iterations": options.iterations,
+        "topk": options.topk,
+        "kind": options.support,
+        "window": options.window or (1 if options.support == "neighbours" else 3),
+        "seed": options.seed,
+    }
+
+
+def _map_job(options: Namespace) -> scram.ScramJob:
+    _refuse_drawing(options)
     return scram.job(
         options.image,
-        tile=options.tile,
         patch=options.patch,
         channels=options.channels,
         gain=options.gain,
         scale=options.scale,
         keys=options.keys,
-        candidates=options.candidates,
-        iterations=options.iterations,
-        topk=options.topk,
-        kind=options.support,
-        window=options.window or (1 if options.support == "neighbours" else 3),
-        seed=options.seed,
+        **_searching(options),
     )
 
 
-def _done(job: scram.ScramJob | means.Denoising, options: Namespace) -> int:
+def _done(job: _Job, options: Namespace) -> int:
     """Run a job under a line of progress."""
     if options.force:
         raise ValueError("--force does not go with --tile: remove the folder, or say --resume")
@@ -120,7 +138,7 @@ def _done(job: scram.ScramJob | means.Denoising, options: Namespace) -> int:
         executor = _cluster(options.dask)
         plans.check(job, executor.workers, max(memory, executor.workers * memory))
     begun, bar = time.perf_counter(), _Progress(job, quiet=options.quiet)
-    note = job.note if isinstance(job, scram.ScramJob) else None
+    note = None if isinstance(job, means.Denoising) else job.note
     how: dict[str, Any] = {"executor": executor, "resume": options.resume, "note": note}
     try:
         records = run(options.out, job.stages(), job.header(), progress=bar, **how)
@@ -129,7 +147,7 @@ def _done(job: scram.ScramJob | means.Denoising, options: Namespace) -> int:
     finally:
         bar.clear()
     if options.picture and not options.picture.exists():
-        bits = getattr(options, "bits", None) or job.source.bits
+        bits = getattr(options, "bits", None) or sources.source(options.image).bits
         exports.picture(options.out, options.picture, bits=bits)
     return _report(records, time.perf_counter() - begun, job, options)
 
@@ -141,12 +159,10 @@ def _cluster(address: str) -> Executor:
         raise MachineError(f"--dask {address} does not answer: {error}") from None
 
 
-def _report(
-    records: list[Record], seconds: float, job: scram.ScramJob | means.Denoising, options: Namespace
-) -> int:
-    height, width, _ = job.source.shape
+def _report(records: list[Record], seconds: float, job: _Job, options: Namespace) -> int:
+    height, width = _size(job)
     report = {
-        "image": str(options.image),
+        "image": str(options.image or options.q),
         "size": [height, width],
         "tile": options.tile,
         "tasks": len(records),
@@ -166,10 +182,17 @@ def _report(
     return 0
 
 
+def _size(job: _Job) -> tuple[int, int]:
+    """Rows and columns of the queries."""
+    if isinstance(job, arrays.ArraysJob):
+        return job.points.query_grid
+    return job.source.shape[:2]
+
+
 class _Progress:
     """A line on a terminal: the stage, its tasks, and how long the whole will take yet."""
 
-    def __init__(self, job: plans.Job, *, quiet: bool):
+    def __init__(self, job: _Job, *, quiet: bool):
         self._shown = not quiet and sys.stderr.isatty()
         self._weights = {stage.name: _weight(job, stage.name) for stage in job.stages()}
         self._share = dict.fromkeys(self._weights, 0.0)
@@ -202,12 +225,14 @@ class _Progress:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def _weight(job: plans.Job, name: str) -> float:
+def _weight(job: _Job, name: str) -> float:
     """Seconds of a stage, in units that do not matter: from its scores and bytes."""
     cost = next(stage.cost for stage in job.stages() if stage.name == name)
-    height, width, colours = job.source.shape
-    once = {"moments": 60.0, "lengths": 15.0, "keys": 20.0}.get(name, 0.0) * height * width
-    return cost.scores + cost.disk / 10 + once * colours + 1
+    once = {"moments": 60.0, "lengths": 15.0, "keys": 20.0}.get(name, 0.0)
+    if once and isinstance(job, scram.ScramJob):
+        height, width, colours = job.source.shape
+        once *= height * width * colours
+    return cost.scores + cost.disk / 10 + once + 1
 
 
 def _span(seconds: float) -> str:

@@ -16,6 +16,7 @@ from nlattn.engines import components
 from nlattn.tiled import sources
 from nlattn.tiled.bands import Band, bands
 from nlattn.tiled.folder import Array, Folder
+from nlattn.tiled.points import Points
 from nlattn.tiled.task import Cost, Stage, TileTask
 
 ROWS = 64
@@ -50,6 +51,12 @@ class Features(NamedTuple):
     def pixels(self) -> int:
         """Pixels of the picture."""
         return self.height * self.width
+
+    @property
+    def points(self) -> Points:
+        """What patches become, for the stages that follow."""
+        grid = self.height, self.width
+        return Points(grid, grid, self.channels + 1, self.colours, self.rows)
 
     @property
     def groups(self) -> list[range]:
@@ -165,13 +172,6 @@ def _keys(folder: Folder, x: Features, band: Band) -> Any:
     f = _project(folder, x, range(band.first, band.last))
     offset = components.offset(f, folder.read("lengths"), x.pixels, x.gain)
     return {"keys": np.concatenate([f, offset], -1)}, 0
-
-
-def queries(keys: Any, first: int, last: int) -> Floats:
-    """Queries of some rows."""
-    q = np.array(keys[first:last])
-    q[..., -1] = 1
-    return q
 
 
 def _near(folder: Folder, x: Features, part: range) -> Any:

@@ -42,6 +42,10 @@ class Denoising(NamedTuple):
         """The same of another picture, or with other tiles."""
         return self._replace(source=source, tile=tile, rows=source.band(tile))
 
+    def tiled(self, tile: int) -> Denoising:
+        """The same with other tiles."""
+        return self.of(self.source, tile)
+
     def stages(self) -> list[Stage]:
         """One stage: no band needs another's result."""
 

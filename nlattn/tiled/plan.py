@@ -25,11 +25,6 @@ class Job(Protocol):
     """What a run is told."""
 
     @property
-    def source(self) -> sources.Source:
-        """Its picture."""
-        ...
-
-    @property
     def tile(self) -> int:
         """Side of a tile."""
         ...
@@ -42,7 +37,20 @@ class Job(Protocol):
         """What a folder must agree on to be continued."""
         ...
 
-    def of(self, source: sources.Source, tile: int) -> Job:
+    def tiled(self, tile: int) -> Job:
+        """The same with other tiles."""
+        ...
+
+
+class PictureJob(Job, Protocol):
+    """What a run on a picture is told."""
+
+    @property
+    def source(self) -> sources.Source:
+        """Its picture."""
+        ...
+
+    def of(self, source: sources.Source, tile: int) -> PictureJob:
         """The same of another picture."""
         ...
 
@@ -94,12 +102,12 @@ def _fitting(job: Job, workers: int, max_bytes: float) -> int:
     tile = job.tile
     while tile > 1:
         tile = tile * 7 // 8
-        if workers * plan(job.of(job.source, tile)).memory <= max_bytes:
+        if workers * plan(job.tiled(tile)).memory <= max_bytes:
             return tile
     return 0
 
 
-def seconds(job: Job, executor: Executor | None = None) -> dict[str, tuple[float, float]]:
+def seconds(job: PictureJob, executor: Executor | None = None) -> dict[str, tuple[float, float]]:
     """Seconds that each stage will take on all threads here, and on one.
 
     A part of the picture is computed and its time scaled: caches serve a part better, so a picture

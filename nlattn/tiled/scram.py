@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from nlattn import _check
 from nlattn.engines.matches import KINDS
 from nlattn.engines.patchmatch import CANDIDATES, JUMPS, PROPAGATE, SearchOptions
@@ -13,6 +15,7 @@ from nlattn.tiled import features, pyramid, search, sources, sparse, trees
 from nlattn.tiled.executors import identity
 from nlattn.tiled.features import Features
 from nlattn.tiled.plan import check
+from nlattn.tiled.points import Points
 from nlattn.tiled.run import Executor, Told, run
 from nlattn.tiled.task import Record, Stage
 
@@ -31,11 +34,9 @@ class ScramJob(NamedTuple):
 
     def stages(self) -> list[Stage]:
         """What is done, in order."""
-        found = self.features, self.search
         return [
             *features.stages(self.features, self.source),
-            *(trees if self.search.candidates == "tree" else search).stages(*found),
-            *sparse.stages(self.features, self.selection, self.search.topk, self.values),
+            *attention(self.features.points, self.search, self.selection, self.values),
             *(pyramid.stages("out", self.source.shape) if self.values else ()),
         ]
 
@@ -53,19 +54,68 @@ class ScramJob(NamedTuple):
 
     def note(self, records: Sequence[Record]) -> dict[str, Any]:
         """What a map is, beside its arrays."""
-        x = self.features
-        grid, counted = [x.height, x.width], ("begin", "search", "leaves", "weigh")
-        scores = sum(r.scores for r in records if r.task.startswith(counted))
-        d, nnz = x.channels + 1, sum(r.scores for r in records if r.task.startswith("weigh"))
-        nbytes = 8 * scores * d + 12 * nnz + (4 * d + 16) * x.pixels
-        work = [scores, scores * d, nbytes]
-        return {"kind": "sparse", "query_grid": grid, "key_grid": grid, "work": work}
+        return note(self.features.points, records)
+
+    def tiled(self, tile: int) -> ScramJob:
+        """The same with other tiles."""
+        return self.of(self.source, tile)
 
     def of(self, source: sources.Source, tile: int) -> ScramJob:
         """The same of another picture, or with other tiles."""
         height, width, _ = source.shape
         told = self.features._replace(height=height, width=width, rows=source.band(tile))
         return self._replace(source=source, tile=tile, features=told)
+
+
+def attention(
+    x: Points, options: SearchOptions, selection: sparse.NearKeys, values: bool
+) -> list[Stage]:
+    """From queries and keys to the map, and the mean of values if so."""
+    find = trees if options.candidates == "tree" else search
+    return [*find.stages(x, options), *sparse.stages(x, selection, options.topk, values)]
+
+
+def note(x: Points, records: Sequence[Record]) -> dict[str, Any]:
+    """What a map is, beside its arrays."""
+    counted = "begin", "search", "leaves", "weigh"
+    scores = sum(r.scores for r in records if r.task.startswith(counted))
+    nnz = sum(r.scores for r in records if r.task.startswith("weigh"))
+    size = np.dtype(x.dtype).itemsize
+    nbytes = 2 * size * scores * x.d + (4 + 2 * size) * nnz + (size * x.d + 16) * x.n
+    grids = {"query_grid": [*x.query_grid], "key_grid": [*x.key_grid]}
+    return {"kind": "sparse", **grids, "work": [scores, scores * x.d, nbytes]}
+
+
+def searched(
+    grid: tuple[int, int],
+    seed: int,
+    candidates: str,
+    iterations: int | None,
+    trees: int,
+    topk: int,
+    propagate: str,
+    kind: str,
+    window: int,
+    reach: int,
+) -> tuple[SearchOptions, sparse.NearKeys]:
+    """Checked options of the search on a grid of keys, and of the support."""
+    options = SearchOptions(
+        topk=_check.integer(OP, "topk", topk, low=1, high=64),
+        candidates=_check.choice(OP, "candidates", candidates, CANDIDATES),
+        iterations=None
+        if iterations is None
+        else _check.integer(OP, "iterations", iterations, low=0),
+        trees=_check.integer(OP, "trees", trees, low=1, high=64),
+        propagate=_check.choice(OP, "propagate", propagate, tuple(PROPAGATE)),
+        jumps=JUMPS,
+        seed=_check.integer(OP, "seed", seed, low=0, high=2**63 - 1),
+    )
+    radius = _check.odd(OP, "window", window, "the best key is its centre") // 2
+    return options, sparse.NearKeys(
+        _check.choice(OP, "kind", kind, tuple(KINDS)),
+        min(radius, max(grid) - 1),
+        _check.integer(OP, "reach", reach, low=0),
+    )
 
 
 def job(
@@ -102,23 +152,8 @@ def job(
         _check.number(OP, "keys", keys, positive=True),
         _check.integer(OP, "seed", seed, low=0, high=2**63 - 1),
     )
-    options = SearchOptions(
-        topk=_check.integer(OP, "topk", topk, low=1, high=64),
-        candidates=_check.choice(OP, "candidates", candidates, CANDIDATES),
-        iterations=None
-        if iterations is None
-        else _check.integer(OP, "iterations", iterations, low=0),
-        trees=_check.integer(OP, "trees", trees, low=1, high=64),
-        propagate=_check.choice(OP, "propagate", propagate, tuple(PROPAGATE)),
-        jumps=JUMPS,
-        seed=told.seed,
-    )
-    radius = _check.odd(OP, "window", window, "the best key is its centre") // 2
-    selection = sparse.NearKeys(
-        _check.choice(OP, "kind", kind, tuple(KINDS)),
-        min(radius, max(height, width) - 1),
-        _check.integer(OP, "reach", reach, low=0),
-    )
+    grid, how = (height, width), (candidates, iterations, trees, topk, propagate)
+    options, selection = searched(grid, told.seed, *how, kind, window, reach)
     return ScramJob(source, tile, told, options, selection, _check.flag(OP, "values", values))
 
 

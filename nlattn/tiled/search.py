@@ -19,9 +19,9 @@ from nlattn.engines.patchmatch import Masks, SearchOptions
 from nlattn.engines.random_search import Inputs
 from nlattn.kernels import patchmatch as kernels
 from nlattn.kernels.matching import TILE, Plan, Round
-from nlattn.tiled.bands import Band, bands
-from nlattn.tiled.features import Features, queries
+from nlattn.tiled.bands import Band
 from nlattn.tiled.folder import Array, Folder
+from nlattn.tiled.points import Points
 from nlattn.tiled.task import Cost, Stage, TileTask
 
 MATCHES = ("matches", "match_scores")
@@ -38,13 +38,13 @@ def rounds(options: SearchOptions) -> list[tuple[int, int, int]]:
     ]
 
 
-def stages(x: Features, options: SearchOptions) -> list[Stage]:
+def stages(x: Points, options: SearchOptions) -> list[Stage]:
     """The first field, and one for every round."""
     steps = rounds(options)
     whole = [begin(x, options, len(steps))]
     for number, (_, jump, last) in enumerate(steps, 1):
         before = names(number - 1, len(steps))
-        tried = options.topk * (8 + last * (max(x.height, x.width).bit_length() + 1))
+        tried = options.topk * (8 + last * (max(x.key_grid).bit_length() + 1))
         stage = _stage(f"search {number:02d}", x, options, jump, before, names(number, len(steps)))
         whole.append(stage(_search, (number,), tried))
     return whole
@@ -57,7 +57,7 @@ def names(number: int, last: int) -> tuple[str, str]:
     return f"index_{number:02d}", f"score_{number:02d}"
 
 
-def begin(x: Features, options: SearchOptions, last: int) -> Stage:
+def begin(x: Points, options: SearchOptions, last: int) -> Stage:
     """The first field, of so many."""
     made = names(0, last)
     return _stage("begin", x, options, 0, (), made)(_begin, (made,), 2)
@@ -65,17 +65,17 @@ def begin(x: Features, options: SearchOptions, last: int) -> Stage:
 
 def _stage(
     name: str,
-    x: Features,
+    x: Points,
     options: SearchOptions,
     halo: int,
     reads: tuple[str, ...],
     makes: tuple[str, str],
 ) -> Callable[[Any, tuple[Any, ...], int], Stage]:
-    shape = (x.height, x.width, options.topk)
-    arrays = [Array(makes[0], shape, "int32"), Array(makes[1], shape, "float32")]
-    near = bands(x.height, x.rows, halo)
-    widest = max(b.below - b.above for b in near) * x.width
-    nbytes = widest * (8 * (x.channels + 1) + 16 * options.topk + 8)
+    shape = (*x.query_grid, options.topk)
+    arrays = [Array(makes[0], shape, "int32"), Array(makes[1], shape, x.dtype)]
+    near, size = x.bands(halo), np.dtype(x.dtype).itemsize
+    widest = max(b.below - b.above for b in near) * x.query_grid[1]
+    nbytes = widest * (2 * size * x.d + (8 + 2 * size) * options.topk + 8)
     disk = sum(array.nbytes for array in arrays)
 
     def made(function: Any, more: tuple[Any, ...], tried: int) -> Stage:
@@ -90,23 +90,22 @@ def _stage(
                 for b in near
             ]
 
-        cost = Cost(len(near), nbytes, disk, tried * x.pixels)
-        return Stage(name, ("keys", "scale", *reads), makes, tasks, cost, reads)
+        cost = Cost(len(near), nbytes, disk, tried * x.n)
+        return Stage(name, (*x.files[:2], *reads), makes, tasks, cost, reads)
 
     return made
 
 
-def inputs(folder: Folder, x: Features, options: SearchOptions, band: Band) -> tuple[Inputs, Plan]:
+def inputs(folder: Folder, x: Points, options: SearchOptions, band: Band) -> tuple[Inputs, Plan]:
     """What kernels read: queries of a band with its halo, and all keys, where they lie."""
-    keys = folder.read("keys")
-    d = keys.shape[2]
+    keys, (high, wide) = x.keys(folder), x.query_grid
     factor = float(folder.read("scale")[0])
-    q = queries(keys, band.above, band.below)
+    q = x.queries(folder, band.above, band.below)
     plan = Plan(
-        *(len(q), x.width, x.height, x.width, d, 1, engine.SCORES[options.score], factor),
+        *(len(q), wide, *x.key_grid, x.d, 1, engine.SCORES[options.score], factor),
         *(engine.PROPAGATE[options.propagate], 0, options.signed_seed, 0),
-        above=band.above * x.width,
-        rows=x.height,
+        above=band.above * wide,
+        rows=high,
     )
     masks = Masks.none(1)
     table = _check.frozen(np.zeros((1, 4), np.int64))
@@ -115,19 +114,19 @@ def inputs(folder: Folder, x: Features, options: SearchOptions, band: Band) -> t
 
 
 def _begin(
-    folder: Folder, x: Features, options: SearchOptions, band: Band, makes: tuple[str, str]
+    folder: Folder, x: Points, options: SearchOptions, band: Band, makes: tuple[str, str]
 ) -> Any:
     arrays, plan = inputs(folder, x, options, band)
-    state = _empty(plan, options.topk)
-    valid = np.zeros((1, 2 + x.pixels), np.int32)  # its list is looked at with a mask alone
-    valid[0, :2] = options.identity, x.pixels
+    state = _empty(plan, options.topk, x.dtype)
+    valid = np.zeros((1, 2 + x.m), np.int32)  # its list is looked at with a mask alone
+    valid[0, :2] = options.identity, x.m
     runs = -(-plan.Hq * plan.Wq // TILE)
     for some in random_search.calls(runs, TILE * 2):
         kernels.begin(some, *arrays, _check.frozen(valid), plan, *state)
     return result(state, 0, band, makes)
 
 
-def _search(folder: Folder, x: Features, options: SearchOptions, band: Band, number: int) -> Any:
+def _search(folder: Folder, x: Points, options: SearchOptions, band: Band, number: int) -> Any:
     arrays, plan = inputs(folder, x, options, band)
     steps, inner = rounds(options), band.inner
     state = held(folder, names(number - 1, len(steps)), band, plan, options.topk)
@@ -141,17 +140,17 @@ def held(
     folder: Folder, names: tuple[str, str], band: Band, plan: Plan, topk: int
 ) -> tuple[Ints, Floats, Ints]:
     """A field of two sides, the first as the arrays of these names have it."""
-    state = _empty(plan, topk)
+    state = _empty(plan, topk, np.dtype(folder.read(names[1]).dtype))
     for array, name in zip(state, names, strict=False):
         before = folder.read(name)[band.above : band.below]
         array[0, 0] = before.reshape(array.shape[2:])
     return state
 
 
-def _empty(plan: Plan, topk: int) -> tuple[Ints, Floats, Ints]:
+def _empty(plan: Plan, topk: int, dtype: Any) -> tuple[Ints, Floats, Ints]:
     n = plan.Hq * plan.Wq
     index = np.full((2, 1, n, topk), -1, np.int32)
-    return index, np.full(index.shape, -np.inf, np.float32), np.zeros((1, n), np.int64)
+    return index, np.full(index.shape, -np.inf, dtype), np.zeros((1, n), np.int64)
 
 
 def result(

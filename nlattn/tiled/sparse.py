@@ -15,9 +15,9 @@ from nlattn.engines.matches import KINDS, support_of_field
 from nlattn.engines.sparse import Edges, WeightFunction
 from nlattn.kernels import support as kernels
 from nlattn.maps.sparse import SparseMap
-from nlattn.tiled.bands import Band, bands
-from nlattn.tiled.features import Features, queries
+from nlattn.tiled.bands import Band
 from nlattn.tiled.folder import Array, Folder
+from nlattn.tiled.points import Points
 from nlattn.tiled.search import MATCHES
 from nlattn.tiled.task import Cost, Stage, TileTask
 
@@ -31,17 +31,17 @@ class NearKeys(NamedTuple):
     radius: int
     reach: int
 
-    def most(self, x: Features, topk: int) -> int:
+    def most(self, x: Points, topk: int) -> int:
         """Keys of a query, at most."""
         flags, box = KINDS[self.kind], (2 * self.radius + 1) ** 2
         centres = bool(flags & kernels.WINDOW) + bool(flags & kernels.LOCAL)
         centres += 2 * (2 * self.reach + 1) ** 2 * bool(flags & kernels.NEIGHBOURS)
-        return min(x.pixels, centres * box + (topk if flags & kernels.TOPK else 1))
+        return min(x.m, centres * box + (topk if flags & kernels.TOPK else 1))
 
 
-def stages(x: Features, chosen: NearKeys, topk: int, values: bool) -> list[Stage]:
+def stages(x: Points, chosen: NearKeys, topk: int, values: bool) -> list[Stage]:
     """Count keys, then list and weigh them, and sum the picture over them if so."""
-    near = bands(x.height, x.rows, max(1, chosen.reach))
+    near = x.bands(max(1, chosen.reach))
 
     def count(_: Folder) -> tuple[list[Array], list[TileTask]]:
         return [Array("counts", (len(near),), "int64")], [
@@ -55,16 +55,16 @@ def stages(x: Features, chosen: NearKeys, topk: int, values: bool) -> list[Stage
         starts = np.concatenate([[0], np.cumsum(folder.read("counts"))])
         nnz = int(starts[-1])
         arrays = [
-            Array("indptr", (x.pixels + 1,), "int64"),
+            Array("indptr", (x.n + 1,), "int64"),
             Array("indices", (nnz,), "int32"),
-            Array("weights", (nnz,), "float32"),
-            Array("scores", (nnz,), "float32"),
-            Array("lse", (x.pixels,), "float64"),
-            *[Array("out", (x.height, x.width, x.colours), "float32")] * values,
+            Array("weights", (nnz,), x.dtype),
+            Array("scores", (nnz,), x.dtype),
+            Array("lse", (x.n,), "float64"),
+            *[Array("out", (*x.query_grid, x.e), x.dtype)] * values,
         ]
         tasks = []
         for b in near:
-            first, pixel = int(starts[b.number]), b.first * x.width
+            first, pixel = int(starts[b.number]), b.first * x.query_grid[1]
             rows = {"indptr": pixel + 1, "lse": pixel}
             rows |= dict.fromkeys(("indices", "weights", "scores"), first)
             rows |= {"out": b.first} if values else {}
@@ -72,46 +72,45 @@ def stages(x: Features, chosen: NearKeys, topk: int, values: bool) -> list[Stage
         return arrays, tasks
 
     field = (MATCHES[0],)
-    reads = ("keys", "scale", "image", "counts", *field)
-    drops = ("counts", "keys", "scale", "image")
-    most = chosen.most(x, topk)
-    band = (min(x.rows, x.height) + 2 * max(1, chosen.reach)) * x.width
+    reads, drops = (*x.files, "counts", *field), ("counts", *x.files)
+    most, size = chosen.most(x, topk), np.dtype(x.dtype).itemsize
+    band = max(b.below - b.above for b in near) * x.query_grid[1]
     listed = band * (8 * topk + 16 + 8 * most)
-    weighed = listed + band * (30 * most + 4 * (x.channels + 1) + 24 + 8 * x.colours)
-    disk = x.pixels * (12 * most + 16 + 4 * x.colours * values)
+    weighed = listed + band * ((22 + 2 * size) * most + size * x.d + 24 + 2 * size * x.e)
+    disk = x.n * ((4 + 2 * size) * most + 16 + size * x.e * values)
     return [
         Stage("count", field, ("counts",), count, Cost(len(near), listed, 8 * len(near))),
         Stage("weigh", reads, makes, weigh,
-              Cost(len(near), weighed, disk, most * x.pixels), drops),
+              Cost(len(near), weighed, disk, most * x.n), drops),
     ]  # fmt: skip
 
 
-def _support(folder: Folder, x: Features, chosen: NearKeys, band: Band) -> Support:
+def _support(folder: Folder, x: Points, chosen: NearKeys, band: Band) -> Support:
     """Keys of the queries of a band."""
     index = folder.read(MATCHES[0])[band.above : band.below]
-    field = Field(index, index, Work(0, 0, 0), (x.height, x.width))
+    field = Field(index, index, Work(0, 0, 0), x.key_grid)
     around = (chosen.reach, True)
-    part = (x.height, band.above)
+    part = (x.query_grid[0], band.above)
     every = None, None, False
     near = support_of_field(
         OP, field, chosen.kind, chosen.radius, around, every, float("inf"), part
     )
-    first, last = (row * x.width for row in (band.inner.start, band.inner.stop))
+    first, last = (row * x.query_grid[1] for row in (band.inner.start, band.inner.stop))
     indptr = near.indptr[first : last + 1]
     indices = near.indices[indptr[0] : indptr[-1]]
-    return Support(indptr - indptr[0], indices, (last - first, x.pixels))
+    return Support(indptr - indptr[0], indices, (last - first, x.m))
 
 
-def _count(folder: Folder, x: Features, chosen: NearKeys, band: Band) -> Any:
+def _count(folder: Folder, x: Points, chosen: NearKeys, band: Band) -> Any:
     keys = len(_support(folder, x, chosen, band).indices)
     return {"counts": np.array([keys])}, 0
 
 
 def _weigh(
-    folder: Folder, x: Features, chosen: NearKeys, band: Band, first: int, values: bool
+    folder: Folder, x: Points, chosen: NearKeys, band: Band, first: int, values: bool
 ) -> Any:
-    support, keys = _support(folder, x, chosen, band), folder.read("keys")
-    q = queries(keys, band.first, band.last)
+    support, keys = _support(folder, x, chosen, band), x.keys(folder)
+    q = x.queries(folder, band.first, band.last)
     arrays = {"q": (q, "Hq Wq d"), "k": (keys, "Hk Wk d")}
     fit = _check.fit(OP, arrays, nonfinite="propagate")
     weights = WeightFunction.checked(fit, scale=float(folder.read("scale")[0]))
@@ -124,7 +123,6 @@ def _weigh(
         "lse": entries.lse,
     }
     if values:
-        image = folder.read("image")
-        out = SparseMap(*entries) @ image.reshape(x.pixels, x.colours)
-        blocks["out"] = out.reshape(-1, x.width, x.colours)
+        out = SparseMap(*entries) @ x.values(folder).reshape(x.m, x.e)
+        blocks["out"] = out.reshape(-1, x.query_grid[1], x.e)
     return blocks, len(entries.weights)

@@ -19,15 +19,15 @@ from nlattn.kernels.leaves import SLOTS
 from nlattn.kernels.matching import BLOCK
 from nlattn.runtime.jit import blocks
 from nlattn.tiled import search
-from nlattn.tiled.bands import Band, bands
-from nlattn.tiled.features import Features
+from nlattn.tiled.bands import Band
 from nlattn.tiled.folder import Array, Folder
+from nlattn.tiled.points import Points
 from nlattn.tiled.task import Cost, Stage, TileTask
 
 _FIRST = Band(0, 0, 1, 0, 1)  # what only looks at keys asks for few queries
 
 
-def stages(x: Features, options: SearchOptions) -> list[Stage]:
+def stages(x: Points, options: SearchOptions) -> list[Stage]:
     """The trees, the first field, and one for every pass over a tree."""
     planted = [_longest(x, options), *(_plant(x, options, t) for t in range(options.trees))]
     passes = [(r, t) for r in range(1 + options.rounds) for t in range(options.trees)]
@@ -41,23 +41,23 @@ def _files(t: int) -> tuple[str, str, str, str]:
     return f"order_{t}", f"home_{t}", f"planes_{t}", f"thresholds_{t}"
 
 
-def _longest(x: Features, options: SearchOptions) -> Stage:
-    array = Array("longest", (1,), "float32")
+def _longest(x: Points, options: SearchOptions) -> Stage:
+    array = Array("longest", (1,), x.dtype)
 
     def begin(_: Folder) -> tuple[list[Array], list[TileTask]]:
         return [array], [TileTask("longest", _measure, (x, options), {"longest": 0})]
 
-    return Stage("longest", ("keys", "scale"), ("longest",), begin, Cost(1, 12 * x.pixels, 4))
+    return Stage("longest", x.files[:2], ("longest",), begin, Cost(1, 24 * x.m, 8))
 
 
-def _plant(x: Features, options: SearchOptions, t: int) -> Stage:
-    depth, size, m = engine.levels(x.pixels), x.channels + 1, x.pixels
+def _plant(x: Points, options: SearchOptions, t: int) -> Stage:
+    depth, size, m = engine.levels(x.m), x.d, x.m
     order, home, planes, thresholds = _files(t)
     arrays = [
         Array(order, (m,), "int32"),
         Array(home, (m,), "int32"),
-        Array(planes, ((size + 1) << depth,), "float32"),
-        Array(thresholds, (1 << depth,), "float32"),
+        Array(planes, ((size + 1) << depth,), x.dtype),
+        Array(thresholds, (1 << depth,), x.dtype),
     ]
     own = _files(t)
 
@@ -66,22 +66,22 @@ def _plant(x: Features, options: SearchOptions, t: int) -> Stage:
         return arrays, [task]
 
     disk = sum(array.nbytes for array in arrays)
-    reads = ("keys", "scale", "longest")
-    return Stage(f"tree {t}", reads, own, begin, Cost(1, 12 * m + disk, disk, depth * m))
+    reads = (*x.files[:2], "longest")
+    return Stage(f"tree {t}", reads, own, begin, Cost(1, 20 * m + disk, disk, depth * m))
 
 
-def _pass(x: Features, options: SearchOptions, number: int, last: int, r: int, t: int) -> Stage:
+def _pass(x: Points, options: SearchOptions, number: int, last: int, r: int, t: int) -> Stage:
     """Pass `number` of all: tree `t` in round `r`."""
-    near = bands(x.height, x.rows, int(r > 0))
+    near = x.bands(int(r > 0))
     index, score = search.names(number, last)
     before = search.names(number - 1, last)
-    shape = (x.height, x.width, options.topk)
-    arrays = [Array(index, shape, "int32"), Array(score, shape, "float32")]
+    shape = (*x.query_grid, options.topk)
+    arrays = [Array(index, shape, "int32"), Array(score, shape, x.dtype)]
     kept = _tried(r, t) if 0 < r < options.rounds else None
     if kept:
-        arrays.append(Array(kept, (x.height, x.width, SLOTS), "int32"))
+        arrays.append(Array(kept, (*x.query_grid, SLOTS), "int32"))
     made = tuple(array.name for array in arrays)
-    reads = ["keys", "scale", "longest", *_files(t), *before]
+    reads = [*x.files[:2], "longest", *_files(t), *before]
     drops = [*before]
     if r > 1:
         reads.append(_tried(r - 1, t))
@@ -97,11 +97,11 @@ def _pass(x: Features, options: SearchOptions, number: int, last: int, r: int, t
             for b in near
         ]
 
-    widest = max(b.below - b.above for b in near) * x.width
+    widest = max(b.below - b.above for b in near) * x.query_grid[1]
     slots = 1 if r == 0 else SLOTS
-    each = 4 * (x.channels + 1) + 16 * options.topk + 16 * SLOTS + 40 * slots
+    each = 8 * x.d + 24 * options.topk + 16 * SLOTS + 40 * slots
     disk = sum(array.nbytes for array in arrays)
-    scores = slots * engine.LEAF * x.pixels
+    scores = slots * engine.LEAF * x.n
     cost = Cost(len(near), widest * (each + 8 * slots * options.topk), disk, scores)
     return Stage(name, tuple(reads), made, begin, cost, tuple(drops))
 
@@ -110,12 +110,12 @@ def _tried(r: int, t: int) -> str:
     return f"tried_{t}_{r}"
 
 
-def _measure(folder: Folder, x: Features, options: SearchOptions) -> Any:
+def _measure(folder: Folder, x: Points, options: SearchOptions) -> Any:
     (_, k, *_), plan = search.inputs(folder, x, options, _FIRST)
     return {"longest": engine.key_squares(k[0], plan).max(initial=0)[None]}, 0
 
 
-def _grow(folder: Folder, x: Features, options: SearchOptions, t: int) -> Any:
+def _grow(folder: Folder, x: Points, options: SearchOptions, t: int) -> Any:
     (_, k, *_), plan = search.inputs(folder, x, options, _FIRST)
     extra = engine.lengthening(engine.key_squares(k[0], plan), folder.read("longest")[0], plan)
     grown = engine.grow(k[0], _check.frozen(extra), plan, t)
@@ -124,7 +124,7 @@ def _grow(folder: Folder, x: Features, options: SearchOptions, t: int) -> Any:
 
 def _try(
     folder: Folder,
-    x: Features,
+    x: Points,
     options: SearchOptions,
     number: int,
     last: int,

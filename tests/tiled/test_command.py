@@ -59,7 +59,7 @@ def test_what_cannot_be_is_said_in_a_line(
     for arguments, code, text in (
         (["--memory", "1MB"], 3, "no tile is small enough"),
         (["--channels", "99"], 2, "--channels 99, expected at most 27"),
-        (["--method", "dense"], 2, "--tile needs an IMAGE and --method scram"),
+        (["--method", "dense"], 2, "--tile needs --method scram"),
         (["--query", "1,1"], 2, "--page and --query do not go with --tile"),
         (["--force"], 2, "remove the folder, or say --resume"),
         (["--memory", "much"], 2, "'much' is no size, such as 4GB"),
