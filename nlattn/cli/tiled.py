@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from nlattn import _check
 from nlattn.cli.output import MachineError, peak_memory, table, to_json
-from nlattn.tiled import arrays, exports, scram, sources
+from nlattn.tiled import arrays, certified, exports, scram, sources
 from nlattn.tiled import nl_means as means
 from nlattn.tiled import plan as plans
 from nlattn.tiled.executors import Dask, Processes, WorkersLostError
@@ -18,7 +18,9 @@ from nlattn.tiled.task import Record
 
 _MEMORY = 4e9
 _ONE_A_SECOND = 1.0
-_Job: TypeAlias = scram.ScramJob | arrays.ArraysJob | means.Denoising
+_OfArrays: TypeAlias = arrays.ArraysJob | certified.CertifiedJob
+_OfPicture: TypeAlias = scram.ScramJob | certified.CertifiedPictureJob | means.Denoising
+_Job: TypeAlias = _OfArrays | _OfPicture
 
 
 def one_map(options: Namespace) -> int:
@@ -28,8 +30,11 @@ def one_map(options: Namespace) -> int:
     _refuse_drawing(options)
     if options.picture:
         raise ValueError("--picture goes with an IMAGE: arrays are none")
-    job = arrays.job(options.q, options.k, options.v, scale=options.scale, **_searching(options))
-    return _done(job, options)
+    given = options.q, options.k, options.v
+    if options.method == "certified":
+        told = {"tile": options.tile, "tolerance": options.tolerance, "scale": options.scale}
+        return _done(certified.job(*given, **told), options)
+    return _done(arrays.job(*given, scale=options.scale, **_searching(options)), options)
 
 
 def denoise(options: Namespace) -> int:
@@ -91,8 +96,8 @@ def plan(options: Namespace) -> int:
 
 
 def _refuse_drawing(options: Namespace) -> None:
-    if options.method != "scram":
-        raise ValueError("--tile needs --method scram")
+    if options.method not in ("scram", "certified"):
+        raise ValueError("--tile needs --method scram or certified")
     if options.page is not None or options.query:
         raise ValueError("--page and --query do not go with --tile")
 
@@ -110,17 +115,14 @@ def _searching(options: Namespace) -> dict[str, Any]:
     }
 
 
-def _map_job(options: Namespace) -> scram.ScramJob:
+def _map_job(options: Namespace) -> scram.ScramJob | certified.CertifiedPictureJob:
     _refuse_drawing(options)
-    return scram.job(
-        options.image,
-        patch=options.patch,
-        channels=options.channels,
-        gain=options.gain,
-        scale=options.scale,
-        keys=options.keys,
-        **_searching(options),
-    )
+    names = ("patch", "channels", "gain", "scale", "keys", "seed")
+    told = {name: getattr(options, name) for name in names}
+    if options.method == "certified":
+        how = {"tile": options.tile, "tolerance": options.tolerance}
+        return certified.picture_job(options.image, **how, **told)
+    return scram.job(options.image, **{**told, **_searching(options)})
 
 
 def _done(job: _Job, options: Namespace) -> int:
@@ -184,9 +186,7 @@ def _report(records: list[Record], seconds: float, job: _Job, options: Namespace
 
 def _size(job: _Job) -> tuple[int, int]:
     """Rows and columns of the queries."""
-    if isinstance(job, arrays.ArraysJob):
-        return job.points.query_grid
-    return job.source.shape[:2]
+    return job.points.query_grid if isinstance(job, _OfArrays) else job.source.shape[:2]
 
 
 class _Progress:
@@ -229,7 +229,7 @@ def _weight(job: _Job, name: str) -> float:
     """Seconds of a stage, in units that do not matter: from its scores and bytes."""
     cost = next(stage.cost for stage in job.stages() if stage.name == name)
     once = {"moments": 60.0, "lengths": 15.0, "keys": 20.0}.get(name, 0.0)
-    if once and isinstance(job, scram.ScramJob):
+    if once and isinstance(job, _OfPicture):
         height, width, colours = job.source.shape
         once *= height * width * colours
     return cost.scores + cost.disk / 10 + once + 1

@@ -103,7 +103,7 @@ def _sound(ground: Ground, part: Descent) -> tuple[Descent, Ints]:
     ground.seen[part.asked.order] += kernels.NEAR
     flags = _gather(ground, part, nothing, most=0).counts[:, 2]
     panels = _check.frozen(np.flatnonzero(flags != UNSOUND))
-    left = _queries(part, np.flatnonzero(flags == UNSOUND))
+    left = queries_of(part, np.flatnonzero(flags == UNSOUND))
     return part._replace(asked=part.asked._replace(panels=panels)), left
 
 
@@ -146,26 +146,39 @@ def _numbers(shape: Geometry, kind: Any) -> tuple[Floats, Floats, float]:
     return numbers, top, slack
 
 
-def _terms(ground: Ground, part: Descent, v: Floats, most: float) -> Terms:
-    tree, kind, e = part.tree, part.tree.shorts.dtype, v.shape[1]
+def node_values(tree: Tree, v: Floats) -> tuple[Floats, Floats]:
+    """Values (m, e) leaf by leaf, and their sums over every node, as the kernels take them."""
+    kind, e = tree.shorts.dtype, v.shape[1]
     values, totals = np.empty((tree.size, e), kind), np.empty((2 << tree.levels, e), kind)
     v = _check.frozen(v, kind)
     for level in range(tree.levels, -1, -1):
         kernels.total_values(1 << level, tree, v, level, values, totals)
+    return _check.frozen(values.reshape(-1)), _check.frozen(totals.reshape(-1))
+
+
+def terms(
+    part: Descent,
+    summed: tuple[Floats, Floats],
+    tolerance: float,
+    most: float,
+    x: Slice,
+    grouped: bool,
+) -> Terms:
+    """What is summed over a tree, `summed` as by `node_values`; only the masks of `x` count."""
+    kind = part.tree.shorts.dtype
     return Terms(
-        _check.frozen(values.reshape(-1)),
-        _check.frozen(totals.reshape(-1)),
-        e,
+        *summed,
+        len(summed[0]) // max(part.tree.size, 1),
         part.numbers,
-        ground.tolerance,
-        _RESERVE * ground.tolerance,
+        tolerance,
+        _RESERVE * tolerance,
         float(np.finfo(kind).eps) / 2,
-        float(np.log(tree.size)) + 1,
+        float(np.log(part.tree.size)) + 1,
         part.slack,
         int(most),
-        ground.slice.pairs,
-        int(ground.slice.causal),
-        ground.grouped,
+        x.pairs,
+        int(x.causal),
+        grouped,
     )
 
 
@@ -180,15 +193,16 @@ def _gather(ground: Ground, part: Descent, v: Floats, *, most: float) -> _Gather
     n, e = len(ground.slice.q), v.shape[1]
     out, norm = np.zeros((n, e)), np.zeros((n, 4))
     counts = np.zeros((-(-len(part.asked.order) // width(part.tree.shorts)), 5), np.int64)
-    terms = _terms(ground, part, v, most)
+    summed = node_values(part.tree, v)
+    told = terms(part, summed, ground.tolerance, most, ground.slice, ground.grouped)
     kernels.gather(
-        len(part.asked.panels), part.tree, part.asked, terms, out, norm, counts,
+        len(part.asked.panels), part.tree, part.asked, told, out, norm, counts,
         np.zeros(0, np.int32),
     )  # fmt: skip
     return _Gathered(out, norm, counts)
 
 
-def _queries(part: Descent, panels: Ints) -> Ints:
+def queries_of(part: Descent, panels: Ints) -> Ints:
     """Queries of some panels, ascending."""
     w, order = width(part.tree.shorts), part.asked.order
     lanes = (panels[:, None] * w + np.arange(w)).reshape(-1)
@@ -217,7 +231,7 @@ def _count(seen: Ints, part: Descent, counts: Ints) -> None:
 
 def attend(ground: Ground, v: Floats) -> Sums:
     """Means of the values (m, e), normalisers, and what may be missed."""
-    x, middle = ground.slice, _middle(v)
+    x, middle = ground.slice, middle_of(v)
     n, m, centred = len(x.q), len(x.k), v.astype(np.float64) - middle
     out, lse, missed = np.zeros((n, v.shape[1])), np.full(n, -np.inf), np.zeros(n)
     seen, left = ground.seen.copy(), [ground.dense]
@@ -225,8 +239,8 @@ def attend(ground: Ground, v: Floats) -> Sums:
         sums, norm, counts = _gather(ground, part, centred, most=m)
         panels = part.asked.panels
         _count(seen, part, counts)
-        left.append(_queries(part, panels[counts[panels, 2] != 0]))
-        rows = _queries(part, panels)
+        left.append(queries_of(part, panels[counts[panels, 2] != 0]))
+        rows = queries_of(part, panels)
         rows = rows[norm[rows, 0] > 0]
         total = norm[rows, 0]
         out[rows] = sums[rows] / total[:, None] + middle
@@ -242,7 +256,7 @@ def attend(ground: Ground, v: Floats) -> Sums:
     return Sums(out, lse, missed, seen)
 
 
-def _middle(v: Floats) -> Floats:
+def middle_of(v: Floats) -> Floats:
     """Middle of every channel's range, if it is far from 0 beside its width.
 
     Then no value exceeds 1.5 widths, and sums round by as much; values around 0 keep their digits.

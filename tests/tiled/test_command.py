@@ -59,7 +59,7 @@ def test_what_cannot_be_is_said_in_a_line(
     for arguments, code, text in (
         (["--memory", "1MB"], 3, "no tile is small enough"),
         (["--channels", "99"], 2, "--channels 99, expected at most 27"),
-        (["--method", "dense"], 2, "--tile needs --method scram"),
+        (["--method", "dense"], 2, "--tile needs --method scram or certified"),
         (["--query", "1,1"], 2, "--page and --query do not go with --tile"),
         (["--force"], 2, "remove the folder, or say --resume"),
         (["--memory", "much"], 2, "'much' is no size, such as 4GB"),
@@ -110,6 +110,7 @@ def test_a_run_killed_and_then_interrupted_is_finished(image: Path, tmp_path: Pa
     out, whole = tmp_path / "out", tmp_path / "whole"
     code = (
         "import os, signal, sys, nlattn.cli.tiled as t\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may ignore it
         "before = t._Progress.__call__\n"
         "number, at = int(sys.argv.pop(1)), sys.argv.pop(1)\n"
         "def call(self, stage, done, total):\n"

@@ -1,0 +1,97 @@
+"""What certified attention knows of queries and keys before there are values, as files.
+
+One task surveys all of them; others read its trees where they lie. A part (there are at most two,
+by precision) is the files whose names begin with its number.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nlattn import _check
+from nlattn._types import Ints
+from nlattn.engines.certified import Descent, Ground
+from nlattn.engines.nearest import ALL, SHARE
+from nlattn.kernels.boxes import Tree
+from nlattn.kernels.nearest import Asked
+from nlattn.tiled.folder import Array, Folder
+
+PARTS = 2
+_TREE = ("order", "points", "shorts", "boxes", "least", "most", "uniform")
+_ASKED = ("queries", "places", "brief", "bounds", "panels")
+_OTHERS = ("sizes", "numbers", "top", "errors", "position")
+WHOLE = ("dense", "dense_rounding", "dense_wide")
+"""Files of what is left to dense attention, whatever the values."""
+
+
+def names(part: int) -> tuple[str, ...]:
+    """Files of a part."""
+    return tuple(f"part{part}_{name}" for name in (*_TREE, *_ASKED, *_OTHERS))
+
+
+def all_names() -> tuple[str, ...]:
+    """Files of all of it."""
+    return (*(name for part in range(PARTS) for name in names(part)), *WHOLE)
+
+
+def save(folder: Folder, ground: Ground) -> dict[str, Any]:
+    """Make the files; returns what they hold."""
+    n = len(ground.slice.q)
+    made: dict[str, Any] = {
+        "dense": ground.dense,
+        "dense_rounding": ground.dense_rounding,
+        "dense_wide": np.array([ground.dense_wide]),
+    }
+    for number in range(PARTS):
+        there = number < len(ground.parts)
+        arrays = _arrays(ground.parts[number], n) if there else [np.zeros(0)] * len(names(number))
+        made |= dict(zip(names(number), arrays, strict=True))
+    for name, x in made.items():
+        folder.make(Array(name, x.shape, x.dtype.str))
+    return made
+
+
+def _arrays(part: Descent, n: int) -> list[Any]:
+    tree, asked = part.tree, part.asked
+    position = np.full(n, -1, np.int64)
+    position[asked.order] = np.arange(len(asked.order))
+    return [
+        *(getattr(tree, name) for name in _TREE),
+        *(asked.order, asked.points, asked.shorts, asked.numbers, asked.panels),
+        np.array([tree.levels, tree.size, tree.dims, tree.short]),
+        part.numbers,
+        part.top,
+        np.array([asked.rounding, part.slack]),
+        position,
+    ]
+
+
+def part(folder: Folder, number: int) -> Descent | None:
+    """A part, read where it lies; None if there is none."""
+    short_names = (*_TREE, *_ASKED, *_OTHERS)
+    if not folder.read(f"part{number}_sizes").size:
+        return None
+    held = {name: folder.read(f"part{number}_{name}") for name in short_names}
+    levels, size, dims, short = (int(x) for x in held["sizes"])
+    arrays = {name: _check.frozen(held[name]) for name in _TREE}
+    tree = Tree(levels=levels, size=size, dims=dims, short=short, **arrays)
+    order, points, shorts, bounds, panels = (_check.frozen(held[name]) for name in _ASKED)
+    rounding, slack = (float(x) for x in held["errors"])
+    asked = Asked(order, points, shorts, bounds, rounding, panels, ALL, SHARE)
+    return Descent(tree, asked, _check.frozen(held["numbers"]), held["top"], slack)
+
+
+def some(whole: Descent, first: int, last: int, panels: Ints) -> Descent:
+    """The queries `first` to `last` of the order of a part, renumbered; panels of theirs."""
+    asked, own = whole.asked, whole.asked.order[first:last]
+    fewer = asked._replace(
+        order=_check.frozen(np.arange(len(own)), np.int32),
+        points=_check.frozen(asked.points[own]),
+        shorts=_check.frozen(asked.shorts[own]),
+        numbers=_check.frozen(asked.numbers[own]),
+        panels=_check.frozen(panels, asked.panels.dtype),
+    )
+    numbers = _check.frozen(whole.numbers[own])
+    return Descent(whole.tree, fewer, numbers, whole.top[own], whole.slack)
