@@ -46,7 +46,7 @@ class Factor(NamedTuple):
 def channel_scales(k: Floats) -> Floats:
     """Power of two for each channel of keys (batch, n, d); NaN where one is not finite."""
     batch, n, d = k.shape
-    parts: Floats = np.empty((batch, _parts(n, 1), d))
+    parts: Floats = np.empty((batch, part_count(n, 1), d))
     kernels.peaks(batch * parts.shape[1], k, parts)
     return power_scales(parts.max(1))
 
@@ -66,6 +66,15 @@ def triangles(k: Floats, scale: Floats) -> Floats:
     return R
 
 
+def part_triangle(k: Floats, scale: Floats, part: int) -> Floats:
+    """One part's state of `triangles` of one slice (1, n, d), (d, d): the same bits."""
+    R = _states(k)
+    for some in _blocks(R, k.shape[1], _CHANNEL_COST):
+        kernels.fold_triangle(range(part, part + 1), k, scale, some.start, some.stop, R)
+    state: Floats = R[0, part]
+    return state
+
+
 def gram(k: Floats, scale: Floats) -> Floats:
     """Lower triangle of the Gram matrix of ``k * scale``, (batch, d, d)."""
     G = _states(k)
@@ -79,10 +88,10 @@ def gram(k: Floats, scale: Floats) -> Floats:
 
 def _states(k: Floats) -> Floats:
     batch, n, d = k.shape
-    return np.zeros((batch, _parts(n, d), d, d))
+    return np.zeros((batch, part_count(n, d), d, d))
 
 
-def _parts(n: int, d: int) -> int:
+def part_count(n: int, d: int) -> int:
     """States for n rows: not so many that merging them would cost what folding does."""
     return max(1, min(PARTS, n // max(kernels.BLOCK, 4 * d)))
 

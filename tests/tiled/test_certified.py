@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import nlattn
-from nlattn import images
+from nlattn import _check, images
 from nlattn.cli import main
 from nlattn.engines import certified as engine
 from nlattn.tiled import certified
@@ -25,6 +26,19 @@ def clustered(dtype: str, spread: float, n: int = 900) -> np.ndarray:
     return x.astype(dtype)
 
 
+def fewer(sound: Callable[..., Any]) -> Callable[..., Any]:
+    """As if rounding left too little for a third of the panels of every part."""
+
+    def find(*arguments: Any) -> Any:
+        part, left = sound(*arguments)
+        panels = part.asked.panels
+        left = np.union1d(left, engine.queries_of(part, panels[::3]))
+        kept = _check.frozen(np.delete(panels, np.s_[::3]))
+        return part._replace(asked=part.asked._replace(panels=kept)), left
+
+    return find
+
+
 @pytest.mark.parametrize(
     ("dtype", "spread", "lengthened", "options"),
     [
@@ -32,7 +46,6 @@ def clustered(dtype: str, spread: float, n: int = 900) -> np.ndarray:
         ("float64", 0.2, 0, {"weight": "gaussian", "tolerance": 1e-6}),
         ("float32", 0.2, 0, {"scale": 30.0, "tolerance": 1e-5}),
         ("float32", 0.2, 100, {"scale": 2.0, "tolerance": 1e-4}),
-        ("float32", 0.2, 60, {"scale": 20.0, "tolerance": 1e-4}),
         ("float32", 9.0, 0, {}),
         ("float32", 0.2, 0, {"tolerance": 0.0}),
     ],
@@ -45,7 +58,9 @@ def test_groups_give_the_bits_of_the_whole(
     lengthened: int,
     options: dict[str, Any],
 ) -> None:
-    monkeypatch.setattr(engine, "_SINGLE", 8)
+    if lengthened:  # panels of both precisions, and queries that are left to dense attention
+        monkeypatch.setattr(engine, "_SINGLE", 8)
+        monkeypatch.setattr(engine, "_sound", fewer(engine._sound))
     q, k = clustered(dtype, spread)[:300], clustered(dtype, spread)
     q[:lengthened] *= 40
     v = np.random.default_rng(1).standard_normal((900, 2)).astype(dtype) + 3

@@ -1,0 +1,185 @@
+"""Leverage scores of keys beyond memory: parts are folded by themselves, and merged in order."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nlattn import _check
+from nlattn.engines import leverage as engine
+from nlattn.files import npy
+from nlattn.tiled import sources
+from nlattn.tiled.executors import identity
+from nlattn.tiled.folder import Array, Folder
+from nlattn.tiled.plan import check
+from nlattn.tiled.run import Executor, Told, run
+from nlattn.tiled.task import Cost, Record, Stage, TileTask
+
+OP = "tiled"
+_METHODS = ("qr", "svd")
+
+
+class LeverageJob(NamedTuple):
+    """All that a run is told."""
+
+    path: str
+    n: int
+    d: int
+    tile: int
+    method: str
+    rcond: float | None
+
+    @property
+    def bands(self) -> list[tuple[int, int]]:
+        """First and last keys of the tasks that look at some."""
+        step = self.tile * self.tile
+        return [(first, min(first + step, self.n)) for first in range(0, self.n, step)]
+
+    def stages(self) -> list[Stage]:
+        """Largest magnitudes, the triangle of every part, the factor of all, and the scores."""
+        d, parts = self.d, engine.part_count(self.n, self.d)
+        state = 8 * d * d
+        keys = min(self.n, self.tile * self.tile)
+
+        def measure(_: Folder) -> tuple[list[Array], list[TileTask]]:
+            return [Array("peaks", (len(self.bands), d), "float64")], [
+                TileTask(f"peaks/{i}", _measure, (self, *ends), {"peaks": i})
+                for i, ends in enumerate(self.bands)
+            ]
+
+        def fold(_: Folder) -> tuple[list[Array], list[TileTask]]:
+            return [Array("triangles", (parts, d, d), "float64")], [
+                TileTask(f"fold/{part}", _fold, (self, part), {"triangles": part})
+                for part in range(parts)
+            ]
+
+        def factor(_: Folder) -> tuple[list[Array], list[TileTask]]:
+            made = [
+                Array("scale", (d,), "float64"),
+                Array("order", (d,), "int64"),
+                Array("inverse", (d, d), "float64"),
+                Array("rank", (1,), "int64"),
+            ]
+            starts = dict.fromkeys(("scale", "order", "inverse", "rank"), 0)
+            return made, [TileTask("factor", _factor, (self,), starts)]
+
+        def score(_: Folder) -> tuple[list[Array], list[TileTask]]:
+            return [Array("leverage", (self.n,), "float64")], [
+                TileTask(f"scores/{i}", _score, (self, *ends), {"leverage": ends[0]})
+                for i, ends in enumerate(self.bands)
+            ]
+
+        bands, folding = len(self.bands), self.n * d
+        made = ("scale", "order", "inverse", "rank")
+        return [
+            Stage("peaks", (), ("peaks",), measure,
+                  Cost(bands, 12 * keys * d, 8 * d * bands, folding)),
+            Stage("fold", ("peaks",), ("triangles",), fold,
+                  Cost(parts, (parts + 4) * state, parts * state, folding * d)),
+            Stage("factor", ("triangles", "peaks"), made, factor,
+                  Cost(1, 4 * (parts + 2) * state, 2 * state), ("triangles", "peaks")),
+            Stage("scores", made, ("leverage",), score,
+                  Cost(bands, 16 * keys + 4 * state, 8 * self.n, folding * d),
+                  ("scale", "order", "inverse")),
+        ]  # fmt: skip
+
+    def header(self) -> dict[str, Any]:
+        """What a folder must agree on to be continued."""
+        image = sources.digest(sources.Source("npy", self.path, (1, 1, 1)))
+        job = {"version": identity(), "job": "leverage", "k": image, "tile": self.tile}
+        return {**job, "method": self.method, "rcond": self.rcond}
+
+    def tiled(self, tile: int) -> LeverageJob:
+        """The same with other tiles."""
+        return self._replace(tile=tile)
+
+
+def _keys(job: LeverageJob) -> Any:
+    return _check.frozen(npy.mapped(OP, job.path, kinds="f").view(np.ndarray))
+
+
+def _measure(_: Folder, job: LeverageJob, first: int, last: int) -> Any:
+    keys = _keys(job)[first:last]
+    bad = ~np.isfinite(keys)
+    if bad.any():
+        row, channel = (int(i) for i in np.argwhere(bad)[0])
+        _check.fail(OP, f"k[{first + row}, {channel}]", "is not finite, expected finite values")
+    return {"peaks": np.abs(keys).max(0, initial=0)[None]}, 0
+
+
+def _scale(folder: Folder) -> Any:
+    return engine.power_scales(folder.read("peaks").max(0))
+
+
+def _fold(folder: Folder, job: LeverageJob, part: int) -> Any:
+    scale = _check.frozen(_scale(folder)[None])
+    state = engine.part_triangle(_keys(job)[None], scale, part)
+    return {"triangles": state[None]}, 0
+
+
+def _factor(folder: Folder, job: LeverageJob) -> Any:
+    d, scale = job.d, _scale(folder)
+    cut = max(job.n, d) * engine.UNIT if job.rcond is None else job.rcond
+    states = folder.read("triangles").reshape(-1, d)
+    found = engine.of_triangle(states, scale, cut, job.method)
+    inverse = np.zeros((d, d))
+    inverse[:, : found.rank] = found.inverse
+    rank = np.array([found.rank])
+    return {"scale": scale, "order": found.order, "inverse": inverse, "rank": rank}, 0
+
+
+def _score(folder: Folder, job: LeverageJob, first: int, last: int) -> Any:
+    rank, inverse = int(folder.read("rank")[0]), np.array(folder.read("inverse"))
+    scale, order = (np.array(folder.read(name)) for name in ("scale", "order"))
+    factor = engine.Factor(scale, order, inverse[:, :rank], inverse[:0], rank, 1.0)
+    scores = engine.scores(_keys(job)[None, first:last], [factor])[0]
+    return {"leverage": np.clip(scores, 0, 1)}, last - first
+
+
+def job(
+    k: str | os.PathLike[str], *, tile: int = 1024, method: str = "qr", rcond: float | None = None
+) -> LeverageJob:
+    """A checked job."""
+    path = os.path.abspath(k)
+    x = npy.mapped(OP, path, kinds="f").view(np.ndarray)
+    if x.dtype not in (np.float32, np.float64) or not x.dtype.isnative:
+        _check.fail_type(OP, "k", f"holds {x.dtype}, expected float32 or float64")
+    if x.ndim != 2 or 0 in x.shape or not x.flags.c_contiguous:
+        _check.fail(OP, "k", f"has shape {x.shape}, expected (n, d) row by row")
+    if rcond is not None and not 0 <= _check.number(OP, "rcond", rcond) < 1:
+        _check.fail(OP, f"rcond={rcond},", "expected from 0 to less than 1")
+    side = _check.integer(OP, "tile", tile, low=1)
+    return LeverageJob(
+        path, x.shape[0], x.shape[1], side, _check.choice(OP, "method", method, _METHODS), rcond
+    )
+
+
+def leverage_scores(
+    k: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    executor: Executor | None = None,
+    resume: bool = False,
+    progress: Told = None,
+    max_bytes: float = 4e9,
+    **options: Any,
+) -> list[Record]:
+    """`leverage_scores` of keys on disk, to ``leverage.npy`` (n,) and ``rank.npy`` of `out`.
+
+    Parameters
+    ----------
+    k : path of ``.npy``, (n, d), float32 or float64
+        Keys, read where they lie.
+    out : path
+        Folder of the results; their bits are those of the operator, for any tile and executor.
+    executor, resume, progress, max_bytes
+        As for `nlattn.tiled.scram.scram`.
+    **options
+        `tile`: tasks have ``tile * tile`` keys; `method` "qr" or "svd", and `rcond`, as there.
+    """
+    told = job(k, **options)
+    check(told, executor.workers if executor else 1, max_bytes)
+    how = {"executor": executor, "resume": resume, "progress": progress}
+    return run(out, told.stages(), told.header(), **how)  # type: ignore[arg-type]
