@@ -68,6 +68,23 @@ class WeightFunction(NamedTuple):
         bias = _check.frozen(np.empty(0) if self.bias is None else self.bias, np.float64)
         return kernels.Options(WEIGHTS.index(self.weight), self.factor, self.power, fill, bias)
 
+    @property
+    def slope(self) -> Floats:
+        """Of a score to what it is of: a factor, and whether it is of a difference."""
+        centred = self.weight == "gaussian"
+        return _check.frozen(np.array([(2 if centred else 1) * self.factor, centred]))  # type: ignore[no-any-return]
+
+
+def key_sums(coefficients: Floats, indptr: Ints, queries: Ints, x: Floats, factor: float) -> Floats:
+    """``factor sum_i c_ij x_i`` for keys whose edges lie one after the other, queries ascending."""
+    out: Floats = np.empty((len(indptr) - 1, x.shape[1]), x.dtype)
+    none, table = _check.frozen(np.empty(0, np.int64)), _check.frozen(np.zeros((1, 4), np.int64))
+    slope, tasks = _check.frozen(np.array([factor, 0.0])), blocks(len(out), kernels.BLOCK)
+    rows = none, _check.frozen(indptr), _check.frozen(queries)
+    given = _check.frozen(coefficients), *rows, x[None], x[None], table, slope
+    kernels.gather(tasks, *given, out[None])
+    return out
+
 
 class SparseParts(NamedTuple):
     """What a sparse map is made of, for one head."""
@@ -151,28 +168,13 @@ class Edges:
 
     def vjp(self, weights: WeightFunction, with_dlse: bool) -> tuple[Floats, ...]:
         """Gradients of q, k and v; of the bias of edges and of each head's sink, if there are."""
-        fit, options = self.fit, weights.options
         q, k, v, dout = (self._array(name) for name in ARRAYS[:4])
-        dlse = np.zeros((fit.batch, self.n), fit.dtype)
-        if with_dlse:
-            dlse = fit["dlse"].reshape(dlse.shape)
-        scores, P, _ = self._weigh(weights)
-        dscores = np.empty_like(P)
-        arrays = v, dout, _check.frozen(dlse), *self.support[:2], self._table("q", "k", "v")
-        scores, P = _check.frozen(scores), _check.frozen(P)
-        kernels.differentiate(self._blocks(self.n), *arrays, options, scores, P, dscores)
-
+        dlse = self._dlse(with_dlse)
+        P, dscores = self.slopes(weights, with_dlse)
         by_key = Transposed.of(self.support, self.m)
-        dscores = _check.frozen(dscores)
-        centred = weights.weight == "gaussian"
-        slope = _check.frozen(np.array([(2 if centred else 1) * weights.factor, centred]))
-        plain = _check.frozen(np.array([1.0, 0.0]))
-        none = _check.frozen(np.empty(0, np.int64))
-        dq, dk = self._empty(self.n, q.shape[2]), self._empty(self.m, q.shape[2])
-        dv = self._empty(self.m, v.shape[2])
-        rows, keys = self._blocks(self.n), self._blocks(self.m)
-        by_row = none, *self.support[:2]
-        kernels.gather(rows, dscores, *by_row, k, q, self._table("k", "q"), slope, dq)
+        slope, plain = weights.slope, _check.frozen(np.array([1.0, 0.0]))
+        dk, dv = self._empty(self.m, q.shape[2]), self._empty(self.m, v.shape[2])
+        keys, dq = self._blocks(self.m), self.query_sums(weights, dscores)
         kernels.gather(keys, dscores, *by_key, q, k, self._table("q", "k"), slope, dk)
         kernels.gather(keys, P, *by_key, dout, v, self._table("dout", "v"), plain, dv)
         gradients = [self._reduced("q", dq), self._reduced("k", dk), self._reduced("v", dv)]
@@ -181,6 +183,30 @@ class Edges:
         if weights.sinks is not None:
             gradients.append(self._of_sinks(weights, dout, dlse))
         return tuple(gradients)
+
+    def slopes(self, weights: WeightFunction, with_dlse: bool) -> tuple[Floats, Floats]:
+        """Weights of all edges, and the cotangents of their scores."""
+        v, dout = self._array("v"), self._array("dout")
+        scores, P, _ = self._weigh(weights)
+        dscores = np.empty_like(P)
+        arrays = v, dout, self._dlse(with_dlse), *self.support[:2], self._table("q", "k", "v")
+        scores, P = _check.frozen(scores), _check.frozen(P)
+        kernels.differentiate(self._blocks(self.n), *arrays, weights.options, scores, P, dscores)
+        return P, _check.frozen(dscores)
+
+    def query_sums(self, weights: WeightFunction, dscores: Floats) -> Floats:
+        """Gradients of queries (batch, n, d) from cotangents of scores."""
+        q, k = self._array("q"), self._array("k")
+        dq, none = self._empty(self.n, q.shape[2]), _check.frozen(np.empty(0, np.int64))
+        arrays = none, *self.support[:2], k, q, self._table("k", "q"), weights.slope
+        kernels.gather(self._blocks(self.n), dscores, *arrays, dq)
+        return dq
+
+    def _dlse(self, given: bool) -> Floats:
+        dlse = np.zeros((self.fit.batch, self.n), self.fit.dtype)
+        if given:
+            dlse = self.fit["dlse"].reshape(dlse.shape)
+        return _check.frozen(dlse)  # type: ignore[no-any-return]
 
     def _of_edges(self, dscores: Floats) -> Floats:
         """Sum over the heads that share the support, (nnz,)."""
