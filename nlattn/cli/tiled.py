@@ -39,9 +39,8 @@ def one_map(options: Namespace) -> int:
 
 def denoise(options: Namespace) -> int:
     """A picture without its noise, as an array in a folder."""
-    for name, usual in (("search", "window"), ("topk", None), ("page", None)):
-        if getattr(options, name) != usual:
-            raise ValueError(f"--{name} does not go with --tile")
+    if options.page is not None:
+        raise ValueError("--page does not go with --tile")
     sigma = options.sigma if options.sigma < 1 else options.sigma / 255
     job = means.job(
         options.image,
@@ -49,6 +48,9 @@ def denoise(options: Namespace) -> int:
         h=None if options.strength is None else options.strength * sigma,
         patch_size=options.patch,
         patch_distance=options.distance,
+        search=options.search,
+        topk=options.topk,
+        seed=options.seed,
         tile=options.tile,
     )
     return _done(job, options)

@@ -10,11 +10,12 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Floats, Ints, Support
 from nlattn.engines.patches import ballots, padded, patches, patches_vjp
-from nlattn.engines.similar import PixelSearch, flat, keys, plan, rows
+from nlattn.engines.similar import PixelSearch, flat, keys, others, plan, rows
 from nlattn.engines.sparse import WEIGHTS
 from nlattn.engines.support import Transposed
 from nlattn.kernels import shifts, similar
 from nlattn.kernels import sparse as edges
+from nlattn.kernels.matching import Plan
 from nlattn.kernels.panel import groups
 from nlattn.runtime.jit import blocks
 
@@ -22,6 +23,18 @@ SELF = ("max", "one", "zero")
 BANDWIDTH = 0.6
 """Of sigma: the best of several tried on the built-in photograph with noise of 10 and 25 of 255."""
 _SHIFT_COST = 30  # operations per pixel and shift
+
+
+class Beyond(NamedTuple):
+    """The whole of which a picture is some rows: its pixels are compared with any."""
+
+    flat: Floats
+    """Pixels of the whole, padded."""
+    rows: int
+    above: int
+    """Rows of the whole above these."""
+    matches: Ints
+    """(n, topk) of these."""
 
 
 class PictureMeans(NamedTuple):
@@ -42,6 +55,7 @@ class PictureMeans(NamedTuple):
     support: Support | None
     slices: Ints
     """(batch,) of the support, if it is given."""
+    beyond: Beyond | None = None
 
     @property
     def op(self) -> str:
@@ -53,6 +67,15 @@ class PictureMeans(NamedTuple):
         """Pixels."""
         return self.H * self.W
 
+    def ground(self, b: int) -> tuple[Floats, Plan]:
+        """What keys are pixels of, as the kernels read it."""
+        u, patch = self.fit["image"][b], self.search.patch
+        if self.beyond is None:
+            return flat(u, patch), plan(u, patch)
+        whole, above = self.beyond.flat, self.beyond.above * self.W
+        place = plan(u, patch)._replace(Hk=self.beyond.rows, above=above, rows=self.beyond.rows)
+        return whole, place
+
     def options(self, terms: float) -> Floats:
         """Twice the variance and 1 over the squared bandwidth, of sums of so many terms."""
         most = float(np.finfo(self.fit.dtype).max)
@@ -61,6 +84,10 @@ class PictureMeans(NamedTuple):
 
     def edges(self, b: int, *, inside: bool) -> tuple[Ints, Ints]:
         """Row pointers and keys of one picture; `inside` includes those of a whole window."""
+        if self.beyond is not None:
+            chosen = others(self.ground(b), self.search, self.beyond.matches)
+            above = self.beyond.above
+            return rows(self.H, self.W, self.search, chosen, inside=False, above=above)
         if self.support is None:
             u = self.fit["image"][b]
             if inside and self.search.dense:
@@ -77,11 +104,9 @@ class PictureMeans(NamedTuple):
 
     def weigh(self, b: int, indptr: Ints, indices: Ints, total: Floats, top: Floats) -> Any:
         """Scores of the edges, and the place of each pixel's best."""
-        u, patch = self.fit["image"][b], self.search.patch
-        scores, best = np.empty(len(indices), u.dtype), np.empty(self.n, np.int64)
-        options = _check.frozen(self.options(1))
-        place = plan(u, patch)
-        arrays = flat(u, patch), place, indptr, indices, options
+        scores = np.empty(len(indices), self.fit["image"].dtype)
+        best, options = np.empty(self.n, np.int64), _check.frozen(self.options(1))
+        arrays = *self.ground(b), indptr, indices, options
         similar.weigh(blocks(self.n, similar.BLOCK), *arrays, scores, total, top, best)
         return scores, best
 
@@ -116,7 +141,7 @@ def denoise(call: PictureMeans, b: int, voting: bool, out: Floats) -> None:
         shifts.average(some, planes, patch, distance, options, inverse, own, out)
     if sparse:
         weights = _check.frozen(np.exp(scores))
-        arrays = flat(u, patch), plan(u, patch), indptr, indices, weights
+        arrays = *call.ground(b), indptr, indices, weights
         result = out.reshape(call.n, call.C)
         flat_inverse = _check.frozen(inverse.reshape(-1))
         tasks = blocks(call.n, similar.BLOCK)

@@ -52,57 +52,71 @@ def flat(u: Floats, patch: int) -> Floats:
     return _check.frozen(padded(u, patch).reshape(-1))  # type: ignore[no-any-return]
 
 
-def keys(op: str, u: Floats, search: PixelSearch, max_bytes: float) -> Ints:
-    """Chosen keys of every pixel (n, w), -1 for none; not those of a window used as a whole."""
-    H, W, _ = u.shape
-    n, few = H * W, search.topk or MATCHES
+def wanted(search: PixelSearch) -> int:
+    """Matches that are searched of every pixel, itself not counted."""
+    few = search.topk or MATCHES
     pooled = search.select == "statistical" and search.kind != "window"
-    wanted = min(63, few * _POOL) if pooled else few
-    none: Ints = np.empty((n, 0), np.int64)
-    needed = n * (wanted + 1) * 40
-    _check.memory(op, needed, max_bytes, f"{wanted} keys of {n} pixels", "tile the image")
-    if search.kind == "window":
-        if search.topk is None:
-            return none
-        return _chosen(u, search, none, few)
-    pictures = {"q": (u, "Hq Wq d"), "k": (u, "Hk Wk d")}
-    fit = _check.fit("patchmatch", pictures, nonfinite="propagate")
-    options = SearchOptions(
-        topk=min(wanted + 1, 64),  # the pixel itself is the best
+    return min(63, few * _POOL) if pooled else few
+
+
+def matching(search: PixelSearch) -> SearchOptions:
+    """How they are searched."""
+    return SearchOptions(
+        topk=min(wanted(search) + 1, 64),  # the pixel itself is the best
         score="neg_l2",
         patch=search.patch,
         candidates=search.candidates,
         iterations=search.iterations,
         seed=search.seed,
     )
-    field = patchmatch.search(fit, options, Masks.none(1), None, max_bytes)
-    found = field.index.reshape(n, -1)
-    if pooled:
-        return _chosen(u, search, found, few)
-    own = found == np.arange(n)[:, None]
+
+
+def keys(op: str, u: Floats, search: PixelSearch, max_bytes: float) -> Ints:
+    """Chosen keys of every pixel (n, w), -1 for none; not those of a window used as a whole."""
+    H, W, _ = u.shape
+    n, ground = H * W, (flat(u, search.patch), plan(u, search.patch))
+    none: Ints = np.empty((n, 0), np.int64)
+    needed, many = n * (wanted(search) + 1) * 40, wanted(search)
+    _check.memory(op, needed, max_bytes, f"{many} keys of {n} pixels", "tile the image")
+    if search.kind == "window":
+        return none if search.topk is None else _chosen(ground, search, none)
+    pictures = {"q": (u, "Hq Wq d"), "k": (u, "Hk Wk d")}
+    fit = _check.fit("patchmatch", pictures, nonfinite="propagate")
+    field = patchmatch.search(fit, matching(search), Masks.none(1), None, max_bytes)
+    return others(ground, search, field.index.reshape(n, -1))
+
+
+def others(ground: tuple[Floats, Plan], search: PixelSearch, found: Ints) -> Ints:
+    """Keys of every pixel among its matches (n, topk), itself left out."""
+    if search.select == "statistical":
+        return _chosen(ground, search, found)
+    own = found == np.arange(len(found))[:, None] + ground[1].above
     own[:, -1] |= ~own.any(1)
-    others: Ints = found[~own].reshape(n, -1)
-    return others
+    kept: Ints = found[~own].reshape(len(found), -1)
+    return kept
 
 
-def _chosen(u: Floats, search: PixelSearch, pool: Ints, few: int) -> Ints:
-    index = np.full((len(pool), few), -1, np.int64)
-    value = np.full(index.shape, -np.inf, u.dtype)
+def _chosen(ground: tuple[Floats, Plan], search: PixelSearch, pool: Ints) -> Ints:
+    """The few best of a pool, or of the window where that is empty."""
+    index = np.full((len(pool), search.topk or MATCHES), -1, np.int64)
+    value = np.full(index.shape, -np.inf, ground[0].dtype)
     aim = 2 * search.sigma**2 if search.select == "statistical" else 0.0
-    place = plan(u, search.patch)
     pool = _check.frozen(pool, np.int64)
     tasks = blocks(len(index), kernels.BLOCK)
-    kernels.choose(tasks, flat(u, search.patch), place, search.distance, pool, aim, index, value)
+    kernels.choose(tasks, *ground, search.distance, pool, aim, index, value)
     return index
 
 
-def rows(H: int, W: int, search: PixelSearch, chosen: Ints, *, inside: bool) -> tuple[Ints, Ints]:
+def rows(
+    H: int, W: int, search: PixelSearch, chosen: Ints, *, inside: bool, above: int = 0
+) -> tuple[Ints, Ints]:
     """Row pointers and keys of one picture, ascending, the pixel itself among them.
 
-    With ``inside=False`` the keys of a window used as a whole are left out, and the pixel too.
+    With ``inside=False`` the keys of a window used as a whole are left out, and the pixel too; then
+    the pixels may be some rows of a picture, so many below its first.
     """
     n = H * W
-    y, x = np.divmod(np.arange(n), W)
+    y, x = np.divmod(np.arange(n) + above * W, W)
     parts = [chosen]
     reach = search.distance if search.dense else 0
     if inside:

@@ -1,6 +1,7 @@
 """Patches of a picture that resemble each other: their weights, who is chosen, what they vote for.
 
-A picture is a flat array of pixels padded by half a patch on every side, as in ``matching``.
+A picture is a flat array of pixels padded by half a patch on every side, as in ``matching``. Pixels
+that are asked about may be some rows of it, ``plan.above`` pixels from its first.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ def weigh(
     pixel: the edge of the `best` of its other keys, -1 if it has none; added to `total` and `top`
     are the sum and the maximum of weights.
     """
-    n = len(indptr) - 1
+    n, first = len(indptr) - 1, plan.above // plan.Wq
     floor, steep = u.dtype.type(options[0]), u.dtype.type(options[1])
     for i in range(block * BLOCK, min(block * BLOCK + BLOCK, n)):
         y, x, most, sums = i // plan.Wq, i % plan.Wq, -1, np.float64(total[i])
         for t in range(indptr[i], indptr[i + 1]):
             key = indices[t]
-            if key == i:
+            if key == i + plan.above:
                 scores[t] = -np.inf
                 continue
-            excess = -evaluate(plan, u, y, x, u, key) - floor
+            excess = -evaluate(plan, u, y + first, x, u, key) - floor
             scores[t] = -steep * (excess if excess > 0 else floor * 0)
             if most < 0 or scores[t] > scores[most]:
                 most = t
@@ -106,13 +107,13 @@ def choose(
     Candidates are the keys of the window, if `pool` (n, w) is empty, or those of its row; -1 is
     none. Results `index` (n, k), to be begun with -1, and `value` (n, k).
     """
-    H, W = plan.Hq, plan.Wq
+    H, W, first = plan.Hq, plan.Wq, plan.above // plan.Wq
     for i in range(block * BLOCK, min(block * BLOCK + BLOCK, len(index))):
         y, x = i // W, i % W
         if pool.shape[1]:
             for key in pool[i]:
-                if key >= 0 and key != i:
-                    away = abs(evaluate(plan, u, y, x, u, key) + u.dtype.type(aim))
+                if key >= 0 and key != i + plan.above:
+                    away = abs(evaluate(plan, u, y + first, x, u, key) + u.dtype.type(aim))
                     enter(index[i], value[i], key, -away)
         else:
             for cy in range(max(0, y - distance), min(H, y + distance + 1)):

@@ -93,7 +93,7 @@ def nl_means(
     asked = NLMeansArguments(sigma, h, patch_size, patch_distance, search, topk, select,
         self_weight, candidates, iterations, seed, support, channel_axis, data_range, fast_mode,
         nonfinite, max_bytes)  # fmt: skip
-    picture, call = _checked("nl_means", image, asked)
+    picture, call = checked("nl_means", image, asked)
     voting = _check.choice(call.op, "aggregate", aggregate, ("patch", "pixel")) == "patch"
     out = call.fit.empty("H W e")
     for b in range(call.fit.batch):
@@ -134,7 +134,7 @@ def nl_means_support(
     asked = NLMeansArguments(sigma, None, patch_size, patch_distance, search, topk, select, "max",
         candidates, iterations, seed, None, channel_axis, data_range, True, nonfinite,
         max_bytes)  # fmt: skip
-    _, call = _checked("nl_means_support", image, asked)
+    _, call = checked("nl_means_support", image, asked)
     parts = [call.edges(b, inside=True) for b in range(call.fit.batch)]
     return joined(parts, call.fit.lead, call.n)
 
@@ -171,7 +171,7 @@ def nl_means_map(
     asked = NLMeansArguments(sigma, h, patch_size, patch_distance, search, topk, select,
         self_weight, candidates, iterations, seed, support, channel_axis, data_range, True,
         nonfinite, max_bytes)  # fmt: skip
-    _, call = _checked("nl_means_map", image, asked)
+    _, call = checked("nl_means_map", image, asked)
     _check.one_head(call.fit, "(H, W, C)", "one picture")
     indptr, indices, scores, P, total, _ = weights(call, 0)
     d = patch_size**2 * call.C
@@ -217,7 +217,7 @@ def nl_means_vjp(
     asked = NLMeansArguments(sigma, h, patch_size, patch_distance, search, topk, select,
         self_weight, candidates, iterations, seed, support, channel_axis, None, True, nonfinite,
         max_bytes)  # fmt: skip
-    picture, call = _checked("nl_means_vjp", image, asked, dout)
+    picture, call = checked("nl_means_vjp", image, asked, dout)
     voting = _check.choice(call.op, "aggregate", aggregate, ("patch", "pixel")) == "patch"
     needed = call.n * patch_size**2 * call.C * call.fit.dtype.itemsize * 5
     what = f"the {patch_size} x {patch_size} patches of {call.n} pixels, five times"
@@ -250,7 +250,7 @@ class NLMeansArguments(NamedTuple):
     max_bytes: float
 
 
-def _checked(
+def checked(
     op: str, image: object, asked: NLMeansArguments, dout: object = ABSENT
 ) -> tuple[Picture, PictureMeans]:
     """The picture and its call; ValueError for values outside their sets."""

@@ -1,4 +1,4 @@
-"""Non-local means of a picture beyond memory: bands with what their windows reach."""
+"""Non-local means of a picture beyond memory: bands with what their windows reach, and matches."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
-from nlattn.ops.nl_means import nl_means as whole
-from nlattn.tiled import pyramid, sources
+from nlattn._types import Floats
+from nlattn.engines.nl_means import Beyond, PictureMeans, denoise
+from nlattn.engines.similar import matching, wanted
+from nlattn.ops._picture import Picture
+from nlattn.ops.nl_means import NLMeansArguments, checked
+from nlattn.tiled import pyramid, search, sources, trees
 from nlattn.tiled.bands import Band, bands
 from nlattn.tiled.executors import identity
 from nlattn.tiled.folder import Array, Folder
 from nlattn.tiled.plan import check
+from nlattn.tiled.points import Points
 from nlattn.tiled.run import Executor, Told, run
 from nlattn.tiled.task import Cost, Record, Stage, TileTask
 
@@ -27,16 +32,18 @@ class Denoising(NamedTuple):
     tile: int
     rows: int
     """Of a band."""
-    options: dict[str, Any]
+    voting: bool
+    """Whether all patches that cover a pixel count for it."""
+    arguments: NLMeansArguments
 
     @property
     def bands(self) -> list[Band]:
         """Bands, with the windows of the patches that vote for their pixels."""
-        patch = self.options["patch_size"]
-        halo = self.options["patch_distance"] + 2 * (patch // 2)
-        found = bands(self.source.shape[0], self.rows, halo)
+        asked = self.arguments
+        reach = asked.patch_distance if asked.search != "patchmatch" else 0
+        found = bands(self.source.shape[0], self.rows, reach + 2 * (asked.patch_size // 2))
         # sums over patches go round a ring of rows: bands begin where the whole has its first
-        return [b._replace(above=b.above - b.above % patch) for b in found]
+        return [b._replace(above=b.above - b.above % asked.patch_size) for b in found]
 
     def of(self, source: sources.Source, tile: int) -> Denoising:
         """The same of another picture, or with other tiles."""
@@ -47,22 +54,25 @@ class Denoising(NamedTuple):
         return self.of(self.source, tile)
 
     def stages(self) -> list[Stage]:
-        """One stage: no band needs another's result."""
+        """A search for matches if they may be anywhere, then the means."""
+        height, width, colours = self.source.shape
+        asked, near = self.arguments, self.bands
+        before, drops = self._searching() if asked.search != "window" else ([], ())
 
         def begin(_: Folder) -> tuple[list[Array], list[TileTask]]:
             return [Array("out", self.source.shape, "float32")], [
-                TileTask(f"denoise/{b.number}", _denoise, (self, b), {"out": b.first})
-                for b in self.bands
+                TileTask(f"denoise/{b.number}", _denoise, (self, b), {"out": b.first}) for b in near
             ]
 
-        high = max(b.below - b.above for b in self.bands)
-        _, width, colours = self.source.shape
-        nbytes = high * width * (24 * colours + 24)
-        others = (2 * self.options["patch_distance"] + 1) ** 2 - 1
+        high = max(b.below - b.above for b in near)
+        others = (2 * asked.patch_distance + 1) ** 2 - 1
+        keys = 0 if asked.search == "window" and asked.topk is None else wanted(self.call().search)
+        nbytes = high * width * (24 * colours + 24 + 64 * keys)
+        scores = (others if asked.search != "patchmatch" else 0) + 2 * keys
         disk = Array("out", self.source.shape, "float32").nbytes
-        cost = Cost(len(self.bands), nbytes, disk, others * self.source.shape[0] * width)
-        first = Stage("denoise", (), ("out",), begin, cost)
-        return [first, *pyramid.stages("out", self.source.shape)]
+        cost = Cost(len(near), nbytes, disk, scores * height * width)
+        means = Stage("denoise", drops, ("out",), begin, cost, drops)
+        return [*before, means, *pyramid.stages("out", self.source.shape)]
 
     def header(self) -> dict[str, Any]:
         """What a folder must agree on to be continued."""
@@ -71,15 +81,71 @@ class Denoising(NamedTuple):
             "job": "nl_means",
             "image": sources.digest(self.source),
             "rows": self.rows,
-            **self.options,
+            "voting": self.voting,
+            **self.arguments._asdict(),
         }
 
+    def call(self) -> PictureMeans:
+        """Checked options, on a picture of no importance."""
+        nothing = np.zeros((2, 2, self.source.shape[2]), np.float32)
+        return checked("nl_means", nothing, self.arguments)[1]
 
-def _denoise(_: Folder, job: Denoising, band: Band) -> Any:
-    image = sources.rows(job.source, band.above, band.below)
-    out = whole(image, **job.options)[band.inner]
-    others = (2 * job.options["patch_distance"] + 1) ** 2 - 1
-    return {"out": out}, out.shape[0] * out.shape[1] * others
+    def _searching(self) -> tuple[list[Stage], tuple[str, ...]]:
+        """Stages of the search, and what of theirs the means read."""
+        (height, width, colours), patch = self.source.shape, self.arguments.patch_size
+        x = Points((height, width), (height, width), colours, 0, self.rows, patch=patch)
+        shape = height + patch - 1, width + patch - 1, colours
+        parts = bands(shape[0], self.rows)
+
+        def pad(_: Folder) -> tuple[list[Array], list[TileTask]]:
+            return [Array("padded", shape, "float32")], [
+                TileTask(f"pad/{b.number}", _pad, (self, b), {"padded": b.first}) for b in parts
+            ]
+
+        def scale(_: Folder) -> tuple[list[Array], list[TileTask]]:
+            return [Array("scale", (1,), "float64")], [TileTask("scale", _one, (), {"scale": 0})]
+
+        options = matching(self.call().search)
+        find = trees if options.candidates == "tree" else search
+        disk = Array("padded", shape, "float32").nbytes
+        high = max(b.last - b.first for b in parts) + patch
+        stages = [
+            Stage(
+                "pad", (), ("padded",), pad, Cost(len(parts), 16 * high * shape[1] * colours, disk)
+            ),
+            Stage("scale", (), ("scale",), scale, Cost(1, 8, 8)),
+            *find.stages(x, options),
+        ]  # fmt: skip
+        return stages, ("padded", "scale", *search.MATCHES)
+
+
+def _pad(_: Folder, job: Denoising, band: Band) -> Any:
+    height, width = job.source.shape[:2]
+    margin = job.arguments.patch_size // 2
+    down, across = (np.pad(np.arange(n), margin, mode="reflect") for n in (height, width))
+    some = down[band.first : band.last]
+    rows = sources.rows(job.source, int(some.min()), int(some.max()) + 1)
+    return {"padded": rows[some - some.min()][:, across]}, 0
+
+
+def _one(_: Folder) -> Any:
+    return {"scale": np.ones(1)}, 0
+
+
+def _denoise(folder: Folder, job: Denoising, band: Band) -> Any:
+    image, asked = sources.rows(job.source, band.above, band.below), job.arguments
+    picture: Picture
+    picture, call = checked("nl_means", image, asked)
+    if asked.search != "window":
+        whole = _check.frozen(folder.read("padded").reshape(-1))
+        index = folder.read(search.MATCHES[0])[band.above : band.below]
+        matches = index.reshape(-1, index.shape[2]).astype(np.int64)
+        call = call._replace(beyond=Beyond(whole, job.source.shape[0], band.above, matches))
+    out = call.fit.empty("H W e")
+    denoise(call, 0, job.voting, out[0])
+    clean: Floats = picture.restored(out)[band.inner]
+    others = (2 * asked.patch_distance + 1) ** 2 - 1 if asked.search != "patchmatch" else 0
+    return {"out": clean}, clean.shape[0] * clean.shape[1] * others
 
 
 def job(
@@ -89,16 +155,26 @@ def job(
     h: float | None = None,
     patch_size: int = 5,
     patch_distance: int = 5,
+    search: str = "window",
+    topk: int | None = None,
+    select: str = "nearest",
     aggregate: str = "patch",
+    self_weight: str = "max",
+    candidates: str = "random",
+    iterations: int | None = None,
+    seed: int = 0,
     tile: int = 1024,
 ) -> Denoising:
     """A checked job."""
     source = sources.source(image)
     tile = _check.integer(OP, "tile", tile, low=1)
-    options: dict[str, Any] = {"sigma": sigma, "h": h, "aggregate": aggregate}
-    options |= {"patch_size": patch_size, "patch_distance": patch_distance}
-    whole(np.zeros((2, 2, source.shape[2]), np.float32), **options)
-    return Denoising(source, tile, source.band(tile), options)
+    voting = _check.choice("nl_means", "aggregate", aggregate, ("patch", "pixel")) == "patch"
+    asked = NLMeansArguments(sigma, h, patch_size, patch_distance, search, topk, select,
+        self_weight, candidates, iterations, seed, None, -1, None, True, "raise",
+        1e300)  # fmt: skip
+    told = Denoising(source, tile, source.band(tile), voting, asked)
+    told.call()
+    return told
 
 
 def nl_means(
@@ -111,10 +187,10 @@ def nl_means(
     max_bytes: float = 4e9,
     **options: Any,
 ) -> list[Record]:
-    """`nl_means` of a picture on disk by its window, to ``out.npy`` of the folder `out`.
+    """`nl_means` of a picture on disk, to ``out.npy`` of the folder `out`.
 
-    Options: `sigma`, `h`, `patch_size`, `patch_distance`, `aggregate` as there, and `tile`: tasks
-    are bands of whole rows of about `tile` by `tile` pixels.
+    Options: all of `nl_means` that say what is compared and how, and `tile`: tasks are bands of
+    whole rows of about `tile` by `tile` pixels. Matches of the whole picture are found by tiles.
     """
     told = job(image, **options)
     check(told, executor.workers if executor else 1, max_bytes)

@@ -31,6 +31,8 @@ class Points(NamedTuple):
     dtype: str = "float32"
     paths: tuple[str, str, str] | None = None
     """Of arrays that were given; else queries are keys whose last channel is 1."""
+    patch: int = 0
+    """If not 0, queries and keys are patches so wide of the picture ``padded``."""
 
     @property
     def n(self) -> int:
@@ -45,6 +47,8 @@ class Points(NamedTuple):
     @property
     def files(self) -> tuple[str, ...]:
         """Arrays of the folder that are read, and needed no longer when the map is there."""
+        if self.patch:
+            return "scale", "padded"
         return ("scale",) if self.paths else ("scale", "keys", "image")
 
     def bands(self, halo: int = 0) -> list[Band]:
@@ -52,7 +56,9 @@ class Points(NamedTuple):
         return bands(self.query_grid[0], self.rows, halo)
 
     def keys(self, folder: Folder) -> Any:
-        """(Hk, Wk, d), where they lie."""
+        """(Hk, Wk, d), where they lie; of patches with what surrounds them."""
+        if self.patch:
+            return folder.read("padded")
         return _mapped(self.paths[1]) if self.paths else folder.read("keys")
 
     def values(self, folder: Folder) -> Any:
@@ -60,7 +66,9 @@ class Points(NamedTuple):
         return _mapped(self.paths[2]) if self.paths else folder.read("image")
 
     def queries(self, folder: Folder, first: int, last: int) -> Floats:
-        """(last - first, Wq, d) of some rows."""
+        """(last - first, Wq, d) of some rows; of patches with what surrounds them."""
+        if self.patch:
+            return np.asarray(folder.read("padded")[first : last + self.patch - 1])
         if self.paths:
             return np.asarray(_mapped(self.paths[0])[first:last])
         return looking(folder.read("keys"), first, last)

@@ -102,7 +102,8 @@ def inputs(folder: Folder, x: Points, options: SearchOptions, band: Band) -> tup
     factor = float(folder.read("scale")[0])
     q = x.queries(folder, band.above, band.below)
     plan = Plan(
-        *(len(q), wide, *x.key_grid, x.d, 1, engine.SCORES[options.score], factor),
+        *(band.below - band.above, wide, *x.key_grid, x.d, options.patch),
+        *(engine.SCORES[options.score], factor),
         *(engine.PROPAGATE[options.propagate], 0, options.signed_seed, 0),
         above=band.above * wide,
         rows=high,

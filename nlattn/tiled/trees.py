@@ -51,7 +51,7 @@ def _longest(x: Points, options: SearchOptions) -> Stage:
 
 
 def _plant(x: Points, options: SearchOptions, t: int) -> Stage:
-    depth, size, m = engine.levels(x.m), x.d, x.m
+    depth, size, m = engine.levels(x.m), options.patch**2 * x.d, x.m
     order, home, planes, thresholds = _files(t)
     arrays = [
         Array(order, (m,), "int32"),

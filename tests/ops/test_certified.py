@@ -204,7 +204,7 @@ def test_bounds_must_be_widened_by_their_rounding(monkeypatch: pytest.MonkeyPatc
     v = rng.standard_normal((64, 1)).astype(np.float32)
     options = {"weight": "gaussian", "bandwidth": 1e-3}
     assert_promise(k, k, v, 0.3, **options)
-    numbers, terms = engine._numbers, engine._terms
+    numbers, terms = engine._numbers, engine.terms
 
     def blind(*arguments: Any) -> Any:
         found, top, slack = numbers(*arguments)
@@ -212,7 +212,7 @@ def test_bounds_must_be_widened_by_their_rounding(monkeypatch: pytest.MonkeyPatc
         return found, top, slack
 
     monkeypatch.setattr(engine, "_numbers", blind)
-    monkeypatch.setattr(engine, "_terms", lambda *a: terms(*a)._replace(u=0.0))
+    monkeypatch.setattr(engine, "terms", lambda *a: terms(*a)._replace(u=0.0))
     monkeypatch.setattr(exhaustive, "rounding", lambda x, _: np.zeros(len(x.q)))
     with pytest.raises(AssertionError):
         assert_promise(k, k, v, 0.3, **options)

@@ -70,7 +70,7 @@ def test_what_cannot_be_is_said_in_a_line(
         assert text in err
     for arguments, text in (
         (["map", image, "--resume"], "--picture and --resume go with --tile"),
-        (["denoise", image, "--sigma", 1, "--tile", 8, "--topk", 3], "--topk does not go with"),
+        (["denoise", image, "--sigma", 1, "--tile", 8, "--page", 0], "--page does not go with"),
     ):
         got, _, err = run(capsys, *arguments)
         assert got == 2
