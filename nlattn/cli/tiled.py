@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from argparse import Namespace
@@ -9,7 +10,7 @@ from typing import Any, TypeAlias
 
 from nlattn import _check
 from nlattn.cli.output import MachineError, peak_memory, table, to_json
-from nlattn.tiled import arrays, certified, exports, scram, sources
+from nlattn.tiled import arrays, certified, exports, overview, scram, sources
 from nlattn.tiled import nl_means as means
 from nlattn.tiled import plan as plans
 from nlattn.tiled.executors import Dask, Processes, WorkersLostError
@@ -17,6 +18,7 @@ from nlattn.tiled.run import Executor, run
 from nlattn.tiled.task import Record
 
 _MEMORY = 4e9
+_DPI = 160
 _ONE_A_SECOND = 1.0
 _OfArrays: TypeAlias = arrays.ArraysJob | certified.CertifiedJob
 _OfPicture: TypeAlias = scram.ScramJob | certified.CertifiedPictureJob | means.Denoising
@@ -26,10 +28,13 @@ _Job: TypeAlias = _OfArrays | _OfPicture
 def one_map(options: Namespace) -> int:
     """Attention of a picture to itself, or of arrays, as arrays in a folder."""
     if options.q is None:
-        return _done(_map_job(options), options)
+        code = _done(_map_job(options), options)
+        if options.query:
+            _overlay(options)
+        return code
     _refuse_drawing(options)
-    if options.picture:
-        raise ValueError("--picture goes with an IMAGE: arrays are none")
+    if options.picture or options.query:
+        raise ValueError("--picture and --query go with an IMAGE: arrays are none")
     given = options.q, options.k, options.v
     if options.method == "certified":
         told = {"tile": options.tile, "tolerance": options.tolerance, "scale": options.scale}
@@ -97,11 +102,27 @@ def plan(options: Namespace) -> int:
     return 0
 
 
+def _overlay(options: Namespace) -> None:
+    """Where some pixels look, on the picture made small: ``overlay.png`` of the folder."""
+    from nlattn import plots
+
+    source = sources.source(options.image)
+    found = overview.overview(source, options.out, options.query)
+    name = f"Where pixels look: {options.image}"
+    title = name if found.step == 1 else f"{name}, 1 : {found.step}"
+    axes = plots.overlay(found.image, found.weights, found.points, title=title)
+    draft = options.out / ".overlay.png.tmp"
+    axes.figure.savefig(draft, dpi=_DPI, format="png")
+    os.replace(draft, options.out / "overlay.png")
+
+
 def _refuse_drawing(options: Namespace) -> None:
     if options.method not in ("scram", "certified"):
         raise ValueError("--tile needs --method scram or certified")
-    if options.page is not None or options.query:
-        raise ValueError("--page and --query do not go with --tile")
+    if options.page is not None:
+        raise ValueError("--page does not go with --tile")
+    if options.query and options.method != "scram":
+        raise ValueError("--query goes with --method scram: certified attention keeps no map")
 
 
 def _searching(options: Namespace) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from nlattn.tiled.run import Executor, Told, run
 from nlattn.tiled.task import Cost, Record, Stage, TileTask
 
 OP = "tiled"
+_NEAR = "window", "union"
+"""Searches that look at the window."""
 
 
 class Denoising(NamedTuple):
@@ -40,7 +42,7 @@ class Denoising(NamedTuple):
     def bands(self) -> list[Band]:
         """Bands, with the windows of the patches that vote for their pixels."""
         asked = self.arguments
-        reach = asked.patch_distance if asked.search != "patchmatch" else 0
+        reach = asked.patch_distance if asked.search in _NEAR else 0
         found = bands(self.source.shape[0], self.rows, reach + 2 * (asked.patch_size // 2))
         # sums over patches go round a ring of rows: bands begin where the whole has its first
         return [b._replace(above=b.above - b.above % asked.patch_size) for b in found]
@@ -68,7 +70,7 @@ class Denoising(NamedTuple):
         others = (2 * asked.patch_distance + 1) ** 2 - 1
         keys = 0 if asked.search == "window" and asked.topk is None else wanted(self.call().search)
         nbytes = high * width * (24 * colours + 24 + 64 * keys)
-        scores = (others if asked.search != "patchmatch" else 0) + 2 * keys
+        scores = (others if asked.search in _NEAR else 0) + 2 * keys
         disk = Array("out", self.source.shape, "float32").nbytes
         cost = Cost(len(near), nbytes, disk, scores * height * width)
         means = Stage("denoise", drops, ("out",), begin, cost, drops)
@@ -144,7 +146,7 @@ def _denoise(folder: Folder, job: Denoising, band: Band) -> Any:
     out = call.fit.empty("H W e")
     denoise(call, 0, job.voting, out[0])
     clean: Floats = picture.restored(out)[band.inner]
-    others = (2 * asked.patch_distance + 1) ** 2 - 1 if asked.search != "patchmatch" else 0
+    others = (2 * asked.patch_distance + 1) ** 2 - 1 if asked.search in _NEAR else 0
     return {"out": clean}, clean.shape[0] * clean.shape[1] * others
 
 

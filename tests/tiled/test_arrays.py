@@ -58,7 +58,7 @@ def test_the_command_takes_arrays(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert not (tmp_path / "keys" / "out.npy").exists()
     code = main([*arguments, str(tmp_path / "x"), "--picture", str(tmp_path / "a.tif")])
     assert code == 2
-    assert "--picture goes with an IMAGE" in capsys.readouterr().err
+    assert "--picture and --query go with an IMAGE" in capsys.readouterr().err
 
 
 def test_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:

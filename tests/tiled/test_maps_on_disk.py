@@ -11,7 +11,7 @@ import pytest
 import nlattn
 from nlattn.maps import on_disk
 from nlattn.maps.sparse import SparseMap
-from nlattn.tiled import pyramid
+from nlattn.tiled import overview, pyramid, sources
 from nlattn.tiled.scram import scram
 
 
@@ -38,6 +38,24 @@ def test_it_answers_as_a_map_in_memory(folder: Path, monkeypatch: pytest.MonkeyP
     image = np.load(folder.parent / "image.npy").reshape(72, 2)
     assert (np.load(folder / "out.npy").reshape(72, 2) == A @ image).all()
     assert not A.weights.flags.owndata
+
+
+def test_an_overview_adds_up_squares(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overview, "_SIDE", 3)
+    source = sources.source(folder.parent / "image.npy")
+    found = overview.overview(source, folder, [(8, 7), (0, 1)])
+    assert (found.step, found.image.shape, found.points.tolist()) == (
+        3,
+        (3, 3, 2),
+        [[2, 2], [0, 0]],
+    )
+    image = np.load(folder.parent / "image.npy")
+    assert np.allclose(found.image[1, 2], image[3:6, 6:8].mean((0, 1)))
+    row = nlattn.open_map(folder).rows([71, 1]).reshape(2, 9, 8)
+    assert np.allclose(found.weights[0, 1, 2], row[0, 3:6, 6:8].sum())
+    assert np.allclose(found.weights.sum((1, 2)), 1)
+    with pytest.raises(ValueError, match="the query 9,0 lies outside the 9 x 8 grid"):
+        overview.overview(source, folder, [(9, 0)])
 
 
 def test_a_damaged_map_is_refused(folder: Path, tmp_path: Path) -> None:
