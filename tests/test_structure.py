@@ -10,13 +10,14 @@ import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import nlattn
 from nlattn.conformance.cases.recipes import recipes
 from nlattn.conformance.judge.variants import of as variants_of
-from nlattn.conformance.table import TABLE, OpSpec, find
+from nlattn.conformance.table import JUDGED, PARTS, TABLE, OpSpec, find
 from nlattn.conformance.table.row import Growth
 from tests.faults.generated import mutants
 
@@ -136,9 +137,23 @@ def test_a_row_says_all_there_is_to_say(spec: OpSpec) -> None:
     assert bool(spec.growth.counted) == bool(spec.growth.follows)
 
 
+@pytest.mark.parametrize("spec", PARTS, ids=lambda spec: spec.name)
+def test_a_part_is_complete(spec: OpSpec) -> None:
+    """Beside operators it has no map, no page and no law of cost; all else it has."""
+    for folder in ("nlattn/oracle/", "nlattn/ops/", "tests/oracle/test_", "tests/ops/test_"):
+        assert spec.name in (ROOT / f"{folder}{spec.stem}.py").read_text()
+    kinds: list[Any] = ["", *["vjp"] * spec.has_vjp]
+    for kind in kinds:
+        assert callable(spec.oracle(kind))
+        assert getattr(nlattn, spec.function(kind).__name__).__wrapped__ is spec.function(kind)
+    assert len([v for v in variants_of(spec.name) if {*v.families} & {*spec.wrong}]) >= 5
+    assert len(list(islice(mutants(spec), 5))) == 5
+    assert spec.source in (ROOT / "docs/references.md").read_text()
+
+
 def test_every_operator_has_a_row() -> None:
     """An oracle, and a file of `ops` with functions, are of an operator that a row names."""
-    stems = {spec.stem for spec in TABLE}
+    stems = {spec.stem for spec in JUDGED}
     for path in sorted((ROOT / "nlattn/oracle").glob("[a-z]*.py")):
         op = ROOT / "nlattn/ops" / path.name
         functions = op.is_file() and re.search(r"^def [a-z]", op.read_text(), re.M)
@@ -150,7 +165,7 @@ def test_every_operator_has_a_row() -> None:
 
 def test_names_of_maps_and_gradients_are_those_of_functions() -> None:
     for name in nlattn.__all__:
-        for end in ("_map", "_vjp"):
+        for end in ("_map", "_vjp", "_jvp"):
             stem = name.removesuffix(end)
             whole = stem == name or stem in (*nlattn.__all__, "load", "open")
             assert whole, f"{name}, and no {stem}"
@@ -164,7 +179,7 @@ ELSEWHERE = ("conformance/backends/adapters/",)  # what other libraries have
 def test_operators_are_listed_in_the_table_alone(path: Path) -> None:
     if name_of(path).startswith((*OWN, *ELSEWHERE)):
         return
-    names = {spec.name + end for spec in TABLE for end in ("", "_vjp", "_map")}
+    names = {spec.name + end for spec in JUDGED for end in ("", "_vjp", "_jvp", "_map")}
     if name_of(path).startswith("cli/"):  # methods of the command are words of its own
         names -= {spec.stem for spec in TABLE}
     for node in ast.walk(ast.parse(path.read_text())):

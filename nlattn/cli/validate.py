@@ -25,7 +25,7 @@ from nlattn.conformance.report.files import difference, junit, page
 from nlattn.conformance.report.text import Report, as_data, from_data, lines, told
 from nlattn.conformance.runner import run
 from nlattn.conformance.sweep import sweep
-from nlattn.conformance.table import TABLE
+from nlattn.conformance.table import JUDGED, TABLE, owner
 from nlattn.files.untrusted import open_regular, parse_json
 
 _REPORT = 1 << 28  # bytes
@@ -134,7 +134,7 @@ def whole(path: Path, text: str) -> None:
 
 def asked(options: Namespace) -> tuple[str, ...] | None:
     """Operators that were asked for; None for all."""
-    return options.operators if options.op is None else (options.op.removesuffix("_vjp"),)
+    return options.operators if options.op is None else (owner(options.op),)
 
 
 def drawn(subject: Process, options: Namespace) -> Iterator[Verdict]:
@@ -163,15 +163,10 @@ def searched(options: Namespace) -> tuple[str, ...]:
     )
 
 
-def names(able: Capabilities, case: Case) -> bool:
-    """Whether a backend names the very function of a case."""
-    return case.function in (able.operators or ())
-
-
 def chosen(options: Namespace, able: Capabilities | None) -> list[Case]:
     """Cases that were asked for, of what a backend names; ValueError if there are none."""
     able, ops = able or Capabilities(), asked(options)
-    ops = ops or tuple(spec.name for spec in TABLE if able.claims(spec.name))
+    ops = ops or tuple(spec.name for spec in JUDGED if able.claims(spec.name))
     try:
         dtypes = tuple(x for x in options.dtypes or able.dtypes if x in able.dtypes)
         pattern = options.case or "*"
@@ -181,7 +176,7 @@ def chosen(options: Namespace, able: Capabilities | None) -> list[Case]:
         else:
             wanted = dtypes or options.dtypes
             found = list(cases(options.tier, ops, wanted, pattern, able.shapes))
-        named = [c for c in found if c.kind == "forward" or able.gradients or names(able, c)]
+        named = [c for c in found if able.asked(c.kind, c.function)]
         found = named or found
     except KeyError as error:
         raise ValueError(f"--operators: {error.args[0]}") from None

@@ -32,11 +32,12 @@ class Case:
     op: str
     """Name in the table of operators."""
     kind: Kind
-    """A gradient is asked of a backend as ``<op>_vjp``, what lies between as ``<op>_stages``."""
+    """A gradient is asked of a backend as ``<op>_vjp``, forward mode as ``<op>_jvp``, what lies
+    between as ``<op>_stages``."""
     dtype: str
     """Of all floating arrays: "float64", "float32", "float16" or "bfloat16"."""
     arrays: Mapping[str, Array]
-    """By the operator's argument names; the cotangent is ``dout``.
+    """By the operator's argument names; the cotangent is ``dout``, changes are ``dq``, ``dk``, ....
 
     A support is three arrays, ``support.indptr``, ``support.indices`` and ``support.shape``; a
     field of matches is ``field.index``, raster indices of keys (-1 for none); simplices of queries
@@ -63,15 +64,35 @@ class Case:
         return self.op if self.kind == "forward" else f"{self.op}_{self.kind}"
 
     @property
+    def results(self) -> tuple[str, ...]:
+        """Names of what the forward call gives."""
+        names = self.spec.cases.outputs
+        return (*names, "lse") if self.options.get("return_lse") else names
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the results, in the order of a tuple."""
-        if self.kind == "forward":
-            names = self.spec.cases.outputs
-            return (*names, "lse") if self.options.get("return_lse") else names
         if self.kind == "stages":
             return STAGES
-        names = (*self.spec.arrays, *self.spec.cases.differentiable)
-        return tuple(f"d{name}" for name in names if name in self.arrays)
+        if self.kind == "forward":
+            return self.results
+        return tuple(f"d{x}" for x in (self.moving if self.kind == "vjp" else self.results))
+
+    @property
+    def moving(self) -> tuple[str, ...]:
+        """Arrays that have a gradient."""
+        made = self.spec.cases
+        names = (*(x for x in self.spec.arrays if x not in made.shares), *made.differentiable)
+        return tuple(name for name in names if name in self.arrays)
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """Arrays beside those of the forward call: cotangents of results, or changes of arrays."""
+        if self.kind == "vjp":
+            some = list(dict.fromkeys(f"d{x}" for x in (*self.spec.cases.outputs, "lse")))
+        else:
+            some = [f"d{x}" for x in self.moving] if self.kind == "jvp" else []
+        return tuple(name for name in some if name in self.arrays)
 
     def sizes(self) -> dict[str, int]:
         """Sizes by the names of the table, with ``heads``, ``batch`` and ``group``."""

@@ -19,7 +19,7 @@ from nlattn.conformance.cases.recipes import recipes
 from nlattn.conformance.cases.suite import fits, make
 from nlattn.conformance.judge.verdict import Verdict
 from nlattn.conformance.runner import Subject, attempt
-from nlattn.conformance.table import TABLE, OpSpec, find
+from nlattn.conformance.table import JUDGED, OpSpec, find
 from nlattn.conformance.table.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -47,9 +47,11 @@ def sweep(
     """
     import hypothesis  # noqa: F401  its absence is told before anything runs
 
-    for spec in TABLE if ops is None else map(find, ops):
-        kinds: tuple[Kind, ...] = ("forward", "vjp") if spec.has_vjp else ("forward",)
-        for kind in kinds if not spec.cases.search_only else ():
+    for spec in JUDGED if ops is None else map(find, ops):
+        kinds: list[Kind] = ["forward", *["vjp"] * spec.has_vjp]  # type: ignore[list-item]
+        if spec.has_jvp and subject.capabilities.asked("jvp", f"{spec.name}_jvp"):
+            kinds.append("jvp")
+        for kind in kinds if not spec.cases.search_only else []:
             for dtype in DTYPES if dtypes is None else [x for x in DTYPES if x in dtypes]:
                 known = [
                     r

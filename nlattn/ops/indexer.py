@@ -194,7 +194,8 @@ def index_loss_vjp(scores: Floats, weights: Floats, dloss: Floats) -> Floats:
     True
     """
     s, p = _rows("index_loss_vjp", scores, weights)
-    softmax = np.exp(s - _log_sum(s))
+    seen = ~np.isneginf(s)
+    softmax = np.where(seen, np.exp(np.where(seen, s - np.where(seen, _log_sum(s), 0), 0)), 0)
     g = np.asarray(dloss, np.float64)[..., None]
     gradient: Floats = (g * (softmax * p.sum(-1, keepdims=True) - p)).astype(scores.dtype)
     return gradient

@@ -18,7 +18,8 @@ from nlattn.conformance.backends.backend import Unsupported, call
 from nlattn.conformance.case import Case
 from nlattn.conformance.cases import suite
 from nlattn.conformance.judge.diagnosis import commonest
-from tests.faults import decoder, dense, gradients, grids, keys, lattice, linear
+from nlattn.conformance.table import owner
+from tests.faults import changes, decoder, dense, gradients, grids, keys, lattice, linear, parts
 from tests.faults.kernels import KERNELS
 from tests.faults.traps import TRAPS as SIMPLE
 from tests.faults.traps import Trap
@@ -45,6 +46,10 @@ class Fault:
     def name(self) -> str:
         """For reports."""
         return f"{self.op}: {self.what or 'right'}"
+
+    def capabilities(self) -> dict[str, Any]:
+        """Forward mode, too, where that is what it computes."""
+        return {"forward_mode": True}
 
     def run(self, op: str, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
         """Compute a case; Unsupported for options that the plain code does not know."""
@@ -83,7 +88,7 @@ def _table() -> Iterator[tuple[str, Callable[..., Any], dict[str, str]]]:
     yield "attention_vjp", dense.attention_vjp, dense.GRADIENT
     yield "attention", decoder.attention, decoder.FORWARD
     yield "attention_vjp", decoder.attention_vjp, decoder.GRADIENT
-    for module in (linear, grids, keys, lattice):
+    for module in (linear, grids, keys, lattice, parts, changes):
         for op, faults in module.FAULTS.items():
             yield op, getattr(module, op), faults
     for op, faults in gradients.FAULTS.items():
@@ -100,8 +105,8 @@ RIGHT = tuple(Fault(op, "", "", function) for op, function, _ in _table())
 
 def cases(op: str, dtypes: tuple[str, ...] | None = ("float32",)) -> list[Case]:
     """The cases that faults of a function are judged by: the smoke tier, in float32."""
-    name = op.removesuffix("_vjp")
-    kind = "vjp" if op.endswith("_vjp") else "forward"
+    name = owner(op)
+    kind = op.removeprefix(f"{name}_") if op != name else "forward"
     return [case for case in suite.cases("smoke", (name,), dtypes) if case.kind == kind]
 
 

@@ -185,7 +185,7 @@ FORWARD = {
 GRADIENT = {
     "strict": "causal by one key too few",
     "queries": "with the softmax over queries",
-    "ones": "for a dout of ones",
+    "ones": "for a cotangent of ones",
     "no row sums": "without the row sums in the softmax's gradient",
     "no slope": "without the slope of the softcap",
     "unscaled dk": "dk is ours times sqrt(d)",

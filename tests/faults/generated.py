@@ -32,7 +32,7 @@ from nlattn.conformance.cases.recipes import recipes
 from nlattn.conformance.cases.suite import cases, fits, make
 from nlattn.conformance.judge import errors, verdict
 from nlattn.conformance.judge.diagnosis import diagnose
-from nlattn.conformance.table import TABLE, OpSpec, find
+from nlattn.conformance.table import JUDGED, OpSpec, find
 from nlattn.conformance.truth import bounds
 from nlattn.conformance.truth.bounds import floating
 from nlattn.conformance.truth.transcription import transcription
@@ -320,7 +320,7 @@ def _others(op: str) -> list[Case]:
 
 def sample(count: int, seed: int = 0, ops: tuple[str, ...] | None = None) -> list[Mutant]:
     """Some mutants of all oracles, as many of each operator as there are."""
-    chosen = [s for s in TABLE if not s.cases.search_only and (ops is None or s.name in ops)]
+    chosen = [s for s in JUDGED if not s.cases.search_only and (ops is None or s.name in ops)]
     found: list[Mutant] = []
     for i, spec in enumerate(chosen):
         every = list(mutants(spec))

@@ -19,7 +19,7 @@ _MOST = 2000
 _PARTS = ("field.index", "support.indptr", "support.indices", "support.shape")
 _PARTS += tuple(f"{name}_simplices.{part}" for name in "qk" for part in ("rem0", "rank"))
 _HANDED_ON = {
-    "ones": "for a dout of ones",
+    "ones": "for a cotangent of ones",
     "sign": "with the sign turned",
     "values alone": "with weights held constant: dv alone",
 }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nlattn
-from nlattn.oracle import sparse as oracle
+from nlattn.oracle import indexer as oracle
 
 
 @pytest.mark.parametrize(("dtype", "wide"), [(np.float32, np.float64), (np.float64, np.longdouble)])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nlattn
-from nlattn.oracle import dense as oracle
+from nlattn.oracle import merge as oracle
 
 
 @pytest.mark.parametrize("base", ["e", "2"])

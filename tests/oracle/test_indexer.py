@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.oracle import sparse as oracle
+from nlattn.oracle import indexer as oracle
 
 
 def test_scores_by_hand() -> None:
@@ -58,3 +58,9 @@ def test_gradients_agree_with_the_complex_step() -> None:
         moved_scores[at] += 1e-30j
         slope = (dloss * oracle.index_loss(moved_scores, weights)).sum().imag / 1e-30
         np.testing.assert_allclose(got[at], 0 if at == (0, 2) else slope, atol=1e-14)
+
+
+def test_the_share_of_a_set_by_hand() -> None:
+    """Sums of 1 and 4; a set that is empty; a query that sees nothing."""
+    lse_set, lse = np.array([0.0, -np.inf, -np.inf]), np.array([np.log(4), 0.0, -np.inf])
+    np.testing.assert_allclose(oracle.share_held(lse_set, lse), [0.25, 0, 0])

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nlattn.oracle.dense import attention, merge_attention, merge_attention_vjp
+from nlattn.oracle.dense import attention
+from nlattn.oracle.merge import merge_attention, merge_attention_vjp
 
 
 def test_two_sets_by_hand() -> None:

@@ -12,12 +12,11 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from nlattn.conformance.case import Array
-from nlattn.conformance.table import TABLE
+from nlattn.conformance.table import FUNCTIONS, owner
 
 ADAPTERS = (
     "numpy", "nlattn", "torch", "jax", "onnxruntime", "faiss", "flash_attn", "xformers"
 )  # fmt: skip
-_FUNCTIONS = {f"{spec.name}{end}": spec for spec in TABLE for end in ("", "_vjp")}
 
 
 class Unsupported(Exception):  # noqa: N818  it is an answer, not an error
@@ -56,7 +55,7 @@ def load(spec: str, op: str | None = None) -> Any:
     ValueError
         There is nothing of that name, or it is no backend.
     """
-    if op is not None and op not in _FUNCTIONS:
+    if op is not None and op not in FUNCTIONS:
         raise ValueError(f"--op {op}: no such operator; nlattn list names them")
     if spec.startswith("exec:"):
         module = importlib.import_module("nlattn.conformance.backends.adapters.program")
@@ -71,7 +70,7 @@ def load(spec: str, op: str | None = None) -> Any:
     elif op is not None or inspect.isfunction(thing):
         thing = wrap(thing, op)
     if not callable(getattr(thing, "run", None)) and not any(
-        callable(getattr(thing, function, None)) for function in _FUNCTIONS
+        callable(getattr(thing, function, None)) for function in FUNCTIONS
     ):
         raise ValueError(f"{spec} has neither run() nor a method named after an operator")
     return thing
@@ -93,7 +92,7 @@ class FunctionBackend:
 
     def capabilities(self) -> dict[str, Any]:
         """The one operator, and what `capable` says of the function."""
-        own = {"operators": [self.op], "gradients": self.op.endswith("_vjp")}
+        own = {"operators": [self.op], "gradients": self.op != owner(self.op)}
         return {**own, **getattr(self.function, "capabilities", {})}
 
     def run(self, op: str, arrays: dict[str, Array], options: dict[str, Any]) -> Any:
@@ -108,7 +107,7 @@ def told(backend: Any) -> dict[str, Any]:
     words = getattr(backend, "capabilities", None)
     words = dict(words() if callable(words) else words or {})
     if "operators" not in words and not callable(getattr(backend, "run", None)):
-        methods = [op for op in _FUNCTIONS if callable(getattr(backend, op, None))]
+        methods = [op for op in FUNCTIONS if callable(getattr(backend, op, None))]
         words["operators"] = methods or None
     return {name: x for name, x in words.items() if x is not None}
 
@@ -127,8 +126,13 @@ def call(
     function: Callable[..., Any], op: str, arrays: Mapping[str, Array], options: Mapping[str, Any]
 ) -> Any:
     """``function(q, k, v, **rest)``; Unsupported names what it does not take."""
-    spec = _FUNCTIONS[op.removesuffix("_stages")]
-    first = [name for name in (*spec.arrays, "dout") if name in arrays]
+    spec = FUNCTIONS[op.removesuffix("_stages")]
+    first = [*spec.arrays]
+    if op.endswith("_vjp"):
+        first.append(f"d{spec.cases.outputs[0]}")
+    if op.endswith("_jvp"):
+        first += [f"d{name}" for name in spec.arrays]
+    first = [name for name in first if name in arrays]
     first = [name for name in first if name not in spec.optional]
     rest = {name: x for name, x in arrays.items() if name not in first}
     rest = {name.replace(".", "_"): x for name, x in rest.items()} | dict(options)

@@ -12,7 +12,7 @@ import numpy as np
 from nlattn.conformance.case import DTYPES, Case
 from nlattn.conformance.cases.arrays import layout_of
 from nlattn.conformance.cases.shapes import Shapes
-from nlattn.conformance.table import TABLE, OpSpec, find
+from nlattn.conformance.table import FUNCTIONS, OpSpec, find, owner
 from nlattn.conformance.truth.arithmetic import ACCUMULATE, PRODUCTS, Arithmetic
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -42,13 +42,15 @@ class Capabilities:
     """What a backend can do; what it leaves out is tried."""
 
     operators: frozenset[str] | None = None
-    """Operators, and gradients as ``qna_vjp``."""
+    """Operators, and gradients as ``qna_vjp``, forward mode as ``qna_jvp``."""
     dtypes: tuple[str, ...] = DTYPES
     options: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Operator to the options and optional arrays that it takes."""
     gradients: bool = True
     deterministic: bool | str = True
     """Whether a call gives the same bits again; "batch" if a head alone gives them, too."""
+    forward_mode: bool = False
+    """Whether operators that have one are asked for ``<op>_jvp``, too."""
     largest_n: int | None = None
     stages: bool = False
     shapes: Mapping[str, Shapes] = field(default_factory=dict)
@@ -80,10 +82,10 @@ class Capabilities:
             if found.get(name) is not None:
                 found[name] = tuple(found[name])
         if found.get("operators") is not None:
-            found["operators"] = frozenset(_known("operators", found["operators"], FUNCTIONS))
+            found["operators"] = frozenset(_known("operators", found["operators"], _NAMES))
         found["dtypes"] = tuple(_known("dtypes", found.get("dtypes") or DTYPES, DTYPES))
         options = found.get("options") or {}
-        _known("options", options, FUNCTIONS)
+        _known("options", options, _NAMES)
         found["options"] = {op: frozenset(taken) for op, taken in options.items()}
         found["shapes"] = {
             op: Shapes.of(x, dimensions(find(op)))
@@ -99,7 +101,13 @@ class Capabilities:
 
     def claims(self, op: str) -> bool:
         """Whether it names an operator or its gradient; all, if it names none."""
-        return self.operators is None or bool(self.operators & {op, f"{op}_vjp"})
+        return self.operators is None or any(owner(f) == op for f in self.operators)
+
+    def asked(self, kind: str, function: str) -> bool:
+        """Whether functions of a kind are asked for: forward mode of those alone that say so."""
+        if function in (self.operators or ()):
+            return True
+        return {"vjp": self.gradients, "jvp": self.forward_mode}.get(kind, True)
 
     def refused(self, raised: str) -> bool:
         """Whether an exception, as ``Type: text (place)``, says that a call is not supported."""
@@ -108,8 +116,8 @@ class Capabilities:
         return not raised.startswith(_BUGS)
 
 
+_NAMES = tuple(FUNCTIONS)
 _WORDS = {*Capabilities.__dataclass_fields__} - {"told"}
-FUNCTIONS = tuple(f"{spec.name}{end}" for spec in TABLE for end in ("", "_vjp"))
 
 
 def dimensions(spec: OpSpec) -> tuple[str, ...]:
@@ -124,14 +132,14 @@ def unsupported(able: Capabilities | Mapping[str, Any], case: Case) -> str:
     operators = able.operators
     if operators is not None and not {case.op, case.function} & operators:
         return f"no {case.op}"
-    if case.kind == "vjp" and not (able.gradients or case.function in (operators or ())):
-        return "no gradients"
+    if not able.asked(case.kind, case.function):
+        return "no gradients" if case.kind == "vjp" else "no forward mode"
     if case.dtype not in able.dtypes:
         return f"no {case.dtype}"
     taken = able.options.get(case.function, able.options.get(case.op))
     if taken is not None:
         needed = {*case.options, *(n.split(".")[0] for n in case.arrays)}
-        needed -= {*case.spec.arrays, *case.spec.extras, "dout"} - {*case.spec.optional}
+        needed -= {*case.spec.arrays, *case.spec.extras, *case.directions} - {*case.spec.optional}
         if needed - {*taken}:
             return f"no {', '.join(sorted(needed - {*taken}))}"
     if able.largest_n is not None:
@@ -159,8 +167,8 @@ def _known(what: str, words: Any, known: tuple[str, ...]) -> Any:
 
 def _by_operator(shapes: Any, operators: frozenset[str] | None) -> dict[str, Any]:
     """Sizes of each operator; those of a backend with one operator need not say whose they are."""
-    own = {op.removesuffix("_vjp") for op in operators or ()}
+    own = {owner(op) for op in operators or ()}
     if isinstance(shapes, Mapping) and not {*shapes} & {*FUNCTIONS} and len(own) == 1:
         return {own.pop(): shapes} if shapes else {}
-    _known("shapes", shapes, FUNCTIONS)
-    return {op.removesuffix("_vjp"): x for op, x in shapes.items()}
+    _known("shapes", shapes, _NAMES)
+    return {owner(op): x for op, x in shapes.items()}

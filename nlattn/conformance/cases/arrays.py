@@ -9,6 +9,7 @@ import numpy as np
 from nlattn.conformance.case import Array
 from nlattn.conformance.cases.decoder import EXTRAS as _OF_DECODERS
 from nlattn.conformance.cases.hard import KINDS, harden
+from nlattn.conformance.cases.parts import PART_VALUES, page_table, shares
 from nlattn.conformance.table import OpSpec
 from nlattn.conformance.table.recipe import Recipe
 
@@ -37,6 +38,10 @@ def values(rng: Any, spec: OpSpec, recipe: Recipe) -> dict[str, Array]:
     arrays = {name: how(rng, name, x) for name, x in arrays.items()}
     if recipe.values == "large":
         _stretch(spec, recipe, arrays)
+    if recipe.values == "empty NaN":
+        arrays["outs"] = np.where(np.isneginf(arrays["lses"])[..., None], np.nan, arrays["outs"])
+    for name in spec.cases.shares:
+        arrays[name] = shares(rng, arrays[name], next(iter(arrays.values())))
     if recipe.values in KINDS and "q" in arrays:
         grid = arrays["k"].shape[-len(spec.arrays["k"].split()) : -1]
         harden(recipe.values, arrays, _scale(recipe, arrays), grid)
@@ -114,6 +119,7 @@ _VALUES: dict[str, Any] = {
     "hidden NaN keys": lambda _, __, x: x,
     "NaN": _some_nan,
     "tight": _tight,
+    **PART_VALUES,
 }
 
 
@@ -235,7 +241,7 @@ def _simplices(_: Any, __: OpSpec, recipe: Recipe, arrays: dict[str, Array], det
 _EXTRAS: dict[str, Any] = {
     "mask": _mask, "key mask": _key_mask, "bias": _bias, "weight": _weight,
     "support": _support, "field": _field, "index": _index,
-    "simplices": _simplices,
+    "simplices": _simplices, "table": page_table,
     **_OF_DECODERS,
 }  # fmt: skip
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from nlattn.conformance.case import DTYPES, TIERS, Array, Case, dtype_of
-from nlattn.conformance.table import TABLE
+from nlattn.conformance.table import JUDGED
 from nlattn.files import npy
 from nlattn.files.untrusted import one_line, open_regular, parse_json
 
@@ -61,9 +61,9 @@ def read(op: str, folder: Path) -> Case:
     about = read_json(op, folder / "case.json", JSON_BYTES)
     if not isinstance(about, dict) or about.keys() != _FIELDS:
         raise ValueError(f"{op}: case.json has not the fields {', '.join(sorted(_FIELDS))}")
-    names = [spec.name for spec in TABLE]
+    names = [spec.name for spec in JUDGED]
     closed: Any = (
-        ("op", names), ("kind", ("forward", "vjp")), ("dtype", DTYPES), ("tier", TIERS)
+        ("op", names), ("kind", ("forward", "vjp", "jvp")), ("dtype", DTYPES), ("tier", TIERS)
     )  # fmt: skip
     for field, values in closed:
         if about[field] not in values:

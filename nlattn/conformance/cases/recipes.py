@@ -178,7 +178,8 @@ def _completed(spec: OpSpec, recipe: Recipe) -> Recipe:
     if given and not any(name.split(":")[0] == given for name in extra):
         extra = (*extra, given)
     options = {n: x for n, x in spec.options.items() if not (given == "index" and n == "keys")}
-    kinds = tuple(k for k in recipe.kinds if k == "forward" or spec.has_vjp)
+    has = {"vjp": spec.has_vjp, "jvp": spec.has_jvp}
+    kinds = tuple(k for k in recipe.kinds if has.get(k, True))
     return replace(
         recipe, sizes=sizes, extra=extra, options={**options, **recipe.options}, kinds=kinds
     )

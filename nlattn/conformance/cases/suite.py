@@ -14,7 +14,7 @@ from nlattn.conformance.case import DTYPES, TIERS, Case, Kind, Tier, dtype_of
 from nlattn.conformance.cases.arrays import extras, lay, values
 from nlattn.conformance.cases.recipes import recipes
 from nlattn.conformance.cases.shapes import Shapes
-from nlattn.conformance.table import TABLE, OpSpec, find
+from nlattn.conformance.table import JUDGED, OpSpec, find
 from nlattn.conformance.table.recipe import Recipe
 from nlattn.conformance.truth.bounds import floating
 from nlattn.conformance.truth.transcription import transcription
@@ -36,7 +36,7 @@ def cases(
     At "smoke" 16 bits are tried on few recipes, unless nothing else is asked for. `shapes` are the
     sizes that a backend takes, by operator: cases have legal sizes like their own.
     """
-    chosen = TABLE if ops is None else tuple(find(name) for name in ops)
+    chosen = JUDGED if ops is None else tuple(find(name) for name in ops)
     few = tier == "smoke" and not (dtypes and {*dtypes} <= {"float16", "bfloat16"})
     for spec in chosen:
         if spec.cases.search_only:
@@ -84,10 +84,13 @@ def make(spec: OpSpec, recipe: Recipe, kind: Kind, dtype: str, seed: int = SEED)
         with np.errstate(all="ignore"):
             out = transcription(spec.name, arrays, recipe.options)
         shape = np.shape(out[0] if isinstance(out, tuple) else out)
-        arrays["dout"] = np.asarray(rng.standard_normal(shape))
+        arrays[f"d{spec.cases.outputs[0]}"] = np.asarray(rng.standard_normal(shape))
     options, hidden = dict(recipe.options), _hidden(arrays)
     if kind == "vjp":
         arrays |= _cotangent_of_lse(rng, spec, options, arrays)
+    if kind == "jvp":
+        options.pop("masked_rows", None)
+        arrays |= _changes(rng, spec, arrays)
     given = {
         name: lay(_cast(name, x, dtype, recipe, hidden), _layout(name, recipe))
         for name, x in arrays.items()
@@ -113,12 +116,20 @@ def _layout(name: str, recipe: Recipe) -> str:
 def _cotangent_of_lse(rng: Any, spec: OpSpec, options: dict[str, Any], arrays: Any) -> Any:
     """What a gradient is asked for where lse is a result; rows of nothing give it no weight."""
     options.pop("masked_rows", None)
-    if not options.pop("return_lse", False):
+    wanted = {"return_lse": True} if options.pop("return_lse", False) else {}
+    if not wanted and "lse" not in spec.cases.outputs:
         return {}
     with np.errstate(all="ignore"):
         given = {name: x for name, x in arrays.items() if name != "dout"}
-        lse = transcription(spec.name, given, {**options, "return_lse": True})[1]
+        lse = transcription(spec.name, given, {**options, **wanted})[1]
     return {"dlse": np.where(np.isfinite(lse), rng.standard_normal(np.shape(lse)), 0.0)}
+
+
+def _changes(rng: Any, spec: OpSpec, arrays: Any) -> Any:
+    """A direction for each array that has a gradient; what is not finite stays."""
+    names = Case("", spec.name, "jvp", "float64", arrays).moving
+    moved = {f"d{n}": rng.standard_normal(np.shape(arrays[n])) for n in names}
+    return {n: np.where(np.isfinite(arrays[n[1:]]), x, 0.0) for n, x in moved.items()}
 
 
 def _hidden(arrays: Any) -> Any:

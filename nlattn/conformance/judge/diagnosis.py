@@ -18,8 +18,8 @@ import numpy as np
 from nlattn.conformance.case import Array, Case, dtype_of
 from nlattn.conformance.judge import combined, structure, variants
 from nlattn.conformance.judge.measure import attempt, distance, rms, slack, variants_made
-from nlattn.conformance.judge.variants import gradients
-from nlattn.conformance.judge.variants.base import Call, first
+from nlattn.conformance.judge.variants import changes, gradients
+from nlattn.conformance.judge.variants.base import Call
 from nlattn.conformance.truth.arithmetic import precision
 from nlattn.conformance.truth.bounds import exact, wide
 
@@ -110,7 +110,8 @@ Measure: TypeAlias = Callable[[Mapping[str, Array] | None], Array]
 def _ways(case: Case) -> list[tuple[str, Measure]]:
     """All variants that make sense for a case, by name."""
     with np.errstate(all="ignore"):
-        return list(_forward(case) if case.kind == "forward" else _vjp(case))
+        made = {"forward": _forward, "vjp": _vjp, "jvp": _jvp}[case.kind]
+        return list(made(case))
 
 
 def _forward(case: Case) -> Iterator[tuple[str, Measure]]:
@@ -134,7 +135,7 @@ def _vjp(case: Case) -> Iterator[tuple[str, Measure]]:
     """Gradients of variants along random directions; then what goes wrong in gradients alone."""
     want = exact(case)
     arrays = wide(case.arrays)
-    dout, dlse = arrays.pop("dout"), arrays.pop("dlse", None)
+    cotangents = {name[1:]: arrays.pop(name) for name in case.directions}
     forward = Call(case.op, arrays, dict(case.options), case.dtype)
     rng = np.random.default_rng(0)
     ways: list[dict[str, Array]] = [
@@ -145,16 +146,17 @@ def _vjp(case: Case) -> Iterator[tuple[str, Measure]]:
         return np.array([sum((results[n] * u).sum() for n, u in way.items()) for way in ways])
 
     def slope(variant: variants.Variant, way: Mapping[str, Array]) -> float:
-        moved = {n[1:]: arrays[n[1:]] + 1j * _STEP * u for n, u in way.items()}
-        result = first(attempt(variant, forward.given(**moved)))
-        found = (dout * np.imag(result)).sum() if _like(result, dout) else np.nan
-        if dlse is not None:  # of lse the variant says nothing: that part is ours
-            lse = forward.given(**moved, return_lse=True)()[1]
-            found = found + (dlse * np.where(np.isfinite(lse.real), np.imag(lse), 0)).sum()
-        return float(found / _STEP)
+        moved = _moved(forward, way)
+        results = _by_name(case, attempt(variant, moved))
+        if (
+            "lse" in cotangents and "lse" not in results
+        ):  # of it the variant says nothing: it is ours
+            results["lse"] = moved.given(return_lse=True)()[1]
+        return float(sum(_inner(results.get(n), x) for n, x in cotangents.items()) / _STEP)
 
     for variant in variants.of(case.op):
-        if _like(first(attempt(variant, forward)), dout):
+        plain = _by_name(case, attempt(variant, forward))
+        if any(np.shape(plain[n]) == x.shape for n, x in cotangents.items() if n in plain):
             slopes = np.array([slope(variant, way) for way in ways])
             yield variant.name, partial(_either, along, slopes)
     for name, made in gradients.wrong(case, want):
@@ -162,8 +164,39 @@ def _vjp(case: Case) -> Iterator[tuple[str, Measure]]:
             yield name, _whole(made)
 
 
-def _like(result: Any, dout: Array) -> bool:
-    return result is not None and np.shape(result) == dout.shape
+def _jvp(case: Case) -> Iterator[tuple[str, Measure]]:
+    """What goes wrong in changes alone; then variants along the case's own directions."""
+    want = exact(case)
+    for name, made in changes.wrong(case, want):
+        if all(made[n].shape == x.shape for n, x in want.items()):
+            yield name, _whole(made)
+    arrays = wide(case.arrays)
+    way = {name: arrays.pop(name) for name in case.directions}
+    moved = _moved(Call(case.op, arrays, dict(case.options), case.dtype), way)
+    for variant in variants.of(case.op):
+        results = _by_name(case, attempt(variant, moved))
+        made = {f"d{n}": np.imag(x) / _STEP for n, x in results.items() if f"d{n}" in want}
+        if made and all(made[n].shape == want[n].shape for n in made):
+            yield variant.name, _whole(made)
+
+
+def _moved(forward: Call, way: Mapping[str, Array]) -> Call:
+    """The call with arrays a step along a way, in imaginary numbers."""
+    return forward.given(**{n[1:]: forward.arrays[n[1:]] + 1j * _STEP * u for n, u in way.items()})
+
+
+def _by_name(case: Case, result: Any) -> dict[str, Any]:
+    """Results of a variant, which may give the first alone; of None there are none."""
+    given = result if isinstance(result, tuple) else (result,)
+    return {n: x for n, x in zip(case.results, given, strict=False) if x is not None}
+
+
+def _inner(result: Any, cotangent: Array) -> float:
+    """How much a result moves along its cotangent; NaN of another shape."""
+    if result is None or np.shape(result) != cotangent.shape:
+        return np.nan
+    change = np.where(np.isfinite(np.real(result)), np.imag(result), 0)
+    return float((cotangent * change).sum())
 
 
 def _either(

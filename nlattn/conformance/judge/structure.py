@@ -82,6 +82,8 @@ def only(case: Case, want: Mapping[str, Array], got: Mapping[str, Array]) -> str
 def _stale(want: Array, got: Array) -> str:
     if not got.any() and want.any():
         return "0 everywhere: nothing was written"
+    if np.isinf(got).all() and np.isfinite(want).all():
+        return "infinite everywhere"
     return "NaN everywhere" if np.isnan(got).all() else ""
 
 

@@ -18,6 +18,7 @@ from nlattn.conformance.judge.errors import (
     usable,
     varied,
 )
+from nlattn.conformance.judge.selection import judge_selection
 from nlattn.conformance.truth.arithmetic import Arithmetic
 from nlattn.conformance.truth.bounds import allowed, exact, ratios, transcribed, typical
 
@@ -97,6 +98,8 @@ def judge(
             return replace(base, output=name, detail=f"{name} is no array of numbers: {error}")
         if y.shape != x.shape:
             return replace(base, output=name, detail=f"{name} has shape {y.shape}, not {x.shape}")
+    if case.spec.cases.result == "index":
+        return _chosen(base, case, want["out"], found["out"])
     how = how or Arithmetic.of(case.dtype)
     bounds = usable(case, want, {n: factor * x for n, x in allowed(case, how).items()}, how)
     verdict = _worst(base, found, want, bounds)
@@ -114,6 +117,22 @@ def judge(
         return replace(verdict, status="pass")
     each = {name: factor * x for name, x in typical(case, how).items()}
     return _pattern(replace(verdict, status="pass"), case, found, want, each, how)
+
+
+def _chosen(base: Verdict, case: Case, want: Array, got: Array) -> Verdict:
+    """The verdict on a table of keys; another choice of equal keys is suspicious."""
+    if np.array_equal(got, want):
+        return replace(base, status="pass", ratio=0.0)
+    causal = {n: case.options[n] for n in ("causal", "causal_offset") if n in case.options}
+    whole = np.array_equal(got, np.trunc(got)) and (got >= -1).all()
+    table = got.astype(np.int64) if whole else np.full(got.shape, -1)
+    found = judge_selection(case.arrays["scores"].astype(np.float64), table, **causal)
+    last = np.sort(got < 0, -1)
+    if found.right and found.ordered and not found.lowest and np.array_equal(got < 0, last):
+        return replace(base, status="suspicious", ratio=0.0, detail=found.detail)
+    at = tuple(map(int, np.argwhere(got != want)[0]))
+    detail = found.detail or "-1 stands before keys"
+    return replace(base, output="out", index=at, got=got[at], want=want[at], detail=detail)
 
 
 def _summed_once(case: Case) -> bool:
@@ -166,7 +185,7 @@ def _pattern(
     shared = how.common * (SHARED + (deep if deep > SHARED else 0.0))
     farthest = spread = 0.0
     cut = how.common > how.results.unit  # factors that are cut off are all too small
-    most = SPREAD_OF_GRADIENTS if case.kind == "vjp" or cut else SPREAD
+    most = SPREAD_OF_GRADIENTS if case.kind in ("vjp", "jvp") or cut else SPREAD
     for name, y in transcribed(case).items():
         mine, other = (errors(z, want[name], each[name]) for z in (got[name], y))
         if not other.far > UNLIKELY:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from nlattn.conformance.case import Case
 from nlattn.conformance.judge.verdict import Verdict
+from nlattn.conformance.table import owner
 
 _SAME = "your output equals ours "
 _NUMBERS = re.compile(r"-?\d[\d.e+-]*(, -?\d[\d.e+-]*)*(\.\.\.)?")
@@ -89,7 +90,7 @@ def coverage(cases: Iterable[Case], verdicts: Iterable[Verdict]) -> Iterator[str
 
 def _options(case: Case) -> list[str]:
     extra = [name.split(".")[0] for name in case.arrays]
-    known = {*case.spec.arrays, "dout"} - {*case.spec.optional}
+    known = {*case.spec.arrays, *case.directions} - {*case.spec.optional}
     return [n for n in (*case.options, *extra) if n not in known and n not in case.spec.options]
 
 
@@ -113,15 +114,15 @@ def unjudged(operators: Iterable[str] | None, verdicts: Iterable[Verdict]) -> st
     reasons: dict[str, Counter[str]] = {}
     for v in verdicts:
         op, kind, *_ = v.case.split("/")
-        judged[f"{op}_vjp" if kind == "vjp" else op] += v.status in JUDGED
+        judged[f"{op}_{kind}" if kind in ("vjp", "jvp") else op] += v.status in JUDGED
         if v.status == "unsupported":
             reasons.setdefault(op, Counter())[v.detail] += 1
     if operators is None:
         return "" if judged.total() or not reasons else f"nothing was judged{_why(reasons, None)}"
-    asked = {name.split("_vjp")[0] for name in judged} | {*reasons}
+    asked = {owner(name) for name in judged} | {*reasons}
     none = sorted(
         f for f in operators
-        if not judged[f] and f.removesuffix("_vjp") in asked
+        if not judged[f] and owner(f) in asked
         and not (f in asked and judged[f"{f}_vjp"])
     )  # fmt: skip
     if not none:
@@ -132,7 +133,7 @@ def unjudged(operators: Iterable[str] | None, verdicts: Iterable[Verdict]) -> st
 def _why(reasons: Mapping[str, Counter[str]], ops: list[str] | None) -> str:
     total = Counter[str]()
     for op, counts in reasons.items():
-        if ops is None or {op, f"{op}_vjp"} & {*ops}:
+        if ops is None or op in map(owner, ops):
             total += counts
     told = [reason for reason, _ in total.most_common() if not reason.startswith("no ")]
     return f": {(told or [*total])[0]}" if total else ""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["forward", "vjp", "stages"]
+Kind = Literal["forward", "vjp", "jvp", "stages"]
 Tier = Literal["smoke", "standard", "exhaustive", "large"]
 
 WIDE = ("float64", "float32")
@@ -14,7 +14,7 @@ ALL = ("float64", "float32", "float16", "bfloat16")
 
 PRIMES = {
     "n": 17, "m": 13, "d": 5, "e": 3, "r": 11, "Hq": 5, "Wq": 3, "Hk": 3, "Wk": 7,
-    "H": 5, "W": 7, "t": 2, "f": 4,
+    "H": 5, "W": 7, "t": 2, "f": 4, "h": 3, "parts": 3, "count": 5, "size": 4,
 }  # fmt: skip
 TILES = {
     "n": 65, "m": 129, "d": 17, "e": 33, "r": 31, "Hq": 9, "Wq": 8, "Hk": 8, "Wk": 9,
@@ -37,5 +37,6 @@ class Recipe:
     values: str = "normal"
     layout: str = "C"
     dtypes: tuple[str, ...] = WIDE
-    kinds: tuple[Kind, ...] = ("forward", "vjp")
+    kinds: tuple[Kind, ...] = ("forward", "vjp", "jvp")
+    """Of which an operator is asked for those that it has; a forward mode wherever a gradient."""
     tier: Tier = "smoke"

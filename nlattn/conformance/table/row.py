@@ -83,12 +83,15 @@ class Cases:
     without: tuple[str, ...] = ()
     """Labels of common recipes that make no sense for it."""
     given: str = ""
-    """A choice made beforehand and part of every case: "support", "field", "index", "simplices"."""
+    """A choice made beforehand and part of every case: "support", "field", "index", "simplices",
+    "table"."""
     most: Mapping[str, int] = field(default_factory=dict)
     """Largest size of a dimension at which results tell something."""
     outputs: tuple[str, ...] = ("out",)
     differentiable: tuple[str, ...] = ()
     """Arrays given by keyword that have a gradient, too."""
+    shares: tuple[str, ...] = ()
+    """Arrays whose rows are shares of 1, 0 where the first array is -inf; they have no gradient."""
     stretch: float = 1.0
     """How far beyond scores of 1e4 large values go; 0 where lengths do not count."""
     tall: bool = False

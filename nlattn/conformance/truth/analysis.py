@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from nlattn.conformance.table import TABLE
+from nlattn.conformance.table import JUDGED
 from nlattn.conformance.truth.arithmetic import Arithmetic
 from nlattn.conformance.truth.rounding import (
     Doubtful,
@@ -43,7 +43,7 @@ def analysed(arithmetic: Arithmetic, backward: bool = False) -> Iterator[None]:
 @contextmanager
 def standing_in(functions: Any) -> Iterator[None]:
     """Oracles find `functions` where ``np`` was."""
-    modules = {f"nlattn.oracle.{stem}" for stem in ("seen", *(spec.stem for spec in TABLE))}
+    modules = {f"nlattn.oracle.{stem}" for stem in ("seen", *(spec.stem for spec in JUDGED))}
     with _lock, ExitStack() as stack:
         for name in modules:
             stack.enter_context(patch.object(importlib.import_module(name), "np", functions))

@@ -64,6 +64,8 @@ def transcribed(case: Case) -> dict[str, Array]:
 def allowed(case: Case, how: Arithmetic | None = None) -> dict[str, Array]:
     """Bound of each element's error; by default in the arithmetic that its dtype suggests."""
     how = how or Arithmetic.of(case.dtype)
+    if case.spec.cases.result == "index":
+        return {name: np.full(x.shape, 0.1) for name, x in exact(case).items()}
     if case.spec.cases.bound != "analysis":
         return conditioned(case, how)
     arrays = {
@@ -72,7 +74,7 @@ def allowed(case: Case, how: Arithmetic | None = None) -> dict[str, Array]:
     }
     if how.factors and "dout" in arrays:  # kernels take ``P dP`` from dout and an output in 16 bits
         arrays["dout"].error += INEXACT
-    with analysed(how, case.kind == "vjp"), np.errstate(all="ignore"):
+    with analysed(how, case.kind in ("vjp", "jvp")), np.errstate(all="ignore"):
         result = named(case, transcription(case.function, arrays, case.options))
         each = apart(case, arrays) if how.results != how.sums else None
         more = named(case, transcription(case.function, *each)) if each else {}

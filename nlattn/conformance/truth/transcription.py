@@ -10,23 +10,24 @@ from typing import Any
 import numpy as np
 
 from nlattn.conformance.case import native
-from nlattn.conformance.table import find
+from nlattn.conformance.table import find, owner
 from nlattn.conformance.truth.analysis import Analysis
 from nlattn.conformance.truth.rounding import stored
 
 
 def transcription(op: str, arrays: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
     """What the oracle of `op`, such as ``attention_vjp``, gives: an array or a tuple."""
-    spec = find(op.removesuffix("_vjp"))
+    spec = find(owner(op))
     oracle = getattr(importlib.import_module(f"nlattn.oracle.{spec.stem}"), op)
     dims = len(next(iter(spec.arrays.values())).split())
     lead = arrays[next(iter(spec.arrays))].shape[:-dims]
     differentiable = spec.cases.differentiable
-    alone = spec.cases.outputs == ("out",) and op == spec.name and not options.get("return_lse")
+    gradient = op == f"{spec.name}_vjp"
+    alone = len(spec.cases.outputs) == 1 and not gradient and not options.get("return_lse")
 
     def call(given: Mapping[str, Any]) -> Any:
         result = _call(oracle, native(given) | dict(options))
-        if op != spec.name:
+        if gradient:
             return _summed(
                 result, [given[n] for n in (*spec.arrays, *differentiable) if n in given]
             )

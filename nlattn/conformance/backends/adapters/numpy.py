@@ -14,7 +14,7 @@ class Backend:
 
     def capabilities(self) -> dict[str, Any]:
         """Every operator, but in the two dtypes that NumPy computes in."""
-        return {"dtypes": ["float64", "float32"]}
+        return {"dtypes": ["float64", "float32"], "forward_mode": True}
 
     def run(self, op: str, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
         """Compute in the arrays' own dtype."""

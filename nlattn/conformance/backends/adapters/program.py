@@ -20,6 +20,7 @@ from typing import Any
 from nlattn.conformance.backends.backend import Unsupported
 from nlattn.conformance.case import Array, Case
 from nlattn.conformance.cases import folders
+from nlattn.conformance.table import owner
 
 UNSUPPORTED, REFUSED = 77, 65  # as in automake's tests, and EX_DATAERR of sysexits.h
 SECONDS = 30.0
@@ -38,7 +39,8 @@ class Program:
 
     def run(self, op: str, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> Any:
         """Results by name, read without trust."""
-        name, kind = op.removesuffix("_vjp"), "vjp" if op.endswith("_vjp") else "forward"
+        name = owner(op)
+        kind = "forward" if op == name else op.rsplit("_", 1)[1]
         dtype = next(x.dtype.name for x in arrays.values() if x.dtype.kind not in "iub")
         case = Case("case", name, kind, dtype, arrays, options)  # type: ignore[arg-type]
         with tempfile.TemporaryDirectory(prefix="nlattn-") as folder:

@@ -10,12 +10,14 @@ from __future__ import annotations
 from nlattn.conformance.judge.variants import (
     decoder,
     grids,
+    indexer,
     inputs,
     keys,
     lattice,
     linear,
     masks,
     neighbours,
+    parts,
     scores,
     windows,
 )
@@ -32,6 +34,8 @@ VARIANTS: tuple[Variant, ...] = (
     *neighbours.VARIANTS,
     *keys.VARIANTS,
     *lattice.VARIANTS,
+    *parts.VARIANTS,
+    *indexer.VARIANTS,
     *inputs.VARIANTS,
     *inputs.UNGIVEN,
 )

@@ -73,6 +73,13 @@ class Variant:
     """Outputs of a forward call; any error means that the variant makes no sense for it."""
 
 
+def several(
+    families: tuple[str, ...], wrong: Mapping[str, Callable[[Call], Any]]
+) -> tuple[Variant, ...]:
+    """Variants of the same families by name."""
+    return tuple(Variant(name, families, run) for name, run in wrong.items())
+
+
 def both(outer: Variant, inner: Variant) -> Variant:
     """Two mistakes in one call; that of `outer` is made first, of arrays and options."""
     joined = f"{outer.name}, and {inner.name}"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nlattn.conformance.case import Array, Case
+from nlattn.conformance.judge.variants import parts
 from nlattn.conformance.judge.variants.base import Call
 from nlattn.conformance.judge.variants.dense import stages, translated
 from nlattn.conformance.truth.bounds import exact
@@ -17,7 +18,7 @@ Gradients = Mapping[str, Array]
 
 def wrong(case: Case, want: Gradients) -> Iterator[tuple[str, dict[str, Array]]]:
     """Names, and the gradients that a backend gives which is wrong in this way."""
-    for name, make in _WAYS:
+    for name, make in (*_WAYS, *parts.GRADIENTS):
         try:
             made = make(case, want)
         except (LookupError, TypeError, ValueError):
@@ -33,7 +34,8 @@ def _for(dout: Callable[[Array], Array]) -> Callable[[Case, Gradients], Any]:
     """Gradients for another cotangent."""
 
     def make(case: Case, _: Gradients) -> Any:
-        arrays = {**case.arrays, "dout": dout(np.asarray(case.arrays["dout"], float))}
+        name = case.directions[0]
+        arrays = {**case.arrays, name: dout(np.asarray(case.arrays[name], float))}
         return exact(Case(case.name, case.op, case.kind, case.dtype, arrays, case.options))
 
     return make
@@ -160,7 +162,7 @@ _WAYS: tuple[tuple[str, Callable[[Case, Gradients], Any]], ...] = (
     ("with dk and dv swapped", _exchanged("dk", "dv")),
     ("with dq and dk swapped", _exchanged("dq", "dk")),
     ("with dq and dv swapped", _exchanged("dq", "dv")),
-    ("for a dout of ones", _for(np.ones_like)),
+    ("for a cotangent of ones", _for(np.ones_like)),
     ("without the gradient of lse", _without_lse),
     ("with the sign turned", lambda _, g: {name: -x for name, x in g.items()}),
     ("with weights held constant: dv alone", _constant_weights),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nlattn.conformance.judge.variants.base import Array, Call, Variant, after, unit
-from nlattn.conformance.table import TABLE, find
+from nlattn.conformance.table import JUDGED, find
 
 _SETS, _GRIDS = ("triples",), ("grids",)
 ANY = ("any",)
@@ -68,7 +68,7 @@ def _ungiven(name: str) -> Callable[[Call], Any]:
 OPTIONS = sorted(
     {
         name
-        for spec in TABLE
+        for spec in JUDGED
         for factor in spec.cases.choices
         for level in factor
         for name in level.options

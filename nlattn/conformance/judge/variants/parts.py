@@ -1,0 +1,204 @@
+"""Partial results merged wrongly, pages taken wrongly, shares of other numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from nlattn.conformance.judge.variants.base import Array, Call, after, several, softmax
+
+_MERGED, _SHARE, _PAGES = ("merged",), ("share",), ("pages",)
+
+
+def _by(weights: Callable[[Array], Array]) -> Callable[[Call], Any]:
+    """Outputs merged by other weights of their normalisers (..., parts, n)."""
+
+    def run(c: Call) -> Any:
+        lse = c()[1]
+        z = c["lses"] * (np.log(2) if c.get("lse_base") == "2" else 1.0)
+        w = weights(z)[..., None]
+        return np.where(w == 0, 0, w * c["outs"]).sum(-3), lse
+
+    return run
+
+
+def _linear(z: Array) -> Array:
+    z = np.where(np.isneginf(z.real), 0, z)
+    return np.asarray(z / z.sum(-2, keepdims=True))
+
+
+def _even(z: Array) -> Array:
+    there = ~np.isneginf(z.real)
+    return np.asarray(there / np.maximum(there.sum(-2, keepdims=True), 1))
+
+
+def _of_parts(which: slice) -> Callable[[Call], Any]:
+    return lambda c: c.given(outs=c["outs"][..., which, :, :], lses=c["lses"][..., which, :])()
+
+
+def _lse(change: Callable[[Array, Array], Array]) -> Callable[[Call], Any]:
+    """Another normaliser, of those of the sets and of ours."""
+
+    def run(c: Call) -> Any:
+        out, lse = c()
+        return out, change(c["lses"], lse)
+
+    return run
+
+
+def _largest(z: Array, _: Array) -> Array:
+    at = z.real.argmax(-2)[..., None, :]
+    return np.asarray(np.take_along_axis(z, at, -2)[..., 0, :])
+
+
+def _other_base(c: Call) -> Any:
+    return c.given(lse_base="e" if c.get("lse_base") == "2" else "2")()
+
+
+def _only_base_of_lse(c: Call) -> Any:
+    """Weights by the natural exponential of logarithms to base 2."""
+    if c["lse_base"] != "2":
+        raise ValueError
+    return c.given(lse_base="e")()[0], c()[1]
+
+
+def _empty_is_nan(c: Call) -> Any:
+    out, lse = c()
+    none = np.isneginf(lse.real)
+    if not none.any():
+        raise ValueError
+    return np.where(none[..., None], np.nan, out), np.where(none, np.nan, lse)
+
+
+def _right_lse(run: Callable[[Call], Any]) -> Callable[[Call], Any]:
+    return lambda c: (run(c)[0], c()[1])
+
+
+def _held(c: Call) -> Any:
+    """Nothing times what an empty set holds, which may be NaN."""
+    out, lse = c()
+    held = 0 * c["outs"].sum(-3)
+    if not np.isnan(held).any():
+        raise ValueError
+    return out + held, lse
+
+
+def _overwritten(case: Any, want: Mapping[str, Array]) -> dict[str, Array]:
+    """The gradient of the last place of each page, not the sum over all."""
+    table, found = case.arrays["table"], np.zeros(want["dpages"].shape)
+    each = np.asarray(case.arrays["dout"], float).reshape(*table.shape, *found.shape[1:])
+    found[table[table >= 0]] = each[table >= 0]
+    return {"dpages": found}
+
+
+def _scores(change: Callable[[Array, Array, Array], Array]) -> Callable[..., dict[str, Array]]:
+    """``dlses = change(shares, inner, dlse)``, inner the products of outputs and dout."""
+
+    def make(case: Any, _: Mapping[str, Array]) -> dict[str, Array]:
+        unit = np.log(2) if case.options.get("lse_base") == "2" else 1.0
+        outs, lses, dout = (np.asarray(case.arrays[n], float) for n in ("outs", "lses", "dout"))
+        p = softmax(unit * lses, -2)
+        kept = np.where(p[..., None] == 0, 0, outs)
+        inner = unit * (kept * dout[..., None, :, :]).sum(-1)
+        rest = np.asarray(case.arrays["dlse"], float)[..., None, :]
+        return {"dlses": change(p, inner, rest)}
+
+    return make
+
+
+def _even_douts(case: Any, want: Mapping[str, Array]) -> dict[str, Array]:
+    dout = np.asarray(case.arrays["dout"], float)[..., None, :, :]
+    return {"douts": np.broadcast_to(dout, want["douts"].shape)}
+
+
+GRADIENTS: tuple[tuple[str, Callable[..., dict[str, Array]]], ...] = (
+    ("with the last place of a page in place of the sum over all", _overwritten),
+    ("without the mean over sets in dlses", _scores(lambda p, inner, rest: p * (inner + rest))),
+    (
+        "without the shares in dlses",
+        _scores(lambda p, inner, rest: inner - (p * inner).sum(-2, keepdims=True) + rest),
+    ),
+    ("with douts not weighted", _even_douts),
+)
+"""What goes wrong in gradients alone."""
+
+
+def _moved_pages(change: Callable[[Array, int], Array]) -> Callable[[Call], Any]:
+    """The oracle with another table, of this one and of the number of pages."""
+    return lambda c: c.given(table=change(np.array(c["table"]), len(c["pages"])))()
+
+
+def _interleaved(c: Call) -> Any:
+    """The first rows of all pages, then the second ones."""
+    out, size = c(), c["pages"].shape[1]
+    lead = out.ndim - c["pages"].ndim + 1
+    parts = out.reshape(*out.shape[:lead], -1, size, *out.shape[lead + 1 :])
+    return np.swapaxes(parts, lead, lead + 1).reshape(out.shape)
+
+
+VARIANTS = (
+    *several(
+        _MERGED,
+        {
+            "with all sets weighted alike": _by(_even),
+            "with outputs added, not weighted": _by(lambda z: 0 * z.real + 1),
+            "weighted by lse, not its exponential": _by(_linear),
+            "weighted by the exponential of lse, not divided by their sum": _by(np.exp),
+            "with weights to base 2 in place of e, or e in place of 2": _other_base,
+            "with weights to base e of logarithms to base 2": _only_base_of_lse,
+            "without the last set": _of_parts(slice(None, -1)),
+            "without the first set": _of_parts(slice(1, None)),
+            "with the first two sets alone": _of_parts(slice(2)),
+            "with the largest lse in place of that of all": _lse(_largest),
+            "with lse added, not their exponentials": _lse(lambda z, _: z.sum(-2)),
+            "with the mean of lse": _lse(lambda z, _: z.mean(-2)),
+            "with the lse of the first set": _lse(lambda z, _: z[..., 0, :]),
+            "with NaN where all sets are empty": _empty_is_nan,
+            "with NaN of what an empty set holds": _held,
+            "with outputs of NaN where all sets are empty": _right_lse(_empty_is_nan),
+        },
+    ),
+    *several(
+        _SHARE,
+        {
+            "with the difference of logarithms": lambda c: c["lse_set"] - c["lse"],
+            "the other way round: all keys over the set": lambda c: np.exp(c["lse"] - c["lse_set"]),
+            "with the part of all other keys": after(lambda _, out: 1 - out),
+            "with logarithms to base 2": lambda c: np.exp2(c["lse_set"] - c["lse"]),
+            "with the ratio of logarithms": lambda c: c["lse_set"] / c["lse"],
+            "with the exponential of the set alone": lambda c: np.exp(c["lse_set"]),
+            "with 1 where the set is empty": lambda c: np.where(
+                np.isneginf(c["lse_set"].real), 1, c()
+            ),
+            "at most 1": after(lambda _, out: np.minimum(out, 1)),
+            "with NaN where no key is seen": lambda c: np.exp(c["lse_set"] - c["lse"]),
+        },
+    ),
+    *several(
+        _PAGES,
+        {
+            "with pages in reverse order": _moved_pages(lambda t, _: t[..., ::-1]),
+            "with the next page": _moved_pages(
+                lambda t, count: np.where(t < 0, t, (t + 1) % count)
+            ),
+            "with the last page for an empty one": _moved_pages(lambda t, count: t % count),
+            "with the first page for an empty one": _moved_pages(lambda t, _: np.maximum(t, 0)),
+            "with the table of the first sequence": _moved_pages(
+                lambda t, _: 0 * t + t[(0,) * (t.ndim - 1)]
+            ),
+            "with pages in their own order, as if there were no table": _moved_pages(
+                lambda t, count: 0 * t + np.arange(t.shape[-1]) % count
+            ),
+            "with the first page of every sequence alone": _moved_pages(
+                lambda t, _: 0 * t + t[..., :1]
+            ),
+            "with rows of pages taken in turn": _interleaved,
+            "without the last page": _moved_pages(
+                lambda t, _: np.where(np.arange(t.shape[-1]) == t.shape[-1] - 1, -1, t)
+            ),
+            "with heads in reverse order": after(lambda _, out: out[..., ::-1, :]),
+        },
+    ),
+)

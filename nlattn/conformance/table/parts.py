@@ -1,0 +1,168 @@
+"""What stands beside attention in a decoder: partial results merged, pages, the indexer.
+
+These rows are judged as operators are. They have no map, no law of cost and no page of their own.
+"""
+
+from __future__ import annotations
+
+from nlattn.conformance.table.recipe import ALL, Recipe
+from nlattn.conformance.table.row import Cases, Growth, OpSpec
+
+_HIDDEN = (
+    Recipe("hidden", values="hidden", dtypes=ALL),
+    Recipe("hidden-heads", lead=(2, 3), values="hidden"),
+)
+
+PARTS = (
+    OpSpec(
+        name="merge_attention",
+        stem="merge",
+        arrays={"outs": "parts n e", "lses": "parts n"},
+        out="n e",
+        summary="attention to the union of sets of keys, from partial results",
+        cost="parts n e",
+        memory="O(n e)",
+        exact=True,
+        status="paper",
+        source="rabe2021",
+        has_map=False,
+        cases=Cases(
+            outputs=("out", "lse"),
+            choices=((Recipe("base-2", {"lse_base": "2"}, dtypes=ALL),),),
+            recipes=(
+                *_HIDDEN,
+                Recipe("empty-nan", values="empty NaN", dtypes=ALL),
+                Recipe("empty-nan-base-2", {"lse_base": "2"}, lead=(3,), values="empty NaN"),
+                Recipe("two", sizes={"parts": 2}, dtypes=ALL),
+                Recipe("many", sizes={"parts": 70}),
+                Recipe("spread", sizes={"parts": 6}, values="spread", dtypes=ALL),
+                Recipe("far", values="far"),
+            ),
+        ),
+        growth=Growth(),
+        wrong=("merged",),
+    ),
+    OpSpec(
+        name="index_scores",
+        stem="indexer",
+        arrays={"q": "n h d", "k": "m d", "w": "n h"},
+        out="n m",
+        summary="scores by which an indexer chooses keys",
+        cost="n m h d",
+        memory="O(n m)",
+        exact=True,
+        status="paper",
+        source="deepseek2025",
+        has_map=False,
+        cases=Cases(
+            outputs=("scores",),
+            recipes=(
+                Recipe("one-index-head", sizes={"h": 1}),
+                Recipe("index-heads", sizes={"h": 8, "n": 9, "m": 70, "d": 16}, dtypes=ALL),
+                Recipe("integers", values="ties"),
+            ),
+        ),
+        growth=Growth(),
+        wrong=("index scores",),
+    ),
+    OpSpec(
+        name="topk_keys",
+        stem="indexer",
+        arrays={"scores": "n m"},
+        out="n t",
+        summary="the best keys of every query, by given scores",
+        cost="n m log m",
+        memory="O(n m)",
+        exact=True,
+        status="paper",
+        source="deepseek2025",
+        has_map=False,
+        has_vjp=False,
+        options={"t": 4},
+        cases=Cases(
+            result="index",
+            choices=(
+                (Recipe("one", {"t": 1}), Recipe("more", {"t": 20})),
+                (
+                    Recipe("causal", {"causal": True}),
+                    Recipe("causal-offset", {"causal": True, "causal_offset": 3}),
+                    Recipe("causal-before", {"causal": True, "causal_offset": -2}),
+                ),
+            ),
+            recipes=(
+                *_HIDDEN,
+                Recipe("integers", values="ties", dtypes=ALL),
+                Recipe("integers-causal", {"causal": True, "t": 7}, values="ties", lead=(2,)),
+                Recipe("table-64", {"t": 64}, sizes={"n": 7, "m": 300}, dtypes=ALL),
+                Recipe("far", values="far"),
+            ),
+        ),
+        growth=Growth(),
+        wrong=("chosen table",),
+    ),
+    OpSpec(
+        name="index_loss",
+        stem="indexer",
+        arrays={"scores": "n m", "weights": "n m"},
+        out="n",
+        summary="how far the softmax of index scores is from full weights",
+        cost="n m",
+        memory="O(n m)",
+        exact=True,
+        status="paper",
+        source="deepseek2025",
+        has_map=False,
+        cases=Cases(
+            outputs=("loss",),
+            shares=("weights",),
+            without=("no-keys",),
+            recipes=(*_HIDDEN, Recipe("far", values="far", dtypes=ALL)),
+        ),
+        growth=Growth(),
+        wrong=("divergence",),
+    ),
+    OpSpec(
+        name="share_held",
+        stem="indexer",
+        arrays={"lse_set": "n", "lse": "n"},
+        out="n",
+        summary="which part of all weights a set of keys holds",
+        cost="n",
+        memory="O(n)",
+        exact=True,
+        status="ours",
+        source="deepseek2025",
+        has_map=False,
+        has_vjp=False,
+        cases=Cases(recipes=(*_HIDDEN, Recipe("far", values="far"))),
+        growth=Growth(),
+        wrong=("share",),
+    ),
+    OpSpec(
+        name="gather_pages",
+        stem="pages",
+        arrays={"pages": "count size h d"},
+        out="rows h d",
+        summary="keys of every sequence, from pages that all share",
+        cost="rows h d",
+        memory="O(rows h d)",
+        exact=True,
+        status="paper",
+        source="kwon2023",
+        has_map=False,
+        heads=False,
+        cases=Cases(
+            given="table",
+            recipes=(
+                Recipe("one-sequence", extra=("table:one",)),
+                Recipe("sequences", extra=("table:many",), dtypes=ALL),
+                Recipe("empty", extra=("table:empty",), dtypes=ALL),
+                Recipe("shared", extra=("table:shared",), dtypes=ALL),
+                Recipe("in-order", extra=("table:ordered",)),
+                Recipe("pages-16", extra=("table:many",), sizes={"count": 9, "size": 16}),
+            ),
+        ),
+        growth=Growth(),
+        wrong=("pages",),
+    ),
+)
