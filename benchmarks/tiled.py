@@ -1,6 +1,6 @@
 """Runs by tiles: the same bytes for tiles and workers, peak memory, scaling, kills.
 
-``python benchmarks/tiled.py bits|memory SIDE|scaling SIDE|kills N|thousand SIDE
+``python benchmarks/tiled.py bits|memory SIDE|cgroup SIDE MB|scaling SIDE|kills N|jobs|thousand SIDE
 MANIFEST``; figures as Markdown.
 """
 
@@ -99,6 +99,28 @@ def memory(folder: Path, side: int) -> None:
             name = record["task"].split("/")[0].split(" ")[0]
             stages[name] = stages.get(name, 0) + record["seconds"]
     print(", ".join(f"{name} {seconds:.0f} s" for name, seconds in stages.items()))
+
+
+def cgroup(folder: Path, side: int, megabytes: int) -> None:
+    """One map in a control group of so much memory, mapped files among it (version 1, as root)."""
+    image = picture(folder / "image.npy", side, side)
+    group = Path("/sys/fs/cgroup/memory") / folder.name
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(megabytes * 10**6))
+        begun = time.perf_counter()
+        process = subprocess.Popen(
+            command(image, folder / "out", "--tile", "512", "--memory", f"{megabytes}MB"),
+            preexec_fn=lambda: (group / "cgroup.procs").write_text(str(os.getpid())),
+        )
+        assert process.wait() == 0
+        seconds = time.perf_counter() - begun
+        peak = int((group / "memory.max_usage_in_bytes").read_text())
+        held = sum(p.stat().st_size for p in (folder / "out").iterdir())
+        print(f"| {side} x {side} | {megabytes} MB | {seconds:.0f} s | peak {peak / 1e6:.0f} MB | "
+              f"files {held / 1e9:.2f} GB |")  # fmt: skip
+    finally:
+        group.rmdir()
 
 
 def scaling(folder: Path, side: int) -> None:
