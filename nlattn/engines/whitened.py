@@ -62,8 +62,7 @@ def factor(k: Floats, row: Floats = _NONE) -> Whitening:
     """Whitening ``diag(row) k`` for finite frozen k (n, d)."""
     n, d = k.shape
     largest = np.maximum(k.max(0, initial=0), -k.min(0, initial=0)).astype(np.float64)
-    power = np.clip(np.frexp(largest)[1], -1000, 1000)
-    D = np.ldexp(1.0, -power)  # exact, and leverage does not see it
+    D = magnitude_scales(largest)  # exact, and leverage does not see it
     fast = None
     if largest.all() and n >= d:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -92,28 +91,56 @@ def gram(k: Floats, row: Floats, T: Floats) -> Floats:
     return np.asarray(partial.sum(0))
 
 
-def _by_gram(k: Floats, row: Floats, D: Floats) -> Whitening | None:
-    """Whitening by two Gram matrices; None where they would not be accurate."""
-    G = gram(k, row, np.diag(D))
+class FirstRoot(NamedTuple):
+    """What whitens all but for rounding."""
+
+    whiten: Floats
+    """(d, d)"""
+    root: Floats
+    """(d, d), its inverse."""
+    condition: float
+
+
+def magnitude_scales(largest: Floats) -> Floats:
+    """Powers of two that bring each channel's largest magnitude near 1."""
+    return np.ldexp(1.0, -np.clip(np.frexp(largest)[1], -1000, 1000))  # type: ignore[no-any-return]
+
+
+@threads.serial_blas
+def first_root(G: Floats, D: Floats) -> FirstRoot | None:
+    """From the Gram matrix of keys times D; None where it would not be accurate."""
     E = np.ldexp(1.0, -(np.frexp(G.diagonal())[1] // 2))
-    G *= E[:, None] * E
+    G = G * (E[:, None] * E)
     if not (np.isfinite(G).all() and (G.diagonal() > 0).all()):
         return None
     size, vectors = np.linalg.eigh(G)
     if not size[0] * _CONDITION**2 > size[-1]:
         return None
     condition = float(np.sqrt(size[-1] / size[0]))
-    first = (D * E)[:, None] * (vectors / np.sqrt(size))
-    G = gram(k, row, first)
+    whiten = (D * E)[:, None] * (vectors / np.sqrt(size))
+    return FirstRoot(whiten, (vectors * np.sqrt(size)).T / (D * E), condition)
+
+
+@threads.serial_blas
+def second_root(G: Floats, first: FirstRoot) -> tuple[Floats, Floats]:
+    """`whiten` and `root`, from the Gram matrix of what the first root has whitened."""
     second = np.linalg.cholesky(G)
-    T = first @ np.linalg.inv(second).T  # the second factor is close to I
-    root = second.T @ (vectors * np.sqrt(size)).T / (D * E)
+    # the second factor is close to I
+    return first.whiten @ np.linalg.inv(second).T, second.T @ first.root
+
+
+def _by_gram(k: Floats, row: Floats, D: Floats) -> Whitening | None:
+    """Whitening by two Gram matrices; None where they would not be accurate."""
+    first = first_root(gram(k, row, np.diag(D)), D)
+    if first is None:
+        return None
+    T, root = second_root(gram(k, row, first.whiten), first)
     tau: Floats = np.empty(len(k))
     if len(k) <= kernels.ROWS:
         tau = (project(k, row, T) ** 2).sum(1)
     else:
         kernels.lengths(jit.blocks(len(k), kernels.ROWS), k, row, _check.frozen(T), tau)
-    return Whitening(T, root, tau, np.full(len(k), k.shape[1] * U * condition), None)
+    return Whitening(T, root, tau, np.full(len(k), k.shape[1] * U * first.condition), None)
 
 
 def _by_qr(k: Floats, row: Floats, D: Floats) -> Whitening:

@@ -96,12 +96,13 @@ class LeverageJob(NamedTuple):
         return self._replace(tile=tile)
 
 
-def _keys(job: LeverageJob) -> Any:
-    return _check.frozen(npy.mapped(OP, job.path, kinds="f").view(np.ndarray))
+def mapped(path: str) -> Any:
+    """Keys where they lie."""
+    return _check.frozen(npy.mapped(OP, path, kinds="f").view(np.ndarray))
 
 
 def _measure(_: Folder, job: LeverageJob, first: int, last: int) -> Any:
-    keys = _keys(job)[first:last]
+    keys = mapped(job.path)[first:last]
     bad = ~np.isfinite(keys)
     if bad.any():
         row, channel = (int(i) for i in np.argwhere(bad)[0])
@@ -115,7 +116,7 @@ def _scale(folder: Folder) -> Any:
 
 def _fold(folder: Folder, job: LeverageJob, part: int) -> Any:
     scale = _check.frozen(_scale(folder)[None])
-    state = engine.part_triangle(_keys(job)[None], scale, part)
+    state = engine.part_triangle(mapped(job.path)[None], scale, part)
     return {"triangles": state[None]}, 0
 
 
@@ -134,7 +135,7 @@ def _score(folder: Folder, job: LeverageJob, first: int, last: int) -> Any:
     rank, inverse = int(folder.read("rank")[0]), np.array(folder.read("inverse"))
     scale, order = (np.array(folder.read(name)) for name in ("scale", "order"))
     factor = engine.Factor(scale, order, inverse[:, :rank], inverse[:0], rank, 1.0)
-    scores = engine.scores(_keys(job)[None, first:last], [factor])[0]
+    scores = engine.scores(mapped(job.path)[None, first:last], [factor])[0]
     return {"leverage": np.clip(scores, 0, 1)}, last - first
 
 
