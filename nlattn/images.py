@@ -152,8 +152,7 @@ def patch_features(
 
 def _image(op: str, image: object) -> Floats:
     values = np.asarray(image)
-    if values.ndim != 3 or 0 in values.shape:
-        _check.fail(op, "image", f"has shape {values.shape}, expected (H, W, C), none of them 0")
+    _check.picture(op, "image", values)
     if values.dtype.kind not in "fiu":
         _check.fail_type(op, "image", f"has dtype {values.dtype}, expected real numbers")
     if values.dtype.kind != "f":

@@ -129,11 +129,16 @@ def compare(
     True
     """
     op = "compare"
+    swapped = "; it is B that may be an array" if isinstance(B, AttentionMap) else ""
+    _check.instance(op, "A", A, AttentionMap, f"the map to judge{swapped}")
     shape = np.shape(B)
     if A.shape != shape:
-        _check.fail(op, "B", f"has shape {shape}, expected {A.shape} from A")
+        turned = "; its rows are keys" if shape == A.shape[::-1] else ""
+        _check.fail(op, "B", f"has shape {shape}, expected {A.shape} from A{turned}")
     if v is not None and (np.ndim(v) != 2 or len(v) != shape[1]):
-        _check.fail(op, "v", f"has shape {np.shape(v)}, expected (m, e) with m={shape[1]} from A")
+        hint = f"; its {shape[0]} rows are queries" if np.shape(v)[:1] == shape[:1] else ""
+        text = f"has shape {np.shape(v)}, expected (m, e) with m={shape[1]} from A{hint}"
+        _check.fail(op, "v", text)
     k = min(_check.integer(op, "k", k, low=1), shape[1])
     if isinstance(rows, np.ndarray) and rows.ndim:
         chosen = _chosen(op, rows, shape[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -556,6 +557,34 @@ def test_a_terminal_sees_what_is_running(capsys, monkeypatch):
         assert list(stages.progress(range(2))) == [0, 1]
     assert "search ..." in capsys.readouterr().err
     assert stages.seconds["search"] >= 0
+
+
+def test_a_terminal_sees_how_long_the_rest_will_take(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    clock = iter([10.0, 12.0, 12.1, 13.0, 14.0, 15.0])
+    monkeypatch.setattr("nlattn.cli.output.time.perf_counter", lambda: next(clock))
+    stages = StageClock(quiet=False)
+    with stages("search"):
+        stages.part(2, 8)
+        stages.part(3, 8)  # too soon after the last
+        stages.part(4, 8)
+        stages.part(8, 8)
+    said = capsys.readouterr().err
+    assert "search: 2 of 8 parts, 6.0 s left" in said
+    assert "3 of 8" not in said
+    assert "search: 4 of 8 parts, 3.0 s left" in said
+    assert "8 of 8" not in said
+
+
+def test_what_is_logged_is_told_on_request(capsys, monkeypatch):
+    def work(_):
+        logging.getLogger("nlattn.runtime").info("first call")
+        return 0
+
+    monkeypatch.setattr("nlattn.cli.about.list_", work)
+    for more, told in ((["--verbose"], "nlattn: first call\n"), ([], "")):
+        assert main(["list", *more]) == 0
+        assert capsys.readouterr().err == told
 
 
 def test_a_discarded_output_takes_its_folders_along(tmp_path: Path):

@@ -192,6 +192,10 @@ def test_the_scale_spreads_attention_as_asked():
 @pytest.mark.parametrize(
     ("change", "text"),
     [
+        (
+            {"image": np.ones((3, 24, 32))},
+            r"patch_features: image has shape \(3, 24, 32\), expected channels last; np.move",
+        ),
         ({"image": np.ones((3, 3))}, r"patch_features: image has shape \(3, 3\), expected \(H, W"),
         ({"image": np.ones((0, 3, 1))}, "none of them 0"),
         ({"image": np.full((3, 3, 1), np.nan)}, "image holds NaN or infinities"),

@@ -222,11 +222,19 @@ def test_outputs_of_nothing():
         ({"B": np.ones((2, 3))}, r"compare: B has shape \(2, 3\), expected \(3, 3\) from A"),
         ({"v": np.ones(3)}, r"compare: v has shape \(3,\), expected \(m, e\) with m=3 from A"),
         ({"v": np.ones((2, 1))}, r"compare: v has shape \(2, 1\), expected"),
+        ({"B": Given(np.eye(2, 3)), "A": Given(np.eye(3, 2))}, r"from A; its rows are keys"),
+        ({"v": np.ones((2, 1)), "A": Given(np.eye(2, 3)), "B": np.eye(2, 3)}, "rows are queries"),
         ({"rows": 0}, "compare: rows=0, expected at least 1"),
         ({"k": 0}, "compare: k=0, expected at least 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(change: dict, text: str):
-    arguments = {"B": np.eye(3), "v": None, "rows": 3, "k": 1, **change}
+    arguments = {"A": Given(np.eye(3)), "B": np.eye(3), "v": None, "rows": 3, "k": 1, **change}
     with pytest.raises(ValueError, match=text):
-        compare(Given(np.eye(3)), **arguments)
+        compare(**arguments)
+
+
+def test_swapped_maps_are_noticed():
+    text = "compare: A is a ndarray, expected the map to judge; it is B that may be an array"
+    with pytest.raises(TypeError, match=text):
+        compare(np.eye(3), Given(np.eye(3)))

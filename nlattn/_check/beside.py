@@ -54,3 +54,24 @@ def one_head(fit: Fit, shapes: str = "(n, d), (m, d)", what: str = "one head") -
 def first_of(bad: Bools) -> list[int]:
     """Where the first True stands, to be named."""
     return [int(i) for i in np.argwhere(bad)[0]]
+
+
+_COLOURS = 16  # channels that a picture has at most, where its first axis has as few as they
+
+
+def channels_first(shape: tuple[int, ...]) -> bool:
+    """Whether a picture's shape is (..., C, H, W), where (..., H, W, C) is asked for."""
+    return len(shape) > 2 and shape[-3] in (1, 3) and shape[-1] > _COLOURS
+
+
+def picture(op: str, name: str, x: Any, channels: tuple[int, ...] = ()) -> None:
+    """Refuse what is no picture (H, W, channels); one with its channels first by name."""
+    shape = x.shape
+    first = len(shape) == 3 and channels_first(shape)
+    if len(shape) == 3 and 0 not in shape and not first and shape[2] in (channels or shape):
+        return
+    if first:
+        text = f"has shape {shape}, expected channels last; np.moveaxis({name}, 0, -1) turns it"
+        fail(op, name, text)
+    last = " or ".join(map(str, channels)) or "C"
+    fail(op, name, f"has shape {shape}, expected (H, W, {last}), none of them 0")

@@ -10,12 +10,13 @@ from __future__ import annotations
 import errno
 import importlib
 import io
+import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from nlattn.cli.output import MachineError, Output
@@ -142,7 +143,29 @@ def _interruptible(work: Callable[[], int]) -> int:
     return int(outcome[0])
 
 
+@contextmanager
+def _told(wanted: bool) -> Iterator[None]:
+    """Write to standard error what the package logs meanwhile."""
+    log, written = logging.getLogger("nlattn"), logging.StreamHandler()
+    written.setFormatter(logging.Formatter("nlattn: %(message)s"))
+    before = log.level
+    if wanted:
+        log.addHandler(written)
+        log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(written)
+        log.setLevel(before)
+
+
 def _run(command: Callable[[Any], int], options: Any) -> int:
+    with _told(options.verbose):
+        return _ended(command, options)
+
+
+def _ended(command: Callable[[Any], int], options: Any) -> int:
+    """The command's exit code, or that of what ended it."""
     try:
         if options.threads is not None:
             _set_threads(options.threads)

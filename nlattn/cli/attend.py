@@ -187,9 +187,17 @@ def _write(
                 "entropy.png",
                 plots.heat(keys, label, title=f"Over how many keys: {task.name}", log=True),
             )
-        mass = pixelwise.held(A, task) if options.method in ("scram", "lev") else None
-        if mass is not None:
-            layers["mass held"] = Layer(mass, "share of exact attention that a pixel's keys hold")
+        held = None
+        if options.method in ("scram", "lev"):
+            held = pixelwise.held(A, task, result.mass)
+        if held is not None:
+            mass, step = held
+            of = (
+                "a pixel's keys hold"
+                if step == 1
+                else f"keys hold, of one pixel in {step} x {step}"
+            )
+            layers["mass held"] = Layer(mass, f"share of exact attention that {of}")
         page = explorer.page(task.image, A, layers=layers, title=name)
         output.write("explorer.html", lambda path: path.write_text(page, "utf-8"))
         label = "attention that a pixel receives, over the mean"

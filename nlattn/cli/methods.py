@@ -73,6 +73,8 @@ class Result:
     """The map where it is not to be saved."""
     missed: Floats | None = None
     """(n,) share of each row that may be misplaced."""
+    mass: Floats | None = None
+    """(n,) share of exact attention that the keys of each query hold, where all are judged."""
 
 
 def scram(task: Task, options: Namespace, stages: StageClock) -> Result:
@@ -86,6 +88,7 @@ def scram(task: Task, options: Namespace, stages: StageClock) -> Result:
             topk=options.topk,
             scale=task.scale,
             seed=options.seed,
+            progress=stages.part,
         )
     with stages("support"):
         support = nlattn.scram_support(field, kind=options.support, window=options.window)
@@ -278,7 +281,7 @@ def judge_all(task: Task, result: Result, options: Namespace) -> dict[str, float
         return None
     q, k = task.flat(task.q), task.flat(task.k)
     every = nlattn.certified_attention_map(q, k, scale=task.scale, tolerance=options.tolerance)
-    mass = np.minimum(np.exp(A.lse - every.lse), 1)
+    mass = result.mass = np.minimum(np.exp(A.lse - every.lse), 1)
     found = {"queries": len(q), "mass": float(mass.mean()), "tolerance": options.tolerance}
     found["mass_p5"] = float(np.quantile(mass, 0.05, method="lower"))
     if result.field is not None:

@@ -15,6 +15,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
+from nlattn.cli.words import span
+
+_OFTEN = 0.2
+"""Seconds between two lines of progress."""
+
 
 class MachineError(Exception):
     """The machine does not serve: nothing is wrong with what was asked for."""
@@ -165,6 +170,7 @@ class StageClock:
     def __init__(self, *, quiet: bool):
         self.seconds: dict[str, float] = {}
         self._shown = not quiet and sys.stderr.isatty()
+        self._stage, self._begun, self._said = "", 0.0, 0.0
 
     def __enter__(self) -> StageClock:
         return self
@@ -177,10 +183,20 @@ class StageClock:
         """Time what runs within, under `name`."""
         self._say(f"{name} ...")
         start = time.perf_counter()
+        self._stage, self._begun = name, start
         try:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def part(self, done: int, total: int) -> None:
+        """Say how much of the stage is done, and how long the rest will take."""
+        now = time.perf_counter()
+        if not self._shown or not 0 < done < total or now - self._said < _OFTEN:
+            return
+        self._said = now
+        left = span((now - self._begun) / done * (total - done))
+        self._say(f"{self._stage}: {done} of {total} parts, {left} left")
 
     def progress(self, blocks: Sequence[int]) -> Iterable[int]:
         """Iterate over `blocks`, under a progress bar on a terminal."""

@@ -371,6 +371,7 @@ def _common(parser: argparse.ArgumentParser, *, writes: bool, json: bool = True)
         common.add_argument("--json", action="store_true", help="print the report as JSON")
     common.add_argument("--threads", type=positive, help="threads to compute with (all)")
     common.add_argument("--quiet", action="store_true", help="print errors only")
+    common.add_argument("--verbose", action="store_true", help="say what is compiled and resumed")
     common.add_argument("--debug", action="store_true", help="show where an error comes from")
     if writes:
         common.add_argument("--seed", type=count, default=0, help="of everything random (0)")

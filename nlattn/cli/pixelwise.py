@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from nlattn import attention_map
@@ -13,20 +15,33 @@ from nlattn.maps.selected import SelectedMap
 from nlattn.maps.sparse import SparseMap
 
 _PAIRS = 1 << 30
-"""Scores that a picture beside the map may cost."""
+"""Scores that a picture beside the map may cost; more, and it is made of some queries."""
+_FEW = 1 << 28
+"""Scores of these."""
+_FEWEST = 256
+"""Queries of which such a picture is made at least."""
 
 
-def held(A: AttentionMap, task: Task) -> Floats | None:
-    """Share of exact attention that each row's keys hold; None where it would take long.
+def held(A: AttentionMap, task: Task, known: Floats | None = None) -> tuple[Floats, int] | None:
+    """Share of exact attention that each row's keys hold, and of every how many pixels it is known.
 
-    Of a softmax over a few of the keys it is ``exp(lse of these - lse of all)``.
+    Of a softmax over a few of the keys it is ``exp(lse of these - lse of all)``. Where all rows
+    would take long, each square of pixels is that of the pixel in its middle; None where even
+    that would.
     """
-    q, k = (task.flat(x).astype(np.float64) for x in (task.q, task.k))
-    if len(q) * len(k) > _PAIRS:
+    grid, m = task.q.shape[:-1], len(task.flat(task.k))
+    n = math.prod(grid)
+    if known is not None:
+        return known.reshape(grid), 1
+    step = 1 if n * m <= _PAIRS else math.ceil(math.sqrt(n * m / _FEW))
+    height, width = (np.minimum(np.arange(s) // step * step + step // 2, s - 1) for s in grid)
+    rows, inverse = np.unique(height[:, None] * grid[1] + width, return_inverse=True)
+    if step > 1 and len(rows) < _FEWEST:
         return None
+    q, k = (task.flat(x)[some].astype(np.float64) for x, some in ((task.q, rows), (task.k, ...)))
     every = attention_map(q, k, scale=task.scale).lse
-    share: Floats = np.minimum(np.exp(A.lse - every), 1).reshape(task.q.shape[:-1])
-    return share
+    share = np.minimum(np.exp(A.lse[rows] - every), 1)
+    return share[inverse.reshape(grid)], step
 
 
 def spread(A: AttentionMap, task: Task) -> Floats | None:

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from nlattn import _check
 from nlattn.cli.output import MachineError, peak_memory, table, to_json
+from nlattn.cli.words import span
 from nlattn.tiled import arrays, certified, exports, overview, scram, sources
 from nlattn.tiled import nl_means as means
 from nlattn.tiled import plan as plans
@@ -96,7 +97,7 @@ def plan(options: Namespace) -> int:
     print(
         f"{height} x {width}: a worker takes {_check.size(wanted.memory)}, the folder "
         f"{_check.size(wanted.disk)}, with {_check.size(wanted.mapped)} of it read all over\n"
-        f"{_span(report['seconds_here'])} here, {_span(report['seconds_on_workers'])} on "
+        f"{span(report['seconds_here'])} here, {span(report['seconds_on_workers'])} on "
         f"{options.workers} workers of one thread, if memory keeps up"
     )
     return 0
@@ -202,7 +203,7 @@ def _report(records: list[Record], seconds: float, job: _Job, options: Namespace
     elif not options.quiet:
         print(
             f"{height} x {width}: {report['tasks']} tasks, {report['scores']:.3g} scores, "
-            f"{_span(seconds)}; arrays are in {options.out}"
+            f"{span(seconds)}; arrays are in {options.out}"
         )
     return 0
 
@@ -239,7 +240,7 @@ class _Progress:
         rest = sum(self._weights.values()) - finished
         text = f"{stage}: {done} of {total} tasks"
         if made > 0:
-            text += f", {_span((now - self._begun) * rest / made)} left"
+            text += f", {span((now - self._begun) * rest / made)} left"
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
     def clear(self) -> None:
@@ -256,11 +257,3 @@ def _weight(job: _Job, name: str) -> float:
         height, width, colours = job.source.shape
         once *= height * width * colours
     return cost.scores + cost.disk / 10 + once + 1
-
-
-def _span(seconds: float) -> str:
-    """A time that people can read."""
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes, hours = seconds / 60, seconds / 3600
-    return f"{minutes:.0f} min" if minutes < 100 else f"{hours:.1f} h"

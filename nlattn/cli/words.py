@@ -63,3 +63,11 @@ def of_command(text: str) -> str:
 def printable(text: object) -> str:
     """A name that a terminal and a picture can show."""
     return "".join(c if c.isprintable() else "?" for c in str(text))
+
+
+def span(seconds: float) -> str:
+    """A time that people can read."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{minutes:.0f} min" if minutes < 100 else f"{hours:.1f} h"

@@ -94,8 +94,7 @@ def page(
 
 def _picture(name: str, image: Any) -> Floats:
     x = np.asarray(image)
-    if x.ndim != 3 or x.shape[2] not in (1, 3) or 0 in x.shape:
-        _check.fail(_OP, name, f"has shape {x.shape}, expected (H, W, 1 or 3)")
+    _check.picture(_OP, name, x, (1, 3))
     if x.dtype.kind in "iu":
         return x / np.iinfo(x.dtype).max
     return np.asarray(x, np.float64)

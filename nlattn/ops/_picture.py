@@ -74,6 +74,9 @@ class Picture:
                 _check.fail(op, name, f"{text}; give a stack a channel axis, image[..., None]")
             return x[:, :, None]
         axis = _check.integer(op, "channel_axis", self._axis)
+        if axis == -1 and x.ndim > 2 and _check.channels_first(x.shape):
+            text = f"has shape {x.shape}, expected channels last"
+            _check.fail(op, name, f"{text}; channel_axis={x.ndim - 3} says that they are first")
         if axis == -1 or x.ndim < 2:
             return x
         if not -x.ndim <= axis < x.ndim:

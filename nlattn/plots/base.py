@@ -41,8 +41,7 @@ def aspect(shape: tuple[int, ...]) -> float:
 def rgb(op: str, image: Any) -> Floats:
     """An image (H, W, 1 or 3) as colours of 0 to 1; whole numbers count up to their largest."""
     values = np.asarray(image)
-    if values.ndim != 3 or values.shape[2] not in (1, 3):
-        _check.fail(op, "image", f"has shape {values.shape}, expected (H, W, 1 or 3)")
+    _check.picture(op, "image", values, (1, 3))
     if values.dtype.kind in "iu":
         values = values / np.iinfo(values.dtype).max
     clipped = np.clip(values.astype(np.float64), 0, 1)

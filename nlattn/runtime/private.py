@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import logging
 import os
 import pickle
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,10 +102,16 @@ def undisturbed(compiled: Any) -> None:
             raise helpers.LaterError
         spec = getattr(sys.modules.get(module), "__spec__", None)
         call = helpers.here if getattr(spec, "_initializing", False) else helpers.undisturbed
-        return call(helpers.whole(compile_for), *arguments, **options)
+        begun = time.perf_counter()
+        result = call(helpers.whole(compile_for), *arguments, **options)
+        _LOG.info(_FIRST, module, compiled.py_func.__name__, time.perf_counter() - begun)
+        return result
 
     compiled._compile_for_args = elsewhere
 
+
+_LOG = logging.getLogger("nlattn.runtime")  # Numba has imported the module
+_FIRST = "%s.%s: ready for these types after %.2f s; compiled, or read from the cache"
 
 _ready: set[tuple[Any, ...]] = set()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -18,6 +19,7 @@ Told: TypeAlias = Callable[[str, int, int], object] | None
 
 
 MAP = "map.json"
+_LOG = logging.getLogger("nlattn.tiled")
 
 
 class Executor(Protocol):
@@ -64,6 +66,7 @@ def run(
                 if not folder.file(array.name).exists():
                     folder.make(array)
             done = len(tasks) - len(left)
+            _LOG.info("%s: %d tasks to do, %d done before", stage.name, len(left), done)
             if progress is not None and left:
                 progress(stage.name, done, len(tasks))
             for record in who.perform(os.fspath(folder.path.resolve()), left) if left else ():

@@ -72,6 +72,29 @@ def test_the_share_held_is_that_of_the_weights():
     task = Task("x", q, k, None, 0.5, [])
     A = nlattn.lev_attention_map(q.reshape(6, 4), k.reshape(10, 4), index=[1, 4, 7], scale=0.5)
     exact = nlattn.attention_map(q.reshape(6, 4), k.reshape(10, 4), scale=0.5).to_dense()
-    share = pixelwise.held(A, task)
-    assert share is not None
-    assert np.allclose(share.ravel(), exact[:, [1, 4, 7]].sum(1), rtol=1e-12)
+    found = pixelwise.held(A, task)
+    assert found is not None
+    assert found[1] == 1
+    assert np.allclose(found[0].ravel(), exact[:, [1, 4, 7]].sum(1), rtol=1e-12)
+
+
+def test_of_many_pixels_the_share_held_is_that_of_some(monkeypatch: pytest.MonkeyPatch):
+    rng = np.random.default_rng(0)
+    q, k = rng.standard_normal((7, 11, 4)), rng.standard_normal((2, 5, 4))
+    task = Task("x", q, k, None, 0.5, [])
+    A = nlattn.lev_attention_map(q.reshape(77, 4), k.reshape(10, 4), index=[1, 4], scale=0.5)
+    whole = pixelwise.held(A, task)
+    assert whole is not None
+    monkeypatch.setattr(pixelwise, "_PAIRS", 769)
+    monkeypatch.setattr(pixelwise, "_FEW", 90)  # 770 / 90 scores: one of 3 x 3 pixels
+    assert pixelwise.held(A, task) is None  # too few to show
+    monkeypatch.setattr(pixelwise, "_FEWEST", 12)
+    found = pixelwise.held(A, task)
+    assert found is not None
+    share, step = found
+    assert (share.shape, step) == ((7, 11), 3)
+    for i, j in np.ndindex(7, 11):
+        middle = min(i // 3 * 3 + 1, 6), min(j // 3 * 3 + 1, 10)
+        assert share[i, j] == whole[0][middle]
+    known = rng.random(77)
+    np.testing.assert_array_equal(pixelwise.held(A, task, known)[0], known.reshape(7, 11))

@@ -284,3 +284,12 @@ def test_what_would_not_fit_is_refused(kind: str) -> None:
     arguments = (u, u) if kind == "vjp" else (u,)
     with pytest.raises(MemoryError, match=f"^nl_means_{kind}: needs .* above max_bytes=10 kB; "):
         getattr(nlattn, f"nl_means_{kind}")(*arguments, sigma=1.0, max_bytes=1e4)
+
+
+def test_channels_that_stand_first_are_noticed() -> None:
+    text = (
+        r"image has shape \(3, 9, 20\), expected channels last; channel_axis=0 says that they are"
+    )
+    with pytest.raises(ValueError, match=text):
+        nlattn.nl_means(np.ones((3, 9, 20)), sigma=0.1)
+    assert nlattn.nl_means(np.ones((3, 9, 20)), sigma=0.1, channel_axis=0).shape == (3, 9, 20)

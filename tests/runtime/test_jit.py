@@ -49,6 +49,19 @@ def plain_square(x: np.ndarray, out: np.ndarray) -> None:
         out[i] = x[i] * x[i]
 
 
+@pytest.mark.skipif(NO_JIT, reason="nothing is compiled")
+def test_compiling_is_logged_and_a_second_call_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    @jit.kernel
+    def cube(i: int, x: np.ndarray, out: np.ndarray) -> None:
+        out[i] = x[i] ** 3
+
+    caplog.set_level("INFO", logger="nlattn")
+    for _ in range(2):
+        cube(3, np.ones(3), np.empty(3))
+    assert [record.name for record in caplog.records] == ["nlattn.runtime"]
+    assert "cube: ready for these types after" in caplog.text
+
+
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "always", "-c", code],
