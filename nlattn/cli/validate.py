@@ -175,7 +175,8 @@ def chosen(options: Namespace, able: Capabilities | None) -> list[Case]:
             found = list(large(ops, wanted, pattern, able.shapes))
         else:
             wanted = dtypes or options.dtypes
-            found = list(cases(options.tier, ops, wanted, pattern, able.shapes))
+            given = (able.shapes, able.scales, able.results)
+            found = list(cases(options.tier, ops, wanted, pattern, *given))
         named = [c for c in found if able.asked(c.kind, c.function)]
         found = named or found
     except KeyError as error:

@@ -49,6 +49,10 @@ class Case:
     seed: int = 0
     error: str = ""
     """For a call that must be refused: what is wrong with it."""
+    results_in: str = ""
+    """Of a case whose inputs are codes of eight bits, the dtype that results are expected in."""
+    codes: Case | None = None
+    """The case of which this one holds the numbers that codes mean, `eight_bit.dequantised`."""
     whole: Mapping[str, Json] = field(default_factory=dict)
     """For a part of a large call, by dimension: its ``size`` there, and the places that rows of
     the arrays are ``at``; see `whole`."""

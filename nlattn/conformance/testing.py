@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from nlattn.conformance.backends.backend import FunctionBackend
 from nlattn.conformance.case import Case, Tier
 from nlattn.conformance.cases.suite import cases
+from nlattn.conformance.eight_bit import QUANTISED
 from nlattn.conformance.judge.behaviour import RULES, behaved
 from nlattn.conformance.judge.search import DTYPES as WIDE
 from nlattn.conformance.judge.search import SEARCHES, searches, verdict_name
@@ -89,7 +90,8 @@ def conformance_tests(
     subject = Here(backend)
     able = subject.capabilities
     chosen = operators or tuple(spec.name for spec in JUDGED if able.claims(spec.name))
-    every = cases(tier, chosen, dtypes, shapes=able.shapes)
+    wanted = dtypes or (able.dtypes if {*able.dtypes} & {*QUANTISED} else None)
+    every = cases(tier, chosen, wanted, "*", able.shapes, able.scales, able.results)
     fixed = {c.name: c for c in every if c.kind != "jvp" or able.asked("jvp", c.function)}
     rest = list(dict.fromkeys((c.op, c.dtype) for c in fixed.values()))
     found = [(op, x) for op in SEARCHES if op in chosen for x in WIDE if x in (dtypes or WIDE)]
@@ -156,8 +158,9 @@ def assert_conforms(
     backend = function if named else FunctionBackend(function, op)
     subject = Here(backend)
     wrong, judged = [], 0
-    shapes = subject.capabilities.shapes
-    for case in cases(tier, (owner(op),), dtypes, shapes=shapes):
+    able = subject.capabilities
+    wanted = dtypes or (able.dtypes if {*able.dtypes} & {*QUANTISED} else None)
+    for case in cases(tier, (owner(op),), wanted, "*", able.shapes, able.scales, able.results):
         if case.function != op:
             continue
         verdict, _ = attempt(subject, case)

@@ -12,8 +12,9 @@ import numpy as np
 from nlattn.conformance.case import DTYPES, Case
 from nlattn.conformance.cases.arrays import layout_of
 from nlattn.conformance.cases.shapes import Shapes
+from nlattn.conformance.eight_bit import QUANTISED, SCALES
 from nlattn.conformance.table import FUNCTIONS, OpSpec, find, owner
-from nlattn.conformance.truth.arithmetic import ACCUMULATE, PRODUCTS, Arithmetic
+from nlattn.conformance.truth.arithmetic import ACCUMULATE, PRODUCTS, RESULTS, WEIGHTS, Arithmetic
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _BUGS = ("AttributeError", "NameError", "KeyError", "IndexError", "ZeroDivisionError",
@@ -63,6 +64,12 @@ class Capabilities:
     """Of float32 matrices: "own", "tf32" or "3xtf32"."""
     compiles: bool = False
     """Whether the first call of each function, dtype and shape may take ten times as long."""
+    scales: str = "head"
+    """What shares a scale of inputs of eight bits: "tensor", "head", "row" or "block"."""
+    weights: str = "e4m3"
+    """Format in which a softmax's weights meet values of eight bits."""
+    results: str = "bfloat16"
+    """Dtype of results of inputs of eight bits."""
     told: Mapping[str, Any] = field(default_factory=dict)
     """The backend's own words."""
 
@@ -83,7 +90,9 @@ class Capabilities:
                 found[name] = tuple(found[name])
         if found.get("operators") is not None:
             found["operators"] = frozenset(_known("operators", found["operators"], _NAMES))
-        found["dtypes"] = tuple(_known("dtypes", found.get("dtypes") or DTYPES, DTYPES))
+        found["dtypes"] = tuple(
+            _known("dtypes", found.get("dtypes") or DTYPES, (*DTYPES, *QUANTISED))
+        )
         options = found.get("options") or {}
         _known("options", options, _NAMES)
         found["options"] = {op: frozenset(taken) for op, taken in options.items()}
@@ -92,11 +101,15 @@ class Capabilities:
             for op, x in _by_operator(told.get("shapes") or {}, found.get("operators")).items()
         }
         _known("accumulate", [told.get("accumulate", "float32")], ACCUMULATE)
+        for name, known in (("scales", SCALES), ("weights", WEIGHTS), ("results", RESULTS)):
+            _known(name, [told.get(name, known[0])], known)
         _known("products", [told.get("products", "own")], PRODUCTS)
         return cls(**{k: x for k, x in found.items() if x is not None})
 
     def arithmetic(self, dtype: str) -> Arithmetic:
         """In which it is expected to compute."""
+        if dtype in QUANTISED:
+            return Arithmetic.of_codes(self.weights, self.results, self.accumulate)
         return Arithmetic.of(dtype, self.accumulate, self.products)
 
     def claims(self, op: str) -> bool:
@@ -139,6 +152,7 @@ def unsupported(able: Capabilities | Mapping[str, Any], case: Case) -> str:
     taken = able.options.get(case.function, able.options.get(case.op))
     if taken is not None:
         needed = {*case.options, *(n.split(".")[0] for n in case.arrays)}
+        needed -= {f"{n}_scale" for n in case.spec.cases.quantised}
         needed -= {*case.spec.arrays, *case.spec.extras, *case.directions} - {*case.spec.optional}
         if needed - {*taken}:
             return f"no {', '.join(sorted(needed - {*taken}))}"

@@ -104,7 +104,9 @@ def guarded(x: Array, layout: str) -> tuple[Array, Array]:
     if layout not in ("C", "read-only"):
         laid = lay(x, layout)
         return laid, laid
-    fill: Any = np.nan if floating(x) else x.dtype.type(-1) if x.dtype.kind in "iu" else True
+    fill: Any = (
+        np.nan if floating(x) else np.array(-1).astype(x.dtype) if x.dtype.kind in "iu" else True
+    )
     whole = np.full(x.size + 2 * GUARD, fill, x.dtype)
     whole[GUARD : GUARD + x.size] = x.ravel()
     inner = whole[GUARD : GUARD + x.size].reshape(x.shape)

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from nlattn.conformance.case import DTYPES, TIERS, Case, Kind, Tier, dtype_of
-from nlattn.conformance.cases.arrays import extras, lay, values
+from nlattn.conformance.cases.arrays import extras, lay, layout_of, values
 from nlattn.conformance.cases.recipes import recipes
 from nlattn.conformance.cases.shapes import Shapes
+from nlattn.conformance.eight_bit import QUANTISED, quantised
 from nlattn.conformance.table import JUDGED, OpSpec, find
 from nlattn.conformance.table.recipe import Recipe
 from nlattn.conformance.truth.bounds import floating
@@ -24,17 +25,23 @@ _WIDE_ONLY = ("large", "subnormal", "deep", "faint")
 """Values that 16 bits hold only where a recipe says so."""
 
 
+_NOT_OF_CODES = {*_WIDE_ONLY, "NaN", "hidden NaN", "hidden NaN keys", "poison"}
+
+
 def cases(
     tier: Tier,
     ops: tuple[str, ...] | None = None,
     dtypes: tuple[str, ...] | None = None,
     pattern: str = "*",
     shapes: Mapping[str, Shapes] | None = None,
+    scales: str = "head",
+    results: str = "bfloat16",
 ) -> Iterator[Case]:
     """Cases up to a tier whose names match; KeyError for an operator that is not known.
 
     At "smoke" 16 bits are tried on few recipes, unless nothing else is asked for. `shapes` are the
-    sizes that a backend takes, by operator: cases have legal sizes like their own.
+    sizes that a backend takes, by operator: cases have legal sizes like their own. Inputs of eight
+    bits are made where `dtypes` names them, with a scale for each of `scales`.
     """
     chosen = JUDGED if ops is None else tuple(find(name) for name in ops)
     few = tier == "smoke" and not (dtypes and {*dtypes} <= {"float16", "bfloat16"})
@@ -50,6 +57,20 @@ def cases(
                     named = fnmatchcase(f"{spec.name}/{kind}/{dtype}/{recipe.label}", pattern)
                     if named and (dtypes is None or dtype in dtypes) and fits(recipe, dtype):
                         yield make(spec, recipe, kind, dtype)
+                for dtype in QUANTISED if kind == "forward" and spec.cases.quantised else ():
+                    named = fnmatchcase(f"{spec.name}/{kind}/{dtype}/{recipe.label}", pattern)
+                    if named and dtypes and dtype in dtypes and recipe.values not in _NOT_OF_CODES:
+                        yield of_codes(make(spec, recipe, kind, "float64"), dtype, scales, results)
+
+
+def of_codes(case: Case, dtype: str, scales: str, results: str) -> Case:
+    """The case with inputs of eight bits, which lie in memory as its own."""
+    arrays = {
+        name: lay(x, layout_of(case.arrays[name])) if name in case.arrays else x
+        for name, x in quantised(case.arrays, case.spec.cases.quantised, dtype, scales).items()
+    }
+    name = case.name.replace("/float64/", f"/{dtype}/", 1)
+    return replace(case, name=name, dtype=dtype, arrays=arrays, results_in=results)
 
 
 def fitted(recipe: Recipe, shapes: Shapes | None) -> Recipe:

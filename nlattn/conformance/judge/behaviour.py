@@ -89,6 +89,8 @@ def behaved(cases: Iterable[Case]) -> list[Case]:
 def _rules(
     case: Case, label: str, sure: bool | str, how: Arithmetic
 ) -> dict[str, Callable[[Ask, Case, Reply], str]]:
+    if case.results_in:  # of codes: rows in another order would need their scales so, too
+        return {"repeatable": _repeatable} if label == "primes" else {}
     if label == "heads":
         return {"heads": partial(_heads, how, bits=sure == "batch")}
     rules: dict[str, Any] = {"repeatable": _repeatable}

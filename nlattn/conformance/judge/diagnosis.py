@@ -16,9 +16,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from nlattn.conformance.case import Array, Case, dtype_of
+from nlattn.conformance.eight_bit import dequantised
 from nlattn.conformance.judge import combined, structure, variants
 from nlattn.conformance.judge.measure import attempt, distance, rms, slack, variants_made
-from nlattn.conformance.judge.variants import changes, gradients
+from nlattn.conformance.judge.variants import changes, codes, gradients
 from nlattn.conformance.judge.variants.base import Call
 from nlattn.conformance.truth.arithmetic import precision
 from nlattn.conformance.truth.bounds import exact, wide
@@ -39,7 +40,7 @@ def diagnose(
     `two` says whether two mistakes at once are tried where no single one explains a result.
     """
     with np.errstate(all="ignore"):
-        return _diagnosis(case, got, stages, two)
+        return _diagnosis(dequantised(case), got, stages, two)
 
 
 def _diagnosis(
@@ -88,18 +89,20 @@ def _explanations(
 ) -> list[str]:
     """Names of the variants that leave least of the error, common traps first."""
     unit = precision(dtype_of(case.dtype)).unit
+    # weights of eight bits have errors of their own
+    part, near = (0.1, 4.0) if case.codes is None else (0.5, 1.2)
     left = {}
     with np.errstate(all="ignore"):
         for name, measure in _ways(case):
             theirs, ours, wrong = measure(got), measure(want), measure(None)
             error, rest = distance(theirs, ours), distance(theirs, wrong)
             told = case.kind == "forward" or np.isfinite(wrong).all()
-            if told and rest <= min(0.1 * error, slack(case) * rms(wrong)):
+            if told and rest <= min(part * error, slack(case) * rms(wrong)):
                 left[name] = rest
     plain = {n: rest for n, rest in left.items() if not n.startswith("as if ")}
     left = plain or left  # an option that is not looked at mostly has a better name
     least = min(left.values(), default=0.0)
-    return [n for n, rest in left.items() if rest <= 4 * least + unit * 1e-3][:most]
+    return [n for n, rest in left.items() if rest <= near * least + unit * 1e-3][:most]
 
 
 Measure: TypeAlias = Callable[[Mapping[str, Array] | None], Array]
@@ -116,6 +119,8 @@ def _ways(case: Case) -> list[tuple[str, Measure]]:
 
 def _forward(case: Case) -> Iterator[tuple[str, Measure]]:
     huge = precision(dtype_of(case.dtype)).huge
+    for name, made in codes.wrong(case):
+        yield name, _whole(made, huge)
     for variant, made in variants_made(case):
         yield variant.name, _whole(made, huge)
 

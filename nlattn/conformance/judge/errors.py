@@ -121,6 +121,8 @@ def exponents(case: Case) -> float:
 def varied(case: Case) -> bool:
     """Whether a case's numbers differ, so that its errors are independent of each other."""
     arrays = [x for x in case.arrays.values() if floating(x) and x.size > 3]
+    if case.codes is not None:  # few numbers differ, but weights that are computed do
+        arrays = []
     rows = [x.size // max(x.shape[-1], 1) for n, x in case.arrays.items() if n in ("q", "k")]
     if {"q", "k"} <= {*case.arrays}:
         top = [abs(case.arrays[n].astype(float)).max(initial=0) for n in ("q", "k")]

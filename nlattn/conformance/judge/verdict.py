@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nlattn.conformance.case import Array, Case
+from nlattn.conformance.eight_bit import dequantised
 from nlattn.conformance.judge.errors import (
     agreeing_digits,
     errors,
@@ -82,6 +83,8 @@ def judge(
     case, and so do errors that are all too large, or all alike, to be what rounding makes. An
     element within its bound that rounding hardly ever takes so far is suspicious.
     """
+    how = how or Arithmetic.of(case.dtype)
+    case = dequantised(case)
     base = Verdict(case.name, "fail", math.inf, seed=case.seed)
     want = exact(case)
     found: dict[str, Array] = {}
@@ -100,7 +103,6 @@ def judge(
             return replace(base, output=name, detail=f"{name} has shape {y.shape}, not {x.shape}")
     if case.spec.cases.result == "index":
         return _chosen(base, case, want["out"], found["out"])
-    how = how or Arithmetic.of(case.dtype)
     bounds = usable(case, want, {n: factor * x for n, x in allowed(case, how).items()}, how)
     verdict = _worst(base, found, want, bounds)
     verdict = replace(verdict, rival=rivalry(case, found, want))

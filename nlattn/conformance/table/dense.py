@@ -21,6 +21,7 @@ ROWS = (
         has_jvp=True,
         cases=Cases(
             stages=True,
+            quantised=("q", "k", "v"),
             large=("queries", "outputs", "keys", "values", "elements", "band"),
             differentiable=("bias", "sinks"),
             values=("constant", "subnormal"),

@@ -56,6 +56,7 @@ PARTS = (
         has_map=False,
         cases=Cases(
             outputs=("scores",),
+            quantised=("q", "k"),
             recipes=(
                 Recipe("one-index-head", sizes={"h": 1}),
                 Recipe("index-heads", sizes={"h": 8, "n": 9, "m": 70, "d": 16}, dtypes=ALL),

@@ -82,6 +82,8 @@ class Cases:
     """In which ways a call grows past the limits of 32 bits, `cases/large.py`."""
     without: tuple[str, ...] = ()
     """Labels of common recipes that make no sense for it."""
+    quantised: tuple[str, ...] = ()
+    """Arrays that may be given in eight bits, with scales."""
     given: str = ""
     """A choice made beforehand and part of every case: "support", "field", "index", "simplices",
     "table"."""

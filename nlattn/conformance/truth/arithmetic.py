@@ -39,8 +39,17 @@ TF32 = Precision(2.0**-10, _SINGLE.tiny, _SINGLE.huge)
 THREE_TF32 = Precision(2.0**-21, _SINGLE.tiny, _SINGLE.huge)
 """Each factor as two numbers of TF32; the product of the two small parts is dropped."""
 
-ACCUMULATE = ("float32", "float16", "bfloat16", "own")
+HOPPER = 2.0**-13
+"""Hopper's tensor cores keep 14 bits of a sum of products of eight-bit numbers, cut off at each
+step of 32 [deepseek2024, section 3.5.2]."""
+E4M3, E5M2 = Precision(2.0**-4, 2.0**-10, 448.0), Precision(2.0**-3, 2.0**-17, 57344.0)
+INT8 = Precision(0.0, 1 / 254, math.inf)
+"""Of weights up to 1, in steps of 1/127."""
+
+ACCUMULATE = ("float32", "float16", "bfloat16", "own", "14bits")
 PRODUCTS = ("own", "tf32", "3xtf32")
+WEIGHTS = ("e4m3", "e5m2", "int8", "float16", "bfloat16", "float32")
+RESULTS = ("bfloat16", "float16", "float32")
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,10 @@ class Arithmetic:
     factors: Precision | None
     """To which the factors of matrix products are rounded; None where they are of `sums`."""
     results: Precision
+    gathered: float = 0.0
+    """Roundoff of sums inside matrix products, where it is not that of `sums`; cut off."""
+    exact_inputs: bool = False
+    """Whether inputs enter products as they are, in fewer bits than factors that are computed."""
     typical: bool = False
     """Whether errors add as independent ones do, by the root of the sum of their squares."""
 
@@ -69,9 +82,22 @@ class Arithmetic:
         """
         own = precision(dtype_of(dtype))
         if own.unit > _SINGLE.unit:
-            return cls(_SINGLE if accumulate == "float32" else own, own, own)
+            wide = accumulate in ("float32", "14bits")
+            return cls(_SINGLE if wide else own, own, own)
         factors = {"tf32": TF32, "3xtf32": THREE_TF32}.get(products)
         return cls(own, factors if dtype == "float32" else None, own)
+
+    @classmethod
+    def of_codes(cls, weights: str, results: str, accumulate: str = "float32") -> Arithmetic:
+        """That of inputs of eight bits: softmax's weights in a format, sums in float32.
+
+        `accumulate` is "float32" or "14bits". Of weights in 16 bits inputs may be rounded, too.
+        """
+        narrow = {"e4m3": E4M3, "e5m2": E5M2, "int8": INT8}.get(weights)
+        factors = narrow or (None if weights == "float32" else precision(dtype_of(weights)))
+        gathered = HOPPER if accumulate == "14bits" else 0.0
+        own = precision(dtype_of(results))
+        return cls(_SINGLE, factors, own, gathered, exact_inputs=narrow is not None)
 
     @property
     def common(self) -> float:
@@ -79,6 +105,10 @@ class Arithmetic:
 
         Numbers cut off towards 0 are all too small.
         """
+        if self.gathered:
+            return 8 * self.gathered
+        if self.exact_inputs:
+            return min(self.results.unit, _SINGLE.unit)
         if self.factors is not None and self.factors.unit > self.results.unit:
             return self.factors.unit
         return min(self.results.unit, _SINGLE.unit)
@@ -93,6 +123,12 @@ class Arithmetic:
     def unit(self) -> float:
         """What one operation loses, of its result."""
         return self.sums.unit / math.sqrt(3) if self.typical else self.sums.unit
+
+    def gathering(self, n: float) -> float:
+        """`growth` inside a matrix product: what is cut off adds up, it is all of one sign."""
+        if not self.gathered:
+            return self.growth(n)
+        return self.gathered * (math.sqrt(n + 1) / 3 if self.typical else n + 1)
 
     def growth(self, n: float) -> float:
         """What a sum of n products loses, of the sum of their magnitudes.

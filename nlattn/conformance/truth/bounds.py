@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from nlattn.conformance.case import Array, Case, dtype_of, named, native
+from nlattn.conformance.eight_bit import dequantised
 from nlattn.conformance.truth.analysis import analysed
 from nlattn.conformance.truth.arithmetic import Arithmetic, Precision, precision
 from nlattn.conformance.truth.heads import apart, together
@@ -31,6 +32,7 @@ def exact(case: Case) -> dict[str, Array]:
     """Results of the float64 oracle by name; of a large call those of `sampled_truth`."""
     if case.whole:
         return sampled(case)
+    case = dequantised(case)
     with np.errstate(all="ignore"):
         result = named(case, transcription(case.function, wide(case.arrays), case.options))
     return {name: np.asarray(x, np.float64) for name, x in result.items()}
@@ -52,6 +54,7 @@ def sampled(case: Case) -> dict[str, Array]:
 @lru_cache(maxsize=64)
 def transcribed(case: Case) -> dict[str, Array]:
     """Results of the oracle in the case's dtype; in 16 bits computed in float32, rounded once."""
+    case = dequantised(case)
     dtype = dtype_of(case.dtype)
     inner = np.float64 if dtype == np.float64 else np.float32
     arrays = {n: x.astype(inner) if floating(x) else x for n, x in case.arrays.items()}
@@ -64,6 +67,7 @@ def transcribed(case: Case) -> dict[str, Array]:
 def allowed(case: Case, how: Arithmetic | None = None) -> dict[str, Array]:
     """Bound of each element's error; by default in the arithmetic that its dtype suggests."""
     how = how or Arithmetic.of(case.dtype)
+    case = dequantised(case)
     if case.spec.cases.result == "index":
         return {name: np.full(x.shape, 0.1) for name, x in exact(case).items()}
     if case.spec.cases.bound != "analysis":

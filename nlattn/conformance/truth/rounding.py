@@ -269,7 +269,7 @@ def product(how: Callable[..., Any], a: Any, b: Any, n: float) -> Rounded:
     e, f = (np.broadcast_to(np.minimum(err, _LARGE), v.shape) for err, v in ((e, x), (f, y)))
     with np.errstate(invalid="ignore", over="ignore"):
         value, size = how(x, y), how(abs(x), abs(y))
-        grown = size * now.growth(n) if n else 0.0
+        grown = size * now.gathering(n) if n else 0.0
         if now.typical:
             errors = [np.sqrt(how(u**2, w**2)) for u, w in ((x, f), (e, y), (e, f))]
         else:
@@ -301,7 +301,8 @@ def _rounded(x: Any, to: Precision | None) -> Any:
     unit = to.unit / 3**0.5 if now.typical else to.unit
     error = now.total(x.error, unit * size, to.tiny * (size != 0))
     error = np.where(size + error <= to.huge, error, np.inf)
-    return Rounded(x.value, np.where((x.error == 0) & _held(x.value, to.unit), 0.0, error))
+    held = now.exact_inputs or _held(x.value, to.unit)
+    return Rounded(x.value, np.where((x.error == 0) & held, 0.0, error))
 
 
 def _held(x: Array, unit: float) -> Array:
