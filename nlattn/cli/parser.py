@@ -318,8 +318,8 @@ def _validate(parser: argparse.ArgumentParser) -> None:
         "--tier",
         choices=("smoke", "standard", "exhaustive", "large"),
         default="smoke",
-        help="how much is tried: within a minute, ten, or however long it takes (smoke); large: "
-        "arrays past the limits of 32 bits, alone",
+        help="how much is tried: smoke (the default) takes about a minute, standard ten, "
+        "exhaustive as long as it takes; large: only arrays past the limits of 32 bits",
     )
     parser.add_argument("--operators", type=names, metavar="A,B", help="only these (all)")
     parser.add_argument("--dtypes", type=names, metavar="A,B", help="only these (all four)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -126,6 +127,17 @@ def test_gradients_are_described(what: str) -> None:
     change, text = WRONG[what]
     c = case("vjp", "float64")
     assert diagnose(c, change(exact(c))) == text
+
+
+def test_nan_where_nothing_is_seen_does_not_hide_a_mistake() -> None:
+    c = case(causal=True)
+    c = dataclasses.replace(c, arrays={**c.arrays, "k": c.arrays["k"][:3], "v": c.arrays["v"][:3]})
+    wrong = out(c, causal_offset=-3)
+    assert (wrong[:3] == 0).all()
+    wrong[:3] = np.nan
+    said = diagnose(c, {"out": wrong})
+    assert said.startswith("your output equals ours causal from the other corner")
+    assert said.endswith("; queries that see no key get NaN")
 
 
 def test_less_precision_is_recognised() -> None:

@@ -54,6 +54,7 @@ def _diagnosis(
     else:
         said.append(
             _sentence(_explanations(case, want, got))
+            or _beside_nan(case, want, got)
             or _sentence(combined.in_part(case, want, got))
             or _sentence(combined.other_number(case, want, got))
             or structure.describe(case, want, got)
@@ -61,6 +62,16 @@ def _diagnosis(
             or structure.only(case, want, got)
         )
     return "; ".join(filter(None, said))
+
+
+def _beside_nan(case: Case, want: Mapping[str, Array], got: Mapping[str, Array]) -> str:
+    """A variant that is 0 where results are NaN: queries that see no key, divided by nothing."""
+    bad = {name: np.isnan(got[name]) & np.isfinite(x) for name, x in want.items()}
+    if case.kind != "forward" or not any(x.any() for x in bad.values()):
+        return ""
+    filled = {name: np.where(bad[name], 0, x) for name, x in got.items() if name in bad}
+    found = _sentence(_explanations(case, want, filled))
+    return f"{found}; queries that see no key get NaN" if found else ""
 
 
 def commonest(said: Iterable[str]) -> str:
