@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats: TypeAlias = NDArray[np.floating[Any]]
-Ints: TypeAlias = NDArray[np.integer[Any]]
+Array: TypeAlias = np.ndarray
+"""Of any kind and shape."""
+Floats: TypeAlias = NDArray[np.floating]
+Scalar: TypeAlias = float | np.floating
+"""One number, of a dtype or not."""
+Ints: TypeAlias = NDArray[np.integer]
 Bools: TypeAlias = NDArray[np.bool_]
+
+Result: TypeAlias = Any
+"""What an operator returns: an array, or a tuple of them where an option or a gradient asks."""
+Function: TypeAlias = Callable[..., Any]
+"""An operator, its gradient, its map or its oracle: the row of its table knows the arguments."""
+Arrays: TypeAlias = Mapping[str, Array]
+"""Arrays of a call by name."""
+Options: TypeAlias = Mapping[str, Any]
+"""Options of any operator by name, as the kit and the command pass them on."""
+StateDict: TypeAlias = Mapping[str, Any]
+"""Weights of a module by name, as its own files hold them; trees of them too."""
+Entries: TypeAlias = int | Sequence[int]
+"""One number for every axis, or one each."""
+Json: TypeAlias = Any
+"""What a JSON file holds."""
+JsonObject: TypeAlias = dict[str, Any]
+"""An object of a JSON file, and of a report that is written as one."""
+State: TypeAlias = dict[str, Any]
+"""Arrays, numbers and words of a saved map, by name."""
 
 
 class Work(NamedTuple):

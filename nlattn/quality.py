@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats, Ints
+from nlattn._types import Array, Floats, Ints
 from nlattn.engines.draws import hashes
 from nlattn.maps.base import AttentionMap
 
@@ -169,7 +169,7 @@ def sample(n: int, count: int, seed: int) -> Ints:
     return np.sort(np.argsort(_keys(seed ^ _TAG, n), kind="stable")[:count])
 
 
-def _keys(seed: int, n: int) -> Any:
+def _keys(seed: int, n: int) -> Array:
     """Keys ``(seed; slice 0, iteration 0, query p, draw 0)`` of ``kernels/rng.py``, for all p."""
     return hashes(seed, 0, 0, np.arange(n), 0)
 

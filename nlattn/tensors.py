@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, NoReturn, ParamSpec, TypeVar
 
 import numpy as np
 
+from nlattn._types import Array
+
 P = ParamSpec("P")
 R = TypeVar("R")
 _CPU = (1, 3)  # device types of DLPack whose memory a CPU reads: its own, and pinned for CUDA
@@ -24,7 +26,7 @@ class _Library(NamedTuple):
     """Where a tensor comes from, and how an array becomes one of its like."""
 
     name: str
-    like: Callable[[np.ndarray[Any, Any]], Any]
+    like: Callable[[Array], Any]
 
 
 def accepting(function: Callable[P, R], public: str) -> Callable[P, R]:
@@ -65,7 +67,7 @@ def is_tensor(x: object) -> bool:
     return foreign and not isinstance(x, (np.ndarray, np.generic))
 
 
-def taken(op: str, name: str, x: Any) -> tuple[np.ndarray[Any, Any], _Library]:
+def taken(op: str, name: str, x: Any) -> tuple[Array, _Library]:
     """The numbers of a tensor as an array over the same memory, and the library it is of."""
     library = type(x).__module__.split(".")[0].removesuffix("lib")
     torch = sys.modules.get("torch")
@@ -104,30 +106,30 @@ def given(result: Any, library: _Library | None) -> Any:
     return result
 
 
-def _of_torch(op: str, name: str, torch: Any, x: Any) -> np.ndarray[Any, Any]:
+def _of_torch(op: str, name: str, torch: Any, x: Any) -> Array:
     if x.layout is not torch.strided or x.is_conj() or x.is_neg():
         _refuse(op, name, f"is {x.layout} or a lazy view", f"a plain tensor; pass {name}.clone()")
     if x.dtype != torch.bfloat16:
-        array: np.ndarray[Any, Any] = x.numpy()
+        array: Array = x.numpy()
         return array
-    halves: np.ndarray[Any, Any] = x.view(torch.uint16).numpy()
+    halves: Array = x.view(torch.uint16).numpy()
     return halves.view(bfloat16(op, name))
 
 
-def _to_torch(x: np.ndarray[Any, Any]) -> Any:
+def _to_torch(x: Array) -> Any:
     torch = sys.modules["torch"]
     if x.dtype.name == "bfloat16":
         return torch.from_numpy(np.ascontiguousarray(x).view(np.uint16)).view(torch.bfloat16)
     return torch.from_numpy(x if x.flags.writeable else x.copy())
 
 
-def bfloat16(op: str, name: str) -> np.dtype[Any]:
+def bfloat16(op: str, name: str) -> np.dtype:
     """NumPy's dtype of that name, which a package of its own brings."""
     try:
         import ml_dtypes
     except ModuleNotFoundError:
         _refuse(op, name, "is of bfloat16", "ml_dtypes to be installed: pip install ml_dtypes")
-    found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    found: np.dtype = np.dtype(ml_dtypes.bfloat16)
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats, Ints
+from nlattn._types import Array, Floats, Ints
 
 
 class Planted(NamedTuple):
@@ -62,7 +62,7 @@ def planted_keys(
         _check.fail(op, f"eps={eps}", "is not below 1")
     noise = _check.number(op, "noise", noise, positive=True)
     rng = np.random.default_rng(_check.integer(op, "seed", seed, low=0))
-    keys: Any = noise * rng.standard_normal((m, d))
+    keys: Array = noise * rng.standard_normal((m, d))
     places = np.sort(rng.choice(m, s, replace=False))
     directions = np.linalg.qr(rng.standard_normal((d, d)))[0][:s]
     keys[places] = noise * np.sqrt(eps * m / (1 - eps)) * directions

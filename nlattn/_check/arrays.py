@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nlattn._check.words import choice, fail, memory
-from nlattn._types import Floats, Ints
+from nlattn._types import Array, Floats, Ints
 
 FLOATS = "float32, float64 (or float16, bfloat16)"
 _FEW = 8192  # entries; BLAS sums their squares faster than NumPy finds the largest
@@ -20,7 +20,7 @@ _known = threading.local()
 COTANGENTS = ("dout", "dlse")  # these have the output's leading axes, and never widen them
 
 
-def array(op: str, name: str, value: object) -> np.ndarray[Any, Any]:
+def array(op: str, name: str, value: object) -> Array:
     """`value` as a floating NumPy array, its strides and byte order still the caller's."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{op}: {name} is a masked array, whose mask would be lost; use mask=")
@@ -44,18 +44,18 @@ def array(op: str, name: str, value: object) -> np.ndarray[Any, Any]:
     return result
 
 
-def _compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+def _compute_dtype(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
-def one_dtype(op: str, dtypes: Mapping[str, np.dtype[Any]], remedy: str = "") -> None:
+def one_dtype(op: str, dtypes: Mapping[str, np.dtype], remedy: str = "") -> None:
     """Refuse arrays of several dtypes, naming all; `remedy` ends the error."""
     if len({native_of(dtype) for dtype in dtypes.values()}) > 1:
         listed = ", ".join(f"{name}: {dtype}" for name, dtype in dtypes.items())
         raise TypeError(f"{op}: arrays must share one dtype, got {listed}{remedy}")
 
 
-def frozen(x: np.ndarray[Any, Any], dtype: Any = None) -> Any:
+def frozen(x: Array, dtype: Any = None) -> Any:
     """Contiguous, aligned, native and read-only: the one layout that kernels are compiled for."""
     native = native_of(x.dtype) if dtype is None else np.dtype(dtype)
     flags = x.flags
@@ -66,7 +66,7 @@ def frozen(x: np.ndarray[Any, Any], dtype: Any = None) -> Any:
     return view
 
 
-def native_of(dtype: np.dtype[Any]) -> np.dtype[Any]:
+def native_of(dtype: np.dtype) -> np.dtype:
     """The dtype in this machine's byte order."""
     return dtype if dtype.isnative else dtype.newbyteorder("=")
 
@@ -86,7 +86,7 @@ def largest(x: Floats) -> float:
 
 
 @contextmanager
-def known_finite(arrays: Sequence[Any]) -> Iterator[None]:
+def known_finite(arrays: Sequence[Floats]) -> Iterator[None]:
     """Spare these arrays another look for NaN while the block runs."""
     before: frozenset[int] = getattr(_known, "numbers", frozenset())
     _known.numbers = frozenset(map(id, arrays))
@@ -124,7 +124,7 @@ class Fit:
         self.op = op
         self.lead = lead
         self.dims = dims
-        self.out_dtype: np.dtype[Any] = out_dtype
+        self.out_dtype: np.dtype = out_dtype
         self.dtype = _compute_dtype(out_dtype)
         self.batch = math.prod(lead)
         self.index: Ints = np.zeros((self.batch, 0), np.int64)
@@ -249,7 +249,7 @@ def fit(
 
 
 def _dimensions(
-    op: str, given: Mapping[str, np.ndarray[Any, Any]], specs: Mapping[str, list[str]]
+    op: str, given: Mapping[str, Array], specs: Mapping[str, list[str]]
 ) -> dict[str, int]:
     dims: dict[str, int] = {}
     source: dict[str, str] = {}

@@ -9,12 +9,12 @@ import numpy as np
 
 from nlattn._check.arrays import Fit
 from nlattn._check.words import fail
-from nlattn._types import Bools, Ints
+from nlattn._types import Array, Bools, Ints
 
 
 def integers(op: str, name: str, value: object) -> Ints:
     """`value` as an array of integers."""
-    result: np.ndarray[Any, Any] = np.asarray(value)
+    result: Array = np.asarray(value)
     if result.dtype.kind not in "iu" and result.size:
         raise TypeError(f"{op}: {name} has dtype {result.dtype}, expected integers")
     return result
@@ -24,7 +24,7 @@ def booleans(op: str, name: str, value: object) -> Bools:
     """`value` as an array of bool."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{op}: {name} is a masked array, expected bool; use {name}.filled()")
-    result: np.ndarray[Any, Any] = np.asarray(value)
+    result: Array = np.asarray(value)
     if result.dtype != np.bool_:
         raise TypeError(
             f"{op}: {name} has dtype {result.dtype}, expected bool, True where a key may be used; "

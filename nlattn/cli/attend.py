@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nlattn import _check, explorer, images
-from nlattn._types import Floats
+from nlattn._types import Floats, JsonObject
 from nlattn.cli import methods, pixelwise, report
 from nlattn.cli.methods import Result, Task
 from nlattn.cli.output import Output, StageClock, peak_memory, to_json
@@ -171,7 +171,7 @@ def _write(
 
     if out is not None:
         output.write("out.png", lambda path: images.save(path, _within(out)))
-    known: dict[str, Any] = methods.exact_of_shown(task, result) if quality is not None else {}
+    known: JsonObject = methods.exact_of_shown(task, result) if quality is not None else {}
     name = f"Where pixels look: {task.name}"
     axes = plots.overlay(task.image, result.weights, np.array(task.queries), title=name, **known)
     _draw(output, "overlay.png", axes)

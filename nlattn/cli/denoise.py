@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 import nlattn
+from nlattn._types import JsonObject
 from nlattn.cli.output import Output, StageClock, to_json
 from nlattn.cli.words import printable
 from nlattn.files import picture
@@ -31,7 +31,7 @@ def denoise(options: Namespace) -> int:
         raise ValueError(
             f"{options.image} has 16 bits, {name} holds 8: name a .png, or say --bits 8"
         )
-    arguments: dict[str, Any] = {
+    arguments: JsonObject = {
         "sigma": sigma,
         "h": None if options.strength is None else options.strength * sigma,
         "patch_size": options.patch,
@@ -56,7 +56,7 @@ def denoise(options: Namespace) -> int:
         "threads": threads.threads(),
         "seconds": stages.seconds,
     }
-    kept: dict[str, Any] = {"icc": source.icc, "dpi": source.dpi, "jpeg": source.jpeg}
+    kept: JsonObject = {"icc": source.icc, "dpi": source.dpi, "jpeg": source.jpeg}
     output.write(name, lambda path: picture.write(path, clean, bits=bits, **kept))
     if "report.json" in names:
         output.write("report.json", lambda path: path.write_text(to_json(report)))

@@ -7,10 +7,9 @@ import secrets
 import webbrowser
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 from nlattn import explorer, images, load_map
-from nlattn._types import Floats
+from nlattn._types import Floats, JsonObject
 from nlattn.cli.attend import built_in
 from nlattn.files.untrusted import open_regular, parse_json
 
@@ -57,11 +56,11 @@ def _picture(options: Namespace) -> Floats:
     raise ValueError(f"{options.maps[0]} does not say which picture it is of; --image names it")
 
 
-def _report(path: Path) -> dict[str, Any]:
+def _report(path: Path) -> JsonObject:
     with open_regular("explore", path) as file:
         report = parse_json(file.read(_REPORT))
     fits = isinstance(report, dict) and isinstance(report.get("options", {}), dict)
     if not fits:
         raise ValueError(f"{path} is no report of nlattn map")
-    found: dict[str, Any] = report
+    found: JsonObject = report
     return found

@@ -53,7 +53,7 @@ class Output:
                 self._hold()
             self.draft.mkdir()
 
-    def write(self, name: str, writer: Callable[[Path], Any]) -> None:
+    def write(self, name: str, writer: Callable[[Path], object]) -> None:
         """Call ``writer(path)`` for one of the files."""
         with self._writing():
             writer(self.draft / name)
@@ -205,7 +205,7 @@ class StageClock:
         from tqdm import tqdm
 
         self._say("")
-        return tqdm(blocks, leave=False, delay=1, unit="block")  # type: ignore[no-any-return]
+        return tqdm(blocks, leave=False, delay=1, unit="block")
 
     def _say(self, text: str) -> None:
         if self._shown:

@@ -6,10 +6,9 @@ import platform
 from argparse import Namespace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from nlattn import __version__, _check
-from nlattn._types import Floats
+from nlattn._types import Floats, JsonObject
 from nlattn.cli.methods import Result, Task
 from nlattn.cli.output import table
 from nlattn.cli.words import printable
@@ -34,7 +33,7 @@ def collect(
     dense: dict[str, float],
     options: Namespace,
     seconds: dict[str, float],
-) -> dict[str, Any]:
+) -> JsonObject:
     """Everything that is known of a run."""
     run = {name: spent for name, spent in seconds.items() if name not in _NOT_RUN}
     n, m = (len(task.flat(x)) for x in (task.q, task.k))
@@ -88,7 +87,7 @@ def _missed(share: Floats) -> dict[str, float]:
     return {"mean": float(share.mean()), "max": float(share.max())}
 
 
-def environment() -> dict[str, Any]:
+def environment() -> JsonObject:
     """Versions and the kind of machine."""
     return {
         "versions": {"nlattn": __version__, "python": platform.python_version(), **versions()},
@@ -107,7 +106,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def text(r: dict[str, Any], folder: Path) -> str:
+def text(r: JsonObject, folder: Path) -> str:
     """The table that a run prints."""
     seconds = dict(r["seconds"])
     total, compiled = seconds.pop("run"), seconds.pop("compile", 0.0)

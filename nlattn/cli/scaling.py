@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from nlattn import _check
+from nlattn._types import JsonObject
 from nlattn.cli.output import Output, table, to_json
 from nlattn.cli.report import environment
 from nlattn.runtime import threads
@@ -48,7 +49,7 @@ def scaling(options: Namespace) -> int:
     return int(any(_outgrows(one, options) for one in report["subjects"]))
 
 
-def _outgrows(one: dict[str, Any], options: Namespace) -> bool:
+def _outgrows(one: JsonObject, options: Namespace) -> bool:
     """Whether a subject breaks a law that was claimed."""
     memory = one["memory"] and one["memory"]["verdict"].verdict
     return (options.claim is not None and one["verdict"] == "inconsistent") or (
@@ -88,7 +89,7 @@ def _say(text: str) -> None:
 
 def _report(
     sweep: Sweep, names: list[str], sizes: list[tuple[int, int]], claim: str, options: Namespace
-) -> dict[str, Any]:
+) -> JsonObject:
     at = None if options.predict is None else options.predict[0] * options.predict[1]
     dense = sweep.curves.get(_DENSE)
     return {
@@ -112,7 +113,7 @@ def _report(
     }
 
 
-def _text(report: dict[str, Any]) -> str:
+def _text(report: JsonObject) -> str:
     ends = [" x ".join(map(str, report["grids"][i])) for i in (0, -1)]
     head = (
         f"{len(report['grids'])} sizes, {ends[0]} to {ends[1]}, judged against {report['claim']}; "
@@ -129,7 +130,7 @@ def _text(report: dict[str, Any]) -> str:
     return "\n\n".join([*parts, ", ".join(report["written"])])
 
 
-def _work(report: dict[str, Any]) -> list[Sequence[str]]:
+def _work(report: JsonObject) -> list[Sequence[str]]:
     beyond = "exponent beyond"
     rows: list[Sequence[str]] = [
         ("work", "source", f"c in c {report['claim']}", beyond, "verdict", "exact law")
@@ -160,7 +161,7 @@ def _row(name: str, source: str, v: GrowthVerdict, law: str = "") -> Sequence[st
     return name, source, f"{v.constant:.4g}", beyond, v.verdict, law
 
 
-def _times(report: dict[str, Any]) -> list[Sequence[str]]:
+def _times(report: JsonObject) -> list[Sequence[str]]:
     first = ("time", "compile", "first touch", "steady", "last exponent", "laws", "verdict")
     rows: list[Sequence[str]] = [(*first, "faster than dense from")]
     for one in report["subjects"]:
@@ -185,7 +186,7 @@ def _times(report: dict[str, Any]) -> list[Sequence[str]]:
     return rows
 
 
-def _memory(report: dict[str, Any]) -> list[Sequence[str]]:
+def _memory(report: JsonObject) -> list[Sequence[str]]:
     claim = report["claim_memory"]
     rows: list[Sequence[str]] = [
         ("memory", "peak", "foretold by smaller sizes", f"beyond {claim}", "laws", "verdict")
@@ -212,7 +213,7 @@ def _believed(laws: dict[str, float] | None) -> str:
     return ", ".join(f"{law} {share:.0%}" for law, share in best)
 
 
-def _quality(report: dict[str, Any]) -> list[Sequence[str]]:
+def _quality(report: JsonObject) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = [
         ("against dense attention", "argmax recall", "mass", "best mass", "output error")
     ]
@@ -226,7 +227,7 @@ def _quality(report: dict[str, Any]) -> list[Sequence[str]]:
     return rows
 
 
-def _notes(report: dict[str, Any]) -> list[str]:
+def _notes(report: JsonObject) -> list[str]:
     notes = []
     for one in report["subjects"]:
         for unit, v in one["verdicts"].items():

@@ -6,9 +6,10 @@ import os
 import sys
 import time
 from argparse import Namespace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from nlattn import _check
+from nlattn._types import JsonObject
 from nlattn.cli.output import MachineError, peak_memory, table, to_json
 from nlattn.cli.words import span
 from nlattn.tiled import arrays, certified, exports, overview, scram, sources
@@ -126,7 +127,7 @@ def _refuse_drawing(options: Namespace) -> None:
         raise ValueError("--query goes with --method scram: certified attention keeps no map")
 
 
-def _searching(options: Namespace) -> dict[str, Any]:
+def _searching(options: Namespace) -> JsonObject:
     """Options of the search, of the support, and of tiles."""
     return {
         "tile": options.tile,
@@ -165,7 +166,7 @@ def _done(job: _Job, options: Namespace) -> int:
         plans.check(job, executor.workers, max(memory, executor.workers * memory))
     begun, bar = time.perf_counter(), _Progress(job, quiet=options.quiet)
     note = None if isinstance(job, means.Denoising) else job.note
-    how: dict[str, Any] = {"executor": executor, "resume": options.resume, "note": note}
+    how: JsonObject = {"executor": executor, "resume": options.resume, "note": note}
     try:
         records = run(options.out, job.stages(), job.header(), progress=bar, **how)
     except WorkersLostError as error:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterable
-from typing import Any
 
+from nlattn._types import JsonObject
 from nlattn.cli.output import Output
 from nlattn.conformance.case import Case
 from nlattn.conformance.cases import suite
@@ -32,7 +32,7 @@ def write(options: Namespace) -> int:
     if options.folder.exists():
         raise ValueError(f"{options.folder} exists; vectors are written to a new folder")
     output = Output(options.folder, [], force=False)
-    about: dict[str, Any] = {"seed": suite.SEED, "tier": options.tier}
+    about: JsonObject = {"seed": suite.SEED, "tier": options.tier}
     if options.certificate:
         about["certificate"] = certificate(cases)
     output.write("", lambda draft: files.write(draft, cases, exact, allowed, about))
@@ -42,7 +42,7 @@ def write(options: Namespace) -> int:
     return 0
 
 
-def certificate(cases: Iterable[Case]) -> dict[str, Any]:
+def certificate(cases: Iterable[Case]) -> JsonObject:
     """How far each case's truth is from 50 digits; ValueError where that is too far."""
     shares = {case.name: high_precision.share(case) for case in cases if not case.error}
     for name, share in shares.items():

@@ -9,11 +9,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from nlattn._types import Array as Array
+from nlattn._types import JsonObject
 from nlattn.conformance.table import OpSpec, find
 from nlattn.conformance.table.recipe import Kind as Kind
 from nlattn.conformance.table.recipe import Tier as Tier
 
-Array: TypeAlias = np.ndarray[Any, Any]
 Json: TypeAlias = Any
 
 TIERS: tuple[Tier, ...] = ("smoke", "standard", "exhaustive")
@@ -116,7 +117,7 @@ class Case:
         return found
 
 
-def dtype_of(name: str) -> np.dtype[Any]:
+def dtype_of(name: str) -> np.dtype:
     """NumPy's dtype of a name; LookupError where ml_dtypes is missing and the name needs it."""
     if name != "bfloat16":
         return np.dtype(name)
@@ -124,15 +125,15 @@ def dtype_of(name: str) -> np.dtype[Any]:
         import ml_dtypes
     except ModuleNotFoundError:
         raise LookupError("bfloat16 needs ml_dtypes") from None
-    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    dtype: np.dtype = np.dtype(ml_dtypes.bfloat16)
     return dtype
 
 
-def native(arrays: Mapping[str, Array]) -> dict[str, Any]:
+def native(arrays: Mapping[str, Array]) -> JsonObject:
     """Arguments as the operators take them: a Support and a Field in place of their parts."""
     from nlattn._types import Field, Simplices, Support, Work
 
-    arguments: dict[str, Any] = {name: x for name, x in arrays.items() if "." not in name}
+    arguments: dict[str, object] = {name: x for name, x in arrays.items() if "." not in name}
     if "support.indptr" in arrays:
         shape = tuple(int(n) for n in arrays["support.shape"])
         arguments["support"] = Support(arrays["support.indptr"], arrays["support.indices"], shape)
@@ -146,7 +147,7 @@ def native(arrays: Mapping[str, Array]) -> dict[str, Any]:
     return arguments
 
 
-def named(case: Case, result: Any) -> dict[str, Any]:
+def named(case: Case, result: object) -> JsonObject:
     """Results by name, from an array, a tuple in the order of `Case.outputs`, or a mapping."""
     names = case.outputs
     if isinstance(result, Mapping):

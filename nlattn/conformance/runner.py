@@ -11,11 +11,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from nlattn._types import Array
 from nlattn.conformance.backends.backend import told
 from nlattn.conformance.backends.capabilities import Capabilities, unsupported
 from nlattn.conformance.backends.perform import Reply, perform
 from nlattn.conformance.backends.process import Died
-from nlattn.conformance.case import Array, Case
+from nlattn.conformance.case import Case
 from nlattn.conformance.cases.arrays import lay, layout_of
 from nlattn.conformance.judge.behaviour import behaviours
 from nlattn.conformance.judge.diagnosis import diagnose

@@ -174,7 +174,7 @@ def assert_conforms(
         raise AssertionError(f"{subject.name} computed no case of {op}")
 
 
-def _told(backend: Any, tier: Tier, verdict: Verdict) -> str:
+def _told(backend: object, tier: Tier, verdict: Verdict) -> str:
     words = ["nlattn", "validate", *spelt(backend), *(["--tier", tier] if tier != "smoke" else [])]
     return failure(Report("", shlex.join(words), tier, [verdict]), verdict)
 

@@ -9,11 +9,11 @@ and so are its bounds. What lies between is made by rows, never twice the same a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.case import Array, Case, dtype_of
+from nlattn._types import Array, JsonObject
+from nlattn.conformance.case import Case, dtype_of
 
 PERIOD = 4099
 """Rows after which what lies between repeats: a prime."""
@@ -68,9 +68,9 @@ def dimensions(case: Case) -> dict[str, str]:
     return {name: text.split()[0] for name, text in dims.items()}
 
 
-def rows_of(case: Case) -> dict[str, Any]:
+def rows_of(case: Case) -> JsonObject:
     """Arguments of the large call: arrays, or what gives their rows; a support is whole."""
-    first, found = dimensions(case), dict[str, Any]()
+    first, found = dimensions(case), JsonObject()
     for name, x in case.arrays.items():
         place = case.whole.get(first.get(name, ""))
         found[name] = LongRows(name, x, place["size"], place["at"]) if place else x

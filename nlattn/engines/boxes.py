@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from nlattn import _check
 from nlattn._types import Floats, Ints
@@ -48,7 +49,7 @@ def leading(x: Floats) -> int:
     return some if some + 1 < x.shape[1] else x.shape[1]
 
 
-def rounded(x: Floats, kind: Any) -> Floats:
+def rounded(x: Floats, kind: DTypeLike) -> Floats:
     """Points of another dtype; infinite where it does not reach."""
     with np.errstate(over="ignore", under="ignore"):
         return x.astype(kind, copy=False)

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from nlattn._types import Floats
+from nlattn._types import Array, Floats
 from nlattn.runtime.threads import serial_blas
 
 _BLOCK = 1 << 13  # patches in memory at a time: about 10 MB of 7 x 7 RGB patches
@@ -47,7 +48,7 @@ def channel_sums(image: Any, rows: range) -> Floats:
     return total
 
 
-def _vectors(image: Any, mean: Floats, rows: slice, patch: int, dtype: Any) -> Floats:
+def _vectors(image: Floats, mean: Floats, rows: slice, patch: int, dtype: DTypeLike) -> Floats:
     """Patches of some rows as vectors, reflected at the border, less the mean pixel."""
     height, width, channels = image.shape
     margin = patch // 2
@@ -76,7 +77,7 @@ def centre(sums: Floats, pixels: int, dtype: Any) -> Floats:
 
 
 @serial_blas
-def axes(sums: Floats, pixels: int, kept: int, dtype: Any) -> Floats:
+def axes(sums: Floats, pixels: int, kept: int, dtype: DTypeLike) -> Floats:
     """Leading axes and, last, what the mean patch is on them, (size + 1, kept)."""
     total = _total(sums) / pixels
     size, mean = total.shape[1], total[0]
@@ -96,13 +97,13 @@ def project(image: Any, mean: Floats, axes: Floats, rows: range, patch: int, out
         out[part] = (vectors @ narrow - shift).reshape(out[part].shape)
 
 
-def squares(features: Any) -> Floats:
+def squares(features: Array) -> Floats:
     """Squared length of every vector, (..., 1) float64."""
     total: Floats = (np.asarray(features).astype(np.float64) ** 2).sum(-1, keepdims=True)
     return total
 
 
-def sum_of_squares(features: Any, rows: range) -> Floats:
+def sum_of_squares(features: Array, rows: range) -> Floats:
     """Sum of the squared lengths of a group, (1,)."""
     total = np.zeros(1)
     for block in split(rows, features.shape[1]):
@@ -119,7 +120,7 @@ def offset(features: Floats, sums: Floats, pixels: int, gain: float) -> Floats:
 
 
 @serial_blas
-def largest_scores(queries: Floats, keys: Any, count: int) -> Floats:
+def largest_scores(queries: Floats, keys: Array, count: int) -> Floats:
     """The `count` largest products of each query with keys (m, d), largest first."""
     top = np.empty((len(queries), 0), queries.dtype)
     for start in range(0, len(keys), KEYS):

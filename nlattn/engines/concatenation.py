@@ -5,7 +5,7 @@ The same sums give the gradients: with queries and keys exchanged, and along the
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -118,7 +118,7 @@ def _before(sums: Floats) -> Floats:
     return result
 
 
-def pairs(a: Floats, b: Floats, divisor: int, dtype: np.dtype[Any]) -> Floats:
+def pairs(a: Floats, b: Floats, divisor: int, dtype: np.dtype) -> Floats:
     """``relu(a_i + b_j) / divisor`` of all pairs, (n, m)."""
     out: Floats = np.empty((len(a), len(b)), dtype)
     step = max(1, _PAIRS // max(len(b), 1))
@@ -128,7 +128,7 @@ def pairs(a: Floats, b: Floats, divisor: int, dtype: np.dtype[Any]) -> Floats:
     return out
 
 
-def topk(a: Floats, b: Floats, k: int, dtype: np.dtype[Any]) -> tuple[Floats, Ints]:
+def topk(a: Floats, b: Floats, k: int, dtype: np.dtype) -> tuple[Floats, Ints]:
     """Largest `k` weights of each query, and their keys: those of largest b."""
     first = np.argsort(-b, kind="stable")[:k]
     weights = np.maximum(a[:, None] + b[first], 0) / len(b)

@@ -77,7 +77,7 @@ def _rows(p: Ranks, number: int, rows: slice, unit_k: Floats) -> _Rows:
     return _Rows(logits, positive, negative, np.maximum(s.margin - (log_pos - log_neg), 0))
 
 
-def _log_mean(x: Floats, eps: float) -> tuple[Floats, Floats]:
+def _log_mean(x: Floats, eps: float) -> tuple[Floats, Any]:
     """Logarithm of ``mean(exp(x)) + eps`` of each row, descending, and its derivative."""
     with np.errstate(divide="ignore"):
         floor = x.dtype.type(np.log(eps))
@@ -102,7 +102,7 @@ def loss(p: Ranks) -> Floats:
     return total
 
 
-def vjp(p: Ranks, dout: Floats) -> tuple[Floats, Floats]:
+def vjp(p: Ranks, dout: Floats) -> tuple[Floats, Any]:
     """Gradients (batch, n, d), (batch, m, d) of ``sum(dout * loss)``, the ranks held fixed."""
     batch, tasks = len(p.slices), _tasks(p)
     keys = [_unit(p, p.k[part]) for part in p.slices[:, 1]]

@@ -102,13 +102,13 @@ class Cells:
 
     def _divisors(self, y: int) -> Floats:
         if self.options.overlap == "mass":
-            return _check.frozen(np.empty(0))  # type: ignore[no-any-return]
+            return _check.frozen(np.empty(0))
         if self.options.overlap == "divide":
-            return _check.frozen(np.full(self.columns, self.options.divisor))  # type: ignore[no-any-return]
+            return _check.frozen(np.full(self.columns, self.options.divisor))
         x = np.arange(self.columns) + self.grid.offset
         counts = _patches(np.array([y]), self.grid.H, self.options.patch)
         counts = counts * _patches(x, self.grid.W, self.options.patch)
-        return _check.frozen(counts, np.float64)  # type: ignore[no-any-return]
+        return _check.frozen(counts, np.float64)
 
     def gradients(self, V: Floats, dout: Floats) -> tuple[Floats, Floats, Floats]:
         """Of q, k and V (L, s s e), for the cotangent of cells (rows, columns, s s e)."""
@@ -198,7 +198,7 @@ def to_cells(x: Floats, scale: int) -> Floats:
     """Pixels (s h, s w, e) as cells (h, w, s s e)."""
     h, w, e = x.shape[0] // scale, x.shape[1] // scale, x.shape[2]
     turned = x.reshape(h, scale, w, scale, e).transpose(0, 2, 1, 3, 4)
-    return _check.frozen(turned.reshape(h, w, scale * scale * e))  # type: ignore[no-any-return]
+    return _check.frozen(turned.reshape(h, w, scale * scale * e))
 
 
 def to_pixels(x: Floats, scale: int) -> Floats:

@@ -209,12 +209,12 @@ def _turned(
 
 def _norms(x: Floats) -> Floats:
     """Length of each row."""
-    return np.sqrt(np.einsum("nc,nc->n", x, x))  # type: ignore[no-any-return]
+    return np.sqrt(np.einsum("nc,nc->n", x, x))
 
 
 def _errors(
     numbers: Floats,
-    dtype: Any,
+    dtype: np.dtype,
     kind: int,
     factor: float,
     lengths: Floats,

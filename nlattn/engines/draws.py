@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from nlattn._types import Floats
+from nlattn._types import Array, Floats, Ints
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def hashes(seed: int, *fields: Any) -> Any:
+def hashes(seed: int, *fields: int | Ints) -> Array:
     """Hash of a seed and fields, integers or arrays of them that broadcast: uint64."""
     state = _mix(np.full((), seed % 2**64, np.uint64))
     for field in fields:
@@ -19,20 +17,20 @@ def hashes(seed: int, *fields: Any) -> Any:
     return state
 
 
-def uniform(seed: int, *fields: Any) -> Floats:
+def uniform(seed: int, *fields: int | Ints) -> Floats:
     """Numbers in (0, 1], multiples of ``2^-53``."""
     u: Floats = 1 - (hashes(seed, *fields) >> np.uint64(11)) * 2.0**-53
     return u
 
 
-def normal(seed: int, *fields: Any) -> Floats:
+def normal(seed: int, *fields: int | Ints) -> Floats:
     """Standard normal numbers, by Box and Muller's cosine."""
     radius = np.sqrt(-2 * np.log(uniform(seed, *fields, 0)))
     z: Floats = radius * np.cos(2 * np.pi * uniform(seed, *fields, 1))
     return z
 
 
-def _mix(x: Any) -> Any:
+def _mix(x: Array) -> Array:
     """SplitMix64's step."""
     with np.errstate(over="ignore"):
         x = x + _GOLDEN

@@ -45,7 +45,7 @@ def rounding(x: Slice, dtype: Any) -> Floats:
     if x.kind == scores.NEG_L2:
         size = 2 * size + abs(x.factor) * (q**2 + k.max(initial=0) ** 2)
     steps = (x.q.shape[1] + 8) * u * size + 3 * (KEYS + 4 + 4 * (len(x.k) / KEYS)) * u
-    return 1.2 * (steps + (2e-7 if dtype == np.float32 else 1e-15))  # type: ignore[no-any-return]
+    return 1.2 * (steps + (2e-7 if dtype == np.float32 else 1e-15))
 
 
 def attends(x: Slice) -> Bools:

@@ -69,7 +69,7 @@ class Step(NamedTuple):
         return (self.phi_q @ self.values + self.inside @ self.v) / self.total
 
 
-def _fade(top: Floats, new: Floats) -> Any:
+def _fade(top: Floats, new: Floats) -> Floats:
     """What sums relative to `top` are multiplied by to be relative to `new`."""
     shift = np.full(len(top), -np.inf)
     return np.exp(np.subtract(top, new, where=top > -np.inf, out=shift))

@@ -14,7 +14,7 @@ from nlattn.engines.factored import KeyGradient, KeySums
 from nlattn.engines.features import Identity
 
 
-def set_fit(op: str, nonfinite: str, **arrays: Any) -> _check.Fit:
+def set_fit(op: str, nonfinite: str, **arrays: object) -> _check.Fit:
     """Queries, keys, values, cotangents and a projection, whichever are given."""
     dims = {"q": "n d", "k": "m d", "v": "m e", "dout": "n e", "projection": "r d"}
     given = {name: (x, dims[name]) for name, x in arrays.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ def packed(x: Floats) -> Ints:
     return np.packbits(bits, axis=-1, bitorder="little").view("<u8").astype(np.uint64, copy=False)
 
 
-def unpacked(words: Ints, channels: int, dtype: np.dtype[Any]) -> Floats:
+def unpacked(words: Ints, channels: int, dtype: np.dtype) -> Floats:
     """-1 and +1 (..., channels)."""
     as_bytes = np.ascontiguousarray(words, "<u8").view(np.uint8)
     bits = np.unpackbits(as_bytes, axis=-1, bitorder="little", count=channels)

@@ -124,7 +124,7 @@ def ranged(law: Laws) -> Callable[[Callable[P, R]], Callable[P, R]]:
             changed = setting.changed()
             with np.errstate(over="ignore", under="ignore", invalid="ignore"):
                 result: Any = function(**{**given, **changed})  # type: ignore[call-arg]
-                return setting.restored(result, dtype)  # type: ignore[no-any-return]
+                return setting.restored(result, dtype)
 
         return call
 
@@ -147,7 +147,7 @@ def _is_number(name: str, annotation: Any) -> bool:
 
 
 @functools.cache
-def _finfo(dtype: np.dtype[Any]) -> _Format:
+def _finfo(dtype: np.dtype) -> _Format:
     info = np.finfo(dtype)
     return _Format(float(info.max), int(info.maxexp), int(info.minexp) + int(info.nmant))
 
@@ -156,7 +156,7 @@ def _floating(x: Any) -> bool:
     return isinstance(x, np.ndarray) and (x.dtype.kind == "f" or x.dtype.name == "bfloat16")
 
 
-def _held(op: str, options: Mapping[str, Any], dtype: np.dtype[Any]) -> None:
+def _held(op: str, options: Mapping[str, Any], dtype: np.dtype) -> None:
     """Refuse options that a format does not hold."""
     largest = _finfo(dtype).max
     for name, value in options.items():
@@ -204,7 +204,7 @@ class _Setting:
         together = max((tops[name] for name in law.same if name in tops), default=0.0)
         self.tops |= {name: together for name in law.same if name in tops}
 
-    def ordinary(self, dtype: np.dtype[Any]) -> bool:
+    def ordinary(self, dtype: np.dtype) -> bool:
         """Whether no product leaves a format, with room for sums."""
         info = _finfo(dtype)
         terms = max((x.size for x in self.arrays.values()), default=1)
@@ -274,14 +274,14 @@ class _Setting:
             _check.fail(self.op, f"{name}={value}", f"{text}, the largest float64")
         return math.ldexp(mantissa, exponent)
 
-    def restored(self, result: Any, dtype: np.dtype[Any]) -> Any:
+    def restored(self, result: Any, dtype: np.dtype) -> Any:
         """Results in the caller's units and dtype."""
         if type(result) is tuple:
             units = (*self.law.results, *[None] * len(result))
             return tuple(self._result(x, u, dtype) for x, u in zip(result, units, strict=False))
         return self._result(result, self.law.results[0] if self.law.results else None, dtype)
 
-    def _result(self, x: Any, unit: str | None, dtype: np.dtype[Any]) -> Any:
+    def _result(self, x: Any, unit: str | None, dtype: np.dtype) -> Any:
         if hasattr(x, "score") and hasattr(x, "_replace"):  # matches
             return x._replace(score=shifted(x.score, _power(unit or "", self.units)).astype(dtype))
         if unit is None or not isinstance(x, (np.ndarray, np.generic)):

@@ -112,8 +112,8 @@ def _mask(op: str, name: str, mask: Any, core: tuple[int, ...]) -> Bools:
 
 def _slices(lead: tuple[int, ...], *shapes: tuple[int, ...]) -> Ints:
     columns = [_check.slices("", "", shape, lead) for shape in shapes]  # these do broadcast
-    return _check.frozen(np.stack(columns, 1), np.int64)  # type: ignore[no-any-return]
+    return _check.frozen(np.stack(columns, 1), np.int64)
 
 
 def _frozen_ints(*values: int) -> Ints:
-    return _check.frozen(np.array(values, np.int64))  # type: ignore[no-any-return]
+    return _check.frozen(np.array(values, np.int64))

@@ -58,7 +58,7 @@ class Votes:
     def attend(self) -> Floats:
         """Outputs of all slices."""
         out = self._gather(self.votes, None, self.weights, "v", (self.n, self.fit.dims["e"]))
-        return self.fit.unfold(out.reshape(self.fit.batch, *self.grids[0], out.shape[2]))  # type: ignore[no-any-return]
+        return self.fit.unfold(out.reshape(self.fit.batch, *self.grids[0], out.shape[2]))
 
     def entries(self) -> SparseParts:
         """Weights of a single slice's map: votes for one key added up, keys ascending."""
@@ -190,7 +190,7 @@ class Votes:
     def _own(self, dout: Floats) -> Floats:
         """The cotangents of every slice."""
         own: Floats = dout[self.fit.index[:, self.fit.names.index("dout")]]
-        return _check.frozen(own)  # type: ignore[no-any-return]
+        return _check.frozen(own)
 
     def _table(self, *names: str) -> Ints:
         columns = [self.fit.index[:, self.fit.names.index(name)] for name in names]
@@ -225,7 +225,7 @@ def _patches(x: Floats, patch: int, border: str) -> Floats:
     padded = np.pad(x, ((0, 0), (r, r), (r, r), (0, 0)), mode=border)  # type: ignore[call-overload]
     windows = np.lib.stride_tricks.sliding_window_view(padded, (patch, patch), axis=(1, 2))
     near = np.moveaxis(windows, 3, -1)
-    return _check.frozen(near.reshape(len(x), math.prod(x.shape[1:3]), patch**2 * x.shape[3]))  # type: ignore[no-any-return]
+    return _check.frozen(near.reshape(len(x), math.prod(x.shape[1:3]), patch**2 * x.shape[3]))
 
 
 def _shifted(size: int, by: int) -> tuple[slice]:

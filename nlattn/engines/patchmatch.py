@@ -173,7 +173,7 @@ def _on_lines(x: Floats, d: int) -> Floats:
         skip = -buffer.ctypes.data % _LINE
         x, given = buffer[skip : skip + x.nbytes].view(x.dtype).reshape(x.shape), x
         x[...] = given
-    return _check.frozen(x)  # type: ignore[no-any-return]
+    return _check.frozen(x)
 
 
 def _valid(key_mask: Bools, m: int, identity: bool) -> Ints:
@@ -184,4 +184,4 @@ def _valid(key_mask: Bools, m: int, identity: bool) -> Ints:
         keys = np.flatnonzero(mask) if mask.size else np.arange(m)
         row[1] = len(keys)
         row[2 : 2 + len(keys)] = keys
-    return _check.frozen(valid)  # type: ignore[no-any-return]
+    return _check.frozen(valid)

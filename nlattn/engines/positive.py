@@ -39,7 +39,7 @@ class Positive(NamedTuple):
     def attend(self, fit: _check.Fit) -> Floats:
         """Output of q, k and v."""
         context, norm, _ = self.sums(fit)
-        return fit.unfold(factored_fit.read(fit, self.queries, context, norm)[0])  # type: ignore[no-any-return]
+        return fit.unfold(factored_fit.read(fit, self.queries, context, norm)[0])
 
     def vjp(self, fit: _check.Fit) -> tuple[Floats, Floats, Floats]:
         """Gradients of q, k and v. What values share changes none, but for what rounding leaves."""

@@ -9,7 +9,7 @@ import numpy as np
 from nlattn._types import Ints
 
 
-def joined(a: Any, b: Any) -> tuple[int, int] | None:
+def joined(a: Any, b: object) -> tuple[int, int] | None:
     """The first numbers that two sets share, as one range; None if they share none."""
     for low, high in np.asarray(b, np.int64):
         for start, stop in np.asarray(a, np.int64):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nlattn._types import Bools, Floats, Ints, Support
+from nlattn._types import Array, Bools, Floats, Ints, Support
 
 QUERIES, KEYS = 256, 4096
 """Rows of a block: its scores take 8 MB."""
@@ -145,7 +145,9 @@ def queries_vjp(head: OneHead, i: Ints, lse: Floats, g: Floats, delta: Floats) -
     return dq
 
 
-def live(head: OneHead, j: Ints, dout: Rows, dlse: Rows | None) -> Iterator[tuple[Ints, Any, Any]]:
+def live(
+    head: OneHead, j: Ints, dout: Rows, dlse: Rows | None
+) -> Iterator[tuple[Ints, Array, Array]]:
     """Queries that give keys `j` a gradient, with their cotangents, in blocks."""
     for i in head.asking(j):
         g = dout[i]

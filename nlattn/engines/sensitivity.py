@@ -75,7 +75,7 @@ def _moderate(k: Floats) -> Floats:
     least = np.copysign(np.finfo(float).smallest_subnormal, wide)
     with np.errstate(under="ignore"):
         moved = np.ldexp(wide, -power)
-    return _check.frozen(np.where((wide != 0) & (moved == 0), least, moved))  # type: ignore[no-any-return]
+    return _check.frozen(np.where((wide != 0) & (moved == 0), least, moved))
 
 
 def exponent(p: float) -> float:

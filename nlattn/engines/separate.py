@@ -47,7 +47,7 @@ class Separate(NamedTuple):
     def attend(self, fit: _check.Fit) -> Floats:
         """Output of q, k and v."""
         context, _ = self.context(fit)
-        return fit.unfold(factored_fit.read(fit, self.queries, context)[0])  # type: ignore[no-any-return]
+        return fit.unfold(factored_fit.read(fit, self.queries, context)[0])
 
     def vjp(self, fit: _check.Fit) -> tuple[Floats, Floats, Floats]:
         """Gradients of q, k and v."""

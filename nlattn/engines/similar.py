@@ -49,7 +49,7 @@ def plan(u: Floats, patch: int) -> Plan:
 
 def flat(u: Floats, patch: int) -> Floats:
     """A picture as the kernels read it."""
-    return _check.frozen(padded(u, patch).reshape(-1))  # type: ignore[no-any-return]
+    return _check.frozen(padded(u, patch).reshape(-1))
 
 
 def wanted(search: PixelSearch) -> int:

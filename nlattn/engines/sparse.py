@@ -72,7 +72,7 @@ class WeightFunction(NamedTuple):
     def slope(self) -> Floats:
         """Of a score to what it is of: a factor, and whether it is of a difference."""
         centred = self.weight == "gaussian"
-        return _check.frozen(np.array([(2 if centred else 1) * self.factor, centred]))  # type: ignore[no-any-return]
+        return _check.frozen(np.array([(2 if centred else 1) * self.factor, centred]))
 
 
 def key_sums(coefficients: Floats, indptr: Ints, queries: Ints, x: Floats, factor: float) -> Floats:
@@ -206,7 +206,7 @@ class Edges:
         dlse = np.zeros((self.fit.batch, self.n), self.fit.dtype)
         if given:
             dlse = self.fit["dlse"].reshape(dlse.shape)
-        return _check.frozen(dlse)  # type: ignore[no-any-return]
+        return _check.frozen(dlse)
 
     def _of_edges(self, dscores: Floats) -> Floats:
         """Sum over the heads that share the support, (nnz,)."""
@@ -263,7 +263,7 @@ class Edges:
     def _table(self, *names: str) -> Ints:
         """Slices of the named arrays, of the support, and the shift of the coefficients."""
         columns = [self.fit.index[:, ARRAYS.index(name)] for name in names]
-        return _check.frozen(np.stack([*columns, self.slices, self.shift], 1), np.int64)  # type: ignore[no-any-return]
+        return _check.frozen(np.stack([*columns, self.slices, self.shift], 1), np.int64)
 
     def _refuse_empty(self, weights: WeightFunction, lse: Floats) -> None:
         if weights.masked_rows == "raise" and np.isneginf(lse).any():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from nlattn._types import Bools, Floats, Ints
+from nlattn._types import Array, Bools, Floats, Ints
 from nlattn.engines.random_search import Inputs, Progress
 from nlattn.kernels import leaves, scores, tree
 from nlattn.kernels.leaves import SLOTS
@@ -89,7 +89,7 @@ def key_squares(k: Floats, plan: Plan) -> Floats:
     return _squares(k, plan.Hk, plan.Wk, plan)
 
 
-def lengthening(squares: Floats, longest: Any, plan: Plan) -> Floats:
+def lengthening(squares: Floats, longest: Array, plan: Plan) -> Floats:
     """The coordinate more of every key that makes all equally long."""
     if plan.kind == scores.NEG_L2:
         return squares
@@ -97,7 +97,7 @@ def lengthening(squares: Floats, longest: Any, plan: Plan) -> Floats:
     return extra
 
 
-def reaches(q: Floats, longest: Any, plan: Plan) -> Floats:
+def reaches(q: Floats, longest: Array, plan: Plan) -> Floats:
     """The factor that makes every query as long as the longest key."""
     if plan.kind == scores.NEG_L2:
         return np.ones(plan.Hq * plan.Wq, q.dtype)

@@ -34,7 +34,7 @@ def wild(x: Floats, axis: int | tuple[int, ...] = -1) -> Bools:
 
 def cleaned(x: Floats) -> Floats:
     """A copy with 0 for what is not finite."""
-    return _check.frozen(np.where(np.isfinite(x), x, x.dtype.type(0)))  # type: ignore[no-any-return]
+    return _check.frozen(np.where(np.isfinite(x), x, x.dtype.type(0)))
 
 
 def product(weights: Floats, seen: Bools, x: Floats) -> Floats:

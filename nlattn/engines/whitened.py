@@ -54,7 +54,7 @@ class Whitening(NamedTuple):
         """X, (n, r), frozen."""
         if self.rows is not None:
             return self.rows
-        return _check.frozen(project(k, _NONE, self.whiten))  # type: ignore[no-any-return]
+        return _check.frozen(project(k, _NONE, self.whiten))
 
 
 @threads.serial_blas
@@ -103,7 +103,7 @@ class FirstRoot(NamedTuple):
 
 def magnitude_scales(largest: Floats) -> Floats:
     """Powers of two that bring each channel's largest magnitude near 1."""
-    return np.ldexp(1.0, -np.clip(np.frexp(largest)[1], -1000, 1000))  # type: ignore[no-any-return]
+    return np.ldexp(1.0, -np.clip(np.frexp(largest)[1], -1000, 1000))
 
 
 @threads.serial_blas

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import math
 import zlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nlattn._types import Floats, Ints
+from nlattn._types import Floats, Ints, JsonObject
 from nlattn.maps.base import AttentionMap
 from nlattn.maps.sparse import SparseMap
 
@@ -89,7 +89,7 @@ def shrunk(image: Floats) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.broadcast_to(levels, (*levels.shape[:2], 3)))
 
 
-def of_looks(name: str, x: Looks, key_grid: tuple[int, ...]) -> dict[str, Any]:
+def of_looks(name: str, x: Looks, key_grid: tuple[int, ...]) -> JsonObject:
     """Keys as steps from one query to the next, byte by byte; weights as the upper half of floats.
 
     Matches that are neighbours' neighbours give the same step again: such bytes pack well.
@@ -109,7 +109,7 @@ def of_looks(name: str, x: Looks, key_grid: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-def of_layer(layer: Layer) -> dict[str, Any]:
+def of_layer(layer: Layer) -> JsonObject:
     """254 levels between the 0.5th and the 99.5th percentile; 0 where nothing is known."""
     x = np.asarray(layer.values, np.float64)
     known = np.isfinite(x) & ((x > 0) | (not layer.log))
@@ -130,7 +130,7 @@ def of_layer(layer: Layer) -> dict[str, Any]:
     }
 
 
-def of_picture(image: Floats) -> dict[str, Any]:
+def of_picture(image: Floats) -> JsonObject:
     """Differences of neighbours along the rows, which pack better than colours."""
     pixels = shrunk(image)
     return {

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats
+from nlattn._types import Floats, JsonObject
 from nlattn.explorer import contents
 from nlattn.explorer.contents import Layer
 from nlattn.maps.base import AttentionMap
@@ -100,7 +100,7 @@ def _picture(name: str, image: Any) -> Floats:
     return np.asarray(x, np.float64)
 
 
-def _fill(title: str, data: dict[str, Any]) -> str:
+def _fill(title: str, data: JsonObject) -> str:
     here = files("nlattn.explorer")
     template = (here / "page.html").read_text("utf-8")
     parts = {

@@ -12,6 +12,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
+from nlattn._types import Array
 from nlattn.files.untrusted import one_line, open_regular
 
 HEADER = 1024  # bytes; NumPy writes 118 for one array of plain numbers
@@ -23,7 +24,7 @@ class Header(NamedTuple):
     """The declared layout of an array, and the bytes that stand before its first number."""
 
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    dtype: np.dtype
     fortran: bool
     start: int
 
@@ -52,7 +53,7 @@ def read_header(file: IO[bytes]) -> Header:
     return Header(shape, dtype, fortran, 8 + len(prefix) + length)
 
 
-def _parsed(text: str) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+def _parsed(text: str) -> tuple[tuple[int, ...], np.dtype, bool]:
     """Shape, dtype and order, from the text of a header."""
     found = re.findall(_ENTRY, text)
     entries = {name: value for _, name, value in found}
@@ -88,13 +89,13 @@ def _extent(shape: tuple[int, ...]) -> int:
     return math.prod(size for size in shape if size)
 
 
-def shaped(data: bytes, header: Header) -> Any:
+def shaped(data: bytes, header: Header) -> Array:
     """The array whose numbers are `data`."""
     flat = np.frombuffer(data, header.dtype)
     return flat.reshape(header.shape, order="F" if header.fortran else "C")
 
 
-def load(op: str, path: str | os.PathLike[str], *, kinds: str, max_bytes: float) -> Any:
+def load(op: str, path: str | os.PathLike[str], *, kinds: str, max_bytes: float) -> Array:
     """One array of a file of its own, which is no link.
 
     `kinds` are the dtype kinds that may be, "fiu". ValueError says what is wrong with the file,
@@ -112,7 +113,7 @@ def load(op: str, path: str | os.PathLike[str], *, kinds: str, max_bytes: float)
         return shaped(data, header)
 
 
-def mapped(op: str, path: str | os.PathLike[str], *, kinds: str) -> Any:
+def mapped(op: str, path: str | os.PathLike[str], *, kinds: str) -> Array:
     """One array of a file, mapped into memory, read-only; ValueError says what is wrong with it."""
     with open_regular(op, path, links=True) as file:
         try:

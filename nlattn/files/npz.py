@@ -13,13 +13,13 @@ import secrets
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._types import Array, Arrays
 from nlattn.files import npy
 from nlattn.files.untrusted import one_line
 
@@ -95,7 +95,7 @@ def _header(
     return match[1], _Member(info, header)
 
 
-def _array(archive: zipfile.ZipFile, member: _Member) -> Any:
+def _array(archive: zipfile.ZipFile, member: _Member) -> Array:
     with archive.open(member.info) as file:
         file.read(member.header.start)
         data = file.read(member.header.nbytes)  # so many and no more: a member may unpack to any
@@ -104,9 +104,7 @@ def _array(archive: zipfile.ZipFile, member: _Member) -> Any:
     return array.item() if array.dtype.kind == "U" else array
 
 
-def write(
-    op: str, path: str | os.PathLike[str], members: Mapping[str, Any], *, overwrite: bool
-) -> None:
+def write(op: str, path: str | os.PathLike[str], members: Arrays, *, overwrite: bool) -> None:
     """Write arrays by name to `path`; FileExistsError if it is there, unless `overwrite`.
 
     The file appears at once and complete; the same arrays give the same bytes.

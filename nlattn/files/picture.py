@@ -9,7 +9,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from nlattn._types import Floats
+from nlattn._types import Floats, JsonObject
 from nlattn.files import png, tiff
 from nlattn.files.untrusted import one_line, open_regular
 
@@ -27,7 +27,7 @@ class PictureFile(NamedTuple):
     icc: bytes | None
     """The colour profile, if it is one of grey or RGB as the pixels are."""
     dpi: tuple[float, float] | None
-    jpeg: dict[str, Any] | None
+    jpeg: JsonObject | None
     """Quantisation tables and subsampling, of a JPEG."""
 
 
@@ -189,7 +189,7 @@ def _dpi(value: Any) -> tuple[float, float] | None:
     return (across, down) if 0 < across < 1e6 and 0 < down < 1e6 else None
 
 
-def _tables(image: Any) -> dict[str, Any]:
+def _tables(image: Any) -> JsonObject:
     from PIL import JpegImagePlugin
 
     sampling = JpegImagePlugin.get_sampling(image)
@@ -210,7 +210,7 @@ def write(
     bits: int = 8,
     icc: bytes | None = None,
     dpi: tuple[float, float] | None = None,
-    jpeg: dict[str, Any] | None = None,
+    jpeg: JsonObject | None = None,
 ) -> None:
     """Write (H, W, 1 or 3) values, clipped to 0 to 1 and rounded to `bits`; .png or .tif for 16.
 
@@ -227,7 +227,7 @@ def write(
         return
     if bits == 16 and not holds_16(path.name, samples.shape[2]):
         raise ValueError(f"save: {path.name} holds 8 bits, expected a .png for 16-bit pixels")
-    options: dict[str, Any] = {"icc_profile": icc} if icc else {}
+    options: JsonObject = {"icc_profile": icc} if icc else {}
     options |= {"dpi": dpi} if dpi else {}
     if suffix in (".jpg", ".jpeg"):
         options |= jpeg or {"quality": 95, "subsampling": 0}

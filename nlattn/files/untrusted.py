@@ -8,6 +8,8 @@ import stat
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from nlattn._types import Json, JsonObject
+
 DIGITS = 40
 """Characters of the longest number in JSON."""
 _KINDS = {
@@ -46,7 +48,7 @@ def _regular(op: str, path: str | os.PathLike[str], mode: int) -> None:
         raise ValueError(f"{op}: {Path(path).name} is {kind}, expected a plain file")
 
 
-def parse_json(data: bytes, *, infinite: bool = False) -> Any:
+def parse_json(data: bytes, *, infinite: bool = False) -> Json:
     """The value of a JSON text of others: short numbers, `infinite` ones too if so, names once.
 
     ValueError says what is wrong; its text does not grow with the data.
@@ -82,7 +84,7 @@ def _refused(text: str) -> NoReturn:
     raise ValueError(f"{text[:DIGITS]} is no number that it may hold")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]]) -> JsonObject:
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("it has a name twice")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nlattn._types import Floats
+from nlattn._types import Floats, Scalar
 from nlattn.kernels.gemm import PANEL_BYTES, width
 from nlattn.kernels.lanes import Lanes
+from nlattn.runtime.emitting import Builder, Context, Kind, Signature, Value, Values
 
 _CEILING = 64.0
 NOTHING = 1e27
@@ -31,7 +30,7 @@ def _nearer_last(far: Floats, at: int, like: Floats) -> bool:
 
 @intrinsic
 def _compiled_nearer_last(_, far, at, like):  # type: ignore[no-untyped-def]  # pragma: no cover
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def emit(context: Context, builder: Builder, signature: Signature, arguments: Values) -> Value:
         on = Lanes(context, builder, signature)
         far_, at_, _ = arguments
         one = on.row(0, far_, at_)
@@ -59,7 +58,7 @@ def _weights(far: Floats, at: int, rows: int, sharp: Floats, shift: Floats) -> N
 def _compiled_weights(  # type: ignore[no-untyped-def]
     _, far, at, rows, sharp, shift
 ):  # pragma: no cover - the compiler runs it
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def emit(context: Context, builder: Builder, signature: Signature, arguments: Values) -> Value:
         on = Lanes(context, builder, signature)
         far_, at_, rows_, sharp_, shift_ = arguments
         sharps, shifts = on.load(on.row(3, sharp_)), on.load(on.row(4, shift_))
@@ -78,7 +77,9 @@ def _compiled_weights(  # type: ignore[no-untyped-def]
     return numba.types.void(far, i, i, sharp, shift), emit
 
 
-def _bear(far: Floats, at: int, part: Any, count: Any, allowed: Floats, spent: Floats) -> bool:
+def _bear(
+    far: Floats, at: int, part: Scalar, count: Scalar, allowed: Floats, spent: Floats
+) -> bool:
     w = width(allowed)
     row = far[at : at + w]
     if not (row * part <= allowed).all():
@@ -93,7 +94,7 @@ def _bear(far: Floats, at: int, part: Any, count: Any, allowed: Floats, spent: F
 def _compiled_bear(  # type: ignore[no-untyped-def]
     _, far, at, part, count, allowed, spent
 ):  # pragma: no cover - the compiler runs it
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def emit(context: Context, builder: Builder, signature: Signature, arguments: Values) -> Value:
         on = Lanes(context, builder, signature)
         far_, at_, part_, count_, allowed_, spent_ = arguments
         rows, may = on.load(on.row(0, far_, at_)), on.row(4, allowed_)
@@ -120,7 +121,7 @@ def _copy(a: Floats, at: int, b: Floats, to: int, count: int) -> None:
 
 @intrinsic
 def _compiled_copy(_, a, at, b, to, count):  # type: ignore[no-untyped-def]  # pragma: no cover
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def emit(context: Context, builder: Builder, signature: Signature, arguments: Values) -> Value:
         a_, at_, b_, to_, count_ = arguments
         source = builder.gep(_data(context, builder, signature, 0, a_), [at_])
         target = builder.gep(_data(context, builder, signature, 2, b_), [to_])
@@ -140,7 +141,7 @@ def _less(a: Floats, at: int, centre: Floats, b: Floats, to: int, count: int) ->
 def _compiled_less(  # type: ignore[no-untyped-def]
     _, a, at, centre, b, to, count
 ):  # pragma: no cover - the compiler runs it
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def emit(context: Context, builder: Builder, signature: Signature, arguments: Values) -> Value:
         a_, at_, centre_, b_, to_, count_ = arguments
         source = builder.gep(_data(context, builder, signature, 0, a_), [at_])
         middle = _data(context, builder, signature, 2, centre_)
@@ -170,7 +171,7 @@ def _compiled_relative(  # type: ignore[no-untyped-def]
 ):  # pragma: no cover - the compiler runs it
     part = PANEL_BYTES // (x.dtype.bitwidth // 8)
 
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def emit(context: Context, builder: Builder, signature: Signature, arguments: Values) -> Value:
         x_, count_, steep_, high_, first_, s_, w_ = arguments
         squares = _data(context, builder, signature, 0, x_)
         slopes = builder.gep(_data(context, builder, signature, 2, steep_), [first_])
@@ -194,29 +195,29 @@ def _compiled_relative(  # type: ignore[no-untyped-def]
     return numba.types.void(x, i, steep, high, i, s, i), emit
 
 
-def _data(context: Any, builder: Any, signature: Any, n: int, value: Any) -> Any:
+def _data(context: Context, builder: Builder, signature: Signature, n: int, value: Value) -> Value:
     """Pointer to the numbers of an array."""
     return context.make_array(signature.args[n])(context, builder, value).data
 
 
-def _rounded(builder: Any, x: Any, kind: Any) -> Any:
+def _rounded(builder: Builder, x: Value, kind: Kind) -> Value:
     """A number in the type of another array."""
     return x if x.type == kind else builder.fptrunc(x, kind)
 
 
 _JIT = not numba.config.DISABLE_JIT
-nearer_last: Any = _compiled_nearer_last if _JIT else _nearer_last
+nearer_last = _compiled_nearer_last if _JIT else _nearer_last
 """``nearer_last(far, at, like)``: whether the first of two rows is less in most lanes; then they
 change places."""
-weights: Any = _compiled_weights if _JIT else _weights
+weights = _compiled_weights if _JIT else _weights
 """``weights(far, at, rows, sharp, shift)``: ``exp(far sharp - shift)``, of at most e^64."""
-bear: Any = _compiled_bear if _JIT else _bear
+bear = _compiled_bear if _JIT else _bear
 """``bear(far, at, part, count, allowed, spent)``: whether ``far part`` is allowed in every lane;
 then ``far count`` goes from `allowed` to `spent`."""
-copy: Any = _compiled_copy if _JIT else _copy
+copy = _compiled_copy if _JIT else _copy
 """``copy(a, at, b, to, count)``: numbers of one array into another; no index is looked at."""
-less: Any = _compiled_less if _JIT else _less
+less = _compiled_less if _JIT else _less
 """``less(a, at, centre, b, to, count)``: differences from a centre, rounded to the dtype of b."""
-relative: Any = _compiled_relative if _JIT else _relative
+relative = _compiled_relative if _JIT else _relative
 """``relative(x, count, steep, high, first, s, w)``: ``s = x steep - high`` of the lanes of x, which
 are those of `s` from the `first`; rows of `s` hold w."""

@@ -7,7 +7,7 @@ points lie leaf by leaf. Source: k-d trees; bounds for groups of queries: Gray a
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -20,6 +20,7 @@ from nlattn.kernels.gemm import width
 from nlattn.kernels.lanes import Lanes
 from nlattn.kernels.tree import halve
 from nlattn.runtime import jit
+from nlattn.runtime.emitting import Builder, Context, Signature, Value, Values
 
 _SAMPLE = 64  # points of a node among which the axis is chosen
 
@@ -67,7 +68,7 @@ def _outside(boxes: Floats, at: int, panel: Floats, dims: int, out: Floats, out0
 def _compiled_outside(  # type: ignore[no-untyped-def]
     _, boxes, at, panel, dims, out, out0
 ):  # pragma: no cover - the compiler runs it
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def emit(context: Context, builder: Builder, signature: Signature, arguments: Values) -> Value:
         on = Lanes(context, builder, signature)
         boxes_, at_, panel_, dims_, out_, out0_ = arguments
         array = context.make_array(signature.args[0])(context, builder, boxes_)
@@ -94,7 +95,7 @@ def _compiled_outside(  # type: ignore[no-untyped-def]
     return numba.types.void(boxes, i, panel, i, out, i), emit
 
 
-outside: Any = _outside if numba.config.DISABLE_JIT else _compiled_outside
+outside = _outside if numba.config.DISABLE_JIT else _compiled_outside
 """``outside(boxes, at, panel, dims, out, out0)``: squared distances of each lane to two boxes that
 lie one behind the other, of `dims` coordinates each."""
 

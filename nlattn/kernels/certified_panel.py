@@ -220,7 +220,7 @@ def rounding(
     else:  # a key's point less the centre is no longer than its distance and the radius
         exponents = spread * (dims + 12) * u
         exponents += 4 * u * np.sqrt(here[SHARP]) * panel.radius[lane] * root
-    return here[MOVED] + here[ROOT] * root + 1.2 * exponents  # type: ignore[no-any-return]
+    return here[MOVED] + here[ROOT] * root + 1.2 * exponents
 
 
 @jit.device(inline=True)
@@ -335,7 +335,7 @@ def drop(far: Floats, at: int, count: int, left: int, panel: Panel) -> bool:
     """
     kind = far.dtype.type
     part = kind(min(left, count * _NODES) * _OVER)
-    return bear(far, at, part, kind(count * _OVER), panel.allowed, panel.spent)  # type: ignore[no-any-return]
+    return bear(far, at, part, kind(count * _OVER), panel.allowed, panel.spent)
 
 
 @jit.device(inline=True)

@@ -9,16 +9,23 @@ element is one chain of multiply-adds in ascending order, whatever the vector wi
 
 from __future__ import annotations
 
-from typing import Any
-
 import llvmlite.binding
 import numba
 import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from nlattn._types import Floats
+from nlattn._types import Floats, Scalar
 from nlattn.runtime import jit
+from nlattn.runtime.emitting import (
+    ArrayKind,
+    Builder,
+    Context,
+    Emit,
+    Signature,
+    Value,
+    Values,
+)
 
 _FEATURES = llvmlite.binding.get_host_cpu_features()
 _WIDE = bool(_FEATURES.get("avx512f"))
@@ -31,9 +38,9 @@ PANEL_BYTES = VECTORS * VECTOR_BYTES
 
 
 @jit.shared
-def width(x: Any) -> int:
+def width(x: Floats) -> int:
     """Columns of a panel, for arrays of x's dtype."""
-    return PANEL_BYTES // x.itemsize  # type: ignore[no-any-return]
+    return PANEL_BYTES // x.itemsize
 
 
 @jit.shared
@@ -45,13 +52,13 @@ def aligned(size: int, like: Floats) -> Floats:
     return buffer[skip : skip + size]
 
 
-def _emitter(rows: int, squares: bool = False) -> Any:  # pragma: no cover - the compiler runs it
+def _emitter(rows: int, squares: bool = False) -> Emit:  # pragma: no cover - the compiler runs it
     """Code of ``c[r, :] = factor sum_k a[r, k] b[k, :]`` for `rows` rows and one panel.
 
     Or, with `squares`, of ``factor sum_k (b[k, :] - a[r, k])^2``.
     """
 
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def emit(context: Context, builder: Builder, signature: Signature, arguments: Values) -> Value:
         a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, depth, factor = arguments
         element = context.get_value_type(signature.args[0].dtype)
         size = context.get_abi_sizeof(element)
@@ -60,11 +67,11 @@ def _emitter(rows: int, squares: bool = False) -> Any:  # pragma: no cover - the
         first_lane = ir.Constant(ir.VectorType(i32, lanes), [0] * lanes)
         undefined, zero = ir.Constant(vector, ir.Undefined), ir.Constant(vector, None)
 
-        def address(argument: int, value: Any, offset: Any) -> Any:
+        def address(argument: int, value: Value, offset: Value) -> Value:
             array = context.make_array(signature.args[argument])(context, builder, value)
             return builder.gep(array.data, [offset])
 
-        def part(pointer: Any, row: Any, v: int) -> Any:
+        def part(pointer: Value, row: Value, v: int) -> Value:
             place = builder.gep(pointer, [builder.add(row, i64(v * lanes))])
             return builder.bitcast(place, vector.as_pointer())
 
@@ -106,7 +113,7 @@ def _emitter(rows: int, squares: bool = False) -> Any:  # pragma: no cover - the
     return emit
 
 
-def _signature(a: Any, b: Any, c: Any) -> Any:  # pragma: no cover - the compiler runs it
+def _signature(a: ArrayKind, b: ArrayKind, c: ArrayKind) -> Signature:  # pragma: no cover
     if any(not isinstance(x, numba.types.Array) or x.layout != "C" for x in (a, b, c)):
         return None
     i = numba.types.int64
@@ -202,7 +209,7 @@ def _compiled(  # pragma: no cover - compiled
     c_row: int,
     rows: int,
     depth: int,
-    factor: Any,
+    factor: Scalar,
 ) -> None:
     whole = rows - rows % _ROWS
     for r in range(0, whole, _ROWS):
@@ -224,7 +231,7 @@ def _interpreted(
     c_row: int,
     rows: int,
     depth: int,
-    factor: Any,
+    factor: Scalar,
 ) -> None:
     r, k, l = np.arange(rows)[:, None], np.arange(depth), np.arange(width(b))
     left = a.reshape(-1)[a0 + r * a_row + k * a_k]

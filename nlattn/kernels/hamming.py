@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
 from llvmlite import ir
@@ -11,6 +9,7 @@ from numba.extending import intrinsic
 
 from nlattn._types import Floats, Ints
 from nlattn.runtime import jit
+from nlattn.runtime.emitting import Builder, Context, Emit, Kind, Signature, Value, Values
 
 BLOCK = 16
 """Queries of a task."""
@@ -28,7 +27,7 @@ if numba.config.DISABLE_JIT:
         bits = int(np.int64(word).view(np.uint64))
         return (bits & -bits).bit_length() - 1
 
-    def within(distance: Ints, start: int, most: int) -> Any:
+    def within(distance: Ints, start: int, most: int) -> int:
         """Bit j is set where ``distance[start + j] <= most``, of `PART` distances."""
         near = distance[start : start + PART] <= most
         return np.packbits(near, bitorder="little").view(np.int64)[0]
@@ -36,28 +35,34 @@ if numba.config.DISABLE_JIT:
 else:  # pragma: no cover - the compiler runs it
 
     @intrinsic
-    def ones(typing: Any, word: Any) -> Any:
+    def ones(typing: object, word: Kind) -> tuple[Signature, Emit]:
         """Number of ones among the 64 bits of an integer."""
 
-        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def emit(
+            context: Context, builder: Builder, signature: Signature, arguments: Values
+        ) -> Value:
             return builder.ctpop(arguments[0])
 
         return numba.types.int64(numba.types.int64), emit
 
     @intrinsic
-    def first(typing: Any, word: Any) -> Any:
+    def first(typing: object, word: Kind) -> tuple[Signature, Emit]:
         """Place of the lowest one among the bits of an integer that is not 0."""
 
-        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def emit(
+            context: Context, builder: Builder, signature: Signature, arguments: Values
+        ) -> Value:
             return builder.cttz(arguments[0], ir.IntType(1)(1))
 
         return numba.types.int64(numba.types.int64), emit
 
     @intrinsic
-    def within(typing: Any, distance: Any, start: Any, most: Any) -> Any:
+    def within(typing: object, distance: Kind, start: Kind, most: Kind) -> tuple[Signature, Emit]:
         """Bit j is set where ``distance[start + j] <= most``, of `PART` distances."""
 
-        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def emit(
+            context: Context, builder: Builder, signature: Signature, arguments: Values
+        ) -> Value:
             number, size = ir.IntType(16), ir.IntType(32)
             part = ir.VectorType(number, PART)
             data = context.make_array(signature.args[0])(context, builder, arguments[0]).data

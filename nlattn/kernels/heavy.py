@@ -43,7 +43,7 @@ def power(x: float, p: float) -> float:
         return x * x * x * (x * x * x)
     if p == 1.5:
         return x * math.sqrt(x)
-    return x**p  # type: ignore[no-any-return]
+    return x**p
 
 
 @jit.device

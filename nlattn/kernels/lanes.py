@@ -7,8 +7,6 @@ vectors of half the width, and stores sums after every row, since arrays might o
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
 from llvmlite import ir
@@ -18,6 +16,7 @@ from numba.extending import intrinsic
 from nlattn._types import Floats
 from nlattn.kernels import exp as scalar
 from nlattn.kernels.gemm import VECTOR_BYTES, VECTORS, width
+from nlattn.runtime.emitting import Builder, Context, Signature, Value, Values
 
 _CHAIN = 16  # weights added in one chain: equal ones round alike, so long chains drift
 
@@ -67,7 +66,7 @@ _SIZE, _LANE = ir.IntType(64), ir.IntType(32)
 class Lanes:  # pragma: no cover - the compiler runs it
     """Writes code on the vectors of a row."""
 
-    def __init__(self, context: Any, builder: Any, signature: Any) -> None:
+    def __init__(self, context: Context, builder: Builder, signature: Signature) -> None:
         self.context, self.builder, self.signature = context, builder, signature
         element = context.get_value_type(signature.args[0].dtype)
         self.align = context.get_abi_sizeof(element)
@@ -75,15 +74,15 @@ class Lanes:  # pragma: no cover - the compiler runs it
         self.vector = ir.VectorType(element, self.count)
         self.bits = ir.VectorType(ir.IntType(8 * self.align), self.count)
 
-    def every(self, number: Any) -> Any:
+    def every(self, number: Value) -> Value:
         """A vector of one number."""
         return ir.Constant(self.vector, [float(number)] * self.count)
 
-    def whole(self, number: int) -> Any:
+    def whole(self, number: int) -> Value:
         """A vector of one integer."""
         return ir.Constant(self.bits, [number] * self.count)
 
-    def row(self, argument: int, value: Any, first: Any = None) -> list[Any]:
+    def row(self, argument: int, value: Value, first: Value = None) -> list[Value]:
         """Pointers to the vectors of a row of an array, which is an argument."""
         array = self.context.make_array(self.signature.args[argument])
         data = array(self.context, self.builder, value).data
@@ -92,20 +91,20 @@ class Lanes:  # pragma: no cover - the compiler runs it
         places = [self.builder.gep(data, [_SIZE(v * self.count)]) for v in range(VECTORS)]
         return [self.builder.bitcast(place, self.vector.as_pointer()) for place in places]
 
-    def load(self, places: list[Any]) -> list[Any]:
+    def load(self, places: list[Value]) -> list[Value]:
         """Vectors at some places."""
         return [self.builder.load(place, align=self.align) for place in places]
 
-    def store(self, values: list[Any], places: list[Any]) -> None:
+    def store(self, values: list[Value], places: list[Value]) -> None:
         """Put vectors where they belong."""
         for value, place in zip(values, places, strict=True):
             self.builder.store(value, place, align=self.align)
 
-    def registers(self, values: list[Any]) -> list[Any]:
+    def registers(self, values: list[Value]) -> list[Value]:
         """Variables that begin as `values`."""
         return [cgutils.alloca_once_value(self.builder, value) for value in values]
 
-    def spread(self, scalar: Any) -> Any:
+    def spread(self, scalar: Value) -> Value:
         """A vector of one scalar."""
         first = self.builder.insert_element(
             ir.Constant(self.vector, ir.Undefined), scalar, _LANE(0)
@@ -113,16 +112,16 @@ class Lanes:  # pragma: no cover - the compiler runs it
         lanes = ir.Constant(ir.VectorType(_LANE, self.count), [0] * self.count)
         return self.builder.shuffle_vector(first, first, lanes)
 
-    def larger(self, a: Any, b: Any) -> Any:
+    def larger(self, a: Value, b: Value) -> Value:
         """Lane by lane; of NaN and b, b."""
         return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
 
-    def muladd(self, a: Any, b: Any, c: Any) -> Any:
+    def muladd(self, a: Value, b: Value, c: Value) -> Value:
         """``a b + c``, fused where the CPU can."""
         product = self.builder.fmul(a, b, flags=["contract"])
         return self.builder.fadd(product, c, flags=["contract"])
 
-    def exp(self, x: Any) -> Any:
+    def exp(self, x: Value) -> Value:
         """As `exp.exp`, step by step."""
         b, single = self.builder, self.align == 4
         names = ("ZERO", "LOG2E", "ROUND", "HIGH", "LOW")
@@ -146,7 +145,7 @@ class Lanes:  # pragma: no cover - the compiler runs it
 
 @intrinsic
 def _compiled_highest(_, s, count, top):  # type: ignore[no-untyped-def]  # pragma: no cover
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def emit(context: Context, builder: Builder, signature: Signature, arguments: Values) -> Value:
         on = Lanes(context, builder, signature)
         s_, count_, top_ = arguments
         found = on.registers(on.load(on.row(2, top_)))
@@ -166,7 +165,7 @@ def _compiled_highest(_, s, count, top):  # type: ignore[no-untyped-def]  # prag
 def _compiled_exponentials(  # type: ignore[no-untyped-def]
     _, s, count, shift, total
 ):  # pragma: no cover - the compiler runs it
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def emit(context: Context, builder: Builder, signature: Signature, arguments: Values) -> Value:
         on = Lanes(context, builder, signature)
         s_, count_, shift_, total_ = arguments
         shifts = on.load(on.row(2, shift_))
@@ -199,7 +198,7 @@ def _compiled_exponentials(  # type: ignore[no-untyped-def]
 def _compiled_exponents(  # type: ignore[no-untyped-def]
     _, s, count, sharp, shift, top
 ):  # pragma: no cover - the compiler runs it
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def emit(context: Context, builder: Builder, signature: Signature, arguments: Values) -> Value:
         on = Lanes(context, builder, signature)
         s_, count_, *given = arguments
         sharps, shifts, tops = (on.load(on.row(n, x)) for n, x in enumerate(given, 2))
@@ -221,7 +220,7 @@ def _compiled_exponents(  # type: ignore[no-untyped-def]
 def _compiled_slopes(  # type: ignore[no-untyped-def]
     _, s, ds, s0, step, count, top, inverse, mean
 ):  # pragma: no cover - the compiler runs it
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def emit(context: Context, builder: Builder, signature: Signature, arguments: Values) -> Value:
         on = Lanes(context, builder, signature)
         s_, ds_, s0_, step_, count_, top_, inverse_, mean_ = arguments
         given = [on.load(on.row(n, x)) for n, x in ((5, top_), (6, inverse_), (7, mean_))]
@@ -245,7 +244,7 @@ def _within(s: Floats, s0: int, limits: Floats) -> int:
 
 @intrinsic
 def _compiled_within(_, s, s0, limits):  # type: ignore[no-untyped-def]  # pragma: no cover
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def emit(context: Context, builder: Builder, signature: Signature, arguments: Values) -> Value:
         on = Lanes(context, builder, signature)
         s_, s0_, limits_ = arguments
         found = _SIZE(0)
@@ -259,14 +258,14 @@ def _compiled_within(_, s, s0, limits):  # type: ignore[no-untyped-def]  # pragm
 
 
 _JIT = not numba.config.DISABLE_JIT
-highest: Any = _compiled_highest if _JIT else _highest
+highest = _compiled_highest if _JIT else _highest
 """``highest(s, count, top)``: raise `top` to the largest of each lane; NaN is passed over."""
-exponentials: Any = _compiled_exponentials if _JIT else _exponentials
+exponentials = _compiled_exponentials if _JIT else _exponentials
 """``exponentials(s, count, shift, total)``: ``s = exp(s - shift)``, and their sums to `total`."""
-exponents: Any = _compiled_exponents if _JIT else _exponents
+exponents = _compiled_exponents if _JIT else _exponents
 """``exponents(s, count, sharp, shift, top)``: ``s = s sharp - shift``, the largest to `top`."""
-slopes: Any = _compiled_slopes if _JIT else _slopes
+slopes = _compiled_slopes if _JIT else _slopes
 """``slopes(s, ds, s0, step, count, top, inverse, mean)``: weights ``s = exp(s - top) inverse`` and
 ``ds = s (ds - mean)``."""
-within: Any = _compiled_within if _JIT else _within
+within = _compiled_within if _JIT else _within
 """``within(s, s0, limits)``: the lanes whose number is at most their limit, as bits."""

@@ -105,7 +105,7 @@ def allowed(plan: Plan, query: int, key: int, key_mask: Bools, mask: Bools) -> b
 
 
 @jit.device(inline=True)
-def better(value: Any, key: int, score: Any, index: int) -> bool:
+def better(value: float, key: int, score: float, index: int) -> bool:
     """The total order: by score, ties to the lowest key."""
     return value > score or (value == score and key < index)
 

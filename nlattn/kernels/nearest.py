@@ -53,7 +53,7 @@ def reach(numbers: Floats, rounding: float, worst: float) -> float:
     if not away < np.inf:
         return np.inf
     far = np.sqrt(max(away, 0.0) + numbers[SLACK]) + 2.1 * numbers[WIDTH]
-    return far * far * (1 + rounding) + numbers[TINY]  # type: ignore[no-any-return]
+    return far * far * (1 + rounding) + numbers[TINY]
 
 
 @jit.device(inline=True)

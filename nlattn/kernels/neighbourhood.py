@@ -6,7 +6,7 @@ those queries: `Near` holds the first of them and how many there are.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class Arrays(NamedTuple):
     v: Floats
     slices: Ints
     """(batch, 5) which slices of q, k, v, dout and dlse belong together."""
-    scale: np.floating[Any]
+    scale: np.floating
 
 
 @jit.device
@@ -62,7 +62,7 @@ def find(near: Near, place: int, index: Ints) -> int:
 
 
 @jit.device
-def _accumulate(acc: Floats, factor: Any, x: Floats) -> None:
+def _accumulate(acc: Floats, factor: float, x: Floats) -> None:
     for c in range(acc.size):
         acc[c] += factor * x[c]
 

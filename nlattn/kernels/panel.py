@@ -9,7 +9,7 @@ lets the compiler vectorise them: it cannot tell strided rows of one buffer apar
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -46,10 +46,10 @@ class Scores(NamedTuple):
     """(heads, 2) the sink (-inf for none), and the slope of the linear bias."""
     slices: Ints
     """(heads, 7) slices of q, k, v, bias, mask, kept and band that belong to each head."""
-    scale: np.floating[Any]
-    cap: np.floating[Any]
+    scale: np.floating
+    cap: np.floating
     """Soft cap; 0 for none."""
-    factor: np.floating[Any]
+    factor: np.floating
     """Of the weights that are kept."""
     rows: int
     """Queries of a block of the mask."""

@@ -92,7 +92,7 @@ def _largest(x: Floats) -> float:
             best = max(best, lanes[l])
     for l in range(whole, len(x)):
         best = max(best, x[l])
-    return best  # type: ignore[no-any-return]
+    return best
 
 
 @jit.device

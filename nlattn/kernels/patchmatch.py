@@ -7,8 +7,6 @@ tiles: neighbours match neighbouring keys, whose features then are still in the 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from nlattn._types import Bools, Floats, Ints
@@ -35,7 +33,7 @@ _TRIES = 8  # draws of a random valid key before the keys are walked
 
 
 @jit.device(inline=True)
-def _state(plan: Plan, b: int, iteration: int, query: int) -> Any:
+def _state(plan: Plan, b: int, iteration: int, query: int) -> np.uint64:
     state = rng.absorb(rng.start(np.uint64(np.int64(plan.seed))), plan.first_slice + b)
     return rng.absorb(rng.absorb(state, iteration), plan.above + query)
 
@@ -166,7 +164,7 @@ def _propose(
 
 
 @jit.device(inline=True)
-def _draw(plan: Plan, state: Any, radius: int, number: int, centre: int) -> int:
+def _draw(plan: Plan, state: np.uint64, radius: int, number: int, centre: int) -> int:
     """A random key of the box of a radius around a centre, clipped to the grid."""
     row = centre // plan.Wk
     column = centre - row * plan.Wk
@@ -187,7 +185,9 @@ def _halvings(plan: Plan) -> int:
 
 
 @jit.device(inline=True)
-def _draws(plan: Plan, state: Any, first: int, centre: int, keys: Floats, proposals: Ints) -> None:
+def _draws(
+    plan: Plan, state: np.uint64, first: int, centre: int, keys: Floats, proposals: Ints
+) -> None:
     """List the random keys around a centre, from number `first`, one for each halving."""
     for number in range(first, _halvings(plan)):
         radius = max(plan.Hk, plan.Wk) >> number

@@ -18,7 +18,7 @@ _30, _27, _31, _32 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(32)
 
 
 @jit.device(inline=True)
-def finish(z: Any) -> Any:
+def finish(z: np.uint64) -> np.uint64:
     """Mix the bits of a uint64: SplitMix64's finaliser."""
     z = (z ^ (z >> _30)) * _FIRST
     z = (z ^ (z >> _27)) * _SECOND
@@ -26,18 +26,18 @@ def finish(z: Any) -> Any:
 
 
 @jit.device(inline=True)
-def start(seed: Any) -> Any:
+def start(seed: np.uint64) -> np.uint64:
     """State of a seed, a uint64."""
     return finish(seed + _GOLDEN)
 
 
 @jit.device(inline=True)
-def absorb(state: Any, field: int) -> Any:
+def absorb(state: np.uint64, field: int) -> np.uint64:
     """State after one more field of the key."""
     return finish((state ^ np.uint64(field)) + _GOLDEN)
 
 
 @jit.device(inline=True)
-def bounded(state: Any, limit: int) -> Any:
+def bounded(state: np.uint64, limit: int) -> Any:
     """Integer in ``[0, limit)``, ``limit < 2^32``: by multiplication, for a remainder is biased."""
     return np.int64(((state >> _32) * np.uint64(limit)) >> _32)

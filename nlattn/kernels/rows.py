@@ -31,14 +31,14 @@ class FeatureRows(NamedTuple):
     """Whether to find where a maximum is attained."""
     panel: Floats
     """(d, `columns` of r) the projection, transposed."""
-    half: np.floating[Any]
+    half: np.floating
     """``c^2 / 2``"""
-    amplitude: np.floating[Any]
+    amplitude: np.floating
     """What length rows are brought to; 0 leaves them."""
-    floor: np.floating[Any]
+    floor: np.floating
     """Shorter rows count as this long."""
-    log_eps: np.floating[Any]
-    eps: np.floating[Any]
+    log_eps: np.floating
+    eps: np.floating
 
 
 class IdentityRows(FeatureRows):
@@ -338,7 +338,7 @@ def features(
 
 
 @jit.device
-def eps_of(m: FeatureRows, top: Any) -> Any:
+def eps_of(m: FeatureRows, top: float) -> Any:
     """What each feature still lacks, relative to `top`."""
     return np.exp(m.log_eps - top) if m.stabilizer == NEUTRAL else m.eps
 

@@ -15,14 +15,24 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nlattn._types import Floats
+from nlattn._types import Floats, Scalar
 from nlattn.runtime import jit
+from nlattn.runtime.emitting import (
+    ArrayKind,
+    Builder,
+    Context,
+    Emit,
+    Kind,
+    Signature,
+    Value,
+    Values,
+)
 
 DOT, NEG_L2, ABSDOT = range(3)
 _LANES = 16
 
 
-def _sum_in_lanes(terms: Floats) -> Any:
+def _sum_in_lanes(terms: Floats) -> Scalar:
     """Sum as the compiled code does, for a run without the JIT."""
     whole = len(terms) // _LANES * _LANES
     lanes = np.zeros(_LANES, terms.dtype)
@@ -41,7 +51,7 @@ if numba.config.DISABLE_JIT:
     def fetch(a: Floats, i: int) -> None:
         """Have the cache lines from ``a[i]`` on read, for `terms` that follow soon."""
 
-    def terms(kind: int, a: Floats, i: int, b: Floats, j: int, length: int) -> Any:
+    def terms(kind: int, a: Floats, i: int, b: Floats, j: int, length: int) -> Scalar:
         """``sum_c a[i + c] b[j + c]`` of flat arrays, or of ``(a[i + c] - b[j + c])^2``."""
         x, y = a[i : i + length], b[j : j + length]
         return _sum_in_lanes((x - y) * (x - y) if kind == NEG_L2 else x * y)
@@ -49,10 +59,12 @@ if numba.config.DISABLE_JIT:
 else:  # pragma: no cover - the compiler runs it
 
     @intrinsic
-    def fetch(typing: Any, a: Any, i: Any) -> Any:
+    def fetch(typing: object, a: ArrayKind, i: Kind) -> tuple[Signature, Emit]:
         """Have the cache lines from ``a[i]`` on read, for `terms` that follow soon."""
 
-        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def emit(
+            context: Context, builder: Builder, signature: Signature, arguments: Values
+        ) -> Value:
             array = context.make_array(signature.args[0])(context, builder, arguments[0])
             place = builder.bitcast(builder.gep(array.data, [arguments[1]]), cgutils.voidptr_t)
             number = ir.IntType(32)
@@ -66,12 +78,16 @@ else:  # pragma: no cover - the compiler runs it
         return numba.types.void(a, numba.types.int64), emit
 
     @intrinsic
-    def terms(typing: Any, kind: Any, a: Any, i: Any, b: Any, j: Any, length: Any) -> Any:
+    def terms(
+        typing: object, kind: Kind, a: ArrayKind, i: Kind, b: ArrayKind, j: Kind, length: Kind
+    ) -> tuple[Signature, Emit]:
         """``sum_c a[i + c] b[j + c]`` of flat arrays, or of ``(a[i + c] - b[j + c])^2``."""
         integer = numba.types.int64
         return a.dtype(integer, a, integer, b, integer, integer), _emit_terms
 
-    def _emit_terms(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def _emit_terms(
+        context: Context, builder: Builder, signature: Signature, arguments: Values
+    ) -> Value:
         """One loop for both: what is multiplied is selected, for a branch costs twice the time."""
         index = ir.IntType(64)
         scalar = context.get_data_type(signature.return_type)
@@ -83,7 +99,7 @@ else:  # pragma: no cover - the compiler runs it
         left, right = builder.gep(left, [i]), builder.gep(right, [j])
         squares = builder.icmp_signed("==", kind, index(NEG_L2))
 
-        def term(at: Any, width: Any) -> Any:
+        def term(at: Value, width: Value) -> Value:
             x, y = (
                 builder.load(builder.bitcast(builder.gep(p, [at]), width.as_pointer()), align=size)
                 for p in (left, right)
@@ -124,13 +140,13 @@ else:  # pragma: no cover - the compiler runs it
 
 
 @jit.device(inline=True)
-def finish(kind: int, factor: Any, total: Any) -> Any:
+def finish(kind: int, factor: Scalar, total: Any) -> Any:
     """The score from its sum over channels."""
     total = total * (-factor if kind == NEG_L2 else factor)
     return abs(total) if kind == ABSDOT else total
 
 
 @jit.device(inline=True)
-def score(kind: int, factor: Any, q: Floats, k: Floats) -> Any:
+def score(kind: int, factor: Scalar, q: Floats, k: Floats) -> Scalar:
     """Score of two vectors: ``factor q.k``, ``-factor |q - k|^2`` or ``|factor q.k|``."""
     return finish(kind, factor, terms(kind, q, 0, k, 0, len(q)))

@@ -52,7 +52,14 @@ def _distance(plan: Plan, k: Floats, extra: Floats, a: int, b: int) -> Any:
 
 @jit.device
 def _far_from(
-    plan: Plan, k: Floats, extra: Floats, order: Ints, first: int, count: int, key: int, state: Any
+    plan: Plan,
+    k: Floats,
+    extra: Floats,
+    order: Ints,
+    first: int,
+    count: int,
+    key: int,
+    state: np.uint64,
 ) -> int:
     """The farthest from a key of some drawn among ``order[first : first + count]``."""
     far, most = key, extra.dtype.type(0)
@@ -65,7 +72,7 @@ def _far_from(
 
 
 @jit.device
-def halve(value: Floats, order: Ints, first: int, middle: int, last: int, state: Any) -> None:
+def halve(value: Floats, order: Ints, first: int, middle: int, last: int, state: np.uint64) -> None:
     """Bring the lesser of ``[first, last)`` before `middle`, by value, ties by key: quickselect."""
     low, high, step = first, last - 1, 0
     while low < high:

@@ -25,7 +25,7 @@ def block(k: Floats, row: Floats, T: Floats, b: int) -> Floats:
         factor = row[start + i] if row.size else 1.0
         for c in range(d):
             x[i, c] = factor * k[start + i, c]
-    return np.dot(x, T)  # type: ignore[no-any-return]
+    return np.dot(x, T)
 
 
 @jit.kernel(blas=True)

@@ -8,7 +8,7 @@ its reason: a scalar loop is not kept in registers.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numba
 import numpy as np
@@ -18,6 +18,7 @@ from numba.extending import intrinsic
 from nlattn._types import Floats, Ints
 from nlattn.kernels.gemm import VECTOR_BYTES, width
 from nlattn.runtime import jit
+from nlattn.runtime.emitting import Builder, Context, Emit, Kind, Signature, Value, Values
 
 _ROWS = 4
 _VECTORS = 2  # of a panel, whose width is gemm's
@@ -28,7 +29,7 @@ TAPS = 8
 class _Code:  # pragma: no cover - the compiler runs it
     """What both emitters need of a builder."""
 
-    def __init__(self, context: Any, builder: Any, signature: Any):
+    def __init__(self, context: Context, builder: Builder, signature: Signature):
         self.context, self.builder, self.signature = context, builder, signature
         element = context.get_value_type(signature.args[0].dtype)
         self.size = context.get_abi_sizeof(element)
@@ -36,33 +37,35 @@ class _Code:  # pragma: no cover - the compiler runs it
         self.lanes = VECTOR_BYTES // self.size
         self.vector, self.i64 = ir.VectorType(element, self.lanes), bits
 
-    def address(self, argument: int, value: Any, offset: Any) -> Any:
+    def address(self, argument: int, value: Value, offset: Value) -> Value:
         kind = self.signature.args[argument]
         array = self.context.make_array(kind)(self.context, self.builder, value)
         return self.builder.gep(array.data, [offset])
 
-    def place(self, pointer: Any, v: int) -> Any:
+    def place(self, pointer: Value, v: int) -> Value:
         moved = self.builder.gep(pointer, [self.i64(v * self.lanes)])
         return self.builder.bitcast(moved, self.vector.as_pointer())
 
-    def load(self, pointer: Any, v: int = 0) -> Any:
+    def load(self, pointer: Value, v: int = 0) -> Value:
         return self.builder.load(self.place(pointer, v), align=self.size)
 
-    def store(self, value: Any, pointer: Any, v: int = 0) -> None:
+    def store(self, value: Value, pointer: Value, v: int = 0) -> None:
         self.builder.store(value, self.place(pointer, v), align=self.size)
 
-    def spread(self, scalar: Any) -> Any:
+    def spread(self, scalar: Value) -> Value:
         i32 = ir.IntType(32)
         undefined = ir.Constant(self.vector, ir.Undefined)
         first = ir.Constant(ir.VectorType(i32, self.lanes), [0] * self.lanes)
         one = self.builder.insert_element(undefined, scalar, i32(0))
         return self.builder.shuffle_vector(one, undefined, first)
 
-    def muladd(self, a: Any, b: Any, c: Any) -> Any:
+    def muladd(self, a: Value, b: Value, c: Value) -> Value:
         product = self.builder.fmul(a, b, flags=["contract"])
         return self.builder.fadd(product, c, flags=["contract"])
 
-    def loop(self, count: Any, start: list[Any], body: Any) -> list[Any]:
+    def loop(
+        self, count: Value, start: list[Value], body: Callable[[Value, list[Value]], list[Value]]
+    ) -> list[Value]:
         """``for k in range(count): state = body(k, state)`` from the state `start`."""
         builder = self.builder
         before = builder.basic_block
@@ -86,14 +89,14 @@ class _Code:  # pragma: no cover - the compiler runs it
         return state
 
 
-def _emit_sums(rows: int) -> Any:  # pragma: no cover - the compiler runs it
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+def _emit_sums(rows: int) -> Emit:  # pragma: no cover - the compiler runs it
+    def emit(context: Context, builder: Builder, signature: Signature, arguments: Values) -> Value:
         x, base, step, offsets, k0, w0, count, o0, o_step = arguments
         code = _Code(context, builder, signature)
         source, target = code.address(0, x, base), code.address(0, x, o0)
         offset, weight = code.address(3, offsets, k0), code.address(0, x, w0)
 
-        def body(k: Any, state: list[Any]) -> list[Any]:
+        def body(k: Value, state: list[Value]) -> list[Value]:
             w = code.spread(builder.load(builder.gep(weight, [k])))
             row, new = builder.gep(source, [builder.load(builder.gep(offset, [k]))]), []
             for r in range(rows):
@@ -114,7 +117,9 @@ def _emit_sums(rows: int) -> Any:  # pragma: no cover - the compiler runs it
     return emit
 
 
-def _emit_dots(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+def _emit_dots(
+    context: Context, builder: Builder, signature: Signature, arguments: Values
+) -> Value:
     # pragma: no cover - the compiler runs it
     x, base, offsets, k0, g0, count, o0 = arguments
     code = _Code(context, builder, signature)
@@ -128,7 +133,7 @@ def _emit_dots(context: Any, builder: Any, signature: Any, arguments: Any) -> An
         for q in range(TAPS)
     ]
 
-    def body(k: Any, state: list[Any]) -> list[Any]:
+    def body(k: Value, state: list[Value]) -> list[Value]:
         at = builder.mul(k, code.i64(code.lanes))
         c = code.load(builder.gep(left, [at]))
         return [
@@ -142,7 +147,7 @@ def _emit_dots(context: Any, builder: Any, signature: Any, arguments: Any) -> An
     return context.get_dummy_value()
 
 
-def _plain(*arrays: Any) -> bool:  # pragma: no cover - the compiler runs it
+def _plain(*arrays: Kind) -> bool:  # pragma: no cover - the compiler runs it
     return all(isinstance(x, numba.types.Array) and x.layout == "C" for x in arrays)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from nlattn import _check
 from nlattn.files import npz
@@ -36,7 +37,7 @@ def load_weights(
     path: str | os.PathLike[str],
     *,
     prefix: str = "",
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     max_bytes: float = 4e9,
 ) -> dict[str, Any]:
     """Read a state dict: ``{name: array}``.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from nlattn import _check
+from nlattn._types import StateDict
 
 CONVENTIONS = ("pytorch", "caffe2")
 _CAFFE2 = ("embedded_gaussian", "dot_product")
@@ -82,7 +82,7 @@ class Names(NamedTuple):
 
 
 def find(
-    op: str, weights: Mapping[str, Any], pairwise: object, convention: object, subsample: object
+    op: str, weights: StateDict, pairwise: object, convention: object, subsample: object
 ) -> Names:
     """The weights that these options ask for, and those that the given names announce."""
     convention = _check.choice(op, "convention", convention, CONVENTIONS)
@@ -96,7 +96,7 @@ def find(
     return _pytorch(weights, pairwise, subsample)
 
 
-def _pytorch(weights: Mapping[str, Any], pairwise: str, subsample: bool) -> Names:
+def _pytorch(weights: StateDict, pairwise: str, subsample: bool) -> Names:
     inner = ".0" if subsample else ""
     normed = any(str(name).startswith(("W.0.", "W.1.")) for name in weights)
     embedded = pairwise != "gaussian"
@@ -121,7 +121,7 @@ def _pytorch(weights: Mapping[str, Any], pairwise: str, subsample: bool) -> Name
     )
 
 
-def _caffe2(weights: Mapping[str, Any], pairwise: str, subsample: bool) -> Names:
+def _caffe2(weights: StateDict, pairwise: str, subsample: bool) -> Names:
     names = ("nl_g", "nl_out", "nl_theta", "nl_phi")
     g, out, theta, phi = (Pair(f"{name}_w", f"{name}_b") for name in names)
     kept, affine = ("nl_bn_rm", "nl_bn_riv"), Pair("nl_bn_s", "nl_bn_b")
@@ -148,7 +148,7 @@ def _pair(name: str) -> Pair:
     return Pair(f"{name}.weight", f"{name}.bias")
 
 
-def _axes(weights: Mapping[str, Any], name: str, otherwise: int = 2) -> int:
+def _axes(weights: StateDict, name: str, otherwise: int = 2) -> int:
     """Spatial axes of a convolution's kernel."""
     axes = getattr(weights.get(name), "ndim", 0) - 2
     return axes if axes in _GRIDS else otherwise

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats
+from nlattn._types import Floats, StateDict
 from nlattn.layers import _state, _weights
 from nlattn.layers._conv import conv, conv_vjp
 from nlattn.layers._weights import Weights
@@ -43,7 +43,7 @@ class Port(NamedTuple):
         """``y`` in the shape of x."""
         out = attend(*self.embed(), nonfinite="propagate")
         x = self.fit["x"]
-        return self.fit.unfold(self.w["gamma"] * out.reshape(x.shape) + x)  # type: ignore[no-any-return]
+        return self.fit.unfold(self.w["gamma"] * out.reshape(x.shape) + x)
 
     def backward(
         self, attend: Callable[..., Floats], attend_vjp: Callable[..., Any]
@@ -61,7 +61,7 @@ class Port(NamedTuple):
         return self.fit.unfold(dx.reshape(self.fit["x"].shape)), self.w.gradients(found)
 
 
-def start(op: str, nonfinite: str, given: Mapping[str, Any], **arrays: Floats) -> _check.Fit:
+def start(op: str, nonfinite: str, given: StateDict, **arrays: Floats) -> _check.Fit:
     """The input, which needs channels enough for an eighth of them."""
     fit = _check.fit(op, {name: (z, "H W C") for name, z in arrays.items()}, nonfinite=nonfinite)
     if fit.dims["C"] < 8:

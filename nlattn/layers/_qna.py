@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from nlattn._types import Floats
+from nlattn._types import Array, Floats
 
 GATES = ("normal", "normal_elementwise", "ones", "avg", "posneg", "none")
 POSITIONS = ("relative_pos", "absolute_pos", "contextual_pos", "none")
@@ -69,7 +70,7 @@ def queries_vjp(kind: Kind, query: Floats, dq: Floats) -> Floats:
     return g.transpose(1, 0, 2).reshape(query.shape)
 
 
-def gate(kind: Kind, weights: Any, t: int, dtype: Any) -> Floats | None:
+def gate(kind: Kind, weights: Any, t: int, dtype: DTypeLike) -> Floats | None:
     """The gate (h, t, kh, kw)."""
     h, (kh, kw) = kind.heads, kind.window
     ones: Floats = np.ones((h, t, kh, kw), dtype)
@@ -140,7 +141,7 @@ def _of_taps(table: Floats, kind: Kind, t: int) -> Floats:
     return table.reshape(*kind.window, t, kind.heads).transpose(3, 2, 0, 1)
 
 
-def _embedding(kind: Kind, weights: Any, q: Floats) -> Floats:
+def _embedding(kind: Kind, weights: Array, q: Floats) -> Floats:
     embedding: Floats = weights["absolute_pos_embedding"]
     return embedding.reshape(-1, q.shape[1], kind.heads, q.shape[2])
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nlattn import _check, tensors
+from nlattn._types import StateDict
 
 _BLOBS = "theta_w"  # what Caffe2's blobs of one block end in, after the block's own name
 
@@ -27,7 +28,7 @@ def mapping(op: str, weights: object) -> dict[str, Any]:
     return {name: _array(op, name, x) for name, x in flat.items()}
 
 
-def caffe2(weights: Mapping[str, Any]) -> dict[str, Any]:
+def caffe2(weights: StateDict) -> dict[str, Any]:
     """Blobs of one block, ``nonlocal_conv4_1_theta_w`` and its like, under the names ``nl_*``."""
     stems = [name[: -len(_BLOBS)] for name in weights if str(name).endswith(_BLOBS)]
     if len(stems) != 1 or stems[0] == "nl_":
@@ -35,7 +36,7 @@ def caffe2(weights: Mapping[str, Any]) -> dict[str, Any]:
     return {re.sub(f"^{re.escape(stems[0])}", "nl_", str(n)): x for n, x in weights.items()}
 
 
-def advice(given: Mapping[str, Any], expected: Sequence[str]) -> str:
+def advice(given: StateDict, expected: Sequence[str]) -> str:
     """What helps where names are missing: the prefix under which all of them are there."""
     missing = [name for name in expected if name not in given]
     if not missing:
@@ -52,7 +53,7 @@ def advice(given: Mapping[str, Any], expected: Sequence[str]) -> str:
     return ""
 
 
-def channels_first(fit: _check.Fit, weights: Mapping[str, Any], shapes: Mapping[str, str]) -> str:
+def channels_first(fit: _check.Fit, weights: StateDict, shapes: Mapping[str, str]) -> str:
     """What helps where the channels of x stand before its grid."""
     shape = fit.given("x") if "x" in fit else ()
     axes = len(fit.dims) if len(shape) > 2 else 0

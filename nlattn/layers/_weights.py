@@ -7,17 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from nlattn import _check
 from nlattn._check import Fit
-from nlattn._types import Floats
+from nlattn._types import Floats, StateDict
 from nlattn.layers import _state
 
 
-class Weights(Mapping[str, Any]):
+class Weights(StateDict):
     """Checked weights by name, read-only and in the dtype that is computed in."""
 
-    def __init__(self, arrays: dict[str, Any], sizes: dict[str, int], out_dtype: Any):
+    def __init__(self, arrays: dict[str, Any], sizes: dict[str, int], out_dtype: DTypeLike):
         self._arrays = arrays
         self.sizes = sizes
         """Sizes of the named dimensions."""
@@ -84,7 +85,7 @@ def take(
     return Weights({**frozen, **counts}, sizes, fit.out_dtype)
 
 
-def names(given: Mapping[str, Any], needed: Sequence[str], expected: Sequence[str]) -> list[str]:
+def names(given: StateDict, needed: Sequence[str], expected: Sequence[str]) -> list[str]:
     """What is wrong with the names of weights, in words."""
     missing = [repr(name) for name in needed if name not in given]
     more = [repr(name) for name in given if name not in expected]
@@ -95,7 +96,7 @@ def names(given: Mapping[str, Any], needed: Sequence[str], expected: Sequence[st
 
 
 def _sizes(
-    fit: Fit, arrays: Mapping[str, Any], shapes: Mapping[str, str]
+    fit: Fit, arrays: StateDict, shapes: Mapping[str, str]
 ) -> tuple[dict[str, int], list[str]]:
     """Sizes of the named dimensions, and which weights do not have them, in words."""
     sizes, source = dict(fit.dims), dict.fromkeys(fit.dims, "x")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from nlattn import _check
-from nlattn._types import Floats
+from nlattn._types import Floats, StateDict
 from nlattn.layers import _csnln as parts
 from nlattn.layers._csnln import Net
 from nlattn.layers._strided import Stride
@@ -16,7 +15,7 @@ SCALES = (2, 3, 4)
 
 def cross_scale_block(
     x: Floats,
-    weights: Mapping[str, Any],
+    weights: StateDict,
     *,
     scale: int,
     patch: int = 3,
@@ -73,7 +72,7 @@ def cross_scale_block(
 
 def cross_scale_block_vjp(
     x: Floats,
-    weights: Mapping[str, Any],
+    weights: StateDict,
     dout: Floats,
     *,
     scale: int,
@@ -102,7 +101,7 @@ def cross_scale_block_vjp(
     return _gradients(net, [("dout", y)], lambda d: vjp(d[0]))
 
 
-def inscale_block(x: Floats, weights: Mapping[str, Any], *, nonfinite: str = "raise") -> Any:
+def inscale_block(x: Floats, weights: StateDict, *, nonfinite: str = "raise") -> Any:
     """In-scale attention: ``sum_j softmax_j(E_match1(x)_i . E_match2(x)_j) E_assembly(x)_j``.
 
     Weights ``conv_match1``, ``conv_match2`` and ``conv_assembly`` as in `cross_scale_block`, one
@@ -117,7 +116,7 @@ def inscale_block(x: Floats, weights: Mapping[str, Any], *, nonfinite: str = "ra
 
 
 def inscale_block_vjp(
-    x: Floats, weights: Mapping[str, Any], dout: Floats, *, nonfinite: str = "raise"
+    x: Floats, weights: StateDict, dout: Floats, *, nonfinite: str = "raise"
 ) -> tuple[Floats, dict[str, Floats]]:
     """Gradients (dx, dweights) of ``sum(dout * y)``.
 
@@ -134,7 +133,7 @@ def inscale_block_vjp(
 
 def multi_source_projection(
     x: Floats,
-    weights: Mapping[str, Any],
+    weights: StateDict,
     *,
     scale: int,
     patch: int = 3,
@@ -166,7 +165,7 @@ def multi_source_projection(
 
 def multi_source_projection_vjp(
     x: Floats,
-    weights: Mapping[str, Any],
+    weights: StateDict,
     dout: Floats,
     *,
     scale: int,
@@ -198,7 +197,7 @@ def multi_source_projection_vjp(
 
 def sem_cell(
     x: Floats,
-    weights: Mapping[str, Any],
+    weights: StateDict,
     *,
     scale: int,
     patch: int = 3,
@@ -233,7 +232,7 @@ def sem_cell(
 
 def sem_cell_vjp(
     x: Floats,
-    weights: Mapping[str, Any],
+    weights: StateDict,
     dfinal: Floats,
     dh: Floats,
     *,
@@ -285,7 +284,7 @@ def _cell(net: Net, x: Floats, options: parts.CellOptions) -> tuple[Floats, Floa
             du2, dx = h2_vjp(dh)
             dh = u2_vjp(du2)
         du, more = h_vjp(dh)
-        return u_vjp(du) + more + dx  # type: ignore[no-any-return]
+        return u_vjp(du) + more + dx
 
     return final, result, vjp
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats
+from nlattn._types import Floats, StateDict
 from nlattn.layers import _state, _weights
 from nlattn.layers._conv import conv, conv_vjp
 from nlattn.layers._weights import Weights
@@ -29,7 +28,7 @@ _CONVS = ("queries", "keys", "values")
 
 def efficient_attention_block(
     x: Floats,
-    weights: Mapping[str, Any],
+    weights: StateDict,
     *,
     heads: int = 1,
     normalization: str = "softmax",
@@ -80,12 +79,12 @@ def efficient_attention_block(
     )
     out = block.join(block.attend(*block.split(*block.embed())))
     y = conv(out, block.w.matrix("reprojection.weight"), block.w["reprojection.bias"])
-    return block.fit.unfold(y.reshape(block.fit["x"].shape) + block.fit["x"])  # type: ignore[no-any-return]
+    return block.fit.unfold(y.reshape(block.fit["x"].shape) + block.fit["x"])
 
 
 def efficient_attention_block_vjp(
     x: Floats,
-    weights: Mapping[str, Any],
+    weights: StateDict,
     dout: Floats,
     *,
     heads: int = 1,

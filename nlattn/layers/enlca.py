@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats
+from nlattn._types import Floats, StateDict
 from nlattn.layers import _state, _weights
 from nlattn.layers._conv import conv, conv_vjp
 from nlattn.layers._port import positions
@@ -31,7 +30,7 @@ _FIRST_NEGATIVE = 50
 
 def enlca_block(
     x: Floats,
-    weights: Mapping[str, Any],
+    weights: StateDict,
     *,
     res_scale: float = 0.1,
     training: bool = False,
@@ -87,7 +86,7 @@ def enlca_block(
 
 def enlca_block_vjp(
     x: Floats,
-    weights: Mapping[str, Any],
+    weights: StateDict,
     dout: Floats,
     *,
     dloss: float | None = None,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats
+from nlattn._types import Floats, StateDict
 from nlattn.layers import _nonlocal, _state, _weights
 from nlattn.layers._conv import conv, conv_vjp, total
 from nlattn.layers._nonlocal import Names, Pair
@@ -22,7 +21,7 @@ from nlattn.ops import nonlocal_mean as ops
 
 def nonlocal_block(
     x: Floats,
-    weights: Mapping[str, Any],
+    weights: StateDict,
     *,
     pairwise: str,
     convention: str = "pytorch",
@@ -80,7 +79,7 @@ def nonlocal_block(
 
 def nonlocal_block_map(
     x: Floats,
-    weights: Mapping[str, Any],
+    weights: StateDict,
     *,
     pairwise: str,
     convention: str = "pytorch",
@@ -111,7 +110,7 @@ def nonlocal_block_map(
 
 def nonlocal_block_vjp(
     x: Floats,
-    weights: Mapping[str, Any],
+    weights: StateDict,
     dout: Floats,
     *,
     pairwise: str,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats
+from nlattn._types import Floats, StateDict
 from nlattn.layers import _state, _weights
 from nlattn.layers._conv import conv, conv_vjp
 from nlattn.layers._weights import Weights
@@ -19,7 +18,7 @@ _LEAK = 0.01
 
 def pam_block(
     x: Floats,
-    weights: Mapping[str, Any],
+    weights: StateDict,
     *,
     splits: int = 1,
     normalize: bool = False,
@@ -68,12 +67,12 @@ def pam_block(
     out = permutohedral_attention(
         features, features, values, normalize=normalize, lattice=lattice, nonfinite="propagate"
     )
-    return call.fit.unfold(call.joined(out))  # type: ignore[no-any-return]
+    return call.fit.unfold(call.joined(out))
 
 
 def pam_block_vjp(
     x: Floats,
-    weights: Mapping[str, Any],
+    weights: StateDict,
     dout: Floats,
     *,
     splits: int = 1,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats
+from nlattn._types import Floats, StateDict
 from nlattn.layers import _qna
 from nlattn.layers._conv import conv, conv_vjp
 from nlattn.layers._state import mapping
@@ -18,7 +18,7 @@ from nlattn.ops.qna import qna, qna_vjp
 
 def qna_block(
     x: Floats,
-    weights: Mapping[str, Any],
+    weights: StateDict,
     *,
     heads: int,
     window: int | tuple[int, int],
@@ -77,12 +77,12 @@ def qna_block(
     asked = _Asked(heads, window, stride, padding, gate, position, normalize_queries,
         detach_query_norm, scale_rpe_bias, parity, nonfinite)  # fmt: skip
     call = _Call("qna_block", {"x": (x, "H W C")}, weights, asked)
-    return call.fit.unfold(call.forward()[1])  # type: ignore[no-any-return]
+    return call.fit.unfold(call.forward()[1])
 
 
 def qna_block_vjp(
     x: Floats,
-    weights: Mapping[str, Any],
+    weights: StateDict,
     dout: Floats,
     *,
     heads: int,

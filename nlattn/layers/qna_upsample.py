@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats
+from nlattn._types import Floats, StateDict
 from nlattn.layers._state import mapping
 from nlattn.layers.qna import qna_block, qna_block_vjp
 
@@ -26,7 +25,7 @@ PHASED = (
 
 def qna_upsample_block(
     x: Floats,
-    weights: Mapping[str, Any],
+    weights: StateDict,
     *,
     heads: int,
     scale: int,
@@ -85,7 +84,7 @@ def qna_upsample_block(
 
 def qna_upsample_block_vjp(
     x: Floats,
-    weights: Mapping[str, Any],
+    weights: StateDict,
     dout: Floats,
     *,
     heads: int,
@@ -136,7 +135,7 @@ def qna_upsample_block_vjp(
     return sum(dx), found
 
 
-def _phases(op: str, weights: Any, scale: object, window: object) -> list[dict[str, Any]]:
+def _phases(op: str, weights: Any, scale: object, window: object) -> list[dict[str, object]]:
     """The weights of each phase."""
     s = _check.integer(op, "scale", scale, low=1)
     for size in _check.pair(op, "window", window, 1):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from nlattn._types import Floats
+from nlattn._types import Floats, StateDict
 from nlattn.layers._port import Port, one_image
 from nlattn.maps.base import AttentionMap
 from nlattn.ops.refined import (
@@ -15,7 +12,7 @@ from nlattn.ops.refined import (
 )
 
 
-def refined_block(x: Floats, weights: Mapping[str, Any], *, nonfinite: str = "raise") -> Floats:
+def refined_block(x: Floats, weights: StateDict, *, nonfinite: str = "raise") -> Floats:
     """Refined self-attention block: ``y = gamma * refined_self_attention(q, k, v) + x``.
 
     Parameters
@@ -51,9 +48,7 @@ def refined_block(x: Floats, weights: Mapping[str, Any], *, nonfinite: str = "ra
     return Port.of("refined_block", weights, nonfinite, x=x).forward(refined_self_attention)
 
 
-def refined_block_map(
-    x: Floats, weights: Mapping[str, Any], *, nonfinite: str = "raise"
-) -> AttentionMap:
+def refined_block_map(x: Floats, weights: StateDict, *, nonfinite: str = "raise") -> AttentionMap:
     """The map ``q k.T / n`` inside `refined_block`, of one image (H, W, C).
 
     Examples
@@ -68,7 +63,7 @@ def refined_block_map(
 
 
 def refined_block_vjp(
-    x: Floats, weights: Mapping[str, Any], dout: Floats, *, nonfinite: str = "raise"
+    x: Floats, weights: StateDict, dout: Floats, *, nonfinite: str = "raise"
 ) -> tuple[Floats, dict[str, Floats]]:
     """Gradients (dx, dweights) of ``sum(dout * y)``; arguments as for `refined_block`.
 

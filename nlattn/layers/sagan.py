@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from nlattn import _check
-from nlattn._types import Floats
+from nlattn._types import Floats, StateDict
 from nlattn.layers import _state, _weights
 from nlattn.layers._conv import conv, conv_vjp
 from nlattn.layers._pool import max_pool, max_pool_vjp
@@ -20,7 +19,7 @@ _POOL = (2, 2)
 
 
 def sagan_block(
-    x: Floats, weights: Mapping[str, Any], *, form: str = "port", nonfinite: str = "raise"
+    x: Floats, weights: StateDict, *, form: str = "port", nonfinite: str = "raise"
 ) -> Floats:
     """Self-attention of SAGAN: ``y = gamma * attention(q, k, v) + x``.
 
@@ -62,11 +61,11 @@ def sagan_block(
         return Port.of(op, weights, nonfinite, x=x).forward(nonlocal_mean)
     fit, w = _start(op, weights, nonfinite, x=x)
     run = _run(fit, w)
-    return fit.unfold(fit["x"] + w["sigma_ratio"] * run.out)  # type: ignore[no-any-return]
+    return fit.unfold(fit["x"] + w["sigma_ratio"] * run.out)
 
 
 def sagan_block_map(
-    x: Floats, weights: Mapping[str, Any], *, form: str = "port", nonfinite: str = "raise"
+    x: Floats, weights: StateDict, *, form: str = "port", nonfinite: str = "raise"
 ) -> AttentionMap:
     """The attention map inside `sagan_block`, of one image (H, W, C).
 
@@ -91,7 +90,7 @@ def sagan_block_map(
 
 def sagan_block_vjp(
     x: Floats,
-    weights: Mapping[str, Any],
+    weights: StateDict,
     dout: Floats,
     *,
     form: str = "port",

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Bools, Floats, Ints
+from nlattn._types import Bools, Floats, Ints, StateDict
 from nlattn.layers._conv import conv, conv_vjp
 from nlattn.layers._state import mapping
 from nlattn.layers._weights import Weights, take
@@ -19,7 +19,7 @@ TABLE = "RelativePositionalEmbedding_0.rpe_bias"
 
 def window_attention_block(
     x: Floats,
-    weights: Mapping[str, Any],
+    weights: StateDict,
     *,
     heads: int,
     window: int | tuple[int, int],
@@ -63,12 +63,12 @@ def window_attention_block(
     """
     asked = _Asked(heads, window, mask, nonfinite)
     call = _Call("window_attention_block", {"x": (x, "n C")}, weights, asked)
-    return call.fit.unfold(call.forward()[1])  # type: ignore[no-any-return]
+    return call.fit.unfold(call.forward()[1])
 
 
 def window_attention_block_vjp(
     x: Floats,
-    weights: Mapping[str, Any],
+    weights: StateDict,
     dout: Floats,
     *,
     heads: int,

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import os
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 from scipy.sparse import csr_array, vstack
 from scipy.sparse.linalg import LinearOperator
 
 from nlattn import _check
-from nlattn._types import Floats, Ints, Work
+from nlattn._types import Array, Floats, Ints, State, Work
 from nlattn.files import npz
 
 _BLOCK_BYTES = 1 << 26
@@ -43,7 +44,7 @@ class AttentionMap(LinearOperator):
 
     def __init__(
         self,
-        dtype: Any,
+        dtype: DTypeLike,
         lse: Floats,
         n_keys: int,
         work: Work,
@@ -90,32 +91,32 @@ class AttentionMap(LinearOperator):
         """Bytes that the map holds."""
 
     @abstractmethod
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Arrays that rebuild the map through ``from_state``; none of dtype object."""
 
     @classmethod
     @abstractmethod
-    def from_state(cls, state: dict[str, Any], max_bytes: float = 4e9) -> AttentionMap:
+    def from_state(cls, state: State, max_bytes: float = 4e9) -> AttentionMap:
         """The map that gave this `state`; ValueError if the arrays do not fit each other.
 
         MemoryError before more than `max_bytes` are allocated beside them.
         """
 
-    def _matmat(self, x: Any) -> Any:
+    def _matmat(self, x: Array) -> Array:
         if np.iscomplexobj(x):
             return self._matmat(x.real) + 1j * self._matmat(x.imag)
         if 0 in (*self.shape, x.shape[1]):
             return np.zeros((self.shape[0], x.shape[1]), self.dtype)
         return self._apply(_check.frozen(np.asarray(x), self.dtype))
 
-    def _rmatmat(self, x: Any) -> Any:
+    def _rmatmat(self, x: Array) -> Array:
         if np.iscomplexobj(x):
             return self._rmatmat(x.real) + 1j * self._rmatmat(x.imag)
         if 0 in (*self.shape, x.shape[1]):
             return np.zeros((self.shape[1], x.shape[1]), self.dtype)
         return self._apply_adjoint(_check.frozen(np.asarray(x), self.dtype))
 
-    def _rmatvec(self, x: Any) -> Any:  # SciPy 1.11 has none of its own
+    def _rmatvec(self, x: Array) -> Array:  # SciPy 1.11 has none of its own
         return self._rmatmat(np.reshape(x, (-1, 1))).reshape(-1)
 
     def __repr__(self) -> str:
@@ -127,12 +128,12 @@ class AttentionMap(LinearOperator):
     def _repr_html_(self) -> str:
         return f"<code>{repr(self)[1:-1]}</code>"
 
-    def rows(self, index: Any, *, max_bytes: float = 4e9) -> Floats:
+    def rows(self, index: object, *, max_bytes: float = 4e9) -> Floats:
         """Weights of some queries: integers of any shape in, ``index.shape + (m,)`` out."""
         flat, shape = self._queries("rows", index, max_bytes)
         return self._some_rows(flat).reshape(shape)
 
-    def scores(self, index: Any, *, max_bytes: float = 4e9) -> Floats:
+    def scores(self, index: object, *, max_bytes: float = 4e9) -> Floats:
         """Scores of some queries, -inf for keys without weight; shapes as in `rows`."""
         flat, shape = self._queries("scores", index, max_bytes)
         if 0 in shape:
@@ -196,7 +197,7 @@ class AttentionMap(LinearOperator):
         members = {"format": FORMAT, "kind": self.kind, **self.state()}
         npz.write("save_map", path, members, overwrite=overwrite)
 
-    def _queries(self, name: str, index: Any, max_bytes: float) -> tuple[Ints, tuple[int, ...]]:
+    def _queries(self, name: str, index: object, max_bytes: float) -> tuple[Ints, tuple[int, ...]]:
         op = f"{OP}.{name}"
         queries = _check.integers(op, "index", index)
         n, m = self.shape

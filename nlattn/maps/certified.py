@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats, Ints, Work
+from nlattn._types import Floats, Ints, State, Work
 from nlattn.engines import certified as engine
 from nlattn.engines import exhaustive
 from nlattn.engines.exhaustive import Slice
@@ -73,7 +71,7 @@ class CertifiedMap(AttentionMap):
             held += [a for a in kept if isinstance(a, np.ndarray)]
         return sum(a.nbytes for a in [*held, self.lse, self.missed])
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Arrays and options that rebuild the map."""
         x = self._x
         arrays = {"q": x.q, "k": x.k, "key_mask": x.key_mask, "pairs": x.pairs}
@@ -82,7 +80,7 @@ class CertifiedMap(AttentionMap):
         return {**common(self), **arrays, "factor": numbers, "flags": flags}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], max_bytes: float = 4e9) -> CertifiedMap:
+    def from_state(cls, state: State, max_bytes: float = 4e9) -> CertifiedMap:
         """The map that gave this `state`; ValueError if the arrays do not fit."""
         stored = Stored(state, max_bytes)
         q = stored.array("q", "f", (None, None))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import DTypeLike
 
 from nlattn import _check
-from nlattn._types import Floats, Ints, Work
+from nlattn._types import Floats, Ints, State, Work
 from nlattn.engines import concatenation as engine
 from nlattn.maps.base import OP, AttentionMap
 from nlattn.maps.state import Stored, common
@@ -27,7 +26,7 @@ class ConcatenationMap(AttentionMap):
         self,
         a: Floats,
         b: Floats,
-        dtype: Any,
+        dtype: DTypeLike,
         work: Work,
         query_grid: tuple[int, ...] | None = None,
         key_grid: tuple[int, ...] | None = None,
@@ -73,12 +72,12 @@ class ConcatenationMap(AttentionMap):
         """Bytes of both vectors."""
         return int(self.a.nbytes + self.b.nbytes)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Both vectors, beside what all maps have; `like` is of the map's dtype."""
         return {**common(self), "a": self.a, "b": self.b, "like": np.zeros(0, self.dtype)}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], max_bytes: float = 4e9) -> ConcatenationMap:
+    def from_state(cls, state: State, max_bytes: float = 4e9) -> ConcatenationMap:
         """The map that gave this `state`; ValueError if the arrays do not fit."""
         stored = Stored(state, max_bytes)
         a = stored.array("a", "f", (None,))

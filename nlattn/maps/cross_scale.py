@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats, Ints, Work
+from nlattn._types import Floats, Ints, State, Work
 from nlattn.engines.cross_scale import (
     OVERLAPS,
     Cells,
@@ -120,7 +119,7 @@ class CrossScaleMap(AttentionMap):
         cells = self._cells
         return cells.q.nbytes + cells.k.nbytes + 2 * cells._A.nbytes
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Queries, keys and options."""
         o = self.options
         numbers = [o.scale, o.patch, OVERLAPS.index(o.overlap), o.hard, o.published]
@@ -133,7 +132,7 @@ class CrossScaleMap(AttentionMap):
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], max_bytes: float = 4e9) -> CrossScaleMap:
+    def from_state(cls, state: State, max_bytes: float = 4e9) -> CrossScaleMap:
         """The map that gave this `state`; ValueError if the arrays do not fit."""
         stored = Stored(state, max_bytes)
         q = stored.array("q", "f", (None, None, None))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats, Ints, Work
+from nlattn._types import Floats, Ints, State, Work
 from nlattn.engines import dense as engine
 from nlattn.kernels.panel import Scores
 from nlattn.maps.base import AttentionMap
@@ -81,7 +79,7 @@ class DenseMap(AttentionMap):
         p = self._p
         return sum(int(x.nbytes) for x in (p.q, p.k, p.bias, p.mask, self._lse))
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Arrays and options that rebuild the map."""
         p = self._p
         options = {
@@ -94,7 +92,7 @@ class DenseMap(AttentionMap):
         return {**common(self), **arrays, **options}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], max_bytes: float = 4e9) -> DenseMap:
+    def from_state(cls, state: State, max_bytes: float = 4e9) -> DenseMap:
         """The map that gave this `state`; ValueError if the arrays do not fit."""
         stored = Stored(state, max_bytes)
         q = stored.array("q", "f", (None, None))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats, Ints, Work
+from nlattn._types import Floats, Ints, State, Work
 from nlattn.engines import factored
 from nlattn.engines.features import Identity
 from nlattn.engines.unseen import finite
@@ -102,12 +100,12 @@ class FactoredMap(AttentionMap):
         """Bytes of both factors and the normalisers."""
         return int(self.left.nbytes + self.right.nbytes + self._lse.nbytes)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Factors, beside what all maps have; `lse` is NaN for a map that has none."""
         return {**common(self), "left": self.left, "right": self.right}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], max_bytes: float = 4e9) -> FactoredMap:
+    def from_state(cls, state: State, max_bytes: float = 4e9) -> FactoredMap:
         """The map that gave this `state`; ValueError if the arrays do not fit."""
         stored = Stored(state, max_bytes)
         left = stored.array("left", "f", (None, None))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats, Support, Work
+from nlattn._types import Floats, State, Support, Work
 from nlattn.maps.sparse import SparseMap
 
 
@@ -42,12 +40,12 @@ class HeavyMap(SparseMap):
         """Bytes of the map, interval included."""
         return super().nbytes + self.lse_interval.nbytes
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """That of a sparse map, and the interval."""
         return {**super().state(), "interval": self.lse_interval}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], max_bytes: float = 4e9) -> HeavyMap:
+    def from_state(cls, state: State, max_bytes: float = 4e9) -> HeavyMap:
         """The map that gave this `state`; raises ValueError if the arrays do not fit."""
         rest = dict(state)
         interval = np.asarray(rest.pop("interval", None))

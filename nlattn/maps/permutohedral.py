@@ -7,10 +7,11 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 from scipy.sparse import csr_array, dia_array, vstack
 
 from nlattn import _check
-from nlattn._types import Floats, Ints, Work
+from nlattn._types import Floats, Ints, State, Work
 from nlattn.engines.lattice import Lattice, numbered
 from nlattn.engines.permutohedral import Head, normaliser
 from nlattn.kernels import lattice as kernels
@@ -35,7 +36,7 @@ class PermutohedralMap(AttentionMap):
 
     def __init__(
         self,
-        dtype: Any,
+        dtype: DTypeLike,
         lattice: Lattice,
         factor: Floats,
         lse: Floats | None,
@@ -57,7 +58,7 @@ class PermutohedralMap(AttentionMap):
     def of(
         cls,
         head: Head,
-        dtype: Any,
+        dtype: DTypeLike,
         query_grid: tuple[int, ...] | None,
         key_grid: tuple[int, ...] | None,
     ) -> PermutohedralMap:
@@ -171,7 +172,7 @@ class PermutohedralMap(AttentionMap):
         floats = [lattice.k_weights, lattice.q_weights, self.factor, self.inverse, self._lse]
         return sum(x.nbytes for x in (*integers, *floats))
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """The lattice without its neighbours, which follow, beside what all maps have."""
         return {
             **common(self),
@@ -186,7 +187,7 @@ class PermutohedralMap(AttentionMap):
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], max_bytes: float = 4e9) -> PermutohedralMap:
+    def from_state(cls, state: State, max_bytes: float = 4e9) -> PermutohedralMap:
         """The map that gave this `state`; ValueError if the arrays do not fit."""
         stored = Stored(state, max_bytes)
         points = _check.frozen(stored.array("points", "i", (None, None)), np.int64)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from nlattn import _check
-from nlattn._types import Floats, Ints
+from nlattn._types import Floats, Ints, State
 from nlattn.maps.base import OP, AttentionMap
 from nlattn.maps.dense import DenseMap
 from nlattn.maps.state import Stored, common
@@ -84,12 +84,12 @@ class SelectedMap(AttentionMap):
         """Bytes of queries, selected keys, their index and the normalisers."""
         return self._dense.nbytes + int(self.index.nbytes)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """The dense map of the selected keys, and which they are."""
         return {**self._dense.state(), **common(self), "index": self.index}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], max_bytes: float = 4e9) -> SelectedMap:
+    def from_state(cls, state: State, max_bytes: float = 4e9) -> SelectedMap:
         """The map that gave this `state`; ValueError if the arrays do not fit."""
         grids = Stored({name: state[name] for name in ("query_grid", "key_grid") if name in state})
         query_grid, key_grid = grids.grid("query_grid"), grids.grid("key_grid")

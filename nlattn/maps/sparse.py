@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from nlattn import _check
-from nlattn._types import Floats, Ints, Support, Work
+from nlattn._types import Floats, Ints, State, Support, Work
 from nlattn.engines.support import Transposed, checked_support
 from nlattn.kernels import sparse as kernels
 from nlattn.maps.base import OP, AttentionMap
@@ -111,7 +110,7 @@ class SparseMap(AttentionMap):
         held = [self.lse, self.weights, self.edge_scores, *self.support[:2]]
         return sum(x.nbytes for x in [*held, *(self._transposed or ())])
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Support, weights and scores, beside what all maps have."""
         return {
             **common(self),
@@ -122,7 +121,7 @@ class SparseMap(AttentionMap):
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], max_bytes: float = 4e9) -> SparseMap:
+    def from_state(cls, state: State, max_bytes: float = 4e9) -> SparseMap:
         """The map that gave this `state`; raises ValueError if the arrays do not fit."""
         stored = Stored(state, max_bytes)
         lse = stored.array("lse", "f", (None,))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Ints, Work
+from nlattn._types import Array, Ints, State, Work
 from nlattn.engines.dense import FAR
 from nlattn.maps.base import AttentionMap
 
@@ -15,7 +13,7 @@ OP = "load_map"
 REMEDY = "pass a larger max_bytes"
 
 
-def common(attention_map: AttentionMap) -> dict[str, Any]:
+def common(attention_map: AttentionMap) -> State:
     """Normalisers (NaN for a map that has none), grids and work of any map."""
     work = attention_map.work
     none = np.full(attention_map.shape[0], np.nan)
@@ -35,14 +33,14 @@ def common(attention_map: AttentionMap) -> dict[str, Any]:
 class Stored:
     """A state being taken apart: every array is checked, and none is left over."""
 
-    def __init__(self, state: dict[str, Any], max_bytes: float = 4e9):
+    def __init__(self, state: State, max_bytes: float = 4e9):
         self._left, self._most = dict(state), max_bytes
 
     def memory(self, needed: int, what: str) -> None:
         """Refuse to allocate so many bytes beside the arrays, if that is too much."""
         _check.memory(OP, needed, self._most, what, REMEDY)
 
-    def array(self, name: str, kinds: str, shape: tuple[int | None, ...]) -> Any:
+    def array(self, name: str, kinds: str, shape: tuple[int | None, ...]) -> Array:
         """The array `name`, frozen, of dtype kind in `kinds` and of `shape`; None is any size."""
         if name not in self._left:
             raise ValueError(f"it lacks {name}")
@@ -56,7 +54,7 @@ class Stored:
             raise ValueError(f"{name} is {array.dtype} {have}, expected {expected}")
         return _check.frozen(array)
 
-    def optional(self, name: str, kinds: str, shape: tuple[int | None, ...]) -> Any:
+    def optional(self, name: str, kinds: str, shape: tuple[int | None, ...]) -> Array | None:
         """The array `name`, or None if the state has none."""
         return self.array(name, kinds, shape) if name in self._left else None
 

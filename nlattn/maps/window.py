@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Bools, Floats, Ints, Work
+from nlattn._types import Bools, Floats, Ints, State, Work
 from nlattn.engines.dense import log_normaliser
 from nlattn.engines.window import Local, WindowGeometry
 from nlattn.maps.base import OP, AttentionMap
@@ -126,7 +124,7 @@ class WindowMap(AttentionMap):
         held = (l.q, l.k, l.score, l.bias, l.gate, self._norm, self._lse)
         return sum(int(x.nbytes) for x in held)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Arrays that rebuild the map."""
         l = self._local
         return {
@@ -141,7 +139,7 @@ class WindowMap(AttentionMap):
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], max_bytes: float = 4e9) -> WindowMap:
+    def from_state(cls, state: State, max_bytes: float = 4e9) -> WindowMap:
         """The map that gave this `state`; ValueError if the arrays do not fit."""
         stored = Stored(state, max_bytes)
         sizes = stored.array("geometry", "i", (10,))

@@ -118,7 +118,7 @@ def _whole(n: int, m: int) -> Ints:
     """All keys for every query."""
     band = np.zeros((1, n, 3), np.int64)
     band[..., 1], band[..., 2] = m, np.arange(n)
-    return _check.frozen(band)  # type: ignore[no-any-return]
+    return _check.frozen(band)
 
 
 def band(op: str, causal: object, offset: object, window: object) -> tuple[int, int]:
@@ -142,7 +142,7 @@ def _sides(op: str, window: Any) -> tuple[int, int]:
     return left, right
 
 
-def _lengths(fit: Fit, name: str, given: Any, most: int) -> Ints:
+def _lengths(fit: Fit, name: str, given: object, most: int) -> Ints:
     """How many there are, for each head or for all."""
     if given is None:
         return np.array(most)
@@ -155,7 +155,7 @@ def _lengths(fit: Fit, name: str, given: Any, most: int) -> Ints:
     return x.astype(np.int64)
 
 
-def _starts(op: str, name: str, given: Any, most: int) -> Ints:
+def _starts(op: str, name: str, given: object, most: int) -> Ints:
     """Where packed sequences start, and where the last one ends."""
     x = _check.integers(op, name, given).astype(np.int64)
     if x.ndim != 1 or len(x) < 2:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats
+from nlattn._types import Array, Floats
 
 ABSENT = object()
 
@@ -25,7 +25,7 @@ class Picture:
         nonfinite: str = "raise",
         dout: object = ABSENT,
     ):
-        self.levels: np.dtype[Any] | None = None
+        self.levels: np.dtype | None = None
         self.unit = 1.0
         """What sigma and h must be multiplied by."""
         self._axis = channel_axis
@@ -46,7 +46,7 @@ class Picture:
             return out[..., 0]
         return out if self._axis == -1 else np.moveaxis(out, -1, self._axis)
 
-    def _floating(self, op: str, image: object, data_range: float | None) -> Any:
+    def _floating(self, op: str, image: object, data_range: float | None) -> Array:
         kind = getattr(image, "dtype", None)
         if kind not in (np.uint8, np.uint16) or isinstance(image, np.ma.MaskedArray):
             if data_range is not None:
@@ -64,7 +64,7 @@ class Picture:
         self.unit = most / _check.number(op, "data_range", data_range, positive=True)
         return np.asarray(image).astype(np.float32)
 
-    def _channels_last(self, op: str, name: str, x: Any) -> Any:
+    def _channels_last(self, op: str, name: str, x: Array) -> Floats:
         """A picture of two axes is grey, whatever is said of channels."""
         if x.ndim == 2:
             self._axis = None

@@ -10,7 +10,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._check import Fit
-from nlattn._types import Floats, Ints
+from nlattn._types import Array, Floats, Ints
 from nlattn.engines.normalised import normalised
 from nlattn.kernels.panel import Scores
 from nlattn.ops._band import Positions
@@ -88,7 +88,7 @@ def _absent(dtype: Any) -> Any:
     )
 
 
-def per_head(fit: Fit, name: str, value: Any, nonfinite: str) -> Floats:
+def per_head(fit: Fit, name: str, value: object, nonfinite: str) -> Floats:
     """One number for each head, (batch,); -inf stands for no sink."""
     op = fit.op
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -127,7 +127,7 @@ def _bias(fit: Fit, bias: object, nonfinite: str) -> Any:
     return x
 
 
-def truth_values(fit: Fit, mask: object, name: str = "mask") -> Any:
+def truth_values(fit: Fit, mask: object, name: str = "mask") -> Array:
     if mask is None:
         return np.ones((1, 1), np.bool_)
     x = _check.booleans(fit.op, name, mask)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from nlattn import _check
@@ -14,9 +12,9 @@ from nlattn.engines.selected import SELECT, Selection, best, key_scores
 def chosen_keys(
     fit: _check.Fit,
     *,
-    index: Any,
+    index: object,
     keys: object,
-    scores: Any,
+    scores: object,
     select: object,
     scale: float | None,
     seed: object,
@@ -51,7 +49,7 @@ def _lead(fit: _check.Fit, name: str, shape: tuple[int, ...], last: str) -> tupl
     return lead
 
 
-def _checked_scores(fit: _check.Fit, scores: Any) -> Floats:
+def _checked_scores(fit: _check.Fit, scores: object) -> Floats:
     x = _check.array(fit.op, "scores", scores).astype(np.float64, copy=False)
     m = fit.dims["m"]
     lead = _lead(fit, "scores", x.shape, f"m={m}")
@@ -64,7 +62,7 @@ def _checked_scores(fit: _check.Fit, scores: Any) -> Floats:
     return whole
 
 
-def _checked_index(fit: _check.Fit, index: Any) -> Ints:
+def _checked_index(fit: _check.Fit, index: object) -> Ints:
     x = _check.integers(fit.op, "index", index)
     lead, m = _lead(fit, "index", x.shape, "s"), fit.dims["m"]
     outside = (x < 0) | (x >= m)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from nlattn import _check
@@ -11,7 +9,7 @@ from nlattn._types import Floats
 from nlattn.engines.window import Local, WindowGeometry
 
 
-def geometry(fit: _check.Fit, window: Any, stride: Any, padding: Any) -> WindowGeometry:
+def geometry(fit: _check.Fit, window: object, stride: object, padding: object) -> WindowGeometry:
     """Sizes of windows and outputs; what was given with other windows is refused."""
     op = fit.op
     kh, kw = _check.pair(op, "window", window, 1)

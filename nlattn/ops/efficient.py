@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from nlattn import _check
@@ -88,7 +86,7 @@ def efficient_context(
     context, sums = _checked(fit, normalization, mask).context(fit)
     if normalization == "scaling":
         context *= np.sqrt(sums.kept)[:, None, None]
-    return fit.unfold(context.astype(fit.dtype))  # type: ignore[no-any-return]
+    return fit.unfold(context.astype(fit.dtype))
 
 
 @ranged(laws.normalization)
@@ -140,6 +138,6 @@ def efficient_attention_vjp(
     return _checked(fit, normalization, mask).vjp(fit)
 
 
-def _checked(fit: _check.Fit, normalization: str, mask: Any) -> Separate:
+def _checked(fit: _check.Fit, normalization: str, mask: object) -> Separate:
     _check.choice(fit.op, "normalization", normalization, _NORMALIZATIONS)
     return Separate.of(fit, Hidden.checked(fit, mask), soft=normalization == "softmax")

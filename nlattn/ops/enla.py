@@ -181,8 +181,8 @@ def enlca_loss(
     fit = set_fit("enlca_loss", nonfinite, q=q, k=k)
     loss = _ranked(fit, amplification, floor, positives, negatives, margin, eps, parity)
     if loss is None:
-        return fit.unfold(np.full(fit.batch, np.nan, fit.dtype))  # type: ignore[no-any-return]
-    return fit.unfold(contrastive.loss(loss).astype(fit.dtype))  # type: ignore[no-any-return]
+        return fit.unfold(np.full(fit.batch, np.nan, fit.dtype))
+    return fit.unfold(contrastive.loss(loss).astype(fit.dtype))
 
 
 @ranged(laws.unit)

@@ -87,7 +87,7 @@ def favor_attention(
         stabilizer=stabilizer,
     )
     if plan.causal:
-        return plan.fit.unfold(factored_causal.attend(plan.causal_plan(denominator_eps)[0]))  # type: ignore[no-any-return]
+        return plan.fit.unfold(factored_causal.attend(plan.causal_plan(denominator_eps)[0]))
     return plan.whole.attend(plan.fit)
 
 
@@ -170,7 +170,7 @@ def favor_attention_vjp(
     return tuple(fit.reduce(name, x) for name, x in zip("qkv", gradients, strict=True))  # type: ignore[return-value]
 
 
-def _fit(op: str, nonfinite: str, projection: Any, kernel: str, **arrays: Any) -> _check.Fit:
+def _fit(op: str, nonfinite: str, projection: object, kernel: str, **arrays: object) -> _check.Fit:
     _check.choice(op, "kernel", kernel, _KERNELS)
     if (projection is None) != (kernel == "none"):
         text = "is needed, (r, d) as of orthogonal_features" if projection is None else "is refused"

@@ -125,7 +125,7 @@ def positive_features(
         slices = np.column_stack([fit.slices("x"), np.zeros((fit.batch, 2), np.int64)])
         top = factored.key_sums(f, fit["x"], ones, slices).top
     factor = np.full((fit.batch, fit.dims["r"]), fit.dims["r"] ** -0.5)
-    return fit.unfold(factored_fit.write(fit, f, "x", top, factor))  # type: ignore[no-any-return]
+    return fit.unfold(factored_fit.write(fit, f, "x", top, factor))
 
 
 def linear_attention(
@@ -147,7 +147,7 @@ def linear_attention(
     context, norm = (x.astype(fit.dtype) for x in (sums.values, sums.features))
     index = fit.slices("phi_q")[:, 0]
     out, _ = factored.read(Identity(), fit["phi_q"], index, context, norm)
-    return fit.unfold(out)  # type: ignore[no-any-return]
+    return fit.unfold(out)
 
 
 def random_map(

@@ -197,7 +197,7 @@ class _Call(NamedTuple):
         return cls(Edges(fit, support), WeightFunction.checked(fit, scale=factor), work, words)
 
 
-def _signs(op: str, name: str, x: Any, dtype: np.dtype[Any]) -> Floats:
+def _signs(op: str, name: str, x: object, dtype: np.dtype) -> Floats:
     """-1 and +1 in the shape and dtype of the numbers."""
     if not isinstance(x, Signs):
         numbers: Floats = engine.signs(_check.array(op, name, x))

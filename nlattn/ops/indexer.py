@@ -60,7 +60,7 @@ def index_scores(
     out = fit.empty("n m")
     for b, (i, j, of_w) in enumerate(fit.slices("q", "k", "w")):
         out[b] = engine.scores(fit["q"][i], fit["k"][j], fit["w"][of_w])
-    return fit.unfold(out)  # type: ignore[no-any-return]
+    return fit.unfold(out)
 
 
 def index_scores_vjp(

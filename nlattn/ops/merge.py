@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,7 +14,11 @@ _BASES = ("e", "2")
 
 
 def merge_attention(
-    outs: Any, lses: Any, *, lse_base: str = "e", nonfinite: str = "raise"
+    outs: Floats | Sequence[Floats],
+    lses: Floats | Sequence[Floats],
+    *,
+    lse_base: str = "e",
+    nonfinite: str = "raise",
 ) -> tuple[Floats, Floats]:
     """Attention over the union of disjoint sets of keys: ``out = sum_s exp(lse_s - lse) out_s``.
 
@@ -57,8 +61,8 @@ def merge_attention(
 
 
 def merge_attention_vjp(
-    outs: Any,
-    lses: Any,
+    outs: Floats | Sequence[Floats],
+    lses: Floats | Sequence[Floats],
     dout: Floats,
     *,
     dlse: Floats | None = None,
@@ -94,7 +98,11 @@ def _unit(lse_base: str) -> float:
 
 
 def _prepared(
-    op: str, outs: Any, lses: Any, lse_base: str, nonfinite: str
+    op: str,
+    outs: Floats | Sequence[Floats],
+    lses: Floats | Sequence[Floats],
+    lse_base: str,
+    nonfinite: str,
 ) -> tuple[Floats, Floats]:
     """Outputs (..., parts, n, e), and natural logarithms (..., parts, n) in float64."""
     _check.choice(op, "lse_base", lse_base, _BASES)
@@ -114,7 +122,7 @@ def _prepared(
     return x, z
 
 
-def _stacked(op: str, name: str, value: Any, axis: int) -> Floats:
+def _stacked(op: str, name: str, value: object, axis: int) -> Floats:
     """An array with an axis of parts, from one or from several without it."""
     if not isinstance(value, (list, tuple)):
         return _check.array(op, name, value)
@@ -129,7 +137,7 @@ def _stacked(op: str, name: str, value: Any, axis: int) -> Floats:
     return np.stack(parts, axis)
 
 
-def _like(op: str, name: str, value: Any, shape: tuple[int, ...], nonfinite: str) -> Floats:
+def _like(op: str, name: str, value: object, shape: tuple[int, ...], nonfinite: str) -> Floats:
     x = _check.array(op, name, value)
     if x.shape != shape:
         _check.fail(op, name, f"has shape {x.shape}, expected {shape}")

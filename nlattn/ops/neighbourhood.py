@@ -225,10 +225,10 @@ def _prepared(
 def grid_axes(
     op: str,
     given: dict[str, Any],
-    window: Any,
-    stride: Any,
-    dilation: Any,
-    causal: Any,
+    window: object,
+    stride: object,
+    dilation: object,
+    causal: object,
     nonfinite: str,
 ) -> tuple[_check.Fit, tuple[Axis, ...]]:
     """Arrays on a grid of as many axes as the window has, and what is seen along each."""
@@ -272,7 +272,7 @@ def _axes(
     return axes
 
 
-def _count(op: str, window: Any) -> int:
+def _count(op: str, window: object) -> int:
     """How many axes a window has."""
     count = len(window) if isinstance(window, (tuple, list)) else 1
     if count not in _GRIDS:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Ints, Support, Work
+from nlattn._types import Array, Ints, Support, Work
 from nlattn.engines import laws
 from nlattn.engines.magnitude import ranged
 from nlattn.engines.nl_means import BANDWIDTH, SELF, PictureMeans, denoise, vjp, weights
@@ -103,7 +103,7 @@ def nl_means(
 
 @ranged(laws.picture)
 def nl_means_support(
-    image: Any,
+    image: Array,
     *,
     sigma: float = 0.0,
     patch_size: int = 5,
@@ -141,7 +141,7 @@ def nl_means_support(
 
 @ranged(laws.picture)
 def nl_means_map(
-    image: Any,
+    image: Array,
     *,
     sigma: float,
     h: float | None = None,

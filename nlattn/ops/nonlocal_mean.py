@@ -75,8 +75,8 @@ def nonlocal_mean(
     if pairwise == "dot_product":
         return Separate.of(fit).attend(fit)
     if pairwise == "concatenation":
-        return fit.unfold(concatenation.attend(fit))  # type: ignore[no-any-return]
-    return fit.unfold(dense.attend(call.scores(), fit["v"])[0])  # type: ignore[no-any-return]
+        return fit.unfold(concatenation.attend(fit))
+    return fit.unfold(dense.attend(call.scores(), fit["v"])[0])
 
 
 @ranged(laws.pairwise)

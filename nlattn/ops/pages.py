@@ -11,7 +11,7 @@ from nlattn import _check
 from nlattn._types import Floats, Ints
 
 
-def gather_pages(pages: Floats, table: Any) -> Floats:
+def gather_pages(pages: Floats, table: Ints) -> Floats:
     """Keys of every sequence from pages that all share: ``out[b] = pages[table[b]]``.
 
     Parameters
@@ -76,7 +76,7 @@ def gather_pages_vjp(pages: Floats, table: Any, dout: Floats) -> Floats:
     return total.astype(x.dtype)
 
 
-def _prepared(op: str, pages: Any, table: Any) -> tuple[Floats, Ints]:
+def _prepared(op: str, pages: Floats, table: Ints) -> tuple[Floats, Ints]:
     x = _check.array(op, "pages", pages)
     if x.ndim < 3:
         _check.fail(op, "pages", f"has shape {x.shape}, expected (count, size, ..., d)")

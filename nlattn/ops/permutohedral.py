@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats, Ints, Simplices
+from nlattn._types import Array, Floats, Ints, Simplices
 from nlattn.engines import lattice as lattices
 from nlattn.engines import laws
 from nlattn.engines import permutohedral as engine
@@ -224,13 +224,15 @@ def _in_range(fit: _check.Fit, name: str, root: float = 1.0) -> None:
         _check.fail(fit.op, f"{name}{where}", f"is {x.reshape(-1)[first]}, {text}; scale it down")
 
 
-def _given(fit: _check.Fit, options: engine.PermutohedralOptions, q: Any, k: Any) -> engine.Given:
+def _given(
+    fit: _check.Fit, options: engine.PermutohedralOptions, q: object, k: object
+) -> engine.Given:
     """The caller's simplices, checked and broadcast to every slice."""
     root = options.scale**0.5 if options.weight == "softmax" else 1.0
     return engine.Given(*(_checked(fit, name, x, root) for name, x in (("q", q), ("k", k))))
 
 
-def _checked(fit: _check.Fit, name: str, given: Any, root: float) -> Simplices | None:
+def _checked(fit: _check.Fit, name: str, given: object, root: float) -> Simplices | None:
     if given is None:
         return None
     op, label = fit.op, f"{name}_simplices"
@@ -276,5 +278,5 @@ def _enclosing(fit: _check.Fit, name: str, f: Floats, rem0: Ints, rank: Ints) ->
         _check.fail(fit.op, f"{name}_simplices row {row}", f"{text}, expected at least 0")
 
 
-def _first(x: Ints, wrong: Any) -> list[int]:
+def _first(x: Ints, wrong: Array) -> list[int]:
     return [int(i) for i in x.reshape(-1, x.shape[-1])[int(wrong.reshape(-1).argmax())]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -235,7 +235,7 @@ def _refuse(fit: _check.Fit, patch: int, slots: int, max_bytes: float) -> None:
     _check.memory(fit.op, needed, max_bytes, what, "use parts of q, or a smaller patch")
 
 
-def _known_patches(op: str, mask: Any, grid: tuple[int, ...], patch: int) -> Bools:
+def _known_patches(op: str, mask: object, grid: tuple[int, ...], patch: int) -> Bools:
     """Where no pixel of the patch is unknown."""
     known = _check.booleans(op, "key_mask", mask)
     if known.shape[-2:] != grid:

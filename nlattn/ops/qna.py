@@ -77,7 +77,7 @@ def qna(
     """
     fit = _fit("qna", {"q": q, "k": k, "v": v, "bias": bias, "gate": gate}, nonfinite)
     to = geometry(fit, window, stride, padding)
-    return fit.unfold(local(fit, to, scale).attend(fit["v"], out=True)[0])  # type: ignore[no-any-return]
+    return fit.unfold(local(fit, to, scale).attend(fit["v"], out=True)[0])
 
 
 @ranged(laws.window)

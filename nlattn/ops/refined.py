@@ -63,7 +63,7 @@ def channel_mixing(k: Floats, v: Floats, *, nonfinite: str = "raise") -> Floats:
     fit = set_fit("channel_mixing", nonfinite, k=k, v=v)
     context, _ = Separate.of(fit).context(fit)
     mixing = np.ascontiguousarray(np.swapaxes(context, -1, -2))
-    return fit.unfold(mixing.astype(fit.dtype))  # type: ignore[no-any-return]
+    return fit.unfold(mixing.astype(fit.dtype))
 
 
 @ranged(laws.products)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,14 +36,14 @@ class SampledTruth(NamedTuple):
 
 
 def sampled_truth(
-    q: Any,
-    k: Any,
-    v: Any,
+    q: Floats,
+    k: Floats,
+    v: Floats,
     *,
-    queries: Any,
-    keys: Any = (),
-    dout: Any = None,
-    dlse: Any = None,
+    queries: Ints | Sequence[int],
+    keys: Ints | Sequence[int] = (),
+    dout: Floats | None = None,
+    dlse: Floats | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     causal: bool = False,
@@ -112,7 +113,13 @@ def sampled_truth(
 
 
 def _sample(
-    op: str, head: engine.OneHead, rows: Ints, columns: Ints, dout: Any, dlse: Any, max_work: float
+    op: str,
+    head: engine.OneHead,
+    rows: Ints,
+    columns: Ints,
+    dout: engine.Rows | None,
+    dlse: engine.Rows | None,
+    max_work: float,
 ) -> SampledTruth:
     e, d = head.v.shape[1], head.q.shape[1]
     out, lse, dq = np.empty((len(rows), e)), np.empty(len(rows)), np.empty((len(rows), d))
@@ -140,7 +147,7 @@ def _sample(
     return SampledTruth(out, lse, dq, dk, dv)
 
 
-def _rows(op: str, name: str, x: Any, dims: str) -> engine.Rows:
+def _rows(op: str, name: str, x: object, dims: str) -> engine.Rows:
     """What gives rows of floating numbers."""
     if not hasattr(x, "shape") or not hasattr(x, "__getitem__"):
         x = _check.array(op, name, x)
@@ -165,7 +172,7 @@ def _fit(op: str, given: dict[str, engine.Rows], shapes: dict[str, str]) -> None
                 _check.fail(op, name, "has 0 channels, expected at least 1")
 
 
-def _numbers(op: str, name: str, value: Any, size: int) -> Ints:
+def _numbers(op: str, name: str, value: object, size: int) -> Ints:
     """Numbers of rows, int64."""
     index = _check.integers(op, name, value)
     if index.ndim != 1:

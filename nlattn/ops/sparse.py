@@ -294,7 +294,7 @@ def sparse_attention_vjp(
 
 
 def edge_terms(
-    edges: Edges, bias: Any, sinks: Any, nonfinite: str
+    edges: Edges, bias: object, sinks: object, nonfinite: str
 ) -> tuple[Floats | None, Floats | None]:
     """A number for each edge, (nnz,), and one for each head, (batch,) float64."""
     fit = edges.fit

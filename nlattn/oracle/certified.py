@@ -11,11 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nlattn.oracle.seen import product
 
-Array = NDArray[Any]
+Array = np.ndarray
 
 
 def scores(

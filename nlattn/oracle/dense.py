@@ -12,12 +12,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nlattn.oracle.layout import any_layout
 from nlattn.oracle.seen import product
 
-Array = NDArray[Any]
+Array = np.ndarray
 LOG_2 = float(np.log(2))
 
 
@@ -47,11 +46,11 @@ class Stages(NamedTuple):
 def positions(
     n: int,
     m: int,
-    causal_offset: Any = 0,
-    key_lengths: Any = None,
-    query_lengths: Any = None,
-    cu_seqlens_q: Any = None,
-    cu_seqlens_k: Any = None,
+    causal_offset: int | str | Array = 0,
+    key_lengths: Array | None = None,
+    query_lengths: Array | None = None,
+    cu_seqlens_q: Array | None = None,
+    cu_seqlens_k: Array | None = None,
 ) -> tuple[Array, Array, Array, Array]:
     """Place of each query among the keys, with the offset and without; who exists; which pairs do.
 
@@ -79,7 +78,7 @@ def allowed(
     n: int,
     m: int,
     causal: bool = False,
-    causal_offset: Any = 0,
+    causal_offset: int | str | Array = 0,
     window: tuple[int | None, int | None] | None = None,
     window_about: str = "query",
     **lengths: Any,
@@ -107,15 +106,15 @@ def attention_stages(
     softcap: float | None = None,
     bias: Array | None = None,
     mask: Array | None = None,
-    mask_block: Any = None,
+    mask_block: Array | None = None,
     causal: bool = False,
-    causal_offset: Any = 0,
+    causal_offset: int | str | Array = 0,
     window: tuple[int | None, int | None] | None = None,
     window_about: str = "query",
-    key_lengths: Any = None,
-    query_lengths: Any = None,
-    cu_seqlens_q: Any = None,
-    cu_seqlens_k: Any = None,
+    key_lengths: Array | None = None,
+    query_lengths: Array | None = None,
+    cu_seqlens_q: Array | None = None,
+    cu_seqlens_k: Array | None = None,
     sinks: Array | None = None,
     alibi: Array | None = None,
     qk_norm: float | None = None,
@@ -309,7 +308,7 @@ def _repeat(x: Array, heads: int) -> Array:
     return np.repeat(x, heads // x.shape[-3], axis=-3) if x.ndim > 2 else x
 
 
-def _unbroadcast(gradient: Any, shape: tuple[int, ...]) -> Array:
+def _unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
     """Sum over the axes along which an array of `shape` was broadcast."""
     gradient = gradient.sum(tuple(range(gradient.ndim - len(shape))))
     stretched = tuple(a for a, size in enumerate(shape) if size == 1 != gradient.shape[a])

@@ -10,11 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nlattn.oracle.layout import any_layout
 
-Array = NDArray[Any]
+Array = np.ndarray
 
 
 def softmax(x: Array, axis: int, kept: Array | None = None) -> Array:

@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nlattn.oracle.favor import features_vjp, linear_attention, positive_features
 from nlattn.oracle.layout import any_layout
 
-Array = NDArray[Any]
+Array = np.ndarray
 FEATURES: Any = {"scale": 1.0, "stabilizer": "none"}
 
 

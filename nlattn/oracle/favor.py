@@ -11,12 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nlattn.oracle.layout import any_layout
 from nlattn.oracle.seen import product
 
-Array = NDArray[Any]
+Array = np.ndarray
 RELU_EPS = 1e-3
 
 

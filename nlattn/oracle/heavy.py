@@ -7,13 +7,11 @@ A query that is orthogonal to all keys has an empty row. Source: [kannan2024]. S
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from nlattn.oracle.layout import any_layout
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 
 
 @any_layout

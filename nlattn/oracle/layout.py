@@ -20,7 +20,7 @@ def any_layout(function: Function) -> Function:
     """
 
     @functools.wraps(function)
-    def call(*arguments: Any, **options: Any) -> Any:
+    def call(*arguments: object, **options: Any) -> Any:
         return function(*map(_plain, arguments), **{n: _plain(x) for n, x in options.items()})
 
     return call  # type: ignore[return-value]

@@ -21,7 +21,7 @@ from nlattn.oracle.layout import any_layout
 from nlattn.oracle.leverage import leverage_scores
 from nlattn.oracle.patchmatch import key
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 
 
 @any_layout

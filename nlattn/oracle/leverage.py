@@ -23,7 +23,7 @@ import numpy as np
 from nlattn.oracle.layout import any_layout
 from nlattn.oracle.patchmatch import key
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 
 
 def equilibrated(K: Array) -> Array:

@@ -5,12 +5,11 @@ Status: ours; what a search by bounds must find. Ties go to the lowest key, NaN 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+Array = np.ndarray
 
 
 class Nearest(NamedTuple):
@@ -30,14 +29,14 @@ def scores(
     """All scores, (..., n, m): larger is better."""
     if score == "neg_l2":
         difference = q[..., :, None, :] - k[..., None, :, :]
-        return -(difference**2).sum(-1) / bandwidth**2  # type: ignore[no-any-return]
+        return -(difference**2).sum(-1) / bandwidth**2
     if score == "cosine":
         q, k = _unit(q), _unit(k)
         factor = 1.0 if scale is None else scale
     else:
         factor = q.shape[-1] ** -0.5 if scale is None else scale
     s = factor * (q[..., :, None, :] * k[..., None, :, :]).sum(-1)
-    return np.abs(s) if score == "absdot" else s  # type: ignore[no-any-return]
+    return np.abs(s) if score == "absdot" else s
 
 
 def _unit(x: Array) -> Array:

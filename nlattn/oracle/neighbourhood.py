@@ -14,12 +14,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nlattn.oracle.dense import attention, attention_jvp, attention_vjp
 from nlattn.oracle.layout import any_layout
 
-Array = NDArray[Any]
+Array = np.ndarray
 
 
 def neighbours(
@@ -93,10 +92,10 @@ def neighbourhood_attention_vjp(
     v: Array,
     dout: Array,
     *,
-    window: Any,
+    window: int | tuple[int, ...],
     dlse: Array | None = None,
     scale: float | None = None,
-    **options: Any,
+    **options: object,
 ) -> tuple[Array, ...]:
     """Gradients (dq, dk, dv) of ``sum(dout out) + sum(dlse lse)``: those of masked attention."""
     seen = seen_by(q, window, options)

@@ -15,14 +15,11 @@ differentiates it.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from nlattn.oracle.layout import any_layout
 
-Array = NDArray[Any]
+Array = np.ndarray
 SOFTMAX = ("gaussian", "embedded_gaussian")
 
 

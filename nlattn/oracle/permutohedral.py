@@ -21,7 +21,7 @@ import numpy as np
 
 from nlattn.oracle.layout import any_layout
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 
 
 class Lattice(NamedTuple):

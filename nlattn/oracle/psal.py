@@ -20,7 +20,7 @@ import numpy as np
 from nlattn.oracle.layout import any_layout
 from nlattn.oracle.patchmatch import patchmatch
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 
 
 def patches(x: Array, patch: int, border: str) -> Array:

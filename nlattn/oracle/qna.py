@@ -18,7 +18,7 @@ import numpy as np
 
 from nlattn.oracle.layout import any_layout
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 
 
 def pair(value: Any) -> tuple[int, int]:
@@ -29,7 +29,14 @@ def pair(value: Any) -> tuple[int, int]:
 class Taps:
     """Where each tap of each window lies: ``y, x`` (Ho, Wo, kh, kw), and whether inside."""
 
-    def __init__(self, H: int, W: int, window: Any, stride: Any = 1, padding: Any = None):
+    def __init__(
+        self,
+        H: int,
+        W: int,
+        window: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | None = None,
+    ):
         (kh, kw), (sh, sw) = pair(window), pair(stride)
         ph, pw = ((kh - 1) // 2, (kw - 1) // 2) if padding is None else pair(padding)
         Ho, Wo = (H + 2 * ph - kh) // sh + 1, (W + 2 * pw - kw) // sw + 1
@@ -75,9 +82,9 @@ def qna(
     k: Array,
     v: Array,
     *,
-    window: Any,
-    stride: Any = 1,
-    padding: Any = None,
+    window: int | tuple[int, int],
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | None = None,
     bias: Array | None = None,
     gate: Array | None = None,
     scale: float | None = None,
@@ -106,9 +113,9 @@ def qna_vjp(
     v: Array,
     dout: Array,
     *,
-    window: Any,
-    stride: Any = 1,
-    padding: Any = None,
+    window: int | tuple[int, int],
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | None = None,
     bias: Array | None = None,
     gate: Array | None = None,
     scale: float | None = None,
@@ -149,7 +156,7 @@ def qna_upsample(
     v: Array,
     *,
     scale: int,
-    window: Any,
+    window: int | tuple[int, int],
     bias: Array | None = None,
     gate: Array | None = None,
 ) -> Array:
@@ -173,7 +180,7 @@ def qna_upsample_vjp(
     dout: Array,
     *,
     scale: int,
-    window: Any,
+    window: int | tuple[int, int],
     bias: Array | None = None,
     gate: Array | None = None,
 ) -> tuple[Array | None, ...]:

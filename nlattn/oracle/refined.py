@@ -7,14 +7,11 @@ implementations. Here in the O(n^2) order; `channel_mixing` is the matrix of the
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from nlattn.oracle.layout import any_layout
 
-Array = NDArray[Any]
+Array = np.ndarray
 
 
 @any_layout

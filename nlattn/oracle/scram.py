@@ -43,22 +43,24 @@ def step(delta: int, size_q: int, size_k: int) -> int:
     return int(np.sign(delta)) * ((2 * abs(delta) * size_k + size_q) // (2 * size_q))
 
 
-def window(index: Array, y: int, x: int, grid: tuple[int, int], radius: int) -> set[Any]:
+def window(
+    index: Array, y: int, x: int, grid: tuple[int, int], radius: int
+) -> set[tuple[int, int]]:
     """Box around the best match."""
     return _expanded(index[y, x, :1], grid, radius)
 
 
-def topk(index: Array, y: int, x: int, grid: tuple[int, int]) -> set[Any]:
+def topk(index: Array, y: int, x: int, grid: tuple[int, int]) -> set[tuple[int, int]]:
     """All matches."""
     return _expanded(index[y, x], grid, 0)
 
 
 def neighbours(
     index: Array, y: int, x: int, grid: tuple[int, int], radius: int, reach: int, shift: bool
-) -> set[Any]:
+) -> set[tuple[int, int]]:
     """Boxes around the neighbours' matches, and around those moved back by the neighbour's step."""
     Hq, Wq = index.shape[:2]
-    keys: set[Any] = set()
+    keys: set[tuple[int, int]] = set()
     for dy in range(-reach, reach + 1):
         for dx in range(-reach, reach + 1):
             if not (0 <= y + dy < Hq and 0 <= x + dx < Wq) or index[y + dy, x + dx, 0] < 0:
@@ -71,7 +73,7 @@ def neighbours(
     return keys
 
 
-def local(index: Array, y: int, x: int, grid: tuple[int, int], radius: int) -> set[Any]:
+def local(index: Array, y: int, x: int, grid: tuple[int, int], radius: int) -> set[tuple[int, int]]:
     """Box around the query's own place."""
     Hq, Wq = index.shape[:2]
     return box(mapped(y, Hq, grid[0]), mapped(x, Wq, grid[1]), radius, grid)
@@ -134,8 +136,8 @@ def _row(
     return sorted(i * grid[1] + j for i, j in keys)
 
 
-def _expanded(matches: Array, grid: tuple[int, int], radius: int) -> set[Any]:
-    keys: set[Any] = set()
+def _expanded(matches: Array, grid: tuple[int, int], radius: int) -> set[tuple[int, int]]:
+    keys: set[tuple[int, int]] = set()
     for key in matches[matches >= 0]:
         keys |= box(*divmod(int(key), grid[1]), radius, grid)
     return keys

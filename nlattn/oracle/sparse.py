@@ -27,7 +27,7 @@ import numpy as np
 
 from nlattn.oracle.layout import any_layout
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 Support = tuple[Array, Array, tuple[int, ...]]
 
 

@@ -13,13 +13,13 @@ Status: ours. NumPy's SVD: float64 alone.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from nlattn.oracle.layout import any_layout
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 
 
 class State(NamedTuple):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats
+from nlattn._types import Array, Floats
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +38,7 @@ def aspect(shape: tuple[int, ...]) -> float:
     return min(max(shape[1] / shape[0], 1 / NARROW), NARROW)
 
 
-def rgb(op: str, image: Any) -> Floats:
+def rgb(op: str, image: Array) -> Floats:
     """An image (H, W, 1 or 3) as colours of 0 to 1; whole numbers count up to their largest."""
     values = np.asarray(image)
     _check.picture(op, "image", values, (1, 3))

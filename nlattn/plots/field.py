@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,8 +11,13 @@ from nlattn._types import Floats, Ints
 from nlattn.plots import base
 from nlattn.plots.base import INK
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-def match_field(index: Ints, key_grid: tuple[int, int], *, title: str = "", ax: Any = None) -> Any:
+
+def match_field(
+    index: Ints, key_grid: tuple[int, int], *, title: str = "", ax: Axes | None = None
+) -> Axes:
     """Draw each query's matched key as a displacement: hue its direction, strength its length.
 
     Parameters
@@ -121,7 +126,7 @@ def _wheel(axes: Any, reach: float) -> None:
     axes.axis("off")
 
 
-def _lengths(axes: Any, length: Floats) -> None:
+def _lengths(axes: Axes, length: Floats) -> None:
     edges = np.concatenate(
         [[0], np.geomspace(1, max(2.0, float(length.max(initial=1))) * 1.01, 25)]
     )

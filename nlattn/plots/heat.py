@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,11 +10,16 @@ from nlattn import _check
 from nlattn._types import Floats
 from nlattn.plots import base
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 _DECADES = 1e4
 """Colours of a logarithm span so much at most."""
 
 
-def heat(values: Floats, label: str, *, title: str = "", log: bool = False, ax: Any = None) -> Any:
+def heat(
+    values: Floats, label: str, *, title: str = "", log: bool = False, ax: Axes | None = None
+) -> Axes:
     """Draw a number for each pixel; returns the Axes.
 
     Parameters

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nlattn._types import Floats
 from nlattn.plots import base
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def mechanisms(image: Floats, weights: Mapping[str, Floats], query: tuple[int, int]) -> Any:
+
+def mechanisms(image: Floats, weights: Mapping[str, Floats], query: tuple[int, int]) -> Figure:
     """Draw what one query point looks at by several mechanisms; returns the Axes of each panel.
 
     Parameters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,6 +10,9 @@ from nlattn import _check
 from nlattn._types import Floats, Ints
 from nlattn.plots import base
 from nlattn.plots.base import INK, OKABE_ITO
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PANELS = 12
 """Points that have one of their own; further ones stand in the large picture."""
@@ -30,7 +33,7 @@ def overlay(
     cutoff: float | None = None,
     mass: Floats | None = None,
     exact: Floats | None = None,
-    ax: Any = None,
+    ax: Axes | None = None,
 ) -> Any:
     """Draw where query points look; returns the Axes of the large picture.
 
@@ -162,7 +165,7 @@ def _legend(figure: Any, panels: list[Any], norm: Any, what: str) -> None:
     bar.ax.tick_params(labelsize=9)
 
 
-def _mark(axes: Any, row: int, column: int, colour: str, label: str, itself: bool) -> None:
+def _mark(axes: Axes, row: int, column: int, colour: str, label: str, itself: bool) -> None:
     from matplotlib.patheffects import withStroke
 
     if itself:
@@ -184,7 +187,7 @@ def _mark(axes: Any, row: int, column: int, colour: str, label: str, itself: boo
         )
 
 
-def _lead(axes: Any, start: tuple[int, int], weights: Floats, colour: str) -> None:
+def _lead(axes: Axes, start: tuple[int, int], weights: Floats, colour: str) -> None:
     """Curve from a query to its strongest key, unless that is beside it."""
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.patheffects import withStroke
@@ -209,7 +212,7 @@ def _lead(axes: Any, start: tuple[int, int], weights: Floats, colour: str) -> No
     )
 
 
-def _magnify(axes: Any, ground: Floats, weights: Floats, start: Any, norm: Any) -> None:
+def _magnify(axes: Axes, ground: Floats, weights: Floats, start: Any, norm: Any) -> None:
     """Inset in a far corner: the strongest key's surroundings and the weights of the keys there."""
     if weights.max(initial=0) < norm.vmin:
         return
@@ -220,8 +223,9 @@ def _magnify(axes: Any, ground: Floats, weights: Floats, start: Any, norm: Any) 
         for at, n in zip((row, column), weights.shape, strict=True)
     )
     middle = (np.array([row, column]) + np.asarray(start)) / (2 * np.array(weights.shape))
-    corner = [0.02 if middle[1] > 0.5 else 0.62, 0.02 if middle[0] < 0.5 else 0.62]
-    inset = axes.inset_axes([*corner, 0.36, 0.36])
+    across = 0.02 if middle[1] > 0.5 else 0.62
+    down = 0.02 if middle[0] < 0.5 else 0.62
+    inset = axes.inset_axes((across, down, 0.36, 0.36))
     part = np.s_[top : top + size, left : left + size]
     inset.imshow(ground[part], interpolation="nearest")
     drawn = np.ma.masked_less(weights[part], norm.vmin)

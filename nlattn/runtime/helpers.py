@@ -128,7 +128,7 @@ def undisturbed(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> 
             raise error
         finally:
             del error  # it holds this frame
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def wait(queue: SimpleQueue[R], crew: _Crew | None = None) -> R:

@@ -63,7 +63,7 @@ def _compile(
         private.undisturbed(compiled)
     if keep:
         private.keep(compiled, function, f"fast={fast}")
-    return compiled  # type: ignore[no-any-return]
+    return compiled
 
 
 @typed

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nlattn._types import JsonObject
 from nlattn.scaling.growth import growth
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ _SLOPES = ("n", "n log n", "n^1.5", "n^2")
 _INK = "#22252a"
 
 
-def draw(report: dict[str, Any]) -> Figure:
+def draw(report: JsonObject) -> Figure:
     """Left, work over ``c n log n``: flat or falling is within the law; right, seconds."""
     from matplotlib.figure import Figure
 
@@ -40,7 +41,7 @@ def draw(report: dict[str, Any]) -> Figure:
     return figure
 
 
-def _work(axes: Any, subjects: Sequence[dict[str, Any]], claim: str) -> None:
+def _work(axes: Any, subjects: Sequence[JsonObject], claim: str) -> None:
     for i, one in enumerate(subjects):
         known = [row for row in one["sizes"] if row["work"] is not None]
         if not known:
@@ -54,7 +55,7 @@ def _work(axes: Any, subjects: Sequence[dict[str, Any]], claim: str) -> None:
     axes.set_title(f"multiply-adds over {claim}, 1 at the smallest n", fontsize=10, color=_INK)
 
 
-def _seconds(axes: Any, subjects: Sequence[dict[str, Any]]) -> None:
+def _seconds(axes: Any, subjects: Sequence[JsonObject]) -> None:
     for i, one in enumerate(subjects):
         rows = [row for row in one["sizes"] if row["seconds"] is not None]
         if not rows:
@@ -93,7 +94,7 @@ def _guides(axes: Any) -> None:
     axes.set(xlim=(left, right), ylim=(bottom, top))
 
 
-def _slope(one: dict[str, Any]) -> str:
+def _slope(one: JsonObject) -> str:
     exponents = one["time"]["exponents"]
     if not exponents:
         return str(one["name"])

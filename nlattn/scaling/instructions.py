@@ -10,7 +10,6 @@ import platform
 import struct
 import sys
 from collections.abc import Callable
-from typing import Any
 
 from nlattn.runtime import threads
 
@@ -22,7 +21,7 @@ _INHERIT, _NO_KERNEL, _NO_HYPERVISOR = 1 << 1, 1 << 5, 1 << 6
 _OWN, _ANY_PROCESSOR, _NO_GROUP = 0, -1, -1
 
 
-def of_call(call: Callable[[], Any]) -> int | None:
+def of_call(call: Callable[[], object]) -> int | None:
     """Instructions of a call outside the kernel, on one thread; None if they cannot be read.
 
     Counted are this thread and those that the call starts, not those that were there before.
@@ -38,7 +37,7 @@ def of_call(call: Callable[[], Any]) -> int | None:
         os.close(counter)
 
 
-def _alone(call: Callable[[], Any]) -> None:
+def _alone(call: Callable[[], object]) -> None:
     threads.set_threads(1)
     call()
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
-from nlattn._types import Floats
+from nlattn._types import Arrays, Floats, JsonObject, Options
 from nlattn.conformance.table import OpSpec
 from nlattn.maps.base import AttentionMap
 from nlattn.ops.dense import attention_map
@@ -18,9 +17,7 @@ _ROWS = 128
 _BEST = 8
 
 
-def compared(
-    spec: OpSpec, arrays: Mapping[str, Any], options: Mapping[str, Any], seed: int
-) -> dict[str, Any] | None:
+def compared(spec: OpSpec, arrays: Arrays, options: Options, seed: int) -> JsonObject | None:
     """Figures of `quality.compare` on some queries; None where there is nothing to approximate."""
     make = _MAPS.get(spec.growth.compared)
     if make is None:
@@ -42,14 +39,14 @@ def _flat(x: Floats) -> Floats:
     return x.reshape(-1, x.shape[-1])
 
 
-def _own(spec: OpSpec, arrays: Mapping[str, Any], options: Mapping[str, Any]) -> AttentionMap:
+def _own(spec: OpSpec, arrays: Arrays, options: Options) -> AttentionMap:
     """The operator's map."""
     given = {name: x for name, x in arrays.items() if name != "v"}
     made: AttentionMap = spec.function("map")(**given, **options)
     return made
 
 
-def _matches(spec: OpSpec, arrays: Mapping[str, Any], options: Mapping[str, Any]) -> AttentionMap:
+def _matches(spec: OpSpec, arrays: Arrays, options: Options) -> AttentionMap:
     """Attention to the matches of a search alone."""
     field = spec.function()(**arrays, **options)
     support = scram_support(field, kind="topk")
@@ -57,7 +54,7 @@ def _matches(spec: OpSpec, arrays: Mapping[str, Any], options: Mapping[str, Any]
     return scram_map(arrays["q"], arrays["k"], field=field, support=support, scale=scale)
 
 
-_MAPS: dict[str, Callable[[OpSpec, Mapping[str, Any], Mapping[str, Any]], AttentionMap]] = {
+_MAPS: dict[str, Callable[[OpSpec, Arrays, Options], AttentionMap]] = {
     "map": _own,
     "matches": _matches,
 }

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from nlattn._types import JsonObject
 from nlattn.scaling import models, timing
 from nlattn.scaling.judge import GrowthVerdict, judge
 from nlattn.scaling.sweep import UNITS, Curve
@@ -19,7 +18,7 @@ def subject(
     dense: Curve | None = None,
     predict: int | None = None,
     claim_memory: str | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Everything about one subject; `predict` is the n to foretell.
 
     Its verdict is that of work, counted or by law; where work is not known, that of time, or of
@@ -53,7 +52,7 @@ def subject(
     }
 
 
-def _size(curve: Curve, n: int) -> dict[str, Any]:
+def _size(curve: Curve, n: int) -> JsonObject:
     work, seconds = curve.work.get(n), curve.seconds.get(n)
     return {
         "n": n,
@@ -95,7 +94,7 @@ def time_verdict(curve: Curve, claim: str) -> GrowthVerdict | None:
     return found
 
 
-def _time(curve: Curve, claim: str) -> dict[str, Any] | None:
+def _time(curve: Curve, claim: str) -> JsonObject | None:
     if not curve.seconds:
         return None
     sizes, seconds = medians(curve)
@@ -108,7 +107,7 @@ def _time(curve: Curve, claim: str) -> dict[str, Any] | None:
     }
 
 
-def _instructions(curve: Curve, claim: str) -> dict[str, Any] | None:
+def _instructions(curve: Curve, claim: str) -> JsonObject | None:
     sizes = sorted(curve.instructions)
     if len(sizes) < _FEWEST:
         return None
@@ -117,7 +116,7 @@ def _instructions(curve: Curve, claim: str) -> dict[str, Any] | None:
     return {"n": sizes[-1], "measured": amounts[-1], "verdict": verdict}
 
 
-def _memory(curve: Curve, claim: str) -> dict[str, Any] | None:
+def _memory(curve: Curve, claim: str) -> JsonObject | None:
     """At the largest size: measured, and foretold by the smaller ones; and how it grows."""
     sizes = sorted(curve.peak)
     if len(sizes) < _FEWEST:
@@ -132,7 +131,7 @@ def _memory(curve: Curve, claim: str) -> dict[str, Any] | None:
     }
 
 
-def _predicted(curve: Curve, n: int) -> dict[str, Any]:
+def _predicted(curve: Curve, n: int) -> JsonObject:
     sizes, seconds = medians(curve)
     held = sorted(curve.peak)
     enough, known = len(sizes) >= _FEWEST, len(held) >= _FEWEST

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from nlattn import images
-from nlattn._types import Floats
+from nlattn._types import Floats, JsonObject
 from nlattn.runtime.helpers import remembered
 
 _LEARNED = {"t": 2, "f": 4, "r": 128}  # queries, phases and features of operators that have such
@@ -51,7 +50,7 @@ class Scene:
         """Factor on scores at which the median query spreads over 16 keys."""
         return images.softmax_scale(*self.pair, keys=min(16.0, self.n / 4), seed=self.seed)
 
-    def arrays(self, shapes: Mapping[str, str]) -> dict[str, Any]:
+    def arrays(self, shapes: Mapping[str, str]) -> JsonObject:
         """Arrays by name, for names and dimensions as the table of operators writes them."""
         return {name: self._array(name, dims.split()) for name, dims in shapes.items()}
 

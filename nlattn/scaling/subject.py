@@ -7,11 +7,11 @@ import importlib.util
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from nlattn._types import Work
+from nlattn._types import Function, JsonObject, Work
 from nlattn.conformance.backends.backend import load, run
 from nlattn.conformance.table import TABLE, OpSpec
 from nlattn.ops.features import orthogonal_features
@@ -31,13 +31,13 @@ class CostSubject(Protocol):
     separable: bool
     """Whether a share of the queries takes that share of the time."""
 
-    def call(self, scene: Scene, rows: int | None = None) -> Callable[[], Any]:
+    def call(self, scene: Scene, rows: int | None = None) -> Callable[[], object]:
         """The call to time, its arguments made; of the first `rows` queries."""
 
     def count(self, scene: Scene) -> Counted | None:
         """Its work; None if it does not say."""
 
-    def quality(self, scene: Scene) -> dict[str, Any] | None:
+    def quality(self, scene: Scene) -> JsonObject | None:
         """How well it stands for dense attention; None if it does not mean to."""
 
 
@@ -48,7 +48,7 @@ class Operator:
         self.spec, self.name = spec, spec.name
         self.separable = spec.growth.separable
 
-    def arguments(self, scene: Scene) -> tuple[dict[str, Any], dict[str, Any]]:
+    def arguments(self, scene: Scene) -> tuple[JsonObject, JsonObject]:
         """Arrays, and options."""
         spec = self.spec
         needed = {name: dims for name, dims in spec.arrays.items() if name not in spec.optional}
@@ -73,14 +73,14 @@ class Operator:
             options["scale"] = scene.scale
         return arrays, options
 
-    def call(self, scene: Scene, rows: int | None = None) -> Callable[[], Any]:
+    def call(self, scene: Scene, rows: int | None = None) -> Callable[[], object]:
         """The forward function."""
         arrays, options = self.arguments(scene)
         if rows is not None:
             arrays["q"] = arrays["q"][:rows]
         return self._bound(arrays, options)
 
-    def _bound(self, arrays: dict[str, Any], options: dict[str, Any]) -> Callable[[], Any]:
+    def _bound(self, arrays: JsonObject, options: JsonObject) -> Callable[[], object]:
         function = self.spec.function()
         return lambda: function(**arrays, **options)
 
@@ -88,7 +88,7 @@ class Operator:
         """Its work, counted or by its law."""
         return count(self.spec, *self.arguments(scene))
 
-    def quality(self, scene: Scene) -> dict[str, Any] | None:
+    def quality(self, scene: Scene) -> JsonObject | None:
         """Recall, mass and output error against dense attention in float64, on sampled queries."""
         return compared(self.spec, *self.arguments(scene), seed=scene.seed)
 
@@ -100,7 +100,7 @@ class Backed(Operator):
         super().__init__(spec)
         self.name, self._backend = f"{spec.name}@{backend}", load(backend, spec.name)
 
-    def _bound(self, arrays: dict[str, Any], options: dict[str, Any]) -> Callable[[], Any]:
+    def _bound(self, arrays: JsonObject, options: JsonObject) -> Callable[[], object]:
         if "support" in options:
             parts = options.pop("support")._asdict().items()
             arrays |= {f"support.{name}": np.asarray(x) for name, x in parts}
@@ -110,7 +110,7 @@ class Backed(Operator):
         """The operator's law; what a backend counts is not known."""
         return super().count(scene) if self.spec.growth.law else None
 
-    def quality(self, scene: Scene) -> dict[str, Any] | None:  # noqa: ARG002  it has no map
+    def quality(self, scene: Scene) -> JsonObject | None:  # noqa: ARG002  it has no map
         """None: a backend gives outputs, not maps."""
         return None
 
@@ -123,7 +123,7 @@ class Own:
     number.
     """
 
-    def __init__(self, name: str, function: Callable[..., Any]):
+    def __init__(self, name: str, function: Function):
         self.name, self._function, self.separable = name, function, False
         parameters = inspect.signature(function).parameters.values()
         needed = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
@@ -135,9 +135,9 @@ class Own:
             )
         self._needed = [p.name for p in needed if p.name in _GIVEN]
 
-    def call(self, scene: Scene, rows: int | None = None) -> Callable[[], Any]:  # noqa: ARG002
+    def call(self, scene: Scene, rows: int | None = None) -> Callable[[], object]:  # noqa: ARG002
         """The function with its arguments."""
-        given: dict[str, Any] = {"n": scene.n, "grid": scene.grid, "seed": scene.seed}
+        given: JsonObject = {"n": scene.n, "grid": scene.grid, "seed": scene.seed}
         shapes = {"q": "n d", "k": "m d", "v": "m e", "image": "H W e"}
         arrays = scene.arrays({name: shapes[name] for name in self._needed if name in shapes})
         arguments = {name: {**given, **arrays}[name] for name in self._needed}
@@ -151,7 +151,7 @@ class Own:
             return Counted(work, "count", "")
         return None if number is None else Counted(Work(0, round(number), 0), "number", "")
 
-    def quality(self, scene: Scene) -> dict[str, Any] | None:  # noqa: ARG002
+    def quality(self, scene: Scene) -> JsonObject | None:  # noqa: ARG002
         """None: what it should equal is not known."""
         return None
 
@@ -177,7 +177,7 @@ def _row(name: str) -> OpSpec:
     raise ValueError(f"scaling: {name!r} {what}, expected one of {known}; or module:function")
 
 
-def _load(text: str) -> Callable[..., Any]:
+def _load(text: str) -> Function:
     place, _, name = text.rpartition(":")
     if place.endswith(".py"):
         path = Path(place)
@@ -196,4 +196,4 @@ def _load(text: str) -> Callable[..., Any]:
     function = getattr(module, name, None)
     if not callable(function):
         raise ValueError(f"scaling: {place} has no function {name!r}")
-    return function  # type: ignore[no-any-return]
+    return function

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nlattn._types import Work
+from nlattn._types import JsonObject, Work
 from nlattn.scaling import instructions, timing
 from nlattn.scaling.judge import GrowthVerdict, judge
 from nlattn.scaling.scene import Scene
@@ -55,7 +55,7 @@ class Curve:
     """Most bytes that Python and NumPy held at once during a call, result included."""
     instructions: dict[int, int] = field(default_factory=dict)
     """Of a call, where the system lets them be read."""
-    quality: dict[int, dict[str, Any]] = field(default_factory=dict)
+    quality: dict[int, JsonObject] = field(default_factory=dict)
 
     def amounts(self, unit: str) -> tuple[list[int], list[int]]:
         """Sizes and their work."""
@@ -145,7 +145,7 @@ class Sweep:
                     taken = timing.sample(call, expected * share) / share
                     curve.seconds.setdefault(scene.n, []).append(taken)
 
-    def _touch(self, one: CostSubject, scene: Scene) -> Callable[[], Any]:
+    def _touch(self, one: CostSubject, scene: Scene) -> Callable[[], object]:
         """The call at one size, made once; of few queries if all would take long."""
         curve = self.curves[one.name]
         expected = self._expected(one, scene)
@@ -205,7 +205,7 @@ class Sweep:
         return min([curve.first[n], *curve.seconds.get(n, [])]) * growth
 
 
-def peak_bytes(call: Callable[[], Any]) -> int:
+def peak_bytes(call: Callable[[], object]) -> int:
     """Most bytes that Python and NumPy held at once during a call, beyond what they held before."""
     tracemalloc.start()
     try:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from nlattn._types import Floats
+from nlattn._types import Floats, JsonObject
 from nlattn.scaling.models import Range
 
 _LEAST = 0.01  # seconds of one sample: shorter calls are repeated within it
@@ -17,14 +17,14 @@ _UNSTABLE = 0.1  # spread over median from which a warning is due
 _DRAWS = 1000
 
 
-def once(call: Callable[[], Any]) -> float:
+def once(call: Callable[[], object]) -> float:
     """Seconds of one call."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
-def sample(call: Callable[[], Any], expected: float) -> float:
+def sample(call: Callable[[], object], expected: float) -> float:
     """Seconds of a call, the mean of as many as fill a hundredth of a second."""
     loops = max(1, min(1000, int(_LEAST / max(expected, 1e-9))))
     return once(lambda: [call() for _ in range(loops)]) / loops
@@ -47,7 +47,7 @@ def summary(samples: Sequence[float]) -> Summary:
     return Summary(middle, low, high, high - low > _UNSTABLE * middle)
 
 
-def local_exponents(samples: Mapping[int, Sequence[float]], seed: int = 0) -> list[dict[str, Any]]:
+def local_exponents(samples: Mapping[int, Sequence[float]], seed: int = 0) -> list[JsonObject]:
     """Between neighbouring sizes: the exponent of time, with a bootstrap interval of 95 %."""
     sizes = sorted(samples)
     drawn = {n: _medians(samples[n], seed + i) for i, n in enumerate(sizes)}

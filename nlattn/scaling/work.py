@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nlattn._types import Field, Work
+from nlattn._types import Arrays, Field, Options, Work
 from nlattn.conformance.table import OpSpec
 from nlattn.conformance.table.row import Law
 from nlattn.maps.base import AttentionMap
@@ -31,7 +31,7 @@ class Counted(NamedTuple):
     law: str
 
 
-def count(spec: OpSpec, arrays: Mapping[str, Any], options: Mapping[str, Any]) -> Counted | None:
+def count(spec: OpSpec, arrays: Arrays, options: Options) -> Counted | None:
     """Work of an operator of the table for some arguments; None if there is no knowing."""
     law = spec.growth.law
     if law is not None:
@@ -62,7 +62,7 @@ def number_of(result: Any) -> float | None:
     return float(result) if math.isfinite(result) else None
 
 
-def _sizes(spec: OpSpec, arrays: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, int]:
+def _sizes(spec: OpSpec, arrays: Arrays, options: Options) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for name, dims in {**spec.arrays, **spec.extras}.items():
         if name in arrays:
@@ -77,7 +77,7 @@ def _sizes(spec: OpSpec, arrays: Mapping[str, Any], options: Mapping[str, Any]) 
     return {**whole, **sizes, "size": int(first.dtype.itemsize)}
 
 
-def _searched(spec: OpSpec, arrays: Mapping[str, Any], options: Mapping[str, Any]) -> Work:
+def _searched(spec: OpSpec, arrays: Arrays, options: Options) -> Work:
     """Work of making the map, and of applying it to the values."""
     given = {name: x for name, x in arrays.items() if name != "v"}
     return applied(spec.function("map")(**given, **options), arrays["v"].shape[-1])
@@ -100,25 +100,25 @@ def applied(A: AttentionMap, e: int) -> Work:
     return Work(scores, products + nnz * e, bytes_ + moved, A.work.per_query, A.work.changed)
 
 
-def _field(spec: OpSpec, arrays: Mapping[str, Any], options: Mapping[str, Any]) -> Work:
+def _field(spec: OpSpec, arrays: Arrays, options: Options) -> Work:
     found: Work = spec.function()(**arrays, **options).work
     return found
 
 
-def _heavy(spec: OpSpec, arrays: Mapping[str, Any], options: Mapping[str, Any]) -> Work:
+def _heavy(spec: OpSpec, arrays: Arrays, options: Options) -> Work:
     scores, products, bytes_ = spec.function()(**arrays, **options).work[:3]
     keys = _SELECTION.work(_sizes(spec, arrays, options))
     return Work(scores, products + keys.multiply_adds, bytes_ + keys.bytes)
 
 
-def _stepped(spec: OpSpec, arrays: Mapping[str, Any], options: Mapping[str, Any]) -> Work:
+def _stepped(spec: OpSpec, arrays: Arrays, options: Options) -> Work:
     """A factorisation of all keys, and of the weighted keys in each step."""
     count = 1 + int(np.sum(spec.function()(**arrays, **options).iterations))
     m, d = arrays["k"].shape
     return Work(0, 3 * count * m * d * d, 2 * count * m * d * 8)
 
 
-_COUNTERS: dict[str, Callable[[OpSpec, Mapping[str, Any], Mapping[str, Any]], Work]] = {
+_COUNTERS: dict[str, Callable[[OpSpec, Arrays, Options], Work]] = {
     "field": _field,
     "map": _searched,
     "entries": _heavy,

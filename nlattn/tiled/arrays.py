@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
+from nlattn._types import JsonObject
 from nlattn.engines.patchmatch import SearchOptions
 from nlattn.files import npy
 from nlattn.tiled import scram, sources, sparse
@@ -38,7 +39,7 @@ class ArraysJob(NamedTuple):
         made = scram.attention(x, self.search, self.selection, x.e > 0)
         return [*looking(x, self.scale), *made]
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> JsonObject:
         """What a folder must agree on to be continued."""
         return {
             "version": identity(),
@@ -50,7 +51,7 @@ class ArraysJob(NamedTuple):
             "selection": self.selection._asdict(),
         }
 
-    def note(self, records: Sequence[Record]) -> dict[str, Any]:
+    def note(self, records: Sequence[Record]) -> JsonObject:
         """What a map is, beside its arrays."""
         return scram.note(self.points, records)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from nlattn import _check
+from nlattn._types import JsonObject
 from nlattn.kernels import scores
 from nlattn.tiled import arrays, features, panels, pyramid, scram, sources
 from nlattn.tiled.executors import identity
@@ -33,13 +34,13 @@ class CertifiedJob(NamedTuple):
         x = self.points
         return [*arrays.looking(x, self.scale), *panels.stages(x, self.options, scored=x.m)]
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> JsonObject:
         """What a folder must agree on to be continued."""
         told = {"scale": self.scale, "tolerance": self.options.tolerance}
         job = {"version": identity(), "job": "certified attention", **arrays.digests(self.points)}
         return {**job, **told, "kind": self.options.kind, "group": self.options.group}
 
-    def note(self, records: Sequence[Record]) -> dict[str, Any]:
+    def note(self, records: Sequence[Record]) -> JsonObject:
         """What was done."""
         grids = {"query_grid": [*self.points.query_grid], "key_grid": [*self.points.key_grid]}
         return {"kind": "certified", **grids, "scores": sum(record.scores for record in records)}
@@ -76,13 +77,13 @@ class CertifiedPictureJob(NamedTuple):
             *pyramid.stages("out", self.source.shape),
         ]
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> JsonObject:
         """What a folder must agree on to be continued."""
         told = {"features": self.features.features._asdict(), **self.options._asdict()}
         job = {"version": identity(), "job": "certified attention of a picture"}
         return {**job, "image": sources.digest(self.source), **told}
 
-    def note(self, records: Sequence[Record]) -> dict[str, Any]:
+    def note(self, records: Sequence[Record]) -> JsonObject:
         """What was done."""
         grid = [*self.source.shape[:2]]
         scores = sum(record.scores for record in records)

@@ -28,7 +28,7 @@ class Level(NamedTuple):
 
     values: Any
     """(H, W, C), on the disk."""
-    dtype: np.dtype[Any]
+    dtype: np.dtype
 
     def part(self, rows: slice, columns: slice) -> Any:
         """Some of it, as it is written: integers are shares of their range, rounded."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from nlattn._types import Options
 from nlattn.files import npy
 
 _CHUNK = 1 << 24  # bytes that are hashed at a time
@@ -118,7 +119,7 @@ class Folder:
         except (OSError, ValueError):
             self.remove(name)
 
-    def note(self, name: str, values: Mapping[str, Any]) -> None:
+    def note(self, name: str, values: Options) -> None:
         """A small file of JSON, whole or not at all."""
         draft = self.path / f".{name}.tmp"
         with open(draft, "w") as file:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Support
+from nlattn._types import JsonObject, Support
 from nlattn.engines.sparse import Edges, WeightFunction, key_sums
 from nlattn.files import npy
 from nlattn.maps.on_disk import open_map
@@ -86,7 +86,7 @@ class GradientsJob(NamedTuple):
                        x.m * (x.d + x.e) * size, 2 * nnz), own),
         ]  # fmt: skip
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> JsonObject:
         """What a folder must agree on to be continued."""
         files = {"dout": self.dout}
         files |= {name: f"{self.map}/{name}.npy" for name in ("indptr", "indices")}

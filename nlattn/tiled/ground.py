@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Ints
+from nlattn._types import Ints, JsonObject
 from nlattn.engines.certified import Descent, Ground
 from nlattn.engines.nearest import ALL, SHARE
 from nlattn.kernels.boxes import Tree
@@ -36,10 +36,10 @@ def all_names() -> tuple[str, ...]:
     return (*(name for part in range(PARTS) for name in names(part)), *WHOLE)
 
 
-def save(folder: Folder, ground: Ground) -> dict[str, Any]:
+def save(folder: Folder, ground: Ground) -> JsonObject:
     """Make the files; returns what they hold."""
     n = len(ground.slice.q)
-    made: dict[str, Any] = {
+    made: JsonObject = {
         "dense": ground.dense,
         "dense_rounding": ground.dense_rounding,
         "dense_wide": np.array([ground.dense_wide]),

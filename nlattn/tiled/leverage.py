@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
+from nlattn._types import JsonObject
 from nlattn.engines import leverage as engine
 from nlattn.files import npy
 from nlattn.tiled import sources
@@ -85,7 +86,7 @@ class LeverageJob(NamedTuple):
                   ("scale", "order", "inverse")),
         ]  # fmt: skip
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> JsonObject:
         """What a folder must agree on to be continued."""
         image = sources.digest(sources.Source("npy", self.path, (1, 1, 1)))
         job = {"version": identity(), "job": "leverage", "k": image, "tile": self.tile}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats
+from nlattn._types import Floats, JsonObject
 from nlattn.engines import whitened
 from nlattn.engines.sensitivity import default_eta, exponent
 from nlattn.kernels import whiten as kernels
@@ -117,7 +117,7 @@ class LewisJob(NamedTuple):
         drops = ("white", "tops", *held)
         return Stage("weights", held, ("weights", "residual"), begin, cost, drops)
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> JsonObject:
         """What a folder must agree on to be continued."""
         image = sources.digest(sources.Source("npy", self.path, (1, 1, 1)))
         told = self._asdict()

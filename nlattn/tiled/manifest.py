@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from nlattn import _check
+from nlattn._types import JsonObject, Options
 from nlattn.files.untrusted import open_regular, parse_json
 from nlattn.tiled.folder import Folder, Written
 from nlattn.tiled.task import Record
@@ -22,7 +22,7 @@ _SYNC = 0.5
 class Manifest:
     """Records of one run; holds the folder until it is closed."""
 
-    def __init__(self, folder: Folder, header: Mapping[str, Any], *, resume: bool):
+    def __init__(self, folder: Folder, header: Options, *, resume: bool):
         self.folder, self.path = folder, folder.path / NAME
         self.records: dict[str, Record] = {}
         self.dropped: set[str] = set()
@@ -88,7 +88,7 @@ class Manifest:
         os.replace(draft, self.path)
         os.fsync(self._lock)
 
-    def _append(self, line: Mapping[str, Any], *, sync: bool = True) -> None:
+    def _append(self, line: Options, *, sync: bool = True) -> None:
         with open(self.path, "a") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
@@ -133,7 +133,7 @@ class Manifest:
             self.rewrite()
 
 
-def _line(record: Record) -> dict[str, Any]:
+def _line(record: Record) -> JsonObject:
     return {
         "task": record.task,
         "parts": [list(part) for part in record.parts],
@@ -142,15 +142,15 @@ def _line(record: Record) -> dict[str, Any]:
     }
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def _differences(before: Options, now: Options) -> str:
     """What was asked for otherwise, in words."""
     was, asked = _flat(before), _flat(json.loads(json.dumps(now)))
     names = [name for name in {**was, **asked} if was.get(name) != asked.get(name)]
     return ", ".join(f"{n}={was.get(n)!r} and not {asked.get(n)!r}" for n in names[:4])
 
 
-def _flat(x: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(x: Options, above: str = "") -> JsonObject:
+    flat: JsonObject = {}
     for name, value in x.items():
         own = f"{above}{name}"
         flat |= _flat(value, f"{own}.") if isinstance(value, dict) else {own: value}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats
+from nlattn._types import Floats, JsonObject
 from nlattn.engines.nl_means import Beyond, PictureMeans, denoise
 from nlattn.engines.similar import matching, wanted
 from nlattn.ops._picture import Picture
@@ -76,7 +76,7 @@ class Denoising(NamedTuple):
         means = Stage("denoise", drops, ("out",), begin, cost, drops)
         return [*before, means, *pyramid.stages("out", self.source.shape)]
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> JsonObject:
         """What a folder must agree on to be continued."""
         return {
             "version": identity(),

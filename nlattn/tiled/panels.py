@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats, Ints
+from nlattn._types import Floats, Ints, JsonObject
 from nlattn.engines import certified as engine
 from nlattn.engines import exhaustive
 from nlattn.engines.exhaustive import Slice
@@ -103,7 +103,7 @@ def _values(folder: Folder, x: Points, _: CertifiedOptions) -> Any:
     v = x.values(folder).reshape(x.m, x.e)
     middle = engine.middle_of(v)
     centred = v.astype(np.float64) - middle
-    made: dict[str, Any] = {"middle": middle}
+    made: JsonObject = {"middle": middle}
     for p in range(ground.PARTS):
         part = ground.part(folder, p)
         summed = engine.node_values(part.tree, centred) if part else (np.zeros(0), np.zeros(0))

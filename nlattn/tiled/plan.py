@@ -5,11 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._types import JsonObject
 from nlattn.runtime.threads import max_threads, set_threads, threads
 from nlattn.tiled import sources
 from nlattn.tiled.run import Executor, run
@@ -33,7 +34,7 @@ class Job(Protocol):
         """What is done, in order."""
         ...
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> JsonObject:
         """What a folder must agree on to be continued."""
         ...
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from nlattn import _check
+from nlattn._types import Options
 from nlattn.tiled.executors import ThisProcess
 from nlattn.tiled.folder import Folder
 from nlattn.tiled.manifest import Manifest
@@ -40,12 +41,12 @@ class Executor(Protocol):
 def run(
     path: str | os.PathLike[str],
     stages: Sequence[Stage],
-    header: Mapping[str, Any],
+    header: Options,
     *,
     executor: Executor | None = None,
     resume: bool = False,
     progress: Told = None,
-    note: Callable[[Sequence[Record]], Mapping[str, Any]] | None = None,
+    note: Callable[[Sequence[Record]], Options] | None = None,
 ) -> list[Record]:
     """Do all that is not done; returns the records of all tasks.
 

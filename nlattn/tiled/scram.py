@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
+from nlattn._types import JsonObject
 from nlattn.engines.matches import KINDS
 from nlattn.engines.patchmatch import CANDIDATES, JUMPS, PROPAGATE, SearchOptions
 from nlattn.tiled import features, pyramid, search, sources, sparse, trees
@@ -40,7 +41,7 @@ class ScramJob(NamedTuple):
             *(pyramid.stages("out", self.source.shape) if self.values else ()),
         ]
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> JsonObject:
         """What a folder must agree on to be continued."""
         return {
             "version": identity(),
@@ -52,7 +53,7 @@ class ScramJob(NamedTuple):
             "values": self.values,
         }
 
-    def note(self, records: Sequence[Record]) -> dict[str, Any]:
+    def note(self, records: Sequence[Record]) -> JsonObject:
         """What a map is, beside its arrays."""
         return note(self.features.points, records)
 
@@ -75,7 +76,7 @@ def attention(
     return [*find.stages(x, options), *sparse.stages(x, selection, options.topk, values)]
 
 
-def note(x: Points, records: Sequence[Record]) -> dict[str, Any]:
+def note(x: Points, records: Sequence[Record]) -> JsonObject:
     """What a map is, beside its arrays."""
     counted = "begin", "search", "leaves", "weigh"
     scores = sum(r.scores for r in records if r.task.startswith(counted))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats, Ints
+from nlattn._types import Floats, Ints, JsonObject
 from nlattn.engines import patchmatch as engine
 from nlattn.engines import random_search
 from nlattn.engines.patchmatch import Masks, SearchOptions
@@ -156,7 +156,7 @@ def _empty(plan: Plan, topk: int, dtype: Any) -> tuple[Ints, Floats, Ints]:
 
 def result(
     state: tuple[Ints, Floats, Ints], side: int, band: Band, names: tuple[str, str]
-) -> tuple[dict[str, Any], int]:
+) -> tuple[JsonObject, int]:
     """The rows of a band of one side, and how many candidates were tested."""
     width = state[0].shape[2] // (band.below - band.above)
     blocks = {

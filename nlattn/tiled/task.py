@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from nlattn._types import Options
 from nlattn.tiled.folder import Array, Folder, Written
 
-Blocks = Mapping[str, Any]
+Blocks = Options
 """Rows of some arrays, by name."""
 
 

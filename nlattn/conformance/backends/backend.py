@@ -6,11 +6,12 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+from nlattn._types import Function, JsonObject, Options, Result
 from nlattn.conformance.case import Array
 from nlattn.conformance.table import FUNCTIONS, owner
 
@@ -32,10 +33,10 @@ class Backend(Protocol):
 
     name: str
 
-    def capabilities(self) -> Mapping[str, Any]:
+    def capabilities(self) -> Options:
         """What it can do."""
 
-    def run(self, op: str, arrays: dict[str, Array], options: dict[str, Any]) -> Any:
+    def run(self, op: str, arrays: dict[str, Array], options: JsonObject) -> Result:
         """Compute one call: an array, a tuple in the order of `Case.outputs`, or a dict."""
 
 
@@ -76,7 +77,7 @@ def load(spec: str, op: str | None = None) -> Any:
     return thing
 
 
-def wrap(function: Callable[..., Any], op: str | None) -> Any:
+def wrap(function: Function, op: str | None) -> Any:
     """A backend of one function."""
     if op is None:
         raise ValueError(f"{function.__name__} is a function: --op says which operator it computes")
@@ -86,23 +87,23 @@ def wrap(function: Callable[..., Any], op: str | None) -> Any:
 class FunctionBackend:
     """One operator, computed by a function of its arrays and keyword options."""
 
-    def __init__(self, function: Callable[..., Any], op: str):
+    def __init__(self, function: Function, op: str):
         self.name = getattr(function, "__name__", type(function).__name__)
         self.function, self.op = function, op
 
-    def capabilities(self) -> dict[str, Any]:
+    def capabilities(self) -> Options:
         """The one operator, and what `capable` says of the function."""
         own = {"operators": [self.op], "gradients": self.op != owner(self.op)}
         return {**own, **getattr(self.function, "capabilities", {})}
 
-    def run(self, op: str, arrays: dict[str, Array], options: dict[str, Any]) -> Any:
+    def run(self, op: str, arrays: dict[str, Array], options: JsonObject) -> Result:
         """Call the function."""
         if op != self.op:
             raise Unsupported(f"computes {self.op} only")
         return call(self.function, op, arrays, options)
 
 
-def told(backend: Any) -> dict[str, Any]:
+def told(backend: object) -> JsonObject:
     """A backend's own words, and the operators that it has methods for."""
     words = getattr(backend, "capabilities", None)
     words = dict(words() if callable(words) else words or {})
@@ -112,7 +113,7 @@ def told(backend: Any) -> dict[str, Any]:
     return {name: x for name, x in words.items() if x is not None}
 
 
-def run(backend: Any, op: str, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> Any:
+def run(backend: Any, op: str, arrays: Mapping[str, Array], options: Options) -> Any:
     """Ask a backend for one call, by `run` or by the method of the operator's name."""
     if callable(getattr(backend, "run", None)):
         return backend.run(op, dict(arrays), dict(options))
@@ -122,9 +123,7 @@ def run(backend: Any, op: str, arrays: Mapping[str, Array], options: Mapping[str
     return call(method, op, arrays, options)
 
 
-def call(
-    function: Callable[..., Any], op: str, arrays: Mapping[str, Array], options: Mapping[str, Any]
-) -> Any:
+def call(function: Function, op: str, arrays: Mapping[str, Array], options: Options) -> Any:
     """``function(q, k, v, **rest)``; Unsupported names what it does not take."""
     spec = FUNCTIONS[op.removesuffix("_stages")]
     first = [*spec.arrays]

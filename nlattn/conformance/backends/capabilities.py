@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from nlattn._types import Function, JsonObject, Options
 from nlattn.conformance.case import DTYPES, Case
 from nlattn.conformance.cases.arrays import layout_of
 from nlattn.conformance.cases.shapes import Shapes
@@ -16,7 +17,7 @@ from nlattn.conformance.eight_bit import QUANTISED, SCALES
 from nlattn.conformance.table import FUNCTIONS, OpSpec, find, owner
 from nlattn.conformance.truth.arithmetic import ACCUMULATE, PRODUCTS, RESULTS, WEIGHTS, Arithmetic
 
-_F = TypeVar("_F", bound=Callable[..., Any])
+_F = TypeVar("_F", bound=Function)
 _BUGS = ("AttributeError", "NameError", "KeyError", "IndexError", "ZeroDivisionError",
          "UnboundLocalError", "RecursionError", "MemoryError", "SystemExit",
          "WrongResult")  # fmt: skip
@@ -70,11 +71,11 @@ class Capabilities:
     """Format in which a softmax's weights meet values of eight bits."""
     results: str = "bfloat16"
     """Dtype of results of inputs of eight bits."""
-    told: Mapping[str, Any] = field(default_factory=dict)
+    told: Options = field(default_factory=dict)
     """The backend's own words."""
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> Capabilities:
+    def of(cls, told: Options) -> Capabilities:
         """From a backend's words; ValueError names one that says nothing."""
         wrong = {*told} - _WORDS
         if wrong:
@@ -82,7 +83,7 @@ class Capabilities:
                 f"capabilities name {sorted(wrong)[0]!r}, expected some of "
                 f"{', '.join(sorted(_WORDS))}"
             )
-        found: dict[str, Any] = {**told, "told": dict(told)}
+        found: JsonObject = {**told, "told": dict(told)}
         for name in ("operators", "dtypes", "refusals"):
             if isinstance(told.get(name), str):
                 found[name] = (told[name],)
@@ -139,7 +140,7 @@ def dimensions(spec: OpSpec) -> tuple[str, ...]:
     return tuple(dict.fromkeys(letters))
 
 
-def unsupported(able: Capabilities | Mapping[str, Any], case: Case) -> str:
+def unsupported(able: Capabilities | Options, case: Case) -> str:
     """Why a backend of these capabilities is not asked for a case; empty if it is."""
     able = able if isinstance(able, Capabilities) else Capabilities.of(able)
     operators = able.operators
@@ -179,7 +180,7 @@ def _known(what: str, words: Any, known: tuple[str, ...]) -> Any:
     return words
 
 
-def _by_operator(shapes: Any, operators: frozenset[str] | None) -> dict[str, Any]:
+def _by_operator(shapes: Any, operators: frozenset[str] | None) -> JsonObject:
     """Sizes of each operator; those of a backend with one operator need not say whose they are."""
     own = {owner(op) for op in operators or ()}
     if isinstance(shapes, Mapping) and not {*shapes} & {*FUNCTIONS} and len(own) == 1:

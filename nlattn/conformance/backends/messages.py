@@ -6,11 +6,11 @@ import io
 import json
 import struct
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.case import Array, dtype_of
+from nlattn._types import Array, JsonObject
+from nlattn.conformance.case import dtype_of
 from nlattn.files import npy
 from nlattn.files.untrusted import parse_json
 
@@ -19,7 +19,7 @@ _BLOB = 1 << 32  # bytes of an array
 _CHUNK = 1 << 20
 
 
-def pack(head: dict[str, Any], arrays: dict[str, Array]) -> bytes:
+def pack(head: JsonObject, arrays: dict[str, Array]) -> bytes:
     """A message: length and text of the head, then length and bytes of each array."""
     dtypes = {name: x.dtype.name for name, x in arrays.items()}
     text = json.dumps({**head, "arrays": dtypes}, default=list).encode()
@@ -27,7 +27,7 @@ def pack(head: dict[str, Any], arrays: dict[str, Array]) -> bytes:
     return b"".join(struct.pack(">Q", len(part)) + part for part in (text, *blobs))
 
 
-def unpack(read: Callable[[int], bytes]) -> tuple[dict[str, Any], dict[str, Array]]:
+def unpack(read: Callable[[int], bytes]) -> tuple[JsonObject, dict[str, Array]]:
     """Head and arrays of the message that ``read(count)`` gives the bytes of.
 
     EOFError when there is none, ValueError when it is damaged.

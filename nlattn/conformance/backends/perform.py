@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nlattn._types import Array
+from nlattn.conformance.backends.adapters import Tensor
 from nlattn.conformance.backends.backend import Unsupported, run
-from nlattn.conformance.case import Array, Case, named
+from nlattn.conformance.case import Case, named
 from nlattn.conformance.cases.arrays import lay, layout_of
 from nlattn.conformance.truth.bounds import floating
 from nlattn.conformance.whole import made, reduced
@@ -34,7 +36,7 @@ class Reply(NamedTuple):
     """What computed it, where a backend chooses and says so by its attribute of that name."""
 
 
-def perform(backend: Any, case: Case, layouts: Mapping[str, str] | None = None) -> Reply:
+def perform(backend: object, case: Case, layouts: Mapping[str, str] | None = None) -> Reply:
     """Ask a backend for a case; arrays lie in memory as in the case, or as `layouts` says."""
     if case.whole:
         return _perform_whole(backend, case)
@@ -57,7 +59,7 @@ def perform(backend: Any, case: Case, layouts: Mapping[str, str] | None = None) 
     return reply._replace(outputs=copies, flaws=tuple(flaws))
 
 
-def _asked(backend: Any, case: Case, arrays: Mapping[str, Array]) -> Reply:
+def _asked(backend: object, case: Case, arrays: Mapping[str, Array]) -> Reply:
     """What a backend answers, by name."""
     try:
         with np.errstate(all="ignore"):  # flags are no result: BLAS sets some for unused lanes
@@ -75,7 +77,7 @@ def _asked(backend: Any, case: Case, arrays: Mapping[str, Array]) -> Reply:
         return Reply({}, raised=f"{WRONG}: {words(error)}")
 
 
-def _perform_whole(backend: Any, case: Case) -> Reply:
+def _perform_whole(backend: object, case: Case) -> Reply:
     """Ask for a large call, whose arrays are made here, and answer with the case's part of it."""
     reply = _asked(backend, case, made(case))
     outputs, flaws = reduced(case, reply.outputs)
@@ -91,7 +93,7 @@ def words(error: BaseException) -> str:
     return text.encode("utf-8", "backslashreplace").decode()[:2000]
 
 
-def numbers(name: str, x: Any) -> Array:
+def numbers(name: str, x: Tensor) -> Array:
     """A result as an array; ValueError unless it is one of numbers."""
     y = np.asarray(x)
     if y.dtype.kind not in "biuf" and y.dtype.name != "bfloat16":

@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import IO, Any, ClassVar
 import numpy as np
 
 import nlattn
+from nlattn._types import Options
 from nlattn.conformance.backends.capabilities import Capabilities
 from nlattn.conformance.backends.messages import pack, unpack
 from nlattn.conformance.backends.perform import Reply
@@ -63,7 +64,7 @@ class Process:
 
     def __init__(
         self, spec: str, op: str | None = None, *, timeout: float = 120.0, memory: float = 8e9,
-        words: Mapping[str, Any] | None = None,
+        words: Options | None = None,
     ):  # fmt: skip
         self._command = [sys.executable, "-m", "nlattn.conformance.backends.worker", spec]
         self._command += [op] if op else []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.case import Array
+from nlattn._types import Array
 from nlattn.conformance.cases.decoder import EXTRAS as _OF_DECODERS
+from nlattn.conformance.cases.decoder import Extra
 from nlattn.conformance.cases.hard import KINDS, harden
 from nlattn.conformance.cases.parts import PART_VALUES, page_table, shares
 from nlattn.conformance.table import OpSpec
@@ -31,7 +33,7 @@ def core(spec: OpSpec, recipe: Recipe) -> dict[str, tuple[int, ...]]:
     return {name: (*recipe.lead, *shape) for name, shape in shapes.items()}
 
 
-def values(rng: Any, spec: OpSpec, recipe: Recipe) -> dict[str, Array]:
+def values(rng: np.random.Generator, spec: OpSpec, recipe: Recipe) -> dict[str, Array]:
     """Float64 arrays of the table's shapes, of the recipe's kind."""
     arrays = {n: rng.standard_normal(shape) for n, shape in core(spec, recipe).items()}
     how = _VALUES.get(recipe.values, _VALUES["normal"])
@@ -77,7 +79,7 @@ def _stretch(spec: OpSpec, recipe: Recipe, arrays: dict[str, Array]) -> None:
     arrays["q"] *= TOP / max(most, 1e-300)
 
 
-def _low_rank(rng: Any, _: str, x: Array) -> Array:
+def _low_rank(rng: np.random.Generator, _: str, x: Array) -> Array:
     """The last column is 0, the one before it a copy of the first; a row is 0."""
     x = x.copy()
     x[..., -1] = 0
@@ -86,18 +88,18 @@ def _low_rank(rng: Any, _: str, x: Array) -> Array:
     return x
 
 
-def _tight(_: Any, __: str, x: Array) -> Array:
+def _tight(_: object, __: str, x: Array) -> Array:
     """Unit vectors, the first of them once, the others several times."""
     m, d = x.shape[-2:]
     return np.broadcast_to(np.eye(d)[np.minimum(np.arange(m), d - 1)], x.shape).copy()
 
 
-def _equal(_: Any, name: str, x: Array) -> Array:
+def _equal(_: object, name: str, x: Array) -> Array:
     """All keys are one key, all queries one query."""
     return x if name == "v" or not x.size else np.broadcast_to(x[..., :1, :], x.shape).copy()
 
 
-def _some_nan(_: Any, name: str, x: Array) -> Array:
+def _some_nan(_: object, name: str, x: Array) -> Array:
     """A query and a channel of a value hold NaN."""
     x, row = x.copy(), {"q": x.shape[-2] // 3, "v": x.shape[-2] // 2}
     if name in row:
@@ -105,7 +107,7 @@ def _some_nan(_: Any, name: str, x: Array) -> Array:
     return x
 
 
-_VALUES: dict[str, Any] = {
+_VALUES: dict[str, Callable[[np.random.Generator, str, Array], Array]] = {
     "normal": lambda _, __, x: x,
     "large": lambda _, __, x: x,
     "zeros": lambda rng, name, x: x if name == "v" else _mostly_zero(rng, x),
@@ -123,12 +125,14 @@ _VALUES: dict[str, Any] = {
 }
 
 
-def _mostly_zero(rng: Any, x: Array) -> Array:
+def _mostly_zero(rng: np.random.Generator, x: Array) -> Array:
     """Some rows are 0."""
     return np.where(rng.random(x.shape[:-1])[..., None] < 0.5, 0.0, x)
 
 
-def extras(rng: Any, spec: OpSpec, recipe: Recipe, arrays: dict[str, Array]) -> dict[str, Array]:
+def extras(
+    rng: np.random.Generator, spec: OpSpec, recipe: Recipe, arrays: dict[str, Array]
+) -> dict[str, Array]:
     """Masks, biases, supports, matches and chosen keys of a recipe."""
     found: dict[str, Array] = {}
     for wanted in recipe.extra:
@@ -146,11 +150,13 @@ def _pairs(spec: OpSpec, arrays: dict[str, Array]) -> tuple[tuple[int, ...], int
         return tuple(lead), H * W, H * W
     dims = len(spec.arrays["q"].split()) - 1
     q, k = arrays["q"], arrays["k"]
-    lead = q.shape[: q.ndim - dims - 1]
-    return lead, int(np.prod(q.shape[len(lead) : -1])), int(np.prod(k.shape[-dims - 1 : -1]))
+    before = q.shape[: q.ndim - dims - 1]
+    return before, int(np.prod(q.shape[len(before) : -1])), int(np.prod(k.shape[-dims - 1 : -1]))
 
 
-def _mask(rng: Any, spec: OpSpec, recipe: Recipe, arrays: dict[str, Array], detail: str) -> Any:
+def _mask(
+    rng: np.random.Generator, spec: OpSpec, recipe: Recipe, arrays: dict[str, Array], detail: str
+) -> dict[str, Array]:
     """Half of all pairs, a query has none; shared by heads, or by queries, or some keys hidden.
 
     Of blocks, half of these.
@@ -168,14 +174,18 @@ def _mask(rng: Any, spec: OpSpec, recipe: Recipe, arrays: dict[str, Array], deta
     return {"mask": mask}
 
 
-def _key_mask(rng: Any, _: OpSpec, __: Recipe, arrays: dict[str, Array], detail: str) -> Any:
+def _key_mask(
+    rng: np.random.Generator, _: OpSpec, __: Recipe, arrays: dict[str, Array], detail: str
+) -> dict[str, Array]:
     shape = arrays["k"].shape[-2:-1] if detail == "shared" else arrays["k"].shape[:-1]
     mask = rng.random(shape) < 0.6
     mask[..., 0] = True
     return {"mask": mask & (detail != "none")}
 
 
-def _bias(rng: Any, spec: OpSpec, _: Recipe, arrays: dict[str, Array], detail: str) -> Any:
+def _bias(
+    rng: np.random.Generator, spec: OpSpec, _: Recipe, arrays: dict[str, Array], detail: str
+) -> Any:
     """For every pair; shared by heads, or by heads and queries; or forbidding a third."""
     lead, n, m = _pairs(spec, arrays)
     lead, n = {"shared": ((), n), "keys": ((), 1)}.get(detail, (lead, n))
@@ -185,11 +195,15 @@ def _bias(rng: Any, spec: OpSpec, _: Recipe, arrays: dict[str, Array], detail: s
     return {"bias": bias}
 
 
-def _weight(rng: Any, _: OpSpec, __: Recipe, arrays: dict[str, Array], ___: str) -> Any:
+def _weight(
+    rng: np.random.Generator, _: OpSpec, __: Recipe, arrays: dict[str, Array], ___: str
+) -> dict[str, Array]:
     return {"weight": rng.standard_normal(2 * arrays["q"].shape[-1])}
 
 
-def _support(rng: Any, spec: OpSpec, _: Recipe, arrays: dict[str, Array], detail: str) -> Any:
+def _support(
+    rng: np.random.Generator, spec: OpSpec, _: Recipe, arrays: dict[str, Array], detail: str
+) -> dict[str, Array]:
     """About a third of all keys; with gaps, some queries have none; of a hub, all have key 0."""
     lead, n, m = _pairs(spec, arrays)
     lead = () if detail == "shared" else lead
@@ -208,7 +222,9 @@ def _support(rng: Any, spec: OpSpec, _: Recipe, arrays: dict[str, Array], detail
     }
 
 
-def _field(rng: Any, spec: OpSpec, _: Recipe, arrays: dict[str, Array], detail: str) -> Any:
+def _field(
+    rng: np.random.Generator, spec: OpSpec, _: Recipe, arrays: dict[str, Array], detail: str
+) -> dict[str, Array]:
     """Up to three different keys of every query, in any order."""
     q, (__, ___, m) = arrays["q"], _pairs(spec, arrays)
     index = np.argsort(rng.random((*q.shape[:-1], m)), -1)[..., :3].astype(np.int32)
@@ -218,13 +234,17 @@ def _field(rng: Any, spec: OpSpec, _: Recipe, arrays: dict[str, Array], detail: 
     return {"field.index": index}
 
 
-def _index(rng: Any, _: OpSpec, __: Recipe, arrays: dict[str, Array], detail: str) -> Any:
+def _index(
+    rng: np.random.Generator, _: OpSpec, __: Recipe, arrays: dict[str, Array], detail: str
+) -> dict[str, Array]:
     k = arrays["k"][(0,) * (arrays["k"].ndim - 2)] if detail == "shared" else arrays["k"]
     order = np.argsort(rng.random(k.shape[:-1]), -1)[..., : max(1, k.shape[-2] // 2)]
     return {"index": np.sort(order, -1).astype(np.int64)}
 
 
-def _simplices(_: Any, __: OpSpec, recipe: Recipe, arrays: dict[str, Array], detail: str) -> Any:
+def _simplices(
+    _: object, __: OpSpec, recipe: Recipe, arrays: dict[str, Array], detail: str
+) -> dict[str, Array]:
     """The lattice simplices of queries and keys, unless the backend finds its own."""
     from nlattn.oracle.permutohedral import simplices
 
@@ -238,7 +258,7 @@ def _simplices(_: Any, __: OpSpec, recipe: Recipe, arrays: dict[str, Array], det
     return found
 
 
-_EXTRAS: dict[str, Any] = {
+_EXTRAS: dict[str, Extra] = {
     "mask": _mask, "key mask": _key_mask, "bias": _bias, "weight": _weight,
     "support": _support, "field": _field, "index": _index,
     "simplices": _simplices, "table": page_table,

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nlattn._types import Support
+from nlattn._types import JsonObject, Support
 from nlattn.conformance.table import OpSpec
 
 SIZES = {"n": 5, "m": 7, "d": 3, "e": 4, "r": 6, "Hq": 3, "Wq": 4, "Hk": 4, "Wk": 3}
@@ -21,7 +21,7 @@ def call(
     lead: tuple[int, ...] = (),
     dtype: Any = np.float64,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Arguments by name for ``spec.function(kind)``: normal random arrays, and what they need."""
     rng = np.random.default_rng(seed)
     size = {**SIZES, **(sizes or {})}
@@ -34,7 +34,7 @@ def call(
         names.pop("v", None)
     if kind == "vjp":
         names["dout"] = spec.out
-    arguments: dict[str, Any] = {
+    arguments: JsonObject = {
         name: rng.standard_normal((*lead, *(size[dim] for dim in dims.split()))).astype(dtype)
         for name, dims in names.items()
     }

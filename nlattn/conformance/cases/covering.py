@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import Any
 
+from nlattn._types import JsonObject
 from nlattn.conformance.table.recipe import ALL, Recipe
 
 Levels = Sequence[Recipe]
@@ -49,7 +49,7 @@ def pairs(factors: Sequence[Levels]) -> list[Recipe]:
 def together(chosen: Sequence[Recipe]) -> Recipe:
     """One recipe of several; where two choose the same thing the first has its way."""
     some = [recipe for recipe in chosen if recipe is not _NONE]
-    sizes, options, extra = dict[str, int](), dict[str, Any](), dict[str, str]()
+    sizes, options, extra = dict[str, int](), JsonObject(), dict[str, str]()
     for recipe in reversed(some):
         sizes |= recipe.sizes
         options |= recipe.options

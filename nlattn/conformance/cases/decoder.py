@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 
-from nlattn.conformance.case import Array
+from nlattn._types import Array
+from nlattn.conformance.table import OpSpec
+from nlattn.conformance.table.recipe import Recipe
 
 Arrays = dict[str, Array]
+Extra: TypeAlias = Callable[[np.random.Generator, OpSpec, Recipe, Arrays, str], Arrays]
+"""Arrays beside those of the table, from these, and from the detail behind a colon."""
 
 
 def _of_batch(arrays: Arrays, *numbers: int) -> Array:
@@ -18,37 +23,41 @@ def _of_batch(arrays: Arrays, *numbers: int) -> Array:
     return np.resize(np.array(numbers, np.int64), shape)
 
 
-def _key_lengths(_: Any, __: Any, ___: Any, arrays: Arrays, ____: str) -> Arrays:
+def _key_lengths(_: object, __: object, ___: object, arrays: Arrays, ____: str) -> Arrays:
     """Some of the keys, none, all, few."""
     m = arrays["k"].shape[-2]
     return {"key_lengths": _of_batch(arrays, m - m // 3, 0, m, m // 4)}
 
 
-def _query_lengths(_: Any, __: Any, ___: Any, arrays: Arrays, ____: str) -> Arrays:
+def _query_lengths(_: object, __: object, ___: object, arrays: Arrays, ____: str) -> Arrays:
     n = arrays["q"].shape[-2]
     return {"query_lengths": _of_batch(arrays, n - n // 3, n, 0, n // 2)}
 
 
-def _causal_offset(_: Any, __: Any, ___: Any, arrays: Arrays, ____: str) -> Arrays:
+def _causal_offset(_: object, __: object, ___: object, arrays: Arrays, ____: str) -> Arrays:
     return {"causal_offset": _of_batch(arrays, 4, -2, 0)}
 
 
-def _sinks(rng: Any, _: Any, __: Any, arrays: Arrays, ___: str) -> Arrays:
+def _sinks(rng: np.random.Generator, _: object, __: object, arrays: Arrays, ___: str) -> Arrays:
     return {"sinks": rng.standard_normal(arrays["q"].shape[-3:-2])}
 
 
-def _alibi(_: Any, __: Any, ___: Any, arrays: Arrays, ____: str) -> Arrays:
+def _alibi(_: object, __: object, ___: object, arrays: Arrays, ____: str) -> Arrays:
     """Powers of two."""
     heads = arrays["q"].shape[-3:-2]
     return {"alibi": 2.0 ** -(1 + np.arange(int(np.prod(heads)))).reshape(heads)}
 
 
-def _dropout_mask(rng: Any, _: Any, __: Any, arrays: Arrays, ___: str) -> Arrays:
+def _dropout_mask(
+    rng: np.random.Generator, _: object, __: object, arrays: Arrays, ___: str
+) -> Arrays:
     shape = (*arrays["q"].shape[:-1], arrays["k"].shape[-2])
     return {"dropout_mask": rng.random(shape) < 0.8}
 
 
-def _edge_bias(rng: Any, _: Any, __: Any, arrays: Arrays, detail: str) -> Arrays:
+def _edge_bias(
+    rng: np.random.Generator, _: object, __: object, arrays: Arrays, detail: str
+) -> Arrays:
     """Of each edge of a support; or the logarithm of how often a key counts, most often once."""
     size = arrays["support.indices"].shape
     if detail == "counts":
@@ -56,7 +65,7 @@ def _edge_bias(rng: Any, _: Any, __: Any, arrays: Arrays, detail: str) -> Arrays
     return {"bias": rng.standard_normal(size)}
 
 
-def _packed(_: Any, __: Any, ___: Any, arrays: Arrays, ____: str) -> Arrays:
+def _packed(_: object, __: object, ___: object, arrays: Arrays, ____: str) -> Arrays:
     """Four sequences, one of them empty, one without keys, and a bit of padding."""
     n, m = arrays["q"].shape[-2], arrays["k"].shape[-2]
     starts = [0, n // 3, n // 3, n // 3 + n // 4, n - n // 8]
@@ -64,7 +73,7 @@ def _packed(_: Any, __: Any, ___: Any, arrays: Arrays, ____: str) -> Arrays:
     return {"cu_seqlens_q": np.array(starts), "cu_seqlens_k": np.array(ends)}
 
 
-EXTRAS: dict[str, Any] = {
+EXTRAS: dict[str, Extra] = {
     "key_lengths": _key_lengths, "query_lengths": _query_lengths, "causal_offset": _causal_offset,
     "sinks": _sinks, "alibi": _alibi, "dropout_mask": _dropout_mask,
     "edge_bias": _edge_bias,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.case import Array
+from nlattn._types import Array
 
 Arrays = dict[str, Array]
 

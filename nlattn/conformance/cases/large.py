@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any
 
 import numpy as np
 
@@ -63,7 +62,7 @@ def enlarged(spec: OpSpec, way: str, kind: Kind, dtype: str, shapes: Shapes | No
     if shapes is not None:
         total = shapes.fit(total)
     counts = {"n": len(arrays["q"]), "m": len(arrays["k"])}
-    whole: dict[str, Any] = {}
+    whole: dict[str, object] = {}
     for name in long:
         at = _places(counts[name], size, total[name], together=way == "band")
         whole[name] = {"size": total[name], "at": at}

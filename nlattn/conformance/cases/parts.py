@@ -11,7 +11,7 @@ from nlattn.conformance.case import Array
 _LOGARITHMS = ("lses", "lse", "lse_set", "scores")
 
 
-def _hidden(rng: Any, name: str, x: Array) -> Array:
+def _hidden(rng: np.random.Generator, name: str, x: Array) -> Array:
     """A third is -inf: sets without keys, hidden keys; and all that one query has."""
     if name not in _LOGARITHMS:
         return x
@@ -35,14 +35,16 @@ def _far(_: Any, name: str, x: Array) -> Array:
 PART_VALUES = {"hidden": _hidden, "empty NaN": _hidden, "spread": _spread, "far": _far}
 
 
-def shares(rng: Any, x: Array, scores: Array) -> Array:
+def shares(rng: np.random.Generator, x: Array, scores: Array) -> Array:
     """Shares of 1 in every row, some of them 0, and all of those whose score is -inf."""
     x = np.where(np.isneginf(scores) | (rng.random(x.shape) < 0.2), 0, abs(x))
     total = x.sum(-1, keepdims=True)
     return np.asarray(x / np.where(total == 0, 1, total))
 
 
-def page_table(rng: Any, _: Any, __: Any, arrays: dict[str, Array], detail: str) -> Any:
+def page_table(
+    rng: np.random.Generator, _: Any, __: Any, arrays: dict[str, Array], detail: str
+) -> Any:
     """Pages of three sequences, of one, or of two times three; some empty, or all the same."""
     count, width = arrays["pages"].shape[0], 4
     lead = {"one": (), "many": (2, 3)}.get(detail, (3,))

@@ -17,6 +17,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nlattn._types import Array
+
 LAYOUTS = ("C", "read-only", "strided", "reversed", "Fortran", "heads-last", "broadcast")
 _LEADING = ("heads", "batch", "group")
 
@@ -116,7 +118,7 @@ class Shapes:
         return (*lead[: len(lead) - len(fitted)], *fitted)
 
 
-def _sizes(name: str, x: Any) -> Sizes:
+def _sizes(name: str, x: Array) -> Sizes:
     known = {"multiple", "least", "most"}
     if isinstance(x, Mapping):
         if not {*x} <= known or not all(_whole(n) for n in x.values()):
@@ -133,5 +135,5 @@ def _sizes(name: str, x: Any) -> Sizes:
     return Sizes(tuple(sorted(among)))
 
 
-def _whole(n: Any) -> bool:
+def _whole(n: object) -> bool:
     return isinstance(n, int) and not isinstance(n, bool) and n >= 0

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nlattn._types import JsonObject
 from nlattn.conformance.case import DTYPES, TIERS, Case, Kind, Tier, dtype_of
 from nlattn.conformance.cases.arrays import extras, lay, layout_of, values
 from nlattn.conformance.cases.recipes import recipes
@@ -134,7 +135,9 @@ def _layout(name: str, recipe: Recipe) -> str:
     return "C" if own else recipe.layout
 
 
-def _cotangent_of_lse(rng: Any, spec: OpSpec, options: dict[str, Any], arrays: Any) -> Any:
+def _cotangent_of_lse(
+    rng: np.random.Generator, spec: OpSpec, options: JsonObject, arrays: Any
+) -> Any:
     """What a gradient is asked for where lse is a result; rows of nothing give it no weight."""
     options.pop("masked_rows", None)
     wanted = {"return_lse": True} if options.pop("return_lse", False) else {}
@@ -146,7 +149,7 @@ def _cotangent_of_lse(rng: Any, spec: OpSpec, options: dict[str, Any], arrays: A
     return {"dlse": np.where(np.isfinite(lse), rng.standard_normal(np.shape(lse)), 0.0)}
 
 
-def _changes(rng: Any, spec: OpSpec, arrays: Any) -> Any:
+def _changes(rng: np.random.Generator, spec: OpSpec, arrays: Any) -> Any:
     """A direction for each array that has a gradient; what is not finite stays."""
     names = Case("", spec.name, "jvp", "float64", arrays).moving
     moved = {f"d{n}": rng.standard_normal(np.shape(arrays[n])) for n in names}

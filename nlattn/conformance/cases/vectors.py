@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nlattn import __version__
-from nlattn.conformance.case import Array, Case
+from nlattn._types import Array, JsonObject, Options
+from nlattn.conformance.case import Case
 from nlattn.conformance.cases import folders
 from nlattn.files.untrusted import open_regular
 
@@ -31,13 +32,13 @@ def write(
     cases: Iterable[Case],
     truth: Any,
     bound: Any,
-    about: Mapping[str, Any] | None = None,
+    about: Options | None = None,
 ) -> int:
     """Write cases and a manifest into a folder; returns their number.
 
     ``truth(case)`` and ``bound(case)`` give arrays by output; `about` goes into the manifest.
     """
-    listed: dict[str, Any] = {}
+    listed: JsonObject = {}
     for case in cases:
         folders.check_name(OP, case.name)
         place = folder / case.name

@@ -18,13 +18,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
+from nlattn._types import Array, JsonObject
 from nlattn.conformance.backends.perform import Reply
 from nlattn.conformance.backends.process import Died
-from nlattn.conformance.case import Array, Case, dtype_of
+from nlattn.conformance.case import Case, dtype_of
 from nlattn.conformance.cases.recipes import given_per_head
 from nlattn.conformance.judge.verdict import Verdict
 from nlattn.conformance.truth.arithmetic import Arithmetic, precision
@@ -93,7 +93,7 @@ def _rules(
         return {"repeatable": _repeatable} if label == "primes" else {}
     if label == "heads":
         return {"heads": partial(_heads, how, bits=sure == "batch")}
-    rules: dict[str, Any] = {"repeatable": _repeatable}
+    rules: JsonObject = {"repeatable": _repeatable}
     if case.spec.cases.bound == "analysis" and case.spec.cases.result == "numbers":
         rules["dtype"] = _dtype
     if "keys" in case.spec.behaviour:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nlattn.conformance.case import Array, Case
+from nlattn._types import Array
+from nlattn.conformance.case import Case
 from nlattn.conformance.judge.measure import call_of, distance, results, rms, slack, variants_made
 from nlattn.conformance.judge.structure import place
 from nlattn.conformance.judge.variants.base import Variant, both, first

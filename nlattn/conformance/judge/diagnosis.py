@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from nlattn._types import JsonObject
 from nlattn.conformance.case import Array, Case, dtype_of
 from nlattn.conformance.eight_bit import dequantised
 from nlattn.conformance.judge import combined, structure, variants
@@ -136,7 +137,7 @@ def _forward(case: Case) -> Iterator[tuple[str, Measure]]:
         yield variant.name, _whole(made, huge)
 
 
-def _whole(made: Mapping[str, Any], huge: float = np.inf) -> Measure:
+def _whole(made: Mapping[str, Array], huge: float = np.inf) -> Measure:
     """The results that a variant gives; what its dtype cannot hold is infinite."""
 
     def joined(results: Mapping[str, Array]) -> Array:
@@ -201,7 +202,7 @@ def _moved(forward: Call, way: Mapping[str, Array]) -> Call:
     return forward.given(**{n[1:]: forward.arrays[n[1:]] + 1j * _STEP * u for n, u in way.items()})
 
 
-def _by_name(case: Case, result: Any) -> dict[str, Any]:
+def _by_name(case: Case, result: Any) -> JsonObject:
     """Results of a variant, which may give the first alone; of None there are none."""
     given = result if isinstance(result, tuple) else (result,)
     return {n: x for n, x in zip(case.results, given, strict=False) if x is not None}

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nlattn.conformance.case import Array, Case, dtype_of
+from nlattn._types import Array
+from nlattn.conformance.case import Case, dtype_of
 from nlattn.conformance.truth.arithmetic import Arithmetic, precision
 from nlattn.conformance.truth.bounds import floating, transcribed
 

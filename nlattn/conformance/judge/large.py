@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
+from nlattn._types import Array
 from nlattn.conformance.case import Case
 from nlattn.conformance.truth.bounds import allowed, exact, ratios
 from nlattn.conformance.whole import dimensions
 
 
-def beyond(case: Case, got: Mapping[str, Any]) -> str:
+def beyond(case: Case, got: Mapping[str, Array]) -> str:
     """From which row on results are wrong that are right before; empty if they are not so."""
     want, bounds, first = exact(case), allowed(case), dimensions(case)
     for name, x in want.items():

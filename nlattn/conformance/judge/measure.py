@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.case import Array, Case, dtype_of
+from nlattn._types import Array
+from nlattn.conformance.case import Case, dtype_of
 from nlattn.conformance.judge import structure, variants
 from nlattn.conformance.judge.variants.base import Call, Variant
 from nlattn.conformance.truth.arithmetic import precision

@@ -6,7 +6,7 @@ from math import comb
 
 import numpy as np
 
-from nlattn.conformance.case import Array
+from nlattn._types import Array
 
 LEAST = 20
 """Queries without which nothing is said of a place."""

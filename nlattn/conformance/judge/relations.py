@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from nlattn.conformance.case import Array
+from nlattn._types import Array
 
 _FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "the square of ours": np.square,

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from nlattn._types import Array, JsonObject
 from nlattn.conformance.backends.perform import Reply
 from nlattn.conformance.backends.process import Died
-from nlattn.conformance.case import Array, Case, dtype_of
+from nlattn.conformance.case import Case, dtype_of
 from nlattn.conformance.cases.arrays import lay
 from nlattn.conformance.judge.places import Places
 from nlattn.conformance.judge.verdict import Verdict
@@ -48,7 +49,7 @@ class SearchJudge:
     """An operator that searches."""
 
     op: str
-    options: dict[str, Any]
+    options: JsonObject
     faults: Callable[[Case, Array], dict[str, float]]
     """Of a result by name, 0 for the best there is."""
     by: str
@@ -96,7 +97,7 @@ def picture(search: SearchJudge, seed: int, dtype: str, kind: str = "") -> Case:
     arrays: dict[str, Array] = {"q": q, "k": k + 0.1 * rng.standard_normal(k.shape)}
     if search.by == "matches":  # of one length, so that many keys are the best of some query
         arrays = {n: z / np.linalg.norm(z, axis=-1, keepdims=True) for n, z in arrays.items()}
-    more: dict[str, Any] = {"seed": seed} if search.random else {}
+    more: JsonObject = {"seed": seed} if search.random else {}
     if "v" in find(search.op).arrays:
         arrays["v"] = rng.standard_normal((h, w, 3))
     if kind == "masked" and search.by == "matches":

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from nlattn.conformance.case import Array
+from nlattn._types import Array
 
 
 class SelectionVerdict(NamedTuple):
@@ -23,7 +23,7 @@ class SelectionVerdict(NamedTuple):
 
 
 def judge_selection(
-    scores: Any, index: Any, *, bound: Any = 0.0, causal: bool = False, causal_offset: int = 0
+    scores: Array, index: Array, *, bound: float = 0.0, causal: bool = False, causal_offset: int = 0
 ) -> SelectionVerdict:
     """Judge a backend's best keys `index` (..., n, t), -1 for none, by `scores` (..., n, m).
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.case import STAGES, Array, Case, dtype_of
+from nlattn._types import Array
+from nlattn.conformance.case import STAGES, Case, dtype_of
 from nlattn.conformance.judge.relations import relation
 from nlattn.conformance.judge.variants.base import Call
 from nlattn.conformance.judge.variants.dense import stages as oracle_stages
@@ -188,7 +189,7 @@ def _computed(case: Case, want: Mapping[str, Array], dtype: Any) -> dict[str, Ar
     return dict(zip(want, results, strict=False))
 
 
-def _error(want: Mapping[str, Array], got: Mapping[str, Any]) -> float:
+def _error(want: Mapping[str, Array], got: Mapping[str, Array]) -> float:
     """Largest relative error in the mean square of a result."""
     with np.errstate(all="ignore"):
         errors = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -75,7 +75,7 @@ class Verdict:
 
 
 def judge(
-    case: Case, got: Mapping[str, Any], factor: float = 1.0, how: Arithmetic | None = None
+    case: Case, got: Mapping[str, Array], factor: float = 1.0, how: Arithmetic | None = None
 ) -> Verdict:
     """Compare named results with the truth; `factor` widens bounds, `how` is the arithmetic.
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from nlattn import __version__
+from nlattn._types import JsonObject
 from nlattn.conformance.judge.verdict import Verdict
 from nlattn.conformance.report.causes import causes, others
 
@@ -135,7 +136,7 @@ def summary(report: Report) -> str:
     return f"{report.backend}, {report.tier}: {said or 'no cases'} in {report.seconds:.1f} s"
 
 
-def as_data(report: Report) -> dict[str, Any]:
+def as_data(report: Report) -> dict[str, object]:
     """The report as JSON values."""
     return {
         "nlattn": __version__,
@@ -157,7 +158,7 @@ def from_data(data: Any) -> Report:
         names = {f.name for f in fields(Verdict)}
         verdicts = []
         for entry in data["verdicts"]:
-            known: dict[str, Any] = {
+            known: JsonObject = {
                 n: math.nan if x is None else x for n, x in entry.items() if n in names
             }
             verdicts.append(Verdict(**{**known, "index": tuple(known.get("index", ()))}))

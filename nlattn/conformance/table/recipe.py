@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
+
+from nlattn._types import Options
 
 Kind = Literal["forward", "vjp", "jvp", "stages"]
 Tier = Literal["smoke", "standard", "exhaustive", "large"]
@@ -29,7 +31,7 @@ class Recipe:
     """One case for each kind and dtype."""
 
     label: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     lead: tuple[int, ...] = ()
     extra: tuple[str, ...] = ()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from nlattn._types import Work
+from nlattn._types import Function, Options, Work
 from nlattn.conformance.table.recipe import Recipe
 
 Status = Literal["paper", "author code", "reconstruction", "ours"]
@@ -44,7 +44,7 @@ class Growth:
     """What reports the work that a call has done; see `scaling/work.py`."""
     follows: str = ""
     """What counted work follows or is at most."""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
     """Options of full-sized pictures, where the row's own are of small ones."""
     scaled: bool = False
     """Whether ``scale`` is a factor on scores that a scene chooses."""
@@ -63,7 +63,7 @@ class Search(NamedTuple):
 
     by: Literal["matches", "all keys", "nearest patch", "chosen keys"]
     """What faults are counted against, `judge/search.py`."""
-    options: Mapping[str, Any]
+    options: Options
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class OpSpec:
     """Arrays given by keyword, without leading axes, and their dimensions."""
     optional: tuple[str, ...] = ()
     """Those of `arrays` that may be left out."""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
     """Options that a small case needs, or that make it a good example."""
     heads: bool = True
     """Whether leading axes are heads; if not, the operator takes one head."""
@@ -176,12 +176,12 @@ class OpSpec:
     softmax: Softmax | None = None
     """If it is softmax attention in other words, in which."""
 
-    def function(self, kind: Literal["", "map", "vjp"] = "") -> Callable[..., Any]:
+    def function(self, kind: Literal["", "map", "vjp"] = "") -> Function:
         """Return the public function, its map or its gradient."""
         module = importlib.import_module(f"nlattn.ops.{self.stem}")
-        return getattr(module, "_".join(filter(None, [self.name, kind])))  # type: ignore[no-any-return]
+        return getattr(module, "_".join(filter(None, [self.name, kind])))
 
-    def oracle(self, kind: Literal["", "vjp", "jvp"] = "") -> Callable[..., Any]:
+    def oracle(self, kind: Literal["", "vjp", "jvp"] = "") -> Function:
         """Return the oracle's function of the same name."""
         module = importlib.import_module(f"nlattn.oracle.{self.stem}")
-        return getattr(module, "_".join(filter(None, [self.name, kind])))  # type: ignore[no-any-return]
+        return getattr(module, "_".join(filter(None, [self.name, kind])))

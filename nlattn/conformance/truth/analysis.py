@@ -15,12 +15,15 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from nlattn.conformance.table import JUDGED
 from nlattn.conformance.truth.arithmetic import Arithmetic
 from nlattn.conformance.truth.rounding import (
     Doubtful,
+    Operand,
     Rounded,
+    Shape,
     carries,
     parts,
     product,
@@ -53,7 +56,7 @@ def standing_in(functions: Any) -> Iterator[None]:
 class _Add:
     """``np.add.at``."""
 
-    def at(self, x: Rounded, index: Any, terms: Rounded) -> None:
+    def at(self, x: Rounded, index: Operand, terms: Rounded) -> None:
         """Each cell is a sum of some of the terms."""
         count = terms.size / max(x.size, 1)
         np.add.at(x.value, index, terms.value)
@@ -72,15 +75,15 @@ class Analysis:
 
     add = _Add()
 
-    def isfinite(self, x: Any) -> Any:
+    def isfinite(self, x: Operand) -> Operand:
         return np.isfinite(parts(x)[0])
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Operand:
         whole = getattr(np, name)
         if name not in _MOVING:
             return whole
 
-        def moved(x: Any, *args: Any, **options: Any) -> Any:
+        def moved(x: Operand, *args: Operand, **options: object) -> Operand:
             if not carries(x):
                 return whole(x, *args, **options)
             value, error = parts(x)
@@ -88,48 +91,48 @@ class Analysis:
 
         return moved
 
-    def zeros(self, shape: Any, dtype: Any = float) -> Any:
+    def zeros(self, shape: Shape, dtype: object = float) -> Operand:
         return self._filled(np.zeros(shape, dtype))
 
-    def ones(self, shape: Any, dtype: Any = float) -> Any:
+    def ones(self, shape: Shape, dtype: object = float) -> Operand:
         return self._filled(np.ones(shape, dtype))
 
-    def full(self, shape: Any, fill: Any, dtype: Any = None) -> Any:
+    def full(self, shape: Shape, fill: Operand, dtype: DTypeLike | None = None) -> Operand:
         return self._filled(np.full(shape, fill, dtype))
 
-    def zeros_like(self, x: Any) -> Any:
+    def zeros_like(self, x: Operand) -> Operand:
         return self.zeros(np.shape(x.value) if isinstance(x, Rounded) else x.shape, x.dtype)
 
     empty_like = zeros_like
 
-    def ones_like(self, x: Any) -> Any:
+    def ones_like(self, x: Operand) -> Operand:
         return self.zeros_like(x) + 1
 
-    def _filled(self, x: Any) -> Any:
+    def _filled(self, x: Operand) -> Operand:
         return Rounded(x) if x.dtype == np.float64 else x
 
-    def asarray(self, x: Any, dtype: Any = None) -> Any:
+    def asarray(self, x: Operand, dtype: DTypeLike | None = None) -> Operand:
         return x if isinstance(x, Rounded) else np.asarray(x, dtype)
 
-    def array(self, x: Any, dtype: Any = None) -> Any:
+    def array(self, x: Operand, dtype: DTypeLike | None = None) -> Operand:
         return Rounded(*map(np.array, parts(x))) if carries(x) else np.array(x, dtype)
 
-    def ndim(self, x: Any) -> int:
+    def ndim(self, x: Operand) -> int:
         return x.ndim if isinstance(x, Rounded) else np.ndim(x)
 
-    def shape(self, x: Any) -> Any:
+    def shape(self, x: Operand) -> Operand:
         return x.shape if isinstance(x, Rounded) else np.shape(x)
 
-    def result_type(self, *_: Any) -> Any:
+    def result_type(self, *_: Operand) -> Operand:
         return np.dtype(np.float64)
 
-    def append(self, x: Any, y: Any) -> Any:
+    def append(self, x: Operand, y: Operand) -> Operand:
         if not carries((x, y)):
             return np.append(x, y)
         (a, e), (b, f) = parts(x), parts(y)
         return Rounded(np.append(a, b), np.append(e, np.zeros(np.shape(b)) + f))
 
-    def where(self, condition: Any, x: Any, y: Any) -> Any:
+    def where(self, condition: Operand, x: Operand, y: Operand) -> Operand:
         if not carries((x, y)):
             return np.where(condition, x, y)
         (a, e), (b, f) = parts(x), parts(y)
@@ -140,12 +143,12 @@ class Analysis:
                 error = np.where(condition.doubt, both, error)
         return Rounded(np.where(condition, a, b), error)
 
-    def put_along_axis(self, x: Any, index: Any, values: Any, axis: int) -> None:
+    def put_along_axis(self, x: Operand, index: Operand, values: Operand, axis: int) -> None:
         value, error = parts(values)
         np.put_along_axis(x.value, index, value, axis)
         np.put_along_axis(x.error, index, error, axis)
 
-    def exp(self, x: Any) -> Any:
+    def exp(self, x: Operand) -> Operand:
         if not isinstance(x, Rounded):
             return np.exp(x)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -154,7 +157,7 @@ class Analysis:
             error = np.where(value == 0, 0, value * grown)
         return Rounded.of(value, error, x.now.sums.tiny, units=5.0)
 
-    def log(self, x: Any) -> Any:
+    def log(self, x: Operand) -> Operand:
         if not isinstance(x, Rounded):
             return np.log(x)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -162,19 +165,19 @@ class Analysis:
             error = -np.log1p(-np.minimum(x.error / x.value, 1))
         return Rounded.of(value, error, 2 * x.now.unit)
 
-    def sqrt(self, x: Any) -> Any:
+    def sqrt(self, x: Operand) -> Operand:
         if not isinstance(x, Rounded):
             return np.sqrt(x)
         value = np.sqrt(x.value)
         return Rounded.of(value, value - np.sqrt(np.maximum(x.value - x.error, 0)))
 
-    def tanh(self, x: Any) -> Any:
+    def tanh(self, x: Operand) -> Operand:
         if not isinstance(x, Rounded):
             return np.tanh(x)
         slope = 1 - np.tanh(np.maximum(abs(x.value) - x.error, 0)) ** 2
         return Rounded.of(np.tanh(x.value), np.minimum(x.error * slope, 2), units=4.0)
 
-    def einsum(self, subscripts: str, *operands: Any) -> Any:
+    def einsum(self, subscripts: str, *operands: Operand) -> Operand:
         if not carries(operands):
             return np.einsum(subscripts, *operands)
         a, b = operands

@@ -11,8 +11,6 @@ import numpy as np
 
 from nlattn.conformance.case import dtype_of
 
-Array = np.ndarray[Any, Any]
-
 
 class Precision(NamedTuple):
     """A floating format."""
@@ -24,7 +22,7 @@ class Precision(NamedTuple):
     huge: float
 
 
-def precision(dtype: np.dtype[Any]) -> Precision:
+def precision(dtype: np.dtype) -> Precision:
     """That of a dtype; all but float16 may flush subnormal numbers to 0."""
     if dtype.name == "bfloat16":
         return Precision(2.0**-8, 2.0**-126, float.fromhex("0x1.fep127"))

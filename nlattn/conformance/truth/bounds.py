@@ -19,7 +19,7 @@ from nlattn.conformance.eight_bit import dequantised
 from nlattn.conformance.truth.analysis import analysed
 from nlattn.conformance.truth.arithmetic import Arithmetic, Precision, precision
 from nlattn.conformance.truth.heads import apart, together
-from nlattn.conformance.truth.rounding import INEXACT, Rounded
+from nlattn.conformance.truth.rounding import INEXACT, Operand, Rounded
 from nlattn.conformance.truth.transcription import transcription
 from nlattn.conformance.whole import rows_of
 from nlattn.ops.sampled import sampled_truth
@@ -104,7 +104,7 @@ def _stored(x: Any, how: Arithmetic) -> Array:
     return np.asarray(how.total(error, error * (_DOUBLE.unit / how.results.unit)))
 
 
-def wide(arrays: Mapping[str, Array]) -> dict[str, Any]:
+def wide(arrays: Mapping[str, Array]) -> dict[str, Operand]:
     """Floating arrays as float64, contiguous; others as they are."""
     return {n: np.array(x, np.float64) if floating(x) else x for n, x in arrays.items()}
 

@@ -6,15 +6,16 @@ In 16 bits many kernels write a gradient for each head, and the framework around
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from nlattn.conformance.case import Case
-from nlattn.conformance.truth.rounding import Rounded, stored
+from nlattn.conformance.truth.rounding import Operand, Rounded, stored
 
 
-def apart(case: Case, arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
+def apart(
+    case: Case, arrays: Mapping[str, Operand]
+) -> tuple[dict[str, Operand], dict[str, Operand]] | None:
     """Arrays and options of the same call with arrays for each head; None where none is shared."""
     options, found = dict(case.options), dict(arrays)
     names = {n: dims.split() for n, dims in case.spec.arrays.items() if n in arrays}

@@ -10,11 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from nlattn.conformance.case import Array, Case, named
+from nlattn._types import Array
+from nlattn.conformance.case import Case, named
 from nlattn.conformance.truth import bounds
 from nlattn.conformance.truth.analysis import standing_in
 from nlattn.conformance.truth.bounds import floating, ratios
+from nlattn.conformance.truth.rounding import Operand, Shape
 from nlattn.conformance.truth.transcription import transcription
 
 DIGITS = 50
@@ -23,14 +26,14 @@ DIGITS = 50
 class Long(np.ndarray):
     """An array of mpmath's numbers; sums stay arrays."""
 
-    def sum(self, *args: Any, **options: Any) -> Any:
+    def sum(self, *args: Operand, **options: Operand) -> Operand:
         return np.asarray(super().sum(*args, **options), object).view(Long)
 
-    def astype(self, *_: Any, **__: Any) -> Any:
+    def astype(self, *_: Operand, **__: Operand) -> Operand:
         return self.copy()
 
 
-def long(x: Any) -> Long:
+def long(x: Operand) -> Long:
     """Numbers of a NumPy array, exactly."""
     import mpmath
 
@@ -42,77 +45,77 @@ def long(x: Any) -> Long:
 class Functions:
     """Stands where ``np`` does; what is not named here does for objects as it is."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Operand:
         return getattr(np, name)
 
-    def zeros(self, shape: Any, dtype: Any = float) -> Any:
+    def zeros(self, shape: Shape, dtype: DTypeLike = float) -> Operand:
         return self._long_if_floating(np.zeros(shape), dtype)
 
     empty = zeros
 
-    def ones(self, shape: Any, dtype: Any = float) -> Any:
+    def ones(self, shape: Shape, dtype: DTypeLike = float) -> Operand:
         return self._long_if_floating(np.ones(shape), dtype)
 
-    def full(self, shape: Any, fill: Any, dtype: Any = None) -> Any:
+    def full(self, shape: Shape, fill: Operand, dtype: DTypeLike | None = None) -> Operand:
         x = np.full(shape, fill)
         return self._long_if_floating(x, x.dtype if dtype is None else dtype)
 
-    def zeros_like(self, x: Any) -> Any:
+    def zeros_like(self, x: Operand) -> Operand:
         return self.zeros(x.shape, x.dtype)
 
     empty_like = zeros_like
 
-    def ones_like(self, x: Any) -> Any:
+    def ones_like(self, x: Operand) -> Operand:
         return self.ones(x.shape, x.dtype)
 
-    def _long_if_floating(self, x: Any, dtype: Any) -> Any:
+    def _long_if_floating(self, x: Operand, dtype: DTypeLike) -> Operand:
         return long(x) if np.dtype(dtype).kind in "fO" else x.astype(dtype)
 
-    def result_type(self, *_: Any) -> Any:
+    def result_type(self, *_: Operand) -> Operand:
         return np.dtype(object)
 
-    def finfo(self, _: Any) -> Any:
+    def finfo(self, _: Any) -> Operand:
         import mpmath
 
         return mpmath.mp  # its eps
 
-    def frexp(self, x: Any) -> Any:
+    def frexp(self, x: Operand) -> Operand:
         return np.frexp(np.asarray(x, np.float64))
 
-    def ldexp(self, x: Any, exponent: Any) -> Any:
+    def ldexp(self, x: Operand, exponent: Operand) -> Operand:
         return long(np.ldexp(float(x), exponent))
 
-    def exp(self, x: Any) -> Any:
+    def exp(self, x: Operand) -> Operand:
         return self._each("exp", x)
 
-    def log(self, x: Any) -> Any:
+    def log(self, x: Operand) -> Operand:
         import mpmath
 
         return self._each(lambda y: mpmath.log(y) if y else -mpmath.inf, x)
 
-    def sqrt(self, x: Any) -> Any:
+    def sqrt(self, x: Operand) -> Operand:
         return self._each("sqrt", x)
 
-    def tanh(self, x: Any) -> Any:
+    def tanh(self, x: Operand) -> Operand:
         return self._each("tanh", x)
 
-    def isfinite(self, x: Any) -> Any:
+    def isfinite(self, x: Operand) -> Operand:
         return self._told("isfinite", x)
 
-    def isnan(self, x: Any) -> Any:
+    def isnan(self, x: Operand) -> Operand:
         return self._told("isnan", x)
 
-    def isneginf(self, x: Any) -> Any:
+    def isneginf(self, x: Operand) -> Operand:
         return np.asarray(x) == -np.inf
 
-    def _each(self, function: str | Callable[[Any], Any], x: Any) -> Any:
+    def _each(self, function: str | Callable[[Any], Any], x: Operand) -> Operand:
         import mpmath
 
         one = getattr(mpmath, function) if isinstance(function, str) else function
         result = np.frompyfunc(one, 1, 1)(x)
         return result.view(Long) if isinstance(result, np.ndarray) else result
 
-    def _told(self, function: str, x: Any) -> Any:
+    def _told(self, function: str, x: Operand) -> Operand:
         import mpmath
 
         return np.asarray(np.frompyfunc(getattr(mpmath, function), 1, 1)(x)).astype(bool)

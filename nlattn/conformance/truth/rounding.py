@@ -16,14 +16,17 @@ that maximum counts. A comparison that rounding could turn makes `where` allow f
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from nlattn._types import Array, Function
 from nlattn.conformance.truth.arithmetic import Arithmetic, Precision
 
-Array = np.ndarray[Any, Any]
+Operand: TypeAlias = Any
+"""A number or an array, of floats, of `Long` or of `Rounded`: what stands for NumPy takes all."""
+Shape: TypeAlias = int | tuple[int, ...]
+
 
 INEXACT = 1e-300
 """An error that lets an input count as rounded when it is a factor."""
@@ -38,10 +41,10 @@ class Doubtful(np.ndarray):
 
     doubt: Array
 
-    def __array_finalize__(self, other: Any) -> None:
+    def __array_finalize__(self, other: Operand) -> None:
         self.doubt = getattr(other, "doubt", np.zeros((), bool))
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: Operand) -> Operand:
         part = np.asarray(self)[index].view(Doubtful)
         part.doubt = np.broadcast_to(self.doubt, self.shape)[index]
         return part
@@ -52,22 +55,22 @@ class Real(np.ndarray):
 
     error: Array
 
-    def __array_finalize__(self, other: Any) -> None:
+    def __array_finalize__(self, other: Operand) -> None:
         self.error = np.zeros(())
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: Operand) -> Operand:
         part = np.asarray(self)[index]
         if self.dtype != np.float64:  # places of maxima
             return part
         return real(part, np.broadcast_to(self.error, self.shape)[index])
 
-    def __gt__(self, other: Any) -> Any:
+    def __gt__(self, other: Operand) -> Operand:
         return self._compared(np.greater, other)
 
-    def __lt__(self, other: Any) -> Any:
+    def __lt__(self, other: Operand) -> Operand:
         return self._compared(np.less, other)
 
-    def _compared(self, how: Callable[..., Any], other: Any) -> Any:
+    def _compared(self, how: Function, other: Operand) -> Operand:
         a, b = np.asarray(self), np.asarray(other)
         outcome = np.asarray(how(a, b)).view(Doubtful)
         with np.errstate(invalid="ignore"):
@@ -75,21 +78,21 @@ class Real(np.ndarray):
         return outcome
 
 
-def real(value: Any, error: Any) -> Real:
+def real(value: Operand, error: Operand) -> Real:
     """Values that are compared as if exact, with their errors kept for the doubt."""
     result = np.asarray(value, np.float64).view(Real)
     result.error = error
     return result
 
 
-def carries(x: Any) -> bool:
+def carries(x: Operand) -> bool:
     """Whether there is a Rounded in it."""
     if isinstance(x, (list, tuple)):
         return any(carries(y) for y in x)
     return isinstance(x, Rounded)
 
 
-def parts(x: Any) -> tuple[Any, Any]:
+def parts(x: Operand) -> tuple[Any, Any]:
     """Value and error bound of a Rounded, of an exact array, or of a list of either."""
     if isinstance(x, Rounded):
         return x.value, x.error
@@ -109,21 +112,21 @@ class Rounded:
     __array_ufunc__ = None  # NumPy's arrays leave arithmetic to this class
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, value: Any, error: Any = 0.0):
+    def __init__(self, value: Operand, error: Operand = 0.0):
         self.value = np.asarray(value, np.float64)
         self.error = np.asarray(error, np.float64)
         if self.error.shape != self.value.shape:
             self.error = np.broadcast_to(self.error, self.value.shape).copy()
 
     @classmethod
-    def of(cls, value: Any, *errors: Any, units: float = 1.0) -> Rounded:
+    def of(cls, value: Operand, *errors: Operand, units: float = 1.0) -> Rounded:
         """A result, with its own rounding added; infinite where it may overflow."""
         now, size = cls.now, abs(value)
         error = now.total(*errors, units * now.unit * size, now.sums.tiny * (size != 0))
         over = ~(size + error <= min(now.sums.huge, _ENDLESS))
         return cls(value, np.where(np.isfinite(value), np.where(over, np.inf, error), 0.0))
 
-    def __array__(self, *_: Any, **__: Any) -> Any:
+    def __array__(self, *_: Operand, **__: object) -> Operand:
         raise TypeError("this NumPy function has no error analysis")
 
     shape = property(lambda self: self.value.shape)
@@ -136,22 +139,22 @@ class Rounded:
     def __len__(self) -> int:
         return len(self.value)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Operand:
         return (self[i] for i in range(len(self)))
 
-    def __getitem__(self, index: Any) -> Rounded:
+    def __getitem__(self, index: Operand) -> Rounded:
         return Rounded(self.value[index], self.error[index])
 
-    def __setitem__(self, index: Any, x: Any) -> None:
+    def __setitem__(self, index: Operand, x: Operand) -> None:
         self.value[index], self.error[index] = parts(x)
 
-    def _each(self, how: Callable[..., Any], *args: Any, **options: Any) -> Rounded:
+    def _each(self, how: Function, *args: Operand, **options: object) -> Rounded:
         return Rounded(how(self.value, *args, **options), how(self.error, *args, **options))
 
-    def reshape(self, *shape: Any) -> Rounded:
+    def reshape(self, *shape: Shape) -> Rounded:
         return self._each(lambda x: x.reshape(*shape))
 
-    def repeat(self, *args: Any, **options: Any) -> Rounded:
+    def repeat(self, *args: Operand, **options: object) -> Rounded:
         return self._each(np.repeat, *args, **options)
 
     def ravel(self) -> Rounded:
@@ -160,10 +163,10 @@ class Rounded:
     def copy(self) -> Rounded:
         return self._each(np.copy)
 
-    def astype(self, dtype: Any, **_: Any) -> Rounded:  # noqa: ARG002
+    def astype(self, dtype: object, **_: Operand) -> Rounded:  # noqa: ARG002
         return self.copy()
 
-    def sum(self, axis: Any = None, keepdims: bool = False) -> Rounded:
+    def sum(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Rounded:
         value = self.value.sum(axis, keepdims=keepdims)
         count = self.size / max(value.size, 1)
         error = self.error.sum(axis, keepdims=keepdims)
@@ -174,17 +177,22 @@ class Rounded:
         spread = abs(self.value).sum(axis, keepdims=keepdims) * self.now.growth(count)
         return Rounded.of(value, error, spread, units=0.0)
 
-    def max(self, axis: Any = None, keepdims: bool = False, initial: Any = None) -> Array:
+    def max(
+        self,
+        axis: int | tuple[int, ...] | None = None,
+        keepdims: bool = False,
+        initial: Operand = None,
+    ) -> Array:
         return np.asarray(self.value.max(axis, keepdims=keepdims, initial=initial))
 
-    def mean(self, axis: Any = None) -> Rounded:
+    def mean(self, axis: int | tuple[int, ...] | None = None) -> Rounded:
         total = self.sum(axis)
         return quotient(total, self.size / max(total.size, 1))
 
-    def __matmul__(self, other: Any) -> Rounded:
+    def __matmul__(self, other: Operand) -> Rounded:
         return product(np.matmul, self, other, self.shape[-1])
 
-    def __rmatmul__(self, other: Any) -> Rounded:
+    def __rmatmul__(self, other: Operand) -> Rounded:
         return product(np.matmul, other, self, np.shape(other)[-1])
 
     def __neg__(self) -> Rounded:
@@ -193,41 +201,41 @@ class Rounded:
     def __abs__(self) -> Rounded:
         return Rounded(abs(self.value), self.error)
 
-    def __eq__(self, other: Any) -> Any:
+    def __eq__(self, other: Operand) -> Operand:
         return self.value == parts(other)[0]
 
-    def __ne__(self, other: Any) -> Any:
+    def __ne__(self, other: Operand) -> Operand:
         return self.value != parts(other)[0]
 
-    def __gt__(self, other: Any) -> Any:
+    def __gt__(self, other: Operand) -> Operand:
         return self.real > other
 
-    def __lt__(self, other: Any) -> Any:
+    def __lt__(self, other: Operand) -> Operand:
         return self.real < other
 
-    def __add__(self, other: Any) -> Rounded:
+    def __add__(self, other: Operand) -> Rounded:
         y, e = parts(other)
         return Rounded.of(self.value + y, self.error, e)
 
     __radd__ = __add__
 
-    def __sub__(self, other: Any) -> Rounded:
+    def __sub__(self, other: Operand) -> Rounded:
         y, e = parts(other)
         return Rounded.of(self.value - y, self.error, e)
 
-    def __rsub__(self, other: Any) -> Rounded:
+    def __rsub__(self, other: Operand) -> Rounded:
         y, e = parts(other)
         return Rounded.of(y - self.value, self.error, e)
 
-    def __mul__(self, other: Any) -> Rounded:
+    def __mul__(self, other: Operand) -> Rounded:
         return product(np.multiply, self, other, 0)
 
     __rmul__ = __mul__
 
-    def __truediv__(self, other: Any) -> Rounded:
+    def __truediv__(self, other: Operand) -> Rounded:
         return quotient(self, other)
 
-    def __rtruediv__(self, other: Any) -> Rounded:
+    def __rtruediv__(self, other: Operand) -> Rounded:
         return quotient(other, self)
 
     def __pow__(self, p: Any) -> Rounded:
@@ -242,20 +250,20 @@ class Rounded:
         extra = 2 * self.now.unit * (4 + steep) * abs(value)
         return Rounded.of(value, np.maximum(grown, lost), extra)
 
-    def __iadd__(self, other: Any) -> Rounded:
+    def __iadd__(self, other: Operand) -> Rounded:
         self[...] = self + other
         return self
 
-    def __isub__(self, other: Any) -> Rounded:
+    def __isub__(self, other: Operand) -> Rounded:
         self[...] = self - other
         return self
 
-    def __itruediv__(self, other: Any) -> Rounded:
+    def __itruediv__(self, other: Operand) -> Rounded:
         self[...] = self / other
         return self
 
 
-def product(how: Callable[..., Any], a: Any, b: Any, n: float) -> Rounded:
+def product(how: Function, a: Operand, b: Operand, n: float) -> Rounded:
     """A bilinear operation of which each result sums n products; 0 is multiplication."""
     now = Rounded.now
     if n:
@@ -278,23 +286,23 @@ def product(how: Callable[..., Any], a: Any, b: Any, n: float) -> Rounded:
     return Rounded.of(value, *errors, grown, lost, units=0.0 if n else 1.0)
 
 
-def given(x: Any) -> bool:
+def given(x: Operand) -> bool:
     """Whether it is an input as it was, not a number that was computed or a constant."""
     return isinstance(x, Rounded) and x.ndim > 0 and not (x.error > INEXACT).any()
 
 
-def factor(x: Any) -> Any:
+def factor(x: Operand) -> Operand:
     """As it enters a matrix product: rounded to the format of factors, unless it is exact."""
     return _rounded(x, Rounded.now.factors)
 
 
-def stored(x: Any) -> Any:
+def stored(x: Operand) -> Operand:
     """As a result, rounded to the format of results, before it is added to others."""
     now = Rounded.now
     return _rounded(x, now.results if now.results != now.sums else None)
 
 
-def _rounded(x: Any, to: Precision | None) -> Any:
+def _rounded(x: Operand, to: Precision | None) -> Operand:
     if to is None or not isinstance(x, Rounded):
         return x
     now, size = Rounded.now, abs(x.value)
@@ -311,7 +319,7 @@ def _held(x: Array, unit: float) -> Array:
     return np.asarray(mantissa / unit == np.round(mantissa / unit)) | ~np.isfinite(x)
 
 
-def quotient(a: Any, b: Any) -> Rounded:
+def quotient(a: Operand, b: Operand) -> Rounded:
     """``a / b``; the error is infinite where b may be 0."""
     (x, e), (y, f) = parts(a), parts(b)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

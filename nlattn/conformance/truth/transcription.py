@@ -12,10 +12,10 @@ import numpy as np
 from nlattn.conformance.case import native
 from nlattn.conformance.table import find, owner
 from nlattn.conformance.truth.analysis import Analysis
-from nlattn.conformance.truth.rounding import stored
+from nlattn.conformance.truth.rounding import Operand, stored
 
 
-def transcription(op: str, arrays: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+def transcription(op: str, arrays: Mapping[str, Operand], options: Mapping[str, Operand]) -> Any:
     """What the oracle of `op`, such as ``attention_vjp``, gives: an array or a tuple."""
     spec = find(owner(op))
     oracle = getattr(importlib.import_module(f"nlattn.oracle.{spec.stem}"), op)
@@ -25,7 +25,7 @@ def transcription(op: str, arrays: Mapping[str, Any], options: Mapping[str, Any]
     gradient = op == f"{spec.name}_vjp"
     alone = len(spec.cases.outputs) == 1 and not gradient and not options.get("return_lse")
 
-    def call(given: Mapping[str, Any]) -> Any:
+    def call(given: Mapping[str, Operand]) -> Any:
         result = _call(oracle, native(given) | dict(options))
         if gradient:
             return _summed(
@@ -59,7 +59,7 @@ def _together(heads: Any, lead: tuple[int, ...]) -> Any:
     return joined.reshape((*lead, *joined.shape[1:]))
 
 
-def _call(oracle: Any, arguments: dict[str, Any]) -> Any:
+def _call(oracle: Any, arguments: dict[str, Operand]) -> Any:
     """Call an oracle, which names its keys K where it takes a matrix, and a support a tuple."""
     if "field" in arguments:
         arguments["index"] = arguments.pop("field").index

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
+Tensor: TypeAlias = Any
+"""An array of the library that an adapter asks, which need not be there."""
+Module: TypeAlias = Any
+"""That library."""
+Band: TypeAlias = tuple[int | None, int | None] | None
+"""Option `window`."""
 
-def four_axes(q: Any, k: Any, v: Any, gqa: bool) -> tuple[Any, Any, Any]:
+
+def four_axes(q: Tensor, k: Tensor, v: Tensor, gqa: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Arrays or tensors (batch, heads, n, d) of one batch, and without `gqa` of as many heads."""
 
-    def folded(x: Any, lead: tuple[int, ...]) -> Any:
+    def folded(x: Tensor, lead: tuple[int, ...]) -> Tensor:
         batch = int(np.prod(lead[:-1], dtype=int))
         return x.reshape(batch, lead[-1] if lead else 1, *x.shape[-2:])
 
-    def wide(x: Any, lead: tuple[int, ...]) -> Any:
+    def wide(x: Tensor, lead: tuple[int, ...]) -> Tensor:
         if tuple(x.shape[:-2]) == lead:
             return x
         shape = (*lead, *x.shape[-2:])
@@ -28,7 +35,7 @@ def four_axes(q: Any, k: Any, v: Any, gqa: bool) -> tuple[Any, Any, Any]:
     return a, b, c
 
 
-def allowed_pairs(n: int, m: int, causal: bool, offset: int, window: Any) -> Any:
+def allowed_pairs(n: int, m: int, causal: bool, offset: int, window: Band) -> Any:
     """Which keys causality and a window allow each query, (n, m) bool; None for all."""
     if not causal and window is None:
         return None

@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from nlattn._types import Options
+from nlattn.conformance.backends.adapters import Tensor
+
 
 class Backend:
     """``patchmatch`` as an index of all keys would answer it."""
@@ -17,11 +20,11 @@ class Backend:
 
         self._faiss: Any = faiss
 
-    def capabilities(self) -> dict[str, Any]:
+    def capabilities(self) -> Options:
         """Matches alone."""
         return {"operators": ["patchmatch"], "dtypes": ["float32"], "gradients": False}
 
-    def patchmatch(self, q: Any, k: Any, *, iterations: int = 0, seed: int = 0) -> Any:
+    def patchmatch(self, q: Tensor, k: Tensor, *, iterations: int = 0, seed: int = 0) -> Any:
         """Raster indices (Hq, Wq, 1); nothing is random, and one pass is enough."""
         del iterations, seed
         index = self._faiss.IndexFlatIP(k.shape[-1])

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.backends.adapters import four_axes, torch
+from nlattn._types import Options
+from nlattn.conformance.backends.adapters import Band, Module, Tensor, four_axes, torch
 from nlattn.conformance.backends.backend import Unsupported
 
 
@@ -25,7 +26,7 @@ class Backend(torch.Backend):
         self._attend = self._asked
         self.name = "flash_attn"
 
-    def capabilities(self) -> dict[str, Any]:
+    def capabilities(self) -> Options:
         """Head dimensions that are multiples of 8; sums of gradients come in any order."""
         return {
             "operators": ["attention"],
@@ -35,9 +36,9 @@ class Backend(torch.Backend):
         }
 
     def _asked(
-        self, _: Any, q: Any, k: Any, v: Any, *,
+        self, _: Module, q: Tensor, k: Tensor, v: Tensor, *,
         scale: float | None = None, softcap: float | None = None, causal: bool = False,
-        causal_offset: int = 0, window: Any = None, gqa: bool = False, return_lse: bool = False,
+        causal_offset: int = 0, window: Band = None, gqa: bool = False, return_lse: bool = False,
     ) -> Any:  # fmt: skip
         """Outputs, and lse if it is asked for."""
         lead = tuple(q.shape[:-2])

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.backends.adapters import allowed_pairs, four_axes
+from nlattn.conformance.backends.adapters import Band, Module, Tensor, allowed_pairs, four_axes
 
 SIZES = {"d": (64, 128), "e": "d"}
 """Head dimensions that it is compiled for."""
@@ -22,18 +22,18 @@ _compiled: list[Any] = []
 
 
 def attention(
-    torch: Any,
-    q: Any,
-    k: Any,
-    v: Any,
+    torch: Module,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
     *,
     scale: float | None = None,
     softcap: float | None = None,
-    bias: Any = None,
-    mask: Any = None,
+    bias: Tensor = None,
+    mask: Tensor = None,
     causal: bool = False,
     causal_offset: int = 0,
-    window: Any = None,
+    window: Band = None,
     gqa: bool = False,
     return_lse: bool = False,
 ) -> Any:
@@ -65,7 +65,7 @@ def attention(
     return found[0].reshape(*lead, n, v.shape[-1]), found[1].reshape(*lead, n)
 
 
-def _function(torch: Any, q: Any) -> Any:
+def _function(torch: Module, q: Tensor) -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
     if not q.is_cuda:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.backends.adapters import allowed_pairs, four_axes
+from nlattn._types import Array, JsonObject, Options, Result
+from nlattn.conformance.backends.adapters import Band, Tensor, allowed_pairs, four_axes
 from nlattn.conformance.backends.backend import call
 
 
@@ -20,9 +21,9 @@ class Backend:
         self.name = "jax" if way == "xla" else f"jax:{way}"
         self._way = way
 
-    def capabilities(self) -> dict[str, Any]:
+    def capabilities(self) -> Options:
         """Attention alone, compiled whole for each call."""
-        words: dict[str, Any] = {
+        words: JsonObject = {
             "operators": ["attention"],
             "gradients": True,
             "compiles": True,
@@ -32,7 +33,7 @@ class Backend:
             words |= {"dtypes": ["float16", "bfloat16"], "shapes": sizes}
         return words
 
-    def run(self, op: str, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
+    def run(self, op: str, arrays: dict[str, Array], options: JsonObject) -> Result:
         """Outputs, or gradients by name."""
         import jax
 
@@ -55,16 +56,16 @@ class Backend:
 
     def _attention(
         self,
-        q: Any,
-        k: Any,
-        v: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
         *,
         scale: float | None = None,
-        bias: Any = None,
-        mask: Any = None,
+        bias: Tensor = None,
+        mask: Tensor = None,
         causal: bool = False,
         causal_offset: int = 0,
-        window: Any = None,
+        window: Band = None,
         gqa: bool = False,
     ) -> Any:
         import jax

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 import nlattn
-from nlattn._types import Nearest, Support
+from nlattn._types import Array, JsonObject, Nearest, Options, Result, Support
+from nlattn.conformance.backends.adapters import Tensor
 from nlattn.conformance.case import native
 from nlattn.conformance.table import find, owner
 from nlattn.maps.base import AttentionMap
@@ -18,11 +19,11 @@ class Backend:
 
     name = "nlattn"
 
-    def capabilities(self) -> dict[str, Any]:
+    def capabilities(self) -> Options:
         """Everything."""
         return {"deterministic": True, "forward_mode": True}
 
-    def run(self, op: str, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
+    def run(self, op: str, arrays: dict[str, Array], options: JsonObject) -> Result:
         """Call the public function; of a record the part that is judged."""
         wild = any(not np.isfinite(x).all() for n, x in arrays.items() if n in ("q", "k", "v"))
         rest = {**options, "nonfinite": "propagate"} if wild else options
@@ -41,7 +42,7 @@ class Backend:
         return tuple(x for x in result if x is not None) if isinstance(result, tuple) else result
 
 
-def _members(support: Support, k: Any, *, causal: bool) -> Any:
+def _members(support: Support, k: Tensor, *, causal: bool) -> Any:
     """A bool for each key (of each query, where sets are of the keys before it)."""
     *lead, m = k.shape[:-1]
     kept = np.zeros((*lead, *((m,) if causal else ()), m), bool)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from nlattn._types import Array, JsonObject, Options, Result
 from nlattn.conformance.truth.transcription import transcription
 
 
@@ -12,10 +11,10 @@ class Backend:
 
     name = "numpy"
 
-    def capabilities(self) -> dict[str, Any]:
+    def capabilities(self) -> Options:
         """Every operator, but in the two dtypes that NumPy computes in."""
         return {"dtypes": ["float64", "float32"], "forward_mode": True}
 
-    def run(self, op: str, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
+    def run(self, op: str, arrays: dict[str, Array], options: JsonObject) -> Result:
         """Compute in the arrays' own dtype."""
         return transcription(op, arrays, options)

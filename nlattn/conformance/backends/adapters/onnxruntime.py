@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.backends.adapters import allowed_pairs, four_axes
+from nlattn._types import Array, JsonObject, Options, Result
+from nlattn.conformance.backends.adapters import Band, Tensor, allowed_pairs, four_axes
 from nlattn.conformance.backends.backend import Unsupported, call
 
 _TYPES = {"float64": "DOUBLE", "float32": "FLOAT", "float16": "FLOAT16"}
@@ -24,7 +25,7 @@ class Backend:
         self._opset = int(opset)
         self.name = "onnxruntime" if opset == "23" else f"onnxruntime:{opset}"
 
-    def capabilities(self) -> dict[str, Any]:
+    def capabilities(self) -> Options:
         """Attention alone, without gradients; NumPy has no bfloat16 to pass.
 
         Its CPU kernel stores the scores of 16-bit arrays in 16 bits.
@@ -32,23 +33,23 @@ class Backend:
         own = {"operators": ["attention"], "gradients": False, "dtypes": list(_TYPES)}
         return {**own, "accumulate": "float16"}
 
-    def run(self, op: str, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
+    def run(self, op: str, arrays: dict[str, Array], options: JsonObject) -> Result:
         """Outputs."""
         return call(self._attention, op, arrays, options)
 
     def _attention(
         self,
-        q: Any,
-        k: Any,
-        v: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
         *,
         scale: float | None = None,
         softcap: float | None = None,
-        bias: Any = None,
-        mask: Any = None,
+        bias: Tensor = None,
+        mask: Tensor = None,
         causal: bool = False,
         causal_offset: int = 0,
-        window: Any = None,
+        window: Band = None,
         gqa: bool = False,
     ) -> Any:
         lead = q.shape[:-2] if gqa else np.broadcast_shapes(*(x.shape[:-2] for x in (q, k, v)))
@@ -60,7 +61,7 @@ class Backend:
             mask = pairs if mask is None else mask & pairs
         if bias is not None:
             mask = bias if mask is None else np.where(mask, bias, q.dtype.type(-np.inf))
-        attributes: dict[str, Any] = {"is_causal": int(plain)}
+        attributes: JsonObject = {"is_causal": int(plain)}
         if scale is not None:
             attributes["scale"] = float(scale)
         if softcap is not None:
@@ -70,10 +71,10 @@ class Backend:
             feeds["attn_mask"] = mask.reshape(*((1,) * (4 - mask.ndim)), *mask.shape)
         return self._node(feeds, attributes).reshape(*lead, n, e)
 
-    def _node(self, feeds: dict[str, Any], attributes: dict[str, Any]) -> Any:
+    def _node(self, feeds: JsonObject, attributes: JsonObject) -> Any:
         helper, proto = self._onnx.helper, self._onnx.TensorProto
 
-        def declared(name: str, x: Any) -> Any:
+        def declared(name: str, x: Tensor) -> Any:
             kind = "BOOL" if x.dtype == bool else _TYPES[x.dtype.name]
             return helper.make_tensor_value_info(name, getattr(proto, kind), x.shape)
 

@@ -17,8 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nlattn._types import Array, Options
 from nlattn.conformance.backends.backend import Unsupported
-from nlattn.conformance.case import Array, Case
+from nlattn.conformance.case import Case
 from nlattn.conformance.cases import folders
 from nlattn.conformance.table import owner
 
@@ -37,7 +38,7 @@ class Program:
         self.name = f"exec:{path}"
         self._path, self.seconds = os.path.abspath(found), seconds
 
-    def run(self, op: str, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> Any:
+    def run(self, op: str, arrays: Mapping[str, Array], options: Options) -> Any:
         """Results by name, read without trust."""
         name = owner(op)
         kind = "forward" if op == name else op.rsplit("_", 1)[1]

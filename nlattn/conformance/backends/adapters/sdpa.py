@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+from nlattn._types import Function
+from nlattn.conformance.backends.adapters import Module, Tensor
 from nlattn.conformance.backends.backend import Unsupported
 
 KERNELS = {
@@ -43,7 +45,7 @@ def only(kernel: str) -> Iterator[None]:
         raise Unsupported("the kernel does not do this") from None
 
 
-def choice(torch: Any, q: Any, k: Any, v: Any, **options: Any) -> str:
+def choice(torch: Module, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> str:
     """Which kernel PyTorch takes for a call, where it tells."""
     from torch.nn.attention import SDPBackend
 
@@ -56,8 +58,15 @@ def choice(torch: Any, q: Any, k: Any, v: Any, **options: Any) -> str:
 
 
 def with_lse(
-    torch: Any, kernel: str, q: Any, k: Any, v: Any, mask: Any, causal: bool, scale: float
-) -> tuple[Any, Any]:
+    torch: Module,
+    kernel: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
     """Output and lse of a kernel that computes both; Unsupported of any other."""
     if kernel not in _WITH_LSE:
         raise Unsupported("has no lse")
@@ -72,7 +81,9 @@ def with_lse(
     return out, lse.reshape(*lse.shape[:2], -1)[..., : q.shape[-2]]  # one pads the rows, one adds
 
 
-def _flash(aten: Any, q: Any, k: Any, v: Any, mask: Any, causal: bool, scale: float) -> Any:
+def _flash(
+    aten: Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, causal: bool, scale: float
+) -> Tensor:
     if not q.is_cuda:
         kernel = aten._scaled_dot_product_flash_attention_for_cpu
         return kernel(q, k, v, 0.0, causal, attn_mask=mask, scale=scale)
@@ -81,21 +92,25 @@ def _flash(aten: Any, q: Any, k: Any, v: Any, mask: Any, causal: bool, scale: fl
     return aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False, scale=scale)
 
 
-def _efficient(aten: Any, q: Any, k: Any, v: Any, mask: Any, causal: bool, scale: float) -> Any:
+def _efficient(
+    aten: Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, causal: bool, scale: float
+) -> Tensor:
     kernel = aten._scaled_dot_product_efficient_attention
     return kernel(q, k, v, _expanded(mask, q, k), True, 0.0, causal, scale=scale)
 
 
-def _cudnn(aten: Any, q: Any, k: Any, v: Any, mask: Any, causal: bool, scale: float) -> Any:
+def _cudnn(
+    aten: Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, causal: bool, scale: float
+) -> Tensor:
     kernel = aten._scaled_dot_product_cudnn_attention
     return kernel(q, k, v, _expanded(mask, q, k), True, 0.0, causal, False, scale=scale)
 
 
-def _expanded(mask: Any, q: Any, k: Any) -> Any:
+def _expanded(mask: Tensor, q: Tensor, k: Tensor) -> Tensor:
     return None if mask is None else mask.expand(*q.shape[:-1], k.shape[-2])
 
 
-_WITH_LSE: dict[str, Callable[..., Any]] = {
+_WITH_LSE: dict[str, Function] = {
     "flash": _flash,
     "efficient": _efficient,
     "cudnn": _cudnn,

@@ -12,12 +12,20 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.backends.adapters import allowed_pairs, flex, four_axes, sdpa
+from nlattn._types import Array, Function, JsonObject, Options, Result
+from nlattn.conformance.backends.adapters import (
+    Band,
+    Module,
+    Tensor,
+    allowed_pairs,
+    flex,
+    four_axes,
+    sdpa,
+)
 from nlattn.conformance.backends.backend import call
 from nlattn.conformance.case import Case, dtype_of
 
@@ -38,15 +46,15 @@ class Backend:
         self.name = f"torch:{way}" if way else "torch"
         self.ran = ""
         """The kernel of the last call; chosen by PyTorch, where it is not by name."""
-        self._attend: Callable[..., Any] = flex.attention if kernel == "flex" else self._attention
+        self._attend: Function = flex.attention if kernel == "flex" else self._attention
 
-    def capabilities(self) -> dict[str, Any]:
+    def capabilities(self) -> Options:
         """Attention; without a kernel of its choice linear attention, too."""
         operators = ["attention", *([] if self._kernel else _OPERATORS)]
-        words: dict[str, Any] = {"operators": operators, "gradients": True}
+        words: JsonObject = {"operators": operators, "gradients": True}
         if self._device != "cuda" or self._kernel == "math":
             return words
-        sizes: dict[str, Any] = {"d": {"multiple": 8, "least": 8}, "e": "d"}
+        sizes: JsonObject = {"d": {"multiple": 8, "least": 8}, "e": "d"}
         if self._kernel == "flex":
             sizes, words["compiles"] = flex.SIZES, True
         if self._kernel:
@@ -56,7 +64,7 @@ class Backend:
         words["shapes"] = {"attention": sizes}
         return words
 
-    def run(self, op: str, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
+    def run(self, op: str, arrays: dict[str, Array], options: JsonObject) -> Result:
         """Outputs, or gradients by name."""
         torch, name = self._torch, op.removesuffix("_vjp")
         tensors = {n: self._tensor(x) for n, x in arrays.items()}
@@ -83,9 +91,9 @@ class Backend:
         return {n: self._array(g) for n, g in zip(outputs, gradients, strict=True)}
 
     def _attention(
-        self, torch: Any, q: Any, k: Any, v: Any, *,
-        scale: float | None = None, bias: Any = None, mask: Any = None, causal: bool = False,
-        causal_offset: int = 0, window: Any = None, gqa: bool = False, return_lse: bool = False,
+        self, torch: Module, q: Tensor, k: Tensor, v: Tensor, *,
+        scale: float | None = None, bias: Tensor = None, mask: Tensor = None, causal: bool = False,
+        causal_offset: int = 0, window: Band = None, gqa: bool = False, return_lse: bool = False,
     ) -> Any:  # fmt: skip
         """Outputs, and lse from a kernel of one's choice that tells it."""
         shape = (*np.broadcast_shapes(q.shape[:-2], *([] if gqa else [k.shape[:-2]])), q.shape[-2])
@@ -120,39 +128,39 @@ class Backend:
             return contextlib.nullcontext()
         return sdpa.only(self._kernel)
 
-    def _tensor(self, x: Any) -> Any:
+    def _tensor(self, x: Tensor) -> Tensor:
         x = np.array(x, order="C")
         if x.dtype.name == "bfloat16":
             bits = self._torch.from_numpy(x.view(np.int16))
             return bits.view(self._torch.bfloat16).to(self._device)
         return self._torch.from_numpy(x).to(self._device)
 
-    def _wide(self, x: Any) -> Any:
+    def _wide(self, x: Tensor) -> Tensor:
         """A tensor of 16 bits in float32; anything else as it is."""
         half = isinstance(x, self._torch.Tensor) and x.is_floating_point() and x.dtype.itemsize < 4
         return x.float() if half else x
 
-    def _array(self, x: Any) -> Any:
+    def _array(self, x: Tensor) -> Any:
         x = x.detach().cpu().contiguous()
         if x.dtype == self._torch.bfloat16:
             return x.view(self._torch.int16).numpy().view(dtype_of("bfloat16"))
         return x.numpy()
 
 
-def _signature(function: Callable[..., Any]) -> Any:
+def _signature(function: Function) -> Any:
     whole = inspect.signature(function)
     return whole.replace(parameters=list(whole.parameters.values())[1:])
 
 
 def _nonlocal_mean(
-    torch: Any,
-    q: Any,
-    k: Any,
-    v: Any,
+    torch: Module,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
     *,
     pairwise: str = "",
     scale: float = 1.0,
-    weight: Any = None,
+    weight: Tensor = None,
 ) -> Any:
     m = k.shape[-2]
     if pairwise == "concatenation":
@@ -164,7 +172,13 @@ def _nonlocal_mean(
 
 
 def _efficient_attention(
-    torch: Any, q: Any, k: Any, v: Any, *, normalization: str = "softmax", mask: Any = None
+    torch: Module,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    normalization: str = "softmax",
+    mask: Tensor = None,
 ) -> Any:
     if normalization == "scaling":
         count = k.shape[-2] if mask is None else mask.sum(-1).clamp(min=1)[..., None, None]
@@ -179,11 +193,13 @@ def _efficient_attention(
     return torch.softmax(q, -1) @ (weights.mT @ v)
 
 
-def _refined_self_attention(_: Any, q: Any, k: Any, v: Any) -> Any:
+def _refined_self_attention(_: Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return q @ (k.mT @ v) / k.shape[-2]
 
 
-def _features(torch: Any, x: Any, projection: Any, c: float, eps: float, axes: Any) -> Any:
+def _features(
+    torch: Module, x: Tensor, projection: Tensor, c: float, eps: float, axes: Any
+) -> Tensor:
     projected = c * x @ projection.mT
     top = projected.amax(axes, keepdim=True) if axes else 0
     half = (c * x).square().sum(-1, keepdim=True) / 2
@@ -191,12 +207,12 @@ def _features(torch: Any, x: Any, projection: Any, c: float, eps: float, axes: A
 
 
 def _favor_attention(
-    torch: Any,
-    q: Any,
-    k: Any,
-    v: Any,
+    torch: Module,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
     *,
-    projection: Any,
+    projection: Tensor,
     kernel: str = "softmax",
     eps: float = 1e-4,
 ) -> Any:
@@ -210,12 +226,12 @@ def _favor_attention(
 
 
 def _enla(
-    torch: Any,
-    q: Any,
-    k: Any,
-    v: Any,
+    torch: Module,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
     *,
-    projection: Any,
+    projection: Tensor,
     amplification: float | None = 6.0,
     eps: float = 1e-4,
 ) -> Any:
@@ -227,11 +243,11 @@ def _enla(
     return _normalised(f, g, v)
 
 
-def _normalised(f: Any, g: Any, v: Any) -> Any:
+def _normalised(f: Any, g: Any, v: Tensor) -> Tensor:
     return f @ (g.mT @ v) / (f @ g.sum(-2)[..., None])
 
 
-_OPERATORS: dict[str, Callable[..., Any]] = {
+_OPERATORS: dict[str, Function] = {
     "nonlocal_mean": _nonlocal_mean,
     "efficient_attention": _efficient_attention,
     "refined_self_attention": _refined_self_attention,

@@ -6,7 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.backends.adapters import allowed_pairs, four_axes, torch
+from nlattn._types import Options
+from nlattn.conformance.backends.adapters import (
+    Band,
+    Module,
+    Tensor,
+    allowed_pairs,
+    four_axes,
+    torch,
+)
 
 _ALIGNED = 8
 """Rows of a bias begin at multiples of as many numbers."""
@@ -23,7 +31,7 @@ class Backend(torch.Backend):
         self._attend = self._asked
         self.name = "xformers"
 
-    def capabilities(self) -> dict[str, Any]:
+    def capabilities(self) -> Options:
         """Head dimensions that are multiples of 8."""
         return {
             "operators": ["attention"],
@@ -33,9 +41,9 @@ class Backend(torch.Backend):
         }
 
     def _asked(
-        self, torch: Any, q: Any, k: Any, v: Any, *,
-        scale: float | None = None, bias: Any = None, mask: Any = None, causal: bool = False,
-        causal_offset: int = 0, window: Any = None, return_lse: bool = False,
+        self, torch: Module, q: Tensor, k: Tensor, v: Tensor, *,
+        scale: float | None = None, bias: Tensor = None, mask: Tensor = None, causal: bool = False,
+        causal_offset: int = 0, window: Band = None, return_lse: bool = False,
     ) -> Any:  # fmt: skip
         """Outputs, and lse if it is asked for."""
         lead = np.broadcast_shapes(*(tuple(x.shape[:-2]) for x in (q, k, v)))
@@ -58,7 +66,9 @@ class Backend(torch.Backend):
         out = out.transpose(1, 2).reshape(*lead, n, v.shape[-1])
         return (out, lse[..., :n].reshape(*lead, n)) if return_lse else out
 
-    def _added(self, q: Any, lead: tuple[int, ...], m: int, bias: Any, mask: Any) -> Any:
+    def _added(
+        self, q: Tensor, lead: tuple[int, ...], m: int, bias: Tensor, mask: Tensor
+    ) -> Tensor:
         """Bias (batch, heads, n, m), -inf where a mask says no."""
         torch, n = self._torch, q.shape[-2]
         whole = q.new_zeros(*q.shape[:-1], -(-m // _ALIGNED) * _ALIGNED)[..., :m]

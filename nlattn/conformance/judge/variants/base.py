@@ -12,10 +12,11 @@ from unittest.mock import patch
 
 import numpy as np
 
+from nlattn._types import Array as Array
+from nlattn._types import Function, Options, Result
 from nlattn.conformance.table import find
 from nlattn.conformance.truth.transcription import transcription
 
-Array: TypeAlias = np.ndarray[Any, Any]
 _lock = threading.RLock()
 
 
@@ -24,14 +25,14 @@ class Call:
     """Arguments of an operator's oracle; arrays may be complex."""
 
     op: str
-    arrays: Mapping[str, Any]
-    options: Mapping[str, Any]
+    arrays: Options
+    options: Options
     dtype: str = "float64"
     """That of the case, of which `arrays` hold the numbers."""
-    then: Callable[[Call], Any] | None = None
+    then: Run | None = None
     """What is asked in place of the oracle: another variant, so that two mistakes are made."""
 
-    def __call__(self) -> Any:
+    def __call__(self) -> Result:
         """Ask the oracle."""
         if self.then is not None:
             return self.then(replace(self, then=None))
@@ -44,7 +45,7 @@ class Call:
         """An array or an option, if it is given."""
         return self.arrays.get(name, self.options.get(name, otherwise))
 
-    def default(self, name: str) -> Any:
+    def default(self, name: str) -> Result:
         """What the oracle takes for an option that is not given."""
         return inspect.signature(find(self.op).oracle()).parameters[name].default
 
@@ -61,6 +62,10 @@ class Call:
         return replace(self, arrays=arrays, options=options)
 
 
+Run: TypeAlias = Callable[[Call], Result]
+"""A wrong way to answer a call."""
+
+
 @dataclass(frozen=True)
 class Variant:
     """One way to get operators wrong."""
@@ -69,13 +74,11 @@ class Variant:
     """Completes "your output equals ours ...": "with the softmax over queries"."""
     families: tuple[str, ...]
     """It fits operators whose row names one of them as `wrong`."""
-    run: Callable[[Call], Any]
+    run: Run
     """Outputs of a forward call; any error means that the variant makes no sense for it."""
 
 
-def several(
-    families: tuple[str, ...], wrong: Mapping[str, Callable[[Call], Any]]
-) -> tuple[Variant, ...]:
+def several(families: tuple[str, ...], wrong: Mapping[str, Run]) -> tuple[Variant, ...]:
     """Variants of the same families by name."""
     return tuple(Variant(name, families, run) for name, run in wrong.items())
 
@@ -86,29 +89,29 @@ def both(outer: Variant, inner: Variant) -> Variant:
     return Variant(joined, outer.families, lambda c: outer.run(replace(c, then=inner.run)))
 
 
-def option(**changes: Any) -> Callable[[Call], Any]:
+def option(**changes: object) -> Run:
     """The oracle with other options; a function is called with the call to give one."""
     return lambda c: c.given(**{n: x(c) if callable(x) else x for n, x in changes.items()})()
 
 
-def needs(name: str, run: Callable[[Call], Any]) -> Callable[[Call], Any]:
+def needs(name: str, run: Run) -> Run:
     """A variant of calls that have an array or option."""
 
-    def only(c: Call) -> Any:
+    def only(c: Call) -> Result:
         c[name]
         return run(c)
 
     return only
 
 
-def step(name: str, wrong: Callable[..., Any], stem: str | None = None) -> Callable[[Call], Any]:
+def step(name: str, wrong: Function, stem: str | None = None) -> Run:
     """The oracle with one function of its file replaced by ``wrong(call, function, *args)``."""
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         module = importlib.import_module(f"nlattn.oracle.{stem or find(c.op).stem}")
         function = getattr(module, name)
 
-        def instead(*args: Any, **options: Any) -> Any:
+        def instead(*args: object, **options: object) -> Result:
             return wrong(c, function, *args, **options)
 
         with _lock, patch.object(module, name, instead):
@@ -117,7 +120,7 @@ def step(name: str, wrong: Callable[..., Any], stem: str | None = None) -> Calla
     return run
 
 
-def after(change: Callable[[Call, Any], Any]) -> Callable[[Call], Any]:
+def after(change: Callable[[Call, Array], Array]) -> Run:
     """The oracle's output, changed."""
     return lambda c: change(c, first(c()))
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.judge.variants.base import Array, Call, Variant
+from nlattn._types import Array, Result
+from nlattn.conformance.judge.variants.base import Call, Run, Variant
 from nlattn.conformance.judge.variants.dense import OPTIONS, given, of, stages
 from nlattn.oracle.dense import Stages
 
 CORNER = "bottom-right"
 
 
-def offset(c: Call) -> Any:
+def offset(c: Call) -> Result:
     """By how much the keys of a query are moved: a number, or one for each head."""
     found = c.get("causal_offset", 0)
     if not isinstance(found, str):
@@ -23,8 +23,8 @@ def offset(c: Call) -> Any:
     return np.asarray(c.get("key_lengths", m)) - np.asarray(c.get("query_lengths", n))
 
 
-def _corner(shift: Callable[[Call], Any]) -> Callable[[Call], Any]:
-    def moved(c: Call) -> Any:
+def _corner(shift: Callable[[Call], int | Array]) -> Run:
+    def moved(c: Call) -> Result:
         if c.get("causal_offset") != CORNER:
             raise ValueError
         return shift(c)
@@ -32,7 +32,7 @@ def _corner(shift: Callable[[Call], Any]) -> Callable[[Call], Any]:
     return given(causal_offset=moved)
 
 
-def _of_all(name: str, of_all: Callable[[Call], int]) -> Callable[[Call], Any]:
+def _of_all(name: str, of_all: Callable[[Call], int]) -> Run:
     """As if a length were that of the whole array; what is aligned by it stays."""
     return of(
         lambda c: c.given(causal_offset=np.asarray(offset(c))).given(
@@ -41,10 +41,10 @@ def _of_all(name: str, of_all: Callable[[Call], int]) -> Callable[[Call], Any]:
     )
 
 
-def _first(name: str) -> Callable[[Call], Any]:
+def _first(name: str) -> Run:
     """What all heads take of the first."""
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         x = c[name]
         if np.size(x) < 2:
             raise ValueError
@@ -53,19 +53,19 @@ def _first(name: str) -> Callable[[Call], Any]:
     return of(run)
 
 
-def _first_offset(c: Call) -> Any:
+def _first_offset(c: Call) -> Result:
     moved = np.asarray(offset(c))
     if moved.size < 2:
         raise ValueError
     return c.given(causal_offset=0 * moved + moved.reshape(-1)[0])()
 
 
-def _one_sequence(c: Call) -> Any:
+def _one_sequence(c: Call) -> Result:
     n, m = c["cu_seqlens_q"][-1], c["cu_seqlens_k"][-1]
     return c.given(cu_seqlens_q=np.array([0, n]), cu_seqlens_k=np.array([0, m]))()
 
 
-def _global(c: Call) -> Any:
+def _global(c: Call) -> Result:
     """Sequences apart, but causal by the numbers that rows have in the whole."""
     plain = c.given(causal=None, window=None)
     n, m = c["q"].shape[-2], c["k"].shape[-2]
@@ -87,17 +87,17 @@ def _about(c: Call) -> str:
     return "query" if c.get("window_about") == "offset" else "offset"
 
 
-def _ends(c: Call) -> Any:
+def _ends(c: Call) -> Result:
     """The last key of each packed sequence left out."""
     m = c["k"].shape[-2]
     mask = ~np.isin(np.arange(m), c["cu_seqlens_k"][1:] - 1)[None]
     return c.given(mask=mask if c.get("mask") is None else mask & c["mask"])()
 
 
-def _sinking(power: Callable[[Call, Stages, Array], Array]) -> Callable[[Call], Any]:
+def _sinking(power: Callable[[Call, Stages, Array], Array]) -> Run:
     """With something else than the sink's exponential in the normaliser, less the maximum's."""
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         plain = stages(c.given(sinks=None, dropout_mask=None))
         top = plain.masked.real.max(-1, keepdims=True, initial=-np.inf)
         top = np.maximum(top, np.where(_present(c), _sink(c), -np.inf).real)
@@ -130,17 +130,17 @@ def _scale(c: Call) -> float:
     return c["q"].shape[-1] ** -0.5 if given is None else float(given)
 
 
-def _own_lse(c: Call) -> Any:
+def _own_lse(c: Call) -> Result:
     """The output, and lse of the keys alone."""
     c["return_lse"]
     st, plain = stages(c), stages(c.given(sinks=None))
     return st.out, plain.lse / np.log(2) if c.get("lse_base") == "2" else plain.lse
 
 
-def _linear(bias: Callable[[Call, Array], Array]) -> Callable[[Call], Any]:
+def _linear(bias: Callable[[Call, Array], Array]) -> Run:
     """Another bias in place of the linear one, from ``i - j``."""
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         slopes = np.asarray(c["alibi"])[..., None, None]
         i, j = np.arange(c["q"].shape[-2])[:, None], np.arange(c["k"].shape[-2])
         moved = np.asarray(offset(c))[..., None, None]
@@ -151,7 +151,7 @@ def _linear(bias: Callable[[Call, Array], Array]) -> Callable[[Call], Any]:
     return of(run)
 
 
-def _unkept(c: Call) -> Any:
+def _unkept(c: Call) -> Result:
     """Dropped weights leave the normaliser, too."""
     mask = c.get("mask")
     kept = c["dropout_mask"]
@@ -160,8 +160,8 @@ def _unkept(c: Call) -> Any:
     )()
 
 
-def _normalised(how: Callable[[Array, float], Array]) -> Callable[[Call], Any]:
-    def run(c: Call) -> Any:
+def _normalised(how: Callable[[Array, float], Array]) -> Run:
+    def run(c: Call) -> Result:
         eps = c["qk_norm"]
         return c.given(qk_norm=None, q=how(c["q"], eps), k=how(c["k"], eps))()
 
@@ -172,7 +172,7 @@ def _rms(x: Array) -> Array:
     return np.asarray(np.sqrt((x * x).sum(-1, keepdims=True) / x.shape[-1]))
 
 
-def _whole_blocks(c: Call) -> Any:
+def _whole_blocks(c: Call) -> Result:
     """Keys of the last block, which is not whole, left out."""
     columns = c["mask_block"] if np.ndim(c["mask_block"]) == 0 else c["mask_block"][1]
     mask = c["mask"].copy()
@@ -182,7 +182,7 @@ def _whole_blocks(c: Call) -> Any:
     return c.given(mask=mask)()
 
 
-def _swapped_blocks(c: Call) -> Any:
+def _swapped_blocks(c: Call) -> Result:
     """Blocks of as many queries as they have keys, and the other way round."""
     rows, columns = c["mask_block"]
     n, m = c["q"].shape[-2], c["k"].shape[-2]

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.judge.variants.base import Array, Call, softmax
+from nlattn._types import Array, JsonObject, Result
+from nlattn.conformance.judge.variants.base import Call, Run, softmax
 from nlattn.conformance.table import TABLE, find
 from nlattn.oracle.dense import Stages, attention_stages
 from nlattn.oracle.lev import _gathered
@@ -45,7 +46,7 @@ def translated(c: Call) -> Call:
     return Call(DENSE, arrays, options, c.dtype, c.then)
 
 
-def _kept(c: Call, *names: str) -> dict[str, Any]:
+def _kept(c: Call, *names: str) -> JsonObject:
     return {name: c.options[name] for name in names if name in c.options}
 
 
@@ -67,10 +68,10 @@ def _mask(c: Call) -> Array:
     return mask.reshape(shape)
 
 
-def of(wrong: Callable[[Call], Any]) -> Callable[[Call], Any]:
+def of(wrong: Run) -> Run:
     """Run on the translated call; the shape of the output is the operator's own."""
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         result = wrong(translated(c))
         if "Hq" in find(c.op).out.split() and isinstance(result, np.ndarray):
             return result.reshape(*c["q"].shape[:-1], result.shape[-1])
@@ -91,10 +92,10 @@ def _v(c: Call, st: Stages) -> Array:
     return np.repeat(v, st.out.shape[-3] // v.shape[-3], -3) if c.get("gqa") else v
 
 
-def weighing(weights: Callable[[Call, Stages], Array]) -> Callable[[Call], Any]:
+def weighing(weights: Callable[[Call, Stages], Array]) -> Run:
     """``weights(call, stages) v``."""
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         if {"sinks", "dropout_mask"} & {*c.arrays}:
             raise ValueError
         st = stages(c)
@@ -103,7 +104,7 @@ def weighing(weights: Callable[[Call, Stages], Array]) -> Callable[[Call], Any]:
     return of(run)
 
 
-def leaking(c: Call) -> Any:
+def leaking(c: Call) -> Result:
     """Weights of 0 times NaN."""
     st, v = stages(c), c["v"]
     if np.isfinite(v).all():
@@ -111,11 +112,11 @@ def leaking(c: Call) -> Any:
     return st.weights @ _v(c, st)
 
 
-def scoring(scores: Callable[[Call, Stages], Array]) -> Callable[[Call], Any]:
+def scoring(scores: Callable[[Call, Stages], Array]) -> Run:
     """``softmax(scores(call, stages)) v``."""
     return weighing(lambda c, st: softmax(scores(c, st)))
 
 
-def given(**changes: Any) -> Callable[[Call], Any]:
+def given(**changes: Any) -> Run:
     """Other options; a function is called with the call to give one."""
     return of(lambda c: c.given(**{n: x(c) if callable(x) else x for n, x in changes.items()})())

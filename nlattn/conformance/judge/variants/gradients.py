@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from nlattn._types import Result
 from nlattn.conformance.case import Array, Case
 from nlattn.conformance.judge.variants import parts
 from nlattn.conformance.judge.variants.base import Call
@@ -14,6 +15,7 @@ from nlattn.conformance.judge.variants.dense import stages, translated
 from nlattn.conformance.truth.bounds import exact
 
 Gradients = Mapping[str, Array]
+Way: TypeAlias = Callable[[Case, Gradients], Result]
 
 
 def wrong(case: Case, want: Gradients) -> Iterator[tuple[str, dict[str, Array]]]:
@@ -26,11 +28,11 @@ def wrong(case: Case, want: Gradients) -> Iterator[tuple[str, dict[str, Array]]]
         yield name, {**want, **made}
 
 
-def _exchanged(a: str, b: str) -> Callable[[Case, Gradients], Any]:
+def _exchanged(a: str, b: str) -> Way:
     return lambda _, g: {a: g[b], b: g[a]}
 
 
-def _for(dout: Callable[[Array], Array]) -> Callable[[Case, Gradients], Any]:
+def _for(dout: Callable[[Array], Array]) -> Way:
     """Gradients for another cotangent."""
 
     def make(case: Case, _: Gradients) -> Any:
@@ -41,17 +43,17 @@ def _for(dout: Callable[[Array], Array]) -> Callable[[Case, Gradients], Any]:
     return make
 
 
-def _without_lse(case: Case, _: Gradients) -> Any:
+def _without_lse(case: Case, _: Gradients) -> Result:
     arrays = {n: x for n, x in case.arrays.items() if n != "dlse"}
     if len(arrays) == len(case.arrays):
         raise ValueError
     return exact(Case(case.name, case.op, case.kind, case.dtype, arrays, case.options))
 
 
-def _with(**options: Any) -> Callable[[Case, Gradients], Any]:
+def _with(**options: object) -> Way:
     """Gradients with other options, of those that the case has."""
 
-    def make(case: Case, _: Gradients) -> Any:
+    def make(case: Case, _: Gradients) -> Result:
         if not {*options} <= {*case.options}:
             raise ValueError
         given = {n: x for n, x in {**case.options, **options}.items() if x is not None}
@@ -60,15 +62,15 @@ def _with(**options: Any) -> Callable[[Case, Gradients], Any]:
     return make
 
 
-def _sinks_alone(case: Case, want: Gradients) -> Any:
+def _sinks_alone(case: Case, want: Gradients) -> Result:
     return {"dsinks": _without_lse(case, want)["dsinks"]}
 
 
-def _sinks_turned(_: Case, want: Gradients) -> Any:
+def _sinks_turned(_: Case, want: Gradients) -> Result:
     return {"dsinks": -want["dsinks"]}
 
 
-def _without_the_norms(case: Case, _: Gradients) -> Any:
+def _without_the_norms(case: Case, _: Gradients) -> Result:
     """Of queries and keys as they are after their norms."""
     eps, arrays = case.options["qk_norm"], dict(case.arrays)
     for name in "qk":
@@ -86,23 +88,23 @@ def _without_dropout(case: Case) -> dict[str, Array]:
     return exact(Case(case.name, case.op, case.kind, case.dtype, arrays, given))
 
 
-def _undropped(case: Case, want: Gradients) -> Any:
+def _undropped(case: Case, want: Gradients) -> Result:
     """Scores' gradients without dropout, of values with it."""
     return {**_without_dropout(case), "dv": want["dv"]}
 
 
-def _dropped_in_dv(case: Case, _: Gradients) -> Any:
+def _dropped_in_dv(case: Case, _: Gradients) -> Result:
     return {"dv": _without_dropout(case)["dv"]}
 
 
-def _constant_weights(case: Case, want: Gradients) -> Any:  # noqa: ARG001
+def _constant_weights(case: Case, want: Gradients) -> Result:  # noqa: ARG001
     return {name: np.zeros_like(x) for name, x in want.items() if name != "dv"}
 
 
-def _softmax(change: Callable[[Array, Array, Array], Array]) -> Callable[[Case, Gradients], Any]:
+def _softmax(change: Callable[[Array, Array, Array], Array]) -> Way:
     """``dS = change(P, dP, inner)`` in place of ``P (dP - inner)``, inner the row sums of P dP."""
 
-    def make(case: Case, _: Gradients) -> Any:
+    def make(case: Case, _: Gradients) -> Result:
         if case.spec.softmax is None or not case.spec.softmax.own or case.options.get("gqa"):
             raise ValueError
         arrays = {n: np.asarray(x, float) if n != "mask" else x for n, x in case.arrays.items()}
@@ -120,7 +122,7 @@ def _softmax(change: Callable[[Array, Array, Array], Array]) -> Callable[[Case, 
     return make
 
 
-def _without_the_cap(case: Case, _: Gradients) -> Any:
+def _without_the_cap(case: Case, _: Gradients) -> Result:
     """Scores capped, but their gradients as if they were not."""
     c = Call(case.op, {n: x for n, x in case.arrays.items() if n != "dout"}, case.options)
     st = stages(c)
@@ -133,10 +135,10 @@ def _without_the_cap(case: Case, _: Gradients) -> Any:
     return {"dq": scale * dS @ k, "dk": scale * np.swapaxes(dS, -1, -2) @ q}
 
 
-def _of_one_head(which: int) -> Callable[[Case, Gradients], Any]:
+def _of_one_head(which: int) -> Way:
     """Gradients of shared heads from one of the query heads that share them."""
 
-    def make(case: Case, want: Gradients) -> Any:
+    def make(case: Case, want: Gradients) -> Result:
         if not case.options["gqa"]:
             raise ValueError
         heads, shared = case.arrays["q"].shape[-3], case.arrays["k"].shape[-3]
@@ -151,14 +153,14 @@ def _of_one_head(which: int) -> Callable[[Case, Gradients], Any]:
     return make
 
 
-def _averaged_heads(case: Case, want: Gradients) -> Any:
+def _averaged_heads(case: Case, want: Gradients) -> Result:
     if not case.options["gqa"]:
         raise ValueError
     group = case.arrays["q"].shape[-3] // case.arrays["k"].shape[-3]
     return {name: want[name] / group for name in ("dk", "dv")}
 
 
-_WAYS: tuple[tuple[str, Callable[[Case, Gradients], Any]], ...] = (
+_WAYS: tuple[tuple[str, Way], ...] = (
     ("with dk and dv swapped", _exchanged("dk", "dv")),
     ("with dq and dk swapped", _exchanged("dq", "dk")),
     ("with dq and dv swapped", _exchanged("dq", "dv")),

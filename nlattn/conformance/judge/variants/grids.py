@@ -7,15 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.judge.variants.base import (
-    Array,
-    Call,
-    Variant,
-    needs,
-    option,
-    softmax,
-    step,
-)
+from nlattn._types import Array, Function, Result
+from nlattn.conformance.judge.variants.base import Call, Run, Variant, needs, option, softmax, step
 
 _MEANS, _CROSS, _PSAL = ("patch means",), ("pasted patches",), ("patch votes",)
 
@@ -29,24 +22,24 @@ def _numbers(c: Call) -> int:
     return int(c.get("patch_size", 5) ** 2 * c["image"].shape[-1])
 
 
-def _divided_by(count: Callable[[Call], float]) -> Callable[[Call], Any]:
+def _divided_by(count: Callable[[Call], float]) -> Run:
     """Squared distances over another number than p^2 C: the same as other sigma and h."""
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         ratio = (count(c) / _numbers(c)) ** 0.5
         return c.given(sigma=c["sigma"] * ratio, h=_h(c) * ratio)()
 
     return run
 
 
-def _padded(mode: str) -> Callable[[Call], Any]:
+def _padded(mode: str) -> Run:
     return step("reflected", lambda _, __, n, r: np.pad(np.arange(n), r, mode=mode))  # type: ignore[call-overload]
 
 
-def _votes_over_all(c: Call) -> Any:
+def _votes_over_all(c: Call) -> Result:
     """Votes divided by p^2 also where fewer patches cover a pixel."""
 
-    def wrong(_: Call, f: Any, B: Array, H: int, W: int, p: int) -> Any:
+    def wrong(_: Call, f: Function, B: Array, H: int, W: int, p: int) -> Any:
         r = p // 2
         rows, columns = (
             np.minimum(n - 1, np.arange(n) + r) - np.maximum(0, np.arange(n) - r) + 1
@@ -57,10 +50,12 @@ def _votes_over_all(c: Call) -> Any:
     return step("votes", wrong)(c)
 
 
-def _weights(wrong: Callable[..., Any]) -> Callable[[Call], Any]:
+def _weights(wrong: Function) -> Run:
     """``wrong(A, S, Q, K, nu, temperature)`` in place of the map of cross-scale attention."""
 
-    def instead(_: Call, f: Any, q: Array, k: Array, p: int, temperature: float, *rest: Any) -> Any:
+    def instead(
+        _: Call, f: Function, q: Array, k: Array, p: int, temperature: float, *rest: Any
+    ) -> Any:
         A, S, Q, K, nu, above = f(q, k, p, temperature, *rest)
         return wrong(A, S, Q, K, nu, temperature), S, Q, K, nu, above
 
@@ -72,7 +67,7 @@ def _patch_of(x: Array, p: int) -> Array:
 
 
 def _convolved(
-    _: Call, f: Any, q: Array, k: Array, p: int, T: float, floor: float, assign: str
+    _: Call, f: Function, q: Array, k: Array, p: int, T: float, floor: float, assign: str
 ) -> Any:
     _, S, Q, K, nu, above = f(q, k, p, T, floor, assign)
     flipped = np.flip(_patch_of(Q, p), 1).reshape(Q.shape)
@@ -80,7 +75,7 @@ def _convolved(
 
 
 def _pixel_norms(
-    _: Call, f: Any, q: Array, k: Array, p: int, T: float, floor: float, assign: str
+    _: Call, f: Function, q: Array, k: Array, p: int, T: float, floor: float, assign: str
 ) -> Any:
     """Every pixel of the keys of length 1, in place of every patch."""
     _, S, Q, K, nu, above = f(q, k, p, T, floor, assign)
@@ -90,17 +85,19 @@ def _pixel_norms(
     return softmax(T * (Q @ unit.T)), S, Q, K, nu, above
 
 
-def _overlap(divide: Callable[[Any, int], Any]) -> Callable[[Call], Any]:
-    def wrong(_: Call, f: Any, A: Array, H: int, W: int, h: int, w: int, p: int, *rest: Any) -> Any:
+def _overlap(divide: Callable[[Any, int], Any]) -> Run:
+    def wrong(
+        _: Call, f: Function, A: Array, H: int, W: int, h: int, w: int, p: int, *rest: Any
+    ) -> Any:
         return divide(f(A, H, W, h, w, p, *rest), p)
 
     return step("normaliser", wrong)
 
 
-def _voted(wrong: Callable[[int, int, int, int, int], tuple[int, int]]) -> Callable[[Call], Any]:
+def _voted(wrong: Callable[[int, int, int, int, int], tuple[int, int]]) -> Run:
     """Votes for the key at ``wrong(row, column, a, b)`` in place of ``(row - a, column - b)``."""
 
-    def instead(_: Call, __: Any, index: Array, grid: tuple[int, int], radius: int) -> Any:
+    def instead(_: Call, __: object, index: Array, grid: tuple[int, int], radius: int) -> Any:
         Hq, Wq, topk = index.shape
         found = []
         for y, x in np.ndindex(Hq, Wq):
@@ -116,7 +113,7 @@ def _voted(wrong: Callable[[int, int, int, int, int], tuple[int, int]]) -> Calla
             found.append(row)
         return found
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         if not c["aggregate"]:
             raise ValueError
         return step("votes", instead)(c)
@@ -124,15 +121,15 @@ def _voted(wrong: Callable[[int, int, int, int, int], tuple[int, int]]) -> Calla
     return run
 
 
-def _costs(change: Callable[[Call, Any], Any]) -> Callable[[Call], Any]:
+def _costs(change: Callable[[Call, Array], Array]) -> Run:
     return step("costs", lambda c, f, *args: change(c, f(*args)))
 
 
-def _uniform(_: Call, f: Any, *args: Any) -> Any:
+def _uniform(_: Call, f: Function, *args: Any) -> Any:
     return [(row, np.full(len(w), 1 / max(len(w), 1))) for row, w in f(*args)]
 
 
-def _unnormalised(_: Call, f: Any, c: Array, *args: Any) -> Any:
+def _unnormalised(_: Call, f: Function, c: Array, *args: Any) -> Any:
     T = args[3]
     return [(row, np.array([np.exp(-c[p] / T) for p, _ in row], c.dtype)) for row, _ in f(c, *args)]
 

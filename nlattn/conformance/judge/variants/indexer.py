@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.judge.variants.base import Array, Call, after, option, several, softmax
+from nlattn._types import Result
+from nlattn.conformance.judge.variants.base import Array, Call, Run, after, option, several, softmax
 
 _SCORES, _TABLE, _LOSS = ("index scores",), ("chosen table",), ("divergence",)
 
 
-def _scored(how: Callable[[Array, Array], Array]) -> Callable[[Call], Any]:
+def _scored(how: Callable[[Array, Array], Array]) -> Run:
     """Of products (..., n, h, m) and weights (..., n, h, 1)."""
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         s = np.einsum("...ihd,...jd->...ihj", c["q"], c["k"])
         return how(s, c["w"][..., None])
 
@@ -26,17 +26,17 @@ def _relu(s: Array) -> Array:
     return np.where(s.real > 0, s, 0)
 
 
-def _chosen(key: Callable[[Call, Array], Array]) -> Callable[[Call], Any]:
+def _chosen(key: Callable[[Call, Array], Array]) -> Run:
     """The best by another number of a key; what is hidden stays hidden."""
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         x = c["scores"]
         return c.given(scores=np.where(np.isneginf(x), x, key(c, x)))()
 
     return run
 
 
-def _highest_of_equal(c: Call) -> Any:
+def _highest_of_equal(c: Call) -> Result:
     m = c["scores"].shape[-1]
     if c.get("causal"):
         raise ValueError
@@ -44,22 +44,22 @@ def _highest_of_equal(c: Call) -> Any:
     return np.where(out < 0, -1, m - 1 - out)
 
 
-def _by_key(c: Call) -> Any:
+def _by_key(c: Call) -> Result:
     out, m = c(), c["scores"].shape[-1]
     return np.where(out < 0, -1, 0) + np.sort(np.where(out < 0, m, out), -1) * (
         np.sort(np.where(out < 0, m, out), -1) < m
     )
 
 
-def _corner(c: Call) -> Any:
+def _corner(c: Call) -> Result:
     n, m = c["scores"].shape[-2:]
     if not c["causal"] or n == m:
         raise ValueError
     return c.given(causal_offset=c.get("causal_offset", 0) + m - n)()
 
 
-def _shifted(by: int) -> Callable[[Call], Any]:
-    def run(c: Call) -> Any:
+def _shifted(by: int) -> Run:
+    def run(c: Call) -> Result:
         if not c["causal"]:
             raise ValueError
         return c.given(causal_offset=c.get("causal_offset", 0) + by)()
@@ -67,16 +67,16 @@ def _shifted(by: int) -> Callable[[Call], Any]:
     return run
 
 
-def _hidden_kept(c: Call) -> Any:
+def _hidden_kept(c: Call) -> Result:
     if not np.isneginf(c["scores"]).any():
         raise ValueError
     return c.given(scores=np.where(np.isneginf(c["scores"]), -1e30, c["scores"]))()
 
 
-def _loss(how: Callable[[Array, Array, Array], Array]) -> Callable[[Call], Any]:
+def _loss(how: Callable[[Array, Array, Array], Array]) -> Run:
     """Of scores, their softmax p and the weights w."""
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         s = c["scores"]
         return how(np.where(np.isneginf(s.real), 0, s), softmax(s), c["weights"])
 

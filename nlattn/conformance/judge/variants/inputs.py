@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
-from nlattn.conformance.judge.variants.base import Array, Call, Variant, after, unit
+from nlattn._types import Result
+from nlattn.conformance.judge.variants.base import Array, Call, Run, Variant, after, unit
 from nlattn.conformance.table import JUDGED, find
 
 _SETS, _GRIDS = ("triples",), ("grids",)
@@ -15,15 +13,15 @@ ANY = ("any",)
 """Fits every operator."""
 
 
-def _swapped(a: str, b: str) -> Callable[[Call], Any]:
+def _swapped(a: str, b: str) -> Run:
     return lambda c: c.given(**{a: c[b], b: c[a]})()
 
 
-def _normalised(*names: str) -> Callable[[Call], Any]:
+def _normalised(*names: str) -> Run:
     return lambda c: c.given(**{name: unit(c[name]) for name in names})()
 
 
-def _misread(c: Call) -> Any:
+def _misread(c: Call) -> Result:
     """Rows read as long as columns are, from the same memory; the result is written so, too."""
     names = [name for name in ("q", "k", "v", "image") if name in c.arrays]
 
@@ -35,7 +33,7 @@ def _misread(c: Call) -> Any:
     return misread(out)
 
 
-def _turned(c: Call) -> Any:
+def _turned(c: Call) -> Result:
     """Height and width exchanged everywhere but in what belongs to a place."""
     names = [n for n in ("q", "k", "v", "image") if n in c.arrays and "H" in _dims(c.op, n)]
     out = c.given(**{name: np.swapaxes(c[name], -2, -3) for name in names})()
@@ -46,19 +44,19 @@ def _dims(op: str, name: str) -> str:
     return find(op).arrays.get(name, "")
 
 
-def _flipped(*names: str) -> Callable[[Call], Any]:
+def _flipped(*names: str) -> Run:
     return lambda c: c.given(**{name: np.flip(c[name], -2) for name in names})()
 
 
-def _by_columns(c: Call) -> Any:
+def _by_columns(c: Call) -> Result:
     v = c["v"]
     return c.given(v=np.swapaxes(v, -2, -3).reshape(v.shape))()
 
 
-def _ungiven(name: str) -> Callable[[Call], Any]:
+def _ungiven(name: str) -> Run:
     """An option that is not looked at."""
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         c.options[name]
         return c.given(**{name: None})()
 

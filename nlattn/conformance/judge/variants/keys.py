@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from nlattn._types import Array, Function, Result
 from nlattn.conformance.judge.variants.base import (
-    Array,
     Call,
+    Run,
     Variant,
     after,
     needs,
@@ -26,18 +27,18 @@ _SUPPORT, _LEV = ("support",), ("chosen keys",)
 _NEAREST, _BANDWIDTH = ("nearest",), ("nearest", "gaussian weights")
 
 
-def _worst(c: Call) -> Any:
+def _worst(c: Call) -> Result:
     """Smallest products instead of largest."""
     if c.get("score", "dot") == "neg_l2":
         raise ValueError
     return -c.given(q=-c["q"])()
 
 
-def _rooted(c: Call) -> Any:
+def _rooted(c: Call) -> Result:
     return c.given(bandwidth=c["bandwidth"] ** 0.5)()
 
 
-def _leverage(c: Call) -> Any:
+def _leverage(c: Call) -> Result:
     return Call("leverage_scores", {"k": c["k"]}, {})()
 
 
@@ -45,7 +46,7 @@ def _centred(k: Array) -> Array:
     return np.asarray(k - k.mean(-2, keepdims=True))
 
 
-def _ridged(c: Call) -> Any:
+def _ridged(c: Call) -> Result:
     """Keys with as many rows more, of length 1 along each axis: a ridge of 1."""
     k = c["k"]
     d = k.shape[-1]
@@ -53,7 +54,7 @@ def _ridged(c: Call) -> Any:
     return c.given(k=np.concatenate([k, more], -2))()[..., : k.shape[-2]]
 
 
-def _truncated(c: Call) -> Any:
+def _truncated(c: Call) -> Result:
     """Keys less their least singular direction."""
     U = np.linalg.svd(c["k"], full_matrices=False)[0]
     return (U[..., :-1] ** 2).sum(-1)
@@ -63,21 +64,21 @@ def _p(c: Call) -> float:
     return float(c.get("p", 2.0))
 
 
-def _sides(change: Callable[[Call, Any, Any], Any]) -> Callable[[Call], Any]:
+def _sides(change: Callable[[Call, Any, Any], Any]) -> Run:
     return lambda c: change(c, *c())
 
 
-def _weights(change: Callable[[Call, Any], Any]) -> Callable[[Call], Any]:
+def _weights(change: Callable[[Call, Array], Array]) -> Run:
     """``change(call, A)`` in place of the whole map, before entries below eps are dropped."""
 
-    def wrong(c: Call, f: Any, *args: Any, **options: Any) -> Any:
+    def wrong(c: Call, f: Function, *args: Any, **options: Any) -> Any:
         A, lse = f(*args, **options)
         return change(c, A), lse
 
     return step("polynomial_attention", wrong)
 
 
-def _whole(c: Call) -> Any:
+def _whole(c: Call) -> Result:
     return c.given(eps=0.0)()
 
 
@@ -85,16 +86,16 @@ def _cut(c: Call, A: Array) -> Array:
     return np.where(c["eps"] > A, 0, A)
 
 
-def _over_kept(c: Call) -> Any:
+def _over_kept(c: Call) -> Result:
     A = c()
     total = A.sum(-1, keepdims=True)
     return A / np.where(total == 0, 1, total)
 
 
-def _rows(change: Callable[[list[Any], int], list[Any]]) -> Callable[[Call], Any]:
+def _rows(change: Callable[[list[Array], int], list[Array]]) -> Run:
     """Other keys in the rows of a support, ``change(rows, keys)``."""
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         indptr, indices = c["support.indptr"], c["support.indices"]
         rows = [indices[a:b] for a, b in pairwise(indptr)]
         rows = change(rows, int(c["support.shape"][-1]))
@@ -105,18 +106,18 @@ def _rows(change: Callable[[list[Any], int], list[Any]]) -> Callable[[Call], Any
     return run
 
 
-def _probabilities(wrong: Callable[..., Any]) -> Callable[[Call], Any]:
+def _probabilities(wrong: Function) -> Run:
     """``wrong(s, P, weight)`` in place of the weights of one query, from their scores."""
 
-    def instead(_: Call, f: Any, s: Array, weight: str, power: float) -> Any:
+    def instead(_: Call, f: Function, s: Array, weight: str, power: float) -> Any:
         P, lse = f(s, weight, power)
         return wrong(s, P, weight), lse
 
     return step("probabilities", instead, "sparse")
 
 
-def _of_weight(name: str, run: Callable[[Call], Any]) -> Callable[[Call], Any]:
-    def only(c: Call) -> Any:
+def _of_weight(name: str, run: Run) -> Run:
+    def only(c: Call) -> Result:
         if c.get("weight", "softmax") != name:
             raise ValueError
         return run(c)
@@ -124,12 +125,12 @@ def _of_weight(name: str, run: Callable[[Call], Any]) -> Callable[[Call], Any]:
     return only
 
 
-def _index(change: Callable[[Array, int], Array]) -> Callable[[Call], Any]:
+def _index(change: Callable[[Array, int], Array]) -> Run:
     """Other chosen keys."""
     return lambda c: c.given(index=change(c["index"], c["k"].shape[-2]))()
 
 
-def _chosen_by(select: str) -> Callable[[Call], Any]:
+def _chosen_by(select: str) -> Run:
     return lambda c: c.given(index=None, keys=int(c["index"].shape[-1]), select=select)()
 
 
@@ -142,7 +143,7 @@ def _softmaxed(c: Call, A: Array) -> Array:
     return softmax(np.where(A > 0, s, -np.inf))
 
 
-def _before(c: Call) -> Any:
+def _before(c: Call) -> Result:
     """Row i of the causal map on the keys before i alone."""
     out = np.zeros((c["q"].shape[-2], c["k"].shape[-2]))
     out[1:] = c.given(q=c["q"][1:])()
@@ -154,7 +155,7 @@ def _from_roots(s: Array, _: Array, __: str) -> Array:
     return softmax(-np.sqrt(-s))
 
 
-def _first_values(c: Call) -> Any:
+def _first_values(c: Call) -> Result:
     v = c["v"].copy()
     index = np.broadcast_to(c["index"], (*v.shape[:-2], c["index"].shape[-1]))[..., None]
     np.put_along_axis(v, index, c["v"][..., : index.shape[-2], :].copy(), -2)

@@ -7,15 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.judge.variants.base import (
-    Array,
-    Call,
-    Variant,
-    after,
-    option,
-    softmax,
-    step,
-)
+from nlattn._types import Array, Function, Result
+from nlattn.conformance.judge.variants.base import Call, Run, Variant, after, option, softmax, step
 
 _LATTICE, _SIGNS = ("lattice",), ("signs",)
 _CHOSEN = [f"{name}_simplices__{part}" for name in "qk" for part in ("rem0", "rank")]
@@ -25,10 +18,10 @@ def _normalised(c: Call) -> bool:
     return bool(c.get("normalize", True))
 
 
-def _if(wanted: Callable[[Call], bool], run: Callable[[Call], Any]) -> Callable[[Call], Any]:
+def _if(wanted: Callable[[Call], bool], run: Run) -> Run:
     """A variant of the calls that are wanted."""
 
-    def only(c: Call) -> Any:
+    def only(c: Call) -> Result:
         if not wanted(c):
             raise ValueError
         return run(c)
@@ -36,17 +29,17 @@ def _if(wanted: Callable[[Call], bool], run: Callable[[Call], Any]) -> Callable[
     return only
 
 
-def _stretched(factor: float) -> Callable[[Call], Any]:
+def _stretched(factor: float) -> Run:
     """Features times a factor, in simplices of their own."""
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         arrays = {name: factor * c[name] for name in "qk"}
         return c.given(**arrays, **dict.fromkeys(_CHOSEN))()
 
     return run
 
 
-def _exact(c: Call) -> Any:
+def _exact(c: Call) -> Result:
     """Gaussian weights of every pair."""
     if c.get("weight", "gaussian") == "softmax":
         raise ValueError
@@ -55,7 +48,7 @@ def _exact(c: Call) -> Any:
     return (softmax(s) if _normalised(c) else np.exp(s)) @ v
 
 
-def _corner(_: Call, f: Any, *args: Any) -> Any:
+def _corner(_: Call, f: Function, *args: Any) -> Any:
     """All of a point's weight on the vertex that is nearest to it."""
     b = f(*args)
     first = np.argmax(b.real, axis=-1)[..., None]
@@ -70,13 +63,13 @@ def _wide_blur(_: Call, __: Any, z: Array, lattice: Any, order: Any) -> Any:
     return z
 
 
-def _one_sided(_: Call, __: Any, z: Array, lattice: Any, order: Any) -> Any:
+def _one_sided(_: Call, __: object, z: Array, lattice: Any, order: Array) -> Result:
     for j in order:
         z = z + z[lattice.above[j]]
     return z
 
 
-def _one_lattice(c: Call) -> Any:
+def _one_lattice(c: Call) -> Result:
     """Points of all heads on one lattice: values stay apart, but the blur crosses them."""
     q, k, v = c["q"], c["k"], c["v"]
     lead = q.shape[:-2]
@@ -105,12 +98,12 @@ def _alpha(c: Call) -> float:
     return 1 + 0.5 ** int(c["q"].shape[-1])
 
 
-def _ranked(choose: Callable[[Array, int], Array]) -> Callable[[Call], Any]:
+def _ranked(choose: Callable[[Array, int], Array]) -> Run:
     """Other keys of the same number."""
     return step("nearest", lambda _, __, s, keys: np.sort(choose(np.asarray(s.real), keys), -1))
 
 
-def _from_numbers(c: Call, chosen_by_signs: bool) -> Any:
+def _from_numbers(c: Call, chosen_by_signs: bool) -> Result:
     """Scores of the numbers themselves, among the keys that signs or they choose."""
     q, k = c["q"], c["k"]
     s = q @ np.swapaxes(k, -1, -2)
@@ -123,19 +116,19 @@ def _from_numbers(c: Call, chosen_by_signs: bool) -> Any:
     return softmax(np.where(kept, scale * s, -np.inf)) @ c["v"]
 
 
-def _over_all(c: Call) -> Any:
+def _over_all(c: Call) -> Result:
     """Weights over the sum of all keys' exponentials, not of those that are kept."""
     _, lse = c.given(return_lse=True)()
     _, whole = c.given(return_lse=True, keys=c["k"].shape[-2])()
     return c() * np.exp(lse - whole)[..., None]
 
 
-def _signed(wrong: Callable[[Array], Array]) -> Callable[[Call], Any]:
+def _signed(wrong: Callable[[Array], Array]) -> Run:
     """Another sign, of which no perturbation passes."""
     return step("signs", lambda _, __, x, *rest: wrong(x.real).astype(x.dtype))
 
 
-def _scaled(factor: Callable[[Call], float]) -> Callable[[Call], Any]:
+def _scaled(factor: Callable[[Call], float]) -> Run:
     return option(scale=lambda c: factor(c) * (c.get("scale") or c["q"].shape[-1] ** -0.5))
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from nlattn._types import Array, Function, Result
 from nlattn.conformance.judge.variants.base import (
-    Array,
     Call,
+    Run,
     Variant,
     after,
     needs,
@@ -30,7 +31,7 @@ _DIVIDED = ("linear products",)
 _PLAIN = ("pairwise",)
 
 
-def _factors(wrong: Callable[[Any, Any, Any, Any], Any]) -> Callable[[Call], Any]:
+def _factors(wrong: Function) -> Run:
     """``wrong(q, k, Q, K)`` in place of the factors Q, K of the map."""
 
     def instead(_: Call, factors: Any, q: Array, k: Array, **options: Any) -> Any:
@@ -39,8 +40,8 @@ def _factors(wrong: Callable[[Any, Any, Any, Any], Any]) -> Callable[[Call], Any
     return step("factors", instead)
 
 
-def _softmaxed(wrong: Callable[[Any, Any, Any, Any], Any]) -> Callable[[Call], Any]:
-    def run(c: Call) -> Any:
+def _softmaxed(wrong: Callable[[Any, Any, Any, Any], Any]) -> Run:
+    def run(c: Call) -> Result:
         if c.get("normalization", "softmax") != "softmax":
             raise ValueError
         return _factors(wrong)(c)
@@ -48,7 +49,7 @@ def _softmaxed(wrong: Callable[[Any, Any, Any, Any], Any]) -> Callable[[Call], A
     return run
 
 
-def _times(factor: Callable[[Call], Any]) -> Callable[[Call], Any]:
+def _times(factor: Callable[[Call], float]) -> Run:
     return after(lambda c, out: out * factor(c))
 
 
@@ -64,10 +65,10 @@ def _d(c: Call) -> int:
     return int(c["q"].shape[-1])
 
 
-def _counted(factor: Callable[[Call], Any]) -> Callable[[Call], Any]:
+def _counted(factor: Callable[[Call], float]) -> Run:
     """A factor where the operator divides by a count."""
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         softmax = (c.get("normalization"), c.get("pairwise")) == (None, None) and any(
             name in inspect.signature(find(c.op).oracle()).parameters
             for name in ("normalization", "pairwise")
@@ -79,23 +80,23 @@ def _counted(factor: Callable[[Call], Any]) -> Callable[[Call], Any]:
     return run
 
 
-def _kept(c: Call) -> Any:
+def _kept(c: Call) -> Result:
     """Keys that count: all, or those of the mask."""
     mask = c.get("mask")
     return _m(c) if mask is None else np.asarray(mask.sum(-1))[..., None, None]
 
 
-def _phi(wrong: Callable[..., Any]) -> Callable[[Call], Any]:
+def _phi(wrong: Function) -> Run:
     """``wrong(positive_features, x, projection, **options)`` in place of positive features."""
     return step("positive_features", lambda _, f, *args, **options: wrong(f, *args, **options))
 
 
-def _outside(f: Any, x: Array, projection: Array, **options: Any) -> Array:
+def _outside(f: Function, x: Array, projection: Array, **options: Any) -> Array:
     eps = options.pop("eps", 1e-4)
     return np.asarray(f(x, projection, **options, eps=1e-300) + eps)
 
 
-def _without_square(f: Any, x: Array, projection: Array, **options: Any) -> Array:
+def _without_square(f: Function, x: Array, projection: Array, **options: Any) -> Array:
     """Features of x beside a last channel in which no projection lies, its square taken out."""
     c = options.get("scale")
     c = x.shape[-1] ** -0.25 if c is None else c
@@ -105,7 +106,7 @@ def _without_square(f: Any, x: Array, projection: Array, **options: Any) -> Arra
     return np.asarray(phi * np.exp(half) + eps / np.sqrt(len(projection)))
 
 
-def _twice_square(f: Any, x: Array, projection: Array, **options: Any) -> Array:
+def _twice_square(f: Function, x: Array, projection: Array, **options: Any) -> Array:
     c = options.get("scale")
     c = x.shape[-1] ** -0.25 if c is None else c
     half = (c * x * (c * x)).sum(-1, keepdims=True) / 2
@@ -114,27 +115,27 @@ def _twice_square(f: Any, x: Array, projection: Array, **options: Any) -> Array:
     return np.asarray(phi * np.exp(-half) + eps / np.sqrt(len(projection)))
 
 
-def _strict(_: Call, __: Any, q: Array, k: Array, causal: bool, eps: float) -> Any:
+def _strict(_: Call, __: object, q: Array, k: Array, causal: bool, eps: float) -> Any:
     """Weights of keys before the query alone."""
     A = np.where(np.tri(q.shape[-2], k.shape[-2], -int(causal)) > 0, q @ np.swapaxes(k, -1, -2), 0)
     D = A.sum(-1, keepdims=True) + eps * q.sum(-1, keepdims=True)
     return A / D, D
 
 
-def _as_they_are(c: Call) -> Any:
+def _as_they_are(c: Call) -> Result:
     return step("amplify", lambda _, __, x, *___: x)(c)
 
 
-def _unhinged(c: Call) -> Any:
+def _unhinged(c: Call) -> Result:
     """The mean of what the hinge would cut: a margin so large that it cuts nothing, taken off."""
     far = 1e3
     return c.given(margin=c["margin"] + far)() - far
 
 
-def _scaled_features(change: Callable[[Any, float], Any]) -> Callable[[Call], Any]:
+def _scaled_features(change: Callable[[Any, float], Any]) -> Run:
     """Another factor on the rows that are projected, whatever the scale that is given."""
 
-    def wrong(f: Any, x: Array, projection: Array, **options: Any) -> Any:
+    def wrong(f: Function, x: Array, projection: Array, **options: Any) -> Any:
         scale = options.pop("scale", None)
         now = x.shape[-1] ** -0.25 if scale is None else scale
         return f(x, projection, **options, scale=change(x.shape[-1], now))
@@ -142,7 +143,7 @@ def _scaled_features(change: Callable[[Any, float], Any]) -> Callable[[Call], An
     return _phi(wrong)
 
 
-def _normaliser(wrong: Callable[[Any, Any], Any]) -> Callable[[Call], Any]:
+def _normaliser(wrong: Callable[[Any, Any], Any]) -> Run:
     """``wrong(A, D)`` in place of a map A and the sums D that its rows are over."""
 
     def linear(_: Call, __: Any, phi_q: Array, phi_k: Array, v: Array) -> Any:
@@ -150,7 +151,7 @@ def _normaliser(wrong: Callable[[Any, Any], Any]) -> Callable[[Call], Any]:
         D = A.sum(-1, keepdims=True)
         return wrong(A / D, D)[0] @ v
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         if not hasattr(importlib.import_module(f"nlattn.oracle.{find(c.op).stem}"), "_weights"):
             return step("linear_attention", linear)(c)
         return step("_weights", lambda _, f, *args: wrong(*f(*args)))(c)
@@ -166,10 +167,10 @@ def _over_columns(A: Array, D: Array) -> tuple[Array, Array]:
     return A * D / (A * D).sum(-2, keepdims=True), D
 
 
-def _amplified(side: str) -> Callable[[Call], Any]:
+def _amplified(side: str) -> Run:
     """Only queries or only keys amplified; the other are unit vectors."""
 
-    def wrong(c: Call, f: Any, x: Array, amplification: Any = 6.0, floor: float = 5e-5) -> Any:
+    def wrong(c: Call, f: Function, x: Array, amplification: Any = 6.0, floor: float = 5e-5) -> Any:
         own = np.array_equal(np.asarray(x.real), np.asarray(c[side].real))
         return f(x, amplification if own else 1.0, floor)
 
@@ -180,14 +181,14 @@ def _amplification(c: Call) -> float:
     return float(c.get("amplification", 6.0))
 
 
-def _ranks(change: Callable[[Call], dict[str, Any]]) -> Callable[[Call], Any]:
+def _ranks(change: Callable[[Call], dict[str, Array]]) -> Run:
     return lambda c: c.given(**change(c))()
 
 
-def _loss(change: Callable[[Any, Any, Any, float], Any]) -> Callable[[Call], Any]:
+def _loss(change: Callable[[Any, Any, Any, float], Any]) -> Run:
     """``change(hinge, pos, neg, margin)`` in place of the hinge."""
 
-    def wrong(_: Call, f: Any, scores: Array, *args: Any) -> Any:
+    def wrong(_: Call, f: Function, scores: Array, *args: Any) -> Any:
         margin = args[2]
         hinge, pos, neg = f(scores, *args)
         return change(hinge, pos, neg, margin), pos, neg
@@ -195,12 +196,12 @@ def _loss(change: Callable[[Any, Any, Any, float], Any]) -> Callable[[Call], Any
     return step("_hinge", wrong)
 
 
-def _ascending(c: Call, f: Any, q: Array, k: Array, *args: Any) -> Any:  # noqa: ARG001
+def _ascending(c: Call, f: Function, q: Array, k: Array, *args: Any) -> Any:  # noqa: ARG001
     order, scores = f(q, -k, *args)
     return order, 1 / scores
 
 
-def _linear_scores(c: Call) -> Any:
+def _linear_scores(c: Call) -> Result:
     """Dense softmax attention in place of a linear one."""
     mask = c.get("mask")
     return attention(c["q"], c["k"], c["v"], mask=None if mask is None else mask[..., None, :])

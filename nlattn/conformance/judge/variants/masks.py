@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.judge.variants.base import Array, Call, Variant, softmax
+from nlattn._types import Array, Result
+from nlattn.conformance.judge.variants.base import Call, Run, Variant, softmax
 from nlattn.conformance.judge.variants.dense import (
     BLOCKS,
     OPS,
@@ -21,10 +22,10 @@ from nlattn.conformance.judge.variants.dense import (
 from nlattn.oracle.dense import Stages
 
 
-def _until(name: str, most: int) -> Callable[[Call], Any]:
+def _until(name: str, most: int) -> Run:
     """What forbids keys, or is added to their scores, counts for the first keys alone."""
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         n, m = c["q"].shape[-2], c["k"].shape[-2]
         if m <= most or c.get(name) in (None, False) if name == "causal" else m <= most:
             raise ValueError
@@ -45,8 +46,8 @@ def _positions(c: Call) -> tuple[Array, Array]:
     return np.arange(c["q"].shape[-2])[:, None], np.arange(c["k"].shape[-2])
 
 
-def _causal(shift: Callable[[Call], Any]) -> Callable[[Call], Any]:
-    def offset(c: Call) -> Any:
+def _causal(shift: Callable[[Call], int]) -> Run:
+    def offset(c: Call) -> Result:
         if not c["causal"] or isinstance(c.get("causal_offset"), str):
             raise ValueError
         return shift(c)
@@ -54,7 +55,7 @@ def _causal(shift: Callable[[Call], Any]) -> Callable[[Call], Any]:
     return given(causal_offset=offset)
 
 
-def _offset(c: Call) -> Any:
+def _offset(c: Call) -> Result:
     return c.get("causal_offset", 0)
 
 
@@ -62,7 +63,7 @@ def _surplus(c: Call) -> int:
     return int(c["k"].shape[-2] - c["q"].shape[-2])
 
 
-def _window(change: Callable[[Any, Any], Any]) -> Callable[[Call], Any]:
+def _window(change: Callable[[Any, Any], Any]) -> Run:
     return given(window=lambda c: list(change(*c["window"])))
 
 
@@ -72,10 +73,10 @@ def _wider(by_left: int, by_right: int) -> Callable[[Any, Any], Any]:
     ]
 
 
-def _instead(names: tuple[str, ...], yes: Callable[[Call], Array]) -> Callable[[Call], Any]:
+def _instead(names: tuple[str, ...], yes: Callable[[Call], Array]) -> Run:
     """Other positions allowed in place of those of some options."""
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         if c.get(names[0]) in (None, False):
             raise ValueError
         mask = c.get("mask")
@@ -85,7 +86,7 @@ def _instead(names: tuple[str, ...], yes: Callable[[Call], Array]) -> Callable[[
     return of(run)
 
 
-def _keys(kept: Callable[[int], Any]) -> Callable[[Call], Any]:
+def _keys(kept: Callable[[int], Any]) -> Run:
     """Only some of the keys, by a slice or an index made from their number."""
 
     def yes(c: Call) -> Array:
@@ -96,7 +97,7 @@ def _keys(kept: Callable[[int], Any]) -> Callable[[Call], Any]:
             raise ValueError
         return mask
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         mask = c.get("mask")
         return c.given(mask=yes(c) if mask is None else mask & yes(c))()
 
@@ -123,16 +124,16 @@ def _in_pairs(_: Call, st: Stages) -> Array:
     return st.weights[..., np.where(order < len(order), order, len(order) - 1), :]
 
 
-def _without_diagonal(c: Call) -> Any:
+def _without_diagonal(c: Call) -> Result:
     i, j = _positions(c)
     mask = c.get("mask")
     return c.given(mask=(i != j) if mask is None else mask & (i != j))()
 
 
-def _of_first_head(name: str) -> Callable[[Call], Any]:
+def _of_first_head(name: str) -> Run:
     """What all heads take of the first."""
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         x = c[name]
         if x.ndim < 3:
             raise ValueError
@@ -147,10 +148,10 @@ def _of_first_head(name: str) -> Callable[[Call], Any]:
     return of(run)
 
 
-def _on_first_head(name: str, otherwise: Any) -> Callable[[Call], Any]:
+def _on_first_head(name: str, otherwise: Any) -> Run:
     """Other heads than the first are as if it were not given."""
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         lead = c["q"].shape[:-2]
         whole = np.broadcast_to(c[name], (*lead, *np.shape(c[name])[-2:]))
         first = (np.arange(int(np.prod(lead))) == 0).reshape(*lead, 1, 1)
@@ -161,10 +162,10 @@ def _on_first_head(name: str, otherwise: Any) -> Callable[[Call], Any]:
     return of(run)
 
 
-def _some_channels(block: int) -> Callable[[Call], Any]:
+def _some_channels(block: int) -> Run:
     """Scores of the channels up to the last whole block."""
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         d = c["q"].shape[-1]
         if d % block == 0 or d < block:
             raise ValueError
@@ -186,10 +187,10 @@ def _padded(block: int) -> Callable[[Call, Stages], Array]:
     return weights
 
 
-def _other_heads(pick: Callable[[Any, int, int], Any]) -> Callable[[Call], Any]:
+def _other_heads(pick: Callable[[Array, int, int], Array]) -> Run:
     """Heads of keys and values for each query head, chosen by ``pick(heads, all, shared)``."""
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         if not c["gqa"]:
             raise ValueError
         heads, shared = c["q"].shape[-3], c["k"].shape[-3]
@@ -211,11 +212,11 @@ def _nothing_means(block: int) -> Callable[[Call, Stages], Array]:
     return weights
 
 
-def _too_few_and_finite(block: int) -> Callable[[Call], Any]:
+def _too_few_and_finite(block: int) -> Run:
     """Two mistakes: the diagonal is left out, and the queries of nothing get a mean."""
     mean = weighing(_nothing_means(block))
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         if not c["causal"]:
             raise ValueError
         return mean(c.given(causal_offset=_offset(c) - 1))
@@ -223,7 +224,7 @@ def _too_few_and_finite(block: int) -> Callable[[Call], Any]:
     return run
 
 
-def _mixed(c: Call) -> Any:
+def _mixed(c: Call) -> Result:
     """Heads and positions lie the other way round in memory."""
 
     def mix(x: Array) -> Array:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.judge.variants.base import Array, Call, Variant, after, step
+from nlattn._types import Array, Function, Result
+from nlattn.conformance.judge.variants.base import Call, Run, Variant, after, step
 
 _NEAR = ("neighbours",)
 
 
-def _axis(wrong: Callable[..., Any]) -> Callable[[Call], Any]:
+def _axis(wrong: Function) -> Run:
     """``wrong(function, length, window, stride, dilation, causal)`` along every axis."""
     return step("neighbours", lambda c, f, *given: wrong(f, *given))
 
@@ -27,10 +27,10 @@ def _placed(length: int, dilation: int, ends: Callable[[int, int], tuple[int, in
     return seen
 
 
-def _cut(f: Any, length: int, window: int, stride: int, dilation: int, causal: bool) -> Array:
+def _cut(f: Function, length: int, window: int, stride: int, dilation: int, causal: bool) -> Array:
     """Windows that stay about the query, and lose what lies outside."""
     if causal:
-        return f(length, window, stride, dilation, causal)  # type: ignore[no-any-return]
+        return f(length, window, stride, dilation, causal)
 
     def ends(place: int, last: int) -> tuple[int, int]:
         first = min(place // stride * stride + stride // 2, last) - window // 2
@@ -39,7 +39,7 @@ def _cut(f: Any, length: int, window: int, stride: int, dilation: int, causal: b
     return _placed(length, dilation, ends)
 
 
-def _led(_: Any, length: int, window: int, stride: int, dilation: int, causal: bool) -> Array:
+def _led(_: object, length: int, window: int, stride: int, dilation: int, causal: bool) -> Array:
     """The window of the first query of a stride in place of that of its middle."""
 
     def ends(place: int, last: int) -> tuple[int, int]:
@@ -52,7 +52,9 @@ def _led(_: Any, length: int, window: int, stride: int, dilation: int, causal: b
     return _placed(length, dilation, ends)
 
 
-def _later(f: Any, length: int, window: int, stride: int, dilation: int, causal: bool) -> Array:
+def _later(
+    f: Function, length: int, window: int, stride: int, dilation: int, causal: bool
+) -> Array:
     """One key more behind the query than before it, where the window is even."""
 
     def ends(place: int, last: int) -> tuple[int, int]:
@@ -65,10 +67,12 @@ def _later(f: Any, length: int, window: int, stride: int, dilation: int, causal:
     )
 
 
-def _whole(f: Any, length: int, window: int, stride: int, dilation: int, causal: bool) -> Array:
+def _whole(
+    f: Function, length: int, window: int, stride: int, dilation: int, causal: bool
+) -> Array:
     """Dilated windows moved inside the axis, whatever remainder their keys then have."""
     if causal or dilation == 1 or stride > 1:
-        return f(length, window, stride, dilation, causal)  # type: ignore[no-any-return]
+        return f(length, window, stride, dilation, causal)
     seen = np.zeros((length, length), bool)
     for i in range(length):
         reach = dilation * (window - 1)
@@ -77,7 +81,7 @@ def _whole(f: Any, length: int, window: int, stride: int, dilation: int, causal:
     return seen
 
 
-def _turned(c: Call) -> Any:
+def _turned(c: Call) -> Result:
     """Options of the axes from the last to the first."""
     names = ("window", "stride", "dilation", "causal")
     given = {n: c.get(n)[::-1] for n in names if isinstance(c.get(n), list)}

@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.judge.variants.base import Array, Call, after, several, softmax
+from nlattn._types import Result
+from nlattn.conformance.judge.variants.base import Array, Call, Run, after, several, softmax
 
 _MERGED, _SHARE, _PAGES = ("merged",), ("share",), ("pages",)
 
 
-def _by(weights: Callable[[Array], Array]) -> Callable[[Call], Any]:
+def _by(weights: Callable[[Array], Array]) -> Run:
     """Outputs merged by other weights of their normalisers (..., parts, n)."""
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         lse = c()[1]
         z = c["lses"] * (np.log(2) if c.get("lse_base") == "2" else 1.0)
         w = weights(z)[..., None]
@@ -34,14 +35,14 @@ def _even(z: Array) -> Array:
     return np.asarray(there / np.maximum(there.sum(-2, keepdims=True), 1))
 
 
-def _of_parts(which: slice) -> Callable[[Call], Any]:
+def _of_parts(which: slice) -> Run:
     return lambda c: c.given(outs=c["outs"][..., which, :, :], lses=c["lses"][..., which, :])()
 
 
-def _lse(change: Callable[[Array, Array], Array]) -> Callable[[Call], Any]:
+def _lse(change: Callable[[Array, Array], Array]) -> Run:
     """Another normaliser, of those of the sets and of ours."""
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         out, lse = c()
         return out, change(c["lses"], lse)
 
@@ -53,18 +54,18 @@ def _largest(z: Array, _: Array) -> Array:
     return np.asarray(np.take_along_axis(z, at, -2)[..., 0, :])
 
 
-def _other_base(c: Call) -> Any:
+def _other_base(c: Call) -> Result:
     return c.given(lse_base="e" if c.get("lse_base") == "2" else "2")()
 
 
-def _only_base_of_lse(c: Call) -> Any:
+def _only_base_of_lse(c: Call) -> Result:
     """Weights by the natural exponential of logarithms to base 2."""
     if c["lse_base"] != "2":
         raise ValueError
     return c.given(lse_base="e")()[0], c()[1]
 
 
-def _empty_is_nan(c: Call) -> Any:
+def _empty_is_nan(c: Call) -> Result:
     out, lse = c()
     none = np.isneginf(lse.real)
     if not none.any():
@@ -72,11 +73,11 @@ def _empty_is_nan(c: Call) -> Any:
     return np.where(none[..., None], np.nan, out), np.where(none, np.nan, lse)
 
 
-def _right_lse(run: Callable[[Call], Any]) -> Callable[[Call], Any]:
+def _right_lse(run: Run) -> Run:
     return lambda c: (run(c)[0], c()[1])
 
 
-def _held(c: Call) -> Any:
+def _held(c: Call) -> Result:
     """Nothing times what an empty set holds, which may be NaN."""
     out, lse = c()
     held = 0 * c["outs"].sum(-3)
@@ -125,12 +126,12 @@ GRADIENTS: tuple[tuple[str, Callable[..., dict[str, Array]]], ...] = (
 """What goes wrong in gradients alone."""
 
 
-def _moved_pages(change: Callable[[Array, int], Array]) -> Callable[[Call], Any]:
+def _moved_pages(change: Callable[[Array, int], Array]) -> Run:
     """The oracle with another table, of this one and of the number of pages."""
     return lambda c: c.given(table=change(np.array(c["table"]), len(c["pages"])))()
 
 
-def _interleaved(c: Call) -> Any:
+def _interleaved(c: Call) -> Result:
     """The first rows of all pages, then the second ones."""
     out, size = c(), c["pages"].shape[1]
     lead = out.ndim - c["pages"].ndim + 1

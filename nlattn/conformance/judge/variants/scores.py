@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.judge.variants.base import Array, Call, Variant, softmax
+from nlattn._types import Array, Result
+from nlattn.conformance.judge.variants.base import Call, Run, Variant, softmax
 from nlattn.conformance.judge.variants.dense import (
     BLOCKS,
     OPS,
@@ -29,7 +29,7 @@ def _scale(c: Call) -> float:
     return c["q"].shape[-1] ** -0.5 if given is None else float(given)
 
 
-def _scaled(change: Callable[[Call, float], float]) -> Callable[[Call], Any]:
+def _scaled(change: Callable[[Call, float], float]) -> Run:
     return given(scale=lambda c: change(c, _scale(c)))
 
 
@@ -102,8 +102,8 @@ def _overflowing(c: Call, st: Stages) -> Array:
     return np.where(np.isneginf(st.masked.real).all(-1, keepdims=True), 0, weights)
 
 
-def _log(change: Callable[[Stages], Array]) -> Callable[[Call], Any]:
-    def run(c: Call) -> Any:
+def _log(change: Callable[[Stages], Array]) -> Run:
+    def run(c: Call) -> Result:
         c["return_lse"]
         st = stages(c)
         return st.out, change(st)
@@ -111,7 +111,7 @@ def _log(change: Callable[[Stages], Array]) -> Callable[[Call], Any]:
     return of(run)
 
 
-def _bias(c: Call) -> Any:
+def _bias(c: Call) -> Result:
     return 0 if c.get("bias") is None else c["bias"]
 
 

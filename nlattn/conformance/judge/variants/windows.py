@@ -7,24 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.judge.variants.base import (
-    Array,
-    Call,
-    Variant,
-    after,
-    needs,
-    softmax,
-    step,
-)
+from nlattn._types import Array, Function, Result
+from nlattn.conformance.judge.variants.base import Call, Run, Variant, after, needs, softmax, step
 from nlattn.conformance.table import find
 
 _QNA, _PLACED, _UP = ("learned queries",), ("placed windows",), ("phases",)
 
 
-def _taps(wrong: Callable[..., Any]) -> Callable[[Call], Any]:
+def _taps(wrong: Function) -> Run:
     """``wrong(z, inside)`` in place of the softmax over taps, of scores with their bias."""
 
-    def instead(c: Call, f: Any, q: Array, k: Array, taps: Any, bias: Any, scale: Any) -> Any:
+    def instead(
+        c: Call, f: Function, q: Array, k: Array, taps: Any, bias: Any, scale: Any
+    ) -> Result:
         lse = f(q, k, taps, bias, scale)[1]
         factor = q.shape[-1] ** -0.5 if scale is None else scale
         z = taps.read(factor * np.einsum("...td,...hwd->...thw", q, k))
@@ -46,7 +41,7 @@ def _joint(z: Array, inside: Array, _: Call) -> Array:
     return np.moveaxis(_over(z, 3), -3, -5)
 
 
-def _gated_before(c: Call) -> Any:
+def _gated_before(c: Call) -> Result:
     gate = c["gate"]
 
     def wrong(z: Array, inside: Array, _: Call) -> Array:
@@ -57,21 +52,21 @@ def _gated_before(c: Call) -> Any:
     return _taps(wrong)(c.given(gate=np.ones_like(gate)))
 
 
-def _flipped(c: Call) -> Any:
+def _flipped(c: Call) -> Result:
     """Taps read from the last to the first: convolution in place of correlation."""
     given = {name: np.flip(c[name], (-2, -1)) for name in ("bias", "gate") if name in c.arrays}
     return c.given(**given)()
 
 
-def _transposed(c: Call) -> Any:
+def _transposed(c: Call) -> Result:
     given = {name: np.swapaxes(c[name], -2, -1) for name in ("bias", "gate") if name in c.arrays}
     return c.given(**given)()
 
 
-def _rearranged(order: Callable[[Array, int], Array]) -> Callable[[Call], Any]:
+def _rearranged(order: Callable[[Array, int], Array]) -> Run:
     """Other queries for each phase."""
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         s = int(c["scale"])
         axes = {"q": -3, "bias": -4, "gate": -4}
         phases = order(np.arange(s * s).reshape(s, s), s).ravel()
@@ -89,10 +84,10 @@ def _blocks(c: Call, out: Array) -> Array:
     return np.moveaxis(parts, (-4, -2), (-5, -3)).reshape(out.shape)
 
 
-def _shifted(down: int, right: int) -> Callable[[Call], Any]:
+def _shifted(down: int, right: int) -> Run:
     """Every window moved by a pixel."""
 
-    def run(c: Call) -> Any:
+    def run(c: Call) -> Result:
         if c.get("stride", 1) != 1 or c.get("padding") is not None:
             raise ValueError
         kh, kw = np.broadcast_to(c["window"], 2)
