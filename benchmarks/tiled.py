@@ -1,7 +1,7 @@
 """Runs by tiles: the same bytes for tiles and workers, peak memory, scaling, kills.
 
-``python benchmarks/tiled.py bits|memory SIDE|cgroup SIDE MB|scaling SIDE|kills N|jobs|thousand SIDE
-MANIFEST``; figures as Markdown.
+``python benchmarks/tiled.py bits|memory SIDE|cgroup SIDE MB|scaling SIDE|counted SIDE|kills N|
+thousand SIDE MANIFEST``; figures as Markdown.
 """
 
 from __future__ import annotations
@@ -124,21 +124,53 @@ def cgroup(folder: Path, side: int, megabytes: int) -> None:
 
 
 def scaling(folder: Path, side: int) -> None:
-    """Seconds of stages on one and two worker processes of one thread, in turn."""
+    """Seconds on one and two worker processes of one thread, and of two runs side by side, in turn.
+
+    Two runs that share nothing say what the machine's memory lets two workers gain.
+    """
     image = picture(folder / "image.npy", side, side)
-    times: dict[int, list[float]] = {1: [], 2: []}
     env = {**os.environ, "NUMBA_NUM_THREADS": "1"}
+    times: dict[str, list[float]] = {"1 worker": [], "2 workers": [], "2 runs of 1 worker": []}
+    crews = (1,), (2,), (1, 1)
     for turn in range(3):
-        for workers in (1, 2):
-            out = folder / "out"
-            shutil.rmtree(out, ignore_errors=True)
-            more = ["--tile", "256", "--processes", str(workers), "--memory", "20GB"]
+        for (name, taken), workers in zip(times.items(), crews, strict=True):
+            outs = [folder / f"out{i}" for i in range(len(workers))]
+            for out in outs:
+                shutil.rmtree(out, ignore_errors=True)
             begun = time.perf_counter()
-            subprocess.run(command(image, out, *more), check=True, env=env)
-            times[workers].append(time.perf_counter() - begun)
-            print(turn, workers, f"{times[workers][-1]:.1f} s", flush=True)
-    one, two = (statistics.median(times[w]) for w in (1, 2))
-    print(f"{side} x {side}: {one:.1f} s on 1 worker, {two:.1f} s on 2: {one / two:.2f} times")
+            runs = [
+                subprocess.Popen(
+                    command(image, out, "--tile", "256", "--processes", str(w), "--memory", "20GB"),
+                    env=env,
+                )
+                for out, w in zip(outs, workers, strict=True)
+            ]
+            assert not any(run.wait() for run in runs)
+            taken.append(time.perf_counter() - begun)
+            print(turn, name, f"{taken[-1]:.1f} s", flush=True)
+    one, two, both = (statistics.median(taken) for taken in times.values())
+    print(
+        f"{side} x {side}: {one:.1f} s on 1 worker, {two:.1f} s on 2: {one / two:.2f} times; "
+        f"two runs side by side {both:.1f} s: {2 * one / both:.2f} times the work"
+    )
+
+
+def counted(folder: Path, side: int) -> None:
+    """Bytes that the busiest of some workers reads for scores and writes, without a clock."""
+    np.save(folder / "small.npy", np.zeros((8, 8, 3), np.uint8))
+    job = scram.job(folder / "small.npy", candidates="random", iterations=2).of(
+        sources.Source("npy", "", (side, side, 3)), 256
+    )
+    print("| workers | bytes of the busiest | share of all |\n|---|---|---|")
+    total = 0.0
+    for workers in (1, 2, 4, 16):
+        most = 0.0
+        for stage in job.stages():
+            cost = stage.cost
+            moved = cost.disk + cost.scores * 8 * (job.features.channels + 1)
+            most += moved * -(-cost.tasks // workers) / cost.tasks
+        total = total or most
+        print(f"| {workers} | {most / 1e9:.1f} GB | 1 / {total / most:.2f} |")
 
 
 def kills(folder: Path, count: int) -> None:

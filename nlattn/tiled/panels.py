@@ -68,9 +68,10 @@ def stages(x: Points, options: CertifiedOptions, *, scored: int) -> list[Stage]:
     gathered = tuple(name for p in range(ground.PARTS) for name in _sums(p))
     makes = ("out", "lse", "missed")
     return [
-        Stage("survey", x.files[:2], ground.all_names(), plant, Cost(1, survey, survey)),
+        Stage("survey", x.files[:2], ground.all_names(), plant,
+              Cost(1, survey, survey, kernels.NEAR * x.n)),
         Stage("values", (*ground.all_names(), *x.files[2:]), (*own, "middle"), total,
-              Cost(1, values, values)),
+              Cost(1, values, values, x.m)),
         *found,
         Stage("dense", (*x.files, "middle", *gathered, *ground.all_names()), left,
               leave,

@@ -139,8 +139,11 @@ def seconds(job: PictureJob, executor: Executor | None = None) -> dict[str, tupl
     fixed = {
         stage.name for stage in job.stages() if stage.cost.tasks == 1 and not stage.cost.scores
     }
-    grown = {name: 1.0 if name in fixed else growth for name in taken[1]}
-    return {name: (taken[1][name] * g, taken[2][name] * g) for name, g in grown.items()}
+    found = {}
+    for name in (stage.name for stage in job.stages()):
+        factor = 1.0 if name in fixed else growth
+        found[name] = taken[1].get(name, 0.0) * factor, taken[2].get(name, 0.0) * factor
+    return found
 
 
 def on_workers(costs: Mapping[str, Cost], one: Mapping[str, float], workers: int) -> float:
