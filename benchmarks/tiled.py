@@ -110,7 +110,7 @@ def cgroup(folder: Path, side: int, megabytes: int) -> None:
         (group / "memory.limit_in_bytes").write_text(str(megabytes * 10**6))
         begun = time.perf_counter()
         process = subprocess.Popen(
-            command(image, folder / "out", "--tile", "512", "--memory", f"{megabytes}MB"),
+            command(image, folder / "out", "--tile", "256", "--memory", f"{megabytes}MB"),
             preexec_fn=lambda: (group / "cgroup.procs").write_text(str(os.getpid())),
         )
         assert process.wait() == 0
