@@ -58,7 +58,7 @@ def run(
     with closing(who), closing(Manifest(folder, header, resume=resume)) as manifest:
         _look(folder, stages, manifest)
         for stage in stages if not manifest.complete else ():
-            if stage.drops and {*stage.drops} <= manifest.dropped:  # all of it is done
+            if {*stage.reads, *stage.drops} & manifest.dropped:  # all of it is done
                 _remove(folder, stage.drops)
                 continue
             arrays, tasks = stage.begin(folder)

@@ -14,7 +14,8 @@ import pytest
 
 import nlattn
 from nlattn.cli import main
-from nlattn.cli.tiled import _Progress, _span
+from nlattn.cli.tiled import _Progress
+from nlattn.cli.words import span
 from nlattn.tiled import scram
 
 SMALL = ["--candidates", "random", "--patch", "3", "--channels", "3", "--iterations", "1"]
@@ -103,7 +104,7 @@ def test_progress_says_how_long_it_takes(
     said = capsys.readouterr().err
     assert "image: 0 of 1 tasks\r" in said
     assert "search 20: 1 of 1 tasks, " in said
-    assert [_span(s) for s in (3, 600, 9000)] == ["3.0 s", "10 min", "2.5 h"]
+    assert [span(s) for s in (3, 600, 9000)] == ["3.0 s", "10 min", "2.5 h"]
 
 
 @pytest.mark.jit

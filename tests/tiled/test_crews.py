@@ -59,3 +59,29 @@ def test_workers_make_the_same_bytes(tmp_path: Path, given: Path, name: str) -> 
     for n in names:
         if n.endswith(".npy") and n != "residual.npy":  # which is by tasks
             assert (tmp_path / "one" / n).read_bytes() == (tmp_path / "two" / n).read_bytes(), n
+
+
+class EndedError(Exception):
+    """The run is over before it is done."""
+
+
+@pytest.mark.parametrize("name", ["certified", "gradients", "lewis", "means"])
+def test_jobs_go_on_where_they_were_ended(tmp_path: Path, given: Path, name: str) -> None:
+    do, done = jobs(given)[name], [0]
+
+    def stop(_: str, count: int, *__: int) -> None:
+        done[0] += count > 0
+        if done[0] == at:
+            raise EndedError
+
+    tasks, at = len(do(tmp_path / "whole", tile=200)), 0
+    for at in (tasks // 2, tasks):
+        out, done[0] = tmp_path / str(at), 0
+        with pytest.raises(EndedError):
+            do(out, tile=200, progress=stop)
+        do(out, tile=200, resume=True)
+        names = sorted(path.name for path in out.iterdir())
+        assert names == sorted(path.name for path in (tmp_path / "whole").iterdir())
+        for n in names:
+            if n.endswith(".npy"):
+                assert (out / n).read_bytes() == (tmp_path / "whole" / n).read_bytes(), n
