@@ -267,7 +267,10 @@ def judge(task: Task, result: Result, options: Namespace) -> quality.Quality | N
     """An approximate map against float64 dense attention, on sampled queries."""
     if result.map is None or options.method not in _APPROXIMATE:
         return None
-    q, k = (task.flat(x).astype(np.float64) for x in (task.q, task.k))
+    k = task.flat(task.k).astype(np.float64)
+    q = np.zeros(task.flat(task.q).shape)  # memory is taken by the rows that are compared alone
+    chosen = quality.sample(len(q), options.rows, options.seed)
+    q[chosen] = task.flat(task.q)[chosen]
     exact = nlattn.attention_map(q, k, scale=task.scale)
     v = None if task.v is None else task.flat(task.v)
     best = min(8, len(k))
@@ -292,9 +295,9 @@ def judge_all(task: Task, result: Result, options: Namespace) -> dict[str, float
 
 def exact_of_shown(task: Task, result: Result) -> dict[str, Floats]:
     """Exact attention that the keys drawn hold, and that of the strongest of them, by query."""
-    q, k = (task.flat(x).astype(np.float64) for x in (task.q, task.k))
-    points = task.points
-    rows = nlattn.attention_map(q[points], k, scale=task.scale).to_dense()
+    points, k = task.points, task.flat(task.k).astype(np.float64)
+    q = task.flat(task.q)[points].astype(np.float64)
+    rows = nlattn.attention_map(q, k, scale=task.scale).to_dense()
     drawn = result.weights.reshape(rows.shape)
     strongest = drawn.argmax(1)
     mass = np.where(drawn != 0, rows, 0).sum(1)

@@ -20,6 +20,8 @@ _FEW = 1 << 28
 """Scores of these."""
 _FEWEST = 256
 """Queries of which such a picture is made at least."""
+_ROWS = 1 << 14
+"""Rows of a sparse map that are looked at together."""
 
 
 def held(A: AttentionMap, task: Task, known: Floats | None = None) -> tuple[Floats, int] | None:
@@ -50,10 +52,13 @@ def spread(A: AttentionMap, task: Task) -> Floats | None:
     Of a softmax it is ``exp(lse_i - scale q_i . (A k)_i)``: no row is made.
     """
     if isinstance(A, SparseMap):
-        weights = A.weights.astype(np.float64)
-        terms = -weights * np.log(np.where(weights > 0, weights, 1))
-        row = np.repeat(np.arange(A.shape[0]), np.diff(A.support.indptr))
-        entropy = np.bincount(row, terms, A.shape[0])
+        entropy = np.zeros(A.shape[0])
+        for first in range(0, A.shape[0], _ROWS):
+            ends = A.support.indptr[first : first + _ROWS + 1]
+            weights = A.weights[ends[0] : ends[-1]].astype(np.float64)
+            terms = -weights * np.log(np.where(weights > 0, weights, 1))
+            row = np.repeat(np.arange(len(ends) - 1), np.diff(ends))
+            entropy[first : first + _ROWS] = np.bincount(row, terms, len(ends) - 1)
     elif isinstance(A, (DenseMap, SelectedMap)):
         q, k = (task.flat(x) for x in (task.q, task.k))
         mean = np.einsum("ij,ij->i", q, A @ np.ascontiguousarray(k), dtype=np.float64)

@@ -228,3 +228,37 @@ def test_work_is_optional_in_part() -> None:
     B = type(A).from_state(A.state())
     assert B.work.per_query is None
     assert B.work.changed.tolist() == [3, 1]
+
+
+CELLS = {
+    "two dtypes": (
+        {"k": np.zeros((2, 2, 1), np.float32)},
+        r"q is float64 \(2, 3, 1\) and k float32",
+    ),
+    "halves": (
+        {"q": np.ones((2, 3, 1), np.float16), "k": np.ones((2, 2, 1), np.float16)},
+        "float16",
+    ),
+    "nothing": ({"q": np.zeros((0, 3, 1))}, r"q is float64 \(0, 3, 1\)"),
+    "a scale of 0": ({"options": np.array([0, 1, 0, 0, 0])}, "its options are outside their sets"),
+    "patches of 0": ({"options": np.array([2, 0, 0, 0, 0])}, "its options are outside their sets"),
+    "even patches": ({"options": np.array([2, 2, 0, 0, 0])}, "its options are outside their sets"),
+    "no such overlap": ({"options": np.array([2, 1, 3, 0, 0])}, "options are outside their sets"),
+    "a floor of 0": ({"factors": np.array([1.0, 0, 1])}, "its options are outside their sets"),
+    "a divisor of 0": ({"factors": np.array([1.0, 1, 0])}, "its options are outside their sets"),
+    "no number": ({"factors": np.array([np.nan, 1, 1])}, "its options are outside their sets"),
+    "other queries": ({"query_grid": np.array([6, 4])}, r"its grids are \(\(6, 4\), \(4, 4\)\)"),
+    "other keys": ({"key_grid": np.array([2, 8])}, r"its grids are \(\(4, 6\), \(2, 8\)\)"),
+}
+
+
+@pytest.mark.parametrize("what", CELLS)
+def test_a_broken_map_of_cells_is_refused(what: str, tmp_path: Path) -> None:
+    q, k = np.arange(1.0, 7).reshape(2, 3, 1), np.arange(1.0, 5).reshape(2, 2, 1)
+    parts = members(nlattn.cross_scale_attention_map(q, k, scale=2, patch=1))
+    changes, text = CELLS[what]
+    write(tmp_path / "map.npz", parts)
+    assert load_map(tmp_path / "map.npz").shape == (24, 16)
+    write(tmp_path / "bad.npz", {**parts, **changes})
+    with pytest.raises(ValueError, match=rf"^load_map: .*bad\.npz is no readable map: .*{text}"):
+        load_map(tmp_path / "bad.npz")

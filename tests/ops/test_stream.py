@@ -85,6 +85,21 @@ def test_every_merge_order_gives_the_offline_set() -> None:
     assert left.n == 200
 
 
+def test_streams_that_merge_drop_what_became_light() -> None:
+    """Every part holds keys that are heavy in it alone; the whole has room for d / eps keys."""
+    k = np.random.default_rng(4).standard_normal((60, 4))
+    parts = [LeverageStream(4, 0.25, first=i).update(k[i : i + 12]) for i in range(0, 60, 12)]
+    held = [len(part.to_arrays()["index"]) for part in parts]
+    assert max(held) <= 16 < sum(held[:3])
+    for part in parts[1:]:
+        parts[0].merge(part)
+        assert len(parts[0].to_arrays()["index"]) <= 16
+    assert (
+        parts[0].result().index.tolist()
+        == LeverageStream(4, 0.25).update(k).result().index.tolist()
+    )
+
+
 def test_blocks_may_come_out_of_order() -> None:
     k = heavy_tailed(90, 3)
     stream = LeverageStream(3, EPS)
