@@ -549,6 +549,40 @@ def test_peak_memory_is_this_process():
     assert peak is None or peak > 1e7
 
 
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="asks the system what a process held")
+@pytest.mark.jit
+def test_the_memory_reported_is_what_the_run_has_held(tmp_path: Path):
+    """Pictures and page included: drawing them takes tens of megabytes."""
+    command = [sys.executable, "-m", "nlattn", "demo", "--size", "32", "--json"]
+    process = subprocess.Popen(
+        [*command, "--out", tmp_path / "out"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT,
+    )  # fmt: skip
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    held = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    reported = json.loads((tmp_path / "out" / "report.json").read_text())["peak_bytes"]
+    assert held - 8e6 < reported <= held + 1e6  # what is left is the report itself
+
+
+def test_what_a_picture_says_of_entropy_is_made_of_some_rows(monkeypatch: pytest.MonkeyPatch):
+    rng = np.random.default_rng(0)
+    q, k = rng.standard_normal((5, 6, 3)), rng.standard_normal((4, 7, 3))
+    task = Task("", q, k, None, 1.0, [])
+    for A in (
+        nlattn.scram_map(q, k, seed=3),
+        nlattn.attention_map(q.reshape(-1, 3), k.reshape(-1, 3), scale=1.0),
+    ):
+        weights = A.to_dense()
+        entropy = -np.where(
+            weights > 0, weights * np.log(np.where(weights > 0, weights, 1)), 0
+        ).sum(1)
+        for rows in (1, 7, 30, 999):
+            monkeypatch.setattr(pixelwise, "_ROWS", rows)
+            np.testing.assert_allclose(pixelwise.spread(A, task).ravel(), np.exp(entropy))
+
+
 def test_a_terminal_sees_what_is_running(capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     with StageClock(quiet=False) as stages:
