@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 from nlattn import _check, images
 from nlattn._types import Floats
 from nlattn.files import npy, picture
+from nlattn.files.untrusted import open_regular
 from nlattn.tiled.bands import rows_of
 
 OP = "tiled"
@@ -134,9 +136,7 @@ def _dask_rows(source: Source, first: int, last: int) -> Any:
 
 
 def _tiff(name: str) -> Source:
-    import tifffile
-
-    with tifffile.TiffFile(name) as file:
+    with _opened(name) as file:
         page, short = file.pages[0], Path(name).name
         if len(file.series) != 1 or len(file.series[0].pages) != 1:
             _check.fail(OP, short, f"has {len(file.pages)} pages, expected one picture")
@@ -146,20 +146,42 @@ def _tiff(name: str) -> Source:
             _check.fail(OP, short, "is neither grey nor RGB without opacity")
         if np.dtype(page.dtype).kind not in "fu":
             _check.fail(OP, short, f"holds {page.dtype}, expected unsigned or floating numbers")
+        if page.bitspersample not in (8, 16, 32, 64):
+            _check.fail(OP, short, f"holds {page.bitspersample}-bit pixels, expected 8, 16 or more")
+        turned = page.tags.get("Orientation")
+        if turned is not None and turned.value != 1:
+            _check.fail(OP, short, "is stored turned or mirrored, expected upright rows")
         return Source("tiff", name, _shape(page.shape, name), bits=_bits(page.dtype))
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[Any]:
+    """A TIFF that has a page; ValueError if it is none, or no plain file."""
+    import tifffile
+
+    with open_regular(OP, name, links=True) as stream:
+        try:
+            file = tifffile.TiffFile(stream)
+            file.pages[0]
+        except Exception as error:  # of damaged headers it raises whatever comes
+            _check.fail(OP, Path(name).name, f"is no readable TIFF: {str(error)[:200]}")
+        with file:
+            yield file
 
 
 def _tiff_rows(source: Source, first: int, last: int) -> Any:
     """Rows from the strips or tiles that hold some of them."""
-    import tifffile
-
-    with tifffile.TiffFile(source.path) as file:
+    with _opened(source.path) as file:
         page, (_, width, channels) = file.pages[0], source.shape
         out = np.zeros((last - first, width, channels), page.dtype)
         for index in _segments(page, first, last):
             file.filehandle.seek(page.dataoffsets[index])
             data = file.filehandle.read(page.databytecounts[index])
-            block, place, _ = page.decode(data, index, jpegtables=page.jpegtables)
+            try:
+                block, place, _ = page.decode(data, index, jpegtables=page.jpegtables)
+            except Exception as error:  # damaged data, or a codec that is not installed
+                text = f"cannot be decoded: {str(error)[:200]}"
+                _check.fail(OP, Path(source.path).name, text)
             if block is None:  # left out of the file: zeros
                 continue
             block = block.reshape(*block.shape[-3:-1], channels)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,3 +125,37 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.full((2, 2), np.nan))
     with pytest.raises(ValueError, match="holds NaN or infinities"):
         sources.rows(sources.source(tmp_path / "a.npy"), 0, 2)
+
+
+TIFFS: dict[str, tuple[dict[str, Any], str]] = {
+    "turned": ({"extratags": [(274, 3, 1, 6, True)]}, "is stored turned or mirrored, expected up"),
+    "of 12 bits": ({"bitspersample": 12}, "holds 12-bit pixels, expected 8, 16 or more"),
+    "white is 0": ({"photometric": "miniswhite"}, "is neither grey nor RGB without opacity"),
+}
+
+
+@pytest.mark.parametrize("what", TIFFS)
+def test_tiffs_that_would_be_read_wrongly_are_refused(what: str, tmp_path: Path) -> None:
+    options, text = TIFFS[what]
+    path = tmp_path / "x.tif"
+    given = {key: value for key, value in options.items() if key != "bitspersample"}
+    tifffile.imwrite(path, np.zeros((4, 6), np.uint16), **given)
+    if "bitspersample" in options:
+        with tifffile.TiffFile(path, mode="r+b") as file:
+            file.pages[0].tags["BitsPerSample"].overwrite(options["bitspersample"])
+    with pytest.raises(ValueError, match=f"^tiled: x.tif {text}"):
+        sources.source(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a pipe")
+@pytest.mark.parametrize("name", ["x.tif", "x.npy", "x.png"])
+def test_pipes_and_junk_are_refused(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=f"^tiled: {name} is a pipe, expected a plain file$"):
+        sources.source(tmp_path / name)
+    (tmp_path / name).unlink()
+    for content in (b"", b"II*\0" + bytes(range(200)), bytes(300)):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"^tiled: .*{name}"):
+            sources.source(tmp_path / name)
