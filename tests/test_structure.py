@@ -8,13 +8,16 @@ import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import nlattn
+from nlattn.conformance.cases import arrays as made
 from nlattn.conformance.cases.recipes import recipes
 from nlattn.conformance.judge.variants import of as variants_of
 from nlattn.conformance.table import JUDGED, PARTS, TABLE, OpSpec, find
@@ -226,6 +229,39 @@ def test_no_two_classes_share_a_name() -> None:
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                     where.setdefault(node.name, []).append(name_of(path))
     assert {name: files for name, files in where.items() if len(files) > 1} == {}
+
+
+@pytest.mark.parametrize("spec", JUDGED, ids=lambda spec: spec.name)
+def test_every_option_is_tried(spec: OpSpec) -> None:
+    if spec.cases.search_only:
+        return
+    untried = keywords(spec.function()) & keywords(spec.oracle()) - CHOOSING
+    untried -= {*spec.options, *(spec.cases.search.options if spec.cases.search else ())}
+    known: set[str] = set()
+    for recipe in recipes(spec):
+        untried -= {*recipe.options}
+        if not {*recipe.extra} <= known:
+            known |= {*recipe.extra}
+            arrays = made.values(np.random.default_rng(0), spec, recipe)
+            more = made.extras(np.random.default_rng(0), spec, recipe, arrays)
+            untried -= {name.split(".")[0] for name in {**arrays, **more}}
+    assert not untried, f"no recipe of {spec.name} has {sorted(untried)}"
+
+
+def test_no_two_recipes_share_a_label() -> None:
+    for spec in JUDGED:
+        own = [*(r for factor in spec.cases.choices for r in factor), *spec.cases.recipes]
+        labels = [recipe.label for recipe in own]
+        assert len(labels) == len({*labels}), spec.name
+
+
+CHOOSING = {"seed", "select", "scores", "field", "key_mask", "weights", "return_rank"}
+"""Options of what is chosen, or computed, beforehand and part of every case; a whole number."""
+
+
+def keywords(function: Callable[..., Any]) -> set[str]:
+    parameters = inspect.signature(inspect.unwrap(function)).parameters
+    return {name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
 def test_the_table_answers_by_name() -> None:
