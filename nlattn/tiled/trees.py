@@ -47,7 +47,7 @@ def _longest(x: Points, options: SearchOptions) -> Stage:
     def begin(_: Folder) -> tuple[list[Array], list[TileTask]]:
         return [array], [TileTask("longest", _measure, (x, options), {"longest": 0})]
 
-    return Stage("longest", x.files[:2], ("longest",), begin, Cost(1, 24 * x.m, 8))
+    return Stage("longest", x.files[:2], ("longest",), begin, Cost(1, 3 * _size(x) * x.m, 8))
 
 
 def _plant(x: Points, options: SearchOptions, t: int) -> Stage:
@@ -67,7 +67,7 @@ def _plant(x: Points, options: SearchOptions, t: int) -> Stage:
 
     disk = sum(array.nbytes for array in arrays)
     reads = (*x.files[:2], "longest")
-    return Stage(f"tree {t}", reads, own, begin, Cost(1, 20 * m + disk, disk, depth * m))
+    return Stage(f"tree {t}", reads, own, begin, Cost(1, 3 * _size(x) * m + disk, disk, depth * m))
 
 
 def _pass(x: Points, options: SearchOptions, number: int, last: int, r: int, t: int) -> Stage:
@@ -99,11 +99,15 @@ def _pass(x: Points, options: SearchOptions, number: int, last: int, r: int, t: 
 
     widest = max(b.below - b.above for b in near) * x.query_grid[1]
     slots = 1 if r == 0 else SLOTS
-    each = 8 * x.d + 24 * options.topk + 16 * SLOTS + 40 * slots
+    each = _size(x) * x.d + 24 * options.topk + 16 * SLOTS + 40 * slots
     disk = sum(array.nbytes for array in arrays)
     scores = slots * engine.LEAF * x.n
     cost = Cost(len(near), widest * (each + 8 * slots * options.topk), disk, scores)
     return Stage(name, tuple(reads), made, begin, cost, tuple(drops))
+
+
+def _size(x: Points) -> int:
+    return np.dtype(x.dtype).itemsize
 
 
 def _tried(r: int, t: int) -> str:
