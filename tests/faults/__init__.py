@@ -21,10 +21,11 @@ from nlattn.conformance.judge.diagnosis import commonest
 from nlattn.conformance.table import owner
 from tests.faults import changes, decoder, dense, gradients, grids, keys, lattice, linear, parts
 from tests.faults.kernels import KERNELS
+from tests.faults.reports import REPORTS
 from tests.faults.traps import TRAPS as SIMPLE
 from tests.faults.traps import Trap
 
-TRAPS = (*SIMPLE, *KERNELS)
+TRAPS = (*SIMPLE, *KERNELS, *REPORTS)
 
 ENOUGH = 3
 """Failures of a fault after which it is known well enough."""

@@ -19,9 +19,16 @@ from nlattn.conformance.truth.arithmetic import ACCUMULATE, PRODUCTS, RESULTS, W
 
 _F = TypeVar("_F", bound=Function)
 _BUGS = ("AttributeError", "NameError", "KeyError", "IndexError", "ZeroDivisionError",
-         "UnboundLocalError", "RecursionError", "MemoryError", "SystemExit",
-         "WrongResult")  # fmt: skip
+         "UnboundLocalError", "RecursionError", "MemoryError", "SystemExit", "LinAlgError",
+         "FloatingPointError", "OverflowError", "WrongResult")  # fmt: skip
 """Exceptions that refuse nothing, unless a pattern of refusals says otherwise."""
+_MISUSE = re.compile(
+    r"TypeError: .*(unsupported operand type|object is not|object cannot be interpreted"
+    r"|required positional argument|positional arguments?\b|indices must be|can't multiply"
+    r"|can only concatenate|cannot unpack|only integer scalar arrays|only length-1 arrays"
+    r"|not supported between instances|multiple values for argument)"
+)
+"""Python's and NumPy's own words for code that is wrong: these refuse nothing, either."""
 
 
 def capable(**words: Any) -> Callable[[_F], _F]:
@@ -127,7 +134,7 @@ class Capabilities:
         """Whether an exception, as ``Type: text (place)``, says that a call is not supported."""
         if self.refusals is not None:
             return any(re.search(pattern, raised) for pattern in self.refusals)
-        return not raised.startswith(_BUGS)
+        return not raised.startswith(_BUGS) and not _MISUSE.match(raised)
 
 
 _NAMES = tuple(FUNCTIONS)

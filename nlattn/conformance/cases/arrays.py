@@ -258,10 +258,17 @@ def _simplices(
     return found
 
 
+def _weights(
+    rng: np.random.Generator, _: OpSpec, __: Recipe, arrays: dict[str, Array], ___: str
+) -> dict[str, Array]:
+    """One for each key, positive."""
+    return {"weights": rng.uniform(0.2, 2.0, arrays["k"].shape[:-1])}
+
+
 _EXTRAS: dict[str, Extra] = {
     "mask": _mask, "key mask": _key_mask, "bias": _bias, "weight": _weight,
     "support": _support, "field": _field, "index": _index,
-    "simplices": _simplices, "table": page_table,
+    "simplices": _simplices, "table": page_table, "weights": _weights,
     **_OF_DECODERS,
 }  # fmt: skip
 

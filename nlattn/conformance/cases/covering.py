@@ -62,6 +62,23 @@ def together(chosen: Sequence[Recipe]) -> Recipe:
     return Recipe(label, options, sizes, extra=tuple(extra.values()), **first)  # type: ignore[arg-type]
 
 
+def crossings(
+    alone: Sequence[Recipe], sizes: Levels, heads: Levels, layouts: Levels, each: int
+) -> Iterator[Recipe]:
+    """Every recipe with `each` of some sizes, and with heads and layouts: all of these in turn.
+
+    Lists of lengths that share no factor let sizes meet layouts, too. A recipe of heads keeps them.
+    """
+    for i, recipe in enumerate(x for x in alone for _ in range(each)):
+        lists = (layouts,) if recipe.lead else (heads, layouts)
+        more = [some[i % len(some)] for some in lists if some]
+        larger = sizes[i % len(sizes)]
+        wanted = Recipe(larger.label, sizes=larger.sizes)  # sizes of its own it gives up
+        kept = replace(recipe, sizes={})
+        met = together([kept, wanted, *(x for x in more if x.label)])
+        yield replace(met, kinds=recipe.kinds)
+
+
 def spread(recipes: Sequence[Recipe], levels: Sequence[Recipe]) -> Iterator[Recipe]:
     """The recipes, each with one of some other levels: all of these in turn."""
     for i, recipe in enumerate(recipes):

@@ -23,9 +23,11 @@ def _of_batch(arrays: Arrays, *numbers: int) -> Array:
     return np.resize(np.array(numbers, np.int64), shape)
 
 
-def _key_lengths(_: object, __: object, ___: object, arrays: Arrays, ____: str) -> Arrays:
-    """Some of the keys, none, all, few."""
+def _key_lengths(_: object, __: object, ___: object, arrays: Arrays, detail: str) -> Arrays:
+    """Some of the keys, none, all, few; or whole pages of 16."""
     m = arrays["k"].shape[-2]
+    if detail == "pages":
+        return {"key_lengths": _of_batch(arrays, *(min(p, m) for p in (32, 16, 64, 48)))}
     return {"key_lengths": _of_batch(arrays, m - m // 3, 0, m, m // 4)}
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from nlattn.conformance.cases.covering import everywhere, pairs, spread
+from nlattn.conformance.cases.covering import crossings, everywhere, pairs, spread
+from nlattn.conformance.cases.crossed import GRIDS, LAYOUTS, SETS
 from nlattn.conformance.table import OpSpec
 from nlattn.conformance.table.recipe import ALL, LONG, ONES, PRIMES, TILES, WIDE, Recipe
 
@@ -39,6 +40,13 @@ _BEYOND = (
     Recipe("channels-256", sizes={"n": 3, "m": 5, "d": 256, "e": 260}, values="channel"),
 )
 _HARD = ("rising", "falling", "last", "sink", "channel", "negative", "offset")
+_LEVELS = (Recipe("plain"),)
+_CROSSED = 44
+"""Crossings at least, where an operator has few options."""
+_FEW = 4000
+"""Pairs of queries and keys, of a slow oracle's crossings."""
+_NARROW: tuple[tuple[str, ...], ...] = ((), (), ("float16",), (), ("bfloat16",))
+"""Dtypes of some crossings beside float32."""
 _LIKE_SUMS = ("channel", "negative", "offset")
 
 
@@ -49,7 +57,7 @@ def recipes(spec: OpSpec) -> list[Recipe]:
         *(level for factor in spec.cases.choices for level in factor),
         *spec.cases.recipes,
     ]
-    found = [_completed(spec, recipe) for recipe in [*alone, *_pairs(spec)]]
+    found = [_completed(spec, r) for r in [*alone, *_pairs(spec), *_crossed(spec)]]
     return list({recipe.label: recipe for recipe in found}.values())
 
 
@@ -119,6 +127,36 @@ def _pairs(spec: OpSpec) -> list[Recipe]:
     else:
         found = [everywhere(recipe) for recipe in found]
     return [recipe for recipe in found if "+" in recipe.label]
+
+
+def _crossed(spec: OpSpec) -> list[Recipe]:
+    """Every option alone with sizes that blocks, vectors and grids of hardware tell apart.
+
+    Where an oracle takes long, options meet fewer of them, and small ones.
+    """
+    own = [_LEVELS[0], *(level for factor in spec.cases.choices for level in factor)]
+    rest = [r for r in spec.cases.recipes if _one_option(r)]
+    sizes: Sequence[Recipe] = SETS if _sets(spec) else GRIDS
+    if spec.cases.costly:
+        sizes = [r for r in sizes if r.sizes["n"] * r.sizes["m"] < _FEW] if _sets(spec) else GRIDS
+    heads = [Recipe(""), *_of_heads(spec)]
+    layouts = [x for x in LAYOUTS if x.layout not in ("heads-last", "broadcast") or len(heads) > 1]
+    if spec.cases.tall or not sizes:
+        return []
+    each = 1 if spec.cases.costly else max(6 if _sets(spec) else 3, -(-_CROSSED // len(own)))
+    found = [
+        *crossings(own, sizes, heads, layouts, each),
+        *crossings(rest, sizes, heads, layouts, 1 if spec.cases.costly else 2),
+    ]
+    few = 1 if spec.cases.costly else len(_NARROW)
+    return [replace(r, dtypes=("float32", *_NARROW[i % few])) for i, r in enumerate(found)]
+
+
+def _one_option(recipe: Recipe) -> bool:
+    """Whether a recipe asks for something that sizes and layouts of others do not spoil."""
+    plain = recipe.values == "normal" and recipe.layout == "C" and 0 not in recipe.lead
+    small = 0 not in recipe.sizes.values() and not {"sizes", "large"} & {*recipe.extra}
+    return plain and small and bool(recipe.options or recipe.extra) and recipe.tier == "smoke"
 
 
 def _rarer(recipe: Recipe) -> Recipe:

@@ -48,6 +48,8 @@ def other_number(case: Case, want: Results, got: Results) -> list[str]:
     apart = got[name] - want[name]
     if case.kind != "forward" or apart.size < 8 or not np.isfinite(apart).all():
         return []
+    if any(_share(got[n], x) > _share(got[name], want[name]) for n, x in want.items()):
+        return []  # more is wrong than this result, of which alone an option is told
     call = call_of(case)
     options = {n: float(x) for n, x in case.options.items() if type(x) is float}
     if case.spec.softmax and "scale" not in options:
@@ -63,8 +65,14 @@ def other_number(case: Case, want: Results, got: Results) -> list[str]:
             continue
         part = float((slope * apart).sum()) / weight
         if abs(part) < 0.02 and rms(apart - part * slope) <= 0.2 * rms(apart):
-            return [f"with {option} = {x * (1 + part):.9g} in place of {x:.9g}"]
+            digits = 9 if abs(part) > 1e-7 else 17
+            return [f"with {option} = {x * (1 + part):.{digits}g} in place of {x:.9g}"]
     return []
+
+
+def _share(got: Array, want: Array) -> float:
+    """Size of the error over that of the result."""
+    return distance(got, want) / max(rms(want), 1e-300)
 
 
 def pair(case: Case, want: Results, got: Results) -> list[str]:

@@ -5,7 +5,7 @@ iterations, are given their faults: matches their regret (mean score gap to the 
 many queries miss their best key; the outputs of attention that searches for itself their distance
 from what a search of all keys would give. If both search equally well, either is the worse one as
 often as the other, so that the number of pictures on which the backend is worse exceeds `MOST`
-with a chance below `ALARM`. Pictures are of four `KINDS` in turn. Matches that go wrong with one of
+with a chance below `ALARM`. Pictures are of five `KINDS` in turn. Matches that go wrong with one of
 them alone are a fault, too, and so are keys that are never found, `judge/places.py`.
 """
 
@@ -30,15 +30,15 @@ from nlattn.conformance.table import TABLE, find
 from nlattn.conformance.truth.bounds import wide
 from nlattn.conformance.truth.transcription import transcription
 from nlattn.oracle.dense import attention
-from nlattn.oracle.patchmatch import patchmatch, scores
+from nlattn.oracle.patchmatch import patches, patchmatch, scores
 
 DTYPES = ("float64", "float32")
-SEEDS = {"matches": 48}
+SEEDS = {"matches": 60}
 """Pictures by what faults are counted against; of all others `FEW`."""
 FEW = 20
-KINDS = ("plain", "strided", "other grid", "masked")
+KINDS = ("plain", "strided", "other grid", "masked", "patches")
 """What is special about a picture: how arrays lie, a grid of keys of its own, hidden keys of which
-two are asked for."""
+two are asked for, patches of 3 x 3 that are compared."""
 QUERIES, OTHER = (8, 9), (7, 11)
 ALARM = 1e-3
 """Chance of blaming a search that is as good as ours, of both tests of matches together."""
@@ -102,6 +102,8 @@ def picture(search: SearchJudge, seed: int, dtype: str, kind: str = "") -> Case:
         arrays["v"] = rng.standard_normal((h, w, 3))
     if kind == "masked" and search.by == "matches":
         arrays["key_mask"], more["topk"] = rng.random((h, w)) < 0.6, 2
+    if kind == "patches" and search.by == "matches":
+        more["patch"] = 3
     if not search.grids:
         arrays = {name: z.reshape(-1, z.shape[-1]) for name, z in arrays.items()}
     cast = {n: z if z.dtype == bool else z.astype(dtype_of(dtype)) for n, z in arrays.items()}
@@ -132,7 +134,7 @@ def search_verdict(subject: Any, search: SearchJudge, dtype: str) -> Verdict:
         wrong = "; ".join(reply.flaws) or invalid(case, out)
         if wrong:
             return replace(base, status="fail", detail=wrong, seed=seed)
-        mine = ours(search.op, seed, "key_mask" in case.arrays)
+        mine = ours(search.op, seed, "key_mask" in case.arrays or "patch" in case.options)
         for name, size in search.faults(case, out).items():
             count = worse.setdefault(name, dict.fromkeys(KINDS, 0))
             count[kind_of(seed)] += not size <= 1.0001 * mine[name] + 1e-6
@@ -151,7 +153,7 @@ def _asked(subject: Any, search: SearchJudge, seed: int, dtype: str) -> tuple[Ca
     case = picture(search, seed, dtype)
     try:
         reply: Reply = subject.ask(case)
-        if (reply.unsupported or reply.raised) and kind_of(seed) in ("strided", "masked"):
+        if (reply.unsupported or reply.raised) and kind_of(seed) not in ("plain", "other grid"):
             case = picture(search, seed, dtype, "plain")
             reply = subject.ask(case)
     except Died as end:
@@ -176,9 +178,9 @@ def _too_often(worse: dict[str, dict[str, int]], seeds: int) -> str:
 
 
 @cache
-def ours(op: str, seed: int, masked: bool = False) -> dict[str, float]:
+def ours(op: str, seed: int, special: bool = False) -> dict[str, float]:
     """Faults of the oracle's search, in float64."""
-    plain = kind_of(seed) == "masked" and not masked
+    plain = kind_of(seed) in ("masked", "patches") and not special
     case = picture(SEARCHES[op], seed, "float64", "plain" if plain else "")
     if SEARCHES[op].by == "chosen keys":
         return {"the output's error": 0.0}
@@ -209,7 +211,7 @@ def invalid(case: Case, out: Array) -> str:
 def _found(case: Case, index: Array) -> tuple[Array, Array]:
     """The best key of every query, and how much worse the best that was found is."""
     arrays = wide(case.arrays)
-    q, k = (arrays[n].reshape(-1, arrays[n].shape[-1]) for n in "qk")
+    q, k = (patches(arrays[n], case.options.get("patch", 1)) for n in "qk")
     every = np.asarray(scores(q, k))
     every[:, ~case.arrays.get("key_mask", np.ones(len(k), bool)).ravel()] = -np.inf
     kept = np.take_along_axis(every, index.reshape(len(every), -1), 1).max(1)

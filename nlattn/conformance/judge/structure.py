@@ -98,7 +98,10 @@ def _multiple(case: Case, want: Array, got: Array, unit: float) -> str:
         return ""
     tolerance = max(slack(unit), 1e-9) * abs(factor)
     words = [name for name, x in _numbers(case) if abs(x - factor) <= tolerance]
-    return f"ours times {words[0] if words else f'{factor:.6g}'}"
+    number = (
+        f"{factor:.6g}" if abs(factor - 1) > 1e-4 else f"1 {'+-'[factor < 1]} {abs(factor - 1):.2g}"
+    )
+    return f"ours times {words[0] if words else number}"
 
 
 def _numbers(case: Case) -> Iterator[tuple[str, float]]:

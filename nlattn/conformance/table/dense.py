@@ -60,6 +60,9 @@ ROWS = (
             recipes=(
                 Recipe("causal-tiles", {"causal": True}, sizes=TILES, tier="standard"),
                 Recipe("window-causal", {"window": [2, 4], "causal": True}),
+                Recipe("window-beyond", {"window": [20, 20]}),
+                Recipe("window-beyond-causal", {"window": [20, 2], "causal": True}),
+                Recipe("window-itself", {"window": [0, 0]}),
                 Recipe(
                     "nan-rows",
                     {"masked_rows": "nan", "return_lse": True},
@@ -100,6 +103,14 @@ ROWS = (
                 Recipe("nan", values="NaN", dtypes=ALL, kinds=("forward",)),
                 Recipe(
                     "broadcast-mask-bias", lead=(2, 3), extra=("mask", "bias"), layout="broadcast"
+                ),
+                Recipe(
+                    "broadcast-mask-tail",
+                    lead=(2, 3),
+                    extra=("mask",),
+                    layout="broadcast",
+                    sizes={"n": 9, "m": 129},
+                    dtypes=ALL,
                 ),
                 Recipe("mask-blocks", extra=("mask",), sizes={"n": 70, "m": 150}, dtypes=ALL),
                 Recipe("bias-blocks", extra=("bias",), sizes={"n": 70, "m": 150}, dtypes=ALL),

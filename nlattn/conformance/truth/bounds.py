@@ -160,14 +160,40 @@ def condition(k: Array, want: Mapping[str, Array], p: float, b: tuple[int, ...])
 
 
 def _unsure(case: Case, k: Array, loss: Array, p: float) -> Array:
-    """0 where a key must be in or out, infinite where its bounds do not tell."""
-    bounds = transcription("sensitivity_bounds", {"k": k}, {"p": p})
+    """0 where a key must be in or out, infinite where its bounds do not tell.
+
+    A key must be in if some query gives it a weight of eps: one is looked for.
+    """
+    low, high = transcription("sensitivity_bounds", {"k": k}, {"p": p})
     eps = case.options["eps"]
-    low, high = (
-        x * (1 + sign * p * loss[..., None]) for x, sign in zip(bounds, (-1, 1), strict=True)
-    )
+    if p != 2:
+        low = low.copy()
+        for b in np.ndindex(k.shape[:-2]):
+            low[b] = np.maximum(low[b], received(k[b], p))
+    low, high = (x * (1 + sign * p * loss[..., None]) for x, sign in ((low, -1), (high, 1)))
     unsure = (low < eps) & (high >= eps)
     return np.where(unsure, np.inf, 0.1)
+
+
+def received(k: Array, p: float, steps: int = 40) -> Array:
+    """Weights (m,) that some query gives to keys (m, d): at most their sensitivities, and near.
+
+    Of all y with ``k_j.y = 1`` that with the least ``sum |k.y|^p``, by reweighted least squares.
+    """
+    found = np.zeros(len(k))
+    size = max(float(abs(k).max(initial=0)), 1e-300)
+    rows = k / size
+    for j in np.flatnonzero(k.any(-1)):
+        w = np.ones(len(k))
+        for _ in range(steps):
+            y = np.linalg.pinv((w[:, None] * rows).T @ rows, hermitian=True) @ rows[j]
+            z = abs(rows @ y)
+            if not z[j] > 0:
+                break
+            z /= z[j]
+            found[j] = max(found[j], 1 / float((z**p).sum()))
+            w = (w * np.maximum(z, 1e-6) ** (p - 2)) ** 0.5
+    return found
 
 
 def _unsure_prefixes(case: Case, k: Array, now: Precision, p: float) -> Array:
