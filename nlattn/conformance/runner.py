@@ -19,6 +19,7 @@ from nlattn.conformance.backends.process import Died
 from nlattn.conformance.case import Case
 from nlattn.conformance.cases.arrays import lay, layout_of
 from nlattn.conformance.judge.behaviour import behaviours
+from nlattn.conformance.judge.bias import LEAST, Lean, pooled
 from nlattn.conformance.judge.diagnosis import diagnose
 from nlattn.conformance.judge.large import beyond
 from nlattn.conformance.judge.verdict import Verdict, judge
@@ -62,6 +63,7 @@ def run(
     `overrides` widen the bounds of cases whose names match a key.
     """
     flaws: dict[tuple[str, str], list[str]] = {}
+    leans: dict[tuple[str, str], list[Lean]] = {}
     failed = Counter[str]()
     for case in cases:
         start = time.perf_counter()
@@ -69,11 +71,19 @@ def run(
         verdict, reply = attempt(subject, case, overrides, two)
         failed[case.function] += verdict.failed
         flaws.setdefault((case.op, case.dtype), []).extend(reply.flaws)
+        if verdict.lean is not None:
+            leans.setdefault((case.op, case.dtype), []).append(verdict.lean)
         seconds = time.perf_counter() - start
         yield replace(verdict, seed=case.seed, seconds=seconds, ran=reply.ran)
     able = subject.capabilities
     fit = [case for case in cases if not case.whole and not unsupported(able, case)]
     yield from behaviours(subject.ask, fit, flaws, able.deterministic, able.arithmetic)
+    for (op, dtype), found in leans.items():
+        if len(found) >= LEAST:
+            said = pooled(found)
+            yield Verdict(
+                f"{op}/behaviour/{dtype}/bias", "fail" if said else "pass", detail=said
+            )
 
 
 def attempt(

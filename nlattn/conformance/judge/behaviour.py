@@ -9,6 +9,7 @@
     keys           keys, values and masks in another order give the same result
     linear         twice the values give twice the result
     refusal        arrays that do not fit each other are refused
+    bias           errors of all forward cases together are not of one sign (`judge/bias.py`)
 
 Results of two calls may differ by the sum of their bounds; only `repeatable` asks for bits.
 """
@@ -31,7 +32,7 @@ from nlattn.conformance.truth.arithmetic import Arithmetic, precision
 from nlattn.conformance.truth.bounds import allowed, exact, ratios
 
 RULES = (
-    "inputs", "aliasing", "repeatable", "dtype", "heads", "keys", "linear", "refusal",
+    "inputs", "aliasing", "repeatable", "dtype", "heads", "keys", "linear", "refusal", "bias",
 )  # fmt: skip
 _LARGER = ("queries-300", "both-200", "even", "square")
 """Cases on which a workspace of an earlier call would show."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from nlattn.conformance.case import Array, Case
 from nlattn.conformance.eight_bit import dequantised
+from nlattn.conformance.judge.bias import Lean
 from nlattn.conformance.judge.errors import (
     agreeing_digits,
     errors,
@@ -65,6 +66,8 @@ class Verdict:
     """Root of the mean square of errors, each over its typical size; 0 where bounds suffice."""
     bias: float = 0.0
     """Relative error that all elements share."""
+    lean: Lean | None = None
+    """What the errors of a forward case have in common, to be pooled over cases."""
     ran: str = ""
     """What computed it, where the backend chooses: such as a kernel of a library."""
 
@@ -185,13 +188,15 @@ def _pattern(
     alike = how.results == how.sums and _summed_once(case)
     deep = exponents(case)
     shared = how.common * (SHARED + (deep if deep > SHARED else 0.0))
-    farthest = spread = 0.0
+    farthest, spread, lean = 0.0, 0.0, None
     cut = how.common > how.results.unit  # factors that are cut off are all too small
     most = SPREAD_OF_GRADIENTS if case.kind in ("vjp", "jvp") or cut else SPREAD
     for name, y in transcribed(case).items():
         mine, other = (errors(z, want[name], each[name]) for z in (got[name], y))
         if not other.far > UNLIKELY:
             farthest = max(farthest, mine.far)
+        if lean is None and case.kind == "forward":
+            lean = Lean.of(got[name], want[name], each[name], mine, shared)
         if mine.elements >= 8:
             spread = max(spread, mine.spread)
             if mine.spread > max(most, _EXCUSE * other.spread):
@@ -208,7 +213,7 @@ def _pattern(
                 f"itself, where roundings average out to {doubt:.2g}"
             )
             return replace(verdict, status="fail", spread=spread, bias=mine.bias, detail=said)
-    verdict = replace(verdict, spread=spread)
+    verdict = replace(verdict, spread=spread, lean=lean)
     if farthest > UNLIKELY:
         said = f"an element is {farthest:.3g} typical errors off, where {UNLIKELY:g} are unlikely"
         return replace(verdict, status="suspicious", detail=said)

@@ -48,7 +48,9 @@ class Report:
         """The command that runs one case alone; of behaviour, the case that it is seen on."""
         op, kind, dtype, *label = verdict.case.split("/")
         shown = verdict.case
-        if kind == "behaviour":
+        if label == ["bias"]:
+            shown = f"{op}/forward/{dtype}/*"
+        elif kind == "behaviour":
             shown = f"{op}/forward/{dtype}/{'heads' if label == ['heads'] else 'primes'}"
         return f"{self.command} --case {shlex.quote(shown)}"
 
