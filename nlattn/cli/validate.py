@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nlattn.cli.output import MachineError, table, to_json
 from nlattn.conformance.backends.capabilities import Capabilities
+from nlattn.conformance.backends.compiling import compiling
 from nlattn.conformance.backends.process import Process
 from nlattn.conformance.case import Case
 from nlattn.conformance.cases.large import large
@@ -51,6 +52,9 @@ def validate(options: Namespace) -> int:
         words=arithmetic(options),
     ) as subject:  # fmt: skip
         fixed = chosen(options, subject.capabilities)
+        slow = None if options.case or options.tier == "large" else compiling(subject.ask, fixed)
+        if slow is not None:
+            fixed = chosen(options, subject.capabilities, sparing=True)
         found: Iterator[Verdict] = run(subject, fixed, dict(options.tolerance or ()))
         found = chain(found, searches(subject, searched(options), options.dtypes))
         if options.sweep:
@@ -59,9 +63,10 @@ def validate(options: Namespace) -> int:
         name, able = subject.name, subject.capabilities
     if not verdicts:
         raise ValueError(NOTHING)
+    covered = [*coverage(fixed, verdicts), *([f"{name} {slow}"] if slow else [])]
     report = Report(
         name, shlex.join(again(options)), options.tier, verdicts, time.perf_counter() - start,
-        list(coverage(fixed, verdicts)), unasked(options, able), unjudged(able.operators, verdicts),
+        covered, unasked(options, able), unjudged(able.operators, verdicts),
     )  # fmt: skip
     writers = {"json": lambda r: to_json(as_data(r)) + "\n", "junit": junit, "html": page}
     for kind, path in files.items():
@@ -163,8 +168,11 @@ def searched(options: Namespace) -> tuple[str, ...]:
     )
 
 
-def chosen(options: Namespace, able: Capabilities | None) -> list[Case]:
-    """Cases that were asked for, of what a backend names; ValueError if there are none."""
+def chosen(options: Namespace, able: Capabilities | None, sparing: bool = False) -> list[Case]:
+    """Cases that were asked for, of what a backend names; ValueError if there are none.
+
+    `sparing` as for `suite.cases`.
+    """
     able, ops = able or Capabilities(), asked(options)
     ops = ops or tuple(spec.name for spec in JUDGED if able.claims(spec.name))
     try:
@@ -175,7 +183,7 @@ def chosen(options: Namespace, able: Capabilities | None) -> list[Case]:
             found = list(large(ops, wanted, pattern, able.shapes))
         else:
             wanted = dtypes or options.dtypes
-            given = (able.shapes, able.scales, able.results)
+            given = (able.shapes, able.scales, able.results, sparing)
             found = list(cases(options.tier, ops, wanted, pattern, *given))
         named = [c for c in found if able.asked(c.kind, c.function)]
         found = named or found

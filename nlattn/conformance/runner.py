@@ -81,9 +81,7 @@ def run(
     for (op, dtype), found in leans.items():
         if len(found) >= LEAST:
             said = pooled(found)
-            yield Verdict(
-                f"{op}/behaviour/{dtype}/bias", "fail" if said else "pass", detail=said
-            )
+            yield Verdict(f"{op}/behaviour/{dtype}/bias", "fail" if said else "pass", detail=said)
 
 
 def attempt(

@@ -134,7 +134,11 @@ def attention_vjp(
     draw = ds
     if softcap is not None and bad != "no slope":
         draw = ds * (1 - np.tanh(raw / softcap) ** 2)
+    if bad == "dbias after the slope":
+        ds = draw
     dq, dk = factor * draw @ K, factor * np.swapaxes(draw, -1, -2) @ q
+    if bad == "unnormalised":
+        dq = dq * total
     if bad == "unscaled dk":
         dk = dk / factor
     if group > 1:
@@ -188,6 +192,8 @@ GRADIENT = {
     "ones": "for a cotangent of ones",
     "no row sums": "without the row sums in the softmax's gradient",
     "no slope": "without the slope of the softcap",
+    "dbias after the slope": "with dbias after the softcap's slope",
+    "unnormalised": "with dq of weights that are not divided by their sum",
     "unscaled dk": "dk is ours times sqrt(d)",
     "one head": "with the first query head's part alone in dk and dv",
     "sign": "with the sign turned",

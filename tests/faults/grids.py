@@ -26,8 +26,11 @@ def nl_means(
         keys, weights = [], []
         for i in range(max(0, y - reach), min(H, y + reach + 1)):
             for j in range(max(0, x - reach), min(W, x + reach + 1)):
-                d2 = ((F[y, x] - F[i, j]) ** 2).sum()
-                d2 = d2 / (p * p if bad == "sums" else F[y, x].size)
+                apart = (F[y, x] - F[i, j]) ** 2
+                d2 = apart.sum() / (p * p if bad == "sums" else apart.size)
+                if bad == "disk":
+                    a, b = np.mgrid[-r : r + 1, -r : r + 1]
+                    d2 = apart[a * a + b * b <= r * r].mean()
                 excess = d2 if bad == "no sigma" else max(d2 - 2 * sigma**2, 0)
                 keys.append((i, j))
                 weights.append(np.exp(-excess / (h if bad == "linear h" else h * h)))
@@ -82,6 +85,11 @@ def cross_scale_attention(
     Q, K, T = _unfolded(q, p), _unfolded(k, p), _unfolded(v, p, s)
     if bad == "convolution":
         Q = Q[:, ::-1, ::-1]
+    if bad == "mirror":
+        if min(h, w) <= r:
+            raise NotImplementedError
+        wide = np.pad(k, ((r, r), (r, r), (0, 0)), mode="reflect")
+        K = np.array([wide[y : y + p, x : x + p] for y in range(h) for x in range(w)])
     length = np.sqrt((K**2).sum((1, 2, 3)))
     if bad == "pixels":
         K = K / np.maximum(np.sqrt((K**2).sum(-1, keepdims=True)), 1e-4)
@@ -204,6 +212,7 @@ def qna_upsample(
 
 FAULTS: dict[str, dict[str, str]] = {
     "nl_means": {
+        "disk": "with a disk of pixels",
         "edge": "with the border repeated, not reflected",
         "narrow": "with a window one pixel narrower on each side",
         "sums": "with distances averaged over pixels but summed over channels",
@@ -214,6 +223,7 @@ FAULTS: dict[str, dict[str, str]] = {
         "votes": "with votes divided by the patch's size at the border, too",
     },
     "cross_scale_attention": {
+        "mirror": "with patches of keys reflected at the border",
         "convolution": "with convolution in place of correlation",
         "pixels": "with pixels of length 1 in place of patches",
         "raw keys": "with keys as they are, not divided by their length",

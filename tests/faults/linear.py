@@ -90,7 +90,8 @@ def favor_attention(
         a, b = (c * x @ projection.T for x in (q, k))
         top = b.max((-1, -2), keepdims=True) if bad != "row maxima" else b.max(-1, keepdims=True)
         f = _features(bad, q, projection, c, eps, 0 if causal else a.max(-1, keepdims=True))
-        g = _features(bad, k, projection, c, eps, 0 if causal else top)
+        own = 0.0 if bad == "eps of queries" else eps
+        g = _features(bad, k, projection, c, own, 0 if causal else top)
     s = f @ _turned(g)
     total = 0.0
     if causal:
@@ -164,6 +165,7 @@ FAULTS: dict[str, dict[str, str]] = {
         "no eps": "without eps",
         "no square": "without the half square of the length",
         "row maxima": "with the maximum of each key, not of all keys",
+        "eps of queries": "with eps for queries alone",
         "no quarter": "without the factor d^-1/4",
         "half root": "with the factor d^-1/2 in place of d^-1/4",
         "no normaliser": "without the normaliser",

@@ -17,7 +17,7 @@ from nlattn.conformance.cases.recipes import recipes
 from nlattn.conformance.cases.shapes import Shapes
 from nlattn.conformance.eight_bit import QUANTISED, quantised
 from nlattn.conformance.table import JUDGED, OpSpec, find
-from nlattn.conformance.table.recipe import Recipe
+from nlattn.conformance.table.recipe import PRIMES, Recipe
 from nlattn.conformance.truth.bounds import floating
 from nlattn.conformance.truth.transcription import transcription
 
@@ -37,31 +37,43 @@ def cases(
     shapes: Mapping[str, Shapes] | None = None,
     scales: str = "head",
     results: str = "bfloat16",
+    sparing: bool = False,
 ) -> Iterator[Case]:
     """Cases up to a tier whose names match; KeyError for an operator that is not known.
 
     At "smoke" 16 bits are tried on few recipes, unless nothing else is asked for. `shapes` are the
     sizes that a backend takes, by operator: cases have legal sizes like their own. Inputs of eight
     bits are made where `dtypes` names them, with a scale for each of `scales`.
+    `sparing` is for a backend that compiles for each shape: what needs a program of its own, such
+    as an option or a size, is made in one dtype, these in turn.
     """
     chosen = JUDGED if ops is None else tuple(find(name) for name in ops)
     few = tier == "smoke" and not (dtypes and {*dtypes} <= {"float16", "bfloat16"})
     for spec in chosen:
         if spec.cases.search_only:
             continue
-        for recipe in recipes(spec):
+        for number, recipe in enumerate(recipes(spec)):
             recipe = fitted(recipe, (shapes or {}).get(spec.name))
             if TIERS.index(recipe.tier) > TIERS.index(tier):
                 continue
             for kind in recipe.kinds:
-                for dtype in recipe.dtypes if few else DTYPES:
-                    named = fnmatchcase(f"{spec.name}/{kind}/{dtype}/{recipe.label}", pattern)
-                    if named and (dtypes is None or dtype in dtypes) and fits(recipe, dtype):
+                wanted = [x for x in (recipe.dtypes if few else DTYPES) if fits(recipe, x)]
+                wanted = [x for x in wanted if dtypes is None or x in dtypes]
+                if sparing and wanted and (recipe.options or recipe.extra or _sized(recipe)):
+                    wanted = [wanted[number % len(wanted)]]
+                for dtype in wanted:
+                    if fnmatchcase(f"{spec.name}/{kind}/{dtype}/{recipe.label}", pattern):
                         yield make(spec, recipe, kind, dtype)
                 for dtype in QUANTISED if kind == "forward" and spec.cases.quantised else ():
                     named = fnmatchcase(f"{spec.name}/{kind}/{dtype}/{recipe.label}", pattern)
                     if named and dtypes and dtype in dtypes and recipe.values not in _NOT_OF_CODES:
                         yield of_codes(make(spec, recipe, kind, "float64"), dtype, scales, results)
+
+
+def _sized(recipe: Recipe) -> bool:
+    """Whether a recipe has sizes, heads or a layout of its own."""
+    plain = all(recipe.sizes[name] == n for name, n in PRIMES.items() if name in recipe.sizes)
+    return not plain or bool(recipe.lead) or recipe.layout != "C"
 
 
 def of_codes(case: Case, dtype: str, scales: str, results: str) -> Case:

@@ -9,6 +9,7 @@ import numpy as np
 from nlattn._types import Array, JsonObject, Options, Result
 from nlattn.conformance.backends.adapters import Band, Tensor, allowed_pairs, four_axes
 from nlattn.conformance.backends.backend import call
+from nlattn.conformance.table import owner
 
 
 class Backend:
@@ -20,9 +21,10 @@ class Backend:
         jax.config.update("jax_enable_x64", True)
         self.name = "jax" if way == "xla" else f"jax:{way}"
         self._way = way
+        self._programs: dict[Any, Any] = {}
 
     def capabilities(self) -> Options:
-        """Attention alone, compiled whole for each call."""
+        """Attention alone, compiled whole for each shape, dtype and options."""
         words: JsonObject = {
             "operators": ["attention"],
             "gradients": True,
@@ -37,22 +39,29 @@ class Backend:
         """Outputs, or gradients by name."""
         import jax
 
-        arrays = dict(arrays)
-        dout = arrays.pop("dout", None)
-        names = [n for n in ("q", "k", "v", "bias") if n in arrays]
+        given = {n: jax.numpy.asarray(np.array(x)) for n, x in arrays.items()}
+        dout = given.pop("dout", None)
+        key = (op, *given, repr(sorted(options.items())))
+        if key not in self._programs:
+            self._programs[key] = self._program(owner(op), dict(options), gradient=op != owner(op))
+        program = self._programs[key]
+        if dout is None:
+            return np.asarray(program(given))
+        moving = {n: given.pop(n) for n in ("q", "k", "v", "bias") if n in given}
+        gradients = program(dout, moving, given)
+        return {f"d{n}": np.asarray(g) for n, g in gradients.items()}
 
-        def compute(*inputs: Any) -> Any:
-            given = arrays | dict(zip(names, inputs, strict=True))
-            return call(self._attention, op.removesuffix("_vjp"), given, options)
+    def _program(self, op: str, options: dict[str, Any], *, gradient: bool) -> Any:
+        """A function that JAX compiles once for the shapes and dtypes of its arrays."""
+        import jax
 
-        def gradient(given: Any, *inputs: Any) -> Any:
-            return jax.vjp(compute, *inputs)[1](given)
+        def compute(given: Any) -> Any:
+            return call(self._attention, op, given, options)
 
-        inputs = [jax.numpy.asarray(np.array(arrays[n])) for n in names]
-        if op == "attention":
-            return np.asarray(jax.jit(compute)(*inputs))
-        gradients = jax.jit(gradient)(jax.numpy.asarray(np.array(dout)), *inputs)
-        return {f"d{n}": np.asarray(g) for n, g in zip(names, gradients, strict=True)}
+        def gradients(dout: Any, moving: Any, rest: Any) -> Any:
+            return jax.vjp(lambda x: compute({**x, **rest}), moving)[1](dout)[0]
+
+        return jax.jit(gradients if gradient else compute)
 
     def _attention(
         self,

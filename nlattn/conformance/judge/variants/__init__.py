@@ -18,6 +18,7 @@ from nlattn.conformance.judge.variants import (
     masks,
     neighbours,
     parts,
+    published,
     scores,
     windows,
 )
@@ -35,6 +36,7 @@ VARIANTS: tuple[Variant, ...] = (
     *keys.VARIANTS,
     *lattice.VARIANTS,
     *parts.VARIANTS,
+    *published.VARIANTS,
     *indexer.VARIANTS,
     *inputs.VARIANTS,
     *inputs.UNGIVEN,

@@ -122,6 +122,27 @@ def _softmax(change: Callable[[Array, Array, Array], Array]) -> Way:
     return make
 
 
+def _unnormalised(case: Case, want: Gradients) -> Result:
+    """Dq from weights that are not divided by their sum."""
+    if case.spec.softmax is None or not case.spec.softmax.own:
+        raise ValueError
+    arrays = {n: x for n, x in case.arrays.items() if n not in ("dout", "dlse")}
+    st = stages(Call(case.op, arrays, case.options))
+    top = st.masked.max(-1, initial=-np.inf)
+    total = np.exp(st.lse - np.where(np.isneginf(top), 0, top))
+    return {"dq": want["dq"] * total[..., None]}
+
+
+def _after_the_slope(case: Case, want: Gradients) -> Result:
+    """Dbias with the slope of the softcap, which is that of scores before the bias."""
+    softcap = case.options["softcap"]
+    c = Call(case.op, {n: x for n, x in case.arrays.items() if n != "dout"}, case.options)
+    slope = 1 - np.tanh(stages(c).raw / softcap) ** 2
+    if slope.shape != want["dbias"].shape:
+        raise ValueError
+    return {"dbias": want["dbias"] * slope}
+
+
 def _without_the_cap(case: Case, _: Gradients) -> Result:
     """Scores capped, but their gradients as if they were not."""
     c = Call(case.op, {n: x for n, x in case.arrays.items() if n != "dout"}, case.options)
@@ -183,6 +204,8 @@ _WAYS: tuple[tuple[str, Way], ...] = (
         _softmax(lambda P, dP, inner: P * (dP - (P * dP).sum(-2, keepdims=True))),
     ),
     ("without the slope of the softcap", _without_the_cap),
+    ("with dbias after the softcap's slope", _after_the_slope),
+    ("with dq of weights that are not divided by their sum", _unnormalised),
     ("with the first query head's part alone in dk and dv", _of_one_head(0)),
     ("with the last query head's part alone in dk and dv", _of_one_head(-1)),
     ("with the gradient of lse in base e", _with(lse_base=None)),

@@ -212,7 +212,6 @@ VARIANTS = (
         _sides(lambda c, low, high: (low ** (1 / _p(c)), high ** (1 / _p(c)))),
     ),
     Variant("inverted: the keys that are not in it", _SET, after(lambda c, out: ~np.asarray(out))),
-    Variant("with all keys", _SET, after(lambda c, out: np.ones_like(out))),
     Variant("with eps squared", (*_SET, *_HEAVY), option(eps=lambda c: c["eps"] ** 2)),
     Variant("with the root of eps", (*_SET, *_HEAVY), option(eps=lambda c: c["eps"] ** 0.5)),
     Variant("with keys strictly above eps", _SET, option(eps=lambda c: c["eps"] * (1 + 1e-9))),
@@ -228,6 +227,7 @@ VARIANTS = (
         _SET,
         lambda c: (c["k"] ** 2).sum(-1) >= c["eps"],
     ),
+    Variant("with all keys", _SET, after(lambda c, out: np.ones_like(out))),
     Variant(
         "with scores relative to the largest",
         _SET,

@@ -1,0 +1,70 @@
+"""Errors of one sign that no single case shows: pooled over the cases of an operator and dtype."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nlattn.conformance.cases.suite import cases
+from nlattn.conformance.judge.bias import LEAST, Lean, pooled
+from nlattn.conformance.judge.errors import errors
+from nlattn.conformance.runner import Here, run
+
+
+class Leaning:
+    """Right but for a factor, in float32, rounded once."""
+
+    name = "leaning"
+    capabilities = {"operators": ["attention"], "gradients": False}  # noqa: RUF012
+
+    def __init__(self, by: float):
+        self.factor = np.float32(1 + by)
+
+    def attention(self, q: Any, k: Any, v: Any) -> Any:
+        wide = (x.astype(np.float32) for x in (q, np.swapaxes(k, -1, -2), v))
+        q_, k_, v_ = wide
+        s = q_ @ k_ / np.sqrt(np.float32(q.shape[-1]))
+        p = np.exp(s - s.max(-1, keepdims=True, initial=-np.inf))
+        return (self.factor * (p @ v_) / p.sum(-1, keepdims=True)).astype(q.dtype)
+
+
+@pytest.mark.parametrize(
+    ("by", "told"), [(0.0, ""), (6e-4, "too large by 0.0006"), (-6e-4, "small")]
+)
+def test_a_bias_of_a_sixth_of_a_unit_is_seen_in_all_cases_together(by: float, told: str) -> None:
+    every = cases("smoke", ("attention",), ("bfloat16",), "*/forward/*")
+    given = [c for c in every if {*c.arrays} == {*"qkv"} and not c.options]
+    given = [c for c in given if all(c.sizes().values())]
+    found = list(run(Here(Leaning(by)), given))
+    wrong = [v for v in found if v.failed]
+    assert [v.case for v in wrong] == ["attention/behaviour/bfloat16/bias"] * bool(told)
+    assert all(told in v.detail for v in wrong)
+
+
+def test_biases_are_pooled_by_what_each_is_worth() -> None:
+    weak = [Lean(1.0, 1.0, 0.0)] * (LEAST - 1)
+    assert pooled(weak) == ""
+    assert pooled([*weak, Lean(0.0, 1e-3, 0.0)]) == ""
+    said = pooled([*weak, Lean(-0.01, 1e-3, 0.0)])
+    assert said == (
+        "results of 8 cases together are too small by 0.01 of themselves, where roundings average "
+        "out to 0.001"
+    )
+    assert pooled([*weak, Lean(-0.01, 1e-3, 0.005)]) == ""  # constants may be off by so much
+
+
+def test_errors_that_a_row_shares_count_once() -> None:
+    rng = np.random.default_rng(0)
+    want, each = np.ones((50, 20)), np.full((50, 20), 1e-3)
+    alone = want + 1e-3 * rng.standard_normal((50, 20))
+    shared = want + 1e-3 * rng.standard_normal((50, 1))
+    doubts = []
+    for got in (alone, shared):
+        lean = Lean.of(got, want, each, errors(got, want, each), 0.0)
+        assert lean is not None
+        doubts.append(lean.doubt)
+    assert 3 < doubts[1] / doubts[0] < 6  # the root of 20 is 4.5
+    one = np.ones(1)
+    assert Lean.of(one, one, one, errors(one, one, one), 0.0) is None
