@@ -19,6 +19,7 @@ from nlattn.conformance.backends.process import Process
 from nlattn.conformance.case import Case
 from nlattn.conformance.cases.large import large
 from nlattn.conformance.cases.suite import cases
+from nlattn.conformance.eight_bit import QUANTISED
 from nlattn.conformance.judge.search import DTYPES, SEARCHES, searches, verdict_name
 from nlattn.conformance.judge.verdict import Verdict
 from nlattn.conformance.report.causes import coverage, unjudged
@@ -32,6 +33,7 @@ from nlattn.files.untrusted import open_regular, parse_json
 _REPORT = 1 << 28  # bytes
 SHOWN = 20
 """Causes of failures that the terminal sees; files have all cases."""
+NARROW = (("float16", "bfloat16"), tuple(QUANTISED))
 TIMEOUT, MEMORY = 120.0, 8.0
 NOTHING = "no case of this tier has such a name, operator and dtype"
 
@@ -173,6 +175,7 @@ def chosen(options: Namespace, able: Capabilities | None, sparing: bool = False)
 
     `sparing` as for `suite.cases`.
     """
+    unknown = able is None
     able, ops = able or Capabilities(), asked(options)
     ops = ops or tuple(spec.name for spec in JUDGED if able.claims(spec.name))
     try:
@@ -185,6 +188,8 @@ def chosen(options: Namespace, able: Capabilities | None, sparing: bool = False)
             wanted = dtypes or options.dtypes
             given = (able.shapes, able.scales, able.results, sparing)
             found = list(cases(options.tier, ops, wanted, pattern, *given))
+            for narrow in NARROW if unknown else ():  # a backend of these alone is asked for more
+                found = found or list(cases(options.tier, ops, narrow, pattern, *given))
         named = [c for c in found if able.asked(c.kind, c.function)]
         found = named or found
     except KeyError as error:

@@ -252,3 +252,37 @@ def test_weights_of_a_backward_pass_may_lie_in_16_bits() -> None:
     assert (errors[0] < moved).all()
     assert (errors[1] > moved).all()
     assert (errors[1] < 2.1 * 2**-11 * weights * rest).all()
+
+
+def test_sums_of_fourteen_bits_are_cut_off_at_each_step() -> None:
+    """All errors are of one sign: a product of n terms may lose n + 1 units, not their root."""
+    short = Arithmetic.of_codes("e4m3", "bfloat16", "14bits")
+    n, x = 64, Rounded(np.ones((1, 64)))
+    with now(short):
+        inside, outside = (x @ np.ones((64, 1))).error[0, 0], x.sum(-1).error[0]
+    assert inside == pytest.approx((n + 1) * 2.0**-13 * n, rel=1e-6)
+    assert outside < 1e-3 * inside  # other sums are in float32
+    with now(replace(short, typical=True)):
+        assert (x @ np.ones((64, 1))).error[0, 0] == pytest.approx(
+            65**0.5 / 3 * 2**-13 * n, rel=1e-6
+        )
+    assert short.common == 2.0**-10
+    assert Arithmetic.of_codes("e4m3", "bfloat16").common == 2.0**-24
+
+
+@pytest.mark.parametrize(
+    ("weights", "error"),
+    [("e4m3", 0.3 / 16 + 2.0**-10), ("e5m2", 0.3 / 8 + 2.0**-17), ("int8", 1 / 254)],
+)
+def test_weights_of_eight_bits_are_rounded_and_inputs_are_not(weights: str, error: float) -> None:
+    how = Arithmetic.of_codes(weights, "bfloat16")
+    with now(how):
+        given = factor(Rounded(np.array([0.3, 0.0])))
+        made = factor(Rounded(np.array([0.3, 0.0]), np.array([1e-9, 0.0])))
+    assert not given.error.any()
+    assert made.error[0] == pytest.approx(1e-9 + error, rel=1e-9)
+    assert made.error[1] == 0
+    with now(Arithmetic.of_codes("bfloat16", "float32")):  # inputs may be brought to 16 bits
+        assert factor(Rounded(np.array([0.3]))).error[0] == pytest.approx(0.3 / 256, rel=1e-6)
+    with now(Arithmetic.of_codes("float32", "float32")):
+        assert factor(Rounded(np.array([0.3]))).error[0] == 0

@@ -57,7 +57,7 @@ def test_one_case_as_data(capsys: Any) -> None:
         (["numpy", "--operators", "fast"], "--operators: 'fast' is no operator; there are"),
         (["numpy", "--case", "x"], "no case of this tier has such a name, operator and dtype"),
         (["numpy", "--case", "x", "--sweep", "3"], "no case of this tier has such a name"),
-        (["numpy", "--dtypes", "int8", "--sweep", "3"], "no case of this tier has such a name"),
+        (["numpy", "--dtypes", "int4", "--sweep", "3"], "no case of this tier has such a name"),
     ],
 )
 def test_wrong_use_is_said(capsys: Any, words: list[str], text: str) -> None:
@@ -126,3 +126,27 @@ def test_the_arithmetic_may_be_said_on_the_command_line(
     assert main([*words, "--products", "tf32"]) == 0
     assert main([*words, "--products", "3xtf32"]) == 1
     assert "--products 3xtf32 --case attention/forward/float32/ev" in capsys.readouterr().out
+
+
+NARROW = """
+import numpy as np
+from nlattn.conformance import capable
+
+@capable(dtypes=("float16",))
+def mine(q, k, v, *, causal=False):
+    return np.zeros((*q.shape[:-1], v.shape[-1]), q.dtype)
+"""
+
+
+def test_the_replay_of_a_backend_of_16_bits_alone_works_as_printed(
+    capsys: Any, tmp_path: Path
+) -> None:
+    """Some cases are of wide dtypes for all others."""
+    (tmp_path / "narrow.py").write_text(NARROW)
+    words = ["validate", f"{tmp_path}/narrow.py:mine", "--op", "attention"]
+    assert main([*words, "--case", "*/causal"]) == 1
+    again = re.search(r"again: nlattn (validate .*)", capsys.readouterr().out)
+    assert again is not None
+    assert again[1].split()[-1] == "attention/forward/float16/causal"
+    assert main(again[1].split()) == 1
+    assert "FAIL attention/forward/float16/causal" in capsys.readouterr().out
