@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -66,7 +66,7 @@ class Verdict:
     """Root of the mean square of errors, each over its typical size; 0 where bounds suffice."""
     bias: float = 0.0
     """Relative error that all elements share."""
-    lean: Lean | None = None
+    lean: Lean | None = field(default=None, compare=False)
     """What the errors of a forward case have in common, to be pooled over cases."""
     ran: str = ""
     """What computed it, where the backend chooses: such as a kernel of a library."""

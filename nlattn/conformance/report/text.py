@@ -150,8 +150,13 @@ def as_data(report: Report) -> dict[str, object]:
         "covered": list(report.covered),
         "unasked": list(report.unasked),
         "empty": report.empty,
-        "verdicts": [asdict(v) for v in report.verdicts],
+        "verdicts": [_as_data(v) for v in report.verdicts],
     }
+
+
+def _as_data(verdict: Verdict) -> JsonObject:
+    """All but what is pooled over the run, which has a verdict of its own."""
+    return {name: x for name, x in asdict(verdict).items() if name != "lean"}
 
 
 def from_data(data: Any) -> Report:
