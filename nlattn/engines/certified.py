@@ -88,6 +88,8 @@ def survey(x: Slice, tolerance: float, *, grouped: bool = True) -> Ground:
     for kind in dict.fromkeys([x.q.dtype, np.dtype(np.float64)]):
         if len(left) < n and len(left) < _SINGLE:
             break
+        if _least_rounding(kind, len(keys)) > _RESERVE * tolerance:
+            continue
         part, left = _sound(ground, _part(ground, kind, left))
         if not len(part.asked.panels):
             continue
@@ -95,6 +97,12 @@ def survey(x: Slice, tolerance: float, *, grouped: bool = True) -> Ground:
             break
         ground = ground._replace(parts=(*ground.parts, part), dense=left)
     return ground
+
+
+def _least_rounding(kind: Any, m: int) -> float:
+    """What rounding may move of any query's weights: less than `kernels` say of a panel."""
+    u = float(np.finfo(kind).eps) / 2
+    return 1.2 * (150 * u + 6 * u * (float(np.log(m)) + 1))
 
 
 def _sound(ground: Ground, part: Descent) -> tuple[Descent, Ints]:

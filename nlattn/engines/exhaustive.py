@@ -40,7 +40,7 @@ class Slice(NamedTuple):
 def rounding(x: Slice, dtype: Any) -> Floats:
     """(n,) share of the weights that rounding may move: scores, exponentials, sums by blocks."""
     u = float(np.finfo(dtype).eps) / 2
-    q, k = (np.linalg.norm(a.astype(np.float64), axis=1) for a in (x.q, x.k))
+    q, k = (np.sqrt(np.einsum("nc,nc->n", a, a, dtype=np.float64)) for a in (x.q, x.k))
     size = abs(x.factor) * q * k.max(initial=0)
     if x.kind == scores.NEG_L2:
         size = 2 * size + abs(x.factor) * (q**2 + k.max(initial=0) ** 2)

@@ -9,7 +9,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nlattn._types import Floats, Scalar
-from nlattn.kernels.gemm import PANEL_BYTES, width
+from nlattn.kernels.gemm import PANEL_BYTES, VECTOR_BYTES, width
 from nlattn.kernels.lanes import Lanes
 from nlattn.runtime.emitting import Builder, Context, Kind, Signature, Value, Values
 
@@ -170,25 +170,34 @@ def _compiled_relative(  # type: ignore[no-untyped-def]
     _, x, count, steep, high, first, s, w
 ):  # pragma: no cover - the compiler runs it
     part = PANEL_BYTES // (x.dtype.bitwidth // 8)
+    lanes = VECTOR_BYTES // (x.dtype.bitwidth // 8)
 
     def emit(context: Context, builder: Builder, signature: Signature, arguments: Values) -> Value:
         x_, count_, steep_, high_, first_, s_, w_ = arguments
         squares = _data(context, builder, signature, 0, x_)
+        wide = ir.VectorType(squares.type.pointee, lanes)
         slopes = builder.gep(_data(context, builder, signature, 2, steep_), [first_])
         shifts = builder.gep(_data(context, builder, signature, 3, high_), [first_])
         target = builder.gep(_data(context, builder, signature, 5, s_), [first_])
+
+        def load(pointer: Value, first: int) -> Value:
+            size = context.get_abi_sizeof(pointer.type.pointee)
+            kind = ir.VectorType(pointer.type.pointee, lanes).as_pointer()
+            place = builder.bitcast(builder.gep(pointer, [_SIZE(first)]), kind)
+            found = builder.load(place, align=size)
+            return found if found.type == wide else builder.fpext(found, wide)
+
+        given = [(load(slopes, l), load(shifts, l)) for l in range(0, part, lanes)]
+        narrow = ir.VectorType(target.type.pointee, lanes)
+        size = context.get_abi_sizeof(target.type.pointee)
         with cgutils.for_range(builder, count_, intp=_SIZE) as loop:
             source = builder.gep(squares, [builder.mul(loop.index, _SIZE(part))])
             row = builder.gep(target, [builder.mul(loop.index, w_)])
-            new = []
-            for l in range(part):
-                at = [_SIZE(l)]
-                square, a, b = (builder.load(builder.gep(p, at)) for p in (source, slopes, shifts))
-                b = b if b.type == a.type else builder.fpext(b, a.type)
-                new.append(builder.fsub(builder.fmul(square, a), b))
-            for l, value in enumerate(new):
-                rounded = _rounded(builder, value, row.type.pointee)
-                builder.store(rounded, builder.gep(row, [_SIZE(l)]))
+            for n, (a, b) in enumerate(given):
+                new = builder.fsub(builder.fmul(load(source, n * lanes), a), b)
+                place = builder.gep(row, [_SIZE(n * lanes)])
+                place = builder.bitcast(place, narrow.as_pointer())
+                builder.store(_rounded(builder, new, narrow), place, align=size)
         return context.get_dummy_value()
 
     i = numba.types.int64

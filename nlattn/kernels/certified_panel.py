@@ -28,9 +28,11 @@ BATCH = 128
 """Keys that are summed in the dtype of values before float64."""
 FIRST = 32
 """Keys of the first batch: what may be missed depends on what was found."""
+PARTS = 3
+"""Parts of the coordinates whose squares are summed apart: shorter sums round less."""
 _LEAST = 0.99  # the reference key's weight, less rounding
 _HIGHER = 30.0  # an exponent that makes its key the new reference
-_KEYS, _NODES = 4096, 256  # a key, or a node, may cost so much of what may still be missed
+_KEYS, _NODES = 4096, 64  # a key, or a node, may cost so much of what may still be missed
 _OVER = 1.001  # what is spent, rounding included
 _SPARE = 0.999
 
@@ -117,10 +119,12 @@ class Batch(NamedTuple):
     squares: Floats
     """(BATCH, float64's width) float64 distances of a part of the panel."""
     points: Floats
-    """(BATCH, dims) less the panel's centre, rounded."""
+    """(BATCH, dims) less the panel's centre, rounded; part by part of the coordinates."""
     values: Floats
     s: Floats
     """(BATCH, width) distances, exponents, weights."""
+    more: Floats
+    """(BATCH, width) distances in a part of the coordinates."""
     total: Floats
     part: Floats
     """(channels, width) sums of this batch."""
@@ -181,6 +185,7 @@ def batch_of(tree: Tree, e: int) -> Batch:
         aligned(BATCH * tree.dims, like),
         aligned(BATCH * e, like),
         aligned(BATCH * w, like),
+        aligned(BATCH * w, like),
         aligned(w, like),
         aligned(e * w, like),
         np.zeros(e * w),
@@ -218,7 +223,7 @@ def rounding(
     if panel.wide[0]:  # exponents are rounded less the reference's, which no key exceeds by more
         exponents = (terms.spread + _HIGHER) * 6 * u + spread * (dims + 10) * 2.0**-53
     else:  # a key's point less the centre is no longer than its distance and the radius
-        exponents = spread * (dims + 12) * u
+        exponents = spread * (-(-dims // PARTS) + PARTS + 9) * u
         exponents += 4 * u * np.sqrt(here[SHARP]) * panel.radius[lane] * root
     return here[MOVED] + here[ROOT] * root + 1.2 * exponents
 
@@ -286,10 +291,18 @@ def measure(tree: Tree, panel: Panel, batch: Batch, count: int) -> None:
             relative(batch.squares, count, panel.steep, panel.high, l0, batch.s, w)
         highest(batch.s, count, panel.wanted)
         return
-    for t in range(count):
-        to, at = t * dims, batch.places[t] * dims
-        less(tree.points, at, panel.centre, batch.points, to, dims)
-    distances(batch.points, 0, panel.points, 0, batch.s, 0, count, dims)
+    step = -(-dims // PARTS)
+    for first in range(0, dims, step):
+        some, block = min(step, dims - first), BATCH * first
+        centre = panel.centre[first : first + some]
+        for t in range(count):
+            at = batch.places[t] * dims + first
+            less(tree.points, at, centre, batch.points, block + t * some, some)
+        squares = batch.s if first == 0 else batch.more
+        distances(batch.points, block, panel.points, first * w, squares, 0, count, some)
+        if first > 0:
+            for x in range(count * w):
+                batch.s[x] += squares[x]
     exponents(batch.s, count, panel.sharp, panel.high, panel.wanted)
 
 
