@@ -116,7 +116,9 @@ if TYPE_CHECKING:
     from nlattn.ops.stream import LeverageStream as LeverageStream
     from nlattn.ops.universal import UniversalSet as UniversalSet
     from nlattn.ops.universal import universal_set as universal_set
+    from nlattn.ops.wish import scram_for_mass as scram_for_mass
     from nlattn.quality import compare as compare
+    from nlattn.quality import compare_all as compare_all
     from nlattn.runtime.threads import max_threads as max_threads
     from nlattn.runtime.threads import set_threads as set_threads
     from nlattn.runtime.threads import threads as threads
@@ -218,7 +220,8 @@ _HOME = {
     ),
     "ops.stream": ("LeverageStream",),
     "ops.universal": ("UniversalSet", "universal_set"),
-    "quality": ("compare",),
+    "ops.wish": ("scram_for_mass",),
+    "quality": ("compare", "compare_all"),
     "scaling": ("assert_complexity",),
 }
 _SUBMODULES = ("explorer", "images", "layers", "oracle", "plots", "quality", "scaling", "testing")

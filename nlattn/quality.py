@@ -11,9 +11,11 @@ from nlattn import _check
 from nlattn._types import Array, Floats, Ints
 from nlattn.engines.draws import hashes
 from nlattn.maps.base import AttentionMap
+from nlattn.maps.certified import CertifiedMap
 
 _Z = 1.959963984540054  # two-sided 95 % of a normal distribution
 _TAG = 0x51A11CE5  # keeps these draws apart from every search's
+_MORE_THAN_ALL = 1.05  # of all keys' weight: rounding of scores and sums stays far below
 _BLOCK_BYTES = 1 << 24  # of one (rows, m) float64 array; about eight are alive at a time
 
 
@@ -150,6 +152,76 @@ def compare(
     kept = [_block(A, B, values, block, k) for block in blocks]
     figures = {name: np.concatenate([b[name] for b in kept]) for name in kept[0]}
     return _summary(figures, shape[0], k, exact=len(chosen) == shape[0])
+
+
+class Every(NamedTuple):
+    """What `compare_all` found: figures of all queries that may attend to something."""
+
+    queries: int
+    recall: float
+    """Share of queries whose strongest key is one of largest score, which is proved."""
+    mass: float
+    """Mean share of exact attention that the keys of the map hold."""
+    mass_error: float
+    """How far that may be from the truth, by the tolerance of the certified map."""
+    mass_p5: float
+    held: Floats
+    """(n,) that share of each query; NaN of those that may attend to nothing."""
+    output: float | None
+    """Norm of the difference of outputs, over that of the certified output."""
+
+
+def compare_all(A: AttentionMap, B: AttentionMap, v: Floats | None = None) -> Every:
+    """Compare map `A` with exact attention on every query: no sample, no sampling error.
+
+    Parameters
+    ----------
+    A : AttentionMap, (n, m)
+        Softmax weights over some keys of each query, of the scores of B.
+    B : CertifiedMap, (n, m)
+        The reference: `certified_attention_map` of the same queries, keys and scale.
+    v : (m, e) array, optional
+        Values, for the output error.
+
+    Notes
+    -----
+    The share that keys S hold is ``exp(lse_S - lse)``, so that rows are never formed. Strongest
+    keys are those of ``topk(1)``; scores are equal that differ by four spacings of A's dtype.
+    """
+    op = "compare_all"
+    if not isinstance(B, CertifiedMap):
+        text = f"is a {type(B).__name__}, expected the map of certified_attention_map"
+        raise TypeError(f"{op}: B {text}; compare takes any map")
+    if A.shape != B.shape:
+        _check.fail(op, "B", f"has shape {B.shape}, expected {A.shape} from A")
+    alive = np.isfinite(B.lse)
+    lse, missed = B.lse[alive], B.missed[alive]
+    if not alive.any():
+        _check.fail(op, "B", "attends to nothing")
+    spacing = 4 * float(np.finfo(A.dtype).eps)
+    share = np.exp(A.lse[alive] - lse)
+    if (share * (1 - missed) > _MORE_THAN_ALL).any():
+        text = "gives some keys more than B gives all, expected keys of B at B's scale"
+        _check.fail(op, "A", text)
+    share = np.minimum(share, 1)
+    error = float((share * missed / (1 - missed)).mean())
+    best = B.scores_of(B.topk(1)[1][:, 0])[alive]
+    reached = B.scores_of(A.topk(1)[1][:, 0])[alive]
+    held = np.full(len(B.lse), np.nan)
+    held[alive] = share
+    output = None
+    if v is not None:
+        exact = np.asarray(B @ v, np.float64)
+        output = float(np.linalg.norm(exact - (A @ v)) / np.linalg.norm(exact))
+    return Every(
+        int(alive.sum()),
+        float((reached >= best - spacing * np.abs(best)).mean()),
+        float(share.mean()),
+        error,
+        float(np.quantile(share, 0.05, method="lower")),
+        held,
+        output,
+    )
 
 
 def _chosen(op: str, rows: Ints, n: int) -> Ints:

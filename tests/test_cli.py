@@ -182,11 +182,24 @@ def test_all_queries_are_judged_where_that_is_wished(capsys, tmp_path: Path, arr
     assert found["queries"] == sampled["rows"] == 30  # here the sample is all of them
     assert abs(found["mass"] - sampled["mass"]["value"]) < 1e-3
     assert abs(found["mass_p5"] - sampled["mass_p5"]) < 1e-3
-    if method == "scram":
-        assert found["recall"] == sampled["recall"]["value"]
+    assert found["recall"] == sampled["recall"]["value"]
     again = run(capsys, *call, "--every", "--out", tmp_path / "table")[1]
     assert again.count("mass, all queries") == 1
-    assert again.count("recall, all queries") == (method == "scram")
+    assert again.count("recall, all queries") == 1
+
+
+def test_a_wished_share_is_reported(capsys, tmp_path: Path, arrays):
+    call = ["map", *(x for n, p in arrays.items() for x in (f"--{n}", p))]
+    code, said, _ = run(capsys, *call, "--mass", "0.4", "--out", tmp_path / "out", "--json")
+    assert code == 0
+    wish = json.loads(said)["wish"]
+    assert wish["reached"]
+    assert 0.4 <= wish["chosen"]["low"] <= wish["chosen"]["held"]
+    assert wish["chosen"] == wish["tried"][-1]
+    again = run(capsys, *call, "--mass", "0.4", "--out", tmp_path / "table")[1]
+    assert again.count("mass as wished") == 1
+    said = refused(capsys, *call, "--mass", "1.5", "--out", tmp_path / "none")
+    assert "'1.5' is no share between 0 and 1" in said
 
 
 @pytest.mark.parametrize("method", ["efficient", "refined", "enla"])

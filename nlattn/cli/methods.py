@@ -18,6 +18,7 @@ from nlattn._types import Field, Floats
 from nlattn.cli.output import StageClock
 from nlattn.files import npy
 from nlattn.maps.base import AttentionMap
+from nlattn.ops.wish import Wish
 
 _CORNER = 9
 _TRIAL = 256  # queries that predict the time of all
@@ -75,10 +76,14 @@ class Result:
     """(n,) share of each row that may be misplaced."""
     mass: Floats | None = None
     """(n,) share of exact attention that the keys of each query hold, where all are judged."""
+    wish: Wish | None = None
+    """What was chosen for a share of exact attention."""
 
 
 def scram(task: Task, options: Namespace, stages: StageClock) -> Result:
     """Search, support, weights."""
+    if options.mass is not None:
+        return _wished(task, options, stages)
     with stages("search"):
         field = nlattn.patchmatch(
             task.q,
@@ -100,6 +105,19 @@ def scram(task: Task, options: Namespace, stages: StageClock) -> Result:
             out = (weighted @ task.flat(task.v)).reshape(*task.q.shape[:-1], -1)
     weights = weighted.rows(task.points).reshape(-1, *task.k.shape[:-1])
     return Result(weights, weighted, field, out)
+
+
+def _wished(task: Task, options: Namespace, stages: StageClock) -> Result:
+    """The setting that holds the share of exact attention that is wished for, or the best."""
+    given = {"mass": options.mass, "scale": task.scale, "seed": options.seed}
+    with stages("wish"):
+        wish = nlattn.scram_for_mass(task.q, task.k, rows=max(options.rows, 2), **given)
+    out = None
+    if task.v is not None:
+        with stages("output"):
+            out = (wish.map @ task.flat(task.v)).reshape(*task.q.shape[:-1], -1)
+    weights = wish.map.rows(task.points).reshape(-1, *task.k.shape[:-1])
+    return Result(weights, wish.map, wish.field, out, wish=wish)
 
 
 def lev(task: Task, options: Namespace, stages: StageClock) -> Result:
@@ -284,13 +302,16 @@ def judge_all(task: Task, result: Result, options: Namespace) -> dict[str, float
         return None
     q, k = task.flat(task.q), task.flat(task.k)
     every = nlattn.certified_attention_map(q, k, scale=task.scale, tolerance=options.tolerance)
-    mass = result.mass = np.minimum(np.exp(A.lse - every.lse), 1)
-    found = {"queries": len(q), "mass": float(mass.mean()), "tolerance": options.tolerance}
-    found["mass_p5"] = float(np.quantile(mass, 0.05, method="lower"))
-    if result.field is not None:
-        right = nlattn.nearest_keys(q, k, scale=task.scale, start=result.field).right
-        found["recall"] = float(np.mean(np.asarray(right)))
-    return found
+    found = quality.compare_all(A, every)
+    result.mass = found.held
+    return {
+        "queries": found.queries,
+        "recall": found.recall,
+        "mass": found.mass,
+        "mass_p5": found.mass_p5,
+        "mass_error": found.mass_error,
+        "tolerance": options.tolerance,
+    }
 
 
 def exact_of_shown(task: Task, result: Result) -> dict[str, Floats]:

@@ -10,7 +10,17 @@ from typing import Any, NoReturn
 
 from nlattn import __version__
 from nlattn.cli import tile_options
-from nlattn.cli.values import above_zero, count, grid, names, point, positive, span, tolerance
+from nlattn.cli.values import (
+    above_zero,
+    count,
+    grid,
+    names,
+    point,
+    positive,
+    share,
+    span,
+    tolerance,
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -268,6 +278,13 @@ def _attention(parser: argparse.ArgumentParser) -> None:
         choices=("leverage", "norm", "random", "oracle"),
         default="leverage",
         help="what --method lev chooses them by (leverage)",
+    )
+    parser.add_argument(
+        "--mass",
+        type=share,
+        metavar="SHARE",
+        help="with --method scram: choose search and support until they hold this share of exact "
+        "attention",
     )
     parser.add_argument(
         "--tolerance",

@@ -12,6 +12,7 @@ from nlattn._types import Floats, JsonObject
 from nlattn.cli.methods import Result, Task
 from nlattn.cli.output import table
 from nlattn.cli.words import printable
+from nlattn.ops.wish import Wish
 from nlattn.quality import LEVELS, Estimate, Quality
 from nlattn.runtime import threads
 
@@ -54,6 +55,7 @@ def collect(
         "scores_per_query": None if work is None else work.scores / n,
         "quality": None if quality is None else quality,
         "all_queries": every,
+        "wish": _wish(result.wish, options),
         "missed": None if result.missed is None else _missed(result.missed),
         "flat": None if quality is None else quality.flat,
         "warnings": warnings(quality),
@@ -74,9 +76,29 @@ def collect(
     }
 
 
+def _wish(wish: Wish | None, options: Namespace) -> dict[str, Any] | None:
+    """What was wished for and what was chosen, without arrays."""
+    if wish is None:
+        return None
+    tried = [{**t.setting._asdict(), **t._asdict(), "setting": None} for t in wish.tried]
+    for t in tried:
+        del t["setting"]
+    at = wish.tried.index(wish.chosen)
+    return {"mass": options.mass, "reached": wish.reached, "chosen": tried[at], "tried": tried}
+
+
+def _wished(w: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    t = w["chosen"]
+    kept = f"{t['topk']} matches, {' and '.join(t['kind'])} of {t['window']}"
+    cost = f"{t['keys']:.0f} keys and {t['scores']:.0f} scores a query"
+    how = f"{t['method']} search, {kept}: {cost}"
+    name = "mass as wished" if w["reached"] else "mass not reached, best"
+    return [(name, f"{t['held']:.3f}", f"{t['low']:.3f} or more", f"of {w['mass']:g}; {how}")]
+
+
 def _every(r: dict[str, float]) -> list[tuple[str, str, str, str]]:
     """What is known of all queries, not of a sample."""
-    low = f"to {r['tolerance']:g} of itself; {r['mass_p5']:.4f} of 5 % of the queries, or less"
+    low = f"to {r['mass_error']:.1g}; {r['mass_p5']:.4f} of 5 % of the queries, or less"
     rows = [("mass, all queries", f"{r['mass']:.4f}", "", low)]
     if "recall" in r:
         rows.append(("recall, all queries", f"{r['recall']:.4f}", "", "best keys are proved"))
@@ -127,6 +149,8 @@ def text(r: JsonObject, folder: Path) -> str:
         rows.append(("misplaced at most", f"{most:.2g}", "", note))
     if r["quality"] is not None:
         rows += _quality(r["quality"])
+    if r["wish"] is not None:
+        rows += _wished(r["wish"])
     if r["all_queries"] is not None:
         rows += _every(r["all_queries"])
     if r["peak_bytes"]:

@@ -50,6 +50,14 @@ def above_zero(text: str) -> float:
     return number
 
 
+def share(text: str) -> float:
+    """A number between 0 and 1."""
+    number = above_zero(text)
+    if not number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share between 0 and 1")
+    return number
+
+
 def grid(text: str) -> tuple[int, int]:
     """Height and width, such as 256x256."""
     try:

@@ -112,6 +112,17 @@ def adjoint(x: Slice, lse: Floats, g: Floats) -> Floats:
     return dense.adjoint(_whole(x), _check.frozen(norm, x.q.dtype), g)
 
 
+def pairs(x: Slice, keys: Ints) -> Floats:
+    """Score of each query with a key of its own, in float64; -inf where that is below 0."""
+    q, k = x.q.astype(np.float64), x.k[np.maximum(keys, 0)].astype(np.float64)
+    if x.kind == scores.DOT:
+        found = x.factor * np.einsum("nc,nc->n", q, k)
+    else:
+        q -= k
+        found = -x.factor * np.einsum("nc,nc->n", q, q)
+    return np.where(keys >= 0, found, -np.inf)
+
+
 def topk(x: Slice, k: int) -> tuple[Floats, Ints]:
     """Scores and keys of the best `k` of every query, proved."""
     n, m = len(x.q), len(x.k)

@@ -61,6 +61,10 @@ class CertifiedMap(AttentionMap):
         weights = np.exp(np.where(there, np.minimum(value - lse, 0), -np.inf))
         return weights.astype(self.dtype), index
 
+    def scores_of(self, keys: Ints) -> Floats:
+        """Score of each query with one key, `keys` (n,), in float64; -inf for key -1."""
+        return exhaustive.pairs(self._x, keys)
+
     @property
     def nbytes(self) -> int:
         """Bytes of queries, keys, masks, the tree and normalisers."""
