@@ -191,7 +191,7 @@ def compare_all(A: AttentionMap, B: AttentionMap, v: Floats | None = None) -> Ev
     op = "compare_all"
     if not isinstance(B, CertifiedMap):
         text = f"is a {type(B).__name__}, expected the map of certified_attention_map"
-        raise TypeError(f"{op}: B {text}; compare takes any map")
+        _check.fail_type(op, "B", f"{text}; compare takes any map")
     if A.shape != B.shape:
         _check.fail(op, "B", f"has shape {B.shape}, expected {A.shape} from A")
     alive = np.isfinite(B.lse)
