@@ -76,7 +76,7 @@ def collect(
     }
 
 
-def _wish(wish: Wish | None, options: Namespace) -> dict[str, Any] | None:
+def _wish(wish: Wish | None, options: Namespace) -> JsonObject | None:
     """What was wished for and what was chosen, without arrays."""
     if wish is None:
         return None
@@ -87,7 +87,7 @@ def _wish(wish: Wish | None, options: Namespace) -> dict[str, Any] | None:
     return {"mass": options.mass, "reached": wish.reached, "chosen": tried[at], "tried": tried}
 
 
-def _wished(w: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+def _wished(w: JsonObject) -> list[tuple[str, str, str, str]]:
     t = w["chosen"]
     kept = f"{t['topk']} matches, {' and '.join(t['kind'])} of {t['window']}"
     cost = f"{t['keys']:.0f} keys and {t['scores']:.0f} scores a query"
