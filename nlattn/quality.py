@@ -199,7 +199,7 @@ def compare_all(A: AttentionMap, B: AttentionMap, v: Floats | None = None) -> Ev
     if not alive.any():
         _check.fail(op, "B", "attends to nothing")
     spacing = 4 * float(np.finfo(A.dtype).eps)
-    share = np.exp(A.lse[alive] - lse)
+    share = np.exp(np.minimum(A.lse[alive] - lse, 1.0))
     if (share * (1 - missed) > _MORE_THAN_ALL).any():
         text = "gives some keys more than B gives all, expected keys of B at B's scale"
         _check.fail(op, "A", text)
