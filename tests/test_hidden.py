@@ -204,3 +204,46 @@ def test_hidden_windows_of_finer_outputs() -> None:
     np.testing.assert_array_equal(got[4:], want[4:])
     np.testing.assert_array_equal(got[:, 6:], want[:, 6:])
     assert np.isnan(got[:4, :4]).all()
+
+
+def test_keys_that_an_indexer_does_not_choose() -> None:
+    """Scores of other keys, tables, attention to them, and gradients keep their bits."""
+    rng = np.random.default_rng(7)
+    q, k, w = rng.standard_normal((9, 2, 4)), rng.standard_normal((30, 4)), rng.random((9, 2))
+    wild, others = k.copy(), np.arange(30) != 20
+    wild[20] = [np.nan, np.inf, 0, -np.inf]
+    plain, spoilt = (nlattn.index_scores(q, x, w, nonfinite="propagate") for x in (k, wild))
+    np.testing.assert_array_equal(spoilt[:, others], plain[:, others])
+    plain[:, 20] = -np.inf
+    table = nlattn.topk_keys(spoilt, 5, causal=True, causal_offset=20, nonfinite="propagate")
+    np.testing.assert_array_equal(table, nlattn.topk_keys(plain, 5, causal=True, causal_offset=20))
+    assert not (table == 20).any()
+    support, queries = nlattn.support_from_index(table, 30), rng.standard_normal((9, 4))
+    given: dict[str, Any] = {"support": support, "nonfinite": "propagate"}
+    outs = [nlattn.sparse_attention(queries, x, x, **given) for x in (k, wild)]
+    np.testing.assert_array_equal(*outs)
+    each = [nlattn.sparse_attention_vjp(queries, x, x, dout=queries, **given) for x in (k, wild)]
+    for x, y in zip(*each, strict=True):
+        np.testing.assert_array_equal(x, y)
+    g = rng.standard_normal((9, 30)) * others
+    each = [nlattn.index_scores_vjp(q, x, w, g, nonfinite="propagate") for x in (k, wild)]
+    for x, y in zip(*each, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_pages_and_rows_that_no_sequence_has() -> None:
+    rng = np.random.default_rng(8)
+    pages, table, lengths = rng.standard_normal((5, 4, 3)), np.array([[3, 0]]), np.array([6])
+    wild, q = pages.copy(), rng.standard_normal((1, 7, 3))
+    wild[[1, 2, 4]] = np.nan
+    wild[0, 2:] = np.inf  # beyond the length
+    given: dict[str, Any] = {"key_lengths": lengths, "nonfinite": "propagate"}
+    found = []
+    for x in (pages, wild):
+        k = nlattn.gather_pages(x, table)
+        _, dk, dv = nlattn.attention_vjp(q, k, k, q, **given)
+        back = nlattn.gather_pages_vjp(x, table, dk + dv)
+        paged = nlattn.paged_attention(q, x, x, table, **given)
+        found.append((nlattn.attention(q, k, k, **given), paged, back))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)

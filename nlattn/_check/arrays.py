@@ -143,6 +143,10 @@ class Fit:
         other._folded = self._folded | {name: frozen(x)}
         return other
 
+    def put(self, name: str, x: Floats) -> None:
+        """Another array of the same shape in the place of one."""
+        self._folded[name] = frozen(x, self.dtype)
+
     def slices(self, *names: str) -> Ints:
         """Which slice of each of some arrays belongs to each slice of the result."""
         order = list(self._folded)
@@ -227,6 +231,10 @@ def fit(
         if leads[name]:
             wanted = f"({', '.join(arrays[name][1].split())})"
             fail(op, name, f"has shape {given[name].shape}, expected {wanted}, one for all slices")
+    for name, x in given.items():  # dq is a change of q
+        array_ = given.get(name[1:]) if name[0] == "d" else None
+        if array_ is not None and x.shape != array_.shape:
+            fail(op, name, f"has shape {x.shape}, expected {array_.shape} as {name[1:]} has")
     lead, tables = _broadcast(op, leads, gqa)
     result = Fit(op, lead, dims, next(iter(dtypes.values())))
     result.index = np.empty((result.batch, len(tables)), np.int64)

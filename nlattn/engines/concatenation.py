@@ -62,6 +62,29 @@ def vjp(fit: _check.Fit) -> tuple[Floats, Floats, Floats, Floats]:
     )
 
 
+def jvp(fit: _check.Fit) -> Floats:
+    """Change of the output of every slice along dq, dk, dv and, if given, dweight.
+
+    With keys by falling b, those that a query sees are the first ones: sums over these are read.
+    """
+    (a, b, w_q, w_k), (m, d) = Numbers.of(fit), fit.shape("m d")
+    moved_w = fit["dweight"][0] if "dweight" in fit else np.zeros(2 * d, fit.dtype)
+    out = read(a, b, fit["dv"], fit.slices("k", "dv", "q", "q"), m)[0]
+    names = ("q", "k", "v", "dq", "dk")
+    for head, (i, j, v, di, dj) in enumerate(fit.slices(*names)):
+        with np.errstate(all="ignore"):
+            da = fit["dq"][di] @ w_q.astype(float) + fit["q"][i] @ moved_w[:d].astype(float)
+            db = fit["dk"][dj] @ w_k.astype(float) + fit["k"][j] @ moved_w[d:].astype(float)
+            order = np.argsort(b[j], kind="stable")[::-1]  # NaN first, so that everyone reads it
+            counts = m - np.searchsorted(b[j][order][::-1], -a[i], side="right")
+            x = fit["v"][v][order].astype(float)
+            sums: Floats = np.zeros((2, m + 1, x.shape[1]))
+            np.cumsum(x, 0, out=sums[0, 1:])
+            np.cumsum(x * db[order, None], 0, out=sums[1, 1:])
+            out[head] += (da[:, None] * sums[0, counts] + sums[1, counts]) / max(1, m)
+    return out
+
+
 @threads.serial_blas
 def _weight_vjp(fit: _check.Fit, name: str, factor: Floats) -> Floats:
     """Rows of an array times `factor` (batch, rows), summed over rows and slices: (d,) float64."""

@@ -102,6 +102,30 @@ def loss(p: Ranks) -> Floats:
     return total
 
 
+def jvp(p: Ranks, dq: Floats, dk: Floats, slices: Ints) -> Floats:
+    """Change (batch,) of the loss along dq and dk, whose `slices` (batch, 2) are given."""
+    total, tasks = np.zeros(len(p.slices)), _tasks(p)
+    keys = [_moved(p, p.k[i], dk[j]) for i, j in zip(p.slices[:, 1], slices[:, 1], strict=True)]
+
+    def part(number: int) -> tuple[int, float]:
+        b, some = tasks[number]
+        u, du = _moved(p, p.q[p.slices[b, 0], some], dq[slices[b, 0], some])
+        dlogits = _rows_vjp(p.shape, _rows(p, b, some, keys[b][0]))
+        moved = (dlogits @ keys[b][0]) * du + (dlogits @ keys[b][1]) * u
+        return b, float(moved.sum(dtype=float))
+
+    for b, more in threads.each(part, len(tasks), len(total) * p.q.shape[1]):
+        total[b] += more
+    total /= p.q.shape[1]
+    return total
+
+
+def _moved(p: Ranks, x: Floats, dx: Floats) -> tuple[Floats, Floats]:
+    """Unit vectors and their change: the derivative is its own transpose."""
+    u, length = _unit(p, x)
+    return u, _unit_vjp(p, u, length, dx)
+
+
 def vjp(p: Ranks, dout: Floats) -> tuple[Floats, Any]:
     """Gradients (batch, n, d), (batch, m, d) of ``sum(dout * loss)``, the ranks held fixed."""
     batch, tasks = len(p.slices), _tasks(p)

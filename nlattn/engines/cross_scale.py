@@ -149,6 +149,46 @@ class Cells:
             return dq, dk.reshape(self.k.shape), dV
         return dq, dk.reshape(self.k.shape) + self._of_norms(lost), dV
 
+    @np.errstate(invalid="ignore", over="ignore")  # of numbers that are not finite
+    def changes(self, V: Floats, dV: Floats, dq: Floats, dk: Floats, out: Floats) -> None:
+        """Cells (rows, columns, s s e) of the result's change, along dq, dk and dV (L, s s e)."""
+        p, shape, dtype = self.options.patch, self._A.shape, self.q.dtype
+        r, H, turned = p // 2, self.grid.H, _check.frozen(dk.reshape(self.keys.shape).T)
+        scores, dgram, dA = (np.empty(shape, dtype) for _ in range(3))
+        dB, z = np.empty((self.columns, shape[2]), dtype), np.empty(self.columns)
+        lengths = self.lengths.astype(np.float64)
+        share = _boxed((self.k.astype(np.float64) * dk).sum(-1), p) / np.where(lengths, lengths, 1)
+        dnorms = np.where(lengths > self.k.dtype.type(self.options.floor), share, 0).reshape(-1)
+        dnorms, heat = dnorms.astype(dtype), dtype.type(self.options.temperature)
+        score = gram = 0
+        for row, B, old in self.weights(range(self.rows), scores):
+            multiply(_check.frozen(B), dV, out[row])
+            if self.options.hard:
+                continue
+            y = row + self.grid.offset
+            score = max(score, y - r)
+            while score <= min(y + r, H - 1):
+                gram = max(gram, score - r)
+                while gram <= min(score + r, H - 1):
+                    multiply(_check.frozen(dq[gram]), _check.frozen(self.keys.T), dgram[gram % p])
+                    more = np.empty(shape[1:], dtype)
+                    multiply(self.q[gram], turned, more)
+                    dgram[gram % p] += more
+                    gram += 1
+                ds, A = dA[score % p], self._A[score % p]
+                kernels.box(self.grid.W, dgram, self.grid, score, ds)
+                ds -= scores[score % p] * dnorms
+                ds /= self.norms
+                ds -= np.einsum("xl,xl->x", A, ds)[:, None]
+                ds *= heat * A
+                score += 1
+            kernels.paste(self.columns, dA, self.grid, y, _check.frozen(old.copy()), dB, z)
+            if self.options.overlap == "mass":
+                dB -= B * dB.sum(1, keepdims=True)
+            moved = np.empty_like(out[row])
+            multiply(_check.frozen(dB), V, moved)
+            out[row] += moved
+
     def _of_norms(self, lost: Floats) -> Floats:
         """Gradient of k through the norms of its patches; `lost` is minus theirs."""
         lengths = self.lengths.astype(np.float64)

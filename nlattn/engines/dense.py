@@ -155,6 +155,7 @@ def of_one(
     slope: float = 0.0,
     has_bias: bool = False,
     has_mask: bool = False,
+    sink: float = -np.inf,
 ) -> Scores:
     """Scores of a single slice, its arrays with one leading axis."""
     kind = q.dtype.type
@@ -165,7 +166,7 @@ def of_one(
         _check.frozen(mask),
         kept=_check.frozen(np.ones((1, 1, 1), bool)),
         band=_check.frozen(band, np.int64),
-        logits=_check.frozen(np.array([[-np.inf, slope]], q.dtype)),
+        logits=_check.frozen(np.array([[sink, slope]], q.dtype)),
         slices=_check.frozen(np.zeros((1, 7), np.int64)),
         scale=kind(factor),
         cap=kind(cap),

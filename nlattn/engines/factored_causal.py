@@ -6,7 +6,7 @@ largest exponent met so far.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,8 @@ from nlattn.engines.features import Block, ColumnExp, Identity, Random
 from nlattn.engines.unseen import cleaned, finite
 from nlattn.runtime import threads
 
+Changes = tuple[Sequence[Floats], Sequence[Floats], Sequence[Floats]]
+"""Of queries, keys and values, of each slice of a call."""
 ROWS = 64
 """Rows of a block."""
 
@@ -132,6 +134,46 @@ def _attend(p: Causal) -> Floats:
     def head(number: int) -> None:
         for step in _steps(p, number):
             out[number, step.rows] = step.out
+
+    for _ in threads.each(head, len(out), len(out) * out.shape[1]):
+        pass
+    return out
+
+
+def jvp(p: Causal, changes: Changes, moving: list[Any]) -> Floats:
+    """Change (batch, n, e) along dq, dk, dv of each slice; `moving` as for `vjp`."""
+    if finite(p.q, p.k, p.v, *(x for each in changes for x in each)):
+        return _jvp(p, changes, moving)
+    neat = tuple([cleaned(x) for x in each] for each in changes)
+    out = _jvp(_clean(p), neat, moving)  # type: ignore[arg-type]
+    lost, values = _lost(p)
+    dq, dk, dv = (np.isfinite(np.stack(each)) for each in changes)
+    lost |= np.logical_or.accumulate(~dk.all(2), 1) | ~dq.all(2)
+    values = np.logical_or.accumulate(values | ~dv, 1)
+    return np.where(lost[..., None] | values, np.nan, out)
+
+
+def _jvp(p: Causal, changes: Changes, moving: list[Any]) -> Floats:
+    dq, dk, dv = changes
+    out: Floats = np.empty((len(p.slices), p.q.shape[1], p.v.shape[2]), p.q.dtype)
+
+    def head(number: int) -> None:
+        where, top = moving[number], p.start[number]
+        fall = 0.0 if where is None else float(dk[number][where[0]] @ p.keys.projection[where[1]])  # type: ignore[attr-defined]
+        values, features = np.zeros((len(top), out.shape[2])), np.zeros(len(top))
+        for step in _steps(p, number):
+            rows, old = step.rows, _fade(top, step.k.top)
+            values, features, top = values * old[:, None], features * old, step.k.top
+            dphi_q = p.queries.jvp(step.q, dq[number][rows])
+            dphi_k = p.keys.jvp(step.k, dk[number][rows]) - step.k.phi * out.dtype.type(fall)
+            inside = np.tril(dphi_q @ step.phi_k.T + step.phi_q @ dphi_k.T)
+            moved = dphi_q @ step.values + step.phi_q @ values.astype(out.dtype)
+            moved += inside @ step.v + step.inside @ dv[number][rows]
+            total = dphi_q @ step.features + step.phi_q @ features.astype(out.dtype)
+            total += inside.sum(1)
+            out[number, rows] = (moved - step.out * total[:, None]) / step.total
+            values += dphi_k.T @ step.v + step.phi_k.T @ dv[number][rows]
+            features += dphi_k.sum(0)
 
     for _ in threads.each(head, len(out), len(out) * out.shape[1]):
         pass

@@ -17,6 +17,7 @@ from nlattn.engines.features import Identity
 def set_fit(op: str, nonfinite: str, **arrays: object) -> _check.Fit:
     """Queries, keys, values, cotangents and a projection, whichever are given."""
     dims = {"q": "n d", "k": "m d", "v": "m e", "dout": "n e", "projection": "r d"}
+    dims |= {f"d{name}": dims[name] for name in "qkv"}
     given = {name: (x, dims[name]) for name, x in arrays.items()}
     shared = ["projection"] if "projection" in arrays else []
     return _check.fit(op, given, nonfinite=nonfinite, shared=shared)

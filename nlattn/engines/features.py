@@ -100,6 +100,10 @@ class Identity:
         """Gradient of ``sum(dphi * phi)`` with respect to the rows, the maxima held fixed."""
         return dphi
 
+    def jvp(self, block: Block, dx: Floats) -> Floats:
+        """Change of ``phi`` as rows move along dx, the maxima that rows share held fixed."""
+        return dx
+
 
 class RowSoftmax(Identity):
     """Softmax over the channels of each row."""
@@ -111,6 +115,9 @@ class RowSoftmax(Identity):
         dx: Floats = dphi - np.einsum("ic,ic->i", dphi, block.phi)[:, None]
         dx *= block.phi
         return dx
+
+    def jvp(self, block: Block, dx: Floats) -> Floats:
+        return self.vjp(block, dx)  # its own transpose
 
 
 class ColumnExp(Identity):
@@ -124,6 +131,9 @@ class ColumnExp(Identity):
 
     def vjp(self, block: Block, dphi: Floats) -> Floats:
         return dphi * block.phi
+
+    def jvp(self, block: Block, dx: Floats) -> Floats:
+        return dx * block.phi
 
 
 class JointExp(ColumnExp):
@@ -197,6 +207,17 @@ class Random(Identity):
             return du
         return amplified_vjp(block.rows, block.length, du, self.amplitude, self.floor)
 
+    def jvp(self, block: Block, dx: Floats) -> Floats:
+        if self.amplitude:  # its own transpose
+            dx = amplified_vjp(block.rows, block.length, dx, self.amplitude, self.floor)
+        moved: Floats = dx @ self.projection.T
+        along = np.einsum("ic,ic->i", block.rows, dx)[:, None] * dx.dtype.type(self.c * self.c)
+        if self.moving and not self.joint:
+            along += moved[np.arange(len(moved)), block.first][:, None]
+        moved -= along
+        moved *= block.phi
+        return moved
+
 
 @dataclass(frozen=True)
 class Relu(Identity):
@@ -222,3 +243,6 @@ class Relu(Identity):
 
     def vjp(self, block: Block, dphi: Floats) -> Floats:
         return np.where(block.phi > 0, dphi, 0) @ self.projection
+
+    def jvp(self, block: Block, dx: Floats) -> Floats:
+        return np.where(block.phi > 0, dx @ self.projection.T, 0)

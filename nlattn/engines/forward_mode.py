@@ -8,17 +8,19 @@ edges of a support: nothing of size n x m is made.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_array
 
+from nlattn import _check
 from nlattn._types import Floats, Ints
-from nlattn.engines import dense
+from nlattn.engines import dense, unseen
 from nlattn.engines.sparse import Edges, WeightFunction
+from nlattn.kernels import sparse as kernels
 from nlattn.kernels.panel import Scores
 from nlattn.runtime.threads import serial_blas
 
-_BLOCK = 1 << 20  # weights, or numbers of gathered rows, at once
+_BLOCK = 1 << 20  # weights at once
 
 
 Changes = tuple[Sequence[Floats], Sequence[Floats], Sequence[Floats]]
@@ -26,6 +28,7 @@ Changes = tuple[Sequence[Floats], Sequence[Floats], Sequence[Floats]]
 
 
 @serial_blas
+@np.errstate(invalid="ignore", over="ignore")  # of numbers that are not finite
 def attention(
     p: Scores,
     v: Floats,
@@ -33,12 +36,14 @@ def attention(
     changes: Changes,
     dbias: Sequence[Floats] | None = None,
     dsinks: Floats | None = None,
+    dslopes: Floats | None = None,
 ) -> tuple[Floats, Floats]:
     """Changes of outputs (batch, n, e) and of ``lse`` (batch, n), the latter float64."""
     batch, n, m, e = len(p.slices), p.q.shape[1], p.k.shape[1], v.shape[2]
     out: Floats = np.empty((batch, n, e), p.q.dtype)
     lse: Floats = np.zeros((batch, n))
     step = max(1, _BLOCK // max(m, 1))
+    plain = unseen.finite(p.q, p.k, v, norm[1], *(y for x in changes for y in x))
     for b in range(batch):
         dq, dk, dv = (x[b] for x in changes)
         part = slice(b, b + 1)
@@ -53,6 +58,11 @@ def attention(
                 ds *= 1 - np.tanh(p.scale * (q @ k.T) / p.cap) ** 2
             if dbias is not None:
                 ds += dbias[b][i] if len(dbias[b]) > 1 else dbias[b]
+            if dslopes is not None:
+                ds -= dslopes[b] * distances(p, b, i, ds.dtype)
+            yes = None if plain else unseen.seen(p, b, i, np.arange(m))
+            if yes is not None:
+                ds = np.where(yes, ds, 0)
             mean = (P * ds).sum(1, dtype=np.float64)
             if dsinks is not None:
                 mean += _sink(p, b, norm[:, b, i]) * float(dsinks[b])
@@ -61,9 +71,49 @@ def attention(
                 kept = p.kept[p.slices[b, 5]]
                 kept = kept[i] if len(kept) > 1 else kept
                 P, dP = (np.where(kept, x, 0) * p.factor for x in (P, dP))
-            out[b, i] = dP @ values + P @ dv
+                yes = None if yes is None else yes & kept
             lse[b, i] = mean
+            if yes is None:
+                out[b, i] = dP @ values + P @ dv
+            else:
+                P, dP = (np.where(yes, x, 0) for x in (P, dP))
+                out[b, i] = unseen.product(dP, yes, values) + unseen.product(P, yes, dv)
     return out, lse
+
+
+def distances(p: Scores, b: int, i: Ints, dtype: Any) -> Floats:
+    """``|i + offset - j|`` (r, m) of some queries of a slice, of which slopes are factors."""
+    place = p.band[p.slices[b, 6]][i, 2:]
+    return abs(place - np.arange(p.k.shape[1])).astype(dtype)
+
+
+@serial_blas
+@np.errstate(invalid="ignore", over="ignore")
+def slopes_vjp(p: Scores, v: Floats, dout: Floats, norm: Floats, delta: Floats) -> Floats:
+    """Gradient (batch,) of each slice's slope: scores fall by it times a distance."""
+    total, m = np.zeros(len(p.slices)), p.k.shape[1]
+    plain = unseen.finite(p.q, p.k, v, dout, delta, norm[1])
+    step = max(1, _BLOCK // max(m, 1))
+    for b in range(len(total)):
+        one = p._replace(slices=p.slices[b : b + 1], logits=p.logits[b : b + 1])
+        for start in range(0, p.q.shape[1], step):
+            i = np.arange(start, min(start + step, p.q.shape[1]))
+            P = _weights(one, i, norm[:, b, i])
+            dP = dout[b, i] @ v[p.slices[b, 2]].T
+            if p.has_dropout:
+                kept = unseen.part(p.kept[p.slices[b, 5]], i, np.arange(m))
+                dP = np.where(kept, dP * p.factor, 0)
+            ds = P * (dP - delta[b, i, None])
+            if not plain:
+                ds = np.where(unseen.seen(p, b, i, np.arange(m)), ds, 0)
+            total[b] -= (ds * distances(p, b, i, ds.dtype)).sum(dtype=np.float64)
+    return total
+
+
+def of_call(p: Scores, fit: _check.Fit) -> tuple[Floats, Floats]:
+    """The same along the arrays dq, dk and dv of a call."""
+    dq, dk, dv = ([fit[name][i] for i in fit.slices(name)[:, 0]] for name in ("dq", "dk", "dv"))
+    return attention(p, fit["v"], dense.attend(p, fit["v"])[1], (dq, dk, dv))
 
 
 def _weights(one: Scores, i: Ints, norm: Floats) -> Floats:
@@ -83,58 +133,49 @@ def _sink(p: Scores, b: int, norm: Floats) -> Floats:
     return np.where(total == 0, 0, share / np.where(total == 0, 1, total))
 
 
+@np.errstate(invalid="ignore", over="ignore")  # of numbers that are not finite
 def on_edges(
     edges: Edges, weights: WeightFunction, dbias: Floats | None = None,
     dsinks: Floats | None = None,
 ) -> tuple[Floats, Floats]:  # fmt: skip
     """The same on a support; changes are the arrays dq, dk, dv of the call."""
     scores, P, lse = edges._weigh(weights)
-    fit, n, m = edges.fit, edges.n, edges.m
-    names = ("q", "k", "v", "dq", "dk", "dv")
-    folded = [fit[name].reshape(len(fit[name]), -1, fit[name].shape[-1]) for name in names]
-    which = fit.slices(*names)
-    out: Floats = np.empty((fit.batch, n, folded[2].shape[2]), fit.dtype)
+    fit, n = edges.fit, edges.n
     dlse: Floats = np.zeros((fit.batch, n))
-    for b in range(fit.batch):
-        q, k, v, dq, dk, dv = (x[part] for x, part in zip(folded, which[b], strict=True))
-        first = edges.slices[b] * n
-        indptr = edges.support.indptr[first : first + n + 1]
-        here = slice(int(indptr[0]), int(indptr[-1]))
-        own = slice(here.start + int(edges.shift[b]), here.stop + int(edges.shift[b]))
-        keys = edges.support.indices[here]
-        indptr = indptr - indptr[0]
-        rows = np.repeat(np.arange(n), np.diff(indptr))
-        ds = _moved(rows, keys, (q, k, dq, dk), weights)
-        if dbias is not None:
-            ds = ds + dbias[here]
-        s, w = scores[own].astype(np.float64), P[own].astype(np.float64)
-        if weights.weight == "dot":
-            dP = ds / np.diff(indptr)[rows]
-        else:
-            if weights.weight == "abspow":  # of log |s|^p
-                ds = np.where(s == 0, 0, weights.power * ds / np.where(s == 0, 1, s))
-            dlse[b] = np.bincount(rows, w * ds, minlength=n)
-            if dsinks is not None and weights.sinks is not None:
-                with np.errstate(invalid="ignore"):
-                    share = np.exp(weights.sinks[b] - lse[b])
-                dlse[b] += np.where(np.isneginf(lse[b]), 0, share) * dsinks[b]
-            dP = w * (ds - dlse[b][rows])
-        shape = (n, m)
-        moved = csr_array((dP, keys, indptr), shape) @ v.astype(np.float64)
-        out[b] = moved + csr_array((w, keys, indptr), shape) @ dv.astype(np.float64)
+    if dsinks is not None and weights.sinks is not None:
+        with np.errstate(invalid="ignore", under="ignore"):
+            share = np.exp(weights.sinks[:, None] - lse)
+        dlse += np.where(np.isneginf(lse), 0, share) * dsinks[:, None]
+    options = weights._replace(bias=dbias).options
+    scores, P = _check.frozen(scores), _check.frozen(P)
+    q, k, dq, dk = (edges._array(name) for name in ("q", "k", "dq", "dk"))
+    x = kernels.Moving(q, k, dq, dk, _table(edges, "q", "k", "dq", "dk"))
+    tasks, dP = edges._blocks(n), np.empty_like(P)
+    kernels.move(tasks, x, *edges.support[:2], options, scores, P, dlse, dP)
+    dP, P = (edges.dropped(weights, x) for x in (dP, P))
+    out = read(edges, dP, "v", tasks)
+    out += read(edges, P, "dv", tasks)
     return out, dlse
 
 
-def _moved(rows: Ints, keys: Ints, arrays: tuple[Floats, ...], weights: WeightFunction) -> Floats:
-    """Changes (nnz,) of the scores of one head's edges, float64."""
-    q, k, dq, dk = (x.astype(np.float64) for x in arrays)
-    ds: Floats = np.empty(len(rows))
-    step = max(1, _BLOCK // q.shape[1])
-    for start in range(0, len(rows), step):
-        some = slice(start, start + step)
-        i, j = rows[some], keys[some]
-        if weights.weight == "gaussian":
-            ds[some] = -2 * np.einsum("td,td->t", q[i] - k[j], dq[i] - dk[j])
-        else:
-            ds[some] = np.einsum("td,td->t", dq[i], k[j]) + np.einsum("td,td->t", q[i], dk[j])
-    return weights.factor * ds
+def unfolded(edges: Edges, out: Floats, lse: Floats, return_lse: bool) -> Any:
+    """Changes with the leading axes and the grid of the call."""
+    fit, grid = edges.fit, edges.query_grid
+    result = fit.unfold(out.reshape(fit.batch, *grid, out.shape[2]))
+    return (result, fit.unfold(lse.reshape(fit.batch, *grid), cast=False)) if return_lse else result
+
+
+def read(edges: Edges, c: Floats, name: str, tasks: int) -> Floats:
+    """``sum_j c_ij x_j`` (batch, n, e) of an array of the call."""
+    x = edges._array(name)
+    out: Floats = np.empty((edges.fit.batch, edges.n, x.shape[2]), edges.fit.dtype)
+    rows = _check.frozen(np.empty(0, np.int64)), *edges.support[:2]
+    table, plain = _table(edges, name, name), _check.frozen(np.array([1.0, 0.0]))
+    kernels.gather(tasks, _check.frozen(c), *rows, x, x, table, plain, out)
+    return out
+
+
+def _table(edges: Edges, *names: str) -> Ints:
+    """Slices of some arrays, of the support, and where coefficients start."""
+    columns = edges.fit.slices(*names), edges.slices, edges.shift
+    return _check.frozen(np.column_stack(columns), np.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nlattn._types import Floats, Ints
+from nlattn.engines.unseen import product
 from nlattn.runtime.threads import serial_blas
 
 _PAIRS = 1 << 22
@@ -30,6 +31,7 @@ def scores(q: Floats, k: Floats, w: Floats) -> Floats:
 
 
 @serial_blas
+@np.errstate(invalid="ignore", over="ignore")
 def scores_vjp(q: Floats, k: Floats, w: Floats, g: Floats) -> tuple[Floats, Floats, Floats]:
     """Gradients of queries, keys and weights of one slice."""
     n, m = len(q), len(k)
@@ -39,12 +41,31 @@ def scores_vjp(q: Floats, k: Floats, w: Floats, g: Floats) -> tuple[Floats, Floa
         some = slice(i, i + step)
         for head in range(q.shape[1]):
             s = q[some, head] @ k.T
-            on = np.where(s > 0, g[some], 0)
-            dw[some, head] = np.einsum("ij,ij->i", on, s)
-            on *= w[some, head, None]
-            dq[some, head] = on @ k
-            dk += on.T @ q[some, head]
+            on = np.where(s <= 0, 0, g[some])
+            dw[some, head] = np.einsum("ij,ij->i", on, np.where(on == 0, 0, s))
+            on = np.where(on == 0, 0, on * w[some, head, None])
+            seen = on != 0  # 0 times NaN is NaN
+            dq[some, head] = product(on, seen, k)
+            dk += product(on.T, seen.T, q[some, head])
     return dq, dk, dw
+
+
+@serial_blas
+def scores_jvp(q: Floats, k: Floats, w: Floats, dq: Floats, dk: Floats, dw: Floats) -> Floats:
+    """Change (n, m) of the scores of one slice along dq, dk and dw."""
+    n, m = len(q), len(k)
+    out: Floats = np.zeros((n, m), q.dtype)
+    step = _blocks(n, m).step
+    for i in _blocks(n, m):
+        some = slice(i, i + step)
+        for head in range(q.shape[1]):
+            s = q[some, head] @ k.T
+            moved = dq[some, head] @ k.T
+            moved += q[some, head] @ dk.T
+            moved *= w[some, head, None]
+            moved += s * dw[some, head, None]
+            out[some] += np.where(s <= 0, 0, moved)
+    return out
 
 
 def best(x: Floats, t: int, ends: Ints) -> Ints:

@@ -88,6 +88,17 @@ def barycentric_vjp(db: Floats, rank: Ints) -> Floats:
     return df
 
 
+def barycentric_jvp(df: Floats, rank: Ints) -> Floats:
+    """Change (n, d + 1) of the weights as features move along df (n, d)."""
+    size = rank.shape[1]
+    D = np.empty(rank.shape)
+    np.put_along_axis(D, rank, embed(df) / size, 1)
+    db: Floats = np.empty(rank.shape)
+    db[:, 0] = D[:, -1] - D[:, 0]
+    db[:, 1:] = (D[:, :-1] - D[:, 1:])[:, ::-1]
+    return db
+
+
 class Placed(NamedTuple):
     """Points in their simplices."""
 
@@ -241,6 +252,17 @@ class Lattice:
             self._by_queries = Corners.of(self.at_queries, len(self.points))
         z = self._splat(self._by_queries, self.q_weights, g)
         return self._blurred(z, range(self.d, -1, -1))
+
+    def forward_jvp(self, y: Floats, db: Floats, dy: Floats) -> Floats:
+        """Change of `forward` along those of the keys' weights and of the values."""
+        if self._by_keys is None:
+            self._by_keys = Corners.of(self.at_keys, len(self.points))
+        z = self._splat(self._by_keys, _check.frozen(db), y)
+        z += self._splat(self._by_keys, self.k_weights, dy)
+        z = self._blurred(z, range(self.d + 1))
+        if self._poisoned or np.isnan(db).any():
+            z[:-1] = np.nan
+        return z
 
     def read(self, at: Ints, b: Floats, z: Floats) -> Floats:
         """``alpha S z`` (n, e)."""

@@ -7,7 +7,7 @@ weights that have none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nlattn.engines.magnitude import RangeLaw
@@ -19,12 +19,36 @@ _LOGITS = ("q k", "scale q k", "scale", "v")
 _CHAIN = ("dout v", "dout v scale k", "dout v scale q", "dlse", "dlse scale k", "dlse scale q")
 
 
+def along(law: Callable[[Given], RangeLaw]) -> Callable[[Given], RangeLaw]:
+    """Of the forward mode of what has a law: a change dq has the unit of q, the larger of both."""
+
+    def made(given: Given) -> RangeLaw:
+        base = law(given)
+        products = (*base.upper, *base.both, *base.results)
+        known = {name.removeprefix("/") for product in products for name in product.split()}
+        changes = [f"d{n}" for n in {*known, *base.fixed} if f"d{n}" in given]
+        moved = [
+            " ".join(change if word == change[1:] else word for word in product.split())
+            for change in sorted(changes)
+            for product in base.upper
+            if change[1:] in product.split()
+        ]
+        fixed = [change for change in changes if change[1:] in base.fixed]
+        sums = {change: change[1:] for change in changes if change not in fixed}
+        return base._replace(
+            upper=(*base.upper, *moved), sums={**base.sums, **sums}, fixed=(*base.fixed, *fixed)
+        )
+
+    return made
+
+
 def softmax(given: Given) -> RangeLaw:
     """Scores ``scale q.k``, capped and biased as they are."""
     common: Any = {
         "options": {"scale": "q k"},
         "fixed": ("bias", "sinks", "alibi"),
         "default": {"scale": -0.5},
+        "unless": "qk_norm",
     }
     if "dout" in given:
         sums = {"dlse": "dout v"}
@@ -84,6 +108,7 @@ def weight(given: Given) -> RangeLaw:
             same=("q", "k"),
             fixed=("bias", "sinks"),
             sums={"dlse": "dout v"} if back else {},
+            unless="qk_norm",
         )
     return softmax(given)
 

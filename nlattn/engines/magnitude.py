@@ -52,6 +52,8 @@ class RangeLaw(NamedTuple):
     """Exponents beyond which an option changes nothing any more, in the units of its arrays."""
     default: Mapping[str, float] = {}
     """Powers of d that stand for an option of None."""
+    unless: str = ""
+    """An option with which the function brings its arrays to one size itself."""
 
 
 Laws = RangeLaw | Callable[[Mapping[str, Any]], RangeLaw]
@@ -96,6 +98,8 @@ def ranged(law: Laws) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def call(*positional: P.args, **options: P.kwargs) -> R:
             given: dict[str, Any] = {**dict(zip(names, positional, strict=False)), **options}
             mine = formed(*((n, x if type(x) is str else None) for n, x in given.items()))
+            if mine.law.unless and given.get(mine.law.unless) is not None:
+                return function(*positional, **options)
             arrays = {n: given[n] for n in mine.arrays if n in given and _floating(given[n])}
             dtypes = {_check.native_of(x.dtype) for x in arrays.values()}
             if (

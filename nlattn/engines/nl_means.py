@@ -9,7 +9,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Ints, Support
-from nlattn.engines.patches import ballots, padded, patches, patches_vjp
+from nlattn.engines.patches import ballots, padded, patches, patches_vjp, tallied
 from nlattn.engines.similar import PixelSearch, flat, keys, others, plan, rows
 from nlattn.engines.sparse import WEIGHTS
 from nlattn.engines.support import Transposed
@@ -186,7 +186,7 @@ def vjp(call: PictureMeans, b: int, voting: bool) -> Floats:
     F = _check.frozen(patches(u, patch)[None])
     V = F if voting else _check.frozen(u.reshape(1, call.n, call.C))
     dB = _check.frozen((ballots(dout, patch) if voting else dout.reshape(call.n, call.C))[None])
-    softmax = edges.Options(WEIGHTS.index("softmax"), 1.0, 0.0, 0.0, _check.frozen(np.empty(0)))
+    softmax = edges.Options(WEIGHTS.index("softmax"), 1.0, 0.0, 0.0)
     slices = np.zeros((1, 5), np.int64)
     dscores = np.empty_like(P)
     P, known = _check.frozen(P), _check.frozen(scores)
@@ -215,3 +215,35 @@ def vjp(call: PictureMeans, b: int, voting: bool) -> Floats:
         dF += dV
     du = patches_vjp(dF[0], u.shape, patch)
     return du if voting else du + dV[0].reshape(u.shape)
+
+
+@np.errstate(invalid="ignore", over="ignore")  # of numbers that are not finite
+def jvp(call: PictureMeans, b: int, voting: bool) -> Floats:
+    """Change of one picture along `dimage`; keys are constants."""
+    u, du, patch = call.fit["image"][b], call.fit["dimage"][b], call.search.patch
+    indptr, indices, scores, P, _, best = weights(call, b)
+    F, dF = (_check.frozen(patches(x, patch)[None]) for x in (u, du))
+    V, dV = (F, dF) if voting else (_check.frozen(x.reshape(1, call.n, -1)) for x in (u, du))
+    tasks, none = blocks(call.n, edges.BLOCK), _check.frozen(np.empty(0, u.dtype))
+    factor = min(float(call.options(F.shape[2])[1]), float(np.finfo(np.float64).max) / 4)
+    options = edges.Options(WEIGHTS.index("gaussian"), factor, 0.0, 0.0)
+    x = edges.Moving(F, F, dF, dF, _check.frozen(np.zeros((1, 6), np.int64)))
+    ds, unused = np.empty(len(indices), u.dtype), np.zeros((1, call.n))
+    edges.move(tasks, x, indptr, indices, options, none, none, unused, ds)
+
+    row = np.repeat(np.arange(call.n), np.diff(indptr))
+    itself = indices == row
+    ds[scores == 0] = 0  # below twice the variance all distances count the same
+    own = np.zeros(call.n, u.dtype)
+    if call.own == "max":
+        shared = (best >= 0) & (P[itself] > 0) & (scores[np.maximum(best, 0)] > -np.inf)
+        own[shared] = ds[best[shared]]
+    ds[itself] = own
+    mean = np.bincount(row, P.astype(float) * ds, minlength=call.n)
+    dP = _check.frozen((P * (ds - mean[row])).astype(u.dtype))
+    slices, plain = np.zeros((1, 4), np.int64), _check.frozen(np.array([1.0, 0.0]))
+    keys, moved, more = _check.frozen(np.empty(0, np.int64)), np.empty_like(V), np.empty_like(V)
+    for c, y, out in ((dP, V, moved), (_check.frozen(P), dV, more)):
+        edges.gather(tasks, c, keys, indptr, indices, y, y, _check.frozen(slices), plain, out)
+    moved += more
+    return tallied(moved[0], u.shape, patch) if voting else moved[0].reshape(u.shape)

@@ -109,6 +109,31 @@ class Votes:
             fit.reduce("v", dv.reshape(batch, *self.grids[1], v.shape[2])),
         )
 
+    @np.errstate(invalid="ignore", over="ignore")  # of numbers that are not finite
+    def jvp(self) -> Floats:
+        """Change of the outputs along dq, dk and dv."""
+        fit, (batch, n) = self.fit, (self.fit.batch, self.n)
+        p, border = self.options.patch, self.options.border
+        dq, dk = (_patches(fit[name], p, border) for name in ("dq", "dk"))
+        own = np.arange(batch)
+        columns = fit.slices("q", "k", "dq", "dk"), own, np.zeros_like(own)
+        table = _check.frozen(np.column_stack(columns), np.int64)
+        none = _check.frozen(np.empty(0, fit.dtype))
+        dcosts, unused = np.empty(len(self.matches.indices), fit.dtype), np.zeros((batch, n))
+        if batch:
+            x = kernels.Moving(self.q, self.k, dq, dk, table)
+            tasks = blocks(batch * n, kernels.BLOCK)
+            arrays = (*self.matches[:2], self._options(), none, none)
+            kernels.move(tasks, x, *arrays, unused, dcosts)
+        row = np.repeat(np.arange(batch * n), np.diff(self.votes.indptr))
+        ds = np.append(dcosts, 0)[self.numbers].astype(np.float64)
+        mean = np.bincount(row, self.weights * ds, batch * n)
+        dP = (self.weights * (ds - mean[row])).astype(fit.dtype)
+        size = n, fit.dims["e"]
+        out = self._gather(self.votes, None, dP, "v", size)
+        out += self._gather(self.votes, None, self.weights, "dv", size)
+        return fit.unfold(out.reshape(batch, *self.grids[0], out.shape[2]))
+
     def _weigh(self) -> None:
         """Minus cost over temperature of every match, from differences."""
         rows = self.fit.batch * self.n
@@ -199,8 +224,7 @@ class Votes:
         return table
 
     def _options(self) -> kernels.Options:
-        none = _check.frozen(np.empty(0))
-        return kernels.Options(WEIGHTS.index("gaussian"), self.slope, 2.0, 0.0, none)
+        return kernels.Options(WEIGHTS.index("gaussian"), self.slope, 2.0, 0.0)
 
     def _fold(self, dpatches: Floats, name: str) -> Floats:
         """Gradient of an image from that of its patches: the transpose of `_patches`."""

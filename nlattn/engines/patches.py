@@ -60,3 +60,19 @@ def ballots(dout: Floats, patch: int) -> Floats:
     shared = np.pad(shared, ((r, r), (r, r), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(shared, (patch, patch), (0, 1))
     return np.ascontiguousarray(windows.transpose(0, 1, 3, 4, 2)).reshape(H * W, -1)
+
+
+def tallied(votes: Floats, shape: tuple[int, ...], patch: int) -> Floats:
+    """Mean of the votes (H W, patch patch C) for every pixel; those for pixels outside drop."""
+    (H, W, C), r = shape, patch // 2
+    votes = votes.reshape(H, W, patch, patch, C)
+    total = np.zeros((H + 2 * r, W + 2 * r, C), votes.dtype)
+    for y in range(patch):
+        for x in range(patch):
+            total[y : y + H, x : x + W] += votes[:, :, y, x]
+    rows, columns = (
+        np.minimum(n - 1, np.arange(n) + r) - np.maximum(0, np.arange(n) - r) + 1 for n in (H, W)
+    )
+    inside = total[r : r + H, r : r + W]
+    mean: Floats = inside / (rows[:, None] * columns)[:, :, None].astype(votes.dtype)
+    return mean

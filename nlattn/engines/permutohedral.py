@@ -8,7 +8,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Simplices, Work
-from nlattn.engines.lattice import MAX_BYTES, Lattice, Placed, barycentric_vjp
+from nlattn.engines.lattice import MAX_BYTES, Lattice, Placed, barycentric_jvp, barycentric_vjp
 
 
 class PermutohedralOptions(NamedTuple):
@@ -145,6 +145,40 @@ def vjp(
                 dq[b] += options.scale * np.reshape(log, (-1, 1)) * q
                 dk[b] += options.scale * (dx * x).sum(1, keepdims=True) * k
     return fit.reduce("q", dq), fit.reduce("k", dk), fit.reduce("v", dv)
+
+
+def jvp(fit: _check.Fit, options: PermutohedralOptions, given: Given) -> tuple[Floats, Floats]:
+    """Changes of outputs (batch, n, e) and of log normalisers (batch, n)."""
+    out, lse = fit.empty("n e"), np.zeros((fit.batch, fit.dims["n"]))
+    softmax, names = options.weight == "softmax", ("q", "k", "v", "dq", "dk", "dv")
+    for b, head in _heads(fit, options, given):
+        at = zip(names, fit.slices(*names)[b], strict=True)
+        q, k, x, dq, dk, dx = (fit[name][i].astype(np.float64) for name, i in at)
+        with np.errstate(all="ignore"):
+            if options.normalize:
+                x, dx = with_ones(x), np.concatenate([dx, np.zeros((len(dx), 1))], 1)
+            if softmax:
+                dx = dx + options.scale * (k * dk).sum(1, keepdims=True) * x
+            lattice, db_q, db_k = (
+                head.lattice,
+                *(
+                    barycentric_jvp(head.root * df, placed.rank)
+                    for df, placed in ((dq, head.q), (dk, head.k))
+                ),
+            )
+            Y, moved = head.splat(x), lattice.forward_jvp(head.factor * x, db_k, head.factor * dx)
+            moved = head.filter(moved) + lattice.read(lattice.at_queries, db_q, Y)
+            if not options.normalize:
+                out[b] = moved
+                continue
+            filtered = head.filter(Y)
+            inverse, _ = normaliser(filtered[:, -1])
+            mean = filtered[:, :-1] * inverse[:, None]
+            out[b] = (moved[:, :-1] - mean * moved[:, -1:]) * inverse[:, None]
+            lse[b] = moved[:, -1] * inverse
+            if softmax:
+                lse[b] += np.where(inverse == 0, 0, options.scale * (q * dq).sum(1))
+    return out, lse
 
 
 def _heads(fit: _check.Fit, options: PermutohedralOptions, given: Given) -> Any:

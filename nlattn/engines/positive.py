@@ -8,7 +8,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Work
-from nlattn.engines import factored_fit
+from nlattn.engines import factored_fit, factored_jvp
 from nlattn.engines.factored import KeyGradient, KeySums, offset
 from nlattn.engines.factored_fit import Factors, Hidden
 from nlattn.engines.features import Identity, Random, Relu
@@ -49,6 +49,13 @@ class Positive(NamedTuple):
         g = KeyGradient(sums.top, np.ones_like(norm), dcontext, dnorm, sums.first)
         dk, dv = factored_fit.keys_vjp(fit, self.keys, Hidden.checked(fit, None), g)
         return fit.reduce("q", dq), fit.reduce("k", dk), fit.reduce("v", dv)
+
+    def jvp(self, fit: _check.Fit) -> Floats:
+        """Change of the output along dq, dk and dv."""
+        context, norm, sums = self.sums(fit)
+        change = factored_jvp.key_sums(fit, self.keys, Hidden.checked(fit, None), sums)
+        of_keys = context, change.values, norm, change.features
+        return fit.unfold(factored_jvp.read(fit, self.queries, *of_keys))
 
     def factors(self, fit: _check.Fit) -> Factors:
         """The factors of one head's map; those of queries are divided by their row's sum."""

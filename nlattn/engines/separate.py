@@ -8,7 +8,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Work
-from nlattn.engines import factored_fit
+from nlattn.engines import factored_fit, factored_jvp
 from nlattn.engines.factored import KeyGradient, KeySums
 from nlattn.engines.factored_fit import Factors, Hidden
 from nlattn.engines.features import ColumnExp, Identity, RowSoftmax
@@ -59,6 +59,16 @@ class Separate(NamedTuple):
         g = KeyGradient(sums.top, self.scale(sums), dcontext, along, sums.first)
         dk, dv = factored_fit.keys_vjp(fit, self.keys, self.hidden, g)
         return fit.reduce("q", dq), fit.reduce("k", dk), fit.reduce("v", dv)
+
+    def jvp(self, fit: _check.Fit) -> Floats:
+        """Change of the output along dq, dk and dv."""
+        context, sums = self.context(fit)
+        change = factored_jvp.key_sums(fit, self.keys, self.hidden, sums)
+        moved = change.values
+        if self.soft:
+            moved = moved - context * change.features[:, :, None]
+        moved = moved * self.scale(sums)[:, :, None]
+        return fit.unfold(factored_jvp.read(fit, self.queries, context, moved))
 
     def factors(self, fit: _check.Fit) -> Factors:
         """The factors of one head's map."""

@@ -30,6 +30,10 @@ class WeightFunction(NamedTuple):
     """Of each edge, (nnz,)."""
     sinks: Floats | None = None
     """Of each head, (batch,) float64."""
+    cap: float = 0.0
+    """Scores s become ``cap tanh(s / cap)``; 0 for none."""
+    kept: Floats | None = None
+    """What each edge's weight is multiplied by after the normaliser, (nnz,)."""
 
     @classmethod
     def checked(
@@ -42,6 +46,8 @@ class WeightFunction(NamedTuple):
         masked_rows: str = "zero",
         bias: Floats | None = None,
         sinks: Floats | None = None,
+        softcap: float | None = None,
+        kept: Floats | None = None,
     ) -> WeightFunction:
         """Raise for values outside their sets."""
         op = fit.op
@@ -49,24 +55,31 @@ class WeightFunction(NamedTuple):
         _check.choice(op, "masked_rows", masked_rows, MASKED_ROWS)
         bandwidth = _check.number(op, "bandwidth", bandwidth, positive=True)
         power = _check.number(op, "power", power, positive=True)
+        if weight == "gaussian" and scale is not None:
+            text = "has no place in weight='gaussian'; use bandwidth"
+            _check.fail(op, f"scale={scale}", text)
+        cap = 0.0 if softcap is None else _check.number(op, "softcap", softcap, positive=True)
+        if cap and weight != "softmax":
+            _check.fail(op, "softcap", f"has no place in weight={weight!r}, expected 'softmax'")
         if weight == "gaussian":
-            if scale is not None:
-                text = "has no place in weight='gaussian'; use bandwidth"
-                _check.fail(op, f"scale={scale}", text)
-            return cls(weight, bandwidth**-2, power, masked_rows, bias, sinks)
+            return cls(weight, bandwidth**-2, power, masked_rows, bias, sinks, 0.0, kept)
         factor = fit.dims["d"] ** -0.5 if scale is None else _check.number(op, "scale", scale)
         for name, given in (("bias", bias), ("sinks", sinks)):
             if given is not None and weight != "softmax":
                 text = f"has no place in weight={weight!r}, expected 'softmax' or 'gaussian'"
                 _check.fail(op, name, text)
-        return cls(weight, factor, power, masked_rows, bias, sinks)
+        return cls(weight, factor, power, masked_rows, bias, sinks, cap, kept)
 
     @property
     def options(self) -> kernels.Options:
         """As the kernels take them."""
         fill = np.nan if self.masked_rows == "nan" and self.sinks is None else 0.0
-        bias = _check.frozen(np.empty(0) if self.bias is None else self.bias, np.float64)
-        return kernels.Options(WEIGHTS.index(self.weight), self.factor, self.power, fill, bias)
+        bias, kept = (
+            kernels.NONE if x is None else _check.frozen(x, np.float64)
+            for x in (self.bias, self.kept)
+        )
+        rule = WEIGHTS.index(self.weight), self.factor, self.power, fill
+        return kernels.Options(*rule, bias, self.cap, kept)
 
     @property
     def slope(self) -> Floats:
@@ -146,6 +159,7 @@ class Edges:
     def entries(self, weights: WeightFunction, search: Work | None = None) -> SparseParts:
         """Weights of a single head's map; `search` is the work that found its support."""
         scores, P, lse = self._weigh(weights)
+        P = self.dropped(weights, P)
         d, size = self.fit.dims["d"], self.fit.dtype.itemsize
         work = Work(
             self.nnz,
@@ -170,7 +184,7 @@ class Edges:
         """Gradients of q, k and v; of the bias of edges and of each head's sink, if there are."""
         q, k, v, dout = (self._array(name) for name in ARRAYS[:4])
         dlse = self._dlse(with_dlse)
-        P, dscores = self.slopes(weights, with_dlse)
+        P, dscores, biased = self._slopes(weights, with_dlse)
         by_key = Transposed.of(self.support, self.m)
         slope, plain = weights.slope, _check.frozen(np.array([1.0, 0.0]))
         dk, dv = self._empty(self.m, q.shape[2]), self._empty(self.m, v.shape[2])
@@ -179,20 +193,25 @@ class Edges:
         kernels.gather(keys, P, *by_key, dout, v, self._table("dout", "v"), plain, dv)
         gradients = [self._reduced("q", dq), self._reduced("k", dk), self._reduced("v", dv)]
         if weights.bias is not None:
-            gradients.append(self._of_edges(dscores))
+            gradients.append(self._of_edges(biased))
         if weights.sinks is not None:
             gradients.append(self._of_sinks(weights, dout, dlse))
         return tuple(gradients)
 
     def slopes(self, weights: WeightFunction, with_dlse: bool) -> tuple[Floats, Floats]:
-        """Weights of all edges, and the cotangents of their scores."""
+        """Weights of all edges as they count, and the cotangents of their scores before a cap."""
+        return self._slopes(weights, with_dlse)[:2]
+
+    def _slopes(self, weights: WeightFunction, with_dlse: bool) -> tuple[Floats, Floats, Floats]:
+        """The same, and the cotangents of what a bias is added to."""
         v, dout = self._array("v"), self._array("dout")
         scores, P, _ = self._weigh(weights)
         dscores = np.empty_like(P)
         arrays = v, dout, self._dlse(with_dlse), *self.support[:2], self._table("q", "k", "v")
         scores, P = _check.frozen(scores), _check.frozen(P)
         kernels.differentiate(self._blocks(self.n), *arrays, weights.options, scores, P, dscores)
-        return P, _check.frozen(dscores)
+        uncapped = self._uncapped(weights, scores, dscores)
+        return _check.frozen(self.dropped(weights, P)), _check.frozen(uncapped), dscores
 
     def query_sums(self, weights: WeightFunction, dscores: Floats) -> Floats:
         """Gradients of queries (batch, n, d) from cotangents of scores."""
@@ -207,6 +226,28 @@ class Edges:
         if given:
             dlse = self.fit["dlse"].reshape(dlse.shape)
         return _check.frozen(dlse)
+
+    def dropped(self, weights: WeightFunction, P: Floats) -> Floats:
+        """Weights (B nnz) as they count in the output."""
+        if weights.kept is None:
+            return P
+        kept = self._of_heads(weights.kept)
+        return np.where(kept == 0, 0, P * kept).astype(P.dtype)
+
+    def _of_heads(self, x: Floats) -> Floats:
+        """A number for each edge of the support as one for each edge of each head, (B nnz)."""
+        starts, n = self.support.indptr, self.n
+        parts = [x[starts[part * n] : starts[part * n + n]] for part in self.slices]
+        return np.concatenate([np.empty(0, x.dtype), *parts])
+
+    def _uncapped(self, weights: WeightFunction, scores: Floats, dscores: Floats) -> Floats:
+        """Cotangents of scores before their cap."""
+        if not weights.cap:
+            return dscores
+        with np.errstate(invalid="ignore"):  # a bias of -inf
+            capped = scores if weights.bias is None else scores - self._of_heads(weights.bias)
+        slope = np.where(dscores == 0, 0, 1 - (capped / weights.cap) ** 2)
+        return (dscores * slope).astype(dscores.dtype)
 
     def _of_edges(self, dscores: Floats) -> Floats:
         """Sum over the heads that share the support, (nnz,)."""

@@ -6,6 +6,7 @@ pixels that these see, become NaN afterwards.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -37,6 +38,18 @@ class WindowGeometry(NamedTuple):
     sw: int
     ph: int
     pw: int
+
+
+class WindowChange(NamedTuple):
+    """Changes of the arrays of a call, and which slices of each (B, 5) belong together."""
+
+    dq: Floats
+    dk: Floats
+    dv: Floats
+    dbias: Floats | None
+    """(B., t, kh kw), as dgate."""
+    dgate: Floats | None
+    slices: Ints
 
 
 class Local:
@@ -135,6 +148,53 @@ class Local:
         for some in groups(B * down, cost * (2 if learn else 1)):
             window_attend.attend(some, g, arrays, self.slices, result, norm, delta, dbias, dgate)
         return (result if out else norm), delta, dbias.sum(1), dgate.sum(1)
+
+    def reading(self, gate: Floats, at: Any, of_v: Any, query: int | None = None) -> Local:
+        """The same scores with other gates (B., t, kh kw) and values; of one query, or of all."""
+        other, some = copy.copy(self), slice(query, None if query is None else query + 1)
+        other.slices = self.slices.copy()
+        other.slices[:, 2], other.slices[:, 4] = of_v, at
+        other.q, other.bias = self.q[:, some], _check.frozen(self.bias[:, some])
+        other.score, other.gate = _check.frozen(self.score[:, some]), _check.frozen(gate[:, some])
+        other.box = all(bool((x == x[..., :1]).all()) for x in (other.bias, other.gate))
+        return other
+
+    @np.errstate(invalid="ignore", over="ignore")  # of numbers that are not finite
+    def jvp(self, v: Floats, change: WindowChange) -> Floats:
+        """Change of the outputs (B, Ho, Wo, e), by outputs for other values and gates.
+
+        With ``F(g, v)`` the output of one query for gates g and values v, ds the change of its
+        scores and db of its bias: ``F(g, ds v) + F(g db, v) - (F(1, ds) + F(db, 1)) F(g, v)``.
+        """
+        of_v, of_gate, own = self.slices[:, 2], self.slices[:, 4], np.arange(len(self.slices))
+        values, e = v[of_v], v.shape[3]
+        out = self.reading(self.gate, of_gate, change.slices[:, 2]).attend(change.dv, out=True)[0]
+        if change.dgate is not None:
+            out += self.reading(change.dgate, change.slices[:, 4], of_v).attend(v, out=True)[0]
+        one: Floats = np.ones((1, self.q.shape[1], self.bias.shape[2]), v.dtype)
+        for t in range(self.q.shape[1]):
+            ds = self._moved_score(change, t)[..., None]
+            both = _check.frozen(np.concatenate([ds * values, values], 3))
+            read = self.reading(self.gate, of_gate, own, t).attend(both, out=True)[0]
+            moved, whole = read[..., :e], read[..., e:]
+            mean = self.reading(one, 0, own, t).attend(_check.frozen(ds), out=True)[0]
+            if change.dbias is not None:
+                db = change.dbias[change.slices[:, 3]]
+                ones = _check.frozen(np.ones((1, *ds.shape[1:]), v.dtype))
+                mean = mean + self.reading(db, own, 0, t).attend(ones, out=True)[0]
+                gated = self.gate[of_gate] * db
+                moved = moved + self.reading(gated, own, of_v, t).attend(v, out=True)[0]
+            out += moved - mean * whole
+        return out
+
+    def _moved_score(self, change: WindowChange, t: int) -> Floats:
+        """Change (B, H, W) of the scores of one query."""
+        rows = zip(self.slices[:, :2], change.slices[:, :2], strict=True)
+        moved = [
+            self.k[b] @ change.dq[i, t] + change.dk[j] @ self.q[a, t] for (a, b), (i, j) in rows
+        ]
+        shape = len(self.slices), self.to.H, self.to.W
+        return self.scale * np.reshape(moved, shape).astype(self.q.dtype)
 
     def vjp(self, v: Floats, dout: Floats, norm: Floats, delta: Floats) -> tuple[Floats, Floats]:
         """Gradients of values (B, H, W, e) and scores (B, t, H, W)."""

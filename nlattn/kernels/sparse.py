@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nlattn import _check
 from nlattn._types import Floats, Ints
 from nlattn.kernels.scores import DOT as PRODUCT
 from nlattn.kernels.scores import NEG_L2, score
@@ -19,6 +20,9 @@ from nlattn.runtime import jit
 
 SOFTMAX, GAUSSIAN, ABSPOW, DOT = range(4)
 BLOCK = 256
+
+
+NONE: Floats = _check.frozen(np.empty(0))
 
 
 class Options(NamedTuple):
@@ -30,8 +34,12 @@ class Options(NamedTuple):
     power: float
     fill: float
     """What a row without keys gives."""
-    bias: Floats
+    bias: Floats = NONE
     """Added to the score of each edge, in the order of the support; empty for none."""
+    cap: float = 0.0
+    """Scores s become ``cap tanh(s / cap)`` before the bias; 0 for none."""
+    kept: Floats = NONE
+    """What each edge's weight is multiplied by after the normaliser; empty for 1."""
 
 
 @jit.device
@@ -56,6 +64,8 @@ def _weights(
     top, Z = -np.inf, 0.0
     for t in range(len(keys)):
         scores[t] = score(kind, scale, q, k[keys[t]])
+        if o.cap > 0:
+            scores[t] = o.cap * np.tanh(scores[t] / o.cap)
         if o.bias.size:
             scores[t] += o.bias[first + t]
         new = scores[t]
@@ -142,7 +152,12 @@ def attend(
         )
         _fill(acc, options.fill if lse[b, i] == -np.inf else 0.0, len(acc))
         for t in range(len(keys)):
-            _add(acc, P[t], v[slices[b, 2], keys[t]])
+            share = P[t]
+            if options.kept.size:
+                if options.kept[indptr[row] + t] == 0:
+                    continue
+                share *= options.kept[indptr[row] + t]
+            _add(acc, share, v[slices[b, 2], keys[t]])
         _copy(acc, out[b, i], len(acc))
 
 
@@ -195,7 +210,7 @@ def differentiate(
     P: Floats,
     dscores: Floats,
 ) -> None:
-    """Cotangent of every score, ``ds = P (dout . v - dout . out + dlse) f'(s) / f(s)``."""
+    """Cotangent of every score, ``ds = P (dout . v - dout . out + dlse) f'(s) / f(s)``, capped."""
     n = dout.shape[1]
     rows = len(slices) * n
     weight, power = options.weight, options.power
@@ -208,6 +223,9 @@ def differentiate(
         mean = 0.0
         for t in range(count):
             dP[t] = _dot(dout[b, i], v[slices[b, 2], indices[first + t]])
+            if options.kept.size:
+                kept = options.kept[first + t]
+                dP[t] = kept * dP[t] if kept != 0 else 0.0
             mean += P[first + t + shift] * dP[t]
         for t in range(count):
             edge = first + t + shift
@@ -218,6 +236,72 @@ def differentiate(
             if weight == ABSPOW:  # a weight of 0 has no slope
                 inner = power * inner / scores[edge] if scores[edge] != 0 else 0.0
             dscores[edge] = inner
+
+
+class Moving(NamedTuple):
+    """Queries and keys, and how they change; (B, 6) slices: of these, the support, coefficients."""
+
+    q: Floats
+    k: Floats
+    dq: Floats
+    dk: Floats
+    slices: Ints
+
+
+@jit.kernel
+def move(
+    block: int,
+    x: Moving,
+    indptr: Ints,
+    indices: Ints,
+    options: Options,
+    scores: Floats,
+    P: Floats,
+    dlse: Floats,
+    dP: Floats,
+) -> None:
+    """Change of every weight, ``dP = P (ds - sum P ds)``, and of ``lse``, ``sum P ds``.
+
+    `options.bias` is the change of each edge's bias; `dlse` (B, n) holds what is added to the
+    sums. Without weights P, `dP` is the change of every score.
+    """
+    n = x.dq.shape[1]
+    rows = len(x.slices) * n
+    weight, factor = options.weight, options.factor
+    for r in range(block * BLOCK, min(block * BLOCK + BLOCK, rows)):
+        b, i = r // n, r % n
+        q, dq = x.q[x.slices[b, 0], i], x.dq[x.slices[b, 2], i]
+        keys, moved = x.k[x.slices[b, 1]], x.dk[x.slices[b, 3]]
+        row, shift = x.slices[b, 4] * n + i, x.slices[b, 5]
+        first, last = indptr[row], indptr[row + 1]
+        mean = dlse[b, i]
+        for t in range(first, last):
+            k, dk, edge = keys[indices[t]], moved[indices[t]], t + shift
+            if weight == GAUSSIAN:
+                ds = -2 * factor * _dot_apart(q, k, dq, dk)
+            else:
+                ds = factor * (_dot(dq, k) + _dot(q, dk))
+                if options.cap > 0:
+                    bent = np.tanh(factor * _dot(q, k) / options.cap)
+                    ds *= 1 - bent * bent
+            if options.bias.size:
+                ds += options.bias[t]
+            if weight == ABSPOW:  # of the logarithm; a weight of 0 has no slope
+                ds = options.power * ds / scores[edge] if scores[edge] != 0 else 0.0
+            dP[edge] = ds
+            if P.size:
+                mean += P[edge] * ds
+        for t in range(first + shift, last + shift if P.size else first + shift):
+            dP[t] = dP[t] / (last - first) if weight == DOT else P[t] * (dP[t] - mean)
+        dlse[b, i] = 0 if weight == DOT else mean
+
+
+@jit.device
+def _dot_apart(a: Floats, b: Floats, c: Floats, d: Floats) -> float:
+    total = 0.0
+    for t in range(len(a)):
+        total += (np.float64(a[t]) - np.float64(b[t])) * (np.float64(c[t]) - np.float64(d[t]))
+    return total
 
 
 @jit.kernel

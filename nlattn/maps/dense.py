@@ -35,6 +35,7 @@ class DenseMap(AttentionMap):
         super().__init__(p.q.dtype, lse, m, work, query_grid, key_grid)
         self._p = p
         self._norm: Floats | None = None
+        self._share: Floats | None = None
 
     @property
     def lse(self) -> Floats:
@@ -65,13 +66,31 @@ class DenseMap(AttentionMap):
         return engine.adjoint(self._p, self._normalisers(), x)
 
     def _rows(self, index: Ints) -> Floats:
-        return engine.rows(self._p, index, normalise=True)
+        rows = engine.rows(self._p, index, normalise=True)
+        return rows if self._sink == -np.inf else rows * self._of_keys()[index, None]
 
     def _scores(self, index: Ints) -> Floats:
         return engine.rows(self._p, index, normalise=False)
 
     def _topk(self, k: int) -> tuple[Floats, Ints]:
-        return engine.topk(self._p, k)
+        values, keys = engine.topk(self._p, k)
+        return (values if self._sink == -np.inf else values * self._of_keys()[:, None]), keys
+
+    @property
+    def _sink(self) -> float:
+        """Score of a key without a column; -inf for none."""
+        return float(self._p.logits[0, 0])
+
+    def _of_keys(self) -> Floats:
+        """(n,) what a sink leaves to the keys."""
+        if self._share is None:
+            p = self._p
+            logits = _check.frozen(np.where([True, False], -np.inf, p.logits).astype(p.q.dtype))
+            none = _check.frozen(np.zeros((1, self.shape[1], 1), self.dtype))
+            own = engine.log_normaliser(engine.attend(p._replace(logits=logits), none)[1][:, 0])
+            whole = np.where(np.isneginf(own), 0, self.lse)
+            self._share = np.exp(own - whole).astype(self.dtype)
+        return self._share
 
     @property
     def nbytes(self) -> int:
@@ -89,6 +108,8 @@ class DenseMap(AttentionMap):
         }
         arrays = {"q": p.q[0], "k": p.k[0], "bias": p.bias[0], "mask": p.mask[0]}
         arrays["norm"] = self._normalisers()[:, 0]
+        if self._sink > -np.inf:
+            arrays["sink"] = np.array([self._sink])
         return {**common(self), **arrays, **options}
 
     @classmethod
@@ -100,7 +121,7 @@ class DenseMap(AttentionMap):
         bias = stored.array("bias", "f", (None, None))
         mask = stored.array("mask", "b", (None, None))
         scale, band, (has_bias, has_mask) = dense_options(stored, len(q), len(k))
-        norm = stored.array("norm", "f", (2, len(q)))
+        norm, sink = stored.array("norm", "f", (2, len(q))), stored.optional("sink", "f", (1,))
         stored.array("lse", "f", (len(q),))
         if (
             q.dtype not in (np.float32, np.float64)
@@ -117,7 +138,8 @@ class DenseMap(AttentionMap):
         factor, cap, slope = scale
         arrays = q[None], k[None], bias[None], mask[None], band[None]
         flags = bool(has_bias), bool(has_mask)
-        p = engine.of_one(*arrays, factor, cap, slope, *flags)
+        logit = -np.inf if sink is None else float(sink[0])
+        p = engine.of_one(*arrays, factor, cap, slope, *flags, sink=logit)
         result = cls(p, stored.grid("query_grid"), stored.grid("key_grid"))
         stored.work(len(q))
         stored.done()

@@ -86,7 +86,7 @@ def dense_options(stored: Stored, n: int, m: int) -> tuple[list[float], Ints, li
     given = stored.optional("given", "i", (2,))
     if given is not None:
         scale, band = stored.array("scale", "f", (3,)), stored.array("band", "i", (n, 3))
-        if ((band[:, 0] < 0) | (band[:, 1] < 0) | (band[:, 1] > m)).any():
+        if ((band[:, 0] < 0) | (band[:, 1] < -1) | (band[:, 1] > m)).any():
             raise ValueError(f"band leaves the {m} keys")
         if (abs(band[:, 2]) > FAR).any():
             raise ValueError("band holds a place far from all keys")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ class Picture:
         channel_axis: int | None = -1,
         data_range: float | None = None,
         nonfinite: str = "raise",
-        dout: object = ABSENT,
+        beside: Mapping[str, object],
     ):
         self.levels: np.dtype | None = None
         self.unit = 1.0
@@ -31,9 +32,10 @@ class Picture:
         self._axis = channel_axis
         given = self._floating(op, image, data_range)
         arrays = {"image": (self._channels_last(op, "image", given), "H W e")}
-        if dout is not ABSENT:
-            cotangent = _check.array(op, "dout", dout)
-            arrays["dout"] = (self._channels_last(op, "dout", cotangent), "H W e")
+        for name, x in beside.items():
+            if x is not ABSENT:
+                like = _check.array(op, name, x)
+                arrays[name] = (self._channels_last(op, name, like), "H W e")
         self.fit = _check.fit(op, arrays, nonfinite=nonfinite)
 
     def restored(self, result: Floats) -> Any:

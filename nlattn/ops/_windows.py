@@ -6,7 +6,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats
-from nlattn.engines.window import Local, WindowGeometry
+from nlattn.engines.window import Local, WindowChange, WindowGeometry
 
 
 def geometry(fit: _check.Fit, window: object, stride: object, padding: object) -> WindowGeometry:
@@ -49,3 +49,14 @@ def local(fit: _check.Fit, to: WindowGeometry, scale: float | None) -> Local:
     return Local(
         fit["q"], fit["k"], arrays["bias"], arrays["gate"], _check.frozen(slices), factor, to
     )
+
+
+def changed(fit: _check.Fit, to: WindowGeometry) -> WindowChange:
+    """The changes of a call's arrays."""
+    slices, taps = np.zeros((fit.batch, 5), np.int64), (-1, fit.dims["t"], to.kh * to.kw)
+    names = ("dq", "dk", "dv", "dbias", "dgate")
+    for place, name in enumerate(names):
+        if name in fit:
+            slices[:, place] = fit.slices(name)[:, 0]
+    beside = [_check.frozen(fit[n].reshape(taps)) if n in fit else None for n in names[3:]]
+    return WindowChange(fit["dq"], fit["dk"], fit["dv"], beside[0], beside[1], slices)

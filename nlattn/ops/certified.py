@@ -16,6 +16,7 @@ from nlattn.kernels import scores
 from nlattn.maps.certified import CertifiedMap
 from nlattn.ops._scores import fold, truth_values
 from nlattn.ops.dense import attention_vjp
+from nlattn.ops.forward_mode import attention_jvp
 
 _KINDS = {"softmax": scores.DOT, "gaussian": scores.NEG_L2}
 
@@ -167,6 +168,57 @@ def certified_attention_vjp(
         dq, dk = dq[..., :-1], dk[..., :-1] - np.where(lift == 0, 0, lift * k_)
     kind = call.fit.out_dtype
     return dq.astype(kind), dk.astype(kind), dv.astype(kind)
+
+
+@ranged(laws.along(laws.weight))
+@np.errstate(invalid="ignore", over="ignore")  # of numbers that are not finite
+def certified_attention_jvp(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    dq: Floats,
+    dk: Floats,
+    dv: Floats,
+    *,
+    tolerance: float = 1e-3,
+    weight: str = "softmax",
+    scale: float | None = None,
+    bandwidth: float = 1.0,
+    mask: Bools | None = None,
+    causal: bool = False,
+    nonfinite: str = "raise",
+    return_lse: bool = False,
+) -> Any:
+    """Change of `certified_attention` along (dq, dk, dv), to first order.
+
+    Arguments as there; changes have the shapes of their arrays. With `return_lse` also that of
+    ``lse``. Computed from all keys in float64, as its gradients are: nothing is missed.
+
+    Examples
+    --------
+    >>> change = nlattn.certified_attention_jvp(q, k, v, 1e-3 * q, 0 * k, 0 * v)
+    """
+    op = "certified_attention_jvp"
+    arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e")}
+    arrays |= {"dq": (dq, "n d"), "dk": (dk, "m d"), "dv": (dv, "m e")}
+    call = _call(op, arrays, tolerance, weight, scale, bandwidth, mask, causal, nonfinite, 4e9)
+    x, y, z, dx, dy, dz = (np.asarray(part).astype(np.float64) for part, _ in arrays.values())
+    factor = scale
+    if weight != "softmax":  # -|q - k|^2 / 2 as a product of d + 2 channels
+        factor = 2 * bandwidth**-2
+        for_q, for_k = np.ones((*x.shape[:-1], 1)), np.ones((*y.shape[:-1], 1))
+        fall_q, fall_k = (-(z_ * dz_).sum(-1, keepdims=True) for z_, dz_ in ((x, dx), (y, dy)))
+        high_q, high_k = (-(z_ * z_).sum(-1, keepdims=True) / 2 for z_ in (x, y))
+        dx, x = (
+            np.concatenate(parts, -1) for parts in ((dx, 0 * for_q, fall_q), (x, for_q, high_q))
+        )
+        dy, y = (
+            np.concatenate(parts, -1) for parts in ((dy, fall_k, 0 * for_k), (y, high_k, for_k))
+        )
+    options: dict[str, Any] = {"mask": mask, "causal": causal, "nonfinite": nonfinite}
+    out, lse = attention_jvp(x, y, z, dx, dy, dz, scale=factor, return_lse=True, **options)
+    out = out.astype(call.fit.out_dtype)
+    return (out, lse) if return_lse else out
 
 
 class _Call(NamedTuple):

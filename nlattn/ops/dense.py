@@ -11,6 +11,7 @@ from nlattn import _check
 from nlattn._types import Bools, Floats, Ints
 from nlattn.engines import dense as engine
 from nlattn.engines import laws
+from nlattn.engines.forward_mode import slopes_vjp
 from nlattn.engines.magnitude import ranged
 from nlattn.engines.normalised import normalised_vjp
 from nlattn.kernels.panel import Scores
@@ -171,7 +172,12 @@ def attention_map(
     causal_offset: int | str = 0,
     window: tuple[int | None, int | None] | None = None,
     window_about: str = "query",
+    key_lengths: int | None = None,
+    query_lengths: int | None = None,
+    sinks: float | None = None,
     alibi: float | None = None,
+    qk_norm: float | None = None,
+    dropout_mask: Bools | None = None,
     query_grid: tuple[int, ...] | None = None,
     key_grid: tuple[int, ...] | None = None,
     nonfinite: str = "raise",
@@ -179,7 +185,10 @@ def attention_map(
     """The map of one head's `attention`, from values (m, e) to outputs (n, e).
 
     Options as there. `query_grid` and `key_grid` say how queries and keys lie in raster order.
-    The map holds `q` and `k` and computes what it is asked for; a masked row is 0.
+    The map holds `q` and `k` and computes what it is asked for; a masked row is 0. A sink takes its
+    share of every row and has no column: rows sum to less than 1, and ``A.lse`` is with it. What is
+    beyond `key_lengths` and `query_lengths` has weight 0. Dropped weights are no softmax's, and
+    refused: `sparse_attention_map` holds any.
 
     Examples
     --------
@@ -190,7 +199,11 @@ def attention_map(
     """
     fit = _check.fit("attention_map", {"q": (q, "n d"), "k": (k, "m d")}, nonfinite=nonfinite)
     _check.one_head(fit)
-    where = Positions(causal, causal_offset, window, window_about)
+    if dropout_mask is not None:
+        text = "has no place in a map of all keys, whose rows are a softmax's"
+        _check.fail(fit.op, "dropout_mask", f"{text}; sparse_attention_map takes one")
+    lengths = key_lengths, query_lengths
+    where = Positions(causal, causal_offset, window, window_about, *lengths)
     p = prepare(
         fit,
         where,
@@ -198,7 +211,9 @@ def attention_map(
         softcap=softcap,
         bias=bias,
         mask=mask,
+        sinks=sinks,
         alibi=alibi,
+        qk_norm=qk_norm,
         nonfinite=nonfinite,
     )
     return DenseMap(p, query_grid, key_grid)
@@ -228,6 +243,7 @@ def attention_vjp(
     cu_seqlens_k: Ints | None = None,
     sinks: Floats | None = None,
     alibi: Floats | None = None,
+    alibi_gradient: bool = False,
     qk_norm: float | None = None,
     dropout_mask: Bools | None = None,
     dropout_scale: float = 1.0,
@@ -237,7 +253,8 @@ def attention_vjp(
 ) -> Any:
     """Gradients of ``sum(dout * out) + sum(dlse * lse)``: (dq, dk, dv), then dbias and dsinks.
 
-    These two only with `bias` and with `sinks`. Arguments as for `attention`, `dout` in the shape
+    These two only with `bias` and with `sinks`, and last, with `alibi_gradient`, that of the slopes
+    `alibi`. Arguments as for `attention`, `dout` in the shape
     of its result and `dlse` (..., n). Gradients have the shapes of their arrays. The forward pass
     is computed again, then ``n m (3 d + 2 e)`` multiply-adds (with a bias ``d + e`` more); memory
     ``O(n e + m (d + e))`` per head. Source: [dao2022, appendix B.2].
@@ -295,6 +312,11 @@ def attention_vjp(
         gradients.append(dbias.reshape(np.shape(bias)).astype(fit.out_dtype, copy=False))
     if sinks is not None:
         gradients.append(fit.reduce_beside(engine.sink_vjp(p, norm, delta), np.shape(sinks)))
+    if _check.flag(fit.op, "alibi_gradient", alibi_gradient):
+        if alibi is None:
+            _check.fail(fit.op, "alibi_gradient=True", "has no place without alibi")
+        dslopes = slopes_vjp(p, fit["v"], fit["dout"], norm, delta)
+        gradients.append(fit.reduce_beside(dslopes, np.shape(alibi)))
     return tuple(gradients)
 
 

@@ -10,17 +10,19 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Bools, Floats, Ints, Support
 from nlattn.engines import dense as engine
-from nlattn.engines import forward_mode, neighbourhood
+from nlattn.engines import forward_mode, laws, neighbourhood
+from nlattn.engines.magnitude import ranged
 from nlattn.engines.normalised import normalised_vjp
 from nlattn.engines.sparse import Edges, WeightFunction
 from nlattn.ops._band import Positions
+from nlattn.ops._edges import SparseArguments, edge_terms, in_base, prepared
 from nlattn.ops._scores import fold, per_head, prepare
 from nlattn.ops.neighbourhood import Flags, Sizes, grid_axes
-from nlattn.ops.sparse import edge_terms
 
 _CHANGES = ("dq", "dk", "dv")
 
 
+@ranged(laws.along(laws.softmax))
 def attention_jvp(
     q: Floats,
     k: Floats,
@@ -31,6 +33,7 @@ def attention_jvp(
     *,
     dbias: Floats | None = None,
     dsinks: Floats | None = None,
+    dalibi: Floats | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     bias: Floats | None = None,
@@ -54,7 +57,7 @@ def attention_jvp(
     return_lse: bool = False,
     lse_base: str = "e",
 ) -> Any:
-    """Change of `attention` along (dq, dk, dv[, dbias][, dsinks]), to first order.
+    """Change of `attention` along (dq, dk, dv[, dbias][, dsinks][, dalibi]), to first order.
 
     Arguments as there; changes have the shapes of their arrays. With `return_lse` also that of
     ``lse``, float64. The forward pass is computed again, then ``n m (3 d + 2 e)`` multiply-adds in
@@ -83,6 +86,7 @@ def attention_jvp(
     _check.choice(op, "lse_base", lse_base, ("e", "2"))
     _alike(op, "dbias", dbias, bias)
     _alike(op, "dsinks", dsinks, sinks)
+    _alike(op, "dalibi", dalibi, alibi)
     q_, k_, v_ = ([fit[name][i] for i in fit.slices(name)[:, 0]] for name in _CHANGES)
     if qk_norm is not None:  # the derivative is its own transpose
         pairs = (("q", q_), ("k", k_))
@@ -98,8 +102,10 @@ def attention_jvp(
         folded, table = fold(fit, "bias", _check.array(op, "dbias", dbias))
         moved_bias = [folded[i] for i in table]
     moved_sinks = None if dsinks is None else per_head(fit, "dsinks", dsinks, nonfinite)
+    moved_slopes = None if dalibi is None else per_head(fit, "dalibi", dalibi, nonfinite)
     norm = engine.attend(p, fit["v"])[1]
-    out, lse = forward_mode.attention(p, fit["v"], norm, (q_, k_, v_), moved_bias, moved_sinks)
+    beside = moved_bias, moved_sinks, moved_slopes
+    out, lse = forward_mode.attention(p, fit["v"], norm, (q_, k_, v_), *beside)
     if not return_lse:
         return fit.unfold(out)
     return fit.unfold(out), fit.unfold(lse / (math.log(2) if lse_base == "2" else 1), cast=False)
@@ -112,6 +118,7 @@ def _alike(op: str, name: str, change: Any, array: Any) -> None:
         _check.fail(op, name, f"has shape {np.shape(change)}, expected {there} as {name[1:]} has")
 
 
+@ranged(laws.along(laws.weight))
 def sparse_attention_jvp(
     q: Floats,
     k: Floats,
@@ -127,10 +134,15 @@ def sparse_attention_jvp(
     scale: float | None = None,
     bandwidth: float = 1.0,
     power: float = 2.0,
+    softcap: float | None = None,
     bias: Floats | None = None,
     sinks: Floats | None = None,
+    qk_norm: float | None = None,
+    dropout_mask: Bools | None = None,
+    dropout_scale: float = 1.0,
     nonfinite: str = "raise",
     return_lse: bool = False,
+    lse_base: str = "e",
 ) -> Any:
     """Change of `sparse_attention` along (dq, dk, dv[, dbias][, dsinks]), the support held fixed.
 
@@ -145,17 +157,23 @@ def sparse_attention_jvp(
     op = "sparse_attention_jvp"
     arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e")}
     changes = {"dq": (dq, "n d"), "dk": (dk, "m d"), "dv": (dv, "m e")}
-    fit = _check.fit(op, {**arrays, **changes}, nonfinite=nonfinite)
-    edges = Edges(fit, support)
-    given = edge_terms(edges, bias, sinks, nonfinite)
-    weights = WeightFunction.checked(fit, weight, scale, bandwidth, power, "zero", *given)
+    asked = SparseArguments(weight, scale, bandwidth, power, softcap, bias, sinks, qk_norm,
+        dropout_mask, dropout_scale, "zero", nonfinite)  # fmt: skip
+    edges, weights = prepared(op, {**arrays, **changes}, support, asked)
+    fit, unit = edges.fit, in_base(op, lse_base)
+    if qk_norm is not None:  # the derivative is its own transpose
+        for name, x, dx in (("dq", q, dq), ("dk", k, dk)):
+            moved = normalised_vjp(np.asarray(x), np.asarray(dx), qk_norm)
+            fit.put(name, moved.reshape(fit[name].shape))
     _alike(op, "dbias", dbias, bias)
     _alike(op, "dsinks", dsinks, sinks)
     moved_bias, _ = edge_terms(edges, dbias, None, nonfinite)
     moved_sinks = None if dsinks is None else per_head(fit, "dsinks", dsinks, nonfinite)
-    return _changed(edges, weights, return_lse, moved_bias, moved_sinks)
+    out, lse = forward_mode.on_edges(edges, weights, moved_bias, moved_sinks)
+    return forward_mode.unfolded(edges, out, lse * unit, return_lse)
 
 
+@ranged(laws.along(laws.softmax))
 def neighbourhood_attention_jvp(
     q: Floats,
     k: Floats,
@@ -184,14 +202,5 @@ def neighbourhood_attention_jvp(
     given = {"q": q, "k": k, "v": v, "dq": dq, "dk": dk, "dv": dv}
     fit, axes = grid_axes(op, given, window, stride, dilation, causal, nonfinite)
     weights = WeightFunction.checked(fit, scale=scale)
-    return _changed(Edges(fit, neighbourhood.support(axes)), weights, return_lse)
-
-
-def _changed(
-    edges: Edges, weights: WeightFunction, return_lse: bool, dbias: Any = None, dsinks: Any = None
-) -> Any:
-    """Changes with the leading axes and the grid of the call."""
-    out, lse = forward_mode.on_edges(edges, weights, dbias, dsinks)
-    fit, grid = edges.fit, edges.query_grid
-    result = fit.unfold(out.reshape(fit.batch, *grid, out.shape[2]))
-    return (result, fit.unfold(lse.reshape(fit.batch, *grid), cast=False)) if return_lse else result
+    edges = Edges(fit, neighbourhood.support(axes))
+    return forward_mode.unfolded(edges, *forward_mode.on_edges(edges, weights), return_lse)

@@ -8,8 +8,8 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Signs, Work
+from nlattn.engines import forward_mode, laws
 from nlattn.engines import hamming as engine
-from nlattn.engines import laws
 from nlattn.engines.magnitude import ranged
 from nlattn.engines.sparse import Edges, WeightFunction
 from nlattn.maps.sparse import SparseMap
@@ -156,6 +156,45 @@ def hamming_attention_vjp(
             if not isinstance(x, Signs):
                 dx[abs(np.asarray(x)) > 1] = 0
     return dq, dk, dv
+
+
+def hamming_attention_jvp(
+    q: Floats | Signs,
+    k: Floats | Signs,
+    v: Floats,
+    dq: Floats,
+    dk: Floats,
+    dv: Floats,
+    *,
+    keys: int = 32,
+    scale: float | None = None,
+    straight_through: str = "identity",
+    nonfinite: str = "raise",
+    return_lse: bool = False,
+) -> Any:
+    """Change of `hamming_attention` along (dq, dk, dv), the keys N held fixed.
+
+    Arguments as there and as for `hamming_attention_vjp`, whose transpose it is: of q and k what
+    is let straight through the signs moves. With `return_lse` also the change of ``lse``.
+
+    Examples
+    --------
+    >>> change = nlattn.hamming_attention_jvp(q, k, v, 1e-3 * q, 0 * k, 0 * v, keys=8)
+    """
+    op = "hamming_attention_jvp"
+    through = _check.choice(op, "straight_through", straight_through, THROUGH)
+    moved = []
+    for name, x, dx in (("dq", q, dq), ("dk", k, dk)):
+        dx = _check.array(op, name, dx)
+        if through == "none":
+            dx = np.zeros_like(dx)
+        elif through == "clip" and not isinstance(x, Signs) and np.shape(x) == dx.shape:
+            dx = np.where(abs(np.asarray(x)) > 1, dx.dtype.type(0), dx)
+        moved.append((dx, "n d" if name == "dq" else "m d"))
+    arrays = {"v": (v, "m e"), "dq": moved[0], "dk": moved[1], "dv": (dv, "m e")}
+    call = _Call.of(op, q, k, keys, scale, nonfinite, **arrays)
+    found = forward_mode.on_edges(call.edges, call.weights)
+    return forward_mode.unfolded(call.edges, *found, return_lse)
 
 
 class _Call(NamedTuple):

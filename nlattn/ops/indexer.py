@@ -14,7 +14,8 @@ _SPEC = {"q": "n h d", "k": "m d", "w": "n h"}
 
 
 def _fitted(op: str, arrays: dict[str, Any], nonfinite: str, max_bytes: float) -> _check.Fit:
-    given = {name: (x, {**_SPEC, "dscores": "n m"}[name]) for name, x in arrays.items()}
+    specs = {**_SPEC, **{f"d{name}": spec for name, spec in _SPEC.items()}, "dscores": "n m"}
+    given = {name: (x, specs[name]) for name, x in arrays.items()}
     fit = _check.fit(op, given, nonfinite=nonfinite)
     n, m = fit.shape("n m")
     needed = fit.batch * n * m * fit.dtype.itemsize
@@ -86,6 +87,32 @@ def index_scores_vjp(
         x = fit["q"][i], fit["k"][j], fit["w"][of_w], fit["dscores"][of_g]
         dq[b], dk[b], dw[b] = engine.scores_vjp(*x)
     return fit.reduce("q", dq), fit.reduce("k", dk), fit.reduce("w", dw)
+
+
+def index_scores_jvp(
+    q: Floats,
+    k: Floats,
+    w: Floats,
+    dq: Floats,
+    dk: Floats,
+    dw: Floats,
+    *,
+    nonfinite: str = "raise",
+    max_bytes: float = 4e9,
+) -> Floats:
+    """Change of `index_scores` along (dq, dk, dw); a product of 0 or less has none.
+
+    Examples
+    --------
+    >>> heads, w = rng.normal(size=(64, 2, 8)), np.ones((64, 2))
+    >>> change = nlattn.index_scores_jvp(heads, k, w, heads, 0 * k, 0 * w)
+    """
+    arrays = {"q": q, "k": k, "w": w, "dq": dq, "dk": dk, "dw": dw}
+    fit = _fitted("index_scores_jvp", arrays, nonfinite, max_bytes)
+    out = fit.empty("n m")
+    for b, places in enumerate(fit.slices(*arrays)):
+        out[b] = engine.scores_jvp(*(fit[n][i] for n, i in zip(arrays, places, strict=True)))
+    return fit.unfold(out)
 
 
 def topk_keys(
@@ -194,11 +221,27 @@ def index_loss_vjp(scores: Floats, weights: Floats, dloss: Floats) -> Floats:
     True
     """
     s, p = _rows("index_loss_vjp", scores, weights)
-    seen = ~np.isneginf(s)
-    softmax = np.where(seen, np.exp(np.where(seen, s - np.where(seen, _log_sum(s), 0), 0)), 0)
     g = np.asarray(dloss, np.float64)[..., None]
-    gradient: Floats = (g * (softmax * p.sum(-1, keepdims=True) - p)).astype(scores.dtype)
+    gradient: Floats = (g * (_softmax(s) * p.sum(-1, keepdims=True) - p)).astype(scores.dtype)
     return gradient
+
+
+def index_loss_jvp(scores: Floats, weights: Floats, dscores: Floats) -> Floats:
+    """Change (..., n) float64 of `index_loss` as the scores move along `dscores`.
+
+    Examples
+    --------
+    >>> scores, weights = q @ k.T, np.full((64, 64), 1 / 64)
+    >>> change = nlattn.index_loss_jvp(scores, weights, np.ones_like(scores))
+    """
+    s, p = _rows("index_loss_jvp", scores, weights)
+    moved = _check.array("index_loss_jvp", "dscores", dscores)
+    if moved.shape != s.shape:
+        text = f"has shape {moved.shape}, expected {s.shape} as scores has"
+        _check.fail("index_loss_jvp", "dscores", text)
+    slope = _softmax(s) * p.sum(-1, keepdims=True) - p
+    change: Floats = (slope * np.where(np.isneginf(s), 0, moved.astype(np.float64))).sum(-1)
+    return change
 
 
 def share_held(lse_set: Floats, lse: Floats) -> Floats:
@@ -236,6 +279,14 @@ def _rows(op: str, scores: Any, weights: Any) -> tuple[Floats, Floats]:
         text = f"is {p[tuple(where)]}, expected at least 0, and 0 where a score is -inf"
         _check.fail(op, f"weights{where}", text)
     return s.astype(np.float64), p.astype(np.float64)
+
+
+def _softmax(s: Floats) -> Floats:
+    """Of each row; 0 where a score is -inf."""
+    seen = ~np.isneginf(s)
+    with np.errstate(invalid="ignore"):  # a row of these alone
+        weights: Floats = np.where(seen, np.exp(np.where(seen, s - _log_sum(s), 0)), 0)
+    return weights
 
 
 def _log_sum(s: Floats) -> Floats:

@@ -13,6 +13,7 @@ from nlattn.engines.magnitude import ranged
 from nlattn.maps.selected import SelectedMap
 from nlattn.ops._select import chosen_keys
 from nlattn.ops.dense import attention, attention_map, attention_vjp
+from nlattn.ops.forward_mode import attention_jvp
 
 
 def lev_keys(
@@ -202,6 +203,47 @@ def lev_attention_vjp(
     return tuple(x.astype(fit.out_dtype, copy=False) for x in gradients)  # type: ignore[return-value]
 
 
+@ranged(laws.along(laws.softmax))
+def lev_attention_jvp(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    dq: Floats,
+    dk: Floats,
+    dv: Floats,
+    *,
+    keys: int = 32,
+    scores: Floats | None = None,
+    select: str = "leverage",
+    index: Ints | None = None,
+    scale: float | None = None,
+    seed: int = 0,
+    gqa: bool = False,
+    nonfinite: str = "raise",
+    return_lse: bool = False,
+) -> Any:
+    """Change of `lev_attention` along (dq, dk, dv), to first order, the keys U held fixed.
+
+    Arguments as there; changes have the shapes of their arrays, and those of keys outside U do not
+    count. With `return_lse` also that of ``lse``.
+
+    Examples
+    --------
+    >>> change = nlattn.lev_attention_jvp(q, k, v, 1e-3 * q, 0 * k, 0 * v, keys=8)
+    """
+    specs = {"q": "n d", "k": "m d", "v": "m e"}
+    arrays = {n: (x, specs[n]) for n, x in zip(specs, (q, k, v), strict=True)}
+    arrays |= {f"d{n}": (x, specs[n]) for n, x in zip(specs, (dq, dk, dv), strict=True)}
+    fit = _check.fit("lev_attention_jvp", arrays, nonfinite=nonfinite, gqa=gqa)
+    chosen = chosen_keys(
+        fit, index=index, keys=keys, scores=scores, select=select, scale=scale, seed=seed
+    )
+    given = *_gathered(fit, chosen), *_gathered(fit, chosen, "d")
+    out, lse = attention_jvp(*given, scale=scale, gqa=gqa, nonfinite="propagate", return_lse=True)
+    out = out.astype(fit.out_dtype, copy=False)
+    return (out, lse) if return_lse else out
+
+
 def _pairs(fit: _check.Fit) -> Any:
     """Slices of q, k, v for each slice of the gathered values: v's own if k has the same."""
     if fit.lead_of("k") == fit.lead_of("v"):
@@ -209,16 +251,16 @@ def _pairs(fit: _check.Fit) -> Any:
     return fit.index[:, :3]
 
 
-def _gathered(fit: _check.Fit, chosen: Ints) -> tuple[Floats, Floats, Floats]:
+def _gathered(fit: _check.Fit, chosen: Ints, change: str = "") -> tuple[Floats, Floats, Floats]:
     """Queries, and the chosen keys and their values, with leading axes that fit each other."""
-    s = chosen.shape[1]
-    keys = np.take_along_axis(fit["k"], chosen[..., None], 1)
+    s, (q, k, v) = chosen.shape[1], (change + name for name in "qkv")
+    keys = np.take_along_axis(fit[k], chosen[..., None], 1)
     pairs = _pairs(fit)
-    values = fit["v"][pairs[:, 2, None], chosen[pairs[:, 1]]]
+    values = fit[v][pairs[:, 2, None], chosen[pairs[:, 1]]]
     same = fit.lead_of("k") == fit.lead_of("v")
     lead = fit.lead_of("v") if same else fit.lead
     return (
-        fit["q"].reshape(fit.given("q")),
-        keys.reshape((*fit.lead_of("k"), s, fit.dims["d"])),
+        fit[q].reshape(fit.given(q)),
+        keys.reshape((*fit.lead_of(k), s, fit.dims["d"])),
         values.reshape((*lead, s, fit.dims["e"])),
     )

@@ -92,6 +92,40 @@ def merge_attention_vjp(
     return douts, np.where(shares == 0, 0, shares * inner)
 
 
+def merge_attention_jvp(
+    outs: Floats | Sequence[Floats],
+    lses: Floats | Sequence[Floats],
+    douts: Floats | Sequence[Floats],
+    dlses: Floats | Sequence[Floats],
+    *,
+    lse_base: str = "e",
+    nonfinite: str = "raise",
+) -> tuple[Floats, Floats]:
+    """Changes of `out` and `lse` of `merge_attention` along douts and dlses, to first order.
+
+    Arguments as there; changes have the shapes of their arrays, and those of an empty set do not
+    count.
+
+    Examples
+    --------
+    >>> outs, lses = np.stack([v, q]), np.zeros((2, 64))
+    >>> change, lse = nlattn.merge_attention_jvp(outs, lses, outs, lses)
+    """
+    op = "merge_attention_jvp"
+    x, z = _prepared(op, outs, lses, lse_base, nonfinite)
+    shares, _ = _shares(z)
+    dx, dz = _stacked(op, "douts", douts, -3), _stacked(op, "dlses", dlses, -2)
+    for name, change, shape in (("douts", dx, x.shape), ("dlses", dz, z.shape)):
+        if change.shape != shape:
+            _check.fail(op, name, f"has shape {change.shape}, expected {shape}")
+    moved = np.where(shares == 0, 0, dz.astype(np.float64))
+    mean = np.einsum("...pn,...pn->...n", shares, moved)
+    slopes = _unit(lse_base) * shares * (moved - mean[..., None, :])
+    slopes[shares == 0] = 0
+    out = _mean(slopes, x) + _mean(shares, dx)
+    return out.astype(x.dtype), mean
+
+
 def _unit(lse_base: str) -> float:
     """Of the logarithms, in natural ones."""
     return math.log(2) if lse_base == "2" else 1.0

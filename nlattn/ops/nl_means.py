@@ -10,7 +10,7 @@ from nlattn import _check
 from nlattn._types import Array, Ints, Support, Work
 from nlattn.engines import laws
 from nlattn.engines.magnitude import ranged
-from nlattn.engines.nl_means import BANDWIDTH, SELF, PictureMeans, denoise, vjp, weights
+from nlattn.engines.nl_means import BANDWIDTH, SELF, PictureMeans, denoise, jvp, vjp, weights
 from nlattn.engines.patchmatch import CANDIDATES
 from nlattn.engines.similar import SEARCHES, SELECTS, PixelSearch, joined
 from nlattn.engines.support import checked_support
@@ -228,6 +228,51 @@ def nl_means_vjp(
     return picture.restored(gradient)
 
 
+@ranged(laws.along(laws.picture))
+def nl_means_jvp(
+    image: Any,
+    dimage: Any,
+    *,
+    sigma: float,
+    h: float | None = None,
+    patch_size: int = 5,
+    patch_distance: int = 5,
+    search: str = "window",
+    topk: int | None = None,
+    select: str = "nearest",
+    aggregate: str = "patch",
+    self_weight: str = "max",
+    candidates: str = "random",
+    iterations: int | None = None,
+    seed: int = 0,
+    support: Support | None = None,
+    channel_axis: int | None = -1,
+    nonfinite: str = "raise",
+    max_bytes: float = 4e9,
+) -> Any:
+    """Change of `nl_means` as the image moves along `dimage`, keys held fixed.
+
+    Arguments as there, floats only; kinks as for the gradient. ``O(nnz + n patch_size^2 C)``
+    memory.
+
+    Examples
+    --------
+    >>> change = nlattn.nl_means_jvp(image, np.ones_like(image), sigma=0.1)
+    """
+    asked = NLMeansArguments(sigma, h, patch_size, patch_distance, search, topk, select,
+        self_weight, candidates, iterations, seed, support, channel_axis, None, True, nonfinite,
+        max_bytes)  # fmt: skip
+    picture, call = checked("nl_means_jvp", image, asked, dimage=dimage)
+    voting = _check.choice(call.op, "aggregate", aggregate, ("patch", "pixel")) == "patch"
+    needed = call.n * patch_size**2 * call.C * call.fit.dtype.itemsize * 5
+    what = f"the {patch_size} x {patch_size} patches of {call.n} pixels, five times"
+    _check.memory(call.op, needed, max_bytes, what, "tile the image")
+    change = call.fit.empty("H W e")
+    for b in range(call.fit.batch):
+        change[b] = jvp(call, b, voting)
+    return picture.restored(change)
+
+
 class NLMeansArguments(NamedTuple):
     """The options of a call, as they came."""
 
@@ -251,7 +296,12 @@ class NLMeansArguments(NamedTuple):
 
 
 def checked(
-    op: str, image: object, asked: NLMeansArguments, dout: object = ABSENT
+    op: str,
+    image: object,
+    asked: NLMeansArguments,
+    dout: object = ABSENT,
+    *,
+    dimage: object = ABSENT,
 ) -> tuple[Picture, PictureMeans]:
     """The picture and its call; ValueError for values outside their sets."""
     sigma = _check.number(op, "sigma", asked.sigma)
@@ -271,7 +321,7 @@ def checked(
         channel_axis=asked.channel_axis,
         data_range=asked.data_range,
         nonfinite=asked.nonfinite,
-        dout=dout,
+        beside={"dout": dout, "dimage": dimage},
     )
     sigma, h, fit = sigma * picture.unit, h * picture.unit, picture.fit
     support: Support | None = None

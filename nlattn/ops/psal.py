@@ -165,6 +165,46 @@ def psal_vjp(
     return _votes("psal_vjp", {**arrays, "dout": (dout, "Hq Wq e")}, asked).vjp()
 
 
+@ranged(laws.along(laws.costs))
+def psal_jvp(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    dq: Floats,
+    dk: Floats,
+    dv: Floats,
+    *,
+    patch: int = 3,
+    topk: int = 3,
+    temperature: float = 1.0,
+    aggregate: bool = False,
+    dedup: bool = False,
+    border: str = "reflect",
+    key_mask: Bools | None = None,
+    candidates: str = "random",
+    iterations: int | None = None,
+    seed: int = 0,
+    field: Field | None = None,
+    nonfinite: str = "raise",
+    max_bytes: float = 4e9,
+) -> Floats:
+    """Change of `psal` along (dq, dk, dv), to first order, the matches held fixed.
+
+    Arguments as there; changes have the shapes of their arrays. Twice the forward pass, without
+    its search.
+
+    Examples
+    --------
+    >>> change = nlattn.psal_jvp(grid, grid, grid, 1e-3 * grid, 0 * grid, 0 * grid)
+    """
+    specs = {"q": "Hq Wq d", "k": "Hk Wk d", "v": "Hk Wk e"}
+    arrays = {n: (x, specs[n]) for n, x in zip(specs, (q, k, v), strict=True)}
+    arrays |= {f"d{n}": (x, specs[n]) for n, x in zip(specs, (dq, dk, dv), strict=True)}
+    asked = PsalArguments(patch, topk, temperature, aggregate, dedup, border, key_mask,
+        candidates, iterations, seed, field, nonfinite, max_bytes)  # fmt: skip
+    return _votes("psal_jvp", arrays, asked).jvp()
+
+
 class PsalArguments(NamedTuple):
     """The options of a call, as they came."""
 

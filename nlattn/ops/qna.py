@@ -11,7 +11,7 @@ from nlattn._types import Floats
 from nlattn.engines import laws
 from nlattn.engines.magnitude import ranged
 from nlattn.maps.window import WindowMap
-from nlattn.ops._windows import geometry, local
+from nlattn.ops._windows import changed, geometry, local
 
 Gradients = tuple[Floats, Floats, Floats, Floats | None, Floats | None]
 _ARRAYS = {"q": "t d", "k": "H W d", "v": "H W e", "bias": "t kh kw", "gate": "t kh kw"}
@@ -161,6 +161,45 @@ def qna_vjp(
     )
 
 
+@ranged(laws.along(laws.window))
+def qna_jvp(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    dq: Floats,
+    dk: Floats,
+    dv: Floats,
+    *,
+    window: int | tuple[int, int],
+    dbias: Floats | None = None,
+    dgate: Floats | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | None = None,
+    bias: Floats | None = None,
+    gate: Floats | None = None,
+    scale: float | None = None,
+    nonfinite: str = "raise",
+) -> Floats:
+    """Change of `qna` along (dq, dk, dv[, dbias][, dgate]), to first order.
+
+    Arguments as there; changes have the shapes of their arrays. Outputs for other values and gates:
+    some three times the forward pass, memory ``O(H W (t + e))``.
+
+    Examples
+    --------
+    >>> change = nlattn.qna_jvp(q[:2], grid, grid, 1e-3 * q[:2], 0 * grid, 0 * grid, window=3)
+    """
+    op = "qna_jvp"
+    arrays = {"q": q, "k": k, "v": v, "bias": bias, "gate": gate, "dq": dq, "dk": dk, "dv": dv,
+              "dbias": dbias, "dgate": dgate}  # fmt: skip
+    for name in ("bias", "gate"):
+        if arrays[f"d{name}"] is not None and arrays[name] is None:
+            _check.fail(op, f"d{name}", f"is given without {name}, expected None")
+    fit = _fit(op, arrays, nonfinite)
+    to = geometry(fit, window, stride, padding)
+    return fit.unfold(local(fit, to, scale).jvp(fit["v"], changed(fit, to)))
+
+
 def qna_upsample(
     q: Floats,
     k: Floats,
@@ -209,7 +248,12 @@ def qna_upsample(
     arrays = {"q": q, "k": k, "v": v, "bias": bias, "gate": gate}
     phases, fit = _phases("qna_upsample", arrays, scale, window, nonfinite)
     out = qna(**phases, window=window, nonfinite="propagate")
-    s, H, W = int(scale), *fit.shape("H W")
+    return _interleaved(out, fit, int(scale))
+
+
+def _interleaved(out: Floats, fit: _check.Fit, s: int) -> Floats:
+    """Phases (..., s^2, H, W, e) as one image (..., s H, s W, e)."""
+    H, W = fit.shape("H W")
     cells = out.reshape(*out.shape[:-4], s, s, H, W, out.shape[-1])
     cells = np.moveaxis(cells, (-5, -4), (-4, -2))  # (..., H, a, W, b, e)
     return cells.reshape(*out.shape[:-4], s * H, s * W, out.shape[-1])
@@ -249,6 +293,39 @@ def qna_upsample_vjp(
     return dq, dk.reshape(fit.given("k")), dv.reshape(fit.given("v")), dbias, dgate
 
 
+def qna_upsample_jvp(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    dq: Floats,
+    dk: Floats,
+    dv: Floats,
+    *,
+    scale: int,
+    window: int | tuple[int, int],
+    dbias: Floats | None = None,
+    dgate: Floats | None = None,
+    bias: Floats | None = None,
+    gate: Floats | None = None,
+    nonfinite: str = "raise",
+) -> Floats:
+    """Change of `qna_upsample` along (dq, dk, dv[, dbias][, dgate]), to first order.
+
+    Arguments as there; changes have the shapes of their arrays.
+
+    Examples
+    --------
+    >>> each = rng.normal(size=(4, 2, 8))
+    >>> change = nlattn.qna_upsample_jvp(each, grid, grid, each, 0 * grid, 0 * grid, scale=2,
+    ... window=3)
+    """
+    arrays = {"q": q, "k": k, "v": v, "bias": bias, "gate": gate, "dq": dq, "dk": dk, "dv": dv,
+              "dbias": dbias, "dgate": dgate}  # fmt: skip
+    phases, fit = _phases("qna_upsample_jvp", arrays, scale, window, nonfinite)
+    out = qna_jvp(**phases, window=window, nonfinite="propagate")
+    return _interleaved(out, fit, int(scale))
+
+
 def _phases(
     op: str, given: dict[str, Any], scale: object, window: object, nonfinite: str
 ) -> tuple[dict[str, Any], _check.Fit]:
@@ -263,7 +340,7 @@ def _phases(
         _check.fail(op, "q", f"has shape {shape}, expected (..., {s * s}, t, d) from scale={s}")
     geometry(fit, window, 1, None)
     phases = {name: x for name, x in given.items() if name != "dout"}
-    for name in "kv":
+    for name in {"k", "v", "dk", "dv"} & {*phases}:
         phases[name] = np.asarray(given[name])[..., None, :, :, :]
     return phases, fit
 
@@ -272,8 +349,9 @@ def _fit(
     op: str, given: dict[str, Any], nonfinite: str, specs: dict[str, str] | None = None
 ) -> _check.Fit:
     """The arrays that are there, checked against each other."""
-    specs = {**(specs or _ARRAYS), "dout": "Ho Wo e"}
-    optional = ("bias", "gate")
+    specs = specs or _ARRAYS
+    specs = {**specs, "dout": "Ho Wo e", **{f"d{name}": spec for name, spec in specs.items()}}
+    optional = ("bias", "gate", "dbias", "dgate")
     arrays = {
         name: (x, specs[name]) for name, x in given.items() if x is not None or name not in optional
     }

@@ -101,3 +101,27 @@ def refined_self_attention_vjp(
     """
     fit = set_fit("refined_self_attention_vjp", nonfinite, q=q, k=k, v=v, dout=dout)
     return Separate.of(fit).vjp(fit)
+
+
+@ranged(laws.along(laws.products))
+def refined_self_attention_jvp(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    dq: Floats,
+    dk: Floats,
+    dv: Floats,
+    *,
+    nonfinite: str = "raise",
+) -> Floats:
+    """Change of `refined_self_attention` along (dq, dk, dv), ``(2 n + 3 m) d e`` multiply-adds.
+
+    Changes have the shapes of their arrays.
+
+    Examples
+    --------
+    >>> change = nlattn.refined_self_attention_jvp(q, k, v, 1e-3 * q, 0 * k, 0 * v)
+    """
+    op = "refined_self_attention_jvp"
+    fit = set_fit(op, nonfinite, q=q, k=k, v=v, dq=dq, dk=dk, dv=dv)
+    return Separate.of(fit).jvp(fit)

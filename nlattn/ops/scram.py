@@ -9,7 +9,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Field, Floats, Support, Work
-from nlattn.engines import laws
+from nlattn.engines import forward_mode, laws
 from nlattn.engines.magnitude import ranged
 from nlattn.engines.matches import support_of_field
 from nlattn.engines.sparse import Edges, WeightFunction
@@ -256,6 +256,54 @@ def scram_vjp(
         arrays["dlse"] = (dlse, "Hq Wq")
     edges, weights, _ = _prepared("scram_vjp", arrays, asked)
     return edges.vjp(weights, dlse is not None)
+
+
+@ranged(laws.along(laws.weight))
+def scram_jvp(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    dq: Floats,
+    dk: Floats,
+    dv: Floats,
+    *,
+    weight: str = "softmax",
+    scale: float | None = None,
+    bandwidth: float = 1.0,
+    power: float = 2.0,
+    candidates: str = "random",
+    iterations: int | None = None,
+    topk: int = 1,
+    propagate: str = "both",
+    seed: int = 0,
+    kind: str | Sequence[str] = "window",
+    window: int = 3,
+    key_mask: Bools | None = None,
+    mask: Bools | None = None,
+    causal: bool = False,
+    field: Field | None = None,
+    support: Support | None = None,
+    masked_rows: str = "zero",
+    nonfinite: str = "raise",
+    return_lse: bool = False,
+) -> Any:
+    """Change of `scram` along (dq, dk, dv), to first order, the support held fixed.
+
+    Arguments as there; changes have the shapes of their arrays. With `return_lse` also that of
+    ``lse``. A query without keys does not change.
+
+    Examples
+    --------
+    >>> change = nlattn.scram_jvp(grid, grid, grid, 1e-3 * grid, 0 * grid, 0 * grid)
+    """
+    asked = ScramArguments(weight, scale, bandwidth, power, candidates, iterations, topk,
+        propagate, seed, kind, window, key_mask, mask, causal, field, support,
+        masked_rows, nonfinite)  # fmt: skip
+    specs = {"q": "Hq Wq d", "k": "Hk Wk d", "v": "Hk Wk e"}
+    arrays = {n: (x, specs[n]) for n, x in zip(specs, (q, k, v), strict=True)}
+    arrays |= {f"d{n}": (x, specs[n]) for n, x in zip(specs, (dq, dk, dv), strict=True)}
+    edges, weights, _ = _prepared("scram_jvp", arrays, asked)
+    return forward_mode.unfolded(edges, *forward_mode.on_edges(edges, weights), return_lse)
 
 
 class ScramArguments(NamedTuple):

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats, Support
+from nlattn._types import Bools, Floats, Support
 from nlattn.engines import laws
 from nlattn.engines.magnitude import ranged
-from nlattn.engines.sparse import Edges, WeightFunction
+from nlattn.engines.normalised import normalised_vjp
 from nlattn.engines.support import checked_support
 from nlattn.maps.sparse import SparseMap
-from nlattn.ops._scores import per_head
+from nlattn.ops._edges import SparseArguments, in_base, prepared
 
 
 def support(indptr: Any, indices: Any, shape: tuple[int, ...]) -> Support:
@@ -155,11 +155,16 @@ def sparse_attention(
     scale: float | None = None,
     bandwidth: float = 1.0,
     power: float = 2.0,
+    softcap: float | None = None,
     bias: Floats | None = None,
     sinks: Floats | None = None,
+    qk_norm: float | None = None,
+    dropout_mask: Bools | None = None,
+    dropout_scale: float = 1.0,
     masked_rows: str = "zero",
     nonfinite: str = "raise",
     return_lse: bool = False,
+    lse_base: str = "e",
 ) -> Any:
     """Attention over the keys S of each query: ``out[i] = sum_S f(s_ij) v[j] / Z_i``.
 
@@ -176,16 +181,22 @@ def sparse_attention(
         ``1/sqrt(d)`` if omitted; not for "gaussian".
     bandwidth, power : float
         Positive.
+    softcap : float, optional
+        Of "softmax": scores become ``softcap tanh(s / softcap)``, before the bias.
     bias : (nnz,) array, optional
         Added to the scores of the support's edges, in its order: the logarithm of how often a key
         counts. For exponential weights, as are sinks.
     sinks : array that broadcasts to the leading axes, optional
         A score of a key without a value, which is not scaled; -inf for none.
+    qk_norm : float, optional
+        Queries and keys are divided by ``sqrt(mean(x^2) + qk_norm)`` first.
+    dropout_mask, dropout_scale : (nnz,) bool array, float
+        Weights of edges where it is True count `dropout_scale` times in `out`, others do not.
     masked_rows : {"zero", "nan", "raise"}
         What a query without keys, or whose weights are all 0, gives.
     nonfinite : {"raise", "propagate"}
         What to do with NaN and infinities.
-    return_lse : bool
+    return_lse, lse_base : bool, {"e", "2"}
         Also return ``log Z``, (..., n) float64; -inf for a query without keys.
 
     Returns
@@ -210,13 +221,13 @@ def sparse_attention(
     >>> nlattn.sparse_attention(q, k, v, support).shape
     (64, 8)
     """
-    fit = _check.fit(
-        "sparse_attention", {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e")}, nonfinite=nonfinite
-    )
-    edges = Edges(fit, support)
-    beside = edge_terms(edges, bias, sinks, nonfinite)
-    weights = WeightFunction.checked(fit, weight, scale, bandwidth, power, masked_rows, *beside)
-    return edges.attend(weights, return_lse)
+    asked = SparseArguments(weight, scale, bandwidth, power, softcap, bias, sinks, qk_norm,
+        dropout_mask, dropout_scale, masked_rows, nonfinite)  # fmt: skip
+    arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e")}
+    edges, weights = prepared("sparse_attention", arrays, support, asked)
+    unit = in_base("sparse_attention", lse_base)
+    found = edges.attend(weights, return_lse)
+    return (found[0], found[1] * unit) if return_lse else found
 
 
 @ranged(laws.weight)
@@ -229,24 +240,32 @@ def sparse_attention_map(
     scale: float | None = None,
     bandwidth: float = 1.0,
     power: float = 2.0,
+    softcap: float | None = None,
+    bias: Floats | None = None,
+    sinks: Floats | None = None,
+    qk_norm: float | None = None,
+    dropout_mask: Bools | None = None,
+    dropout_scale: float = 1.0,
     masked_rows: str = "zero",
     nonfinite: str = "raise",
 ) -> SparseMap:
     """The map of one head's `sparse_attention`, from values (m, e) to outputs (n, e).
 
     Arguments as there, `q` (n, d), `k` (m, d) and a `support` of shape (n, m). A query without
-    keys gives 0; ``masked_rows="nan"`` is refused, since a map holds no row for it.
+    keys gives 0; ``masked_rows="nan"`` is refused, since a map holds no row for it. A sink takes
+    its share of every row and has no column: rows sum to less than 1, and ``A.lse`` is with it.
+    With a `dropout_mask` weights are those that count, and ``A.lse`` is that of all.
 
     Examples
     --------
     >>> support = nlattn.support_from_index(rng.integers(0, 64, (64, 9)), 64)
     >>> A = nlattn.sparse_attention_map(q, k, support)
     """
-    op = "sparse_attention_map"
-    fit = _check.fit(op, {"q": (q, "n d"), "k": (k, "m d")}, nonfinite=nonfinite)
-    _check.one_head(fit)
-    weights = WeightFunction.checked(fit, weight, scale, bandwidth, power, masked_rows)
-    return SparseMap(*Edges(fit, support).entries(weights))
+    asked = SparseArguments(weight, scale, bandwidth, power, softcap, bias, sinks, qk_norm,
+        dropout_mask, dropout_scale, masked_rows, nonfinite)  # fmt: skip
+    arrays = {"q": (q, "n d"), "k": (k, "m d")}
+    edges, weights = prepared("sparse_attention_map", arrays, support, asked)
+    return SparseMap(*edges.entries(weights))
 
 
 @ranged(laws.weight)
@@ -258,12 +277,17 @@ def sparse_attention_vjp(
     dout: Floats,
     *,
     dlse: Floats | None = None,
+    lse_base: str = "e",
     weight: str = "softmax",
     scale: float | None = None,
     bandwidth: float = 1.0,
     power: float = 2.0,
+    softcap: float | None = None,
     bias: Floats | None = None,
     sinks: Floats | None = None,
+    qk_norm: float | None = None,
+    dropout_mask: Bools | None = None,
+    dropout_scale: float = 1.0,
     masked_rows: str = "zero",
     nonfinite: str = "raise",
 ) -> tuple[Floats, ...]:
@@ -280,37 +304,21 @@ def sparse_attention_vjp(
     >>> support = nlattn.support_from_index(rng.integers(0, 64, (64, 9)), 64)
     >>> dq, dk, dv = nlattn.sparse_attention_vjp(q, k, v, support, np.ones_like(v))
     """
+    asked = SparseArguments(weight, scale, bandwidth, power, softcap, bias, sinks, qk_norm,
+        dropout_mask, dropout_scale, masked_rows, nonfinite)  # fmt: skip
+    op = "sparse_attention_vjp"
     arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e"), "dout": (dout, "n e")}
+    unit = in_base(op, lse_base)
     if dlse is not None:
-        arrays["dlse"] = (dlse, "n")
-    fit = _check.fit("sparse_attention_vjp", arrays, nonfinite=nonfinite)
-    edges = Edges(fit, support)
-    beside = edge_terms(edges, bias, sinks, nonfinite)
-    weights = WeightFunction.checked(fit, weight, scale, bandwidth, power, masked_rows, *beside)
-    gradients = edges.vjp(weights, dlse is not None)
-    if sinks is None:
-        return gradients
-    return (*gradients[:-1], fit.reduce_beside(gradients[-1], np.shape(sinks)))
-
-
-def edge_terms(
-    edges: Edges, bias: object, sinks: object, nonfinite: str
-) -> tuple[Floats | None, Floats | None]:
-    """A number for each edge, (nnz,), and one for each head, (batch,) float64."""
-    fit = edges.fit
-    if bias is not None:
-        bias = _check.array(fit.op, "bias", bias)
-        _check.one_dtype(fit.op, {"q": fit.out_dtype, "bias": bias.dtype})
-        count = len(edges.support.indices)
-        if bias.shape != (count,):
-            text = f"has shape {bias.shape}, expected ({count},), one for each edge of the support"
-            _check.fail(fit.op, "bias", text)
-        bad = np.isnan(bias) | (bias == np.inf)
-        if nonfinite == "raise" and bad.any():
-            where = _check.first_of(bad)
-            _check.fail(
-                fit.op, f"bias{where}", f"is {bias[bad][0]}, expected finite values or -inf"
-            )
+        arrays["dlse"] = (
+            dlse if unit == 1 else np.asarray(dlse) * np.asarray(dlse).dtype.type(unit),
+            "n",
+        )
+    edges, weights = prepared(op, arrays, support, asked)
+    gradients = [*edges.vjp(weights, dlse is not None)]
+    if qk_norm is not None:
+        for place, x in enumerate((q, k)):
+            gradients[place] = normalised_vjp(np.asarray(x), gradients[place], qk_norm)
     if sinks is not None:
-        sinks = per_head(fit, "sinks", sinks, nonfinite).astype(np.float64)
-    return bias, sinks
+        gradients[-1] = edges.fit.reduce_beside(gradients[-1], np.shape(sinks))
+    return tuple(gradients)

@@ -103,6 +103,39 @@ def certified_attention_vjp(
     return dq, dk, product(np.swapaxes(P, -1, -2), dout, seen_T)
 
 
+def certified_attention_jvp(
+    q: Array,
+    k: Array,
+    v: Array,
+    dq: Array,
+    dk: Array,
+    dv: Array,
+    *,
+    tolerance: float = 1e-3,  # noqa: ARG001
+    weight: str = "softmax",
+    scale: float | None = None,
+    bandwidth: float = 1.0,
+    mask: Array | None = None,
+    causal: bool = False,
+    return_lse: bool = False,
+) -> Any:
+    """Change of `out`, and of `lse`, as q, k, v move along dq, dk, dv."""
+    s = scores(q, k, weight, scale, bandwidth, mask, causal)
+    seen = allowed(s, mask, causal)
+    P = np.where(seen, weights(s)[0], 0)
+    if weight == "gaussian":
+        apart = q[..., :, None, :] - k[..., None, :, :]
+        moved = dq[..., :, None, :] - dk[..., None, :, :]
+        ds = -2 / bandwidth**2 * (apart * moved).sum(-1)
+    else:
+        factor = q.real.dtype.type(q.shape[-1]) ** -0.5 if scale is None else scale
+        ds = factor * (dq @ np.swapaxes(k, -1, -2) + q @ np.swapaxes(dk, -1, -2))
+    ds = np.where(seen, ds, 0)
+    mean = (P * ds).sum(-1, keepdims=True)
+    out = product(np.where(seen, P * (ds - mean), 0), v, seen) + product(P, dv, seen)
+    return (out, mean[..., 0]) if return_lse else out
+
+
 def misplaced(used: Array, exact: Array) -> Array:
     """Share of a row's weight that other weights misplace."""
     total = exact.sum(-1)

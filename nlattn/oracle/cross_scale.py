@@ -225,3 +225,50 @@ def cross_scale_attention_vjp(
     dq = fold(dQ.reshape(H, W, p, p, -1), 1)[r : r + H, r : r + W]
     dk = fold(dK.reshape(h, w, p, p, -1), 1)[r : r + h, r : r + w]
     return dq, dk, dv
+
+
+@any_layout
+def cross_scale_attention_jvp(
+    q: Array,
+    k: Array,
+    v: Array,
+    dq: Array,
+    dk: Array,
+    dv: Array,
+    *,
+    scale: int,
+    patch: int = 3,
+    temperature: float = 10.0,
+    floor: float = 1e-4,
+    overlap: str = "average",
+    divisor: float = 6.0,
+    assign: str = "softmax",
+    crop: str = "exact",
+) -> Array:
+    """Change of `out` along dq, dk, dv."""
+    lead = np.broadcast_shapes(*(x.shape[:-3] for x in (q, k, v)))
+    if lead:
+        options: dict[str, Any] = {
+            "scale": scale, "patch": patch, "temperature": temperature, "floor": floor,
+            "overlap": overlap, "divisor": divisor, "assign": assign, "crop": crop,
+        }  # fmt: skip
+        whole = [np.broadcast_to(x, lead + x.shape[-3:]) for x in (q, k, v, dq, dk, dv)]
+        each = [
+            cross_scale_attention_jvp(*(x[b] for x in whole), **options) for b in np.ndindex(lead)
+        ]
+        return np.stack(each).reshape(lead + each[0].shape)
+    s, p, (H, W), (h, w), e = scale, patch, q.shape[:2], k.shape[:2], v.shape[2]
+    A, S, Q, K, nu, above = weights(q, k, p, temperature, floor, assign)
+    dQ, dK = (unfold(x, p, 1, p // 2).reshape(-1, p * p * x.shape[2]) for x in (dq, dk))
+    dnu = np.where(above, (K * dK).sum(1) / nu, 0)
+    dS = (dQ @ K.T + Q @ dK.T - S * dnu) / nu
+    dA = 0 * S if assign == "argmax" else temperature * A * (dS - (A * dS).sum(1, keepdims=True))
+    T, dT = (unfold(x, s * p, s, s * (p // 2)).reshape(h * w, -1) for x in (v, dv))
+    pasted, moved = (fold(x.reshape(H, W, s * p, s * p, e), s) for x in (A @ T, dA @ T + A @ dT))
+    z = normaliser(A, H, W, h, w, p, overlap, divisor).repeat(s, 0).repeat(s, 1)
+    if overlap == "mass":
+        cells = unfold(np.ones((h, w, 1), A.dtype), p, 1, p // 2).reshape(h * w, p * p)
+        dz = fold((dA @ cells).reshape(H, W, p, p, 1), 1)
+        moved = moved - pasted / z * dz.repeat(s, 0).repeat(s, 1)
+    rows, columns = cropped(pasted, s, p, crop)
+    return np.asarray((moved / z)[rows, columns])

@@ -197,9 +197,10 @@ def attention_vjp(
     dlse: Array | None = None,
     lse_base: str = "e",
     masked_rows: str = "zero",
+    alibi_gradient: bool = False,
     **options: Any,
 ) -> tuple[Array, ...]:
-    """Gradients (dq, dk, dv[, dbias][, dsinks]) of ``sum(dout out) + sum(dlse lse)``.
+    """Gradients (dq, dk, dv[, dbias][, dsinks][, dalibi]) of ``sum(dout out) + sum(dlse lse)``.
 
     ``dP = dout v.T``, ``dS = P (dP - sum_j P dP + dlse)``; S is scores after bias and mask. Where
     weights are dropped, dP is too; a sink has ``dP = 0``.
@@ -234,7 +235,18 @@ def attention_vjp(
     if options.get("sinks") is not None:
         dsink = -np.where(stages.sink == 0, 0, stages.sink * mean).sum((-1, -2))
         gradients.append(_unbroadcast(dsink, np.shape(options["sinks"])))
+    if alibi_gradient:
+        dalibi = -(dS * _distances(dS, options)).sum((-1, -2))
+        gradients.append(_unbroadcast(dalibi, np.shape(options["alibi"])))
     return tuple(gradients)
+
+
+def _distances(dS: Array, options: Any) -> Array:
+    """``|i + offset - j|`` of every pair."""
+    names = ("causal_offset", "key_lengths", "query_lengths", "cu_seqlens_q", "cu_seqlens_k")
+    n, m = dS.shape[-2:]
+    own, *_ = positions(n, m, **{x: options[x] for x in names if x in options})
+    return np.asarray(abs(own - np.arange(m)))
 
 
 @any_layout
@@ -248,11 +260,12 @@ def attention_jvp(
     *,
     dbias: Array | None = None,
     dsinks: Array | None = None,
+    dalibi: Array | None = None,
     return_lse: bool = False,
     lse_base: str = "e",
     **options: Any,
 ) -> Any:
-    """Change of `out`, and of `lse`, as q, k, v (bias, sinks) move along dq, dk, dv.
+    """Change of `out`, and of `lse`, as q, k, v (bias, sinks, alibi) move along dq, dk, dv.
 
     ``dS = scale (dq k.T + q dk.T)``, ``dP = P (dS - sum_j P dS)``, ``dP v + P dv``.
     """
@@ -267,6 +280,8 @@ def attention_jvp(
     P, yes = stages.weights, stages.seen
     dS = scale * (dq @ np.swapaxes(k, -1, -2) + q @ np.swapaxes(dk, -1, -2))
     dS = dS if softcap is None else dS * (1 - np.tanh(stages.raw / softcap) ** 2)
+    if dalibi is not None:
+        dS = dS - np.asarray(dalibi)[..., None, None] * _distances(dS, options)
     dS = np.where(yes, dS if dbias is None else dS + dbias, 0)
     mean = (P * dS).sum(-1, keepdims=True)
     if dsinks is not None:

@@ -78,3 +78,21 @@ def efficient_attention_vjp(
     kept = np.ones(k.shape[-2], bool) if mask is None else mask
     root = np.sqrt(np.maximum(kept.sum(-1), 1).astype(q.real.dtype))[..., None, None]
     return dQ / root, np.where(kept[..., None], dK, 0) / root, dv
+
+
+@any_layout
+def efficient_attention_jvp(
+    q: Array, k: Array, v: Array, dq: Array, dk: Array, dv: Array, **options: Any
+) -> Array:
+    """Change of `out` along dq, dk, dv: of the map, and of the values."""
+    Q, K = factors(q, k, **options)
+    mask = options.get("mask")
+    v, dk, dv = (_kept(x, mask) for x in (v, dk, dv))
+    if options.get("normalization", "softmax") == "softmax":
+        dQ = Q * (dq - (Q * dq).sum(-1, keepdims=True))
+        dK = K * (dk - (K * dk).sum(-2, keepdims=True))
+    else:
+        dQ, dK = factors(dq, dk, **options)
+    K_T, dK_T = np.swapaxes(K, -1, -2), np.swapaxes(dK, -1, -2)
+    result: Array = (dQ @ K_T + Q @ dK_T) @ v + (Q @ K_T) @ dv
+    return result

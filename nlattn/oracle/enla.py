@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.oracle.favor import features_vjp, linear_attention, positive_features
+from nlattn.oracle.favor import features_jvp, features_vjp, linear_attention, positive_features
 from nlattn.oracle.layout import any_layout
 
 Array = np.ndarray
@@ -38,7 +38,7 @@ def amplify(x: Array, amplification: float | None = 6.0, floor: float = 5e-5) ->
 def amplify_vjp(
     x: Array, g: Array, amplification: float | None = 6.0, floor: float = 5e-5
 ) -> Array:
-    """Gradient of ``sum(g amplify(x))`` with respect to x."""
+    """Gradient of ``sum(g amplify(x))`` with respect to x; the derivative is its own transpose."""
     if amplification is None:
         return g
     length = _length(x)
@@ -99,6 +99,35 @@ def enla_vjp(
     return gradients[0], gradients[1], np.swapaxes(A, -1, -2) @ dout
 
 
+@any_layout
+def enla_jvp(
+    q: Array,
+    k: Array,
+    v: Array,
+    dq: Array,
+    dk: Array,
+    dv: Array,
+    *,
+    projection: Array,
+    amplification: float | None = 6.0,
+    floor: float = 5e-5,
+    eps: float = 1e-4,
+) -> Array:
+    """Change of `out` along dq, dk, dv, through normalisation, features and map."""
+    made = []
+    for role, x, dx in (("query", q, dq), ("key", k, dk)):
+        u, du = amplify(x, amplification, floor), amplify_vjp(x, dx, amplification, floor)
+        phi = positive_features(u, projection, eps=eps, **FEATURES)
+        options: Any = {"role": role, "phi": phi, "projection": projection, "eps": eps}
+        made.append((phi, features_jvp(u, du, **options, **FEATURES)))
+    (phi_q, dphi_q), (phi_k, dphi_k) = made
+    A = phi_q @ np.swapaxes(phi_k, -1, -2)
+    D = A.sum(-1, keepdims=True)
+    A = A / D
+    dA = (dphi_q @ np.swapaxes(phi_k, -1, -2) + phi_q @ np.swapaxes(dphi_k, -1, -2)) / D
+    return np.asarray((dA - A * dA.sum(-1, keepdims=True)) @ v + A @ dv)
+
+
 def _ranked(
     q: Array, k: Array, amplification: float | None, floor: float, last: int
 ) -> tuple[Array, Array]:
@@ -154,10 +183,7 @@ def enlca_loss_vjp(
     """Gradients (dq, dk), the ranks held fixed."""
     order, scores = _ranked(q, k, amplification, floor, negatives[1])
     hinge, pos, neg = _hinge(scores, positives, negatives, margin, eps)
-    low, high = negatives[0], scores.shape[-1]
-    w = np.zeros_like(scores)
-    w[..., :positives] -= scores[..., :positives] / (positives * pos[..., None])
-    w[..., low:] += scores[..., low:] / ((high - low) * (neg[..., None] + eps))
+    w = _slopes(scores, pos, neg, positives, negatives[0], eps)
     rows = q.shape[-2]
     w = np.where(hinge.real[..., None] > 0, w, 0) * np.asarray(dout)[..., None, None] / rows
     dlogits = np.zeros((*scores.shape[:-1], k.shape[-2]), scores.dtype)
@@ -165,3 +191,39 @@ def enlca_loss_vjp(
     duq = dlogits @ amplify(k, amplification, floor)
     duk = np.swapaxes(dlogits, -1, -2) @ amplify(q, amplification, floor)
     return amplify_vjp(q, duq, amplification, floor), amplify_vjp(k, duk, amplification, floor)
+
+
+def _slopes(scores: Array, pos: Array, neg: Array, positives: int, low: int, eps: float) -> Array:
+    """Derivative of each row's hinge by the logarithms of its scores."""
+    w, high = np.zeros_like(scores), scores.shape[-1]
+    w[..., :positives] -= scores[..., :positives] / (positives * pos[..., None])
+    w[..., low:] += scores[..., low:] / ((high - low) * (neg[..., None] + eps))
+    return w
+
+
+@any_layout
+def enlca_loss_jvp(
+    q: Array,
+    k: Array,
+    dq: Array,
+    dk: Array,
+    *,
+    amplification: float | None = 6.0,
+    floor: float = 5e-5,
+    positives: int = 15,
+    negatives: tuple[int, int] = (50, 65),
+    margin: float = 1.0,
+    eps: float = 1e-6,
+) -> Array:
+    """Change of the loss along dq, dk, the ranks held fixed."""
+    order, scores = _ranked(q, k, amplification, floor, negatives[1])
+    hinge, pos, neg = _hinge(scores, positives, negatives, margin, eps)
+    w = _slopes(scores, pos, neg, positives, negatives[0], eps)
+    (uq, duq), (uk, duk) = (
+        (amplify(x, amplification, floor), amplify_vjp(x, dx, amplification, floor))
+        for x, dx in ((q, dq), (k, dk))
+    )
+    dlogits = duq @ np.swapaxes(uk, -1, -2) + uq @ np.swapaxes(duk, -1, -2)
+    moved = (w * np.take_along_axis(dlogits, order, -1)).sum(-1)
+    loss: Array = np.where(hinge.real > 0, moved, 0).mean(-1)
+    return loss

@@ -207,15 +207,7 @@ def features_vjp(
     stabilizer = stabilizer or ("neutral" if causal else "max")
     if stabilizer == "neutral":
         stabilizer = "none" if causal else "neutral"
-    options: Any = {"scale": scale, "stabilizer": stabilizer, "role": role}
-    if stabilizer == "neutral":
-        t = projected - (c * x * (c * x)).sum(-1, keepdims=True) / 2
-        axes = (-1,) if role == "query" else (-1, -2)
-        with np.errstate(divide="ignore"):
-            top = np.maximum(t.real.max(axis=axes, keepdims=True), np.log(t.real.dtype.type(eps)))
-        E = np.exp(t - top) / np.sqrt(x.real.dtype.type(len(projection)))
-    else:
-        E = positive_features(x, projection, eps=0, **options)
+    E = _exponentials(x, projection, projected, c, eps, stabilizer, role)
     dt = dphi * E
     dprojected = dt.copy()
     if stabilizer == "max" and stabilizer_gradient == "exact":
@@ -230,3 +222,86 @@ def features_vjp(
     dx = c * (dprojected @ projection)
     dx -= c * c * x * dt.sum(-1, keepdims=True)
     return dx
+
+
+def _exponentials(
+    x: Array, projection: Array, projected: Array, c: Any, eps: float, stabilizer: str, role: str
+) -> Array:
+    """Features without eps."""
+    if stabilizer != "neutral":
+        options: Any = {"scale": c, "stabilizer": stabilizer, "role": role}
+        return np.asarray(positive_features(x, projection, eps=0, **options))
+    t = projected - (c * x * (c * x)).sum(-1, keepdims=True) / 2
+    axes = (-1,) if role == "query" else (-1, -2)
+    with np.errstate(divide="ignore"):
+        top = np.maximum(t.real.max(axis=axes, keepdims=True), np.log(t.real.dtype.type(eps)))
+    return np.asarray(np.exp(t - top) / np.sqrt(x.real.dtype.type(len(projection))))
+
+
+@any_layout
+def favor_attention_jvp(
+    q: Array,
+    k: Array,
+    v: Array,
+    dq: Array,
+    dk: Array,
+    dv: Array,
+    *,
+    denominator_eps: float = 1e-6,
+    stabilizer_gradient: str = "exact",
+    **options: Any,
+) -> Array:
+    """Change of `out` along dq, dk, dv: of the features, then of the map and the values."""
+    causal = options.get("causal", False)
+    phi_q, phi_k = features(q, k, **options)
+    A, D = _weights(phi_q, phi_k, causal, denominator_eps)
+    seen = _seen(A, causal)
+    options["stabilizer_gradient"] = stabilizer_gradient
+    dphi_q = features_jvp(q, dq, role="query", phi=phi_q, **options)
+    dphi_k = features_jvp(k, dk, role="key", phi=phi_k, **options)
+    dA = dphi_q @ np.swapaxes(phi_k, -1, -2) + phi_q @ np.swapaxes(dphi_k, -1, -2)
+    dA = np.where(seen, dA, 0)
+    dD = dA.sum(-1, keepdims=True)
+    if causal:
+        dD = dD + denominator_eps * dphi_q.sum(-1, keepdims=True)
+    dA = np.where(seen, (dA - A * dD) / D, 0)
+    return product(dA, v, seen) + product(A, dv, seen)
+
+
+@any_layout
+def features_jvp(
+    x: Array,
+    dx: Array,
+    *,
+    role: str,
+    phi: Array,
+    projection: Array | None = None,
+    kernel: str = "softmax",
+    causal: bool = False,
+    scale: float | None = None,
+    eps: float = 1e-4,
+    stabilizer: str | None = None,
+    stabilizer_gradient: str = "exact",
+) -> Array:
+    """Change of the features of x along dx."""
+    if kernel == "none":
+        if causal and role == "key":
+            return phi * dx
+        axis = -1 if role == "query" else -2
+        dphi: Array = phi * (dx - (phi * dx).sum(axis, keepdims=True))
+        return dphi
+    assert projection is not None
+    c = x.real.dtype.type(x.shape[-1]) ** -0.25 if scale is None else scale
+    projected, moved = c * (x @ projection.T), c * (dx @ projection.T)
+    if kernel == "relu":
+        return np.asarray(np.where(projected.real > 0, moved, 0))
+    stabilizer = stabilizer or ("neutral" if causal else "max")
+    if stabilizer == "neutral" and causal:
+        stabilizer = "none"
+    dt = moved - c * c * (x * dx).sum(-1, keepdims=True)
+    if stabilizer == "max" and stabilizer_gradient == "exact":
+        axes = (-1,) if role == "query" else (-1, -2)
+        flat, along = (y.reshape(*y.shape[: -len(axes)], -1) for y in (projected, moved))
+        top = np.take_along_axis(along, flat.real.argmax(-1)[..., None], -1)
+        dt = dt - top.reshape(*top.shape[:-1], *(1,) * len(axes))
+    return np.asarray(dt * _exponentials(x, projection, projected, c, eps, stabilizer, role))

@@ -109,6 +109,34 @@ def hamming_attention_vjp(
     return _summed(dq, q.shape), _summed(dk, k.shape), _summed(dv, v.shape)
 
 
+@any_layout
+def hamming_attention_jvp(
+    q: Array,
+    k: Array,
+    v: Array,
+    dq: Array,
+    dk: Array,
+    dv: Array,
+    *,
+    keys: int = 32,
+    scale: float | None = None,
+    straight_through: str = "identity",
+    return_lse: bool = False,
+) -> Any:
+    """Change of `out`, and of `lse`, along dq, dk, dv, the chosen keys held fixed."""
+    (sq, sk), index, P, _ = _chosen(q, k, keys, scale, straight_through)
+    moved_q, moved_k = (slope(x, straight_through) * dx for x, dx in ((q, dq), (k, dk)))
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    dS = scale * (moved_q @ np.swapaxes(sk, -1, -2) + sq @ np.swapaxes(moved_k, -1, -2))
+    dS = np.take_along_axis(dS, index, -1)
+    mean = (P * dS).sum(-1, keepdims=True)
+    v, place = _together(v, index)
+    near, dnear = (np.take_along_axis(x[..., None, :, :], place, -2)
+                   for x in (v, np.broadcast_to(dv, v.shape)))  # fmt: skip
+    out = ((P * (dS - mean))[..., None] * near + P[..., None] * dnear).sum(-2)
+    return (out, np.broadcast_to(mean[..., 0], out.shape[:-1])) if return_lse else out
+
+
 def _together(v: Array, index: Array) -> tuple[Array, Array]:
     """Values and chosen keys with the same leading axes, the index as ``(..., n, keys, 1)``."""
     lead = np.broadcast_shapes(v.shape[:-2], index.shape[:-2])

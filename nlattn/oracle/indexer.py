@@ -33,6 +33,15 @@ def index_scores_vjp(q: Array, k: Array, w: Array, dscores: Array) -> tuple[Arra
 
 
 @any_layout
+def index_scores_jvp(q: Array, k: Array, w: Array, dq: Array, dk: Array, dw: Array) -> Array:
+    """Change of the scores along dq, dk, dw; a product of 0 has none."""
+    s = np.einsum("...ihd,...jd->...ihj", q, k)
+    ds = np.einsum("...ihd,...jd->...ihj", dq, k) + np.einsum("...ihd,...jd->...ihj", q, dk)
+    moved = dw[..., None] * s + w[..., None] * ds
+    return np.asarray(np.where(s.real > 0, moved, 0).sum(-2))
+
+
+@any_layout
 def topk_keys(scores: Array, t: int, *, causal: bool = False, causal_offset: int = 0) -> Array:
     """The `t` keys of largest score, best first, ties to the lowest; -1 where there are fewer."""
     n, m = scores.shape[-2:]
@@ -70,6 +79,15 @@ def index_loss_vjp(scores: Array, weights: Array, dloss: Array) -> Array:
     """Gradient of the scores, ``dloss (softmax(scores) sum(weights) - weights)``."""
     p = np.where(np.isneginf(scores.real), 0, np.exp(scores - _log_sum(scores)))
     return np.asarray(dloss[..., None] * (p * weights.sum(-1, keepdims=True) - weights))
+
+
+@any_layout
+def index_loss_jvp(scores: Array, weights: Array, dscores: Array) -> Array:
+    """Change of the loss along `dscores`."""
+    hidden = np.isneginf(scores.real)
+    p = np.where(hidden, 0, np.exp(scores - _log_sum(scores)))
+    slope = p * weights.sum(-1, keepdims=True) - weights
+    return np.asarray((slope * np.where(hidden, 0, dscores)).sum(-1))
 
 
 def _log_sum(scores: Array) -> Array:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.oracle.dense import attention, attention_stages, attention_vjp
+from nlattn.oracle.dense import attention, attention_jvp, attention_stages, attention_vjp
 from nlattn.oracle.layout import any_layout
 from nlattn.oracle.leverage import leverage_scores
 from nlattn.oracle.patchmatch import key
@@ -138,6 +138,33 @@ def lev_attention_vjp(
         np.put_along_axis(whole, place, dx, -2)
         outer.append(_summed(whole, x.shape, gqa))
     return dq, outer[0], outer[1]
+
+
+@any_layout
+def lev_attention_jvp(
+    q: Array,
+    k: Array,
+    v: Array,
+    dq: Array,
+    dk: Array,
+    dv: Array,
+    *,
+    index: Array | None = None,
+    scale: float | None = None,
+    gqa: bool = False,
+    return_lse: bool = False,
+    keys: int = 32,
+    scores: Array | None = None,
+    select: str = "leverage",
+    seed: int = 0,
+) -> Any:
+    """Change of `out`, and of `lse`, along dq, dk, dv, with U held fixed."""
+    if index is None:
+        how: Any = {"keys": keys, "scores": scores, "select": select, "seed": seed}
+        index = lev_keys(q, k, scale=scale, gqa=gqa, **how)
+    k_U, v_U, _ = _gathered(q, k, v, index, gqa)
+    dk_U, dv_U, _ = _gathered(q, dk, dv, index, gqa)
+    return attention_jvp(q, k_U, v_U, dq, dk_U, dv_U, scale=scale, return_lse=return_lse)
 
 
 def _summed(gradient: Array, shape: tuple[int, ...], gqa: bool) -> Array:

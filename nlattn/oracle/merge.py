@@ -49,3 +49,18 @@ def merge_attention_vjp(
     if dlse is not None:
         inner = inner + dlse[..., None, :]
     return shares[..., None] * dout[..., None, :, :], np.where(there, shares * inner, 0)
+
+
+@any_layout
+def merge_attention_jvp(
+    outs: Array, lses: Array, douts: Array, dlses: Array, *, lse_base: str = "e"
+) -> tuple[Array, Array]:
+    """Changes of out and lse along douts and dlses; those of an empty set do not count."""
+    unit = LOG_2 if lse_base == "2" else 1.0
+    shares, _ = _shares(lses * unit)
+    there = shares != 0
+    moved = np.where(there, dlses, 0)
+    mean = (shares * moved).sum(-2)
+    dshares = unit * shares * (moved - mean[..., None, :])
+    terms = np.where(there[..., None], dshares[..., None] * outs + shares[..., None] * douts, 0)
+    return terms.sum(-3), mean

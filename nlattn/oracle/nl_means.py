@@ -167,6 +167,39 @@ def nl_means_vjp(
     return dimage
 
 
+@any_layout
+def nl_means_jvp(
+    image: Array,
+    dimage: Array,
+    *,
+    sigma: float,
+    h: float | None = None,
+    patch_size: int = 5,
+    patch_distance: int = 5,
+    aggregate: str = "patch",
+    self_weight: str = "max",
+    support: Support | None = None,
+) -> Array:
+    """Change of the denoised image along `dimage`, the support held fixed."""
+    H, W, C = image.shape[-3:]
+    p, h = patch_size, 0.6 * sigma if h is None else h
+    dout = np.empty_like(image)
+    for b in np.ndindex(image.shape[:-3]):
+        F, dF = patches(image[b], p), patches(dimage[b], p)
+        V, dV = (F, dF) if aggregate == "patch" else (x[b].reshape(-1, C) for x in (image, dimage))
+        dB = np.empty_like(V)
+        for i, keys in _rows(support, b, H, W, patch_distance):
+            w, Z, S, best = weights(F, i, keys, sigma, h, self_weight)
+            d2 = ((F[i] - F[S]) ** 2).sum(1) / F.shape[1]
+            moved = 2 * ((F[i] - F[S]) * (dF[i] - dF[S])).sum(1) / F.shape[1]
+            dw = np.where(d2.real > 2 * sigma**2, -w * moved / (h**2 if h > 0 else 1), 0)
+            dw[-1] = dw[best] if self_weight == "max" and best >= 0 and w[best] != 0 else 0
+            dB[i] = dw @ V[S] + w @ dV[S]
+            dB[i] = (dB[i] - (w @ V[S] / Z) * dw.sum()) / Z
+        dout[b] = votes(dB, H, W, p) if aggregate == "patch" else dB.reshape(H, W, C)
+    return dout
+
+
 def _rows(support: Support | None, b: tuple[int, ...], H: int, W: int, distance: int) -> Any:
     """(pixel, its keys) of one picture."""
     if support is None:

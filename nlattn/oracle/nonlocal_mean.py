@@ -93,6 +93,38 @@ def nonlocal_mean_vjp(
     return _summed(da * weight[:d], q), _summed(db * weight[d:], k), _summed(dv, v), dweight
 
 
+@any_layout
+def nonlocal_mean_jvp(
+    q: Array,
+    k: Array,
+    v: Array,
+    dq: Array,
+    dk: Array,
+    dv: Array,
+    *,
+    dweight: Array | None = None,
+    pairwise: str = "embedded_gaussian",
+    scale: float = 1.0,
+    weight: Array | None = None,
+) -> Array:
+    """Change of `out` as q, k, v (and `weight`) move along dq, dk, dv."""
+    f = scores(q, k, pairwise, scale, weight)
+    A, m = weights(f, pairwise), max(k.shape[-2], 1)
+    if pairwise == "concatenation" and weight is not None:
+        d = q.shape[-1]
+        da, db = dq @ weight[:d], dk @ weight[d:]
+        if dweight is not None:
+            da, db = da + q @ dweight[:d], db + k @ dweight[d:]
+        dA = np.where(f.real > 0, da[..., :, None] + db[..., None, :], 0) / m
+    else:
+        df = dq @ np.swapaxes(k, -1, -2) + q @ np.swapaxes(dk, -1, -2)
+        dA = df / m
+        if pairwise in SOFTMAX:
+            df = scale * df
+            dA = A * (df - (A * df).sum(-1, keepdims=True))
+    return np.asarray(dA @ v + A @ dv)
+
+
 def _summed(gradient: Array, x: Array) -> Array:
     """Sum over the axes along which x was broadcast."""
     gradient = gradient.sum(tuple(range(gradient.ndim - x.ndim)))

@@ -96,6 +96,14 @@ def barycentric_vjp(db: Array, rank: Array) -> Array:
     return np.asarray(du @ embedding(d, db.real.dtype.type))
 
 
+def barycentric_jvp(df: Array, rank: Array) -> Array:
+    """Change of the weights as features move along df, the simplices held fixed."""
+    d = df.shape[-1]
+    D = np.take_along_axis(embed(df) / (d + 1), np.argsort(rank, axis=-1), -1)
+    steps = (D[..., d - k] - D[..., d - k + 1] for k in range(1, d + 1))
+    return np.asarray(np.stack([D[..., d] - D[..., 0], *steps], -1))
+
+
 def vertices(rem0: Array, rank: Array) -> Array:
     """(..., n, d + 1, d + 1) coordinates of the vertex of remainder k = 0..d of every simplex."""
     d = rem0.shape[-1] - 1
@@ -180,6 +188,21 @@ class Head(NamedTuple):
         db_q = (g[:, None, :] * Y[to]).sum(-1)
         db_k = (y[:, None, :] * X[of]).sum(-1)
         return db_q, db_k, slice_(of, self.k_weights, X)
+
+    def filter_jvp(self, x: Array, db_q: Array, db_k: Array, dy: Array) -> Array:
+        """Change of ``F[factor x]`` along those of the weights, and dy of ``factor x``."""
+        d, M = self.k_rank.shape[-1] - 1, len(self.lattice.points)
+        to, of = self.lattice.of_queries, self.lattice.of_keys
+        y = self.factor * x
+        Y, moved = (
+            blur(z, self.lattice, range(d + 1))
+            for z in (
+                splat(of, self.k_weights, y, M),
+                splat(of, db_k, y, M) + splat(of, self.k_weights, dy, M),
+            )
+        )
+        out: Array = slice_(to, db_q, Y) + slice_(to, self.q_weights, moved)
+        return np.asarray(out / (1 + 0.5**d))
 
 
 def _head(
@@ -289,6 +312,54 @@ def permutohedral_attention_vjp(
             dlog = head.factor * (dy * x).sum(-1, keepdims=True)
             dq[b], dk[b] = root * dq[b] + scale * log * q_[b], root * dk[b] + scale * dlog * k_[b]
     return _summed(dq, q.shape), _summed(dk, k.shape), _summed(dv, v.shape)
+
+
+@any_layout
+def permutohedral_attention_jvp(
+    q: Array,
+    k: Array,
+    v: Array,
+    dq: Array,
+    dk: Array,
+    dv: Array,
+    *,
+    normalize: bool = True,
+    weight: str = "gaussian",
+    scale: float | None = None,
+    lattice: str = "published",
+    query_vertices: bool = True,
+    q_simplices: Any = None,
+    k_simplices: Any = None,
+    return_lse: bool = False,
+) -> Any:
+    """Change of `out`, and of `lse`, along dq, dk, dv, the simplices held fixed."""
+    scale = _scale(q, scale)
+    lead, (q_, k_, v_, dq_, dk_, dv_) = _heads(q, k, v, dq, dk, dv)
+    out = np.zeros((*lead, q.shape[-2], v.shape[-1]), v.dtype)
+    lse = np.zeros(out.shape[:-1], out.dtype)
+    softmax = weight == "softmax"
+    root = q.real.dtype.type(scale) ** 0.5 if softmax else 1
+    for b in np.ndindex(lead):
+        given = _of(q_simplices, lead, b), _of(k_simplices, lead, b)
+        head = _head(q_[b], k_[b], weight, scale, lattice, query_vertices, *given)
+        db_q = barycentric_jvp(root * dq_[b], head.q_rank)
+        db_k = barycentric_jvp(root * dk_[b], head.k_rank)
+        x, dx = v_[b], dv_[b]
+        if normalize:
+            x, dx = _with_ones(x), np.concatenate([dx, np.zeros((len(dx), 1), dx.dtype)], -1)
+        dy = head.factor * dx
+        if softmax:
+            dy = dy + head.factor * (scale * (k_[b] * dk_[b]).sum(-1, keepdims=True)) * x
+        moved = head.filter_jvp(x, db_q, db_k, dy)
+        if not normalize:
+            out[b] = moved
+            continue
+        mean, inverse, some = _normalised(head.filter(x))
+        out[b] = (moved[..., :-1] - mean * moved[..., -1:]) * inverse
+        lse[b] = (moved[..., -1:] * inverse)[..., 0]
+        if softmax:
+            lse[b] += np.where(some[..., 0], scale * (q_[b] * dq_[b]).sum(-1), 0)
+    return (out, lse) if return_lse else out
 
 
 def _scale(q: Array, scale: float | None) -> float:

@@ -165,6 +165,43 @@ def psal_vjp(
     return dq, dk, dv.reshape(v.shape)
 
 
+@any_layout
+def psal_jvp(
+    q: Array,
+    k: Array,
+    v: Array,
+    index: Array,
+    dq: Array,
+    dk: Array,
+    dv: Array,
+    *,
+    patch: int = 3,
+    temperature: float = 1.0,
+    aggregate: bool = False,
+    dedup: bool = False,
+    border: str = "reflect",
+) -> Array:
+    """Change of `out` along dq, dk, dv, the matches held fixed."""
+    radius = patch // 2 if aggregate else 0
+    c = costs(q, k, index, patch, border)
+    (near_q, moved_q), (near_k, moved_k) = (
+        (patches(x, patch, border), patches(dx, patch, border)) for x, dx in ((q, dq), (k, dk))
+    )
+    dc = np.zeros_like(c)
+    for y, x, t in np.argwhere(index >= 0):
+        there = divmod(int(index[y, x, t]), k.shape[1])
+        apart, moved = near_q[y, x] - near_k[there], moved_q[y, x] - moved_k[there]
+        dc[y, x, t] = 2 * (apart * moved).sum()
+    flat, dflat = v.reshape(-1, v.shape[-1]), dv.reshape(-1, v.shape[-1])
+    out = np.zeros((index.shape[0] * index.shape[1], v.shape[-1]), np.result_type(c, v))
+    for i, (row, w) in enumerate(weights(c, index, v.shape[:2], radius, temperature, dedup)):
+        slopes = [-dc[place] / temperature for place, _ in row]
+        mean = sum(share * slope for share, slope in zip(w, slopes, strict=True))
+        for (_, key), share, slope in zip(row, w, slopes, strict=True):
+            out[i] += share * (slope - mean) * flat[key] + share * dflat[key]
+    return out.reshape(*index.shape[:2], -1)
+
+
 def patches_vjp(dnear: Array, x: Array, border: str) -> Array:
     """Gradient of the image: each pixel of each patch is a pixel of the image."""
     H, W, patch = dnear.shape[:3]

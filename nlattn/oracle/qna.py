@@ -150,6 +150,42 @@ def qna_vjp(
 
 
 @any_layout
+def qna_jvp(
+    q: Array,
+    k: Array,
+    v: Array,
+    dq: Array,
+    dk: Array,
+    dv: Array,
+    *,
+    window: Any,
+    dbias: Array | None = None,
+    dgate: Array | None = None,
+    stride: Any = 1,
+    padding: Any = None,
+    bias: Array | None = None,
+    gate: Array | None = None,
+    scale: float | None = None,
+) -> Array:
+    """Change of `out` along dq, dk, dv, dbias and dgate."""
+    factor = 1 / np.sqrt(q.real.dtype.type(q.shape[-1])) if scale is None else scale
+    H, W = k.shape[-3:-1]
+    taps = Taps(H, W, window, stride, padding)
+    p, _ = weights(q, k, taps, bias, scale)
+    moved = np.einsum("...td,...hwd->...thw", dq, k) + np.einsum("...td,...hwd->...thw", q, dk)
+    dz = taps.read(factor * moved)
+    if dbias is not None:
+        dz = dz + dbias[..., :, None, None, :, :]
+    dp = p * (dz - (p * dz).sum((-2, -1), keepdims=True))
+    if gate is not None:
+        g = gate[..., :, None, None, :, :]
+        dp = dp * g if dgate is None else dp * g + p * dgate[..., :, None, None, :, :]
+        p = p * g
+    path = "...tijuw,...ijuwe->...ije"
+    return np.asarray(np.einsum(path, dp, _near(v, taps)) + np.einsum(path, p, _near(dv, taps)))
+
+
+@any_layout
 def qna_upsample(
     q: Array,
     k: Array,
@@ -165,6 +201,11 @@ def qna_upsample(
     for f in range(scale * scale):
         given: Any = {name: x[..., f, :, :, :] for name, x in _given(bias, gate)}
         phases.append(qna(q[..., f, :, :], k, v, window=window, **given))
+    return _interleaved(phases, scale)
+
+
+def _interleaved(phases: list[Array], scale: int) -> Array:
+    """The image whose pixels ``(s I + a, s J + b)`` are those of phase ``a s + b``."""
     out = np.stack(phases, -4)
     H, W, e = out.shape[-3:]
     out = out.reshape(*out.shape[:-4], scale, scale, H, W, e)
@@ -198,6 +239,32 @@ def qna_upsample_vjp(
         None if bias is None else np.stack(dbias, -4),
         None if gate is None else np.stack(dgate, -4),
     )
+
+
+@any_layout
+def qna_upsample_jvp(
+    q: Array,
+    k: Array,
+    v: Array,
+    dq: Array,
+    dk: Array,
+    dv: Array,
+    *,
+    scale: int,
+    window: Any,
+    dbias: Array | None = None,
+    dgate: Array | None = None,
+    bias: Array | None = None,
+    gate: Array | None = None,
+) -> Array:
+    """Change of `out` along dq, dk, dv, dbias and dgate: that of every phase."""
+    phases = []
+    for f in range(scale * scale):
+        terms = {"bias": bias, "gate": gate, "dbias": dbias, "dgate": dgate}
+        given: Any = {n: x[..., f, :, :, :] for n, x in terms.items() if x is not None}
+        of_q = q[..., f, :, :], k, v, dq[..., f, :, :], dk, dv
+        phases.append(qna_jvp(*of_q, window=window, **given))
+    return _interleaved(phases, scale)
 
 
 def _given(bias: Array | None, gate: Array | None) -> list[tuple[str, Array]]:

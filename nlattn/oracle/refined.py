@@ -38,3 +38,14 @@ def refined_self_attention_vjp(
     A = (q @ np.swapaxes(k, -1, -2)) / m
     dA = dout @ np.swapaxes(v, -1, -2)
     return dA @ k / m, np.swapaxes(dA, -1, -2) @ q / m, np.swapaxes(A, -1, -2) @ dout
+
+
+@any_layout
+def refined_self_attention_jvp(
+    q: Array, k: Array, v: Array, dq: Array, dk: Array, dv: Array
+) -> Array:
+    """Change of `out` along dq, dk, dv: of the map, and of the values."""
+    m, k_T = k.shape[-2], np.swapaxes(k, -1, -2)
+    dA = (dq @ k_T + q @ np.swapaxes(dk, -1, -2)) / m
+    result: Array = dA @ v + (q @ k_T / m) @ dv
+    return result

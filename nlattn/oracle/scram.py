@@ -14,7 +14,13 @@ import numpy as np
 
 from nlattn.oracle.layout import any_layout
 from nlattn.oracle.patchmatch import patchmatch
-from nlattn.oracle.sparse import Array, Support, sparse_attention, sparse_attention_vjp
+from nlattn.oracle.sparse import (
+    Array,
+    Support,
+    sparse_attention,
+    sparse_attention_jvp,
+    sparse_attention_vjp,
+)
 
 PAIRED = {"softmax": "dot", "dot": "dot", "abspow": "absdot", "gaussian": "neg_l2"}
 WEIGHTS = ("weight", "scale", "bandwidth", "power", "masked_rows")
@@ -183,6 +189,30 @@ def scram_vjp(
     gradients = sparse_attention_vjp(*flat, support, _flat(dout), dlse=dlse, **weights)
     dq, dk, dv = (g.reshape(x.shape) for g, x in zip(gradients, (q, k, v), strict=True))
     return dq, dk, dv
+
+
+@any_layout
+def scram_jvp(
+    q: Array,
+    k: Array,
+    v: Array,
+    dq: Array,
+    dk: Array,
+    dv: Array,
+    *,
+    field: Any = None,
+    support: Support | None = None,
+    return_lse: bool = False,
+    **options: Any,
+) -> Any:
+    """Change of `out`, and of `lse`, along dq, dk, dv, the support held fixed."""
+    weights, support = _chosen(q, k, field, support, options)
+    weights.pop("masked_rows", None)
+    flat, changes = (_flat(q), _flat(k), _flat(v)), (_flat(dq), _flat(dk), _flat(dv))
+    out, lse = sparse_attention_jvp(*flat, support, *changes, return_lse=True, **weights)
+    grid = q.shape[-3:-1]
+    out = out.reshape((*out.shape[:-2], *grid, out.shape[-1]))
+    return (out, lse.reshape((*lse.shape[:-1], *grid))) if return_lse else out
 
 
 def _chosen(

@@ -10,7 +10,8 @@ For query i with keys S, scores s_j and weights w_j = f(s_j):
     dot        f(s) = s          s = scale q.k               Z = |S|
 
 To the scores of the first two a bias of each edge may be added, the logarithm of how often a key
-counts; a sink adds exp(sink) to Z.
+counts; a sink adds exp(sink) to Z. Before the bias softmax scores may be capped, and queries and
+keys normalised before these are formed; weights may be dropped after Z is.
 
 Sources: [wang2018, eq. 1-4] for the weights; the gradients are derived here. Status: ours.
 The indexer, which chooses keys: DeepSeek-AI, "DeepSeek-V3.2-Exp", 2025, eq. 1 for the scores, and
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from nlattn.oracle.dense import LOG_2, rms_normalised, rms_normalised_vjp
 from nlattn.oracle.layout import any_layout
 
 Array = np.ndarray
@@ -79,25 +81,32 @@ def sparse_attention(
     scale: float | None = None,
     bandwidth: float = 1.0,
     power: float = 2.0,
+    softcap: float | None = None,
     bias: Array | None = None,
     sinks: Array | None = None,
+    qk_norm: float | None = None,
+    dropout_mask: Array | None = None,
+    dropout_scale: float = 1.0,
     masked_rows: str = "zero",
     return_lse: bool = False,
+    lse_base: str = "e",
 ) -> Any:
     """Outputs (..., n, e), and with `return_lse` also the log normalisers (..., n)."""
     scale = _scale(q, scale)
+    q, k = _unit(q, qk_norm), _unit(k, qk_norm)
     lead, (q_, k_, v_) = _heads(support, q, k, v)
     out = np.zeros((*lead, q.shape[-2], v.shape[-1]), v.dtype)
     lse = np.full((*lead, q.shape[-2]), -np.inf, v.dtype)
     sinks_ = None if sinks is None else np.broadcast_to(sinks, lead)
     for b, i, S, edges in _rows(support, lead, q.shape[-2]):
-        s = scores(q_[b][i], k_[b][S], weight, scale, bandwidth)
+        s, _ = _capped(scores(q_[b][i], k_[b][S], weight, scale, bandwidth), softcap)
         s = s if bias is None else s + bias[edges]
         P, lse[b][i] = probabilities(s, weight, power, None if sinks_ is None else sinks_[b])
-        out[b][i] = P @ v_[b][S]
+        kept = _kept(dropout_mask, edges, dropout_scale)
+        out[b][i] = (P * kept)[kept != 0] @ v_[b][S[kept != 0]]
         if lse[b][i] == -np.inf and masked_rows == "nan":
             out[b][i] = np.nan
-    return (out, lse) if return_lse else out
+    return (out, _in_base(lse, lse_base)) if return_lse else out
 
 
 @any_layout
@@ -113,31 +122,39 @@ def sparse_attention_vjp(
     scale: float | None = None,
     bandwidth: float = 1.0,
     power: float = 2.0,
+    softcap: float | None = None,
     bias: Array | None = None,
     sinks: Array | None = None,
+    qk_norm: float | None = None,
+    dropout_mask: Array | None = None,
+    dropout_scale: float = 1.0,
+    lse_base: str = "e",
 ) -> tuple[Array, ...]:
     """Gradients (dq, dk, dv[, dbias][, dsinks]) of ``sum(dout * out) + sum(dlse * lse)``.
 
     The support is held fixed.
     """
     scale = _scale(q, scale)
-    lead, (q_, k_, v_) = _heads(support, q, k, v)
+    unit_q, unit_k = _unit(q, qk_norm), _unit(k, qk_norm)
+    lead, (q_, k_, v_) = _heads(support, unit_q, unit_k, v)
     dq, dk, dv = (np.zeros((*lead, *x.shape[-2:]), x.dtype) for x in (q, k, v))
     sinks_ = None if sinks is None else np.broadcast_to(sinks, lead)
     dbias = None if bias is None else np.zeros_like(bias)
     dsinks = None if sinks is None else np.zeros((*lead, 1), q.dtype)
     for b, i, S, edges in _rows(support, lead, q.shape[-2]):
-        g, a = dout[b][i], 0.0 if dlse is None else dlse[b][i]
-        s = scores(q_[b][i], k_[b][S], weight, scale, bandwidth)
+        g, a = dout[b][i], 0.0 if dlse is None else _in_base(dlse[b][i], lse_base)
+        s, slope = _capped(scores(q_[b][i], k_[b][S], weight, scale, bandwidth), softcap)
         s = s if bias is None else s + bias[edges]
         P, lse = probabilities(s, weight, power, None if sinks_ is None else sinks_[b])
-        dP = v_[b][S] @ g
+        kept = _kept(dropout_mask, edges, dropout_scale)
+        dP = np.where(kept == 0, 0, kept * (v_[b][S] @ g))
         ds = score_cotangents(s, P, dP, a, weight, power)[:, None]
         if dbias is not None:
             dbias[edges] += ds[:, 0]
         if dsinks is not None and sinks_ is not None:
             dsinks[b] += np.exp(sinks_[b] - lse) * (a - (P * dP).sum())
-        dv[b][S] += P[:, None] * g
+        dv[b][S] += (P * kept)[:, None] * g
+        ds = ds if softcap is None else ds * slope[:, None]
         if weight == "gaussian":
             difference = (2 / bandwidth**2) * (q_[b][i] - k_[b][S])
             dq[b][i] -= (ds * difference).sum(0)
@@ -145,6 +162,8 @@ def sparse_attention_vjp(
         else:
             dq[b][i] += scale * (ds * k_[b][S]).sum(0)
             dk[b][S] += scale * ds * q_[b][i]
+    if qk_norm is not None:
+        dq, dk = rms_normalised_vjp(q, dq, qk_norm), rms_normalised_vjp(k, dk, qk_norm)
     gradients = [_summed(dq, q.shape), _summed(dk, k.shape), _summed(dv, v.shape)]
     if dbias is not None:
         gradients.append(dbias)
@@ -169,26 +188,34 @@ def sparse_attention_jvp(
     scale: float | None = None,
     bandwidth: float = 1.0,
     power: float = 2.0,
+    softcap: float | None = None,
     bias: Array | None = None,
     sinks: Array | None = None,
+    qk_norm: float | None = None,
+    dropout_mask: Array | None = None,
+    dropout_scale: float = 1.0,
     return_lse: bool = False,
+    lse_base: str = "e",
 ) -> Any:
     """Change of `out`, and of `lse`, as q, k, v (bias, sinks) move along dq, dk, dv."""
     scale = _scale(q, scale)
+    if qk_norm is not None:  # the derivative is its own transpose
+        dq, dk = rms_normalised_vjp(q, dq, qk_norm), rms_normalised_vjp(k, dk, qk_norm)
+        q, k = _unit(q, qk_norm), _unit(k, qk_norm)
     lead, (q_, k_, v_, dq_, dk_, dv_) = _heads(support, q, k, v, dq, dk, dv)
     out = np.zeros((*lead, q.shape[-2], v.shape[-1]), v.dtype)
     dlse = np.zeros((*lead, q.shape[-2]), v.dtype)
     sinks_ = None if sinks is None else np.broadcast_to(sinks, lead)
     moved = None if dsinks is None else np.broadcast_to(dsinks, lead)
     for b, i, S, edges in _rows(support, lead, q.shape[-2]):
-        s = scores(q_[b][i], k_[b][S], weight, scale, bandwidth)
+        s, slope = _capped(scores(q_[b][i], k_[b][S], weight, scale, bandwidth), softcap)
         s = s if bias is None else s + bias[edges]
         P, lse = probabilities(s, weight, power, None if sinks_ is None else sinks_[b])
         if weight == "gaussian":
             apart = q_[b][i] - k_[b][S]
             ds = -2 / bandwidth**2 * (apart * (dq_[b][i] - dk_[b][S])).sum(-1)
         else:
-            ds = scale * (k_[b][S] @ dq_[b][i] + dk_[b][S] @ q_[b][i])
+            ds = slope * (scale * (k_[b][S] @ dq_[b][i] + dk_[b][S] @ q_[b][i]))
         ds = ds if dbias is None else ds + dbias[edges]
         if weight == "dot":
             dP = ds / max(len(S), 1)
@@ -199,8 +226,33 @@ def sparse_attention_jvp(
             if moved is not None and sinks_ is not None and lse != -np.inf:
                 dlse[b][i] += np.exp(sinks_[b] - lse) * moved[b]
             dP = P * (ds - dlse[b][i])
+        kept = _kept(dropout_mask, edges, dropout_scale)
+        S, dP, P = S[kept != 0], (dP * kept)[kept != 0], (P * kept)[kept != 0]
         out[b][i] = dP @ v_[b][S] + P @ dv_[b][S]
-    return (out, dlse) if return_lse else out
+    return (out, _in_base(dlse, lse_base)) if return_lse else out
+
+
+def _unit(x: Array, eps: float | None) -> Array:
+    return x if eps is None else rms_normalised(x, eps)
+
+
+def _in_base(lse: Any, lse_base: str) -> Any:
+    return lse / LOG_2 if lse_base == "2" else lse
+
+
+def _capped(s: Array, softcap: float | None) -> tuple[Array, Any]:
+    """Capped scores, and the slope of the cap."""
+    if softcap is None:
+        return s, 1
+    bent = np.tanh(s / softcap)
+    return softcap * bent, 1 - bent**2
+
+
+def _kept(dropout_mask: Array | None, edges: slice, scale: float) -> Array:
+    """What the weights of some edges are multiplied by."""
+    if dropout_mask is None:
+        return np.ones(edges.stop - edges.start)
+    return np.where(dropout_mask[edges], scale, 0)
 
 
 def _scale(q: Array, scale: float | None) -> float:

@@ -19,7 +19,18 @@ from nlattn.conformance.case import Case
 from nlattn.conformance.cases import suite
 from nlattn.conformance.judge.diagnosis import commonest
 from nlattn.conformance.table import owner
-from tests.faults import changes, decoder, dense, gradients, grids, keys, lattice, linear, parts
+from tests.faults import (
+    changes,
+    decoder,
+    dense,
+    gradients,
+    grids,
+    keys,
+    lattice,
+    linear,
+    near,
+    parts,
+)
 from tests.faults.kernels import KERNELS
 from tests.faults.reports import REPORTS
 from tests.faults.traps import TRAPS as SIMPLE
@@ -89,7 +100,7 @@ def _table() -> Iterator[tuple[str, Callable[..., Any], dict[str, str]]]:
     yield "attention_vjp", dense.attention_vjp, dense.GRADIENT
     yield "attention", decoder.attention, decoder.FORWARD
     yield "attention_vjp", decoder.attention_vjp, decoder.GRADIENT
-    for module in (linear, grids, keys, lattice, parts, changes):
+    for module in (linear, grids, keys, lattice, parts, changes, near):
         for op, faults in module.FAULTS.items():
             yield op, getattr(module, op), faults
     for op, faults in gradients.FAULTS.items():

@@ -90,3 +90,33 @@ def test_gradients_by_the_complex_step(options: dict[str, Any]) -> None:
 
     got = neighbourhood_attention_vjp(q, k, v, dout, dlse=dlse, **options)
     assert_gradients(got, loss, (q, k, v))
+
+
+def published(length: int, window: int, stride: int, dilation: int, causal: bool) -> Any:
+    """Pairs by distance from a centre, which is kept inside: how NATTEN states its masks."""
+    seen = np.zeros((length, length), bool)
+    for i, j in np.ndindex(length, length):
+        group = i // dilation // stride * stride
+        last, own, key = (length - 1 - i % dilation) // dilation, i // dilation, j // dilation
+        if causal:
+            near = min(group + stride - 1, last) - key < window and key <= own
+        else:
+            left, right = window // 2, (window - 1) // 2
+            centre = min(max(min(group + stride // 2, last), left), last - right)
+            near = centre - left <= key <= centre + right
+        seen[i, j] = near and i % dilation == j % dilation
+    return seen
+
+
+def test_neighbours_are_those_of_the_published_masks() -> None:
+    """Every window, stride and dilation that an axis of up to nine takes, causal or not."""
+    for length, dilation in np.ndindex(10, 4):
+        for window in range(1, length // (dilation + 1) + 1):
+            for stride, causal in np.ndindex(window, 2):
+                given = length, window, stride + 1, dilation + 1, bool(causal)
+                np.testing.assert_array_equal(neighbours(*given), published(*given), str(given))
+    axes = [(5, 3, 2, 1, True), (4, 2, 1, 2, False), (3, 3, 3, 1, False)]
+    grid, *options = (tuple(x) for x in zip(*axes, strict=True))
+    each = [published(*axis) for axis in axes]
+    whole = np.einsum("ab,cd,ef->acebdf", *each).reshape(60, 60)
+    np.testing.assert_array_equal(neighbourhood(grid, *options), whole)

@@ -57,6 +57,13 @@ def _dropout_mask(
     return {"dropout_mask": rng.random(shape) < 0.8}
 
 
+def _edge_dropout(
+    rng: np.random.Generator, _: object, __: object, arrays: Arrays, ___: str
+) -> Arrays:
+    """Which edges of a support are kept."""
+    return {"dropout_mask": rng.random(len(arrays["support.indices"])) < 0.8}
+
+
 def _edge_bias(
     rng: np.random.Generator, _: object, __: object, arrays: Arrays, detail: str
 ) -> Arrays:
@@ -78,6 +85,6 @@ def _packed(_: object, __: object, ___: object, arrays: Arrays, ____: str) -> Ar
 EXTRAS: dict[str, Extra] = {
     "key_lengths": _key_lengths, "query_lengths": _query_lengths, "causal_offset": _causal_offset,
     "sinks": _sinks, "alibi": _alibi, "dropout_mask": _dropout_mask,
-    "edge_bias": _edge_bias,
+    "edge_bias": _edge_bias, "edge_dropout": _edge_dropout,
     "packed": _packed,
 }  # fmt: skip

@@ -17,6 +17,7 @@ ROWS = (
         exact=False,
         status="author code",
         source="joutard2019, adams2010",
+        has_jvp=True,
         cases=Cases(
             given="simplices",
             most={"d": 3},

@@ -102,6 +102,10 @@ ROWS = (
                     {"weight": "gaussian", "bandwidth": 2.0},
                     extra=("support:gaps", "edge_bias:counts"),
                 ),
+                Recipe("softcap", {"softcap": 0.8, "scale": 1.0}),
+                Recipe("norm", {"qk_norm": 0.01}),
+                Recipe("lse-2", {"return_lse": True, "lse_base": "2"}),
+                Recipe("dropout", {"dropout_scale": 1.25}, extra=("support", "edge_dropout")),
                 Recipe("one-key-of-all", sizes={"n": 70, "m": 9}, extra=("support:hub",)),
             ),
         ),
@@ -121,6 +125,7 @@ ROWS = (
         exact=False,
         status="reconstruction",
         source="calian2019",
+        has_jvp=True,
         cases=Cases(
             costly=True,
             search=Search("all keys", {"iterations": 2, "scale": 4.0}),
@@ -159,6 +164,7 @@ ROWS = (
         exact=False,
         status="reconstruction",
         source="kannan2024",
+        has_jvp=True,
         options={"keys": 4},
         cases=Cases(
             choices=(
@@ -199,6 +205,7 @@ ROWS = (
         exact=False,
         status="reconstruction",
         source="horton2025",
+        has_jvp=True,
         options={"keys": 4},
         cases=Cases(
             choices=(
