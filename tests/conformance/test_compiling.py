@@ -76,7 +76,7 @@ def test_fewer_programs_and_all_kinds_of_cases() -> None:
 
     plain = [c for c in cases("smoke", ("attention",)) if c.kind != "jvp"]
     spared = [c for c in cases("smoke", ("attention",), sparing=True) if c.kind != "jvp"]
-    assert programs(spared, program) < 0.45 * programs(plain, program)
+    assert programs(spared, program) < 0.55 * programs(plain, program)
     names = {c.name for c in plain}
     assert {c.name for c in spared} < names
     for kind in ("forward", "vjp"):

@@ -118,8 +118,9 @@ def test_the_kernel_of_the_page(name: str) -> None:
     found = [attempt(subject, c)[0] for c in given if not unsupported(able, c)]
     wrong = [v for v in found if v.failed]
     if name == "Backend":
-        assert (len(found), wrong) == (39, [])
-        assert 0.3 < max(v.ratio for v in found) < 0.8
+        assert len(found) >= 39
+        assert wrong == []
+        assert 0.3 < max(v.ratio for v in found) < 0.9
     else:
         assert (
             commonest(v.diagnosis for v in wrong).removeprefix("your output equals ours ")
