@@ -103,7 +103,7 @@ def told(K: Array, exact: Rows, *, prefixes: bool = False) -> bool:
     rank = len(pivots([exact[j] for j in np.flatnonzero(whole.some)] or [[0]]))
     if not rank or whole.factor.rank < rank or not prefixes:
         return whole.factor.rank >= rank
-    rows = np.zeros((len(K), rank))
+    rows = np.zeros((len(K), whole.X.shape[1]))
     rows[whole.some] = whole.X
     return all(
         factor(np.ascontiguousarray(rows[:i])).rank >= len(pivots(exact[:i]))

@@ -59,6 +59,7 @@ RULES: dict[str, Callable[[Any, Any, Any], Any]] = {
     "tanh x": lambda f, x, _: f.tanh(x),
     "sum": lambda _, x, __: x.sum(),
     "mean": lambda _, x, __: x.mean(),
+    "means": lambda _, x, __: x.reshape(2, 2).mean(1),
     "x . y": lambda _, x, y: x @ y,
     "array . y": lambda _, __, y: X @ y,
     "einsum": lambda f, x, y: f.einsum("i,i->", x, y),
@@ -84,8 +85,38 @@ def test_a_rule_holds_what_errors_of_operands_do_and_little_more(name: str) -> N
     with now(DOUBLE) as functions:
         got = RULES[name](functions, Rounded(X, E), Rounded(Y, F))
     worst = corners(RULES[name])
+    np.testing.assert_allclose(got.value, RULES[name](np, X, Y), rtol=1e-15)
     assert (got.error >= worst * (1 - 1e-12)).all()
     assert (got.error <= 1.5 * worst + 1e-14).all()
+
+
+def test_what_is_0_for_certain_has_no_error() -> None:
+    x, y = np.array([[0.0, 0], [0.5, 0]]), np.array([0.0, 2.0])
+    with now(HALF):
+        got = Rounded(x) @ Rounded(y)
+    assert got.error.tolist() == [0, 0]
+    with now(HALF):
+        assert (Rounded(np.array([0.5, 0])) @ Rounded(np.array([0.25, 0]))).error > 0
+
+
+def test_comparisons_are_of_values() -> None:
+    x = Rounded(X, E)
+    assert (x == Rounded(X, F)).all()
+    assert not (x == Y).any()
+    assert (x != Y).all()
+    assert not (x != X).any()
+
+
+def test_factors_are_rounded_once() -> None:
+    """A rounding to n bits errs by a unit at most, by its root third on average."""
+    half = Arithmetic.of("float16")
+    assert half.factors is not None
+    for typical, share in ((False, 1.0), (True, 3**-0.5)):
+        with now(replace(half, typical=typical)):
+            got = factor(Rounded(np.array([1 / 3, 0.5]), np.array([1e-9, 0])))
+        assert got.error[0] == pytest.approx(share * half.factors.unit / 3, rel=1e-2)
+        assert got.error[1] == 0  # it is held exactly
+    assert Rounded.backward is False
 
 
 ROUNDINGS = {

@@ -38,6 +38,8 @@ def test_scores_that_rounding_cannot_tell_apart() -> None:
     table = np.array([[0, 1]])
     assert judge_selection(SCORES, table, bound=0.6).right
     assert not judge_selection(SCORES, table, bound=0.4).right
+    assert judge_selection(SCORES, np.array([[2, 0]]), bound=0.6).ordered
+    assert not judge_selection(SCORES, np.array([[2, 0]]), bound=0.4).ordered
     bound = np.array([[0, 0, 1.1, 1.1, 0]])
     assert judge_selection(SCORES, table, bound=bound)[:2] == (True, True)
 
@@ -48,4 +50,5 @@ def test_our_own_choice_is_right_ordered_and_lowest() -> None:
     for options in ({}, {"causal": True, "causal_offset": 1}):
         table = nlattn.topk_keys(scores, 5, **options)
         assert judge_selection(scores, table, **options) == (True, True, True, "")
-    assert not judge_selection(scores, table[:1]).right
+    shapes = "has shape (1, 9, 5), for scores (2, 9, 12)"
+    assert judge_selection(scores, table[:1]) == (False, False, False, shapes)

@@ -26,6 +26,11 @@ def patches(x: Any, grid: tuple[int, int], patch: int) -> Any:
     )
 
 
+def away_squared(rows: Any) -> Any:
+    """Squared distances of all pairs."""
+    return ((rows[:, None] - rows) ** 2).sum(-1)[np.triu_indices(len(rows), 1)]
+
+
 def grown(patch: int, kind: int, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(tree_search, "LEAF", 4)
     rng = np.random.default_rng(patch)
@@ -51,7 +56,9 @@ def test_nodes_halve_their_keys_along_a_difference_of_two_patches(
             own = order[first:last]
             plane = planes[(1 << level) + node]
             away = abs(rows[own][:, None] - rows[own] - plane).max(-1)
-            assert away.min() < 1e-12  # the difference of two of its own keys
+            assert away.min() < 1e-12  # the difference of two of its own keys, far apart
+            pairs = np.sqrt(away_squared(rows[own]))
+            assert np.sqrt((plane**2).sum()) >= np.median(pairs)
             along = rows @ plane
             threshold = thresholds[(1 << level) + node]
             assert along[order[first:middle]].max() <= threshold + 1e-12
@@ -95,3 +102,17 @@ def test_a_query_and_its_opposite_in_one_leaf_count_once() -> None:
     planes = np.array([0.0, 0, 0, 1, 0, 0])  # one node, across the first channel
     own = tree_search.fall(q, np.ones(2), plan, planes, np.array([0.0, 0.5]))
     assert own.tolist() == [[0, 1], [-1, 0]]
+
+
+def test_keys_of_nan_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree_search, "LEAF", 8)
+    k = np.random.default_rng(0).standard_normal(16 * D)
+    k[5 * D] = np.nan
+    plan = Plan(4, 4, 4, 4, D, 1, scores.NEG_L2, 1.0, SAME | SHIFT, 0, 0, 0)
+    seen = 0
+    for number in range(8):  # trees, of which some begin at the key itself
+        order, _, planes, _ = tree_search.grow(k, np.zeros(16), plan, number)
+        if np.isfinite(planes).all():
+            seen += 1
+            assert 5 in order[:8]
+    assert seen

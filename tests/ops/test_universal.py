@@ -202,3 +202,10 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
 def test_bad_arguments_are_refused(options: Any, error: Any, text: str) -> None:
     with pytest.raises(error, match=f"^universal_set: {text}$"):
         nlattn.universal_set(np.ones((4, 2)), **options)
+
+
+def test_flags_are_refused_in_words() -> None:
+    K = np.eye(3)
+    for name in ("tight", "causal"):
+        with pytest.raises(TypeError, match=f"^universal_set: {name}=2 is no bool"):
+            nlattn.universal_set(K, 0.3, **{name: 2})
