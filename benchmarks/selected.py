@@ -107,7 +107,8 @@ def equal_work(n: int, d: int, runs: int) -> list[Any]:
     starts = np.arange(0, n + 1, length)
     each = [x.reshape(count, length, d) for x in (q, k, v, dout)]
     pages, table = k.reshape(-1, 64, d), rng.permutation(n // 64)
-    whole = nlattn.gather_pages(pages, table)
+    values = v.reshape(-1, 64, d)
+    whole, whole_values = (nlattn.gather_pages(x, table) for x in (pages, values))
     return [
         beside(
             f"packed n={n} d={d} forward",
@@ -125,6 +126,12 @@ def equal_work(n: int, d: int, runs: int) -> list[Any]:
             f"paged n={n} d={d} forward",
             lambda: (nlattn.attention(q, nlattn.gather_pages(pages, table), v),),
             lambda: (nlattn.attention(q, whole, v),),
+            runs,
+        ),
+        beside(
+            f"pages by blocks n={n} d={d} forward",
+            lambda: (nlattn.paged_attention(q, pages, values, table),),
+            lambda: (nlattn.attention(q, whole, whole_values),),
             runs,
         ),
     ]
