@@ -11,12 +11,13 @@ import sys
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 import nlattn
+from nlattn import _modes
 from nlattn.conformance.cases import arrays as made
 from nlattn.conformance.cases.recipes import recipes
 from nlattn.conformance.judge.variants import of as variants_of
@@ -262,6 +263,15 @@ CHOOSING = {"seed", "select", "scores", "field", "key_mask", "weights", "return_
 def keywords(function: Callable[..., Any]) -> set[str]:
     parameters = inspect.signature(inspect.unwrap(function)).parameters
     return {name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def test_modes_are_closed_sets_that_an_editor_knows() -> None:
+    for name in (n for n, module in nlattn._ORIGIN.items() if module.startswith("ops.")):
+        function = inspect.unwrap(getattr(nlattn, name))
+        for parameter in inspect.signature(function).parameters.values():
+            if isinstance(parameter.default, str) and parameter.name != "kind":
+                mode = getattr(_modes, str(parameter.annotation).split(".")[-1], None)
+                assert parameter.default in get_args(mode), f"{name}: {parameter}"
 
 
 def test_the_table_answers_by_name() -> None:

@@ -7,11 +7,12 @@ import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from nlattn._check.words import choice, fail, memory
+from nlattn._modes import Nonfinite
 from nlattn._types import Array, Floats, Ints
 
 FLOATS = "float32, float64 (or float16, bfloat16)"
@@ -217,7 +218,7 @@ def fit(
     leading axes. Dimensions `d`, `e`, `C` and those that start with `H`, `W`, `T` or `L` must not
     be empty.
     """
-    choice(op, "nonfinite", nonfinite, ("raise", "propagate"))
+    choice(op, "nonfinite", nonfinite, get_args(Nonfinite))
     given = {name: array(op, name, value) for name, (value, _) in arrays.items()}
     dtypes = {name: native_of(x.dtype) for name, x in given.items()}
     one_dtype(op, dtypes)

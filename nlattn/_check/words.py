@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import numpy as np
+
+W = TypeVar("W", bound=str)
 
 
 def fail(op: str, name: str, text: str) -> NoReturn:
@@ -45,10 +47,11 @@ def pair_of(op: str, name: str, value: object, what: str) -> Sequence[object]:
     return value
 
 
-def choice(op: str, name: str, value: object, options: Sequence[str]) -> str:
+def choice(op: str, name: str, value: object, options: Sequence[W]) -> W:
     """`value`, one of a closed set of strings."""
-    if isinstance(value, str) and value in options:
-        return value
+    for option in options:
+        if isinstance(value, str) and value == option:
+            return option
     listed = " or ".join(filter(None, [", ".join(map(repr, options[:-1])), repr(options[-1])]))
     raise ValueError(f"{op}: {name}={value!r}, expected {listed}")
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Overlap
 from nlattn._types import Floats
 from nlattn.kernels import patches as kernels
 from nlattn.kernels.patches import Grid
 from nlattn.runtime.jit import blocks
 
-OVERLAPS = ("average", "mass", "divide")
+OVERLAPS: tuple[Overlap, ...] = get_args(Overlap)
 
 
 class CrossScaleOptions(NamedTuple):

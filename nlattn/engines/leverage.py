@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from scipy.linalg import lapack, qr, solve_triangular
 
 from nlattn import _check
+from nlattn._modes import LeverageMethod
 from nlattn._types import Floats, Ints
 from nlattn.kernels import leverage as kernels
 from nlattn.kernels.gemm import width
 from nlattn.kernels.panel import groups
 from nlattn.runtime import threads
 
-METHODS = ("qr", "svd", "gram")
+METHODS: tuple[LeverageMethod, ...] = get_args(LeverageMethod)
 PARTS = 32
 """States that are folded side by side, at most: enough for the threads of a large machine."""
 UNIT = float(np.finfo(np.float64).eps) / 2

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import SelfWeight
 from nlattn._types import Floats, Ints, Support
 from nlattn.engines.patches import ballots, padded, patches, patches_vjp, tallied
 from nlattn.engines.similar import PixelSearch, flat, keys, others, plan, rows
@@ -19,7 +20,7 @@ from nlattn.kernels.matching import Plan
 from nlattn.kernels.panel import groups
 from nlattn.runtime.jit import blocks
 
-SELF = ("max", "one", "zero")
+SELF: tuple[SelfWeight, ...] = get_args(SelfWeight)
 BANDWIDTH = 0.6
 """Of sigma: the best of several tried on the built-in photograph with noise of 10 and 25 of 255."""
 _SHIFT_COST = 30  # operations per pixel and shift

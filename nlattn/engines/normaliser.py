@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from nlattn import _check
+from nlattn import _modes as modes
 from nlattn._types import Floats, Ints
 from nlattn.engines.sensitivity import Keys, monomials, tensor_size
 from nlattn.engines.whitened import U, triangle
@@ -34,7 +35,7 @@ class Normaliser:
         """Some keys, float64, near 1."""
         return np.asarray(self.k[chosen].astype(np.float64) * self.scale)
 
-    def cheaper(self, m: int) -> str:
+    def cheaper(self, m: int) -> modes.Normaliser:
         """The exact way that takes fewer multiply-adds."""
         n, d = self.q.shape
         columns = tensor_size(self.p, self.keys.factor.rank)

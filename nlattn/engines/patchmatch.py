@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Candidates
 from nlattn._types import Bools, Field, Floats, Ints, Work
 from nlattn.engines import nearest, random_search, tree_search
 from nlattn.engines.random_search import Progress
@@ -15,7 +16,7 @@ from nlattn.kernels import exact, scores
 from nlattn.kernels import patchmatch as kernels
 from nlattn.kernels.matching import SAME, SHIFT, TILE, Plan
 
-CANDIDATES = ("random", "tree")
+CANDIDATES: tuple[Candidates, ...] = get_args(Candidates)
 SCORES = {
     "dot": scores.DOT,
     "cosine": scores.DOT,

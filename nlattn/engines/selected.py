@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import KeyChoice
 from nlattn._types import Floats, Ints
 from nlattn.engines import dense, leverage
 from nlattn.engines.draws import uniform
 
-SELECT = ("leverage", "norm", "random", "oracle")
+SELECT: tuple[KeyChoice, ...] = get_args(KeyChoice)
 
 
 class Selection(NamedTuple):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import PatchChoice, PatchSearch
 from nlattn._types import Floats, Ints, Support
 from nlattn.engines import patchmatch
 from nlattn.engines.patches import padded
@@ -16,8 +17,8 @@ from nlattn.kernels.matching import Plan
 from nlattn.kernels.scores import NEG_L2
 from nlattn.runtime.jit import blocks
 
-SEARCHES = ("window", "patchmatch", "union")
-SELECTS = ("nearest", "statistical")
+SEARCHES: tuple[PatchSearch, ...] = get_args(PatchSearch)
+SELECTS: tuple[PatchChoice, ...] = get_args(PatchChoice)
 MATCHES = 16
 _POOL = 4  # times as many matches are searched as are chosen by statistics
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import MaskedRows, Weight
 from nlattn._types import Floats, Ints, Support, Work
 from nlattn.engines.support import Transposed, checked_support
 from nlattn.kernels import sparse as kernels
 from nlattn.runtime.jit import blocks
 
-WEIGHTS = ("softmax", "gaussian", "abspow", "dot")
-MASKED_ROWS = ("zero", "nan", "raise")
+WEIGHTS: tuple[Weight, ...] = get_args(Weight)
+MASKED_ROWS: tuple[MaskedRows, ...] = get_args(MaskedRows)
 ARRAYS = ("q", "k", "v", "dout", "dlse")
 
 

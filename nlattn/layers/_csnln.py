@@ -7,18 +7,18 @@ the weights into ``net.found``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Assign, Crop, Nonfinite, Overlap, Pad
 from nlattn._types import Floats
 from nlattn.layers import _state, _weights
 from nlattn.layers._conv import conv, conv_vjp, total
 from nlattn.layers._strided import Stride, gather, prelu, prelu_vjp, scatter, weight_gradient
 from nlattn.layers._weights import Weights
 from nlattn.ops.cross_scale import (
-    PADS,
     cross_scale_attention,
     cross_scale_attention_vjp,
     downscale,
@@ -44,10 +44,10 @@ class CellOptions(NamedTuple):
     scale: int
     patch: int
     temperature: float
-    assign: str
-    overlap: str
-    pad: str
-    crop: str
+    assign: Assign
+    overlap: Overlap
+    pad: Pad
+    crop: Crop
 
 
 class Net:
@@ -59,7 +59,7 @@ class Net:
         arrays: Mapping[str, tuple[Any, str]],
         weights: object,
         shapes: Mapping[str, str],
-        nonfinite: str,
+        nonfinite: Nonfinite,
     ):
         given = _state.mapping(op, weights)
         floors = {name for name in shapes if name.endswith("escape_NaN")} - set(given)
@@ -80,9 +80,9 @@ def checked(
     scale: object,
     patch: int,
     temperature: float,
-    assign: str,
-    overlap: str,
-    pad: str,
+    assign: Assign,
+    overlap: Overlap,
+    pad: Pad,
     parity: object,
 ) -> CellOptions:
     """CellOptions, those of parity in place of what they replace."""
@@ -95,7 +95,7 @@ def checked(
         if scales is not None and patch != 3:
             text = "with parity=True, where the published sizes fit for patch=3 alone"
             _check.fail(op, f"patch={patch}", text)
-    _check.choice(op, "pad", pad, (*PADS, "error"))
+    _check.choice(op, "pad", pad, get_args(Pad))
     return CellOptions(
         scale, patch, temperature, assign, overlap, pad, "published" if parity else "exact"
     )

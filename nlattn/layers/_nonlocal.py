@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from nlattn import _check
+from nlattn._modes import Convention, Pairwise
 from nlattn._types import StateDict
 
-CONVENTIONS = ("pytorch", "caffe2")
+CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 _CAFFE2 = ("embedded_gaussian", "dot_product")
-_PAIRWISE = ("gaussian", *_CAFFE2, "concatenation")
+_PAIRWISE: tuple[Pairwise, ...] = get_args(Pairwise)
 _CONCAT = "concat_project.0.weight"
 _GRIDS = {1: "L", 2: "H W", 3: "T H W"}
 
@@ -33,7 +34,7 @@ class Norm(NamedTuple):
 class Names(NamedTuple):
     """Which weights a block has, and how they are put together."""
 
-    pairwise: str
+    pairwise: Pairwise
     g: Pair
     out: Pair
     theta: Pair | None
@@ -96,7 +97,7 @@ def find(
     return _pytorch(weights, pairwise, subsample)
 
 
-def _pytorch(weights: StateDict, pairwise: str, subsample: bool) -> Names:
+def _pytorch(weights: StateDict, pairwise: Pairwise, subsample: bool) -> Names:
     inner = ".0" if subsample else ""
     normed = any(str(name).startswith(("W.0.", "W.1.")) for name in weights)
     embedded = pairwise != "gaussian"
@@ -121,7 +122,7 @@ def _pytorch(weights: StateDict, pairwise: str, subsample: bool) -> Names:
     )
 
 
-def _caffe2(weights: StateDict, pairwise: str, subsample: bool) -> Names:
+def _caffe2(weights: StateDict, pairwise: Pairwise, subsample: bool) -> Names:
     names = ("nl_g", "nl_out", "nl_theta", "nl_phi")
     g, out, theta, phi = (Pair(f"{name}_w", f"{name}_b") for name in names)
     kept, affine = ("nl_bn_rm", "nl_bn_riv"), Pair("nl_bn_s", "nl_bn_b")

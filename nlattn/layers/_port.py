@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Nonfinite
 from nlattn._types import Floats, StateDict
 from nlattn.layers import _state, _weights
 from nlattn.layers._conv import conv, conv_vjp
@@ -24,7 +25,7 @@ class Port(NamedTuple):
     w: Weights
 
     @classmethod
-    def of(cls, op: str, weights: object, nonfinite: str, **arrays: Floats) -> Port:
+    def of(cls, op: str, weights: object, nonfinite: Nonfinite, **arrays: Floats) -> Port:
         """Check everything."""
         given = _state.mapping(op, weights)
         fit = start(op, nonfinite, given, **arrays)
@@ -61,7 +62,7 @@ class Port(NamedTuple):
         return self.fit.unfold(dx.reshape(self.fit["x"].shape)), self.w.gradients(found)
 
 
-def start(op: str, nonfinite: str, given: StateDict, **arrays: Floats) -> _check.Fit:
+def start(op: str, nonfinite: Nonfinite, given: StateDict, **arrays: Floats) -> _check.Fit:
     """The input, which needs channels enough for an eighth of them."""
     fit = _check.fit(op, {name: (z, "H W C") for name, z in arrays.items()}, nonfinite=nonfinite)
     if fit.dims["C"] < 8:

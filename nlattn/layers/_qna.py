@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from nlattn._modes import Gate, Position
 from nlattn._types import Array, Floats
 
-GATES = ("normal", "normal_elementwise", "ones", "avg", "posneg", "none")
-POSITIONS = ("relative_pos", "absolute_pos", "contextual_pos", "none")
+GATES: tuple[Gate, ...] = get_args(Gate)
+POSITIONS: tuple[Position, ...] = get_args(Position)
 _EPS = 1e-6  # added to the norm of a query
 
 
@@ -19,8 +20,8 @@ class Kind(NamedTuple):
 
     heads: int
     window: tuple[int, int]
-    gate: str
-    position: str
+    gate: Gate
+    position: Position
     normalize_queries: bool
     detach_query_norm: bool
     scale_rpe_bias: bool

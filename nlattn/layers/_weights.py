@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 
 from nlattn import _check
 from nlattn._check import Fit
+from nlattn._modes import Nonfinite
 from nlattn._types import Floats, StateDict
 from nlattn.layers import _state
 
@@ -53,7 +54,7 @@ def take(
     shapes: Mapping[str, str],
     *,
     counters: Sequence[str] = (),
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Weights:
     """Weights of a layer whose input is `fit`, checked.
 

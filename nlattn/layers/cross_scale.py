@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nlattn import _check
+from nlattn._modes import Assign, Nonfinite, Overlap, Pad
 from nlattn._types import Floats, StateDict
 from nlattn.layers import _csnln as parts
 from nlattn.layers._csnln import Net
@@ -20,11 +21,11 @@ def cross_scale_block(
     scale: int,
     patch: int = 3,
     temperature: float = 10.0,
-    assign: str = "softmax",
-    overlap: str = "average",
-    pad: str = "edge",
+    assign: Assign = "softmax",
+    overlap: Overlap = "average",
+    pad: Pad = "edge",
     parity: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Any:
     """Cross-scale attention of x to itself, ``scale`` times as fine.
 
@@ -78,11 +79,11 @@ def cross_scale_block_vjp(
     scale: int,
     patch: int = 3,
     temperature: float = 10.0,
-    assign: str = "softmax",
-    overlap: str = "average",
-    pad: str = "edge",
+    assign: Assign = "softmax",
+    overlap: Overlap = "average",
+    pad: Pad = "edge",
     parity: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, dict[str, Floats]]:
     """Gradients (dx, dweights) of ``sum(dout * y)``; the floor has none.
 
@@ -101,7 +102,7 @@ def cross_scale_block_vjp(
     return _gradients(net, [("dout", y)], lambda d: vjp(d[0]))
 
 
-def inscale_block(x: Floats, weights: StateDict, *, nonfinite: str = "raise") -> Any:
+def inscale_block(x: Floats, weights: StateDict, *, nonfinite: Nonfinite = "raise") -> Any:
     """In-scale attention: ``sum_j softmax_j(E_match1(x)_i . E_match2(x)_j) E_assembly(x)_j``.
 
     Weights ``conv_match1``, ``conv_match2`` and ``conv_assembly`` as in `cross_scale_block`, one
@@ -116,7 +117,7 @@ def inscale_block(x: Floats, weights: StateDict, *, nonfinite: str = "raise") ->
 
 
 def inscale_block_vjp(
-    x: Floats, weights: StateDict, dout: Floats, *, nonfinite: str = "raise"
+    x: Floats, weights: StateDict, dout: Floats, *, nonfinite: Nonfinite = "raise"
 ) -> tuple[Floats, dict[str, Floats]]:
     """Gradients (dx, dweights) of ``sum(dout * y)``.
 
@@ -138,11 +139,11 @@ def multi_source_projection(
     scale: int,
     patch: int = 3,
     temperature: float = 10.0,
-    assign: str = "softmax",
-    overlap: str = "average",
-    pad: str = "edge",
+    assign: Assign = "softmax",
+    overlap: Overlap = "average",
+    pad: Pad = "edge",
     parity: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Any:
     """Fuse both attentions: ``U + conv(PReLU(conv(U - D)))``.
 
@@ -171,11 +172,11 @@ def multi_source_projection_vjp(
     scale: int,
     patch: int = 3,
     temperature: float = 10.0,
-    assign: str = "softmax",
-    overlap: str = "average",
-    pad: str = "edge",
+    assign: Assign = "softmax",
+    overlap: Overlap = "average",
+    pad: Pad = "edge",
     parity: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, dict[str, Floats]]:
     """Gradients (dx, dweights) of ``sum(dout * y)``.
 
@@ -202,11 +203,11 @@ def sem_cell(
     scale: int,
     patch: int = 3,
     temperature: float = 10.0,
-    assign: str = "softmax",
-    overlap: str = "average",
-    pad: str = "edge",
+    assign: Assign = "softmax",
+    overlap: Overlap = "average",
+    pad: Pad = "edge",
     parity: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Any, Any]:
     """One step of self-exemplars mining: ``(x_final, h)``, features for the next, and enlarged.
 
@@ -239,11 +240,11 @@ def sem_cell_vjp(
     scale: int,
     patch: int = 3,
     temperature: float = 10.0,
-    assign: str = "softmax",
-    overlap: str = "average",
-    pad: str = "edge",
+    assign: Assign = "softmax",
+    overlap: Overlap = "average",
+    pad: Pad = "edge",
     parity: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, dict[str, Floats]]:
     """Gradients (dx, dweights) of ``sum(dfinal * x_final) + sum(dh * h)``.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Nonfinite, Normalization
 from nlattn._types import Floats, StateDict
 from nlattn.layers import _state, _weights
 from nlattn.layers._conv import conv, conv_vjp
@@ -31,9 +32,9 @@ def efficient_attention_block(
     weights: StateDict,
     *,
     heads: int = 1,
-    normalization: str = "softmax",
+    normalization: Normalization = "softmax",
     parity: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Floats:
     """Efficient Attention block: ``y = reprojection(heads of efficient_attention) + x``.
 
@@ -88,9 +89,9 @@ def efficient_attention_block_vjp(
     dout: Floats,
     *,
     heads: int = 1,
-    normalization: str = "softmax",
+    normalization: Normalization = "softmax",
     parity: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, dict[str, Floats]]:
     """Gradients (dx, dweights) of ``sum(dout * y)``; arguments as for the block.
 
@@ -130,7 +131,7 @@ class _Block(NamedTuple):
     fit: _check.Fit
     w: Weights
     heads: int
-    normalization: str
+    normalization: Normalization
 
     @classmethod
     def of(
@@ -140,12 +141,12 @@ class _Block(NamedTuple):
         heads: object,
         normalization: object,
         parity: object,
-        nonfinite: str,
+        nonfinite: Nonfinite,
         **arrays: Floats,
     ) -> _Block:
         """Check everything."""
         count = _check.integer(op, "heads", heads, low=1)
-        kind = _check.choice(op, "normalization", normalization, ("softmax", "scaling"))
+        kind = _check.choice(op, "normalization", normalization, get_args(Normalization))
         parity = _check.flag(op, "parity", parity)
         given = _state.mapping(op, weights)
         axes = {name: (z, "H W C") for name, z in arrays.items()}

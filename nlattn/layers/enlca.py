@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Nonfinite
 from nlattn._types import Floats, StateDict
 from nlattn.layers import _state, _weights
 from nlattn.layers._conv import conv, conv_vjp
@@ -34,7 +35,7 @@ def enlca_block(
     *,
     res_scale: float = 0.1,
     training: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Any:
     """ENLCA block: ``y = x + res_scale * enla(q, k, v)``.
 
@@ -92,7 +93,7 @@ def enlca_block_vjp(
     dloss: float | None = None,
     res_scale: float = 0.1,
     training: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, dict[str, Floats]]:
     """Gradients (dx, dweights) of ``sum(dout * y) + dloss * loss``; `dloss` needs `training`.
 
@@ -139,7 +140,7 @@ class _Block(NamedTuple):
         weights: object,
         res_scale: object,
         training: object,
-        nonfinite: str,
+        nonfinite: Nonfinite,
         **arrays: Floats,
     ) -> _Block:
         """Check everything."""

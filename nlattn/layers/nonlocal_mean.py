@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Convention, Nonfinite
 from nlattn._types import Floats, StateDict
 from nlattn.layers import _nonlocal, _state, _weights
 from nlattn.layers._conv import conv, conv_vjp, total
@@ -24,10 +25,10 @@ def nonlocal_block(
     weights: StateDict,
     *,
     pairwise: str,
-    convention: str = "pytorch",
+    convention: Convention = "pytorch",
     subsample: bool = False,
     training: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Any:
     """Non-local block: ``y = x + BN(W(nonlocal_mean(theta(x), phi(x), g(x))))``.
 
@@ -82,9 +83,9 @@ def nonlocal_block_map(
     weights: StateDict,
     *,
     pairwise: str,
-    convention: str = "pytorch",
+    convention: Convention = "pytorch",
     subsample: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> AttentionMap:
     """The attention map inside `nonlocal_block`, of one image: from ``g(x)`` to its means.
 
@@ -114,10 +115,10 @@ def nonlocal_block_vjp(
     dout: Floats,
     *,
     pairwise: str,
-    convention: str = "pytorch",
+    convention: Convention = "pytorch",
     subsample: bool = False,
     training: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, dict[str, Floats]]:
     """Gradients (dx, dweights) of ``sum(dout * y)``, `dweights` a mapping by name.
 
@@ -182,7 +183,7 @@ def _start(
     pairwise: object,
     convention: object,
     subsample: object,
-    nonfinite: str,
+    nonfinite: Nonfinite,
     **arrays: Floats,
 ) -> tuple[Names, _check.Fit, Weights]:
     """Check everything."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Lattice, Nonfinite
 from nlattn._types import Floats, StateDict
 from nlattn.layers import _state, _weights
 from nlattn.layers._conv import conv, conv_vjp
@@ -22,8 +23,8 @@ def pam_block(
     *,
     splits: int = 1,
     normalize: bool = False,
-    lattice: str = "published",
-    nonfinite: str = "raise",
+    lattice: Lattice = "published",
+    nonfinite: Nonfinite = "raise",
 ) -> Floats:
     """``y = [F_t[desc(x)_t] for each split t]``, F_t the filter of ``leaky(feat(x, positions))_t``.
 
@@ -77,8 +78,8 @@ def pam_block_vjp(
     *,
     splits: int = 1,
     normalize: bool = False,
-    lattice: str = "published",
-    nonfinite: str = "raise",
+    lattice: Lattice = "published",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, dict[str, Floats]]:
     """Gradients (dx, dweights) of ``sum(dout * y)``; arguments as for `pam_block`.
 
@@ -125,7 +126,7 @@ class _Call(NamedTuple):
 
     @classmethod
     def of(
-        cls, op: str, arrays: dict[str, Any], weights: object, splits: object, nonfinite: str
+        cls, op: str, arrays: dict[str, Any], weights: object, splits: object, nonfinite: Nonfinite
     ) -> _Call:
         given = _state.mapping(op, weights)
         scaling = np.shape(given.get("scaling_spatial", 0))

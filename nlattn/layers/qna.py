@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Gate, Nonfinite, Position
 from nlattn._types import Floats, StateDict
 from nlattn.layers import _qna
 from nlattn.layers._conv import conv, conv_vjp
@@ -24,13 +25,13 @@ def qna_block(
     window: int | tuple[int, int],
     stride: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] | None = None,
-    gate: str = "normal",
-    position: str = "relative_pos",
+    gate: Gate = "normal",
+    position: Position = "relative_pos",
     normalize_queries: bool = True,
     detach_query_norm: bool = False,
     scale_rpe_bias: bool = False,
     parity: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Floats:
     """``y = [heads of qna(query, x Wk, x to_v)] to_out``, with learned biases and gates.
 
@@ -89,13 +90,13 @@ def qna_block_vjp(
     window: int | tuple[int, int],
     stride: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] | None = None,
-    gate: str = "normal",
-    position: str = "relative_pos",
+    gate: Gate = "normal",
+    position: Position = "relative_pos",
     normalize_queries: bool = True,
     detach_query_norm: bool = False,
     scale_rpe_bias: bool = False,
     parity: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, dict[str, Floats]]:
     """Gradients (dx, dweights) of ``sum(dout * y)``, dweights with the names of the weights.
 
@@ -122,13 +123,13 @@ class _Asked(NamedTuple):
     window: int | tuple[int, int]
     stride: int | tuple[int, int]
     padding: int | tuple[int, int] | None
-    gate: str
-    position: str
+    gate: Gate
+    position: Position
     normalize_queries: bool
     detach_query_norm: bool
     scale_rpe_bias: bool
     parity: bool
-    nonfinite: str
+    nonfinite: Nonfinite
 
 
 class _Call:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Gate, Nonfinite, Position
 from nlattn._types import Floats, StateDict
 from nlattn.layers._state import mapping
 from nlattn.layers.qna import qna_block, qna_block_vjp
@@ -30,12 +31,12 @@ def qna_upsample_block(
     heads: int,
     scale: int,
     window: int | tuple[int, int],
-    gate: str = "normal",
-    position: str = "relative_pos",
+    gate: Gate = "normal",
+    position: Position = "relative_pos",
     normalize_queries: bool = True,
     detach_query_norm: bool = False,
     scale_rpe_bias: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Floats:
     """`qna_block` at s times the resolution, ``y[s I + a, s J + b]`` with the queries ``a s + b``.
 
@@ -90,12 +91,12 @@ def qna_upsample_block_vjp(
     heads: int,
     scale: int,
     window: int | tuple[int, int],
-    gate: str = "normal",
-    position: str = "relative_pos",
+    gate: Gate = "normal",
+    position: Position = "relative_pos",
     normalize_queries: bool = True,
     detach_query_norm: bool = False,
     scale_rpe_bias: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, dict[str, Floats]]:
     """Gradients (dx, dweights) of ``sum(dout * y)``, dweights with the names of the weights.
 

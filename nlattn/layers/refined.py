@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nlattn._modes import Nonfinite
 from nlattn._types import Floats, StateDict
 from nlattn.layers._port import Port, one_image
 from nlattn.maps.base import AttentionMap
@@ -12,7 +13,7 @@ from nlattn.ops.refined import (
 )
 
 
-def refined_block(x: Floats, weights: StateDict, *, nonfinite: str = "raise") -> Floats:
+def refined_block(x: Floats, weights: StateDict, *, nonfinite: Nonfinite = "raise") -> Floats:
     """Refined self-attention block: ``y = gamma * refined_self_attention(q, k, v) + x``.
 
     Parameters
@@ -48,7 +49,9 @@ def refined_block(x: Floats, weights: StateDict, *, nonfinite: str = "raise") ->
     return Port.of("refined_block", weights, nonfinite, x=x).forward(refined_self_attention)
 
 
-def refined_block_map(x: Floats, weights: StateDict, *, nonfinite: str = "raise") -> AttentionMap:
+def refined_block_map(
+    x: Floats, weights: StateDict, *, nonfinite: Nonfinite = "raise"
+) -> AttentionMap:
     """The map ``q k.T / n`` inside `refined_block`, of one image (H, W, C).
 
     Examples
@@ -63,7 +66,7 @@ def refined_block_map(x: Floats, weights: StateDict, *, nonfinite: str = "raise"
 
 
 def refined_block_vjp(
-    x: Floats, weights: StateDict, dout: Floats, *, nonfinite: str = "raise"
+    x: Floats, weights: StateDict, dout: Floats, *, nonfinite: Nonfinite = "raise"
 ) -> tuple[Floats, dict[str, Floats]]:
     """Gradients (dx, dweights) of ``sum(dout * y)``; arguments as for `refined_block`.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from nlattn import _check
+from nlattn._modes import Form, Nonfinite
 from nlattn._types import Floats, StateDict
 from nlattn.layers import _state, _weights
 from nlattn.layers._conv import conv, conv_vjp
@@ -14,12 +15,12 @@ from nlattn.layers._weights import Weights
 from nlattn.maps.base import AttentionMap
 from nlattn.ops.nonlocal_mean import nonlocal_mean, nonlocal_mean_map, nonlocal_mean_vjp
 
-FORMS = ("port", "original")
+FORMS: tuple[Form, ...] = get_args(Form)
 _POOL = (2, 2)
 
 
 def sagan_block(
-    x: Floats, weights: StateDict, *, form: str = "port", nonfinite: str = "raise"
+    x: Floats, weights: StateDict, *, form: Form = "port", nonfinite: Nonfinite = "raise"
 ) -> Floats:
     """Self-attention of SAGAN: ``y = gamma * attention(q, k, v) + x``.
 
@@ -65,7 +66,7 @@ def sagan_block(
 
 
 def sagan_block_map(
-    x: Floats, weights: StateDict, *, form: str = "port", nonfinite: str = "raise"
+    x: Floats, weights: StateDict, *, form: Form = "port", nonfinite: Nonfinite = "raise"
 ) -> AttentionMap:
     """The attention map inside `sagan_block`, of one image (H, W, C).
 
@@ -93,8 +94,8 @@ def sagan_block_vjp(
     weights: StateDict,
     dout: Floats,
     *,
-    form: str = "port",
-    nonfinite: str = "raise",
+    form: Form = "port",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, dict[str, Floats]]:
     """Gradients (dx, dweights) of ``sum(dout * y)``; arguments as for `sagan_block`.
 
@@ -140,7 +141,7 @@ class _Run(NamedTuple):
 
 
 def _start(
-    op: str, weights: object, nonfinite: str, **arrays: Floats
+    op: str, weights: object, nonfinite: Nonfinite, **arrays: Floats
 ) -> tuple[_check.Fit, Weights]:
     """Check everything about the original form."""
     given = _state.mapping(op, weights)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Nonfinite
 from nlattn._types import Bools, Floats, Ints, StateDict
 from nlattn.layers._conv import conv, conv_vjp
 from nlattn.layers._state import mapping
@@ -24,7 +25,7 @@ def window_attention_block(
     heads: int,
     window: int | tuple[int, int],
     mask: Bools | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Floats:
     """Every pixel of a window attends to all of it: ``softmax(q.k/sqrt(d) + T[position]) v``.
 
@@ -74,7 +75,7 @@ def window_attention_block_vjp(
     heads: int,
     window: int | tuple[int, int],
     mask: Bools | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, dict[str, Floats]]:
     """Gradients (dx, dweights) of ``sum(dout * y)``; arguments as for `window_attention_block`.
 
@@ -97,7 +98,7 @@ class _Asked(NamedTuple):
     heads: int
     window: int | tuple[int, int]
     mask: Bools | None
-    nonfinite: str
+    nonfinite: Nonfinite
 
 
 class _Call:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._check import Fit
+from nlattn._modes import About
 from nlattn._types import Bools, Ints
 from nlattn.engines.dense import FAR
 
 CORNER = "bottom-right"
-ABOUT = ("query", "offset")
+ABOUT: tuple[About, ...] = get_args(About)
 
 
 class Positions(NamedTuple):
@@ -22,7 +23,7 @@ class Positions(NamedTuple):
     causal: bool = False
     causal_offset: Any = 0
     window: Any = None
-    window_about: str = "query"
+    window_about: About = "query"
     key_lengths: Any = None
     query_lengths: Any = None
     cu_seqlens_q: Any = None

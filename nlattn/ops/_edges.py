@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import MaskedRows, Nonfinite, Weight
 from nlattn._types import Bools, Floats, Support
 from nlattn.engines.normalised import normalised
 from nlattn.engines.sparse import Edges, WeightFunction
@@ -18,7 +19,7 @@ from nlattn.ops._scores import per_head
 class SparseArguments(NamedTuple):
     """The options of a call, as they came."""
 
-    weight: str
+    weight: Weight
     scale: float | None
     bandwidth: float
     power: float
@@ -28,8 +29,8 @@ class SparseArguments(NamedTuple):
     qk_norm: float | None
     dropout_mask: Bools | None
     dropout_scale: float
-    masked_rows: str
-    nonfinite: str
+    masked_rows: MaskedRows
+    nonfinite: Nonfinite
 
 
 def prepared(
@@ -71,7 +72,7 @@ def _of_edges(edges: Edges, name: str, x: Any) -> None:
 
 
 def edge_terms(
-    edges: Edges, bias: Any, sinks: Any, nonfinite: str
+    edges: Edges, bias: Any, sinks: Any, nonfinite: Nonfinite
 ) -> tuple[Floats | None, Floats | None]:
     """A number for each edge, (nnz,), and one for each head, (batch,) float64."""
     fit = edges.fit

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Nonfinite
 from nlattn._types import Array, Floats
 
 ABSENT = object()
@@ -23,7 +24,7 @@ class Picture:
         *,
         channel_axis: int | None = -1,
         data_range: float | None = None,
-        nonfinite: str = "raise",
+        nonfinite: Nonfinite = "raise",
         beside: Mapping[str, object],
     ):
         self.levels: np.dtype | None = None

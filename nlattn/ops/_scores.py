@@ -10,6 +10,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._check import Fit
+from nlattn._modes import Nonfinite
 from nlattn._types import Array, Floats, Ints
 from nlattn.engines.normalised import normalised
 from nlattn.kernels.panel import Scores
@@ -30,7 +31,7 @@ def prepare(
     dropout_mask: Any = None,
     dropout_scale: float = 1.0,
     qk_norm: float | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Scores:
     """Scores of the arrays in `fit` under these options."""
     op, d, n, m = fit.op, fit.dims["d"], fit.dims["n"], fit.dims["m"]
@@ -88,7 +89,7 @@ def _absent(dtype: Any) -> Any:
     )
 
 
-def per_head(fit: Fit, name: str, value: object, nonfinite: str) -> Floats:
+def per_head(fit: Fit, name: str, value: object, nonfinite: Nonfinite) -> Floats:
     """One number for each head, (batch,); -inf stands for no sink."""
     op = fit.op
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -115,7 +116,7 @@ def _blocks(op: str, mask: Any, block: Any) -> tuple[int, int]:
     return _check.pair(op, "mask_block", block, 1)
 
 
-def _bias(fit: Fit, bias: object, nonfinite: str) -> Any:
+def _bias(fit: Fit, bias: object, nonfinite: Nonfinite) -> Any:
     op = fit.op
     x = _check.array(op, "bias", bias)
     _check.one_dtype(op, {"q": fit.out_dtype, "bias": x.dtype})

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Nonfinite, SoftmaxOrGaussian
 from nlattn._types import Bools, Floats, Ints
 from nlattn.engines import certified as engine
 from nlattn.engines import laws
@@ -28,12 +29,12 @@ def certified_attention(
     v: Floats,
     *,
     tolerance: float = 1e-3,
-    weight: str = "softmax",
+    weight: SoftmaxOrGaussian = "softmax",
     scale: float | None = None,
     bandwidth: float = 1.0,
     mask: Bools | None = None,
     causal: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
     return_missed: bool = False,
     max_bytes: float = 4e9,
@@ -98,14 +99,14 @@ def certified_attention_map(
     k: Floats,
     *,
     tolerance: float = 1e-3,
-    weight: str = "softmax",
+    weight: SoftmaxOrGaussian = "softmax",
     scale: float | None = None,
     bandwidth: float = 1.0,
     mask: Bools | None = None,
     causal: bool = False,
     query_grid: tuple[int, ...] | None = None,
     key_grid: tuple[int, ...] | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     max_bytes: float = 4e9,
 ) -> CertifiedMap:
     """The map of one head's `certified_attention`, options as there.
@@ -137,12 +138,12 @@ def certified_attention_vjp(
     dout: Floats,
     *,
     tolerance: float = 1e-3,
-    weight: str = "softmax",
+    weight: SoftmaxOrGaussian = "softmax",
     scale: float | None = None,
     bandwidth: float = 1.0,
     mask: Bools | None = None,
     causal: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients (dq, dk, dv) of ``sum(dout * out)``, options as for `certified_attention`.
 
@@ -181,12 +182,12 @@ def certified_attention_jvp(
     dv: Floats,
     *,
     tolerance: float = 1e-3,
-    weight: str = "softmax",
+    weight: SoftmaxOrGaussian = "softmax",
     scale: float | None = None,
     bandwidth: float = 1.0,
     mask: Bools | None = None,
     causal: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
 ) -> Any:
     """Change of `certified_attention` along (dq, dk, dv), to first order.
@@ -259,7 +260,7 @@ def _call(
     bandwidth: float,
     mask: Bools | None,
     causal: bool,
-    nonfinite: str,
+    nonfinite: Nonfinite,
     max_bytes: float,
 ) -> _Call:
     fit = _check.fit(op, arrays, nonfinite=nonfinite)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Assign, Crop, Nonfinite, Overlap, Pad
 from nlattn._types import Floats
 from nlattn.engines import laws
 from nlattn.engines.cross_scale import OVERLAPS, Cells, CrossScaleOptions, to_cells, to_pixels
@@ -27,11 +28,11 @@ def cross_scale_attention(
     patch: int = 3,
     temperature: float = 10.0,
     floor: float = 1e-4,
-    overlap: str = "average",
+    overlap: Overlap = "average",
     divisor: float = 6.0,
-    assign: str = "softmax",
-    crop: str = "exact",
-    nonfinite: str = "raise",
+    assign: Assign = "softmax",
+    crop: Crop = "exact",
+    nonfinite: Nonfinite = "raise",
     max_bytes: float = 4e9,
 ) -> Any:
     """Paste patches of v, s times larger than those of k that resemble the patches of q.
@@ -101,11 +102,11 @@ def cross_scale_attention_map(
     patch: int = 3,
     temperature: float = 10.0,
     floor: float = 1e-4,
-    overlap: str = "average",
+    overlap: Overlap = "average",
     divisor: float = 6.0,
-    assign: str = "softmax",
-    crop: str = "exact",
-    nonfinite: str = "raise",
+    assign: Assign = "softmax",
+    crop: Crop = "exact",
+    nonfinite: Nonfinite = "raise",
     max_bytes: float = 4e9,
 ) -> CrossScaleMap:
     """The map of one picture's `cross_scale_attention`, from pixels of v to pixels of the result.
@@ -136,11 +137,11 @@ def cross_scale_attention_vjp(
     patch: int = 3,
     temperature: float = 10.0,
     floor: float = 1e-4,
-    overlap: str = "average",
+    overlap: Overlap = "average",
     divisor: float = 6.0,
-    assign: str = "softmax",
-    crop: str = "exact",
-    nonfinite: str = "raise",
+    assign: Assign = "softmax",
+    crop: Crop = "exact",
+    nonfinite: Nonfinite = "raise",
     max_bytes: float = 4e9,
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients (dq, dk, dv) of ``sum(dout * out)`` of `cross_scale_attention`.
@@ -185,11 +186,11 @@ def cross_scale_attention_jvp(
     patch: int = 3,
     temperature: float = 10.0,
     floor: float = 1e-4,
-    overlap: str = "average",
+    overlap: Overlap = "average",
     divisor: float = 6.0,
-    assign: str = "softmax",
-    crop: str = "exact",
-    nonfinite: str = "raise",
+    assign: Assign = "softmax",
+    crop: Crop = "exact",
+    nonfinite: Nonfinite = "raise",
     max_bytes: float = 4e9,
 ) -> Any:
     """Change of `cross_scale_attention` along (dq, dk, dv), to first order.
@@ -224,7 +225,7 @@ def cross_scale_attention_jvp(
     return fit.unfold(out)
 
 
-def downscale(x: Floats, scale: int, *, pad: str = "edge", nonfinite: str = "raise") -> Any:
+def downscale(x: Floats, scale: int, *, pad: Pad = "edge", nonfinite: Nonfinite = "raise") -> Any:
     """Bilinear samples at ``(i + 0.5) s - 0.5``, without antialias: (..., ceil(H/s), ceil(W/s), C).
 
     Scale 2 averages 2 x 2 pixels, 3 takes the middle one, 4 averages the middle 2 x 2. Sizes that
@@ -248,7 +249,7 @@ def downscale(x: Floats, scale: int, *, pad: str = "edge", nonfinite: str = "rai
 
 
 def downscale_vjp(
-    x: Floats, dout: Floats, scale: int, *, pad: str = "edge", nonfinite: str = "raise"
+    x: Floats, dout: Floats, scale: int, *, pad: Pad = "edge", nonfinite: Nonfinite = "raise"
 ) -> Any:
     """Gradient by x of ``sum(dout * downscale(x))``.
 
@@ -275,7 +276,7 @@ def downscale_vjp(
 
 def _padding(op: str, fit: _check.Fit, scale: object, pad: str) -> int:
     s = _check.integer(op, "scale", scale, low=1)
-    _check.choice(op, "pad", pad, (*PADS, "error"))
+    _check.choice(op, "pad", pad, get_args(Pad))
     H, W = fit.shape("H W")
     if pad == "error" and (H % s or W % s):
         text = f"has {H} x {W} pixels, expected multiples of scale={s}; pad='edge' allows any"
@@ -311,11 +312,11 @@ class CrossScaleArguments(NamedTuple):
     patch: int
     temperature: float
     floor: float
-    overlap: str
+    overlap: Overlap
     divisor: float
-    assign: str
-    crop: str
-    nonfinite: str
+    assign: Assign
+    crop: Crop
+    nonfinite: Nonfinite
     max_bytes: float
 
 
@@ -331,8 +332,8 @@ def _prepared(
         _check.number(op, "floor", asked.floor, positive=True),
         _check.choice(op, "overlap", asked.overlap, OVERLAPS),
         _check.number(op, "divisor", asked.divisor, positive=True),
-        _check.choice(op, "assign", asked.assign, ("softmax", "argmax")) == "argmax",
-        _check.choice(op, "crop", asked.crop, ("exact", "published")) == "published",
+        _check.choice(op, "assign", asked.assign, get_args(Assign)) == "argmax",
+        _check.choice(op, "crop", asked.crop, get_args(Crop)) == "published",
     )
     s, (H, W, h, w) = options.scale, fit.shape("Hq Wq Hk Wk")
     if "v" in arrays and fit.shape("Hv Wv") != (s * h, s * w):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import About, LseBase, MaskedRows, Nonfinite
 from nlattn._types import Bools, Floats, Ints
 from nlattn.engines import dense as engine
 from nlattn.engines import laws
@@ -19,8 +20,8 @@ from nlattn.maps.dense import DenseMap
 from nlattn.ops._band import Positions
 from nlattn.ops._scores import prepare
 
-_MASKED_ROWS = ("zero", "nan", "raise")
-_BASES = ("e", "2")
+_MASKED_ROWS: tuple[MaskedRows, ...] = get_args(MaskedRows)
+_BASES: tuple[LseBase, ...] = get_args(LseBase)
 
 
 @ranged(laws.softmax)
@@ -37,7 +38,7 @@ def attention(
     causal: bool = False,
     causal_offset: int | Ints | str = 0,
     window: tuple[int | None, int | None] | None = None,
-    window_about: str = "query",
+    window_about: About = "query",
     key_lengths: int | Ints | None = None,
     query_lengths: int | Ints | None = None,
     cu_seqlens_q: Ints | None = None,
@@ -48,10 +49,10 @@ def attention(
     dropout_mask: Bools | None = None,
     dropout_scale: float = 1.0,
     gqa: bool = False,
-    masked_rows: str = "zero",
-    nonfinite: str = "raise",
+    masked_rows: MaskedRows = "zero",
+    nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
-    lse_base: str = "e",
+    lse_base: LseBase = "e",
 ) -> Any:
     """Softmax attention: ``out[i] = sum_j softmax_j(scale q[i].k[j]) v[j]``.
 
@@ -171,7 +172,7 @@ def attention_map(
     causal: bool = False,
     causal_offset: int | str = 0,
     window: tuple[int | None, int | None] | None = None,
-    window_about: str = "query",
+    window_about: About = "query",
     key_lengths: int | None = None,
     query_lengths: int | None = None,
     sinks: float | None = None,
@@ -180,7 +181,7 @@ def attention_map(
     dropout_mask: Bools | None = None,
     query_grid: tuple[int, ...] | None = None,
     key_grid: tuple[int, ...] | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> DenseMap:
     """The map of one head's `attention`, from values (m, e) to outputs (n, e).
 
@@ -227,7 +228,7 @@ def attention_vjp(
     dout: Floats,
     *,
     dlse: Floats | None = None,
-    lse_base: str = "e",
+    lse_base: LseBase = "e",
     scale: float | None = None,
     softcap: float | None = None,
     bias: Floats | None = None,
@@ -236,7 +237,7 @@ def attention_vjp(
     causal: bool = False,
     causal_offset: int | Ints | str = 0,
     window: tuple[int | None, int | None] | None = None,
-    window_about: str = "query",
+    window_about: About = "query",
     key_lengths: int | Ints | None = None,
     query_lengths: int | Ints | None = None,
     cu_seqlens_q: Ints | None = None,
@@ -248,8 +249,8 @@ def attention_vjp(
     dropout_mask: Bools | None = None,
     dropout_scale: float = 1.0,
     gqa: bool = False,
-    masked_rows: str = "zero",
-    nonfinite: str = "raise",
+    masked_rows: MaskedRows = "zero",
+    nonfinite: Nonfinite = "raise",
 ) -> Any:
     """Gradients of ``sum(dout * out) + sum(dlse * lse)``: (dq, dk, dv), then dbias and dsinks.
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Nonfinite, Normalization
 from nlattn._types import Bools, Floats
 from nlattn.engines import laws
 from nlattn.engines.factored_fit import Hidden, set_fit
@@ -12,7 +15,7 @@ from nlattn.engines.magnitude import ranged
 from nlattn.engines.separate import Separate
 from nlattn.maps.factored import FactoredMap
 
-_NORMALIZATIONS = ("softmax", "scaling")
+_NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 
 
 @ranged(laws.normalization)
@@ -21,9 +24,9 @@ def efficient_attention(
     k: Floats,
     v: Floats,
     *,
-    normalization: str = "softmax",
+    normalization: Normalization = "softmax",
     mask: Bools | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Floats:
     """Efficient attention: ``out = Q (K.T v)``, Q and K normalised apart from each other.
 
@@ -69,9 +72,9 @@ def efficient_context(
     k: Floats,
     v: Floats,
     *,
-    normalization: str = "softmax",
+    normalization: Normalization = "softmax",
     mask: Bools | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Floats:
     """``G = K.T v`` (..., d, e): what every query of `efficient_attention` reads.
 
@@ -94,11 +97,11 @@ def efficient_attention_map(
     q: Floats,
     k: Floats,
     *,
-    normalization: str = "softmax",
+    normalization: Normalization = "softmax",
     mask: Bools | None = None,
     query_grid: tuple[int, ...] | None = None,
     key_grid: tuple[int, ...] | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> FactoredMap:
     """The map of one head's `efficient_attention`, from values (m, e) to outputs (n, e).
 
@@ -121,9 +124,9 @@ def efficient_attention_vjp(
     v: Floats,
     dout: Floats,
     *,
-    normalization: str = "softmax",
+    normalization: Normalization = "softmax",
     mask: Bools | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients (dq, dk, dv) of ``sum(dout * out)``; a masked key gets 0.
 
@@ -147,9 +150,9 @@ def efficient_attention_jvp(
     dk: Floats,
     dv: Floats,
     *,
-    normalization: str = "softmax",
+    normalization: Normalization = "softmax",
     mask: Bools | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Floats:
     """Change of `efficient_attention` along (dq, dk, dv), to first order.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Nonfinite
 from nlattn._types import Floats
 from nlattn.engines import contrastive, laws
 from nlattn.engines.factored_fit import set_fit
@@ -25,7 +26,7 @@ def enla(
     amplification: float | None = 6.0,
     floor: float = 5e-5,
     eps: float = 1e-4,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Floats:
     """ENLA: attention with ``exp(a cos(q_i, k_j))`` estimated by positive random features.
 
@@ -79,7 +80,7 @@ def enla_map(
     eps: float = 1e-4,
     query_grid: tuple[int, ...] | None = None,
     key_grid: tuple[int, ...] | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> FactoredMap:
     """The map of one head's `enla`, from values (m, e) to outputs (n, e).
 
@@ -106,7 +107,7 @@ def enla_vjp(
     amplification: float | None = 6.0,
     floor: float = 5e-5,
     eps: float = 1e-4,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients (dq, dk, dv) of ``sum(dout * out)``; the projection gets none.
 
@@ -134,7 +135,7 @@ def enlca_loss(
     margin: float = 1.0,
     eps: float = 1e-6,
     parity: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Floats:
     """Contrastive loss: ``mean_i max(0, margin - log(pos_i / (neg_i + eps)))``.
 
@@ -198,7 +199,7 @@ def enlca_loss_vjp(
     margin: float = 1.0,
     eps: float = 1e-6,
     parity: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, Floats]:
     """Gradients (dq, dk) of ``sum(dout * loss)``, the ranks held fixed; `dout` (...,).
 
@@ -231,7 +232,7 @@ def enla_jvp(
     amplification: float | None = 6.0,
     floor: float = 5e-5,
     eps: float = 1e-4,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Floats:
     """Change of `enla` along (dq, dk, dv), to first order, the projection held fixed.
 
@@ -260,7 +261,7 @@ def enlca_loss_jvp(
     margin: float = 1.0,
     eps: float = 1e-6,
     parity: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Floats:
     """Change (...,) of `enlca_loss` along (dq, dk), to first order, the ranks held fixed.
 

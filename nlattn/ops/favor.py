@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Kernel, Nonfinite, Stabilizer, StabilizerGradient
 from nlattn._types import Floats
 from nlattn.engines import factored_causal, laws
 from nlattn.engines.factored_fit import Hidden, key_sums, set_fit
@@ -17,7 +18,7 @@ from nlattn.engines.separate import Separate
 from nlattn.maps.factored import FactoredMap
 from nlattn.ops.features import STABILIZERS, at_least_0, random_map
 
-_KERNELS = ("softmax", "relu", "none")
+_KERNELS: tuple[Kernel, ...] = get_args(Kernel)
 _RELU_EPS = 1e-3
 
 
@@ -28,13 +29,13 @@ def favor_attention(
     v: Floats,
     *,
     projection: Floats | None = None,
-    kernel: str = "softmax",
+    kernel: Kernel = "softmax",
     causal: bool = False,
     scale: float | None = None,
     eps: float = 1e-4,
-    stabilizer: str | None = None,
+    stabilizer: Stabilizer | None = None,
     denominator_eps: float = 1e-6,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Floats:
     """FAVOR+: ``out_i = phi(q_i).(sum_j phi(k_j) v_j.T) / phi(q_i).(sum_j phi(k_j))``.
 
@@ -97,13 +98,13 @@ def favor_attention_map(
     k: Floats,
     *,
     projection: Floats | None = None,
-    kernel: str = "softmax",
+    kernel: Kernel = "softmax",
     scale: float | None = None,
     eps: float = 1e-4,
-    stabilizer: str | None = None,
+    stabilizer: Stabilizer | None = None,
     query_grid: tuple[int, ...] | None = None,
     key_grid: tuple[int, ...] | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> FactoredMap:
     """The map of one head's `favor_attention`, not causal, from values to outputs.
 
@@ -132,14 +133,14 @@ def favor_attention_vjp(
     dout: Floats,
     *,
     projection: Floats | None = None,
-    kernel: str = "softmax",
+    kernel: Kernel = "softmax",
     causal: bool = False,
     scale: float | None = None,
     eps: float = 1e-4,
-    stabilizer: str | None = None,
-    stabilizer_gradient: str = "exact",
+    stabilizer: Stabilizer | None = None,
+    stabilizer_gradient: StabilizerGradient = "exact",
     denominator_eps: float = 1e-6,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients (dq, dk, dv) of ``sum(dout * out)``; the projection gets none.
 
@@ -180,14 +181,14 @@ def favor_attention_jvp(
     dv: Floats,
     *,
     projection: Floats | None = None,
-    kernel: str = "softmax",
+    kernel: Kernel = "softmax",
     causal: bool = False,
     scale: float | None = None,
     eps: float = 1e-4,
-    stabilizer: str | None = None,
-    stabilizer_gradient: str = "exact",
+    stabilizer: Stabilizer | None = None,
+    stabilizer_gradient: StabilizerGradient = "exact",
     denominator_eps: float = 1e-6,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Floats:
     """Change of `favor_attention` along (dq, dk, dv), to first order, the projection held fixed.
 
@@ -220,7 +221,9 @@ def favor_attention_jvp(
     return fit.unfold(factored_causal.jvp(p, changes, first))
 
 
-def _fit(op: str, nonfinite: str, projection: object, kernel: str, **arrays: object) -> _check.Fit:
+def _fit(
+    op: str, nonfinite: Nonfinite, projection: object, kernel: str, **arrays: object
+) -> _check.Fit:
     _check.choice(op, "kernel", kernel, _KERNELS)
     if (projection is None) != (kernel == "none"):
         text = "is needed, (r, d) as of orthogonal_features" if projection is None else "is refused"
@@ -248,13 +251,13 @@ class _Plan(NamedTuple):
         eps: float,
         stabilizer: str | None,
         causal: bool = False,
-        stabilizer_gradient: str = "exact",
+        stabilizer_gradient: StabilizerGradient = "exact",
     ) -> _Plan:
         op = fit.op
         if _check.flag(op, "causal", causal) and fit.dims["n"] != fit.dims["m"]:
             sizes = f"n={fit.dims['n']} queries and m={fit.dims['m']} keys"
             _check.fail(op, "causal=True", f"needs as many keys as queries, got {sizes}")
-        _check.choice(op, "stabilizer_gradient", stabilizer_gradient, ("exact", "detached"))
+        _check.choice(op, "stabilizer_gradient", stabilizer_gradient, get_args(StabilizerGradient))
         stabilizer = stabilizer or ("neutral" if causal else "max")
         _check.choice(op, "stabilizer", stabilizer, STABILIZERS)
         if kernel == "none":

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Nonfinite, Norms, Role, Stabilizer
 from nlattn._types import Floats
 from nlattn.engines import factored, factored_fit
 from nlattn.engines.features import Identity, Random
 
-_NORMS = ("chi", "sqrt_d")
-STABILIZERS = ("neutral", "max", "none")
+_NORMS: tuple[Norms, ...] = get_args(Norms)
+STABILIZERS: tuple[Stabilizer, ...] = get_args(Stabilizer)
 
 
-def orthogonal_features(d: int, r: int, seed: int, *, norms: str = "chi") -> Floats:
+def orthogonal_features(d: int, r: int, seed: int, *, norms: Norms = "chi") -> Floats:
     """Random directions for `favor_attention`: rows orthogonal in blocks of d, each block Haar.
 
     Parameters
@@ -69,9 +72,9 @@ def positive_features(
     *,
     scale: float | None = None,
     eps: float = 1e-4,
-    stabilizer: str = "neutral",
-    role: str = "query",
-    nonfinite: str = "raise",
+    stabilizer: Stabilizer = "neutral",
+    role: Role = "query",
+    nonfinite: Nonfinite = "raise",
 ) -> Floats:
     """``phi = r**-0.5 (exp(t - M) + eps)`` with ``t = c P x - |c x|^2 / 2``.
 
@@ -116,7 +119,7 @@ def positive_features(
     op = "positive_features"
     given = {"x": (x, "n d"), "projection": (projection, "r d")}
     fit = _check.fit(op, given, nonfinite=nonfinite, shared=["projection"])
-    _check.choice(op, "role", role, ("query", "key"))
+    _check.choice(op, "role", role, get_args(Role))
     joint = role == "key"
     f = random_map(fit, scale, eps, stabilizer, joint=joint)
     top = None
@@ -129,7 +132,7 @@ def positive_features(
 
 
 def linear_attention(
-    phi_q: Floats, phi_k: Floats, v: Floats, *, nonfinite: str = "raise"
+    phi_q: Floats, phi_k: Floats, v: Floats, *, nonfinite: Nonfinite = "raise"
 ) -> Floats:
     """``out_i = phi_q[i].(sum_j phi_k[j] v[j].T) / phi_q[i].(sum_j phi_k[j])`` for given features.
 

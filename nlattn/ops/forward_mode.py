@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import About, LseBase, Nonfinite, Weight
 from nlattn._types import Bools, Floats, Ints, Support
 from nlattn.engines import dense as engine
 from nlattn.engines import forward_mode, laws, neighbourhood
@@ -42,7 +43,7 @@ def attention_jvp(
     causal: bool = False,
     causal_offset: int | Ints | str = 0,
     window: tuple[int | None, int | None] | None = None,
-    window_about: str = "query",
+    window_about: About = "query",
     key_lengths: int | Ints | None = None,
     query_lengths: int | Ints | None = None,
     cu_seqlens_q: Ints | None = None,
@@ -53,9 +54,9 @@ def attention_jvp(
     dropout_mask: Bools | None = None,
     dropout_scale: float = 1.0,
     gqa: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
-    lse_base: str = "e",
+    lse_base: LseBase = "e",
 ) -> Any:
     """Change of `attention` along (dq, dk, dv[, dbias][, dsinks][, dalibi]), to first order.
 
@@ -83,7 +84,7 @@ def attention_jvp(
         sinks=sinks, alibi=alibi, dropout_mask=dropout_mask, dropout_scale=dropout_scale,
         qk_norm=qk_norm, nonfinite=nonfinite,
     )  # fmt: skip
-    _check.choice(op, "lse_base", lse_base, ("e", "2"))
+    _check.choice(op, "lse_base", lse_base, get_args(LseBase))
     _alike(op, "dbias", dbias, bias)
     _alike(op, "dsinks", dsinks, sinks)
     _alike(op, "dalibi", dalibi, alibi)
@@ -130,7 +131,7 @@ def sparse_attention_jvp(
     *,
     dbias: Floats | None = None,
     dsinks: Floats | None = None,
-    weight: str = "softmax",
+    weight: Weight = "softmax",
     scale: float | None = None,
     bandwidth: float = 1.0,
     power: float = 2.0,
@@ -140,9 +141,9 @@ def sparse_attention_jvp(
     qk_norm: float | None = None,
     dropout_mask: Bools | None = None,
     dropout_scale: float = 1.0,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
-    lse_base: str = "e",
+    lse_base: LseBase = "e",
 ) -> Any:
     """Change of `sparse_attention` along (dq, dk, dv[, dbias][, dsinks]), the support held fixed.
 
@@ -187,7 +188,7 @@ def neighbourhood_attention_jvp(
     dilation: Sizes = 1,
     causal: Flags = False,
     scale: float | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
 ) -> Any:
     """Change of `neighbourhood_attention` along (dq, dk, dv), to first order.

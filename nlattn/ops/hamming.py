@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Nonfinite, StraightThrough
 from nlattn._types import Floats, Signs, Work
 from nlattn.engines import forward_mode, laws
 from nlattn.engines import hamming as engine
@@ -14,11 +15,11 @@ from nlattn.engines.magnitude import ranged
 from nlattn.engines.sparse import Edges, WeightFunction
 from nlattn.maps.sparse import SparseMap
 
-THROUGH = ("identity", "clip", "none")
+THROUGH: tuple[StraightThrough, ...] = get_args(StraightThrough)
 _CHANNELS = 2**16 - 2  # distances are held in 16 bits, of which the last value is none
 
 
-def pack_signs(x: Floats, *, nonfinite: str = "raise") -> Signs:
+def pack_signs(x: Floats, *, nonfinite: Nonfinite = "raise") -> Signs:
     """Signs of vectors (..., n, d), 64 to a word: a bit is set where a number is below 0.
 
     0, -0 and NaN (with ``nonfinite="propagate"``) count as positive. The bits beyond d are 0.
@@ -43,7 +44,7 @@ def hamming_attention(
     *,
     keys: int = 32,
     scale: float | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
 ) -> Any:
     """Softmax of ``scale sign(q).sign(k)`` over the `keys` keys N where it is largest, times v.
@@ -101,7 +102,7 @@ def hamming_attention_map(
     scale: float | None = None,
     query_grid: tuple[int, ...] | None = None,
     key_grid: tuple[int, ...] | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> SparseMap:
     """The map of one head's `hamming_attention`, from values (m, e) to outputs (n, e).
 
@@ -128,8 +129,8 @@ def hamming_attention_vjp(
     dlse: Floats | None = None,
     keys: int = 32,
     scale: float | None = None,
-    straight_through: str = "identity",
-    nonfinite: str = "raise",
+    straight_through: StraightThrough = "identity",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients (dq, dk, dv) of ``sum(dout * out) + sum(dlse * lse)``, the keys N held fixed.
 
@@ -168,8 +169,8 @@ def hamming_attention_jvp(
     *,
     keys: int = 32,
     scale: float | None = None,
-    straight_through: str = "identity",
-    nonfinite: str = "raise",
+    straight_through: StraightThrough = "identity",
+    nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
 ) -> Any:
     """Change of `hamming_attention` along (dq, dk, dv), the keys N held fixed.
@@ -207,7 +208,14 @@ class _Call(NamedTuple):
 
     @classmethod
     def of(
-        cls, op: str, q: Any, k: Any, keys: object, scale: object, nonfinite: str, **arrays: Any
+        cls,
+        op: str,
+        q: Any,
+        k: Any,
+        keys: object,
+        scale: object,
+        nonfinite: Nonfinite,
+        **arrays: Any,
     ) -> _Call:
         """Check everything, and find the nearest keys."""
         count = _check.integer(op, "keys", keys, low=1)

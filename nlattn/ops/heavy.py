@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import numpy as np
 
 from nlattn import _check
+from nlattn import _modes as modes
+from nlattn._modes import Nonfinite
 from nlattn._types import Bools, Floats, Support, Work
 from nlattn.engines import heavy_range, prefix_sets
 from nlattn.engines.normaliser import Normaliser
@@ -17,7 +20,7 @@ from nlattn.maps.heavy import HeavyMap
 from nlattn.ops.universal import UniversalSet, checked_eps, chosen_bounds
 from nlattn.runtime import jit
 
-NORMALISERS = ("auto", "factor", "dense", "sampled")
+NORMALISERS: tuple[modes.Normaliser, ...] = get_args(modes.Normaliser)
 _BYTES = 1 << 26  # of one block of queries' entries
 
 
@@ -28,13 +31,13 @@ def heavy_attention(
     *,
     p: float = 2.0,
     causal: bool = False,
-    normaliser: str = "auto",
+    normaliser: modes.Normaliser = "auto",
     universal: UniversalSet | None = None,
     eta: float = 0.1,
     failure: float = 1e-3,
     seed: int = 0,
     max_bytes: float = 4e9,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> HeavyMap:
     """All entries ``A_ij = |<q_i,k_j>|^p / sum_l |<q_i,k_l>|^p`` of at least eps, and no other.
 

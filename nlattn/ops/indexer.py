@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Nonfinite
 from nlattn._types import Floats, Ints
 from nlattn.engines import indexer as engine
 
 _SPEC = {"q": "n h d", "k": "m d", "w": "n h"}
 
 
-def _fitted(op: str, arrays: dict[str, Any], nonfinite: str, max_bytes: float) -> _check.Fit:
+def _fitted(op: str, arrays: dict[str, Any], nonfinite: Nonfinite, max_bytes: float) -> _check.Fit:
     specs = {**_SPEC, **{f"d{name}": spec for name, spec in _SPEC.items()}, "dscores": "n m"}
     given = {name: (x, specs[name]) for name, x in arrays.items()}
     fit = _check.fit(op, given, nonfinite=nonfinite)
@@ -24,7 +25,7 @@ def _fitted(op: str, arrays: dict[str, Any], nonfinite: str, max_bytes: float) -
 
 
 def index_scores(
-    q: Floats, k: Floats, w: Floats, *, nonfinite: str = "raise", max_bytes: float = 4e9
+    q: Floats, k: Floats, w: Floats, *, nonfinite: Nonfinite = "raise", max_bytes: float = 4e9
 ) -> Floats:
     """Scores by which keys are chosen: ``sum_h w[i, h] relu(q[i, h] . k[j])``.
 
@@ -70,7 +71,7 @@ def index_scores_vjp(
     w: Floats,
     dscores: Floats,
     *,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     max_bytes: float = 4e9,
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients (dq, dk, dw) of ``sum(dscores * scores)``; a product of 0 or less has none.
@@ -97,7 +98,7 @@ def index_scores_jvp(
     dk: Floats,
     dw: Floats,
     *,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     max_bytes: float = 4e9,
 ) -> Floats:
     """Change of `index_scores` along (dq, dk, dw); a product of 0 or less has none.
@@ -121,7 +122,7 @@ def topk_keys(
     *,
     causal: bool = False,
     causal_offset: int = 0,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Ints:
     """The `t` keys of largest score of every query: a table as `support_from_index` takes it.
 
@@ -167,7 +168,7 @@ def topk_keys(
     if offset and not ahead:
         _check.fail(op, f"causal_offset={offset}", "has no meaning without causal=True")
     bad = np.isnan(x) | (x == np.inf)
-    if _check.choice(op, "nonfinite", nonfinite, ("raise", "propagate")) == "raise" and bad.any():
+    if _check.choice(op, "nonfinite", nonfinite, get_args(Nonfinite)) == "raise" and bad.any():
         where = _check.first_of(bad)
         text = f"is {x[tuple(where)]}, expected finite values or -inf"
         _check.fail(op, f"scores{where}", text)

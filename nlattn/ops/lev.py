@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import KeyChoice, Nonfinite
 from nlattn._types import Floats, Ints
 from nlattn.engines import laws
 from nlattn.engines.magnitude import ranged
@@ -22,11 +23,11 @@ def lev_keys(
     *,
     keys: int = 32,
     scores: Floats | None = None,
-    select: str = "leverage",
+    select: KeyChoice = "leverage",
     scale: float | None = None,
     seed: int = 0,
     gqa: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Ints:
     """The `keys` keys of largest score, for each head of `k`; ties go to the lowest index.
 
@@ -53,12 +54,12 @@ def lev_attention(
     *,
     keys: int = 32,
     scores: Floats | None = None,
-    select: str = "leverage",
+    select: KeyChoice = "leverage",
     index: Ints | None = None,
     scale: float | None = None,
     seed: int = 0,
     gqa: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
 ) -> Any:
     """Softmax attention on a few keys U: ``out[i] = sum_U softmax_U(scale q[i].k[j]) v[j]``.
@@ -127,13 +128,13 @@ def lev_attention_map(
     *,
     keys: int = 32,
     scores: Floats | None = None,
-    select: str = "leverage",
+    select: KeyChoice = "leverage",
     index: Ints | None = None,
     scale: float | None = None,
     seed: int = 0,
     query_grid: tuple[int, ...] | None = None,
     key_grid: tuple[int, ...] | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> SelectedMap:
     """The map of one head's `lev_attention`, from values (m, e) to outputs (n, e).
 
@@ -166,12 +167,12 @@ def lev_attention_vjp(
     dlse: Floats | None = None,
     keys: int = 32,
     scores: Floats | None = None,
-    select: str = "leverage",
+    select: KeyChoice = "leverage",
     index: Ints | None = None,
     scale: float | None = None,
     seed: int = 0,
     gqa: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients (dq, dk, dv) of ``sum(dout * out) + sum(dlse * lse)``, the keys U held fixed.
 
@@ -214,12 +215,12 @@ def lev_attention_jvp(
     *,
     keys: int = 32,
     scores: Floats | None = None,
-    select: str = "leverage",
+    select: KeyChoice = "leverage",
     index: Ints | None = None,
     scale: float | None = None,
     seed: int = 0,
     gqa: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
 ) -> Any:
     """Change of `lev_attention` along (dq, dk, dv), to first order, the keys U held fixed.

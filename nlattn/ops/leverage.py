@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import LeverageMethod, Nonfinite, Sketch
 from nlattn._types import Floats
 from nlattn.engines import laws
 from nlattn.engines import leverage as engine
@@ -20,10 +21,10 @@ from nlattn.engines.magnitude import ranged
 def leverage_scores(
     k: Floats,
     *,
-    method: str = "qr",
+    method: LeverageMethod = "qr",
     rcond: float | None = None,
     return_rank: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Any:
     """Leverage scores of keys: ``tau_j = k_j^T (K^T K)^+ k_j``, whose sum is the rank of K.
 
@@ -88,13 +89,13 @@ def approximate_leverage_scores(
     *,
     delta: float = 0.5,
     failure: float = 0.1,
-    sketch: str = "countsketch",
+    sketch: Sketch = "countsketch",
     rows: int | None = None,
     directions: int | None = None,
     seed: int = 0,
     rcond: float | None = None,
     max_bytes: float = 4e9,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Floats:
     """Leverage scores of keys within a factor ``1 +- delta``, from a random sketch: a filter.
 
@@ -144,7 +145,7 @@ def approximate_leverage_scores(
     for name, value in (("delta", delta), ("failure", failure)):
         if _check.number(op, name, value, positive=True) >= 1:
             _check.fail(op, f"{name}={value:g},", "expected less than 1")
-    _check.choice(op, "sketch", sketch, ("countsketch", "srht"))
+    _check.choice(op, "sketch", sketch, get_args(Sketch))
     limit = _checked_rcond(op, rcond, "qr")
     key = _check.integer(op, "seed", seed)
     fit = _check.fit(op, {"k": (k, "n d")}, nonfinite=nonfinite)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Nonfinite
 from nlattn._types import Floats, Ints
 from nlattn.engines import bracket
 from nlattn.engines.sensitivity import Keys, bounds, converge, default_eta, log_s
@@ -56,7 +57,7 @@ def lewis_weights(
     average: float | None = None,
     tol: float = _TOL,
     steps: int = _STEPS,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> LewisWeights:
     """Lewis weights: the fixed point ``w_i = tau_i(W^(1/2 - 1/p) K)``.
 
@@ -129,7 +130,7 @@ def lewis_weights(
 
 
 def sensitivity_bounds(
-    k: Floats, p: float, *, weights: Floats | None = None, nonfinite: str = "raise"
+    k: Floats, p: float, *, weights: Floats | None = None, nonfinite: Nonfinite = "raise"
 ) -> Bracket:
     """Bounds of ``sigma_i = sup_y |<k_i,y>|^p / sum_l |<k_l,y>|^p`` for every key.
 
@@ -198,7 +199,7 @@ def lp_sensitivity(
     *,
     tol: float = 1e-9,
     steps: int = 300,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Bracket:
     """The sensitivity of one key, between a query that attains `lower` and a dual `upper`.
 

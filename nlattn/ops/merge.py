@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import LseBase, Nonfinite
 from nlattn._types import Floats
 
-_BASES = ("e", "2")
+_BASES: tuple[LseBase, ...] = get_args(LseBase)
 
 
 def merge_attention(
     outs: Floats | Sequence[Floats],
     lses: Floats | Sequence[Floats],
     *,
-    lse_base: str = "e",
-    nonfinite: str = "raise",
+    lse_base: LseBase = "e",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, Floats]:
     """Attention over the union of disjoint sets of keys: ``out = sum_s exp(lse_s - lse) out_s``.
 
@@ -66,8 +68,8 @@ def merge_attention_vjp(
     dout: Floats,
     *,
     dlse: Floats | None = None,
-    lse_base: str = "e",
-    nonfinite: str = "raise",
+    lse_base: LseBase = "e",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, Floats]:
     """Gradients (douts, dlses) of ``sum(dout * out) + sum(dlse * lse)``, with an axis of parts.
 
@@ -98,8 +100,8 @@ def merge_attention_jvp(
     douts: Floats | Sequence[Floats],
     dlses: Floats | Sequence[Floats],
     *,
-    lse_base: str = "e",
-    nonfinite: str = "raise",
+    lse_base: LseBase = "e",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, Floats]:
     """Changes of `out` and `lse` of `merge_attention` along douts and dlses, to first order.
 
@@ -136,11 +138,11 @@ def _prepared(
     outs: Floats | Sequence[Floats],
     lses: Floats | Sequence[Floats],
     lse_base: str,
-    nonfinite: str,
+    nonfinite: Nonfinite,
 ) -> tuple[Floats, Floats]:
     """Outputs (..., parts, n, e), and natural logarithms (..., parts, n) in float64."""
     _check.choice(op, "lse_base", lse_base, _BASES)
-    _check.choice(op, "nonfinite", nonfinite, ("raise", "propagate"))
+    _check.choice(op, "nonfinite", nonfinite, get_args(Nonfinite))
     x, z = _stacked(op, "outs", outs, -3), _stacked(op, "lses", lses, -2)
     if x.ndim < 3:
         _check.fail(op, "outs", f"has shape {x.shape}, expected (..., parts, n, e)")
@@ -171,7 +173,9 @@ def _stacked(op: str, name: str, value: object, axis: int) -> Floats:
     return np.stack(parts, axis)
 
 
-def _like(op: str, name: str, value: object, shape: tuple[int, ...], nonfinite: str) -> Floats:
+def _like(
+    op: str, name: str, value: object, shape: tuple[int, ...], nonfinite: Nonfinite
+) -> Floats:
     x = _check.array(op, name, value)
     if x.shape != shape:
         _check.fail(op, name, f"has shape {x.shape}, expected {shape}")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import NearestScore, Nonfinite
 from nlattn._types import Bools, Field, Floats, Ints, Nearest
 from nlattn.engines import laws, matches, nearest
 from nlattn.engines.magnitude import ranged
@@ -26,13 +27,13 @@ def nearest_keys(
     k: Floats,
     *,
     topk: int = 1,
-    score: str = "dot",
+    score: NearestScore = "dot",
     scale: float | None = None,
     bandwidth: float = 1.0,
     start: Field | None = None,
     mask: Bools | None = None,
     causal: bool = False,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     max_bytes: float = 4e9,
 ) -> Nearest:
     """Keys of the largest scores, proved: ``index[i] = argmax_j s(q[i], k[j])``.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Nonfinite
 from nlattn._types import Floats, Support
 from nlattn.engines import laws
 from nlattn.engines import neighbourhood as engine
@@ -35,7 +36,7 @@ def neighbourhood_attention(
     dilation: Sizes = 1,
     causal: Flags = False,
     scale: float | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
 ) -> Any:
     """Softmax attention to the neighbours on a grid: ``out_i = sum_j softmax_j(s_ij) v_j``.
@@ -100,7 +101,7 @@ def neighbourhood_attention_map(
     dilation: Sizes = 1,
     causal: Flags = False,
     scale: float | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> SparseMap:
     """The map of one head's `neighbourhood_attention`, from values (n, e) to outputs (n, e).
 
@@ -134,7 +135,7 @@ def neighbourhood_attention_vjp(
     dilation: Sizes = 1,
     causal: Flags = False,
     scale: float | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients (dq, dk, dv) of ``sum(dout * out) + sum(dlse * lse)``.
 
@@ -206,7 +207,7 @@ def _prepared(
     dilation: Any,
     causal: Any,
     scale: float | None,
-    nonfinite: str,
+    nonfinite: Nonfinite,
 ) -> tuple[_check.Fit, tuple[Axis, ...], Arrays]:
     """Arrays in raster order, and what is seen along each axis."""
     fit, axes = grid_axes(op, given, window, stride, dilation, causal, nonfinite)
@@ -229,7 +230,7 @@ def grid_axes(
     stride: object,
     dilation: object,
     causal: object,
-    nonfinite: str,
+    nonfinite: Nonfinite,
 ) -> tuple[_check.Fit, tuple[Axis, ...]]:
     """Arrays on a grid of as many axes as the window has, and what is seen along each."""
     dims = _GRIDS[_count(op, window)]

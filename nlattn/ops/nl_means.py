@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Aggregate, Candidates, Nonfinite, PatchChoice, PatchSearch, SelfWeight
 from nlattn._types import Array, Ints, Support, Work
 from nlattn.engines import laws
 from nlattn.engines.magnitude import ranged
@@ -26,19 +27,19 @@ def nl_means(
     h: float | None = None,
     patch_size: int = 5,
     patch_distance: int = 5,
-    search: str = "window",
+    search: PatchSearch = "window",
     topk: int | None = None,
-    select: str = "nearest",
-    aggregate: str = "patch",
-    self_weight: str = "max",
-    candidates: str = "random",
+    select: PatchChoice = "nearest",
+    aggregate: Aggregate = "patch",
+    self_weight: SelfWeight = "max",
+    candidates: Candidates = "random",
     iterations: int | None = None,
     seed: int = 0,
     support: Support | None = None,
     channel_axis: int | None = -1,
     data_range: float | None = None,
     fast_mode: bool = True,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     max_bytes: float = 4e9,
 ) -> Any:
     """Means of what looks alike: weights ``w_ij = exp(-max(d2 - 2 sigma^2, 0) / h^2)``.
@@ -94,7 +95,7 @@ def nl_means(
         self_weight, candidates, iterations, seed, support, channel_axis, data_range, fast_mode,
         nonfinite, max_bytes)  # fmt: skip
     picture, call = checked("nl_means", image, asked)
-    voting = _check.choice(call.op, "aggregate", aggregate, ("patch", "pixel")) == "patch"
+    voting = _check.choice(call.op, "aggregate", aggregate, get_args(Aggregate)) == "patch"
     out = call.fit.empty("H W e")
     for b in range(call.fit.batch):
         denoise(call, b, voting, out[b])
@@ -108,15 +109,15 @@ def nl_means_support(
     sigma: float = 0.0,
     patch_size: int = 5,
     patch_distance: int = 5,
-    search: str = "window",
+    search: PatchSearch = "window",
     topk: int | None = None,
-    select: str = "nearest",
-    candidates: str = "random",
+    select: PatchChoice = "nearest",
+    candidates: Candidates = "random",
     iterations: int | None = None,
     seed: int = 0,
     channel_axis: int | None = -1,
     data_range: float | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     max_bytes: float = 4e9,
 ) -> Support:
     """The keys that `nl_means` compares each pixel with, itself included, for the same options.
@@ -147,17 +148,17 @@ def nl_means_map(
     h: float | None = None,
     patch_size: int = 5,
     patch_distance: int = 5,
-    search: str = "window",
+    search: PatchSearch = "window",
     topk: int | None = None,
-    select: str = "nearest",
-    self_weight: str = "max",
-    candidates: str = "random",
+    select: PatchChoice = "nearest",
+    self_weight: SelfWeight = "max",
+    candidates: Candidates = "random",
     iterations: int | None = None,
     seed: int = 0,
     support: Support | None = None,
     channel_axis: int | None = -1,
     data_range: float | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     max_bytes: float = 4e9,
 ) -> SparseMap:
     """The map of one picture's `nl_means` with ``aggregate="pixel"``, from pixels to pixels.
@@ -192,17 +193,17 @@ def nl_means_vjp(
     h: float | None = None,
     patch_size: int = 5,
     patch_distance: int = 5,
-    search: str = "window",
+    search: PatchSearch = "window",
     topk: int | None = None,
-    select: str = "nearest",
-    aggregate: str = "patch",
-    self_weight: str = "max",
-    candidates: str = "random",
+    select: PatchChoice = "nearest",
+    aggregate: Aggregate = "patch",
+    self_weight: SelfWeight = "max",
+    candidates: Candidates = "random",
     iterations: int | None = None,
     seed: int = 0,
     support: Support | None = None,
     channel_axis: int | None = -1,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     max_bytes: float = 4e9,
 ) -> Any:
     """Gradient of ``sum(dout * out)`` of `nl_means` by the image, keys held fixed.
@@ -218,7 +219,7 @@ def nl_means_vjp(
         self_weight, candidates, iterations, seed, support, channel_axis, None, True, nonfinite,
         max_bytes)  # fmt: skip
     picture, call = checked("nl_means_vjp", image, asked, dout)
-    voting = _check.choice(call.op, "aggregate", aggregate, ("patch", "pixel")) == "patch"
+    voting = _check.choice(call.op, "aggregate", aggregate, get_args(Aggregate)) == "patch"
     needed = call.n * patch_size**2 * call.C * call.fit.dtype.itemsize * 5
     what = f"the {patch_size} x {patch_size} patches of {call.n} pixels, five times"
     _check.memory(call.op, needed, max_bytes, what, "tile the image")
@@ -237,17 +238,17 @@ def nl_means_jvp(
     h: float | None = None,
     patch_size: int = 5,
     patch_distance: int = 5,
-    search: str = "window",
+    search: PatchSearch = "window",
     topk: int | None = None,
-    select: str = "nearest",
-    aggregate: str = "patch",
-    self_weight: str = "max",
-    candidates: str = "random",
+    select: PatchChoice = "nearest",
+    aggregate: Aggregate = "patch",
+    self_weight: SelfWeight = "max",
+    candidates: Candidates = "random",
     iterations: int | None = None,
     seed: int = 0,
     support: Support | None = None,
     channel_axis: int | None = -1,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     max_bytes: float = 4e9,
 ) -> Any:
     """Change of `nl_means` as the image moves along `dimage`, keys held fixed.
@@ -263,7 +264,7 @@ def nl_means_jvp(
         self_weight, candidates, iterations, seed, support, channel_axis, None, True, nonfinite,
         max_bytes)  # fmt: skip
     picture, call = checked("nl_means_jvp", image, asked, dimage=dimage)
-    voting = _check.choice(call.op, "aggregate", aggregate, ("patch", "pixel")) == "patch"
+    voting = _check.choice(call.op, "aggregate", aggregate, get_args(Aggregate)) == "patch"
     needed = call.n * patch_size**2 * call.C * call.fit.dtype.itemsize * 5
     what = f"the {patch_size} x {patch_size} patches of {call.n} pixels, five times"
     _check.memory(call.op, needed, max_bytes, what, "tile the image")
@@ -280,18 +281,18 @@ class NLMeansArguments(NamedTuple):
     h: float | None
     patch_size: int
     patch_distance: int
-    search: str
+    search: PatchSearch
     topk: int | None
-    select: str
-    self_weight: str
-    candidates: str
+    select: PatchChoice
+    self_weight: SelfWeight
+    candidates: Candidates
     iterations: int | None
     seed: int
     support: Support | None
     channel_axis: int | None
     data_range: float | None
     fast_mode: bool
-    nonfinite: str
+    nonfinite: Nonfinite
     max_bytes: float
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Nonfinite, Pairwise
 from nlattn._types import Floats, Work
 from nlattn.engines import concatenation, dense, forward_mode, laws
 from nlattn.engines.magnitude import ranged
@@ -18,7 +19,7 @@ from nlattn.maps.factored import FactoredMap
 from nlattn.ops._band import Positions
 from nlattn.ops._scores import prepare
 
-PAIRWISE = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
+PAIRWISE: tuple[Pairwise, ...] = get_args(Pairwise)
 
 
 @ranged(laws.pairwise)
@@ -27,10 +28,10 @@ def nonlocal_mean(
     k: Floats,
     v: Floats,
     *,
-    pairwise: str = "embedded_gaussian",
+    pairwise: Pairwise = "embedded_gaussian",
     scale: float = 1.0,
     weight: Floats | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Floats:
     """Non-local mean: ``out[i] = sum_j A[i, j] v[j]``.
 
@@ -84,12 +85,12 @@ def nonlocal_mean_map(
     q: Floats,
     k: Floats,
     *,
-    pairwise: str = "embedded_gaussian",
+    pairwise: Pairwise = "embedded_gaussian",
     scale: float = 1.0,
     weight: Floats | None = None,
     query_grid: tuple[int, ...] | None = None,
     key_grid: tuple[int, ...] | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> AttentionMap:
     """The map of one head's `nonlocal_mean`, from values (m, e) to outputs (n, e).
 
@@ -123,10 +124,10 @@ def nonlocal_mean_vjp(
     v: Floats,
     dout: Floats,
     *,
-    pairwise: str = "embedded_gaussian",
+    pairwise: Pairwise = "embedded_gaussian",
     scale: float = 1.0,
     weight: Floats | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Any:
     """Gradients (dq, dk, dv) of ``sum(dout * out)``; for "concatenation" also dweight (2 d,).
 
@@ -162,10 +163,10 @@ def nonlocal_mean_jvp(
     dv: Floats,
     *,
     dweight: Floats | None = None,
-    pairwise: str = "embedded_gaussian",
+    pairwise: Pairwise = "embedded_gaussian",
     scale: float = 1.0,
     weight: Floats | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Floats:
     """Change of `nonlocal_mean` along (dq, dk, dv[, dweight]), to first order.
 
@@ -202,7 +203,7 @@ class _Call:
         pairwise: str,
         scale: float,
         weight: Floats | None,
-        nonfinite: str,
+        nonfinite: Nonfinite,
         **others: tuple[Floats, str],
     ):
         _check.choice(op, "pairwise", pairwise, PAIRWISE)

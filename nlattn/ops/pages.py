@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Nonfinite
 from nlattn._types import Floats, Ints
 from nlattn.ops.dense import attention
 from nlattn.ops.merge import merge_attention
@@ -94,7 +95,7 @@ def paged_attention(
     causal_offset: int | Ints | str = 0,
     sinks: Floats | None = None,
     alibi: Floats | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
 ) -> Any:
     """Attention to keys and values in pages, some thousand of them gathered at a time.

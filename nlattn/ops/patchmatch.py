@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Candidates, Nonfinite, Propagate, Score, SearchMethod
 from nlattn._types import Bools, Field, Floats, Ints
 from nlattn.engines import laws
 from nlattn.engines import patchmatch as engine
@@ -16,7 +18,7 @@ from nlattn.engines.patchmatch import CANDIDATES, JUMPS, PROPAGATE, SCORES, Mask
 from nlattn.engines.random_search import Progress
 
 OP = "patchmatch"
-METHODS = ("buffered", "exact", "certified")
+METHODS: tuple[SearchMethod, ...] = get_args(SearchMethod)
 
 
 @ranged(laws.score)
@@ -24,11 +26,11 @@ def patchmatch(
     q: Floats,
     k: Floats,
     *,
-    candidates: str = "random",
+    candidates: Candidates = "random",
     iterations: int | None = None,
     topk: int = 1,
-    propagate: str = "both",
-    score: str = "dot",
+    propagate: Propagate = "both",
+    score: Score = "dot",
     scale: float | None = None,
     bandwidth: float = 1.0,
     patch: int = 1,
@@ -39,12 +41,12 @@ def patchmatch(
     key_mask: Bools | None = None,
     mask: Bools | None = None,
     causal: bool = False,
-    method: str = "buffered",
+    method: SearchMethod = "buffered",
     stop_count: int | None = None,
     patience: int = 1,
     first_slice: int = 0,
     progress: Progress = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     max_bytes: float = 4e9,
 ) -> Field:
     """Keys of the largest scores: ``index[p] = argmax_j s(q[p], k[j])``, nearly.

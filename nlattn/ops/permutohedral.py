@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Lattice, Nonfinite, SoftmaxOrGaussian
 from nlattn._types import Array, Floats, Ints, Simplices
 from nlattn.engines import lattice as lattices
 from nlattn.engines import laws
@@ -14,11 +15,11 @@ from nlattn.engines import permutohedral as engine
 from nlattn.engines.magnitude import ranged
 from nlattn.maps.permutohedral import PermutohedralMap
 
-WEIGHTS = ("gaussian", "softmax")
-LATTICES = ("published", "complete")
+WEIGHTS: tuple[SoftmaxOrGaussian, ...] = get_args(SoftmaxOrGaussian)
+LATTICES: tuple[Lattice, ...] = get_args(Lattice)
 
 
-def permutohedral_simplices(x: Floats, *, nonfinite: str = "raise") -> Simplices:
+def permutohedral_simplices(x: Floats, *, nonfinite: Nonfinite = "raise") -> Simplices:
     """The simplices in which features (..., n, d) lie, as `permutohedral_attention` finds them.
 
     Of coordinates that tie, as in patches without texture, the lower index ranks first. The
@@ -47,13 +48,13 @@ def permutohedral_attention(
     v: Floats,
     *,
     normalize: bool = True,
-    weight: str = "gaussian",
+    weight: SoftmaxOrGaussian = "gaussian",
     scale: float | None = None,
-    lattice: str = "published",
+    lattice: Lattice = "published",
     query_vertices: bool = True,
     q_simplices: Simplices | None = None,
     k_simplices: Simplices | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
 ) -> Any:
     """Attention with weights of about ``exp(-|q_i - k_j|^2 / 2)``, by splat, blur and slice.
@@ -119,15 +120,15 @@ def permutohedral_attention_map(
     k: Floats,
     *,
     normalize: bool = True,
-    weight: str = "gaussian",
+    weight: SoftmaxOrGaussian = "gaussian",
     scale: float | None = None,
-    lattice: str = "published",
+    lattice: Lattice = "published",
     query_vertices: bool = True,
     q_simplices: Simplices | None = None,
     k_simplices: Simplices | None = None,
     query_grid: tuple[int, ...] | None = None,
     key_grid: tuple[int, ...] | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> PermutohedralMap:
     """The map of one head's `permutohedral_attention`, from values (m, e) to outputs (n, e).
 
@@ -156,13 +157,13 @@ def permutohedral_attention_vjp(
     *,
     dlse: Floats | None = None,
     normalize: bool = True,
-    weight: str = "gaussian",
+    weight: SoftmaxOrGaussian = "gaussian",
     scale: float | None = None,
-    lattice: str = "published",
+    lattice: Lattice = "published",
     query_vertices: bool = True,
     q_simplices: Simplices | None = None,
     k_simplices: Simplices | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients (dq, dk, dv) of ``sum(dout * out) + sum(dlse * lse)``, the simplices held fixed.
 
@@ -195,13 +196,13 @@ def permutohedral_attention_jvp(
     dv: Floats,
     *,
     normalize: bool = True,
-    weight: str = "gaussian",
+    weight: SoftmaxOrGaussian = "gaussian",
     scale: float | None = None,
-    lattice: str = "published",
+    lattice: Lattice = "published",
     query_vertices: bool = True,
     q_simplices: Simplices | None = None,
     k_simplices: Simplices | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
 ) -> Any:
     """Change of `permutohedral_attention` along (dq, dk, dv), the simplices held fixed.

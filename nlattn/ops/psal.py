@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Border, Candidates, Nonfinite
 from nlattn._types import Bools, Field, Floats
 from nlattn.engines import laws
 from nlattn.engines.magnitude import ranged
@@ -17,7 +18,7 @@ from nlattn.engines.patchmatch import CANDIDATES
 from nlattn.maps.sparse import SparseMap
 from nlattn.ops.patchmatch import patchmatch
 
-BORDERS = ("reflect", "edge")
+BORDERS: tuple[Border, ...] = get_args(Border)
 
 
 @ranged(laws.costs)
@@ -31,13 +32,13 @@ def psal(
     temperature: float = 1.0,
     aggregate: bool = False,
     dedup: bool = False,
-    border: str = "reflect",
+    border: Border = "reflect",
     key_mask: Bools | None = None,
-    candidates: str = "random",
+    candidates: Candidates = "random",
     iterations: int | None = None,
     seed: int = 0,
     field: Field | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     max_bytes: float = 4e9,
 ) -> Floats:
     """Attention on nearest patches: ``out[i] = sum_t softmax_t(-c_t(i) / temperature) v[m_t(i)]``.
@@ -105,13 +106,13 @@ def psal_map(
     temperature: float = 1.0,
     aggregate: bool = False,
     dedup: bool = False,
-    border: str = "reflect",
+    border: Border = "reflect",
     key_mask: Bools | None = None,
-    candidates: str = "random",
+    candidates: Candidates = "random",
     iterations: int | None = None,
     seed: int = 0,
     field: Field | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     max_bytes: float = 4e9,
 ) -> SparseMap:
     """The map of one head's `psal`, from values (Hk Wk, e) to outputs (Hq Wq, e).
@@ -141,13 +142,13 @@ def psal_vjp(
     temperature: float = 1.0,
     aggregate: bool = False,
     dedup: bool = False,
-    border: str = "reflect",
+    border: Border = "reflect",
     key_mask: Bools | None = None,
-    candidates: str = "random",
+    candidates: Candidates = "random",
     iterations: int | None = None,
     seed: int = 0,
     field: Field | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     max_bytes: float = 4e9,
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients (dq, dk, dv) of ``sum(dout * out)``, exact for the matches, which are constants.
@@ -179,13 +180,13 @@ def psal_jvp(
     temperature: float = 1.0,
     aggregate: bool = False,
     dedup: bool = False,
-    border: str = "reflect",
+    border: Border = "reflect",
     key_mask: Bools | None = None,
-    candidates: str = "random",
+    candidates: Candidates = "random",
     iterations: int | None = None,
     seed: int = 0,
     field: Field | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
     max_bytes: float = 4e9,
 ) -> Floats:
     """Change of `psal` along (dq, dk, dv), to first order, the matches held fixed.
@@ -213,13 +214,13 @@ class PsalArguments(NamedTuple):
     temperature: float
     aggregate: bool
     dedup: bool
-    border: str
+    border: Border
     key_mask: Bools | None
-    candidates: str
+    candidates: Candidates
     iterations: int | None
     seed: int
     field: Field | None
-    nonfinite: str
+    nonfinite: Nonfinite
     max_bytes: float
 
 

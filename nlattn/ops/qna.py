@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Nonfinite
 from nlattn._types import Floats
 from nlattn.engines import laws
 from nlattn.engines.magnitude import ranged
@@ -29,7 +30,7 @@ def qna(
     bias: Floats | None = None,
     gate: Floats | None = None,
     scale: float | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Floats:
     """Learned queries in windows: ``out[I, J] = sum_t sum_tap softmax_tap(s + bias) gate v``.
 
@@ -92,7 +93,7 @@ def qna_map(
     gate: Floats | None = None,
     scale: float | None = None,
     query: int | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> WindowMap:
     """The map of one head's `qna`, from values (H W, e) to outputs (Ho Wo, e).
 
@@ -129,7 +130,7 @@ def qna_vjp(
     bias: Floats | None = None,
     gate: Floats | None = None,
     scale: float | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Gradients:
     """Gradients (dq, dk, dv, dbias, dgate) of ``sum(dout * out)``; None for what was not given.
 
@@ -178,7 +179,7 @@ def qna_jvp(
     bias: Floats | None = None,
     gate: Floats | None = None,
     scale: float | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Floats:
     """Change of `qna` along (dq, dk, dv[, dbias][, dgate]), to first order.
 
@@ -209,7 +210,7 @@ def qna_upsample(
     window: int | tuple[int, int],
     bias: Floats | None = None,
     gate: Floats | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Floats:
     """`qna` at s times the resolution: ``out[s I + a, s J + b] = qna(q[a s + b], k, v)[I, J]``.
 
@@ -269,7 +270,7 @@ def qna_upsample_vjp(
     window: int | tuple[int, int],
     bias: Floats | None = None,
     gate: Floats | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Gradients:
     """Gradients (dq, dk, dv, dbias, dgate) of ``sum(dout * out)``; None for what was not given.
 
@@ -307,7 +308,7 @@ def qna_upsample_jvp(
     dgate: Floats | None = None,
     bias: Floats | None = None,
     gate: Floats | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Floats:
     """Change of `qna_upsample` along (dq, dk, dv[, dbias][, dgate]), to first order.
 
@@ -327,7 +328,7 @@ def qna_upsample_jvp(
 
 
 def _phases(
-    op: str, given: dict[str, Any], scale: object, window: object, nonfinite: str
+    op: str, given: dict[str, Any], scale: object, window: object, nonfinite: Nonfinite
 ) -> tuple[dict[str, Any], _check.Fit]:
     """Arguments of `qna` with phases as the last leading axis; keys and values are not copied."""
     s = _check.integer(op, "scale", scale, low=1)
@@ -346,7 +347,7 @@ def _phases(
 
 
 def _fit(
-    op: str, given: dict[str, Any], nonfinite: str, specs: dict[str, str] | None = None
+    op: str, given: dict[str, Any], nonfinite: Nonfinite, specs: dict[str, str] | None = None
 ) -> _check.Fit:
     """The arrays that are there, checked against each other."""
     specs = specs or _ARRAYS

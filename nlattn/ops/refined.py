@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from nlattn._modes import Nonfinite
 from nlattn._types import Floats
 from nlattn.engines import laws
 from nlattn.engines.factored_fit import set_fit
@@ -13,7 +14,9 @@ from nlattn.maps.factored import FactoredMap
 
 
 @ranged(laws.products)
-def refined_self_attention(q: Floats, k: Floats, v: Floats, *, nonfinite: str = "raise") -> Floats:
+def refined_self_attention(
+    q: Floats, k: Floats, v: Floats, *, nonfinite: Nonfinite = "raise"
+) -> Floats:
     """Dot-product attention without softmax: ``out[i] = (1/m) sum_j (q[i].k[j]) v[j] = M q[i]``.
 
     Parameters
@@ -49,7 +52,7 @@ def refined_self_attention(q: Floats, k: Floats, v: Floats, *, nonfinite: str = 
 
 
 @ranged(laws.products)
-def channel_mixing(k: Floats, v: Floats, *, nonfinite: str = "raise") -> Floats:
+def channel_mixing(k: Floats, v: Floats, *, nonfinite: Nonfinite = "raise") -> Floats:
     """``M = (1/m) sum_j v[j] k[j].T`` (..., e, d): refined self-attention as a channel attention.
 
     Arguments as for `refined_self_attention`, whose result is ``q @ M.T``: one matrix for all
@@ -73,7 +76,7 @@ def refined_self_attention_map(
     *,
     query_grid: tuple[int, ...] | None = None,
     key_grid: tuple[int, ...] | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> FactoredMap:
     """The map ``q k.T / m`` of one head, from values (m, e) to outputs (n, e).
 
@@ -89,7 +92,7 @@ def refined_self_attention_map(
 
 @ranged(laws.products)
 def refined_self_attention_vjp(
-    q: Floats, k: Floats, v: Floats, dout: Floats, *, nonfinite: str = "raise"
+    q: Floats, k: Floats, v: Floats, dout: Floats, *, nonfinite: Nonfinite = "raise"
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients (dq, dk, dv) of ``sum(dout * out)``, ``(2 n + 3 m) d e`` multiply-adds.
 
@@ -112,7 +115,7 @@ def refined_self_attention_jvp(
     dk: Floats,
     dv: Floats,
     *,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Floats:
     """Change of `refined_self_attention` along (dq, dk, dv), ``(2 n + 3 m) d e`` multiply-adds.
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Candidates, MaskedRows, Nonfinite, Propagate, Score, SupportKind, Weight
 from nlattn._types import Bools, Field, Floats, Support, Work
 from nlattn.engines import forward_mode, laws
 from nlattn.engines.magnitude import ranged
@@ -16,14 +17,19 @@ from nlattn.engines.sparse import Edges, WeightFunction
 from nlattn.maps.sparse import SparseMap
 from nlattn.ops.patchmatch import patchmatch
 
-PAIRED = {"softmax": "dot", "dot": "dot", "abspow": "absdot", "gaussian": "neg_l2"}
+PAIRED: dict[str, Score] = {
+    "softmax": "dot",
+    "dot": "dot",
+    "abspow": "absdot",
+    "gaussian": "neg_l2",
+}
 """The score whose best key has the largest weight."""
 
 
 def scram_support(
     field: Field,
     *,
-    kind: str | Sequence[str] = "window",
+    kind: SupportKind | Sequence[SupportKind] = "window",
     window: int = 3,
     reach: int = 1,
     shift: bool = True,
@@ -98,24 +104,24 @@ def scram(
     k: Floats,
     v: Floats,
     *,
-    weight: str = "softmax",
+    weight: Weight = "softmax",
     scale: float | None = None,
     bandwidth: float = 1.0,
     power: float = 2.0,
-    candidates: str = "random",
+    candidates: Candidates = "random",
     iterations: int | None = None,
     topk: int = 1,
-    propagate: str = "both",
+    propagate: Propagate = "both",
     seed: int = 0,
-    kind: str | Sequence[str] = "window",
+    kind: SupportKind | Sequence[SupportKind] = "window",
     window: int = 3,
     key_mask: Bools | None = None,
     mask: Bools | None = None,
     causal: bool = False,
     field: Field | None = None,
     support: Support | None = None,
-    masked_rows: str = "zero",
-    nonfinite: str = "raise",
+    masked_rows: MaskedRows = "zero",
+    nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
 ) -> Any:
     """Attention near the best key: ``out[p] = sum_S f(s_pj) v[j] / Z_p``, S around argmax_j s_pj.
@@ -175,24 +181,24 @@ def scram_map(
     q: Floats,
     k: Floats,
     *,
-    weight: str = "softmax",
+    weight: Weight = "softmax",
     scale: float | None = None,
     bandwidth: float = 1.0,
     power: float = 2.0,
-    candidates: str = "random",
+    candidates: Candidates = "random",
     iterations: int | None = None,
     topk: int = 1,
-    propagate: str = "both",
+    propagate: Propagate = "both",
     seed: int = 0,
-    kind: str | Sequence[str] = "window",
+    kind: SupportKind | Sequence[SupportKind] = "window",
     window: int = 3,
     key_mask: Bools | None = None,
     mask: Bools | None = None,
     causal: bool = False,
     field: Field | None = None,
     support: Support | None = None,
-    masked_rows: str = "zero",
-    nonfinite: str = "raise",
+    masked_rows: MaskedRows = "zero",
+    nonfinite: Nonfinite = "raise",
 ) -> SparseMap:
     """The map of one head's `scram`, from values (Hk Wk, e) to outputs (Hq Wq, e).
 
@@ -219,24 +225,24 @@ def scram_vjp(
     dout: Floats,
     *,
     dlse: Floats | None = None,
-    weight: str = "softmax",
+    weight: Weight = "softmax",
     scale: float | None = None,
     bandwidth: float = 1.0,
     power: float = 2.0,
-    candidates: str = "random",
+    candidates: Candidates = "random",
     iterations: int | None = None,
     topk: int = 1,
-    propagate: str = "both",
+    propagate: Propagate = "both",
     seed: int = 0,
-    kind: str | Sequence[str] = "window",
+    kind: SupportKind | Sequence[SupportKind] = "window",
     window: int = 3,
     key_mask: Bools | None = None,
     mask: Bools | None = None,
     causal: bool = False,
     field: Field | None = None,
     support: Support | None = None,
-    masked_rows: str = "zero",
-    nonfinite: str = "raise",
+    masked_rows: MaskedRows = "zero",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, ...]:
     """Gradients (dq, dk, dv) of ``sum(dout * out) + sum(dlse * lse)`` of `scram`.
 
@@ -267,24 +273,24 @@ def scram_jvp(
     dk: Floats,
     dv: Floats,
     *,
-    weight: str = "softmax",
+    weight: Weight = "softmax",
     scale: float | None = None,
     bandwidth: float = 1.0,
     power: float = 2.0,
-    candidates: str = "random",
+    candidates: Candidates = "random",
     iterations: int | None = None,
     topk: int = 1,
-    propagate: str = "both",
+    propagate: Propagate = "both",
     seed: int = 0,
-    kind: str | Sequence[str] = "window",
+    kind: SupportKind | Sequence[SupportKind] = "window",
     window: int = 3,
     key_mask: Bools | None = None,
     mask: Bools | None = None,
     causal: bool = False,
     field: Field | None = None,
     support: Support | None = None,
-    masked_rows: str = "zero",
-    nonfinite: str = "raise",
+    masked_rows: MaskedRows = "zero",
+    nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
 ) -> Any:
     """Change of `scram` along (dq, dk, dv), to first order, the support held fixed.
@@ -309,24 +315,24 @@ def scram_jvp(
 class ScramArguments(NamedTuple):
     """The options of a call, as they came."""
 
-    weight: str
+    weight: Weight
     scale: float | None
     bandwidth: float
     power: float
-    candidates: str
+    candidates: Candidates
     iterations: int | None
     topk: int
-    propagate: str
+    propagate: Propagate
     seed: int
-    kind: str | Sequence[str]
+    kind: SupportKind | Sequence[SupportKind]
     window: int
     key_mask: Bools | None
     mask: Bools | None
     causal: bool
     field: Field | None
     support: Support | None
-    masked_rows: str
-    nonfinite: str
+    masked_rows: MaskedRows
+    nonfinite: Nonfinite
 
 
 def _prepared(

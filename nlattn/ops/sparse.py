@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Beyond, LseBase, MaskedRows, Nonfinite, Weight
 from nlattn._types import Bools, Floats, Support
 from nlattn.engines import laws
 from nlattn.engines.magnitude import ranged
@@ -57,7 +58,7 @@ def support_from_index(
     index: Any,
     n_keys: int,
     *,
-    beyond: str = "raise",
+    beyond: Beyond = "raise",
     window: tuple[int, int] | None = None,
     causal: bool = False,
     causal_offset: int = 0,
@@ -110,7 +111,7 @@ def support_from_index(
         _check.fail(op, "index", f"has shape {keys.shape}, expected (..., n, width)")
     shape = (*keys.shape[:-1], m)
     outside = keys >= m
-    if _check.choice(op, "beyond", beyond, ("raise", "empty")) == "raise" and outside.any():
+    if _check.choice(op, "beyond", beyond, get_args(Beyond)) == "raise" and outside.any():
         where = _check.first_of(outside)
         _check.fail(
             op,
@@ -151,7 +152,7 @@ def sparse_attention(
     v: Floats,
     support: Support,
     *,
-    weight: str = "softmax",
+    weight: Weight = "softmax",
     scale: float | None = None,
     bandwidth: float = 1.0,
     power: float = 2.0,
@@ -161,10 +162,10 @@ def sparse_attention(
     qk_norm: float | None = None,
     dropout_mask: Bools | None = None,
     dropout_scale: float = 1.0,
-    masked_rows: str = "zero",
-    nonfinite: str = "raise",
+    masked_rows: MaskedRows = "zero",
+    nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
-    lse_base: str = "e",
+    lse_base: LseBase = "e",
 ) -> Any:
     """Attention over the keys S of each query: ``out[i] = sum_S f(s_ij) v[j] / Z_i``.
 
@@ -236,7 +237,7 @@ def sparse_attention_map(
     k: Floats,
     support: Support,
     *,
-    weight: str = "softmax",
+    weight: Weight = "softmax",
     scale: float | None = None,
     bandwidth: float = 1.0,
     power: float = 2.0,
@@ -246,8 +247,8 @@ def sparse_attention_map(
     qk_norm: float | None = None,
     dropout_mask: Bools | None = None,
     dropout_scale: float = 1.0,
-    masked_rows: str = "zero",
-    nonfinite: str = "raise",
+    masked_rows: MaskedRows = "zero",
+    nonfinite: Nonfinite = "raise",
 ) -> SparseMap:
     """The map of one head's `sparse_attention`, from values (m, e) to outputs (n, e).
 
@@ -277,8 +278,8 @@ def sparse_attention_vjp(
     dout: Floats,
     *,
     dlse: Floats | None = None,
-    lse_base: str = "e",
-    weight: str = "softmax",
+    lse_base: LseBase = "e",
+    weight: Weight = "softmax",
     scale: float | None = None,
     bandwidth: float = 1.0,
     power: float = 2.0,
@@ -288,8 +289,8 @@ def sparse_attention_vjp(
     qk_norm: float | None = None,
     dropout_mask: Bools | None = None,
     dropout_scale: float = 1.0,
-    masked_rows: str = "zero",
-    nonfinite: str = "raise",
+    masked_rows: MaskedRows = "zero",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, ...]:
     """Gradients (dq, dk, dv[, dbias][, dsinks]) of ``sum(dout * out) + sum(dlse * lse)``.
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, get_args
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import StreamMethod
 from nlattn._types import Bools, Floats, Ints
 from nlattn.engines import leverage as engine
 from nlattn.engines.ranges import add_ranges, joined
 from nlattn.runtime import threads
 
-METHODS = ("qr", "gram")
+METHODS: tuple[StreamMethod, ...] = get_args(StreamMethod)
 _CHUNK = 1 << 19  # numbers of a chunk of keys: 4 MB
 _FORMAT = 1
 _LEAST = 2.0**-900  # of a key beside the largest; smaller ones have no digits left
@@ -65,7 +66,7 @@ class LeverageStream:
     >>> heavy = stream.result()
     """
 
-    def __init__(self, d: int, eps: float, *, first: int = 0, method: str = "qr"):
+    def __init__(self, d: int, eps: float, *, first: int = 0, method: StreamMethod = "qr"):
         op = "LeverageStream"
         self.d = _check.integer(op, "d", d, low=1)
         """Channels."""

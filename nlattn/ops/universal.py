@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Nonfinite
 from nlattn._types import Bools, Floats, Ints, Support
 from nlattn.engines import bracket, prefix_sets
 from nlattn.engines.sensitivity import Keys, bounds, lewis_logs, tensor_columns
@@ -46,7 +47,7 @@ def universal_set(
     causal: bool = False,
     tight: bool = False,
     max_bytes: float = 4e9,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> UniversalSet:
     """Every key j with ``|<q,k_j>|^p >= eps sum_l |<q,k_l>|^p`` for some query q, whatever it is.
 

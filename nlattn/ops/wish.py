@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Candidates, SearchMethod, SupportKind
 from nlattn._types import Field, Floats
 from nlattn.engines.draws import hashes
 from nlattn.maps.sparse import SparseMap
@@ -20,10 +21,10 @@ _Z = 1.959963984540054  # two-sided 95 % of a normal distribution
 class Setting(NamedTuple):
     """Options of a search and of a support."""
 
-    method: str
-    candidates: str
+    method: SearchMethod
+    candidates: Candidates
     topk: int
-    kind: tuple[str, ...]
+    kind: tuple[SupportKind, ...]
     window: int
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Aggregate, Candidates, PatchChoice, PatchSearch, SelfWeight
 from nlattn._types import Floats, JsonObject
 from nlattn.engines.nl_means import Beyond, PictureMeans, denoise
 from nlattn.engines.similar import matching, wanted
@@ -157,12 +158,12 @@ def job(
     h: float | None = None,
     patch_size: int = 5,
     patch_distance: int = 5,
-    search: str = "window",
+    search: PatchSearch = "window",
     topk: int | None = None,
-    select: str = "nearest",
-    aggregate: str = "patch",
-    self_weight: str = "max",
-    candidates: str = "random",
+    select: PatchChoice = "nearest",
+    aggregate: Aggregate = "patch",
+    self_weight: SelfWeight = "max",
+    candidates: Candidates = "random",
     iterations: int | None = None,
     seed: int = 0,
     tile: int = 1024,
