@@ -34,7 +34,7 @@ class Lean(NamedTuple):
             return None
         size = np.where(known, each, 1)
         scale = np.where(known, want, 0) / size
-        parts = np.where(known, got - want, 0) / size
+        parts = np.subtract(got, want, out=np.zeros(want.shape), where=known) / size
         rows = ((parts - found.bias * scale) * scale).sum(-1)
         clustered = float(np.sqrt((rows**2).sum()) / (scale**2).sum())
         return cls(found.bias, max(found.doubt, clustered), shared)
