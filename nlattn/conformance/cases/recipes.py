@@ -41,7 +41,7 @@ _BEYOND = (
 )
 _HARD = ("rising", "falling", "last", "sink", "channel", "negative", "offset")
 _LEVELS = (Recipe("plain"),)
-_CROSSED = 44
+_CROSSED = 36
 """Crossings at least, where an operator has few options."""
 _FEW = 4000
 """Pairs of queries and keys, of a slow oracle's crossings."""
@@ -132,7 +132,8 @@ def _pairs(spec: OpSpec) -> list[Recipe]:
 def _crossed(spec: OpSpec) -> list[Recipe]:
     """Every option alone with sizes that blocks, vectors and grids of hardware tell apart.
 
-    Where an oracle takes long, options meet fewer of them, and small ones.
+    Half of them, of grids a quarter at most, are of the first tier. Where an oracle takes long,
+    options meet fewer sizes, and small ones.
     """
     own = [_LEVELS[0], *(level for factor in spec.cases.choices for level in factor)]
     rest = [r for r in spec.cases.recipes if _one_option(r)]
@@ -143,13 +144,32 @@ def _crossed(spec: OpSpec) -> list[Recipe]:
     layouts = [x for x in LAYOUTS if x.layout not in ("heads-last", "broadcast") or len(heads) > 1]
     if spec.cases.tall or not sizes:
         return []
-    each = 1 if spec.cases.costly else max(6 if _sets(spec) else 3, -(-_CROSSED // len(own)))
+    each = max(4, -(-_CROSSED // len(own))) if _sets(spec) else 2
+    each = 1 if spec.cases.costly else each
     found = [
-        *crossings(own, sizes, heads, layouts, each),
+        *map(_lean, crossings(own, sizes, heads, layouts, each)),
         *crossings(rest, sizes, heads, layouts, 1 if spec.cases.costly else 2),
     ]
     few = 1 if spec.cases.costly else len(_NARROW)
-    return [replace(r, dtypes=("float32", *_NARROW[i % few])) for i, r in enumerate(found)]
+    turn, first = (2 * len(heads), len(heads)) if _sets(spec) else (4, not spec.cases.costly)
+    return [
+        replace(
+            r,
+            dtypes=("float32", *_NARROW[i % few]),
+            kinds=tuple(kind for kind in r.kinds if kind != "jvp"),
+            tier="smoke" if i % turn < first else "standard",
+        )
+        for i, r in enumerate(found)
+    ]
+
+
+def _lean(recipe: Recipe) -> Recipe:
+    """Many heads of few pairs of queries and keys, two of many."""
+    pairs_each = recipe.sizes.get("n", _FEW) * recipe.sizes.get("m", 1)
+    if not recipe.lead or pairs_each < _FEW // 2:
+        return recipe
+    groups = [int(x.partition(":")[2]) for x in recipe.extra if x.startswith("groups:")]
+    return replace(recipe, lead=(2 * max([1, *groups]),))
 
 
 def _one_option(recipe: Recipe) -> bool:
