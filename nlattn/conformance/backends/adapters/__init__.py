@@ -35,10 +35,15 @@ def four_axes(q: Tensor, k: Tensor, v: Tensor, gqa: bool) -> tuple[Tensor, Tenso
     return a, b, c
 
 
-def allowed_pairs(n: int, m: int, causal: bool, offset: int, window: Band) -> Any:
+def placed(offset: int | str, n: int, m: int) -> int:
+    """The number that an offset of causality stands for."""
+    return m - n if isinstance(offset, str) else offset
+
+
+def allowed_pairs(n: int, m: int, causal: bool, offset: int | str, window: Band) -> Any:
     """Which keys causality and a window allow each query, (n, m) bool; None for all."""
     if not causal and window is None:
         return None
     step = np.arange(m) - np.arange(n)[:, None]
     left, right = (n + m if side is None else side for side in window or (None, None))
-    return (step >= -left) & (step <= right) & ((step <= offset) if causal else True)
+    return (step >= -left) & (step <= right) & ((step <= placed(offset, n, m)) if causal else True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nlattn._types import Options
-from nlattn.conformance.backends.adapters import Band, Module, Tensor, four_axes, torch
+from nlattn.conformance.backends.adapters import Band, Module, Tensor, four_axes, placed, torch
 from nlattn.conformance.backends.backend import Unsupported
 
 
@@ -38,7 +38,8 @@ class Backend(torch.Backend):
     def _asked(
         self, _: Module, q: Tensor, k: Tensor, v: Tensor, *,
         scale: float | None = None, softcap: float | None = None, causal: bool = False,
-        causal_offset: int = 0, window: Band = None, gqa: bool = False, return_lse: bool = False,
+        causal_offset: int | str = 0, window: Band = None, gqa: bool = False,
+        return_lse: bool = False,
     ) -> Any:  # fmt: skip
         """Outputs, and lse if it is asked for."""
         lead = tuple(q.shape[:-2])
@@ -48,7 +49,8 @@ class Backend(torch.Backend):
         n, m = q.shape[-2], k.shape[-2]
         left, right = window or (None, None)
         if causal:
-            right = causal_offset if right is None else min(right, causal_offset)
+            ahead = placed(causal_offset, n, m)
+            right = ahead if right is None else min(right, ahead)
         sides = _side(left, m - n), _side(right, n - m)
         found = self._flash.flash_attn_func(
             *(x.transpose(1, 2) for x in (q, k, v)),

@@ -32,7 +32,7 @@ def attention(
     bias: Tensor = None,
     mask: Tensor = None,
     causal: bool = False,
-    causal_offset: int = 0,
+    causal_offset: int | str = 0,
     window: Band = None,
     gqa: bool = False,
     return_lse: bool = False,

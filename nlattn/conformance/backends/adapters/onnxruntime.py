@@ -48,7 +48,7 @@ class Backend:
         bias: Tensor = None,
         mask: Tensor = None,
         causal: bool = False,
-        causal_offset: int = 0,
+        causal_offset: int | str = 0,
         window: Band = None,
         gqa: bool = False,
     ) -> Any:

@@ -93,7 +93,8 @@ class Backend:
     def _attention(
         self, torch: Module, q: Tensor, k: Tensor, v: Tensor, *,
         scale: float | None = None, bias: Tensor = None, mask: Tensor = None, causal: bool = False,
-        causal_offset: int = 0, window: Band = None, gqa: bool = False, return_lse: bool = False,
+        causal_offset: int | str = 0, window: Band = None, gqa: bool = False,
+        return_lse: bool = False,
     ) -> Any:  # fmt: skip
         """Outputs, and lse from a kernel of one's choice that tells it."""
         shape = (*np.broadcast_shapes(q.shape[:-2], *([] if gqa else [k.shape[:-2]])), q.shape[-2])

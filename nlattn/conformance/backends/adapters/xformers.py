@@ -43,7 +43,7 @@ class Backend(torch.Backend):
     def _asked(
         self, torch: Module, q: Tensor, k: Tensor, v: Tensor, *,
         scale: float | None = None, bias: Tensor = None, mask: Tensor = None, causal: bool = False,
-        causal_offset: int = 0, window: Band = None, return_lse: bool = False,
+        causal_offset: int | str = 0, window: Band = None, return_lse: bool = False,
     ) -> Any:  # fmt: skip
         """Outputs, and lse if it is asked for."""
         lead = np.broadcast_shapes(*(tuple(x.shape[:-2]) for x in (q, k, v)))
