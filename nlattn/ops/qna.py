@@ -184,7 +184,7 @@ def qna_jvp(
     """Change of `qna` along (dq, dk, dv[, dbias][, dgate]), to first order.
 
     Arguments as there; changes have the shapes of their arrays. Outputs for other values and gates:
-    some three times the forward pass, memory ``O(H W (t + e))``.
+    some four times the forward pass, memory ``O(H W (t + e))``.
 
     Examples
     --------
