@@ -260,7 +260,7 @@ def bad(what: str) -> dict[str, Any]:
         ("far", ValueError, "k_simplices row 0 is not the simplex of k: its point has weight -"),
         ("scale", ValueError, "scale=0.5 has no place in weight='gaussian'; divide the features"),
         ("negative", ValueError, "scale=-1.0, expected a positive number"),
-        ("weight", ValueError, "weight='cosine', expected 'gaussian' or 'softmax'"),
+        ("weight", ValueError, "weight='cosine', expected 'softmax' or 'gaussian'"),
         ("lattice", ValueError, "lattice='whole', expected 'published' or 'complete'"),
         ("divided", ValueError, "normalize=False has no place in weight='softmax', which divides"),
         ("lse", ValueError, "return_lse=True has no place in normalize=False"),
