@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from nlattn._types import JsonObject
 from nlattn.cli.output import Output
-from nlattn.conformance.case import Case
+from nlattn.conformance.case import DTYPES, Case
 from nlattn.conformance.cases import suite
 from nlattn.conformance.cases import vectors as files
 from nlattn.conformance.judge.diagnosis import diagnose
@@ -23,6 +23,9 @@ def vectors(options: Namespace) -> int:
 
 def write(options: Namespace) -> int:
     """The cases of a tier, whole or not at all."""
+    for dtype in options.dtypes or ():
+        if dtype not in DTYPES:
+            raise ValueError(f"--dtypes {dtype}: no vectors of it, expected {', '.join(DTYPES)}")
     try:
         cases = list(suite.cases(options.tier, options.operators, options.dtypes))
     except KeyError as error:

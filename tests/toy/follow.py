@@ -22,7 +22,7 @@ from nlattn.conformance.backends.adapters.numpy import Backend
 from nlattn.conformance.cases import suite
 from nlattn.conformance.cases.recipes import recipes
 from nlattn.conformance.judge.variants import of as variants_of
-from nlattn.conformance.table import TABLE, OpSpec, find
+from nlattn.conformance.table import JUDGED, TABLE, OpSpec, find
 from nlattn.scaling.subject import find as subject
 from tests import test_docs, test_structure
 
@@ -57,7 +57,11 @@ def without_line(path: str, begin: str) -> Iterator[None]:
 @contextmanager
 def without_row() -> Iterator[None]:
     """Leave out the row."""
-    with patch.object(test_structure, "TABLE", tuple(x for x in TABLE if x is not TOY)):
+    rows, judged = (tuple(x for x in every if x is not TOY) for every in (TABLE, JUDGED))
+    with (
+        patch.object(test_structure, "TABLE", rows),
+        patch.object(test_structure, "JUDGED", judged),
+    ):
         yield
 
 
