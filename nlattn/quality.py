@@ -187,6 +187,12 @@ def compare_all(A: AttentionMap, B: AttentionMap, v: Floats | None = None) -> Ev
     -----
     The share that keys S hold is ``exp(lse_S - lse)``, so that rows are never formed. Strongest
     keys are those of ``topk(1)``; scores are equal that differ by four spacings of A's dtype.
+
+    Examples
+    --------
+    >>> exact = nlattn.certified_attention_map(q, k)
+    >>> bool(nlattn.compare_all(nlattn.lev_attention_map(q, k, keys=32), exact).mass < 1)
+    True
     """
     op = "compare_all"
     if not isinstance(B, CertifiedMap):

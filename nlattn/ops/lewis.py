@@ -251,8 +251,9 @@ def lp_sensitivity(
         _finite(x, lambda x: bracket.bracket(Keys.of(x), i, p, tol, steps), (np.nan, np.nan, 0))
         for x in fit["k"]
     ]
-    low, high, count = np.array(found, np.float64).reshape(*fit.lead, 3).T
-    return Bracket.of(low.T.copy(), high.T.copy(), count.T.astype(np.int64))
+    ends = np.array(found, np.float64).reshape(*fit.lead, 3)
+    steps_taken = ends[..., 2].astype(np.int64)
+    return Bracket.of(ends[..., 0].copy(), ends[..., 1].copy(), steps_taken)
 
 
 def _averaged(keys: Keys, p: float, average: float) -> tuple[Floats, float, int]:

@@ -102,6 +102,12 @@ def scram_for_mass(
     Notes
     -----
     Settings are tried in turn (`LADDER`), each at the cost of a run. Status: ours.
+
+    Examples
+    --------
+    >>> wish = nlattn.scram_for_mass(3 * grid, 3 * grid, mass=0.5)
+    >>> wish.reached, wish.map.shape
+    (True, (256, 256))
     """
     op = "scram_for_mass"
     fit = _check.fit(op, {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d")})
