@@ -76,7 +76,9 @@ def cross_scale_attention(
         raise NotImplementedError
     if q.ndim > 3:
         parts = [
-            cross_scale_attention(bad, *x, scale=scale, patch=patch, overlap=overlap)
+            cross_scale_attention(
+                bad, *x, scale=scale, patch=patch, overlap=overlap, temperature=temperature
+            )
             for x in zip(*(y.reshape(-1, *y.shape[-3:]) for y in (q, k, v)), strict=True)
         ]
         return np.array(parts).reshape(*q.shape[:-3], *parts[0].shape)
