@@ -24,7 +24,8 @@ class Errors(NamedTuple):
     bias: float
     """Relative error in common, by least squares."""
     doubt: float
-    """Its standard deviation if errors are independent."""
+    """Its standard deviation if errors are independent, or if those of a row are not: they share
+    what rounding does to its normaliser."""
 
 
 def errors(got: Array, want: Array, each: Array) -> Errors:
@@ -37,10 +38,14 @@ def errors(got: Array, want: Array, each: Array) -> Errors:
     parts, scale = error / size, x / size
     weight = float((scale**2).sum())
     bias = float((parts * scale).sum() / weight) if weight else 0.0
-    return Errors(
-        error.size, float(abs(parts).max()), float(np.sqrt((parts**2).mean())), bias,
-        weight**-0.5 if weight else math.inf,
-    )  # fmt: skip
+    doubt = math.inf
+    if weight:
+        left = np.zeros(want.shape)
+        left[known] = (parts - bias * scale) * scale
+        rows = left.sum(-1) if want.ndim else left
+        doubt = max(weight**-0.5, float(np.sqrt((rows**2).sum())) / weight)
+    far, spread = float(abs(parts).max()), float(np.sqrt((parts**2).mean()))
+    return Errors(error.size, far, spread, bias, doubt)
 
 
 def agreeing_digits(got: float, want: float) -> float:
