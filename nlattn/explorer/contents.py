@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nlattn._types import Floats, Ints, JsonObject
 from nlattn.maps.base import AttentionMap
+from nlattn.maps.selected import SelectedMap
 from nlattn.maps.sparse import SparseMap
 
 SCORES = 1 << 28
@@ -49,7 +50,8 @@ class Layer(NamedTuple):
 def looks(A: AttentionMap, grid: tuple[int, int], count: int) -> Looks:
     """The `count` strongest keys of every query, or of as many as may be computed and held."""
     n, m = A.shape
-    most = QUERIES if isinstance(A, SparseMap) else max(1, min(QUERIES, SCORES // max(m, 1)))
+    few = isinstance(A, (SparseMap, SelectedMap))  # keys: their largest are found at once
+    most = QUERIES if few else max(1, min(QUERIES, SCORES // max(m, 1)))
     step = math.ceil(math.sqrt(n / most)) if n > most else 1
     if step == 1:
         weights, keys = A.topk(count)
