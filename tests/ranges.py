@@ -6,6 +6,7 @@ multiply and exponentiate. A scaled array keeps the digits of the ordinary one.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import warnings
@@ -14,12 +15,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import nlattn
 from nlattn._types import Field, Work
 from nlattn.conformance.cases.calls import call
 from nlattn.conformance.table import TABLE, OpSpec
 
 DTYPES = (np.float32, np.float64)
-KINDS = [(spec, kind) for spec in TABLE for kind in ("", "vjp") if not kind or spec.has_vjp]
+KINDS = [
+    (spec, kind)
+    for spec in TABLE
+    for kind in ("", "vjp", "jvp")
+    if not kind or getattr(spec, f"has_{kind}")
+]
 SHARED = {np.float32: (1e-30, 1e-22, 1e-17, 1e-9, 1e9, 1e17, 1e19, 1e30), np.float64: (
     1e-300, 1e-200, 1e-160, 1e-150, 1e-17, 1e17, 1e150, 1e154, 1e200, 1e300)}  # fmt: skip
 """Factors of arrays, beside the subnormal, the largest, and the square root of the largest."""
@@ -44,10 +51,20 @@ class Edge(NamedTuple):
         return f"{name}-{np.dtype(self.dtype)}-{self.what}"
 
 
+def function(spec: OpSpec, kind: Any) -> tuple[Any, Any]:
+    """The public function, and its parameters."""
+    found = getattr(nlattn, "_".join(filter(None, [spec.name, kind])))
+    return found, inspect.signature(found).parameters
+
+
 def sample(spec: OpSpec, kind: Any, dtype: Any) -> dict[str, Any]:
-    """A small ordinary call; the oracle of PSAL's gradient takes matches."""
-    given = call(spec, kind, dtype=dtype)
-    if spec.name == "psal" and kind == "vjp":
+    """A small ordinary call; oracles of PSAL's derivatives take matches."""
+    given = call(spec, "" if kind == "jvp" else kind, dtype=dtype)
+    if kind == "jvp":
+        rng = np.random.default_rng(6)
+        names = [name for name in function(spec, kind)[1] if name[1:] in given and name[0] == "d"]
+        given |= {n: rng.standard_normal(given[n[1:]].shape).astype(dtype) for n in names}
+    if spec.name == "psal" and kind:
         index = np.random.default_rng(5).integers(-1, 12, (3, 4, 3))
         score = np.where(index < 0, -np.inf, 0).astype(dtype)
         given["field"] = Field(index.astype(np.int64), score, Work(0, 0, 0), (4, 3))
@@ -58,8 +75,12 @@ def scaled(spec: OpSpec, kind: Any, dtype: Any) -> Iterator[Edge]:
     """Arrays times powers of two near some powers of ten: alone, and queries with keys."""
     info = np.finfo(dtype)
     plain = sample(spec, kind, dtype)
-    names = [name for name in (*spec.arrays, "dout") if name in plain]
-    groups = [(name,) for name in names] + ([("q", "k")] if {"q", "k"} <= {*names} else [])
+    names = [n for n in (*spec.arrays, *(f"d{n}" for n in spec.arrays), "dout") if n in plain]
+    groups: list[tuple[str, ...]] = [(name,) for name in names] + (
+        [("q", "k")] if {"q", "k"} <= {*names} else []
+    )
+    if {"dq", "dk"} <= {*names}:
+        groups.append(("q", "k", "dq", "dk"))
     sigma = [name for name in ("sigma", "h") if name in plain]
     if spec.name == "psal":  # alone, one is lost in the other's rounding
         groups = [group for group in groups if group not in (("q",), ("k",))]
@@ -79,22 +100,24 @@ def scaled(spec: OpSpec, kind: Any, dtype: Any) -> Iterator[Edge]:
             yield Edge(spec, kind, dtype, f"{'+'.join(group)}*{factor:.0e}", plain | moved)
 
 
-def numbers(function: Any) -> list[str]:
+def numbers(spec: OpSpec, kind: Any) -> list[str]:
     """Options that take a number."""
-    found = inspect.signature(function).parameters.values()
+    found = function(spec, kind)[1].values()
     return [
         x.name for x in found if str(x.annotation).startswith("float") and x.name != "max_bytes"
     ]
 
 
 RANKS = (
-    "enlca_loss_vjp-float64-q+k*1e-300",
-    "enlca_loss_vjp-float64-q+k*1e-200",
-    "permutohedral_attention_vjp-float64-k*4e-323",
-    "permutohedral_attention_vjp-float64-q+k*4e-323",
+    *(f"enlca_loss_{kind}-float64-q+k*1e-{n}" for kind in ("vjp", "jvp") for n in (200, 300)),
+    *(
+        f"permutohedral_attention_{kind}-float64-{group}*4e-323"
+        for kind in ("vjp", "jvp")
+        for group in ("k", "q+k")
+    ),
 )
 """Scores below the smallest number, of which none is larger; features without digits, which lie on
-a border of simplices, each with a gradient of its own."""
+a border of simplices, each with a derivative of its own."""
 
 
 def edges(spec: OpSpec, kind: Any) -> Iterator[Edge]:
@@ -110,7 +133,7 @@ def optioned(spec: OpSpec, kind: Any, dtype: Any) -> Iterator[Edge]:
     info = np.finfo(dtype)
     ends = map(float, (info.smallest_subnormal, info.smallest_normal, info.max))
     values = (*ends, 1e-320, 1e-200, 1e-30, 1e19, 1e39, 1e155, 1e300)
-    for name in numbers(spec.function(kind)):
+    for name in numbers(spec, kind):
         for x in (0.0, *values, *(-x for x in values)):
             given = sample(spec, kind, dtype) | {name: x}
             yield Edge(spec, kind, dtype, f"{name}={x:.1e}", given)
@@ -118,7 +141,7 @@ def optioned(spec: OpSpec, kind: Any, dtype: Any) -> Iterator[Edge]:
 
 def wide(edge: Edge) -> Any:
     """What is right, in longdouble."""
-    given = {
+    given: dict[str, Any] = {
         n: x.astype(np.longdouble) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
         for n, x in edge.arguments.items()
     }
@@ -138,7 +161,7 @@ def outcome(edge: Edge) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            return edge.spec.function(edge.kind)(**edge.arguments)
+            return function(edge.spec, edge.kind)[0](**edge.arguments)
         except ValueError as error:
             return str(error)
 
@@ -158,25 +181,45 @@ def flat(result: Any) -> list[Any]:
     return [] if result is None else [np.asarray(result)]
 
 
+@functools.cache
+def formats_of(name: str, kind: Any, dtype: Any) -> list[Any]:
+    """Of the results of an ordinary call."""
+    spec = next(spec for spec, _ in KINDS if spec.name == name)
+    return [x.dtype for x in flat(outcome(Edge(spec, kind, dtype, "", sample(spec, kind, dtype))))]
+
+
 def noise(edge: Edge, number: int) -> Any:
-    """What the terms of a softmax's gradient come to, which cancel where a row has one key."""
-    chain = {0: "k", 1: "q"}.get(number)
+    """What the terms of a softmax's derivative come to, which cancel where a row has one key."""
     given = edge.arguments
-    if edge.kind != "vjp" or chain is None or not {"q", "k", "v"} <= {*given}:
+    if not {"q", "k", "v"} <= {*given}:
         return 0
-    tops = {n: np.abs(given[n]).max().astype(np.longdouble) for n in ("dout", "v", chain)}
+    if edge.kind == "vjp" and number < 2:
+        return top(given["dout"]) * top(given["v"]) * slope(edge, "qk"[number])
+    if edge.kind == "jvp":
+        return sum(top(given[f"d{own}"]) * slope(edge, own) for own in "qk") * top(given["v"])
+    return 0
+
+
+def top(x: Any) -> Any:
+    """The largest entry."""
+    return np.abs(x).max().astype(np.longdouble)
+
+
+def slope(edge: Edge, own: str) -> Any:
+    """How fast a score grows with queries, or with keys, at most."""
+    given, name = edge.arguments, edge.spec.name
+    other = given["k" if own == "q" else "q"]
     scale = given.get("scale")
     factor = abs(np.longdouble(scale)) if isinstance(scale, float) else 1
-    name = edge.spec.name
     if name in ("efficient_attention", "permutohedral_attention"):
-        tops[chain] = np.longdouble(1)
-    if name in ("favor_attention", "enla"):
-        longest = np.abs(given["projection"]).max()
-        tops[chain] = longest + factor * np.abs(given["q" if chain == "k" else "k"]).max()
+        return factor
+    if name == "favor_attention":
+        return (top(given["projection"]) + factor * top(given[own])) * factor
     if name == "enla":
-        own = np.sqrt((given["q" if chain == "k" else "k"].astype(np.longdouble) ** 2).sum(-1))
-        tops[chain] = 16 * longest / max(own.min(), np.longdouble(given.get("floor", 5e-5)))
-    return np.prod(list(tops.values())) * factor
+        lengths = np.sqrt((given[own].astype(np.longdouble) ** 2).sum(-1))
+        floor = np.longdouble(given.get("floor", 5e-5))
+        return 16 * top(given["projection"]) / max(lengths.min(), floor)
+    return factor * top(other)
 
 
 def wrong(edge: Edge) -> str:
@@ -195,6 +238,9 @@ def wrong(edge: Edge) -> str:
         return ""  # of how it is computed
     if edge.spec.stem in ("lewis", "universal") and edge.arguments.get("p", 2) > 99:
         return ""  # the oracle lists all monomials of that degree
+    formats = [x.dtype for x in flat(got)]
+    if formats != formats_of(edge.spec.name, edge.kind, edge.dtype):
+        return f"results in {formats}"
     want = flat(wide(edge))
     tolerance = 3e-4 if edge.dtype == np.float32 else 1e-9
     if edge.spec.name == "lewis_weights":  # what is left over is rounding

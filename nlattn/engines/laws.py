@@ -26,17 +26,22 @@ def along(law: Callable[[Given], RangeLaw]) -> Callable[[Given], RangeLaw]:
         base = law(given)
         products = (*base.upper, *base.both, *base.results)
         known = {name.removeprefix("/") for product in products for name in product.split()}
-        changes = [f"d{n}" for n in {*known, *base.fixed} if f"d{n}" in given]
+        changes = sorted(f"d{n}" for n in {*known, *base.fixed} if f"d{n}" in given)
         moved = [
             " ".join(change if word == change[1:] else word for word in product.split())
-            for change in sorted(changes)
-            for product in base.upper
-            if change[1:] in product.split()
+            for change in changes
+            for product in (*base.upper, *base.both)
+            if change[1:] in product.split() and not {*changes} & {*product.split()}
         ]
         fixed = [change for change in changes if change[1:] in base.fixed]
+        moved += [f"{change} {unit}" for change in fixed for unit in base.results[:1]]
         sums = {change: change[1:] for change in changes if change not in fixed}
+        results = tuple(f"{unit} along" for unit in base.results) if base.rows else base.results
         return base._replace(
-            upper=(*base.upper, *moved), sums={**base.sums, **sums}, fixed=(*base.fixed, *fixed)
+            results=results,
+            upper=(*base.upper, *moved, *changes),
+            sums={**base.sums, **sums},
+            fixed=(*base.fixed, *fixed),
         )
 
     return made
@@ -191,11 +196,11 @@ def unit(given: Given) -> RangeLaw:
     back = "dout" in given
     squares = ("q q", "k k", "amplification")
     if "v" not in given:  # a loss or its gradient, or a map
-        units: tuple[str, ...] = ("dout /q", "dout /k") if back else ()
+        units = ("dout /q", "dout /k") if back else ("",)
         return RangeLaw(
             units,
             upper=("margin", "eps"),
-            both=(*squares, *units),
+            both=(*squares, *units) if back else squares,
             rows=("q", "k"),
             fixed=("projection",),
         )
@@ -240,7 +245,8 @@ def signs(given: Given) -> RangeLaw:
     """Those of `hamming_attention`: of queries and keys the signs count alone."""
     law = lattice(given)
     more = ("dout v scale", "dlse scale") if "dout" in given else ()
-    return law._replace(upper=(*law.upper, "scale"), both=(*law.both, *more))
+    slopes = ("scale dq v", "scale dk v") if "dq" in given else ()
+    return law._replace(upper=(*law.upper, "scale", *slopes), both=(*law.both, *more))
 
 
 def lattice(given: Given) -> RangeLaw:

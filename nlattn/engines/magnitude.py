@@ -248,6 +248,7 @@ class _Setting:
                 _check.fail(self.op, words, f"{text}, the largest float64")
         for name in law.rows:
             units[name] = _row_units(self.arrays[name], self.options.get("floor", 0.0))
+        units["along"] = self._along()
         for name in law.columns:
             tops = abs(self.arrays[name].astype(np.float64)).max(-2, keepdims=True, initial=0)
             units[name] = np.frexp(np.where(tops < np.inf, tops, 0))[1]
@@ -256,6 +257,18 @@ class _Setting:
             for name, x in self.arrays.items()
         }
         return {**arrays, **options}
+
+    def _along(self) -> int:
+        """What changes of arrays whose rows have units are divided by; these have the row's."""
+        far = 0
+        for name in self.law.rows:
+            if f"d{name}" in self.arrays:
+                tops = abs(self.arrays[f"d{name}"].astype(np.float64)).max(-1, keepdims=True)
+                far = max(far, int((np.frexp(tops)[1] - self.units[name]).max(initial=0)) - 900)
+        for name, product in self.law.sums.items():
+            if far > 0 or product in self.law.rows:
+                self.units[name] = self.units.get(product, 0) + far
+        return far
 
     def _option(self, name: str, product: str) -> float:
         """An option in the arrays' units; these change where it would underflow."""

@@ -220,6 +220,7 @@ def enlca_loss_vjp(
     return fit.reduce("q", gradients[0]), fit.reduce("k", gradients[1])
 
 
+@ranged(laws.along(laws.unit))
 def enla_jvp(
     q: Floats,
     k: Floats,
@@ -248,6 +249,7 @@ def enla_jvp(
     return _plan(fit, amplification, floor, eps).jvp(fit)
 
 
+@ranged(laws.along(laws.unit))
 def enlca_loss_jvp(
     q: Floats,
     k: Floats,

@@ -159,6 +159,7 @@ def hamming_attention_vjp(
     return dq, dk, dv
 
 
+@ranged(laws.along(laws.signs))
 def hamming_attention_jvp(
     q: Floats | Signs,
     k: Floats | Signs,

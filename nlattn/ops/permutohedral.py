@@ -187,6 +187,7 @@ def permutohedral_attention_vjp(
     return engine.vjp(fit, options, given, dlse is not None)
 
 
+@ranged(laws.along(laws.lattice))
 def permutohedral_attention_jvp(
     q: Floats,
     k: Floats,
