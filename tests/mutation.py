@@ -4,8 +4,9 @@
 
 A mutant changes one operator, comparison or constant, drops one statement or exchanges two
 arguments. It takes the place of the code in a copy of the project and is tested without the JIT, by
-those tests that run its line, the quickest first. What no test notices is printed as a diff; the
-exit status is 1 if that is more than a tenth.
+those tests that run its line, the quickest first. Code that writes instructions (``--jit``) is
+compiled anew for each, and meets all tests. What no test notices is printed as a diff; the exit
+status is 1 if that is more than a tenth.
 """
 
 from __future__ import annotations
@@ -128,6 +129,30 @@ class Trial:
             print("the tests fail without a change:", *tests, file=self.out)
             self.failed = 1
 
+    def compiled(self, tests: list[str], limit: float) -> None:
+        """Try all of them compiled, each in a process of its own."""
+        self.tests, self.limit = tests, limit
+        os.environ |= {"PYTHONPATH": str(self.place), "CI": "1"}
+        os.environ["NUMBA_CACHE_DIR"] = str(self.place / "cache")
+        if not self.survives(self.plain):
+            print("the tests fail without a change:", *tests, file=self.out)
+            self.failed = 1
+            return
+        for number, kind in self.chosen:
+            source, _ = mutant(self.tree, number, kind, self.chance)
+            if self.survives(source):
+                self.tell(source, kind, reached=True)
+
+    def tell(self, source: str, kind: str, *, reached: bool) -> None:
+        """Print what no test has noticed."""
+        self.alive += 1
+        lines = difflib.unified_diff(
+            self.plain.splitlines(), source.splitlines(),
+            "as it is", f"survives: {kind}", "", "", 1,
+        )  # fmt: skip
+        first = "" if reached else "no test runs this:"
+        print(first, *lines, sep="\n", file=self.out, flush=True)
+
     def each(self, forks: Any) -> None:
         """Try each mutant in a fork, or, where its line runs at import, in a process of its own."""
         if not forks.record():
@@ -138,22 +163,15 @@ class Trial:
             survives = forks.survives(self.plain, source, line)
             if survives is None:
                 survives = self.survives(source)
-            if not survives:
-                continue
-            self.alive += 1
-            lines = difflib.unified_diff(
-                self.plain.splitlines(), source.splitlines(),
-                "as it is", f"survives: {kind}", "", "", 1,
-            )  # fmt: skip
-            reached = line in forks.found or line in forks.at_import
-            print(
-                "" if reached else "no test runs this:", *lines, sep="\n", file=self.out, flush=True
-            )
+            if survives:
+                reached = line in forks.found or line in forks.at_import
+                self.tell(source, kind, reached=reached)
 
     def write(self, source: str) -> None:
         """Have the file say this."""
         (self.place / self.path).write_text(source)
-        shutil.rmtree((self.place / self.path).parent / "__pycache__", ignore_errors=True)
+        for folder in ((self.place / self.path).parent / "__pycache__", self.place / "cache"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def survives(self, source: str) -> bool:
         """Whether all tests pass, in time, with this source."""
@@ -187,6 +205,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=float, default=600, help="seconds for tests of an import")
     parser.add_argument("--tests", nargs="*", help="tests to run, in place of those of its name")
+    parser.add_argument("--jit", action="store_true", help="compile: each mutant runs all tests")
     given = parser.parse_args()
     every = list(changes(ast.parse(ast.unparse(ast.parse((ROOT / given.path).read_text())))))
     chosen = random.Random(given.seed).sample(every, min(given.count, len(every)))
@@ -194,7 +213,8 @@ def main() -> int:
         place = Path(folder) / "project"
         shutil.copytree(ROOT, place, ignore=shutil.ignore_patterns(".git", "__pycache__"))
         trial = Trial(place, given.path, chosen, given.seed)
-        trial.run(given.tests or mirrors(given.path), given.limit)
+        run = trial.compiled if given.jit else trial.run
+        run(given.tests or mirrors(given.path), given.limit)
     if trial.failed:
         return 2
     noticed = len(chosen) - trial.alive

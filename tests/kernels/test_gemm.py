@@ -1,4 +1,4 @@
-"""Panel products against NumPy: offsets, strides, numbers of rows that no tile divides."""
+"""Panel products and distances against NumPy: offsets, strides, numbers of rows that no tile divides."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nlattn.kernels.gemm import aligned, multiply, width
+from nlattn.kernels.gemm import aligned, distances, multiply, scaled, width
 from nlattn.runtime import jit
 
 
@@ -48,3 +48,36 @@ def test_a_panel_is_a_product(dtype: Any, transposed: bool, rows: int, depth: in
 def test_buffers_start_on_a_cache_line(dtype: Any) -> None:
     for size in (1, 7, 64, 1000):
         assert address(np.empty(0, dtype), size)[:2] == (0, size)
+
+
+@jit.function
+def apart(a: Any, b: Any, c: Any, at: Any) -> None:
+    distances(a, at[0], b, at[1], c, at[2], at[3], at[4])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("rows", "depth"), [(1, 1), (8, 3), (19, 5)])
+def test_distances_are_made_of_differences(dtype: Any, rows: int, depth: int) -> None:
+    rng = np.random.default_rng(1)
+    w = address(np.empty(0, dtype), 1)[2]
+    a = (1000 + rng.standard_normal((rows, depth))).astype(dtype)
+    b = (1000 + rng.standard_normal((depth, w))).astype(dtype)
+    edge = np.full(2, np.nan, dtype)
+    flat = [np.concatenate([edge, x.ravel(), edge]) for x in (a, b, np.zeros((rows, w), dtype))]
+    apart(*flat, np.array([2, 2, 2, rows, depth]))
+    differences = b.astype(float) - a.astype(float)[:, :, None]
+    want, c = (differences**2).sum(1), flat[2]
+    np.testing.assert_allclose(c[2:-2].reshape(rows, w), want, rtol=depth * np.finfo(dtype).eps)
+    assert np.isnan(c[[0, 1, -2, -1]]).all()
+
+
+@jit.function
+def thrice(a: Any, b: Any, c: Any) -> None:
+    scaled(a, 0, 2, 1, b, 0, width(c), c, 0, width(c), 9, 2, c.dtype.type(3))
+
+
+def test_a_factor_is_applied_once() -> None:
+    w = address(np.empty(0), 1)[2]
+    a, b, c = np.arange(18.0).reshape(9, 2), np.arange(2.0 * w).reshape(2, w), np.empty((9, w))
+    thrice(a.ravel(), b.ravel(), c.ravel())
+    np.testing.assert_array_equal(c, 3 * (a @ b))

@@ -64,3 +64,19 @@ def test_nan_and_infinity_keep_their_meaning() -> None:
     assert np.isnan(got[0])
     assert got[1] == np.inf
     assert got[2] == -np.inf
+
+
+@jit.function
+def sums(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    out[0] = scores.terms(scores.DOT, a, 2, b, 1, 17)
+    out[1] = scores.terms(scores.NEG_L2, a, 2, b, 1, 17)
+    out[2] = scores.terms(scores.DOT, a, 3, b, 5, 0)
+
+
+def test_sums_begin_where_they_are_told() -> None:
+    """Small integers: every order of the sum is exact."""
+    rng = np.random.default_rng(0)
+    a, b, out = rng.integers(-9, 9, 20).astype(float), rng.integers(-9, 9, 19) * 1.0, np.empty(3)
+    sums(a, b, out)
+    x, y = a[2:19], b[1:18]
+    np.testing.assert_array_equal(out, [x @ y, (x - y) @ (x - y), 0])

@@ -100,6 +100,22 @@ def test_streams_that_merge_drop_what_became_light() -> None:
     )
 
 
+@pytest.mark.parametrize("method", ["qr", "gram"])
+def test_light_keys_are_not_held_where_there_is_room(method: str) -> None:
+    k = np.concatenate([np.eye(2), np.full((8, 2), 1e-3)])
+    stream = LeverageStream(2, 0.1, method=method).update(k)
+    assert stream.to_arrays()["index"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("apart", [1e-2, 1e-4, 1e-8])
+def test_keys_in_directions_that_rounding_hid_are_held(apart: float) -> None:
+    """Beside a key very much larger, the other's own direction has no digit left."""
+    k = np.array([[1e20, 1e20], [1, 1 + apart], [2, 2]])
+    assert LeverageStream(2, 1.0).update(k).result().index.tolist() == [0, 1]
+    stream = LeverageStream(2, 1.0).update(k[1:])
+    assert stream.update(k[:1], first=5).result().index.tolist() == [0, 5]
+
+
 def test_blocks_may_come_out_of_order() -> None:
     k = heavy_tailed(90, 3)
     stream = LeverageStream(3, EPS)

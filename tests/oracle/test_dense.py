@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nlattn.oracle.dense import allowed, attention, attention_stages, attention_vjp, rms_normalised
+from nlattn.oracle.dense import (
+    allowed,
+    attention,
+    attention_jvp,
+    attention_stages,
+    attention_vjp,
+    rms_normalised,
+)
 
 LOG3 = np.log(3.0)
 
@@ -214,6 +221,22 @@ def test_gradients_agree_with_the_complex_step(options: dict[str, Any]) -> None:
             lse = np.where(np.isfinite(lse), lse, 0)
             want[index] = ((dout * out).sum() + (dlse * lse).sum()).imag / step
         np.testing.assert_allclose(gradient, want, rtol=0, atol=4e-15 * max(1, abs(want).max()))
+
+
+@pytest.mark.parametrize("options", CASES, ids=lambda o: ", ".join(o) or "plain")
+def test_forward_mode_agrees_with_the_complex_step(options: dict[str, Any]) -> None:
+    (q, k, v, *_), options = random_case(options)
+    arrays = {"q": q, "k": k, "v": v}
+    arrays |= {n: options.pop(n) for n in ("bias", "sinks", "alibi") if n in options}
+    rng, step = np.random.default_rng(2), 1e-30
+    changes = {n: np.asarray(rng.standard_normal(np.shape(x))) for n, x in arrays.items()}
+    moved = {n: x + 1j * step * changes[n] for n, x in arrays.items()}
+    along = {f"d{n}": x for n, x in changes.items()}
+    got = attention_jvp(**arrays, **along, **options, return_lse=True)
+    want = attention(**moved, **options, return_lse=True)
+    for mine, result in zip(got, want, strict=True):
+        change = np.where(np.isfinite(result), result.imag, 0) / step
+        np.testing.assert_allclose(mine, change, rtol=0, atol=1e-14 * max(1, abs(change).max()))
 
 
 def test_longdouble_stays_longdouble() -> None:

@@ -88,6 +88,18 @@ def test_the_average_keeps_its_promise() -> None:
     assert (s(K, w, 4) / w ** (2 / 4)).max() <= 1.1
 
 
+def test_the_average_of_as_many_keys_as_channels_is_the_first_iterate() -> None:
+    w, left = lewis_weights(np.array([[2.0, 1.0], [0.0, 3.0]]), 4, average=0.1)
+    np.testing.assert_allclose(w, 1, rtol=1e-14)
+    assert left < 1e-14
+
+
+def test_columns_beyond_their_squares_have_leverage() -> None:
+    K = keys(n=6, d=3)
+    far = K * np.array([1e200, 1, 1e-200])
+    np.testing.assert_allclose(leverage(far), leverage(K), rtol=1e-12)
+
+
 @pytest.mark.parametrize("p", [1.2, 1.5, 2, 2.5, 3, 4, 6])
 def test_any_weights_certify(p: float) -> None:
     rng = np.random.default_rng(2)

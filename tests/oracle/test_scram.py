@@ -115,3 +115,19 @@ def test_the_search_uses_the_score_of_the_weight(weight: str) -> None:
         np.testing.assert_array_equal(scram(q, q, q, weight=weight, window=1, iterations=8), q)
     else:
         assert scram(q, q, q, weight=weight, window=3).shape == q.shape
+
+
+def test_a_search_finds_queries_among_more_keys() -> None:
+    k = np.random.default_rng(3).standard_normal((4, 4, 2))
+    out = scram(k[:3, :3], k, k, weight="gaussian", bandwidth=1e-9, window=1, iterations=8)
+    np.testing.assert_array_equal(out, k[:3, :3])
+
+
+def test_heads_share_a_mask() -> None:
+    rng = np.random.default_rng(4)
+    q, k, v = (rng.standard_normal((2, 3, 3, 2)) for _ in range(3))
+    mask = rng.random((3, 3, 3, 3)) < 0.7
+    mask[..., 1, 1] = True
+    out = scram(q, k, v, window=5, mask=mask)
+    want = dense.attention(*(x.reshape(2, 9, 2) for x in (q, k, v)), mask=mask.reshape(9, 9))
+    np.testing.assert_allclose(out.reshape(2, 9, 2), want, rtol=1e-13)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nlattn.oracle import dense
-from nlattn.oracle.sparse import sparse_attention, sparse_attention_vjp
+from nlattn.oracle.sparse import sparse_attention, sparse_attention_jvp, sparse_attention_vjp
 
 DATA = Path(__file__).parent.parent / "data"
 WEIGHTS = ("softmax", "gaussian", "abspow", "dot")
@@ -193,3 +193,26 @@ def test_gradients_of_sinks_and_biases_agree_with_the_complex_step(weight: str) 
             out, lse = sparse_attention(*wide, support, weight=weight, **moved, return_lse=True)
             slope = ((dout * out).sum() + (dlse * lse).sum()).imag / 1e-30
             np.testing.assert_allclose(gradient[at], slope, atol=1e-14)
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_forward_mode_agrees_with_the_complex_step(weight: str, dropped: bool) -> None:
+    """Of all arrays that the weight takes; a query has one key, and one has none."""
+    rng = np.random.default_rng(3)
+    support = rows([0, 2, 3], [1], [], [0, 1, 2, 3, 4], [2], [1, 4], [0], [], m=5, lead=(2,))
+    shapes = {"q": (2, 4, 3), "k": (5, 3), "v": (2, 5, 2)}
+    if weight in ("softmax", "gaussian"):
+        shapes |= {"bias": (len(support[1]),), "sinks": (2,)}
+    arrays, changes = ({n: rng.standard_normal(s) for n, s in shapes.items()} for _ in range(2))
+    options: Any = {"weight": weight, "return_lse": True}
+    if dropped:
+        options |= {"dropout_mask": np.arange(len(support[1])) % 3 > 0, "dropout_scale": 1.5}
+    moved = {n: x + 1e-30j * changes[n] for n, x in arrays.items()}
+    along = {f"d{n}": x for n, x in changes.items()}
+    got = sparse_attention_jvp(**arrays, support=support, **along, **options)
+    for mine, result in zip(
+        got, sparse_attention(**moved, support=support, **options), strict=True
+    ):
+        want = np.where(np.isfinite(result), result.imag, 0) / 1e-30
+        np.testing.assert_allclose(mine, want, rtol=0, atol=1e-14 * max(1, abs(want).max()))
