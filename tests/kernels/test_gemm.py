@@ -1,4 +1,4 @@
-"""Panel products and distances against NumPy: offsets, strides, numbers of rows that no tile divides."""
+"""Panels against NumPy: products and distances, offsets, strides, rows that no tile divides."""
 
 from __future__ import annotations
 
