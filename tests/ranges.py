@@ -19,11 +19,13 @@ import nlattn
 from nlattn._types import Field, Work
 from nlattn.conformance.cases.calls import call
 from nlattn.conformance.table import TABLE, OpSpec
+from nlattn.conformance.table.parts import PARTS
 
 DTYPES = (np.float32, np.float64)
+ROWS = (*TABLE, *(spec for spec in PARTS if spec.cases.given != "table"))
 KINDS = [
     (spec, kind)
-    for spec in TABLE
+    for spec in ROWS
     for kind in ("", "vjp", "jvp")
     if not kind or getattr(spec, f"has_{kind}")
 ]
@@ -59,7 +61,12 @@ def function(spec: OpSpec, kind: Any) -> tuple[Any, Any]:
 
 def sample(spec: OpSpec, kind: Any, dtype: Any) -> dict[str, Any]:
     """A small ordinary call; oracles of PSAL's derivatives take matches."""
-    given = call(spec, "" if kind == "jvp" else kind, dtype=dtype)
+    sizes = {"parts": 3, "h": 2}
+    given = call(spec, "" if kind == "jvp" else kind, sizes=sizes, dtype=dtype)
+    for share in spec.cases.shares:
+        given[share] = np.exp(given[share]) / np.exp(given[share]).sum(-1, keepdims=True)
+    if kind == "vjp":
+        given[f"d{spec.cases.outputs[0]}"] = given.pop("dout")
     if kind == "jvp":
         rng = np.random.default_rng(6)
         names = [name for name in function(spec, kind)[1] if name[1:] in given and name[0] == "d"]
@@ -75,7 +82,8 @@ def scaled(spec: OpSpec, kind: Any, dtype: Any) -> Iterator[Edge]:
     """Arrays times powers of two near some powers of ten: alone, and queries with keys."""
     info = np.finfo(dtype)
     plain = sample(spec, kind, dtype)
-    names = [n for n in (*spec.arrays, *(f"d{n}" for n in spec.arrays), "dout") if n in plain]
+    names = [*spec.arrays, *(f"d{n}" for n in (*spec.arrays, *spec.cases.outputs))]
+    names = [n for n in dict.fromkeys(names) if n in plain]
     groups: list[tuple[str, ...]] = [(name,) for name in names] + (
         [("q", "k")] if {"q", "k"} <= {*names} else []
     )

@@ -16,7 +16,7 @@ from nlattn.conformance.table import OpSpec
 from nlattn.engines.magnitude import RangeLaw, ranged
 from tests.ranges import KINDS, edges, wrong
 
-EACH = 1 if os.environ.get("NLATTN_THOROUGH") else 25
+EACH = 1 if os.environ.get("NLATTN_THOROUGH") else 40
 FLOATS = (np.float32, np.float64)
 
 

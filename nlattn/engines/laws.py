@@ -36,7 +36,8 @@ def along(law: Callable[[Given], RangeLaw]) -> Callable[[Given], RangeLaw]:
         fixed = [change for change in changes if change[1:] in base.fixed]
         moved += [f"{change} {unit}" for change in fixed for unit in base.results[:1]]
         sums = {change: change[1:] for change in changes if change not in fixed}
-        results = tuple(f"{unit} along" for unit in base.results) if base.rows else base.results
+        alone = base.rows or base.steady
+        results = tuple(f"{unit} along" for unit in base.results) if alone else base.results
         return base._replace(
             results=results,
             upper=(*base.upper, *moved, *changes),
@@ -83,6 +84,14 @@ def products(given: Given) -> RangeLaw:
     if "q" not in given:
         return RangeLaw(("k v",), upper=("k v",))
     return RangeLaw(("q k v",), upper=("q k", "k v", "q k v"), fixed=_if_map(given))
+
+
+def index(given: Given) -> RangeLaw:
+    """Those of `index_scores`: ``w relu(q k)``."""
+    if "dscores" in given:
+        units = ("dscores k w", "dscores q w", "dscores q k")
+        return RangeLaw(units, upper=("dscores w",), both=("q k", *units))
+    return RangeLaw(("q k w",), upper=("w", "q k w"), both=("q k",), steady=("q", "k"))
 
 
 def _if_map(given: Given) -> tuple[str, ...]:

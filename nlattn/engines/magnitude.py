@@ -52,6 +52,8 @@ class RangeLaw(NamedTuple):
     """Exponents beyond which an option changes nothing any more, in the units of its arrays."""
     default: Mapping[str, float] = {}
     """Powers of d that stand for an option of None."""
+    steady: tuple[str, ...] = ()
+    """Arrays whose products decide by their sign: their changes may be larger than they."""
     unless: str = ""
     """An option with which the function brings its arrays to one size itself."""
 
@@ -231,7 +233,7 @@ class _Setting:
         }
         units |= {n: math.frexp(self.options[n])[1] for n in law.own if n in self.options}
         for name, product in law.sums.items():
-            if name in units:
+            if name in units and product not in law.steady:
                 first = product.split()[0]
                 units[first] += max(0, units[name] - _power(product, units))
                 units[name] = _power(product, units)
@@ -259,14 +261,14 @@ class _Setting:
         return {**arrays, **options}
 
     def _along(self) -> int:
-        """What changes of arrays whose rows have units are divided by; these have the row's."""
-        far = 0
-        for name in self.law.rows:
+        """By which changes are divided, beside the units of what changes; results are so, too."""
+        far, alone = 0, (*self.law.rows, *self.law.steady)
+        for name in alone:
             if f"d{name}" in self.arrays:
                 tops = abs(self.arrays[f"d{name}"].astype(np.float64)).max(-1, keepdims=True)
                 far = max(far, int((np.frexp(tops)[1] - self.units[name]).max(initial=0)) - 900)
         for name, product in self.law.sums.items():
-            if far > 0 or product in self.law.rows:
+            if far > 0 or product in alone:
                 self.units[name] = self.units.get(product, 0) + far
         return far
 

@@ -10,6 +10,8 @@ from nlattn import _check
 from nlattn._modes import Nonfinite
 from nlattn._types import Floats, Ints
 from nlattn.engines import indexer as engine
+from nlattn.engines import laws
+from nlattn.engines.magnitude import ranged
 
 _SPEC = {"q": "n h d", "k": "m d", "w": "n h"}
 
@@ -24,6 +26,7 @@ def _fitted(op: str, arrays: dict[str, Any], nonfinite: Nonfinite, max_bytes: fl
     return fit
 
 
+@ranged(laws.index)
 def index_scores(
     q: Floats, k: Floats, w: Floats, *, nonfinite: Nonfinite = "raise", max_bytes: float = 4e9
 ) -> Floats:
@@ -65,6 +68,7 @@ def index_scores(
     return fit.unfold(out)
 
 
+@ranged(laws.index)
 def index_scores_vjp(
     q: Floats,
     k: Floats,
@@ -90,6 +94,7 @@ def index_scores_vjp(
     return fit.reduce("q", dq), fit.reduce("k", dk), fit.reduce("w", dw)
 
 
+@ranged(laws.along(laws.index))
 def index_scores_jvp(
     q: Floats,
     k: Floats,
@@ -181,6 +186,7 @@ def topk_keys(
     return found.reshape(*x.shape[:-1], t)
 
 
+@np.errstate(over="ignore")
 def index_loss(scores: Floats, weights: Floats) -> Floats:
     """What an indexer learns from: ``KL(weights || softmax(scores))`` of every query.
 
@@ -211,6 +217,7 @@ def index_loss(scores: Floats, weights: Floats) -> Floats:
     return loss
 
 
+@np.errstate(over="ignore")
 def index_loss_vjp(scores: Floats, weights: Floats, dloss: Floats) -> Floats:
     """Gradient of the scores: ``dloss (softmax(scores) sum(weights) - weights)``.
 
@@ -222,11 +229,15 @@ def index_loss_vjp(scores: Floats, weights: Floats, dloss: Floats) -> Floats:
     True
     """
     s, p = _rows("index_loss_vjp", scores, weights)
-    g = np.asarray(dloss, np.float64)[..., None]
+    g = _check.array("index_loss_vjp", "dloss", dloss).astype(np.float64)[..., None]
+    if g.shape[:-1] != s.shape[:-1]:
+        text = f"has shape {g.shape[:-1]}, expected {s.shape[:-1]}, a number for each query"
+        _check.fail("index_loss_vjp", "dloss", text)
     gradient: Floats = (g * (_softmax(s) * p.sum(-1, keepdims=True) - p)).astype(scores.dtype)
     return gradient
 
 
+@np.errstate(over="ignore")
 def index_loss_jvp(scores: Floats, weights: Floats, dscores: Floats) -> Floats:
     """Change (..., n) float64 of `index_loss` as the scores move along `dscores`.
 
@@ -264,7 +275,7 @@ def share_held(lse_set: Floats, lse: Floats) -> Floats:
     if part.shape != whole.shape:
         _check.fail(op, "lse", f"has shape {whole.shape}, expected {part.shape} as lse_set has")
     none = np.isneginf(part)
-    with np.errstate(under="ignore", invalid="ignore"):
+    with np.errstate(under="ignore", over="ignore", invalid="ignore"):
         share: Floats = np.where(none, 0, np.exp(np.where(none, 0, part - whole)))
     return share
 

@@ -108,6 +108,11 @@ def test_from_scores_to_attention() -> None:
             ValueError,
             r"index_loss: weights\[0, 0\] is 0.5, expected at least 0, and 0 where a score is -inf",
         ),
+        (
+            lambda: nlattn.index_loss_vjp(np.zeros((2, 3)), np.full((2, 3), 1 / 3), np.ones(3)),
+            ValueError,
+            r"index_loss_vjp: dloss has shape \(3,\), expected \(2,\), a number for each query$",
+        ),
     ],
 )
 def test_bad_calls_are_refused_in_words(call: Any, error: Any, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Every oracle, forward and gradient: the same bits in every layout, and no option unread."""
+"""Every oracle, gradients and forward mode too: the same bits in every layout, no option unread."""
 
 from __future__ import annotations
 
@@ -13,14 +13,23 @@ import pytest
 from nlattn._types import Support
 from nlattn.conformance.cases import calls as cases
 from nlattn.conformance.table import TABLE, OpSpec
+from nlattn.conformance.table.parts import PARTS
 
-ORACLES = [(spec, kind) for spec in TABLE for kind in ("", "vjp") if not kind or spec.has_vjp]
+ORACLES = [
+    (spec, kind)
+    for spec in (*TABLE, *PARTS)
+    for kind in ("", "vjp", "jvp")
+    if not kind or getattr(spec, f"has_{kind}")
+]
 GRADIENTS = [spec for spec in TABLE if spec.has_vjp]
 OPTIONS: dict[str, dict[str, Any]] = {
     "favor_attention": {"causal": True},
     "psal": {"aggregate": True, "dedup": True},
     "scram": {"iterations": 1},
     "cross_scale_attention": {"overlap": "mass"},
+    "attention": {"qk_norm": 0.1, "softcap": 1.0},
+    "sparse_attention": {"qk_norm": 0.1, "softcap": 1.0},
+    "neighbourhood_attention": {"causal": [True, False]},
 }
 """Beside what the table has: branches in which layouts have mattered, or may."""
 
@@ -56,14 +65,34 @@ LAYOUTS: dict[str, Callable[[Any], Any]] = {
 
 def arguments(spec: OpSpec, kind: Any, dtype: Any = np.float64) -> dict[str, Any]:
     """A small call of an oracle by its own names."""
-    given = cases.call(spec, kind, dtype=dtype) | OPTIONS.get(spec.name, {})
+    rng = np.random.default_rng(3)
+    sizes = {"parts": 3, "h": 2, "count": 5, "size": 2, "rows": 12}
+    given = cases.call(spec, "" if kind == "jvp" else kind, sizes=sizes, dtype=dtype)
+    given |= OPTIONS.get(spec.name, {})
+    if kind == "vjp":
+        given[f"d{spec.cases.outputs[0]}"] = given.pop("dout")
+    if kind == "jvp":
+        given |= {f"d{n}": rng.standard_normal(given[n].shape) for n in moving(spec, given)}
     if spec.name == "psal":
-        given["index"] = np.random.default_rng(3).integers(-1, 12, (3, 4, 3))
+        given["index"] = rng.integers(-1, 12, (3, 4, 3))
+    if spec.name == "gather_pages":
+        given["table"] = rng.integers(-1, 5, (2, 3))
+        given |= {n: x.reshape(2, 6, *x.shape[1:]) for n, x in given.items() if n == "dout"}
     if spec.name in ("lewis_weights", "sensitivity_bounds", "lp_sensitivity", "universal_set"):
         given["K"] = given.pop("k")
     if "support" in given:
         given["support"] = tuple(given["support"])
+    if spec.name in ("attention", "sparse_attention"):
+        pairs = (5, 7) if spec.name == "attention" else given["support"][1].shape
+        given |= {"bias": rng.standard_normal(pairs), "dropout_mask": rng.random(pairs) < 0.8}
+        if kind == "jvp":
+            given["dbias"] = rng.standard_normal(pairs)
     return given
+
+
+def moving(spec: OpSpec, given: dict[str, Any]) -> list[str]:
+    """Arrays that have a gradient."""
+    return [n for n in spec.arrays if n in given and n not in spec.cases.shares]
 
 
 def results(result: Any) -> list[Any]:
@@ -94,8 +123,8 @@ def test_every_layout_gives_the_same_bits(spec: OpSpec, kind: Any, layout: str) 
 @pytest.mark.parametrize(("spec", "kind"), ORACLES, ids=name)
 def test_broadcast_arrays_give_the_bits_of_their_copies(spec: OpSpec, kind: Any) -> None:
     given = arguments(spec, kind)
-    for n in (*spec.arrays, "dout"):
-        if n in given and n != "K" and given[n].ndim > 1:
+    for n in {*spec.arrays, *(f"d{n}" for n in spec.arrays), "dout"} & {*given}:
+        if given[n].ndim > 1:
             rows = given[n][..., :1, :]
             given[n] = np.broadcast_to(rows, given[n].shape)
     copies = {n: x.copy() if isinstance(x, np.ndarray) else x for n, x in given.items()}
@@ -115,15 +144,15 @@ def test_gradients_in_every_layout_are_those_of_the_complex_step(spec: OpSpec, l
     }
     dout = np.asarray(given["dout"])
     fixed = {n: x for n, x in given.items() if n not in (*spec.arrays, "dout")}
-    moving = {n: given[n] for n in spec.arrays if n in given}
+    lifting = {n: given[n] for n in spec.arrays if n in given}
     if spec.name == "scram":  # the search does not move
-        fixed["support"] = scram_support(moving)
-    gradients = spec.oracle("vjp")(**moving, dout=dout, **fixed)
+        fixed["support"] = scram_support(lifting)
+    gradients = spec.oracle("vjp")(**lifting, dout=dout, **fixed)
     gradients = gradients if isinstance(gradients, tuple) else (gradients,)
-    for (n, x), gradient in zip(moving.items(), gradients, strict=True):
+    for (n, x), gradient in zip(lifting.items(), gradients, strict=False):  # of a bias, too
         want = np.zeros(x.shape)
         for place in np.ndindex(x.shape):
-            lifted = {key: lie(np.array(y, complex)) for key, y in moving.items()}
+            lifted = {key: lie(np.array(y, complex)) for key, y in lifting.items()}
             lifted[n][place] += 1e-30j
             want[place] = (dout * spec.oracle("")(**lifted, **fixed)).sum().imag / 1e-30
         assert abs(want).max() > 0
