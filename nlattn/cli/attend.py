@@ -119,7 +119,9 @@ def _array(path: Path, name: str) -> Floats:
     """Array in a ``.npy`` file, mapped into memory; nothing is unpickled."""
     x = methods.array(path, name)
     if x.ndim not in (2, 3) or 0 in x.shape:
-        raise ValueError(f"{name} {path} has shape {x.shape}, expected (n, d) or (H, W, d)")
+        raise ValueError(
+            f"{name} {path} has shape {x.shape}, expected (n, d) or (H, W, d), none of it 0"
+        )
     return _check.array("map", name, x)
 
 

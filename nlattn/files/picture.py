@@ -112,6 +112,9 @@ def _samples(
             x = tiff.deep(again).astype(np.float32) / 65535
             image.load()
             return x[..., :3], x[..., 3:] if x.shape[2] == 4 else None, 16
+        colours = tiff.palette(image.tag_v2) if image.mode == "P" else None
+        if colours is not None:
+            return colours[np.asarray(image)].astype(np.float32), None, 16
         values, opacity, bits = _plain(image)
         return 1 - values if inverted else values, opacity, bits
     if image.format == "PPM" and image.mode == "RGB" and _maximum(image) > 255:

@@ -8,10 +8,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from nlattn._types import Ints
+from nlattn._types import Floats, Ints
 
-_BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _EXTRA, _FORMAT = (
-    258, 259, 262, 277, 284, 338, 339,
+_BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _COLORS, _EXTRA, _FORMAT = (
+    258, 259, 262, 277, 284, 320, 338, 339,
 )  # fmt: skip
 WHITE_IS_ZERO, GREY, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 _REFUSED = {
@@ -66,6 +66,15 @@ def check(tags: Any) -> tuple[int, bool]:
     if depth == 16 and _ASSOCIATED in _all(tags.get(_EXTRA, ())):
         raise ValueError("it holds 16-bit colours multiplied by their opacity")
     return depth, photometric == WHITE_IS_ZERO and depth == 16
+
+
+def palette(tags: Any) -> Floats | None:
+    """Colours (entries, 3) of 0 to 1, where Pillow, which takes their high bytes, loses some."""
+    table = np.reshape(tags[_COLORS], (3, -1)).T
+    if table.max() < 256:  # bytes, as libtiff takes them to be
+        return table / 255
+    whole_bytes = not (table & 255).any() or not (table % 257).any()
+    return None if whole_bytes else table / 65535
 
 
 def _all(value: Any) -> tuple[Any, ...]:

@@ -283,7 +283,9 @@ def share_held(lse_set: Floats, lse: Floats) -> Floats:
 def _rows(op: str, scores: Any, weights: Any) -> tuple[Floats, Floats]:
     s, p = _check.array(op, "scores", scores), _check.array(op, "weights", weights)
     _check.one_dtype(op, {"scores": s.dtype, "weights": p.dtype})
-    if s.shape != p.shape or s.ndim < 2 or not s.shape[-1]:
+    if s.ndim < 2 or not s.shape[-1]:
+        _check.fail(op, "scores", f"has shape {s.shape}, expected (n, m) and at least one key")
+    if s.shape != p.shape:
         _check.fail(op, "weights", f"has shape {p.shape}, expected {s.shape} as scores has")
     lone = (np.isneginf(s) & (p > 0)) | (p < 0) | np.isnan(p)
     if lone.any():

@@ -94,7 +94,9 @@ def given(q: Any, k: Any = None, v: Any = None, *, tile: int) -> Points:
         if x.dtype not in (np.float32, np.float64) or not x.dtype.isnative:
             _check.fail_type(OP, name, f"holds {x.dtype}, expected float32 or float64")
         if x.ndim != 3 or 0 in x.shape or not x.flags.c_contiguous:
-            _check.fail(OP, name, f"has shape {x.shape}, expected (H, W, channels) row by row")
+            _check.fail(
+                OP, name, f"has shape {x.shape}, expected (H, W, channels) row by row, none of it 0"
+            )
     _check.one_dtype(OP, {name: x.dtype for name, x in arrays.items()})
     (Hq, Wq, d), (Hk, Wk, dk) = (arrays[name].shape for name in "qk")
     if d != dk:

@@ -109,7 +109,9 @@ def _bits(dtype: Any) -> int:
 def _shape(shape: tuple[int, ...], name: str) -> tuple[int, int, int]:
     whole = (*shape, 1) if len(shape) == 2 else shape
     if len(whole) != 3 or 0 in whole:
-        _check.fail(OP, Path(name).name, f"has shape {shape}, expected (H, W) or (H, W, C)")
+        _check.fail(
+            OP, Path(name).name, f"has shape {shape}, expected (H, W) or (H, W, C), none of it 0"
+        )
     return whole[0], whole[1], whole[2]
 
 
@@ -223,7 +225,9 @@ def _zarr(name: str) -> Source:
     shape = found.shape
     order = order or {2: "yx", 3: "yxc"}.get(len(shape), "")
     if len(order) != len(shape) or not {"y", "x"} <= {*order}:
-        _check.fail(OP, Path(name).name, f"has shape {shape}, expected (H, W) or (H, W, C)")
+        _check.fail(
+            OP, Path(name).name, f"has shape {shape}, expected (H, W) or (H, W, C), none of it 0"
+        )
     sizes = dict(zip(order, shape, strict=True))
     if any(size > 1 for axis, size in sizes.items() if axis not in "yxc"):
         _check.fail(OP, Path(name).name, f"has axes {order} of {shape}, expected one picture")

@@ -166,6 +166,25 @@ def test_colours_of_other_kinds_are_refused_by_name(options: Any, words: str, tm
         images.load(tmp_path / "x.tif")
 
 
+@pytest.mark.parametrize(
+    ("table", "most", "bits"),
+    [
+        (RNG.integers(0, 65536, (3, 256)), 65535, 16),
+        (RNG.integers(0, 256, (3, 256)) * 257, 65535, 8),  # bytes, written twice
+        (RNG.integers(0, 256, (3, 256)) * 256, 65280, 8),  # bytes, above a byte of 0
+        (RNG.integers(0, 256, (3, 256)), 255, 16),  # bytes, which some programs write as they are
+    ],
+)
+def test_a_palette_keeps_its_digits(table: Any, most: int, bits: int, tmp_path: Path):
+    tifffile = pytest.importorskip("tifffile")
+    x = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    table = table.astype(np.uint16)
+    tifffile.imwrite(tmp_path / "x.tif", x, photometric="palette", colormap=table)
+    got = picture.read("load", tmp_path / "x.tif", max_pixels=1000)
+    assert np.abs(got.pixels - np.moveaxis(table[:, x], 0, 2) / most).max() < CLOSE
+    assert got.bits == bits
+
+
 def test_bits_of_one_are_black_and_white(tmp_path: Path):
     tifffile = pytest.importorskip("tifffile")
     x = RNG.integers(0, 2, (9, 17)).astype(bool)
