@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -26,6 +27,8 @@ Options: TypeAlias = Mapping[str, Any]
 """Options of any operator by name, as the kit and the command pass them on."""
 StateDict: TypeAlias = Mapping[str, Any]
 """Weights of a module by name, as its own files hold them; trees of them too."""
+FilePath: TypeAlias = str | os.PathLike[str]
+"""Where a file is."""
 Entries: TypeAlias = int | Sequence[int]
 """One number for every axis, or one each."""
 Json: TypeAlias = Any

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from nlattn import _check
 from nlattn._types import Floats, Ints
@@ -95,7 +95,7 @@ def resize(image: Floats, height: int, width: int) -> Floats:
 
 
 def patch_features(
-    image: Floats, *, patch: int = 7, channels: int = 32, dtype: Any = np.float32
+    image: Floats, *, patch: int = 7, channels: int = 32, dtype: DTypeLike = np.float32
 ) -> Floats:
     r"""Principal components of each pixel's patch: ``f[p] = V^T (x[p] - mean) / sqrt(patch^2 C)``.
 

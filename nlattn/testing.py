@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from nlattn import _check
 from nlattn._types import Array, Floats, Ints
@@ -69,7 +70,7 @@ def planted_keys(
     return Planted(keys, places, eps)
 
 
-def tight_keys(d: int, copies: int, *, dtype: Any = np.float64) -> Floats:
+def tight_keys(d: int, copies: int, *, dtype: DTypeLike = np.float64) -> Floats:
     """Each unit vector `copies` times, (d copies, d): all sensitivities are ``1 / copies``.
 
     For every p. With ``eps = 1 / copies`` all keys are needed, and they are as many as the bound

@@ -37,7 +37,7 @@ def _differentiable(name: str) -> Callable[..., Any]:
     before = list(vjp)[: list(vjp).index("dout")]
 
     @functools.wraps(forward)
-    def call(*args: Any, **options: Any) -> Any:
+    def call(*args: object, **options: Any) -> Any:
         try:
             bound = signature.bind(*args, **options).arguments
         except TypeError as error:
@@ -47,7 +47,7 @@ def _differentiable(name: str) -> Callable[..., Any]:
         first = [key for key in before if key in given and given[key].is_floating_point()]
         wanted = [*first, *(key for key in given if key not in before and given[key].requires_grad)]
         rest = {key: x for key, x in bound.items() if key not in wanted}
-        result: Any = _Node.apply(
+        result: object = _Node.apply(
             (forward, backward, name, wanted, len(first), rest), *(given[key] for key in wanted)
         )
         return result
@@ -92,5 +92,5 @@ class _Node(torch.autograd.Function):
         return (None, *gradients[: len(names)])
 
 
-def _detached(x: Any) -> Any:
+def _detached(x: object) -> Any:
     return x.detach() if isinstance(x, torch.Tensor) else x

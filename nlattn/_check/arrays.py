@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, get_args
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from nlattn._check.words import choice, fail, memory
 from nlattn._modes import Nonfinite
@@ -56,7 +57,7 @@ def one_dtype(op: str, dtypes: Mapping[str, np.dtype], remedy: str = "") -> None
         raise TypeError(f"{op}: arrays must share one dtype, got {listed}{remedy}")
 
 
-def frozen(x: Array, dtype: Any = None) -> Any:
+def frozen(x: Array, dtype: DTypeLike | None = None) -> Any:
     """Contiguous, aligned, native and read-only: the one layout that kernels are compiled for."""
     native = native_of(x.dtype) if dtype is None else np.dtype(dtype)
     flags = x.flags
@@ -121,11 +122,11 @@ class Fit:
     belongs to slice `b` of the result.
     """
 
-    def __init__(self, op: str, lead: tuple[int, ...], dims: dict[str, int], out_dtype: Any):
+    def __init__(self, op: str, lead: tuple[int, ...], dims: dict[str, int], out_dtype: np.dtype):
         self.op = op
         self.lead = lead
         self.dims = dims
-        self.out_dtype: np.dtype = out_dtype
+        self.out_dtype = out_dtype
         self.dtype = _compute_dtype(out_dtype)
         self.batch = math.prod(lead)
         self.index: Ints = np.zeros((self.batch, 0), np.int64)
@@ -171,11 +172,11 @@ class Fit:
         shape = self._shapes[name]
         return shape[: len(shape) - self._folded[name].ndim + 1]
 
-    def empty(self, spec: str, dtype: Any = None) -> Any:
+    def empty(self, spec: str, dtype: DTypeLike | None = None) -> Any:
         """Uninitialised result of every slice, ``(batch, *spec)``."""
         return np.empty((self.batch, *self.shape(spec)), self.dtype if dtype is None else dtype)
 
-    def unfold(self, x: Any, *, cast: bool = True) -> Any:
+    def unfold(self, x: Array, *, cast: bool = True) -> Array:
         """Leading axes restored; rounded to the caller's dtype if `cast`."""
         x = x.reshape(self.lead + x.shape[1:])
         return x.astype(self.out_dtype, copy=False) if cast else x

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -64,7 +63,7 @@ def channels_first(shape: tuple[int, ...]) -> bool:
     return len(shape) > 2 and shape[-3] in (1, 3) and shape[-1] > _COLOURS
 
 
-def picture(op: str, name: str, x: Any, channels: tuple[int, ...] = ()) -> None:
+def picture(op: str, name: str, x: Array, channels: tuple[int, ...] = ()) -> None:
     """Refuse what is no picture (H, W, channels); one with its channels first by name."""
     shape = x.shape
     first = len(shape) == 3 and channels_first(shape)

@@ -96,7 +96,7 @@ def _listen() -> dict[int, Any]:
     if threading.current_thread() is not threading.main_thread():
         return {}
 
-    def end(number: int, _: Any) -> None:
+    def end(number: int, _: object) -> None:
         raise _Ended(number)
 
     numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]

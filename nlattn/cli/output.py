@@ -219,12 +219,12 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def to_json(report: Any) -> str:
+def to_json(report: object) -> str:
     """JSON text; what is infinite or undefined becomes null."""
     return json.dumps(_plain(report), indent=2, allow_nan=False)
 
 
-def _plain(x: Any) -> Any:
+def _plain(x: object) -> Any:
     if isinstance(x, dict):
         return {str(key): _plain(value) for key, value in x.items()}
     if hasattr(x, "_asdict"):

@@ -6,7 +6,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any
 
 from nlattn import _check
 from nlattn._types import JsonObject
@@ -17,6 +16,7 @@ from nlattn.scaling import report as reports
 from nlattn.scaling import subject
 from nlattn.scaling.growth import growth
 from nlattn.scaling.judge import GrowthVerdict
+from nlattn.scaling.models import Range
 from nlattn.scaling.scene import Scene
 from nlattn.scaling.sweep import Sweep, grids
 
@@ -259,15 +259,15 @@ def _seconds(s: float) -> str:
     return f"{s:.2f} s" if s >= 1 else f"{1e3 * s:.3g} ms"
 
 
-def _range(r: Any) -> str:
+def _range(r: Range) -> str:
     return f"{r.value:.2f} ({r.low:.2f} to {r.high:.2f})"
 
 
-def _estimate(e: Any) -> str:
+def _estimate(e: Range) -> str:
     return f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f})"
 
 
-def _crossover(r: Any, sizes: list[int]) -> str:
+def _crossover(r: Sequence[float] | None, sizes: list[int]) -> str:
     if r is None:
         return ""
 

@@ -69,7 +69,7 @@ def largest(name: str) -> float:
     return 127.0 if name == "int8" else float(np.nanmax(np.where(np.isinf(v := table(name)), 0, v)))
 
 
-def encode(x: Any, name: str) -> Array:
+def encode(x: object, name: str) -> Array:
     """Codes of the numbers nearest to x; NaN has one in floating formats, in int8 it is 0."""
     x = np.asarray(x, np.float64)
     if name == "int8":

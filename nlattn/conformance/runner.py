@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class Subject(Protocol):
 class Here:
     """A backend in this process: no limits, and a crash is a crash of all."""
 
-    def __init__(self, backend: Any):
+    def __init__(self, backend: object):
         self.name = str(getattr(backend, "name", type(backend).__name__))
         self.capabilities = Capabilities.of(told(backend))
         self._backend = backend

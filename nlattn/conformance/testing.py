@@ -58,7 +58,7 @@ def matched(entries: Iterable[Deviation], names: Iterable[str]) -> dict[str, Dev
 
 
 def conformance_tests(
-    backend: Any,
+    backend: object,
     *,
     tier: Tier = "smoke",
     operators: tuple[str, ...] | None = None,
@@ -178,11 +178,11 @@ def _told(backend: object, tier: Tier, verdict: Verdict) -> str:
     return failure(Report("", shlex.join(words), tier, [verdict]), verdict)
 
 
-def spelt(backend: Any) -> list[str]:
+def spelt(backend: object) -> list[str]:
     """The words by which `nlattn validate` finds a backend: a file, what is in it, an operator."""
     op: list[str] = []
     if isinstance(backend, FunctionBackend):
-        backend, op = backend.function, ["--op", backend.op]
+        op, backend = ["--op", backend.op], backend.function
     thing = backend if inspect.isfunction(backend) else type(backend)
     if "<" in thing.__qualname__:
         return [thing.__qualname__, *op]  # made inside a function: no file names it

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -56,7 +54,7 @@ def rounded(x: Floats, kind: DTypeLike) -> Floats:
         return x.astype(kind, copy=False)
 
 
-def plant(x: Floats, k: Floats, keys: Ints, kind: Any = None) -> Tree:
+def plant(x: Floats, k: Floats, keys: Ints, kind: DTypeLike | None = None) -> Tree:
     """Tree over points `x` (m, dims) of the rows `keys`, ascending, of features `k`.
 
     Boxes and short points are of dtype `kind`, that of points if omitted.

@@ -8,9 +8,10 @@ float32 cannot keep is summed in float64, and what float64 cannot keep is left t
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from nlattn import _check
 from nlattn._types import Floats, Ints
@@ -99,7 +100,7 @@ def survey(x: Slice, tolerance: float, *, grouped: bool = True) -> Ground:
     return ground
 
 
-def _least_rounding(kind: Any, m: int) -> float:
+def _least_rounding(kind: DTypeLike, m: int) -> float:
     """What rounding may move of any query's weights: less than `kernels` say of a panel."""
     u = float(np.finfo(kind).eps) / 2
     return 1.2 * (150 * u + 6 * u * (float(np.log(m)) + 1))
@@ -115,7 +116,7 @@ def _sound(ground: Ground, part: Descent) -> tuple[Descent, Ints]:
     return part._replace(asked=part.asked._replace(panels=panels)), left
 
 
-def _part(ground: Ground, kind: Any, queries: Ints) -> Descent:
+def _part(ground: Ground, kind: DTypeLike, queries: Ints) -> Descent:
     """Trees in one precision for some queries."""
     x, keys = ground.slice, ground.keys
     plan = Plan(1, len(x.q), 1, len(x.k), x.q.shape[1], 1, x.kind, x.factor, SAME, 0, 0, 0)
@@ -132,7 +133,7 @@ def _part(ground: Ground, kind: Any, queries: Ints) -> Descent:
     return Descent(ready.tree, asked, _check.frozen(numbers), top, slack)
 
 
-def _numbers(shape: Geometry, kind: Any) -> tuple[Floats, Floats, float]:
+def _numbers(shape: Geometry, kind: DTypeLike) -> tuple[Floats, Floats, float]:
     """Numbers for the kernel, scores at distance 0, slack of bounds whose dtype is `kind`."""
     given, info = shape.numbers, np.finfo(kind)
     u, numbers = float(info.eps) / 2, np.zeros((len(given), 5))

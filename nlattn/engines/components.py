@@ -7,7 +7,6 @@ process or several, gets the same bits.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -39,7 +38,7 @@ def split(rows: range, width: int) -> Iterator[slice]:
     return (slice(top, min(top + step, rows.stop)) for top in range(rows.start, rows.stop, step))
 
 
-def channel_sums(image: Any, rows: range) -> Floats:
+def channel_sums(image: Floats, rows: range) -> Floats:
     """Sum of the pixels of a group, (C,) float64."""
     total = np.zeros(image.shape[2])
     for block in split(rows, image.shape[1]):
@@ -60,7 +59,7 @@ def _vectors(image: Floats, mean: Floats, rows: slice, patch: int, dtype: DTypeL
 
 
 @serial_blas
-def moments(image: Any, mean: Floats, rows: range, patch: int) -> Floats:
+def moments(image: Floats, mean: Floats, rows: range, patch: int) -> Floats:
     """Sums over the patches of a group: of vectors, and of their products, (1 + size, size)."""
     size = patch * patch * image.shape[2]
     result = np.zeros((1 + size, size))
@@ -71,7 +70,7 @@ def moments(image: Any, mean: Floats, rows: range, patch: int) -> Floats:
     return result
 
 
-def centre(sums: Floats, pixels: int, dtype: Any) -> Floats:
+def centre(sums: Floats, pixels: int, dtype: DTypeLike) -> Floats:
     """The mean pixel, from the sums of groups (groups, C)."""
     return (_total(sums) / pixels).astype(dtype)
 
@@ -88,7 +87,9 @@ def axes(sums: Floats, pixels: int, kept: int, dtype: DTypeLike) -> Floats:
 
 
 @serial_blas
-def project(image: Any, mean: Floats, axes: Floats, rows: range, patch: int, out: Floats) -> None:
+def project(
+    image: Floats, mean: Floats, axes: Floats, rows: range, patch: int, out: Floats
+) -> None:
     """Components of the patches of some rows, which begin with a block; `out` (rows, W, kept)."""
     narrow, shift = np.ascontiguousarray(axes[:-1]), axes[-1]
     for block in split(rows, image.shape[1]):

@@ -10,12 +10,14 @@ of the largest key, turned to principal axes and rounded once; what that may hav
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from nlattn import _check
-from nlattn._types import Floats
+from nlattn._types import Floats, Ints
 from nlattn.kernels import scores
 from nlattn.kernels.nearest import ERROR, PER_SCORE, SLACK, SLOPE, TINY, TOP, WIDTH
 from nlattn.runtime.threads import serial_blas
@@ -43,7 +45,7 @@ class Geometry(NamedTuple):
 class _Form(NamedTuple):
     """Points before they are turned: ``p = factor_i q_i[kept]``, ``x = k[kept]``, and a height."""
 
-    kept: Any
+    kept: Ints | slice
     factor: Floats
     height: Floats
     """(m,) the additional coordinate of keys; queries have 0 there."""
@@ -52,7 +54,7 @@ class _Form(NamedTuple):
     slack: Floats
 
 
-def geometry(q: Floats, k: Floats, kind: int, factor: float, dtype: Any) -> Geometry:
+def geometry(q: Floats, k: Floats, kind: int, factor: float, dtype: DTypeLike) -> Geometry:
     """Points of queries (n, d) and keys (m, d), for points and distances in `dtype`."""
     n, d = q.shape
     unit = max(_unit(k), _unit(q) * 2.0**-900)
@@ -87,7 +89,7 @@ def _unit(k: Floats) -> float:
     return 2.0 ** int(np.frexp(largest)[1]) if 0 < largest < np.inf else 1.0
 
 
-def _blocks(count: int) -> Any:
+def _blocks(count: int) -> Iterator[slice]:
     return (slice(i, min(i + _BLOCK, count)) for i in range(0, count, _BLOCK))
 
 
@@ -169,7 +171,7 @@ def _disguised(q: Floats, k: Floats, factor: float, unit: float) -> tuple[int, f
 
 @serial_blas
 def _turned(
-    q: Floats, k: Floats, form: _Form, unit: float, dtype: Any
+    q: Floats, k: Floats, form: _Form, unit: float, dtype: DTypeLike
 ) -> tuple[Floats, Floats, Floats, float]:
     """Centred points on the principal axes of the keys.
 

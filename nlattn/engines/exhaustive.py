@@ -5,9 +5,10 @@ A Gaussian weight is that of a dot product with one more channel, less a number 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from nlattn import _check
 from nlattn._types import Bools, Floats, Ints
@@ -37,7 +38,7 @@ class Slice(NamedTuple):
     causal: bool
 
 
-def rounding(x: Slice, dtype: Any) -> Floats:
+def rounding(x: Slice, dtype: DTypeLike) -> Floats:
     """(n,) share of the weights that rounding may move: scores, exponentials, sums by blocks."""
     u = float(np.finfo(dtype).eps) / 2
     q, k = (np.sqrt(np.einsum("nc,nc->n", a, a, dtype=np.float64)) for a in (x.q, x.k))
@@ -133,7 +134,7 @@ def topk(x: Slice, k: int) -> tuple[Floats, Ints]:
     return score.astype(np.float64), index.astype(np.int64)
 
 
-def products(x: Slice, dtype: Any) -> tuple[Floats, Floats, float, Floats]:
+def products(x: Slice, dtype: DTypeLike) -> tuple[Floats, Floats, float, Floats]:
     """Queries, keys and a factor whose products are the scores, less a number of each query."""
     q, k = x.q.astype(dtype), x.k.astype(dtype)
     if x.kind == scores.DOT:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats, Ints
+from nlattn._types import Bools, Floats, Ints
 from nlattn.engines.features import EVERY, Identity, Random
 from nlattn.kernels import passes
 from nlattn.kernels.rows import padded
@@ -73,7 +73,7 @@ def groups(batch: int, n: int, numbers: int) -> list[Ints]:
     return [_check.frozen(group) for group in np.array_split(tasks, count) if len(group)]
 
 
-def key_sums(f: Identity, x: Floats, y: Floats, slices: Ints, mask: Any = None) -> KeySums:
+def key_sums(f: Identity, x: Floats, y: Floats, slices: Ints, mask: Bools | None = None) -> KeySums:
     """Sums over keys x of ``phi(x).T (y, 1)``; `slices` (batch, 3) are those of x, y and `mask`."""
     batch, r, e = len(slices), f.size(x.shape[2]), y.shape[2]
     start, m = f.top(x.shape[2]), f.compiled(x)
@@ -129,7 +129,7 @@ def _add(
 
 
 def read(
-    f: Identity, x: Floats, index: Ints, context: Floats, norm: Any = None
+    f: Identity, x: Floats, index: Ints, context: Floats, norm: Floats | None = None
 ) -> tuple[Floats, Floats]:
     """``phi(x) context`` (batch, n, e), over ``phi(x).norm`` if given, and that one's logarithm.
 
@@ -151,7 +151,9 @@ def read(
     return out, log
 
 
-def write(f: Identity, x: Floats, index: Ints, top: Any, factor: Any, mask: Any = None) -> Floats:
+def write(
+    f: Identity, x: Floats, index: Ints, top: Floats, factor: Floats, mask: Bools | None = None
+) -> Floats:
     """``factor phi(x)`` (batch, n, r), relative to shared maxima `top` (batch, r), 0 if masked.
 
     `mask` is (batch, n) or None.
@@ -171,7 +173,7 @@ def write(f: Identity, x: Floats, index: Ints, top: Any, factor: Any, mask: Any 
 
 
 def queries_vjp(
-    f: Identity, x: Floats, dout: Floats, slices: Ints, context: Floats, norm: Any = None
+    f: Identity, x: Floats, dout: Floats, slices: Ints, context: Floats, norm: Floats | None = None
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients of queries (batch, n, d), context (batch, r, e) and norm (batch, r).
 
@@ -194,7 +196,7 @@ def queries_vjp(
             g = g / total
             along = -np.einsum("ia,ia->i", out, g)
         dphi = g @ context[b].T
-        if along is not None:
+        if norm is not None and along is not None:
             dphi += along[:, None] * norm[b]
         dx[b, some] = f.vjp(block, dphi)
         return b, phi.T @ g, 0 if along is None else along @ phi

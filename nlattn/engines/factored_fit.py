@@ -41,7 +41,7 @@ class Hidden(NamedTuple):
     """(batch,) part of each slice."""
 
     @classmethod
-    def checked(cls, fit: _check.Fit, mask: Any) -> Hidden:
+    def checked(cls, fit: _check.Fit, mask: object) -> Hidden:
         """A boolean mask that broadcasts to (..., m)."""
         if mask is None:
             return cls(None, np.zeros(fit.batch, np.int64))
@@ -109,5 +109,5 @@ def keys_vjp(fit: _check.Fit, f: Identity, hidden: Hidden, g: KeyGradient) -> tu
     return factored.keys_vjp(f, fit["k"], fit["v"], slices, g, hidden.mask)
 
 
-def _cast(fit: _check.Fit, *arrays: Any) -> list[Any]:
+def _cast(fit: _check.Fit, *arrays: Floats | None) -> list[Any]:
     return [None if x is None else x.astype(fit.dtype) for x in arrays]

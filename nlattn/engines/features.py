@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats
+from nlattn._types import Bools, Floats
 from nlattn.kernels import rows
 from nlattn.kernels.rows import FeatureRows
 from nlattn.runtime.helpers import remembered
@@ -82,7 +82,7 @@ class Identity:
         none = np.empty((0, 0), x.dtype)
         return kind(rows.NONE, joint, False, none, zero, zero, one, zero, zero)
 
-    def __call__(self, x: Floats, top: Floats, kept: Any = None) -> Block:
+    def __call__(self, x: Floats, top: Floats, kept: Bools | None = None) -> Block:
         """Features relative to `top`, which is raised to maxima that rows share.
 
         Features of rows that are not `kept` (rows,) are 0.

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from nlattn import _check
 from nlattn._types import Floats, Ints
@@ -81,7 +82,7 @@ def attention(
     return out, lse
 
 
-def distances(p: Scores, b: int, i: Ints, dtype: Any) -> Floats:
+def distances(p: Scores, b: int, i: Ints, dtype: DTypeLike) -> Floats:
     """``|i + offset - j|`` (r, m) of some queries of a slice, of which slopes are factors."""
     place = p.band[p.slices[b, 6]][i, 2:]
     return abs(place - np.arange(p.k.shape[1])).astype(dtype)

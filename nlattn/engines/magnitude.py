@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import numpy as np
 
 from nlattn import _check
+from nlattn._types import Floats, Ints
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -158,7 +159,7 @@ def _finfo(dtype: np.dtype) -> _Format:
     return _Format(float(info.max), int(info.maxexp), int(info.minexp) + int(info.nmant))
 
 
-def _floating(x: Any) -> bool:
+def _floating(x: object) -> bool:
     return isinstance(x, np.ndarray) and (x.dtype.kind == "f" or x.dtype.name == "bfloat16")
 
 
@@ -172,7 +173,7 @@ def _held(op: str, options: Mapping[str, Any], dtype: np.dtype) -> None:
             _check.fail(op, f"{name}={value}", f"is out of range, {text}")
 
 
-def _largest_finite(x: Any) -> float:
+def _largest_finite(x: Floats) -> float:
     x = x[np.isfinite(x)].astype(float)
     return float(abs(x).max(initial=0))
 
@@ -293,14 +294,14 @@ class _Setting:
             _check.fail(self.op, f"{name}={value}", f"{text}, the largest float64")
         return math.ldexp(mantissa, exponent)
 
-    def restored(self, result: Any, dtype: np.dtype) -> Any:
+    def restored(self, result: object, dtype: np.dtype) -> Any:
         """Results in the caller's units and dtype."""
         if type(result) is tuple:
             units = (*self.law.results, *[None] * len(result))
             return tuple(self._result(x, u, dtype) for x, u in zip(result, units, strict=False))
         return self._result(result, self.law.results[0] if self.law.results else None, dtype)
 
-    def _result(self, x: Any, unit: str | None, dtype: np.dtype) -> Any:
+    def _result(self, x: object, unit: str | None, dtype: np.dtype) -> Any:
         if hasattr(x, "score") and hasattr(x, "_replace"):  # matches
             return x._replace(score=shifted(x.score, _power(unit or "", self.units)).astype(dtype))
         if unit is None or not isinstance(x, (np.ndarray, np.generic)):
@@ -308,7 +309,7 @@ class _Setting:
         return shifted(x, _power(unit, self.units)).astype(dtype)
 
 
-def _row_units(x: Any, floor: float) -> Any:
+def _row_units(x: Floats, floor: float) -> Ints:
     """Exponents (..., n, 1) that bring rows longer than a floor to a length near 1, or above it."""
     top = abs(x.astype(np.float64)).max(-1, keepdims=True, initial=0)
     least = max(0, math.frexp(floor)[1] + 1)
@@ -332,7 +333,7 @@ def _size(product: str, numbers: Mapping[str, float]) -> float:
     return total
 
 
-def shifted(x: Any, power: Any) -> Any:
+def shifted(x: Any, power: Ints | int) -> Any:
     """``x 2**power``, in steps that float64 holds; a power for each row, or one."""
     while np.any(power):
         step = np.clip(power, -1000, 1000)

@@ -84,7 +84,7 @@ def support_of_field(
     return Support(indptr, _check.frozen(keys), (*lead, n, m))
 
 
-def matches(op: str, field: Any) -> tuple[Ints, tuple[int, int]]:
+def matches(op: str, field: Field) -> tuple[Ints, tuple[int, int]]:
     """Checked raster indices of a field, and its grid of keys."""
     _check.instance(op, "field", field, Field)
     index = _check.integers(op, "field.index", field.index)
@@ -100,7 +100,7 @@ def matches(op: str, field: Any) -> tuple[Ints, tuple[int, int]]:
     return index, (grid[0], grid[1])
 
 
-def _mask(op: str, name: str, mask: Any, core: tuple[int, ...]) -> Bools:
+def _mask(op: str, name: str, mask: object, core: tuple[int, ...]) -> Bools:
     """`mask` checked, or an empty one."""
     if mask is None:
         return np.empty((0,) * len(core), bool)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from nlattn import _check
 from nlattn._types import Bools, Floats, Ints, Work
@@ -32,7 +33,13 @@ class Ready(NamedTuple):
 
 
 def prepare(
-    q: Floats, k: Floats, keys: Ints, plan: Plan, kind: Any = None, *, exact: bool = False
+    q: Floats,
+    k: Floats,
+    keys: Ints,
+    plan: Plan,
+    kind: DTypeLike | None = None,
+    *,
+    exact: bool = False,
 ) -> Ready:
     """Trees over the `keys` of a slice, queries in order; boxes of dtype `kind`, or that of q.
 

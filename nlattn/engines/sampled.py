@@ -7,9 +7,10 @@ they may be files, or be made when they are asked for.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from nlattn._types import Array, Bools, Floats, Ints, Support
 
@@ -18,10 +19,18 @@ QUERIES, KEYS = 256, 4096
 _LISTED = 16  # queries at once where each has keys of its own
 
 
+class Sliced(Protocol):
+    """Anything that has a shape and gives rows when it is sliced: arrays, memory maps, datasets."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+    def __getitem__(self, rows: slice, /) -> ArrayLike: ...
+
+
 class Rows:
     """Rows of anything that has a shape and gives ``x[a:b]``, as float64."""
 
-    def __init__(self, x: Any):
+    def __init__(self, x: Sliced):
         self.x, self.shape = x, tuple(int(size) for size in x.shape)
 
     def __getitem__(self, index: Ints) -> Floats:

@@ -115,7 +115,7 @@ class SparseParts(NamedTuple):
 class Edges:
     """One call's folded arrays on the edges of its support."""
 
-    def __init__(self, fit: _check.Fit, support: Any):
+    def __init__(self, fit: _check.Fit, support: object):
         self.fit, self.op = fit, fit.op
         self.query_grid, self.key_grid = fit["q"].shape[1:-1], fit["k"].shape[1:-1]
         self.n, self.m = math.prod(self.query_grid), math.prod(self.key_grid)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from nlattn._types import Ints, Support
 from nlattn.kernels import sparse as kernels
 
 
-def checked_support(op: str, support: Any) -> Support:
+def checked_support(op: str, support: object) -> Support:
     """`support`, frozen; ValueError naming the first row that breaks its rules."""
     if not (isinstance(support, tuple) and len(support) == 3):
         text = "expected a Support as from support(), support_from_index() or scram_support()"

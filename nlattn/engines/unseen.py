@@ -8,20 +8,20 @@ them. Rows that do, "struck" ones, are computed again in NumPy, over the pairs t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Bools, Floats, Ints
+from nlattn._types import Array, Bools, Floats, Ints
 from nlattn.kernels.panel import Scores
 
 _PAIRS = 1 << 20
 """Pairs of queries and keys that are held at a time."""
 
 
-def finite(*arrays: Any) -> bool:
+def finite(*arrays: Floats) -> bool:
     """Whether all numbers of some arrays are."""
     return all(math.isfinite(_check.largest(x)) for x in arrays)
 
@@ -58,7 +58,7 @@ def seen(p: Scores, head: int, rows: Ints, keys: Ints) -> Bools:
     return yes
 
 
-def part(x: Any, rows: Ints, keys: Ints) -> Any:
+def part(x: Array, rows: Ints, keys: Ints) -> Array:
     """Some rows and columns of an array that may have one of either."""
     x = x[rows] if len(x) > 1 else x
     return x[:, keys] if x.shape[1] > 1 else x
@@ -77,7 +77,7 @@ class Struck(NamedTuple):
     rows: Ints
     seen: Bools
     """(r, m), as all that follows."""
-    slope: Any
+    slope: Floats | np.floating
     """Of the soft cap."""
     weights: Floats
     kept: Floats
@@ -89,7 +89,7 @@ class Struck(NamedTuple):
     total: Floats
 
 
-def struck(p: Scores, v: Floats | None = None, beside: Any = ()) -> Iterator[Struck]:
+def struck(p: Scores, v: Floats | None = None, beside: Sequence[Floats] = ()) -> Iterator[Struck]:
     """Rows that see a number that is not finite, or have one in an array of `beside` (batch, n)."""
     n, m = p.q.shape[1], p.k.shape[1]
     step = max(1, _PAIRS // max(m, 1))
@@ -149,6 +149,10 @@ def _weigh(p: Scores, head: int, rows: Ints) -> Struck:
 
 
 Attend = Callable[[Scores, Floats], tuple[Floats, Floats]]
+Adjoint = Callable[[Scores, Floats, Floats], Floats]
+Gradients = Callable[
+    [Scores, Floats, Floats, Floats, Floats], tuple[Floats, Floats, Floats, Floats | None]
+]
 
 
 def attend(p: Scores, v: Floats, plainly: Attend) -> tuple[Floats, Floats]:
@@ -162,7 +166,7 @@ def attend(p: Scores, v: Floats, plainly: Attend) -> tuple[Floats, Floats]:
     return out, _check.frozen(norm)
 
 
-def adjoint(p: Scores, g: Floats, plainly: Any, attend_plainly: Attend) -> Floats:
+def adjoint(p: Scores, g: Floats, plainly: Adjoint, attend_plainly: Attend) -> Floats:
     """``A.T g`` of a single slice; `plainly` takes scores, normalisers and g."""
     neat, zero = clean(p), _check.frozen(np.zeros((1, p.k.shape[1], 1), g.dtype))
     _, norm = attend_plainly(neat, zero)
@@ -178,7 +182,7 @@ def adjoint(p: Scores, g: Floats, plainly: Any, attend_plainly: Attend) -> Float
 
 
 def vjp(
-    p: Scores, v: Floats, dout: Floats, delta: Floats, plainly: Any, attend_plainly: Attend
+    p: Scores, v: Floats, dout: Floats, delta: Floats, plainly: Gradients, attend_plainly: Attend
 ) -> tuple[Floats, Floats, Floats, Floats | None]:
     """Gradients of queries, keys, values, and of the bias in its shape, if there is one.
 

@@ -21,7 +21,7 @@ _OP = "explorer.page"
 
 
 def page(
-    image: Any,
+    image: object,
     maps: Mapping[str, AttentionMap] | AttentionMap,
     *,
     keys: Any = None,
@@ -92,7 +92,7 @@ def page(
     return _fill(title or "Where pixels look", data)
 
 
-def _picture(name: str, image: Any) -> Floats:
+def _picture(name: str, image: object) -> Floats:
     x = np.asarray(image)
     _check.picture(_OP, name, x, (1, 3))
     if x.dtype.kind in "iu":

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from nlattn._types import Floats, JsonObject
 from nlattn.files import png, tiff
 from nlattn.files.untrusted import one_line, open_regular
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 _ORIENTATION = 0x0112
@@ -58,7 +62,7 @@ def read(
 def _read(file: IO[bytes], max_pixels: int, page: int | None) -> PictureFile:
     from PIL import Image
 
-    def again() -> Any:
+    def again() -> Image.Image:
         file.seek(0)
         image = Image.open(file, formats=FORMATS)
         if page:
@@ -82,7 +86,7 @@ def _read(file: IO[bytes], max_pixels: int, page: int | None) -> PictureFile:
     return PictureFile(upright, bits, icc if icc and icc[16:20] == space else None, dpi, jpeg)
 
 
-def _select(image: Any, page: int | None) -> None:
+def _select(image: Image.Image, page: int | None) -> None:
     """Go to the page; a picture of several is refused unless one is named."""
     count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # of one scene
     if page is None and count > 1:
@@ -95,7 +99,7 @@ def _select(image: Any, page: int | None) -> None:
 
 
 def _samples(
-    image: Any, file: IO[bytes], page: int | None, again: Any
+    image: Image.Image, file: IO[bytes], page: int | None, again: Callable[[], Image.Image]
 ) -> tuple[Floats, Floats | None, int]:
     """Values and opacity of 0 to 1, and the bits they had."""
     if image.format == "PNG" and not page:
@@ -122,7 +126,7 @@ def _samples(
     return _plain(image)
 
 
-def _shallow(image: Any, data: png.Png) -> tuple[Floats, Floats | None]:
+def _shallow(image: Image.Image, data: png.Png) -> tuple[Floats, Floats | None]:
     """Of a PNG of up to 8 bits, whose one transparent value counts in its own depth."""
     if data.key is None:
         values, opacity, _ = _plain(image)
@@ -133,14 +137,14 @@ def _shallow(image: Any, data: png.Png) -> tuple[Floats, Floats | None]:
     return values, png.keyed(np.rint(values * most).astype(np.int64), data.key)
 
 
-def _maximum(image: Any) -> int:
+def _maximum(image: Image.Image) -> int:
     """Largest sample that the header of a PPM declares."""
     arguments = image.tile[0][3] if image.tile else ()
     numbers = [x for x in arguments if isinstance(x, int)] if isinstance(arguments, tuple) else []
     return max(numbers, default=255)
 
 
-def _plain(image: Any) -> tuple[Floats, Floats | None, int]:
+def _plain(image: Image.Image) -> tuple[Floats, Floats | None, int]:
     """What Pillow reads right."""
     mode = image.mode
     if mode == "F":
@@ -192,7 +196,7 @@ def _dpi(value: Any) -> tuple[float, float] | None:
     return (across, down) if 0 < across < 1e6 and 0 < down < 1e6 else None
 
 
-def _tables(image: Any) -> JsonObject:
+def _tables(image: Image.Image) -> JsonObject:
     from PIL import JpegImagePlugin
 
     sampling = JpegImagePlugin.get_sampling(image)

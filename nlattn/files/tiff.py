@@ -77,7 +77,7 @@ def palette(tags: Any) -> Floats | None:
     return None if whole_bytes else table / 65535
 
 
-def _all(value: Any) -> tuple[Any, ...]:
+def _all(value: object) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
 

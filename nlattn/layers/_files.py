@@ -140,7 +140,7 @@ def _tensors(file: IO[bytes], max_bytes: float) -> dict[str, Any]:
     return {name: arrays[name] for name in header}
 
 
-def _span(name: str, entry: Any) -> tuple[int, int]:
+def _span(name: str, entry: object) -> tuple[int, int]:
     """First and last byte of an array, which its shape must account for."""
     of = name[:64]
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:

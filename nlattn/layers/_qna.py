@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, get_args
+from collections.abc import Container
+from typing import NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from nlattn._modes import Gate, Position
-from nlattn._types import Array, Floats
+from nlattn._types import Floats, StateDict
 
 GATES: tuple[Gate, ...] = get_args(Gate)
 POSITIONS: tuple[Position, ...] = get_args(Position)
@@ -29,7 +30,7 @@ class Kind(NamedTuple):
     """How often the absolute bias is added."""
 
 
-def shapes(kind: Kind, t: int, given: Any) -> dict[str, str]:
+def shapes(kind: Kind, t: int, given: Container[str]) -> dict[str, str]:
     """Names and shapes of the weights; biases of projections are those in `given`."""
     taps, h = kind.window[0] * kind.window[1], kind.heads
     found = {"query": "t F", "Wk": "C F", "Wk_b": f"{h} d", "to_v.kernel": "C F", "to_v.bias": "F"}
@@ -71,7 +72,7 @@ def queries_vjp(kind: Kind, query: Floats, dq: Floats) -> Floats:
     return g.transpose(1, 0, 2).reshape(query.shape)
 
 
-def gate(kind: Kind, weights: Any, t: int, dtype: DTypeLike) -> Floats | None:
+def gate(kind: Kind, weights: StateDict, t: int, dtype: DTypeLike) -> Floats | None:
     """The gate (h, t, kh, kw)."""
     h, (kh, kw) = kind.heads, kind.window
     ones: Floats = np.ones((h, t, kh, kw), dtype)
@@ -99,7 +100,7 @@ def gate_vjp(kind: Kind, dgate: Floats | None) -> dict[str, Floats]:
     return {name: dgate.transpose(2, 3, 1, 0)}
 
 
-def bias(kind: Kind, weights: Any, q: Floats) -> Floats | None:
+def bias(kind: Kind, weights: StateDict, q: Floats) -> Floats | None:
     """The bias (h, t, kh, kw), for queries as `queries` gives them."""
     t = q.shape[1]
     if kind.position == "relative_pos":
@@ -115,7 +116,7 @@ def bias(kind: Kind, weights: Any, q: Floats) -> Floats | None:
 
 
 def bias_vjp(
-    kind: Kind, weights: Any, q: Floats, dbias: Floats | None
+    kind: Kind, weights: StateDict, q: Floats, dbias: Floats | None
 ) -> tuple[dict[str, Floats], Floats]:
     """Gradients of the position's weights, and of the queries through them."""
     none = np.zeros_like(q)
@@ -142,10 +143,10 @@ def _of_taps(table: Floats, kind: Kind, t: int) -> Floats:
     return table.reshape(*kind.window, t, kind.heads).transpose(3, 2, 0, 1)
 
 
-def _embedding(kind: Kind, weights: Array, q: Floats) -> Floats:
+def _embedding(kind: Kind, weights: StateDict, q: Floats) -> Floats:
     embedding: Floats = weights["absolute_pos_embedding"]
     return embedding.reshape(-1, q.shape[1], kind.heads, q.shape[2])
 
 
-def _rpe_scale(kind: Kind, q: Floats) -> Any:
+def _rpe_scale(kind: Kind, q: Floats) -> np.floating:
     return q.dtype.type(q.shape[2] ** -0.5 if kind.scale_rpe_bias else 1)

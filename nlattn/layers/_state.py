@@ -78,7 +78,7 @@ def _flat(tree: Mapping[Any, Any], before: str = "") -> dict[str, Any]:
     return found
 
 
-def _array(op: str, name: str, x: Any) -> Any:
+def _array(op: str, name: str, x: object) -> Any:
     if not tensors.is_tensor(x):
         return x
     plain = x.detach() if hasattr(x, "detach") else x  # a parameter requires its gradient elsewhere

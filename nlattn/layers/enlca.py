@@ -130,7 +130,7 @@ class _Block(NamedTuple):
 
     fit: _check.Fit
     w: Weights
-    scale: Any
+    scale: np.floating
     """Of what is added to the input, in the dtype that is computed in."""
 
     @classmethod

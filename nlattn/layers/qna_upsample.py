@@ -136,7 +136,7 @@ def qna_upsample_block_vjp(
     return sum(dx), found
 
 
-def _phases(op: str, weights: Any, scale: object, window: object) -> list[dict[str, object]]:
+def _phases(op: str, weights: object, scale: object, window: object) -> list[dict[str, object]]:
     """The weights of each phase."""
     s = _check.integer(op, "scale", scale, low=1)
     for size in _check.pair(op, "window", window, 1):

@@ -183,7 +183,7 @@ def _places(a: int, b: int) -> Ints:
     return places
 
 
-def _folded(op: str, mask: Any, fit: _check.Fit) -> Any:
+def _folded(op: str, mask: Bools, fit: _check.Fit) -> Bools:
     """A mask of several windows, with one axis for them and one for heads."""
     n = fit.dims["n"]
     try:

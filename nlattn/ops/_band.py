@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 
@@ -21,13 +21,13 @@ class Positions(NamedTuple):
     """The options that say by position what a query may see, as they were given."""
 
     causal: bool = False
-    causal_offset: Any = 0
-    window: Any = None
+    causal_offset: int | str | Ints = 0
+    window: object = None
     window_about: About = "query"
-    key_lengths: Any = None
-    query_lengths: Any = None
-    cu_seqlens_q: Any = None
-    cu_seqlens_k: Any = None
+    key_lengths: object = None
+    query_lengths: object = None
+    cu_seqlens_q: object = None
+    cu_seqlens_k: object = None
 
     def band(self, fit: Fit, biased: bool = False) -> tuple[Ints, Ints]:
         """(B, n, 3) of `panel.Scores`, and which of the B each head uses.
@@ -43,10 +43,10 @@ class Positions(NamedTuple):
         if about and self.window is None:
             _check.fail(op, "window_about='offset'", "has no place without a window")
         used = causal or about or biased
-        first: Any
-        last: Any
-        row: Any
-        there: Any
+        first: Ints
+        last: Ints
+        row: Ints
+        there: Bools
         if self.cu_seqlens_q is None:
             if self.cu_seqlens_k is not None:
                 _check.fail(op, "cu_seqlens_k", "has no place without cu_seqlens_q")
@@ -78,7 +78,7 @@ class Positions(NamedTuple):
         band = np.stack(np.broadcast_arrays(*map(np.atleast_2d, (start, end, own))), -1)
         return _check.frozen(band, np.int64), table
 
-    def _packed(self, fit: Fit) -> tuple[Ints, Ints, Any, Bools, tuple[Ints, Ints]]:
+    def _packed(self, fit: Fit) -> tuple[Ints, Ints, Ints, Bools, tuple[Ints, Ints]]:
         """For each query the bounds of its keys, its place, whether it exists; and both lengths."""
         op, row = fit.op, np.arange(fit.dims["n"])
         for name, given in (("key", self.key_lengths), ("query", self.query_lengths)):
@@ -133,7 +133,7 @@ def band(op: str, causal: object, offset: object, window: object) -> tuple[int, 
     return max(-left, -FAR), max(-FAR, min(shift, right, FAR))
 
 
-def _sides(op: str, window: Any) -> tuple[int, int]:
+def _sides(op: str, window: object) -> tuple[int, int]:
     if window is None:
         return FAR, FAR
     left, right = (

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._modes import MaskedRows, Nonfinite, Weight
-from nlattn._types import Bools, Floats, Support
+from nlattn._types import Array, Bools, Floats, Support
 from nlattn.engines.normalised import normalised
 from nlattn.engines.sparse import Edges, WeightFunction
 from nlattn.ops._scores import per_head
@@ -34,7 +34,7 @@ class SparseArguments(NamedTuple):
 
 
 def prepared(
-    op: str, arrays: Mapping[str, tuple[Any, str]], support: Support, asked: SparseArguments
+    op: str, arrays: Mapping[str, tuple[object, str]], support: Support, asked: SparseArguments
 ) -> tuple[Edges, WeightFunction]:
     """The edges of a call, and how they are weighed."""
     fit = _check.fit(op, arrays, nonfinite=asked.nonfinite)
@@ -63,7 +63,7 @@ def in_base(op: str, lse_base: str) -> float:
     return 1 / math.log(2) if _check.choice(op, "lse_base", lse_base, ("e", "2")) == "2" else 1.0
 
 
-def _of_edges(edges: Edges, name: str, x: Any) -> None:
+def _of_edges(edges: Edges, name: str, x: Array) -> None:
     """Refuse what has not one entry for each edge."""
     count = len(edges.support.indices)
     if x.shape != (count,):
@@ -72,7 +72,7 @@ def _of_edges(edges: Edges, name: str, x: Any) -> None:
 
 
 def edge_terms(
-    edges: Edges, bias: Any, sinks: Any, nonfinite: Nonfinite
+    edges: Edges, bias: object, sinks: object, nonfinite: Nonfinite
 ) -> tuple[Floats | None, Floats | None]:
     """A number for each edge, (nnz,), and one for each head, (batch,) float64."""
     fit = edges.fit

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from nlattn import _check
 from nlattn._check import Fit
@@ -23,12 +23,12 @@ def prepare(
     *,
     scale: float | None = None,
     softcap: float | None = None,
-    bias: Any = None,
-    mask: Any = None,
-    mask_block: Any = None,
-    sinks: Any = None,
-    alibi: Any = None,
-    dropout_mask: Any = None,
+    bias: object = None,
+    mask: object = None,
+    mask_block: object = None,
+    sinks: object = None,
+    alibi: object = None,
+    dropout_mask: object = None,
     dropout_scale: float = 1.0,
     qk_norm: float | None = None,
     nonfinite: Nonfinite = "raise",
@@ -82,7 +82,7 @@ def prepare(
 
 
 @functools.cache
-def _absent(dtype: Any) -> Any:
+def _absent(dtype: DTypeLike) -> Array:
     """What stands for a bias or a mask that is not given."""
     return _check.frozen(
         np.ones((1, 1, 1), dtype) if dtype is np.bool_ else np.zeros((1, 1, 1), dtype)
@@ -107,7 +107,7 @@ def per_head(fit: Fit, name: str, value: object, nonfinite: Nonfinite) -> Floats
     return numbers[table]
 
 
-def _blocks(op: str, mask: Any, block: Any) -> tuple[int, int]:
+def _blocks(op: str, mask: object, block: object) -> tuple[int, int]:
     """Queries and keys of a block of the mask."""
     if block is None:
         return 1, 1
@@ -116,7 +116,7 @@ def _blocks(op: str, mask: Any, block: Any) -> tuple[int, int]:
     return _check.pair(op, "mask_block", block, 1)
 
 
-def _bias(fit: Fit, bias: object, nonfinite: Nonfinite) -> Any:
+def _bias(fit: Fit, bias: object, nonfinite: Nonfinite) -> Floats:
     op = fit.op
     x = _check.array(op, "bias", bias)
     _check.one_dtype(op, {"q": fit.out_dtype, "bias": x.dtype})
@@ -137,7 +137,7 @@ def truth_values(fit: Fit, mask: object, name: str = "mask") -> Array:
     return x[tuple(shared)] if x.size else x
 
 
-def fold(fit: Fit, name: str, x: Any, pairs: tuple[int, int] | None = None) -> tuple[Any, Ints]:
+def fold(fit: Fit, name: str, x: Array, pairs: tuple[int, int] | None = None) -> tuple[Array, Ints]:
     """One leading axis, size-1 axes kept, and the slice that belongs to each head."""
     scores = (*fit.lead, *(pairs or fit.shape("n m")))
     try:

@@ -211,8 +211,8 @@ class _Call(NamedTuple):
     def of(
         cls,
         op: str,
-        q: Any,
-        k: Any,
+        q: object,
+        k: object,
         keys: object,
         scale: object,
         nonfinite: Nonfinite,

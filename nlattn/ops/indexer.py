@@ -280,7 +280,7 @@ def share_held(lse_set: Floats, lse: Floats) -> Floats:
     return share
 
 
-def _rows(op: str, scores: Any, weights: Any) -> tuple[Floats, Floats]:
+def _rows(op: str, scores: Any, weights: object) -> tuple[Floats, Floats]:
     s, p = _check.array(op, "scores", scores), _check.array(op, "weights", weights)
     _check.one_dtype(op, {"scores": s.dtype, "weights": p.dtype})
     if s.ndim < 2 or not s.shape[-1]:

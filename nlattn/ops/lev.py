@@ -8,7 +8,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._modes import KeyChoice, Nonfinite
-from nlattn._types import Floats, Ints
+from nlattn._types import Floats, Ints, Options
 from nlattn.engines import laws
 from nlattn.engines.magnitude import ranged
 from nlattn.maps.selected import SelectedMap
@@ -190,7 +190,9 @@ def lev_attention_vjp(
     chosen = chosen_keys(
         fit, index=index, keys=keys, scores=scores, select=select, scale=scale, seed=seed
     )
-    cotangents = {name: fit.unfold(fit[name], cast=False) for name in arrays if name[0] == "d"}
+    cotangents: Options = {
+        name: fit.unfold(fit[name], cast=False) for name in arrays if name[0] == "d"
+    }
     dq, dk_U, dv_U = attention_vjp(
         *_gathered(fit, chosen), **cotangents, scale=scale, gqa=gqa, nonfinite="propagate"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -121,7 +120,7 @@ def nearest_keys(
     )
 
 
-def _allowed(mask: Any, n: int, m: int) -> tuple[Bools, Bools]:
+def _allowed(mask: Bools | None, n: int, m: int) -> tuple[Bools, Bools]:
     """A slice's mask as one of keys or one of pairs, the other empty."""
     keys, pairs = np.empty(0, bool), np.empty((0, 0), bool)
     if mask is not None and len(mask) == 1:
@@ -131,7 +130,7 @@ def _allowed(mask: Any, n: int, m: int) -> tuple[Bools, Bools]:
     return _check.frozen(keys), _check.frozen(pairs)
 
 
-def _started(fit: _check.Fit, start: Any) -> Ints | None:
+def _started(fit: _check.Fit, start: Field | None) -> Ints | None:
     """Matches of a field for each slice, (batch, n, topk)."""
     if start is None:
         return None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._modes import Nonfinite
-from nlattn._types import Floats, Support
+from nlattn._types import Array, Floats, Support
 from nlattn.engines import laws
 from nlattn.engines import neighbourhood as engine
 from nlattn.engines.dense import log_normaliser
@@ -201,11 +202,11 @@ def neighbourhood_support(
 
 def _prepared(
     op: str,
-    given: dict[str, Any],
-    window: Any,
-    stride: Any,
-    dilation: Any,
-    causal: Any,
+    given: Mapping[str, object],
+    window: object,
+    stride: object,
+    dilation: object,
+    causal: object,
     scale: float | None,
     nonfinite: Nonfinite,
 ) -> tuple[_check.Fit, tuple[Axis, ...], Arrays]:
@@ -225,7 +226,7 @@ def _prepared(
 
 def grid_axes(
     op: str,
-    given: dict[str, Any],
+    given: Mapping[str, object],
     window: object,
     stride: object,
     dilation: object,
@@ -250,7 +251,7 @@ def grid_axes(
 
 
 def _axes(
-    op: str, window: Any, stride: Any, dilation: Any, causal: Any, grid: Any
+    op: str, window: object, stride: object, dilation: object, causal: object, grid: Sequence[int]
 ) -> tuple[Axis, ...]:
     """What is seen along each axis of a grid, checked."""
     count = _count(op, window)
@@ -281,7 +282,7 @@ def _count(op: str, window: object) -> int:
     return count
 
 
-def _entries(op: str, name: str, value: Any, count: int, check: Any, **limits: Any) -> list[Any]:
+def _entries(op: str, name: str, value: object, count: int, check: Any, **limits: Any) -> list[Any]:
     """One entry for each axis, or one for all."""
     if not isinstance(value, (tuple, list)):
         return [check(op, name, value, **limits)] * count
@@ -294,6 +295,6 @@ def _grid(axes: tuple[Axis, ...]) -> tuple[int, ...]:
     return tuple(axis.length for axis in axes)
 
 
-def _on_grid(fit: _check.Fit, axes: tuple[Axis, ...], x: Any, *, cast: bool = True) -> Any:
+def _on_grid(fit: _check.Fit, axes: tuple[Axis, ...], x: Array, *, cast: bool = True) -> Array:
     """A result (batch, n, ...) with the grid's axes."""
     return fit.unfold(x.reshape(len(x), *_grid(axes), *x.shape[2:]), cast=cast)

@@ -21,7 +21,7 @@ from nlattn.ops._picture import ABSENT, Picture
 
 @ranged(laws.picture)
 def nl_means(
-    image: Any,
+    image: object,
     *,
     sigma: float,
     h: float | None = None,
@@ -186,8 +186,8 @@ def nl_means_map(
 
 @ranged(laws.picture)
 def nl_means_vjp(
-    image: Any,
-    dout: Any,
+    image: object,
+    dout: object,
     *,
     sigma: float,
     h: float | None = None,
@@ -231,8 +231,8 @@ def nl_means_vjp(
 
 @ranged(laws.along(laws.picture))
 def nl_means_jvp(
-    image: Any,
-    dimage: Any,
+    image: object,
+    dimage: object,
     *,
     sigma: float,
     h: float | None = None,

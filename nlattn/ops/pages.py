@@ -59,7 +59,7 @@ def gather_pages(pages: Floats, table: Ints) -> Floats:
     return out
 
 
-def gather_pages_vjp(pages: Floats, table: Any, dout: Floats) -> Floats:
+def gather_pages_vjp(pages: Floats, table: Ints, dout: Floats) -> Floats:
     """Gradient of `pages`: a page that several sequences share gets the sum, in their order.
 
     Examples
@@ -86,9 +86,9 @@ def paged_attention(
     q: Floats,
     k_pages: Floats,
     v_pages: Floats,
-    table: Any,
+    table: Ints,
     *,
-    key_lengths: Any = None,
+    key_lengths: int | Ints | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     causal: bool = False,

@@ -55,7 +55,7 @@ def support(indptr: Any, indices: Any, shape: tuple[int, ...]) -> Support:
 
 
 def support_from_index(
-    index: Any,
+    index: object,
     n_keys: int,
     *,
     beyond: Beyond = "raise",

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn, get_args
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from nlattn import _check
 from nlattn._modes import StreamMethod
-from nlattn._types import Bools, Floats, Ints
+from nlattn._types import Array, Bools, Floats, Ints
 from nlattn.engines import leverage as engine
 from nlattn.engines.ranges import add_ranges, joined
+from nlattn.engines.sampled import Sliced
 from nlattn.runtime import threads
 
 METHODS: tuple[StreamMethod, ...] = get_args(StreamMethod)
@@ -99,7 +101,7 @@ class LeverageStream:
         parts = self._ranges, self._peak, self._state, self._index, self._keys
         return sum(int(x.nbytes) for x in parts)
 
-    def update(self, block: Any, *, first: int | None = None) -> LeverageStream:
+    def update(self, block: Sliced, *, first: int | None = None) -> LeverageStream:
         """Take in a block of keys (b, d), float32 or float64, and return the stream.
 
         `block` is an array, a memory map, or anything with a shape that gives rows when sliced; of
@@ -126,7 +128,7 @@ class LeverageStream:
         self._ranges, self._next = ranges, start + shape[0]
         return self
 
-    def extend(self, blocks: Iterable[Any]) -> LeverageStream:
+    def extend(self, blocks: Iterable[Sliced]) -> LeverageStream:
         """Take in one block after the other, as `update` does, and return the stream."""
         for block in blocks:
             self.update(block)
@@ -164,7 +166,7 @@ class LeverageStream:
         index, keys = self._index[kept], self._keys[kept]
         return Heavy(index, np.clip(scores[kept], 0, 1), keys, factor.rank, slack)
 
-    def to_arrays(self) -> dict[str, Any]:
+    def to_arrays(self) -> dict[str, Array]:
         """The state as plain arrays, to be saved with ``np.savez`` and given to `from_arrays`."""
         return {
             "format": np.array(_FORMAT),
@@ -179,7 +181,7 @@ class LeverageStream:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Any]) -> LeverageStream:
+    def from_arrays(cls, arrays: Mapping[str, ArrayLike]) -> LeverageStream:
         """The stream that gave these arrays; ValueError if they do not fit each other."""
         op = "LeverageStream.from_arrays"
         names = ("format", "method", "eps", "next", "ranges", "peak", "state", "index", "keys")

@@ -106,7 +106,7 @@ def attention_stages(
     softcap: float | None = None,
     bias: Array | None = None,
     mask: Array | None = None,
-    mask_block: Array | None = None,
+    mask_block: int | tuple[int, int] | None = None,
     causal: bool = False,
     causal_offset: int | str | Array = 0,
     window: tuple[int | None, int | None] | None = None,
@@ -310,9 +310,9 @@ def rms_normalised_vjp(x: Array, g: Array, eps: float) -> Array:
     return gradient
 
 
-def _of_pairs(mask: Array, block: Any, n: int, m: int) -> Array:
+def _of_pairs(mask: Array, block: int | tuple[int, int], n: int, m: int) -> Array:
     """A mask of blocks of queries and keys, the last ones cut off, as one of pairs."""
-    rows, columns = (block, block) if np.ndim(block) == 0 else block
+    rows, columns = (block, block) if isinstance(block, int) else block
     if mask.shape[-2] != 1:
         mask = np.repeat(mask, rows, -2)[..., :n, :]
     return np.repeat(mask, columns, -1)[..., :m] if mask.shape[-1] != 1 else mask

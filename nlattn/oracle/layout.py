@@ -26,7 +26,7 @@ def any_layout(function: Function) -> Function:
     return call  # type: ignore[return-value]
 
 
-def _plain(x: Any) -> Any:
+def _plain(x: object) -> Any:
     if type(x) is np.ndarray:
         return np.require(x, x.dtype.newbyteorder("="), ["C", "A"])
     if isinstance(x, tuple):  # a support, a field of matches

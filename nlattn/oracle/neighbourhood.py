@@ -11,6 +11,7 @@ share the window of the one in their middle (the last one, if the axis is causal
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from nlattn.oracle.dense import attention, attention_jvp, attention_vjp
 from nlattn.oracle.layout import any_layout
 
 Array = np.ndarray
+Entries = int | tuple[int, ...]  # one for all axes, or one each
 
 
 def neighbours(
@@ -42,7 +44,11 @@ def neighbours(
 
 
 def neighbourhood(
-    grid: tuple[int, ...], window: Any, stride: Any = 1, dilation: Any = 1, causal: Any = False
+    grid: tuple[int, ...],
+    window: Entries,
+    stride: Entries = 1,
+    dilation: Entries = 1,
+    causal: Entries = False,
 ) -> Array:
     """Which key each query sees, (n, n) bool in raster order: neighbours along every axis."""
     options = [np.broadcast_to(x, len(grid)) for x in (window, stride, dilation, causal)]
@@ -52,15 +58,15 @@ def neighbourhood(
     return seen
 
 
-def raster(x: Array, window: Any) -> Array:
+def raster(x: Array, window: Entries) -> Array:
     """(..., grid, channels) as (..., n, channels)."""
-    axes = 1 if np.ndim(window) == 0 else len(window)
+    axes = 1 if isinstance(window, int) else len(window)
     return x.reshape((*x.shape[: x.ndim - axes - 1], -1, x.shape[-1]))
 
 
-def seen_by(q: Array, window: Any, options: Any) -> Array:
+def seen_by(q: Array, window: Entries, options: Mapping[str, Entries]) -> Array:
     """`neighbourhood` of the grid that queries lie on."""
-    axes = 1 if np.ndim(window) == 0 else len(window)
+    axes = 1 if isinstance(window, int) else len(window)
     return neighbourhood(q.shape[-axes - 1 : -1], window, **options)
 
 
@@ -70,16 +76,16 @@ def neighbourhood_attention(
     k: Array,
     v: Array,
     *,
-    window: Any,
+    window: Entries,
     scale: float | None = None,
     return_lse: bool = False,
-    **options: Any,
+    **options: Entries,
 ) -> Any:
     """``out_i = sum_j softmax_j(scale q_i.k_j) v_j`` over the neighbours j of i."""
     seen = seen_by(q, window, options)
     flat = (raster(x, window) for x in (q, k, v))
     out, lse = attention(*flat, mask=seen, scale=scale, return_lse=True)
-    axes = 1 if np.ndim(window) == 0 else len(window)
+    axes = 1 if isinstance(window, int) else len(window)
     grid = (*out.shape[:-2], *q.shape[-axes - 1 : -1])
     out = out.reshape((*grid, v.shape[-1]))
     return (out, lse.reshape(grid)) if return_lse else out
@@ -92,10 +98,10 @@ def neighbourhood_attention_vjp(
     v: Array,
     dout: Array,
     *,
-    window: int | tuple[int, ...],
+    window: Entries,
     dlse: Array | None = None,
     scale: float | None = None,
-    **options: object,
+    **options: Entries,
 ) -> tuple[Array, ...]:
     """Gradients (dq, dk, dv) of ``sum(dout out) + sum(dlse lse)``: those of masked attention."""
     seen = seen_by(q, window, options)
@@ -115,16 +121,16 @@ def neighbourhood_attention_jvp(
     dk: Array,
     dv: Array,
     *,
-    window: Any,
+    window: Entries,
     scale: float | None = None,
     return_lse: bool = False,
-    **options: Any,
+    **options: Entries,
 ) -> Any:
     """Change of `out`, and of `lse`, along dq, dk, dv: those of masked attention."""
     seen = seen_by(q, window, options)
     flat = (raster(x, window) for x in (q, k, v, dq, dk, dv))
     out, lse = attention_jvp(*flat, mask=seen, scale=scale, return_lse=True)
-    axes = 1 if np.ndim(window) == 0 else len(window)
+    axes = 1 if isinstance(window, int) else len(window)
     grid = (*out.shape[:-2], *q.shape[-axes - 1 : -1])
     out = out.reshape((*grid, v.shape[-1]))
     return (out, lse.reshape(grid)) if return_lse else out

@@ -14,6 +14,7 @@ import numpy as np
 
 from nlattn.oracle.layout import any_layout
 
+Array = np.ndarray
 _BITS = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -21,9 +22,9 @@ _GOLDEN = 0x9E3779B97F4A7C15
 class Matches(NamedTuple):
     """Matches of one slice: (Hq, Wq, topk) keys and scores, and what it took."""
 
-    index: Any
-    score: Any
-    tested: Any
+    index: Array  # type: ignore[assignment]  # stands where tuple.index would be
+    score: Array
+    tested: Array
     changed: list[int]
 
 
@@ -47,7 +48,9 @@ def bounded(h: int, limit: int) -> int:
     return (h >> 32) * limit >> 32
 
 
-def scores(q: Any, k: Any, *, score: str = "dot", scale: Any = None, bandwidth: Any = 1.0) -> Any:
+def scores(
+    q: Array, k: Array, *, score: str = "dot", scale: float | None = None, bandwidth: float = 1.0
+) -> Array:
     """All scores (n, m) of vectors (n, d) and (m, d)."""
     if score == "neg_l2":
         return -((q[:, None] - k[None]) ** 2).sum(-1) / bandwidth**2
@@ -58,12 +61,12 @@ def scores(q: Any, k: Any, *, score: str = "dot", scale: Any = None, bandwidth: 
     return np.abs(s) if score == "absdot" else s
 
 
-def _unit(x: Any) -> Any:
+def _unit(x: Array) -> Array:
     length = np.sqrt((x * x).sum(-1, keepdims=True))
     return np.where(length > 0, x / np.where(length > 0, length, 1), 0)
 
 
-def patches(x: Any, patch: int) -> Any:
+def patches(x: Array, patch: int) -> Array:
     """Patch around each pixel, reflected at the border: (H W, patch^2 d)."""
     H, W, d = x.shape
     r = patch // 2
@@ -74,21 +77,21 @@ def patches(x: Any, patch: int) -> Any:
 
 @any_layout
 def patchmatch(
-    q: Any,
-    k: Any,
+    q: Array,
+    k: Array,
     *,
     iterations: int = 5,
     topk: int = 1,
     propagate: str = "both",
     score: str = "dot",
-    scale: Any = None,
-    bandwidth: Any = 1.0,
+    scale: float | None = None,
+    bandwidth: float = 1.0,
     patch: int = 1,
     jumps: Sequence[int] = (8, 4, 2, 1),
     identity: bool = True,
     seed: int = 0,
-    key_mask: Any = None,
-    mask: Any = None,
+    key_mask: Array | None = None,
+    mask: Array | None = None,
     causal: bool = False,
     method: str = "buffered",
     first_slice: int = 0,
@@ -134,8 +137,8 @@ class _Search:
 
     def __init__(
         self,
-        S: Any,
-        allowed: Any,
+        S: Array,
+        allowed: Array,
         grid_q: tuple[int, int],
         grid_k: tuple[int, int],
         topk: int,
@@ -145,7 +148,7 @@ class _Search:
         self.S, self.allowed, self.topk = S, allowed, topk
         (self.Hq, self.Wq), (self.Hk, self.Wk) = grid_q, grid_k
         self.seed, self.number = seed, number
-        self.lists: list[list[tuple[Any, int]]] = [[] for _ in range(len(S))]
+        self.lists: list[list[tuple[float, int]]] = [[] for _ in range(len(S))]
         self.tested = np.zeros(len(S), int)
 
     def result(self, changed: list[int]) -> Matches:

@@ -24,6 +24,9 @@ from nlattn.oracle.layout import any_layout
 Array = np.ndarray
 
 
+Simplices = tuple[Array, Array]
+
+
 class Lattice(NamedTuple):
     """Lattice points, and where keys and queries stand among them; M means "no such point"."""
 
@@ -39,12 +42,12 @@ class Lattice(NamedTuple):
     """(n, d + 1) the vertices of every query."""
 
 
-def embedding(d: int, dtype: Any = float) -> Array:
+def embedding(d: int, dtype: type = float) -> Array:
     """E (d + 1, d): column j is (1 (j times), -j, 0 ..) sqrt(2/3) (d + 1) / sqrt(j (j + 1))."""
-    E = np.zeros((d + 1, d), dtype)
+    E: Array = np.zeros((d + 1, d), dtype)
     for j in range(1, d + 1):
         E[:j, j - 1], E[j, j - 1] = 1, -j
-    column = np.arange(1, d + 1).astype(dtype)
+    column: Array = np.arange(1, d + 1).astype(dtype)
     size = np.sqrt(dtype(2) / dtype(3)) * (d + 1) / np.sqrt(column * (column + 1))
     return np.asarray(E * size)
 
@@ -212,8 +215,8 @@ def _head(
     scale: float,
     lattice: str,
     query_vertices: bool,
-    q_simplices: Any,
-    k_simplices: Any,
+    q_simplices: Simplices | None,
+    k_simplices: Simplices | None,
 ) -> Head:
     factor, shift = np.ones((len(k), 1), k.dtype), np.zeros(len(q), q.dtype)
     if weight == "softmax":
@@ -252,8 +255,8 @@ def permutohedral_attention(
     scale: float | None = None,
     lattice: str = "published",
     query_vertices: bool = True,
-    q_simplices: Any = None,
-    k_simplices: Any = None,
+    q_simplices: Simplices | None = None,
+    k_simplices: Simplices | None = None,
     return_lse: bool = False,
 ) -> Any:
     """Outputs (..., n, e), and with `return_lse` also log F[1] and what the softmax adds."""
@@ -286,8 +289,8 @@ def permutohedral_attention_vjp(
     scale: float | None = None,
     lattice: str = "published",
     query_vertices: bool = True,
-    q_simplices: Any = None,
-    k_simplices: Any = None,
+    q_simplices: Simplices | None = None,
+    k_simplices: Simplices | None = None,
 ) -> tuple[Array, Array, Array]:
     """Gradients (dq, dk, dv), the simplices held fixed."""
     scale = _scale(q, scale)
@@ -328,8 +331,8 @@ def permutohedral_attention_jvp(
     scale: float | None = None,
     lattice: str = "published",
     query_vertices: bool = True,
-    q_simplices: Any = None,
-    k_simplices: Any = None,
+    q_simplices: Simplices | None = None,
+    k_simplices: Simplices | None = None,
     return_lse: bool = False,
 ) -> Any:
     """Change of `out`, and of `lse`, along dq, dk, dv, the simplices held fixed."""
@@ -366,7 +369,7 @@ def _scale(q: Array, scale: float | None) -> float:
     return q.shape[-1] ** -0.5 if scale is None else scale
 
 
-def _of(given: Any, lead: tuple[int, ...], b: tuple[int, ...]) -> Any:
+def _of(given: Simplices | None, lead: tuple[int, ...], b: tuple[int, ...]) -> Simplices | None:
     """Simplices of one head."""
     if given is None:
         return None

@@ -19,11 +19,12 @@ import numpy as np
 from nlattn.oracle.layout import any_layout
 
 Array = np.ndarray
+Pair = int | tuple[int, int]
 
 
-def pair(value: Any) -> tuple[int, int]:
+def pair(value: Pair) -> tuple[int, int]:
     """One number for both axes, or one for each."""
-    return (value, value) if np.ndim(value) == 0 else (value[0], value[1])
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 class Taps:
@@ -158,11 +159,11 @@ def qna_jvp(
     dk: Array,
     dv: Array,
     *,
-    window: Any,
+    window: Pair,
     dbias: Array | None = None,
     dgate: Array | None = None,
-    stride: Any = 1,
-    padding: Any = None,
+    stride: Pair = 1,
+    padding: Pair | None = None,
     bias: Array | None = None,
     gate: Array | None = None,
     scale: float | None = None,
@@ -251,7 +252,7 @@ def qna_upsample_jvp(
     dv: Array,
     *,
     scale: int,
-    window: Any,
+    window: Pair,
     dbias: Array | None = None,
     dgate: Array | None = None,
     bias: Array | None = None,

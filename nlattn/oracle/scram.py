@@ -87,7 +87,7 @@ def local(index: Array, y: int, x: int, grid: tuple[int, int], radius: int) -> s
 
 @any_layout
 def scram_support(
-    field: Any,
+    field: Found,
     *,
     kind: str | tuple[str, ...] = "window",
     window: int = 3,
@@ -155,7 +155,7 @@ def scram(
     k: Array,
     v: Array,
     *,
-    field: Any = None,
+    field: Found | None = None,
     support: Support | None = None,
     return_lse: bool = False,
     **options: Any,
@@ -177,7 +177,7 @@ def scram_vjp(
     dout: Array,
     *,
     dlse: Array | None = None,
-    field: Any = None,
+    field: Found | None = None,
     support: Support | None = None,
     **options: Any,
 ) -> tuple[Array, Array, Array]:
@@ -200,7 +200,7 @@ def scram_jvp(
     dk: Array,
     dv: Array,
     *,
-    field: Any = None,
+    field: Found | None = None,
     support: Support | None = None,
     return_lse: bool = False,
     **options: Any,
@@ -216,7 +216,7 @@ def scram_jvp(
 
 
 def _chosen(
-    q: Array, k: Array, field: Any, support: Support | None, options: dict[str, Any]
+    q: Array, k: Array, field: Found | None, support: Support | None, options: dict[str, Any]
 ) -> tuple[dict[str, Any], Support]:
     """Options of the weights, and the support that the others make."""
     unknown = {*options} - {*WEIGHTS, *MASKS, *SHAPE, *SEARCH}

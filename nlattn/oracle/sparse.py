@@ -40,7 +40,9 @@ def scores(q: Array, k: Array, weight: str, scale: float, bandwidth: float) -> A
     return np.asarray(scale * (k @ q))
 
 
-def probabilities(s: Array, weight: str, power: float, sink: Any = None) -> tuple[Array, Any]:
+def probabilities(
+    s: Array, weight: str, power: float, sink: Array | None = None
+) -> tuple[Array, Any]:
     """Weights over their normaliser, (s,), and the normaliser's logarithm; no key gives -inf."""
     if weight == "dot":
         w, top, Z = s, 0.0, s.dtype.type(len(s))
@@ -60,7 +62,9 @@ def probabilities(s: Array, weight: str, power: float, sink: Any = None) -> tupl
     return w / Z, top + np.log(Z)
 
 
-def score_cotangents(s: Array, P: Array, dP: Array, dlse: Any, weight: str, power: float) -> Array:
+def score_cotangents(
+    s: Array, P: Array, dP: Array, dlse: object, weight: str, power: float
+) -> Array:
     """Cotangents (s,) of the scores, from those of the probabilities, ``dP_j = dout . v_j``."""
     if weight == "dot":
         return np.asarray(dP / max(len(s), 1))

@@ -11,6 +11,7 @@ from nlattn import _check
 from nlattn._types import Array, Floats
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 OKABE_ITO = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2")
@@ -70,18 +71,18 @@ def tint(colour: str, alpha: Floats) -> Floats:
     return np.dstack([np.broadcast_to(to_rgb(colour), (*alpha.shape, 3)), alpha])
 
 
-def title(axes: Any, text: str, size: float = 11) -> None:
+def title(axes: Axes, text: str, size: float = 11) -> None:
     """A title in which nothing is mathematics; unknown letters are question marks."""
     lines = ["".join(c if c.isprintable() else "?" for c in line) for line in text.split("\n")[:3]]
     short = [line if len(line) <= 90 else f"{line[:60]}...{line[-27:]}" for line in lines]
     axes.set_title("\n".join(short), fontsize=size, color=INK, parse_math=False)
 
 
-def frame(axes: Any, colour: str, width: float = 2.0) -> None:
+def frame(axes: Axes, colour: str, width: float = 2.0) -> None:
     """No ticks, a border, and a picture stretched if it would be a line."""
     axes.set(xticks=[], yticks=[])
     if axes.images:
-        height, length = axes.images[0].get_array().shape[:2]
+        height, length = np.shape(np.asarray(axes.images[0].get_array()))[:2]
         if max(length / height, height / length) > NARROW:
             axes.set_aspect("auto")
     for spine in axes.spines.values():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -98,7 +98,7 @@ _LINEAR = np.array(
 )
 
 
-def _wheel(axes: Any, reach: float) -> None:
+def _wheel(axes: Axes, reach: float) -> None:
     """Legend: the colour of every direction and length, on a logarithmic radius."""
     side = np.linspace(-1, 1, 257)
     right, up = np.meshgrid(side, -side)
@@ -112,13 +112,13 @@ def _wheel(axes: Any, reach: float) -> None:
             turn = np.linspace(0, 2 * np.pi, 100)
             axes.plot(r * np.cos(turn), r * np.sin(turn), color=INK, lw=0.5, alpha=0.5)
             axes.text(0, -r, f"{length}", fontsize=8, color=INK, ha="center", va="center")
-    for x, y, word, place in (
-        (1.06, 0, "right", {"va": "center", "ha": "left"}),
-        (-1.06, 0, "left", {"va": "center", "ha": "right"}),
-        (0, 1.06, "up", {"va": "bottom", "ha": "center"}),
-        (0, -1.06, "down", {"va": "top", "ha": "center"}),
+    for x, y, word, va, ha in (
+        (1.06, 0, "right", "center", "left"),
+        (-1.06, 0, "left", "center", "right"),
+        (0, 1.06, "up", "bottom", "center"),
+        (0, -1.06, "down", "top", "center"),
     ):
-        axes.text(x, y, word, fontsize=9, color=INK, **place)
+        axes.text(x, y, word, fontsize=9, color=INK, va=va, ha=ha)
     axes.set(xlim=(-1.6, 1.6), ylim=(-1.75, 1.35))
     axes.set_title("from query to key, in pixels", fontsize=9, color=INK)
     caption = "white: its own place; grey: no match"

@@ -212,7 +212,7 @@ def _lead(axes: Axes, start: tuple[int, int], weights: Floats, colour: str) -> N
     )
 
 
-def _magnify(axes: Axes, ground: Floats, weights: Floats, start: Any, norm: Any) -> None:
+def _magnify(axes: Axes, ground: Floats, weights: Floats, start: object, norm: Any) -> None:
     """Inset in a far corner: the strongest key's surroundings and the weights of the keys there."""
     if weights.max(initial=0) < norm.vmin:
         return

@@ -57,7 +57,7 @@ def assert_complexity(
     return found
 
 
-def _amount(result: Any, unit: str) -> float:
+def _amount(result: object, unit: str) -> float:
     work = of_result(result)
     if work is not None:
         if unit not in Work._fields[:3]:

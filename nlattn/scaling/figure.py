@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from nlattn._types import JsonObject
 from nlattn.scaling.growth import growth
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
@@ -41,7 +42,7 @@ def draw(report: JsonObject) -> Figure:
     return figure
 
 
-def _work(axes: Any, subjects: Sequence[JsonObject], claim: str) -> None:
+def _work(axes: Axes, subjects: Sequence[JsonObject], claim: str) -> None:
     for i, one in enumerate(subjects):
         known = [row for row in one["sizes"] if row["work"] is not None]
         if not known:
@@ -55,7 +56,7 @@ def _work(axes: Any, subjects: Sequence[JsonObject], claim: str) -> None:
     axes.set_title(f"multiply-adds over {claim}, 1 at the smallest n", fontsize=10, color=_INK)
 
 
-def _seconds(axes: Any, subjects: Sequence[JsonObject]) -> None:
+def _seconds(axes: Axes, subjects: Sequence[JsonObject]) -> None:
     for i, one in enumerate(subjects):
         rows = [row for row in one["sizes"] if row["seconds"] is not None]
         if not rows:
@@ -66,7 +67,13 @@ def _seconds(axes: Any, subjects: Sequence[JsonObject]) -> None:
         axes.errorbar(n, middle, bars, c=_colour(i), lw=1.2, capsize=2, label=_slope(one))
         whole = np.array([row["queries_timed"] == row["n"] for row in rows])
         for some, face in ((whole, _colour(i)), (~whole, "white")):
-            style = {"marker": _MARKERS[i % 7], "ms": 4, "ls": "", "mec": _colour(i), "mfc": face}
+            style: JsonObject = {
+                "marker": _MARKERS[i % 7],
+                "ms": 4,
+                "ls": "",
+                "mec": _colour(i),
+                "mfc": face,
+            }
             axes.plot(n[some], middle[some], **style)
         verdict = one["time"]["verdict"]
         for before, after, factor in () if verdict is None else verdict.cliffs:
@@ -81,7 +88,7 @@ def _seconds(axes: Any, subjects: Sequence[JsonObject]) -> None:
     axes.set_title("seconds: median, quartiles; hollow: from some queries", fontsize=10, color=_INK)
 
 
-def _guides(axes: Any) -> None:
+def _guides(axes: Axes) -> None:
     """Slopes of the laws, from the lower left corner."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     start = max(left, 2.0)  # below, logarithms are no growth

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,7 +42,7 @@ def count(spec: OpSpec, arrays: Arrays, options: Options) -> Counted | None:
     return Counted(counter(spec, arrays, options), "count", spec.growth.follows)
 
 
-def of_result(result: Any) -> Work | None:
+def of_result(result: object) -> Work | None:
     """The `Work` that a function returned, alone, in a tuple, or as ``.work`` of a map or field."""
     if isinstance(result, Work):
         return result
@@ -53,7 +53,7 @@ def of_result(result: Any) -> Work | None:
     return next((part for part in parts if isinstance(part, Work)), None)
 
 
-def number_of(result: Any) -> float | None:
+def number_of(result: object) -> float | None:
     """The number that a function returned as its work; None if it is no finite number."""
     if isinstance(result, np.ndarray) and result.ndim == 0:
         result = result.item()

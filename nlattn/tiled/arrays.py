@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import JsonObject
+from nlattn._types import Floats, JsonObject
 from nlattn.engines.patchmatch import SearchOptions
 from nlattn.files import npy
 from nlattn.tiled import scram, sources, sparse
 from nlattn.tiled.executors import identity
-from nlattn.tiled.folder import Array, Folder
+from nlattn.tiled.folder import ArraySpec, Folder
 from nlattn.tiled.plan import check
 from nlattn.tiled.points import Points, given
 from nlattn.tiled.run import Executor, Told, run
-from nlattn.tiled.task import Cost, Record, Stage, TileTask
+from nlattn.tiled.task import Cost, Done, Record, Stage, TileTask
 
 OP = "tiled"
 _LOOKED = 1 << 26  # bytes that are looked at in one task
@@ -57,8 +57,7 @@ class ArraysJob(NamedTuple):
 
     def tiled(self, tile: int) -> ArraysJob:
         """The same with other tiles."""
-        paths = [path or None for path in self.points.paths or ()]
-        return self._replace(tile=tile, points=given(*paths, tile=tile))
+        return self._replace(tile=tile, points=self.points.tiled(tile))
 
 
 def digests(x: Points) -> dict[str, str]:
@@ -75,13 +74,15 @@ def looking(x: Points, scale: float) -> list[Stage]:
         step = max(1, _LOOKED // max(1, _rows(path)[:1].nbytes)) if path else 1
         parts += [(name, path, top, min(top + step, high)) for top in range(0, high, step)]
 
-    def look(_: Folder) -> tuple[list[Array], list[TileTask]]:
-        return [Array("looked", (len(parts),), "int64")], [
+    def look(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
+        return [ArraySpec("looked", (len(parts),), "int64")], [
             TileTask(f"look/{i}", _look, part, {"looked": i}) for i, part in enumerate(parts)
         ]
 
-    def note(_: Folder) -> tuple[list[Array], list[TileTask]]:
-        return [Array("scale", (1,), "float64")], [TileTask("scale", _note, (scale,), {"scale": 0})]
+    def note(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
+        return [ArraySpec("scale", (1,), "float64")], [
+            TileTask("scale", _note, (scale,), {"scale": 0})
+        ]
 
     cost = Cost(len(parts), _LOOKED, 8 * len(parts))
     return [
@@ -90,11 +91,11 @@ def looking(x: Points, scale: float) -> list[Stage]:
     ]
 
 
-def _rows(path: str) -> Any:
+def _rows(path: str) -> Floats:
     return npy.mapped(OP, path, kinds="f").view(np.ndarray)
 
 
-def _look(_: Folder, name: str, path: str, first: int, last: int) -> Any:
+def _look(_: Folder, name: str, path: str, first: int, last: int) -> Done:
     bad = ~np.isfinite(_rows(path)[first:last])
     if bad.any():
         where = [int(i) for i in np.argwhere(bad)[0]]
@@ -103,7 +104,7 @@ def _look(_: Folder, name: str, path: str, first: int, last: int) -> Any:
     return {"looked": np.array([last - first])}, 0
 
 
-def _note(_: Folder, scale: float) -> Any:
+def _note(_: Folder, scale: float) -> Done:
     return {"scale": np.array([scale])}, 0
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from nlattn import _check
-from nlattn._types import JsonObject
+from nlattn._types import FilePath, JsonObject
 from nlattn.kernels import scores
 from nlattn.tiled import arrays, features, panels, pyramid, scram, sources
 from nlattn.tiled.executors import identity
@@ -47,9 +47,8 @@ class CertifiedJob(NamedTuple):
 
     def tiled(self, tile: int) -> CertifiedJob:
         """The same with other tiles."""
-        paths = [path or None for path in self.points.paths or ()]
         options = self.options._replace(group=tile * tile)
-        return self._replace(tile=tile, points=given(*paths, tile=tile), options=options)
+        return self._replace(tile=tile, points=self.points.tiled(tile), options=options)
 
 
 class CertifiedPictureJob(NamedTuple):
@@ -100,7 +99,7 @@ class CertifiedPictureJob(NamedTuple):
 
 
 def picture_job(
-    image: Any, *, tile: int = 1024, tolerance: float = 1e-3, **options: Any
+    image: object, *, tile: int = 1024, tolerance: float = 1e-3, **options: Any
 ) -> CertifiedPictureJob:
     """A checked job on a picture; options of its features as for SCRAM."""
     told = scram.job(image, tile=tile, **options)
@@ -108,9 +107,9 @@ def picture_job(
 
 
 def job(
-    q: Any,
-    k: Any,
-    v: Any,
+    q: FilePath,
+    k: FilePath | None,
+    v: FilePath | None,
     *,
     tile: int = 1024,
     tolerance: float = 1e-3,

@@ -15,9 +15,9 @@ from nlattn._types import Floats
 from nlattn.engines import components
 from nlattn.tiled import sources
 from nlattn.tiled.bands import Band, bands
-from nlattn.tiled.folder import Array, Folder
+from nlattn.tiled.folder import ArraySpec, Folder
 from nlattn.tiled.points import Points
-from nlattn.tiled.task import Cost, Stage, TileTask
+from nlattn.tiled.task import Cost, Done, Stage, TileTask
 
 ROWS = 64
 """Queries whose scores say what the scale is."""
@@ -72,12 +72,15 @@ class Features(NamedTuple):
 def stages(x: Features, source: sources.Source) -> list[Stage]:
     """From the picture to its keys and the scale."""
     shape, G, d = (x.height, x.width), len(x.groups), x.channels + 1
-    picture = [Array("image", (*shape, x.colours), "float32")]
-    keys = [Array("keys", (*shape, d), "float32")]
-    sums = [Array("sums", (G, x.colours), "float64")]
-    products = [Array("moments", (G, 1 + x.size, x.size), "float64")]
-    axes = [Array("axes", (x.size + 1, x.channels), "float32")]
-    lengths, scale = [Array("lengths", (G, 1), "float64")], [Array("scale", (1,), "float64")]
+    picture = [ArraySpec("image", (*shape, x.colours), "float32")]
+    keys = [ArraySpec("keys", (*shape, d), "float32")]
+    sums = [ArraySpec("sums", (G, x.colours), "float64")]
+    products = [ArraySpec("moments", (G, 1 + x.size, x.size), "float64")]
+    axes = [ArraySpec("axes", (x.size + 1, x.channels), "float32")]
+    lengths, scale = (
+        [ArraySpec("lengths", (G, 1), "float64")],
+        [ArraySpec("scale", (1,), "float64")],
+    )
     band = x.rows * x.width
     group = len(x.groups[0]) * x.width
     block = min(group, components.block_rows(x.width) * x.width)
@@ -89,7 +92,7 @@ def stages(x: Features, source: sources.Source) -> list[Stage]:
     parts = [range(a, min(a + part, x.pixels)) for a in range(0, x.pixels, part)]
     if x.scale is not None:
         parts = []
-    near = [Array("near", (len(parts), rows, _count(x)), "float32")]
+    near = [ArraySpec("near", (len(parts), rows, _count(x)), "float32")]
     return [
         _stage("image", x, (), picture, _copy, x.bands, 16 * band * x.colours, more=(source,)),
         _stage("sums", x, ("image",), sums, _sum, x.groups, 12 * block * x.colours),
@@ -111,7 +114,7 @@ def _stage(
     name: str,
     x: Features,
     reads: tuple[str, ...],
-    makes: list[Array],
+    makes: list[ArraySpec],
     function: Any,
     parts: Sequence[Band] | Sequence[range],
     nbytes: int,
@@ -123,7 +126,7 @@ def _stage(
     """Tasks of some parts, bands or groups of rows, or of all if there are none."""
     own = tuple(array.name for array in makes)
 
-    def begin(_: Folder) -> tuple[list[Array], list[TileTask]]:
+    def begin(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
         tasks = []
         for number, part in enumerate(parts):
             first = part.first if isinstance(part, Band) else number
@@ -135,11 +138,11 @@ def _stage(
     return Stage(name, reads, own, begin, cost, drops)
 
 
-def _copy(_: Folder, __: Features, band: Band, source: sources.Source) -> Any:
+def _copy(_: Folder, __: Features, band: Band, source: sources.Source) -> Done:
     return {"image": sources.rows(source, band.first, band.last)}, 0
 
 
-def _sum(folder: Folder, _: Features, rows: range) -> Any:
+def _sum(folder: Folder, _: Features, rows: range) -> Done:
     return {"sums": components.channel_sums(folder.read("image"), rows)[None]}, 0
 
 
@@ -147,12 +150,12 @@ def _centre(folder: Folder, x: Features) -> Floats:
     return components.centre(folder.read("sums"), x.pixels, np.float32)
 
 
-def _moments(folder: Folder, x: Features, rows: range) -> Any:
+def _moments(folder: Folder, x: Features, rows: range) -> Done:
     image = folder.read("image")
     return {"moments": components.moments(image, _centre(folder, x), rows, x.patch)[None]}, 0
 
 
-def _axes(folder: Folder, x: Features) -> Any:
+def _axes(folder: Folder, x: Features) -> Done:
     return {"axes": components.axes(folder.read("moments"), x.pixels, x.channels, np.float32)}, 0
 
 
@@ -163,18 +166,18 @@ def _project(folder: Folder, x: Features, rows: range) -> Floats:
     return out
 
 
-def _lengths(folder: Folder, x: Features, rows: range) -> Any:
+def _lengths(folder: Folder, x: Features, rows: range) -> Done:
     features = _project(folder, x, rows)
     return {"lengths": components.sum_of_squares(features, range(len(rows)))[None]}, 0
 
 
-def _keys(folder: Folder, x: Features, band: Band) -> Any:
+def _keys(folder: Folder, x: Features, band: Band) -> Done:
     f = _project(folder, x, range(band.first, band.last))
     offset = components.offset(f, folder.read("lengths"), x.pixels, x.gain)
     return {"keys": np.concatenate([f, offset], -1)}, 0
 
 
-def _near(folder: Folder, x: Features, part: range) -> Any:
+def _near(folder: Folder, x: Features, part: range) -> Done:
     """The largest scores of some queries with a part of the keys."""
     keys = folder.read("keys").reshape(x.pixels, x.channels + 1)
     some = np.array(keys[images.sample(x.pixels, ROWS, x.seed)])
@@ -185,7 +188,7 @@ def _near(folder: Folder, x: Features, part: range) -> Any:
     return {"near": top}, len(some) * len(part)
 
 
-def _scale(folder: Folder, x: Features) -> Any:
+def _scale(folder: Folder, x: Features) -> Done:
     if x.scale is not None:
         return {"scale": np.array([x.scale])}, 0
     top: Floats

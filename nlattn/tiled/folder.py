@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from nlattn._types import Options
 from nlattn.files import npy
@@ -18,7 +19,7 @@ from nlattn.files import npy
 _CHUNK = 1 << 24  # bytes that are hashed at a time
 
 
-class Array(NamedTuple):
+class ArraySpec(NamedTuple):
     """An array to be made."""
 
     name: str
@@ -53,7 +54,7 @@ class Folder:
         """Where an array is."""
         return self.path / f"{name}.npy"
 
-    def make(self, array: Array) -> None:
+    def make(self, array: ArraySpec) -> None:
         """A file of zeros, its room on the disk taken: a disk too small says so here."""
         draft = self.path / f".{array.name}.tmp"
         try:
@@ -75,7 +76,7 @@ class Folder:
         """An array, mapped into memory, read-only."""
         return npy.mapped("tiled", self.file(name), kinds="iufb").view(np.ndarray)
 
-    def write(self, name: str, first: int, block: Any) -> Written:
+    def write(self, name: str, first: int, block: ArrayLike) -> Written:
         """Rows of an array from `first` on, on the disk when this returns."""
         path = self.file(name)
         with _named(path), open(path, "r+b") as file:
@@ -84,7 +85,7 @@ class Folder:
             if block.shape[1:] != header.shape[1:] or first + len(block) > header.shape[0]:
                 raise ValueError(f"tiled: {path.name} {header.shape} has no rows {block.shape}")
             row = header.nbytes // max(header.shape[0], 1)
-            data = memoryview(block.reshape(-1).view(np.uint8))
+            data = block.reshape(-1).view(np.uint8).data
             at, done = header.start + first * row, 0
             while done < len(data):
                 done += os.pwrite(file.fileno(), data[done:], at + done)

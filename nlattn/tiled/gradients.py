@@ -12,18 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import JsonObject, Support
+from nlattn._types import FilePath, Floats, JsonObject, Support
 from nlattn.engines.sparse import Edges, WeightFunction, key_sums
 from nlattn.files import npy
 from nlattn.maps.on_disk import open_map
 from nlattn.tiled import arrays, sources
 from nlattn.tiled.bands import Band, bands, rows_of
 from nlattn.tiled.executors import identity
-from nlattn.tiled.folder import Array, Folder
+from nlattn.tiled.folder import ArraySpec, Folder
 from nlattn.tiled.plan import check
 from nlattn.tiled.points import Points, given
 from nlattn.tiled.run import Executor, Told, run
-from nlattn.tiled.task import Cost, Record, Stage, TileTask
+from nlattn.tiled.task import Cost, Done, Record, Stage, TileTask
 
 OP = "tiled"
 _EDGES = ("edge_keys", "edge_queries", "edge_slopes", "edge_weights")
@@ -51,12 +51,12 @@ class GradientsJob(NamedTuple):
         x, nnz = self.points, self.nnz
         near, tiles, size = x.bands(), self.key_bands, np.dtype(x.dtype).itemsize
 
-        def slope(_: Folder) -> tuple[list[Array], list[TileTask]]:
+        def slope(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
             indptr = Folder(self.map).read("indptr")
-            made = [Array("dq", (*x.query_grid, x.d), x.dtype)]
+            made = [ArraySpec("dq", (*x.query_grid, x.d), x.dtype)]
             kinds = "int32", "int32", x.dtype, x.dtype
-            made += [Array(n, (nnz,), kind) for n, kind in zip(_EDGES, kinds, strict=True)]
-            made += [Array("edge_starts", (len(near), len(tiles) + 1), "int64")]
+            made += [ArraySpec(n, (nnz,), kind) for n, kind in zip(_EDGES, kinds, strict=True)]
+            made += [ArraySpec("edge_starts", (len(near), len(tiles) + 1), "int64")]
             tasks = []
             for b in near:
                 starts = dict.fromkeys(_EDGES, int(indptr[b.first * x.query_grid[1]]))
@@ -64,9 +64,9 @@ class GradientsJob(NamedTuple):
                 tasks.append(TileTask(f"slopes/{b.number}", _slope, (self, b), starts))
             return made, tasks
 
-        def gather(_: Folder) -> tuple[list[Array], list[TileTask]]:
-            made = [Array("dk", (*x.key_grid, x.d), x.dtype)]
-            made += [Array("dv", (*x.key_grid, x.e), x.dtype)]
+        def gather(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
+            made = [ArraySpec("dk", (*x.key_grid, x.d), x.dtype)]
+            made += [ArraySpec("dv", (*x.key_grid, x.e), x.dtype)]
             starts = [{"dk": b.first, "dv": b.first} for b in tiles]
             named = zip(tiles, starts, strict=True)
             return made, [TileTask(f"keys/{b.number}", _gather, (self, b), at) for b, at in named]
@@ -96,11 +96,10 @@ class GradientsJob(NamedTuple):
 
     def tiled(self, tile: int) -> GradientsJob:
         """The same with other tiles."""
-        paths = [path or None for path in self.points.paths or ()]
-        return self._replace(tile=tile, points=given(*paths, tile=tile))
+        return self._replace(tile=tile, points=self.points.tiled(tile))
 
 
-def _slope(folder: Folder, job: GradientsJob, band: Band) -> Any:
+def _slope(folder: Folder, job: GradientsJob, band: Band) -> Done:
     x, held, wide = job.points, Folder(job.map), job.points.query_grid[1]
     indptr = held.read("indptr")[band.first * wide : band.last * wide + 1]
     indices = held.read("indices")[indptr[0] : indptr[-1]]
@@ -127,7 +126,7 @@ def _slope(folder: Folder, job: GradientsJob, band: Band) -> Any:
     return {"dq": dq, "edge_starts": (starts + indptr[0])[None], **made}, len(indices)
 
 
-def _gather(folder: Folder, job: GradientsJob, band: Band) -> Any:
+def _gather(folder: Folder, job: GradientsJob, band: Band) -> Done:
     x, starts = job.points, folder.read("edge_starts")
     some = [slice(row[band.number], row[band.number + 1]) for row in starts]
     keys, queries, dscores, P = (
@@ -145,15 +144,15 @@ def _gather(folder: Folder, job: GradientsJob, band: Band) -> Any:
     return {"dk": dk.reshape(*grid, x.d), "dv": dv.reshape(*grid, x.e)}, 2 * len(keys)
 
 
-def _mapped(path: str) -> Any:
+def _mapped(path: str) -> Floats:
     return npy.mapped(OP, path, kinds="f").view(np.ndarray)
 
 
 def job(
     folder: str | os.PathLike[str],
-    q: Any,
-    k: Any,
-    v: Any,
+    q: FilePath,
+    k: FilePath | None,
+    v: FilePath | None,
     dout: str | os.PathLike[str],
     *,
     tile: int = 1024,

@@ -16,7 +16,7 @@ from nlattn.engines.certified import Descent, Ground
 from nlattn.engines.nearest import ALL, SHARE
 from nlattn.kernels.boxes import Tree
 from nlattn.kernels.nearest import Asked
-from nlattn.tiled.folder import Array, Folder
+from nlattn.tiled.folder import ArraySpec, Folder
 
 PARTS = 2
 _TREE = ("order", "points", "shorts", "boxes", "least", "most", "uniform")
@@ -49,7 +49,7 @@ def save(folder: Folder, ground: Ground) -> JsonObject:
         arrays = _arrays(ground.parts[number], n) if there else [np.zeros(0)] * len(names(number))
         made |= dict(zip(names(number), arrays, strict=True))
     for name, x in made.items():
-        folder.make(Array(name, x.shape, x.dtype.str))
+        folder.make(ArraySpec(name, x.shape, x.dtype.str))
     return made
 
 

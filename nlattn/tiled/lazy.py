@@ -26,7 +26,7 @@ class OnDisk:
         x = Folder(folder).read(name)
         self.shape, self.dtype, self.ndim = x.shape, x.dtype, x.ndim
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: object) -> Any:
         """Some of it, mapped into memory."""
         return Folder(self.folder).read(self.name)[index]
 

@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import JsonObject
+from nlattn._types import Floats, JsonObject
 from nlattn.engines import leverage as engine
 from nlattn.files import npy
 from nlattn.tiled import sources
 from nlattn.tiled.executors import identity
-from nlattn.tiled.folder import Array, Folder
+from nlattn.tiled.folder import ArraySpec, Folder
 from nlattn.tiled.plan import check
 from nlattn.tiled.run import Executor, Told, run
-from nlattn.tiled.task import Cost, Record, Stage, TileTask
+from nlattn.tiled.task import Cost, Done, Record, Stage, TileTask
 
 OP = "tiled"
 _METHODS = ("qr", "svd")
@@ -44,30 +44,30 @@ class LeverageJob(NamedTuple):
         state = 8 * d * d
         keys = min(self.n, self.tile * self.tile)
 
-        def measure(_: Folder) -> tuple[list[Array], list[TileTask]]:
-            return [Array("peaks", (len(self.bands), d), "float64")], [
+        def measure(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
+            return [ArraySpec("peaks", (len(self.bands), d), "float64")], [
                 TileTask(f"peaks/{i}", _measure, (self, *ends), {"peaks": i})
                 for i, ends in enumerate(self.bands)
             ]
 
-        def fold(_: Folder) -> tuple[list[Array], list[TileTask]]:
-            return [Array("triangles", (parts, d, d), "float64")], [
+        def fold(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
+            return [ArraySpec("triangles", (parts, d, d), "float64")], [
                 TileTask(f"fold/{part}", _fold, (self, part), {"triangles": part})
                 for part in range(parts)
             ]
 
-        def factor(_: Folder) -> tuple[list[Array], list[TileTask]]:
+        def factor(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
             made = [
-                Array("scale", (d,), "float64"),
-                Array("order", (d,), "int64"),
-                Array("inverse", (d, d), "float64"),
-                Array("rank", (1,), "int64"),
+                ArraySpec("scale", (d,), "float64"),
+                ArraySpec("order", (d,), "int64"),
+                ArraySpec("inverse", (d, d), "float64"),
+                ArraySpec("rank", (1,), "int64"),
             ]
             starts = dict.fromkeys(("scale", "order", "inverse", "rank"), 0)
             return made, [TileTask("factor", _factor, (self,), starts)]
 
-        def score(_: Folder) -> tuple[list[Array], list[TileTask]]:
-            return [Array("leverage", (self.n,), "float64")], [
+        def score(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
+            return [ArraySpec("leverage", (self.n,), "float64")], [
                 TileTask(f"scores/{i}", _score, (self, *ends), {"leverage": ends[0]})
                 for i, ends in enumerate(self.bands)
             ]
@@ -97,12 +97,12 @@ class LeverageJob(NamedTuple):
         return self._replace(tile=tile)
 
 
-def mapped(path: str) -> Any:
+def mapped(path: str) -> Floats:
     """Keys where they lie."""
     return _check.frozen(npy.mapped(OP, path, kinds="f").view(np.ndarray))
 
 
-def _measure(_: Folder, job: LeverageJob, first: int, last: int) -> Any:
+def _measure(_: Folder, job: LeverageJob, first: int, last: int) -> Done:
     keys = mapped(job.path)[first:last]
     bad = ~np.isfinite(keys)
     if bad.any():
@@ -111,17 +111,17 @@ def _measure(_: Folder, job: LeverageJob, first: int, last: int) -> Any:
     return {"peaks": np.abs(keys).max(0, initial=0)[None]}, 0
 
 
-def _scale(folder: Folder) -> Any:
+def _scale(folder: Folder) -> Floats:
     return engine.power_scales(folder.read("peaks").max(0))
 
 
-def _fold(folder: Folder, job: LeverageJob, part: int) -> Any:
+def _fold(folder: Folder, job: LeverageJob, part: int) -> Done:
     scale = _check.frozen(_scale(folder)[None])
     state = engine.part_triangle(mapped(job.path)[None], scale, part)
     return {"triangles": state[None]}, 0
 
 
-def _factor(folder: Folder, job: LeverageJob) -> Any:
+def _factor(folder: Folder, job: LeverageJob) -> Done:
     d, scale = job.d, _scale(folder)
     cut = max(job.n, d) * engine.UNIT if job.rcond is None else job.rcond
     states = folder.read("triangles").reshape(-1, d)
@@ -132,7 +132,7 @@ def _factor(folder: Folder, job: LeverageJob) -> Any:
     return {"scale": scale, "order": found.order, "inverse": inverse, "rank": rank}, 0
 
 
-def _score(folder: Folder, job: LeverageJob, first: int, last: int) -> Any:
+def _score(folder: Folder, job: LeverageJob, first: int, last: int) -> Done:
     rank, inverse = int(folder.read("rank")[0]), np.array(folder.read("inverse"))
     scale, order = (np.array(folder.read(name)) for name in ("scale", "order"))
     factor = engine.Factor(scale, order, inverse[:, :rank], inverse[:0], rank, 1.0)

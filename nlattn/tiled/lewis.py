@@ -20,10 +20,10 @@ from nlattn.kernels import whiten as kernels
 from nlattn.runtime import threads
 from nlattn.tiled import leverage, sources
 from nlattn.tiled.executors import identity
-from nlattn.tiled.folder import Array, Folder
+from nlattn.tiled.folder import ArraySpec, Folder
 from nlattn.tiled.plan import check
 from nlattn.tiled.run import Executor, Told, run
-from nlattn.tiled.task import Cost, Record, Stage, TileTask
+from nlattn.tiled.task import Cost, Done, Record, Stage, TileTask
 
 OP = "tiled"
 _ALL = _check.frozen(np.empty(0))
@@ -52,16 +52,21 @@ class LewisJob(NamedTuple):
         """Whitening, the steps, and the weights."""
         n, d, bands = self.n, self.d, len(self.bands)
         blocks, keys = -(-n // kernels.ROWS), self.bands[0][1]
-        partial = Array("", (blocks, d, d), "float64")
+        partial = ArraySpec("", (blocks, d, d), "float64")
         cost = Cost(bands, 16 * keys * d + 4 * partial.nbytes, partial.nbytes, n * d)
         column, few = (n,), (bands,)
 
         def stage(
-            name: str, function: Any, makes: list[Array], reads: Any, drops: Any = (), step: int = 0
+            name: str,
+            function: Any,
+            makes: list[ArraySpec],
+            reads: Any,
+            drops: Any = (),
+            step: int = 0,
         ) -> Stage:
             own = tuple(array.name for array in makes)
 
-            def begin(folder: Folder) -> tuple[list[Array], list[TileTask]]:
+            def begin(folder: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
                 if step and function is not _step and _rests(folder, self, step):
                     return [], []
                 tasks = []
@@ -74,24 +79,24 @@ class LewisJob(NamedTuple):
             disk = sum(array.nbytes for array in makes)
             return Stage(name, reads, own, begin, cost._replace(disk=disk), drops)
 
-        def named(name: str) -> Array:
+        def named(name: str) -> ArraySpec:
             return partial._replace(name=name)
 
         made = [
-            stage("peaks", _measure, [Array("peaks", (bands, d), "float64")], ()),
+            stage("peaks", _measure, [ArraySpec("peaks", (bands, d), "float64")], ()),
             stage("gram a", _square, [named("a0")], ("peaks",)),
             stage("gram b", _square_again, [named("b0")], ("peaks", "a0")),
             stage("whiten", _whiten,
-                  [Array("white", (n, d), "float64"), Array("tops", (bands, d), "float64"),
-                   *(Array(name, column, "float64") for name in _names(0)[:2]),
-                   *(Array(name, few, "float64") for name in _names(0)[2:])],
+                  [ArraySpec("white", (n, d), "float64"), ArraySpec("tops", (bands, d), "float64"),
+                   *(ArraySpec(name, column, "float64") for name in _names(0)[:2]),
+                   *(ArraySpec(name, few, "float64") for name in _names(0)[2:])],
                   ("peaks", "a0", "b0"), ("peaks", "a0", "b0")),
         ]  # fmt: skip
         for s in range(1, self.steps + 2):
             a, b, before, after = f"a{s}", f"b{s}", _names(s - 1), _names(s)
             reads = ("white", "tops", *before)
-            arrays = [Array(name, column, "float64") for name in after[:2]]
-            arrays += [Array(name, few, "float64") for name in after[2:]]
+            arrays = [ArraySpec(name, column, "float64") for name in after[:2]]
+            arrays += [ArraySpec(name, few, "float64") for name in after[2:]]
             made += [
                 stage(f"step {s:03d} a", _square, [named(a)], reads, (), s),
                 stage(f"step {s:03d} b", _square_again, [named(b)], (*reads, a), (), s),
@@ -102,10 +107,10 @@ class LewisJob(NamedTuple):
     def _last(self) -> Stage:
         held = _names(self.steps + 1)
 
-        def begin(_: Folder) -> tuple[list[Array], list[TileTask]]:
+        def begin(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
             return [
-                Array("weights", (self.n,), "float64"),
-                Array("residual", (len(self.bands),), "float64"),
+                ArraySpec("weights", (self.n,), "float64"),
+                ArraySpec("residual", (len(self.bands),), "float64"),
             ], [
                 TileTask(
                     f"weights/{i}", _finish, (self, *ends), {"weights": ends[0], "residual": i}
@@ -173,7 +178,7 @@ def _products(rows: tuple[Any, Any], T: Floats) -> Floats:
     return partial
 
 
-def _measure(_: Folder, job: LewisJob, __: int, first: int, last: int) -> Any:
+def _measure(_: Folder, job: LewisJob, __: int, first: int, last: int) -> Done:
     keys = leverage.mapped(job.path)[first:last]
     bad = ~np.isfinite(keys).all(1) | ~keys.any(1)
     if bad.any():
@@ -182,7 +187,7 @@ def _measure(_: Folder, job: LewisJob, __: int, first: int, last: int) -> Any:
     return {"peaks": np.abs(keys).max(0)[None]}, 0
 
 
-def _square(folder: Folder, job: LewisJob, step: int, first: int, last: int) -> Any:
+def _square(folder: Folder, job: LewisJob, step: int, first: int, last: int) -> Done:
     scales = _scales(folder, step)
     if not step and (abs(np.frexp(1 / scales)[1]) > _FAR).any():
         _check.fail(OP, "keys", "are near the edges of float64; multiply their channels")
@@ -190,7 +195,7 @@ def _square(folder: Folder, job: LewisJob, step: int, first: int, last: int) -> 
     return {f"a{step}": made}, last - first
 
 
-def _square_again(folder: Folder, job: LewisJob, step: int, first: int, last: int) -> Any:
+def _square_again(folder: Folder, job: LewisJob, step: int, first: int, last: int) -> Done:
     whiten = _first(folder, step).whiten
     made = _products(_rows(folder, job, step, first, last), whiten)
     return {f"b{step}": made}, last - first
@@ -201,7 +206,7 @@ def _whitening(folder: Folder, step: int) -> Floats:
     return whitened.second_root(folder.read(f"b{step}").sum(0), first)[0]
 
 
-def _whiten(folder: Folder, job: LewisJob, _: int, first: int, last: int) -> Any:
+def _whiten(folder: Folder, job: LewisJob, _: int, first: int, last: int) -> Done:
     T, (keys, row) = _whitening(folder, 0), _rows(folder, job, 0, first, last)
     white: Floats = np.empty((last - first, job.d))
     blocks = -(-(last - first) // kernels.ROWS)
@@ -219,7 +224,7 @@ def _state(job: LewisJob, logs: Floats, before: Floats, left: float) -> tuple[An
     return logs, before, np.array([(exponent(job.p) * logs).max()]), np.array([left])
 
 
-def _step(folder: Folder, job: LewisJob, step: int, first: int, last: int) -> Any:
+def _step(folder: Folder, job: LewisJob, step: int, first: int, last: int) -> Done:
     logs, before, _, left = (folder.read(name) for name in _names(step - 1))
     logs = np.array(logs[first:last])
     if _rests(folder, job, step):
@@ -236,7 +241,7 @@ def _step(folder: Folder, job: LewisJob, step: int, first: int, last: int) -> An
     return dict(zip(_names(step), _state(job, new, logs, far), strict=True)), last - first
 
 
-def _finish(folder: Folder, job: LewisJob, first: int, last: int) -> Any:
+def _finish(folder: Folder, job: LewisJob, first: int, last: int) -> Done:
     _, before, _, left = (folder.read(name) for name in _names(job.steps + 1))
     i = job.bands.index((first, last))
     return {"weights": np.exp(before[first:last]), "residual": left[i : i + 1]}, 0

@@ -17,11 +17,11 @@ from nlattn.ops.nl_means import NLMeansArguments, checked
 from nlattn.tiled import pyramid, search, sources, trees
 from nlattn.tiled.bands import Band, bands
 from nlattn.tiled.executors import identity
-from nlattn.tiled.folder import Array, Folder
+from nlattn.tiled.folder import ArraySpec, Folder
 from nlattn.tiled.plan import check
 from nlattn.tiled.points import Points
 from nlattn.tiled.run import Executor, Told, run
-from nlattn.tiled.task import Cost, Record, Stage, TileTask
+from nlattn.tiled.task import Cost, Done, Record, Stage, TileTask
 
 OP = "tiled"
 _NEAR = "window", "union"
@@ -62,8 +62,8 @@ class Denoising(NamedTuple):
         asked, near = self.arguments, self.bands
         before, drops = self._searching() if asked.search != "window" else ([], ())
 
-        def begin(_: Folder) -> tuple[list[Array], list[TileTask]]:
-            return [Array("out", self.source.shape, "float32")], [
+        def begin(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
+            return [ArraySpec("out", self.source.shape, "float32")], [
                 TileTask(f"denoise/{b.number}", _denoise, (self, b), {"out": b.first}) for b in near
             ]
 
@@ -72,7 +72,7 @@ class Denoising(NamedTuple):
         keys = 0 if asked.search == "window" and asked.topk is None else wanted(self.call().search)
         nbytes = high * width * (24 * colours + 24 + 64 * keys)
         scores = (others if asked.search in _NEAR else 0) + 2 * keys
-        disk = Array("out", self.source.shape, "float32").nbytes
+        disk = ArraySpec("out", self.source.shape, "float32").nbytes
         cost = Cost(len(near), nbytes, disk, scores * height * width)
         means = Stage("denoise", drops, ("out",), begin, cost, drops)
         return [*before, means, *pyramid.stages("out", self.source.shape)]
@@ -100,17 +100,19 @@ class Denoising(NamedTuple):
         shape = height + patch - 1, width + patch - 1, colours
         parts = bands(shape[0], self.rows)
 
-        def pad(_: Folder) -> tuple[list[Array], list[TileTask]]:
-            return [Array("padded", shape, "float32")], [
+        def pad(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
+            return [ArraySpec("padded", shape, "float32")], [
                 TileTask(f"pad/{b.number}", _pad, (self, b), {"padded": b.first}) for b in parts
             ]
 
-        def scale(_: Folder) -> tuple[list[Array], list[TileTask]]:
-            return [Array("scale", (1,), "float64")], [TileTask("scale", _one, (), {"scale": 0})]
+        def scale(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
+            return [ArraySpec("scale", (1,), "float64")], [
+                TileTask("scale", _one, (), {"scale": 0})
+            ]
 
         options = matching(self.call().search)
         find = trees if options.candidates == "tree" else search
-        disk = Array("padded", shape, "float32").nbytes
+        disk = ArraySpec("padded", shape, "float32").nbytes
         high = max(b.last - b.first for b in parts) + patch
         stages = [
             Stage(
@@ -122,7 +124,7 @@ class Denoising(NamedTuple):
         return stages, ("padded", "scale", *search.MATCHES)
 
 
-def _pad(_: Folder, job: Denoising, band: Band) -> Any:
+def _pad(_: Folder, job: Denoising, band: Band) -> Done:
     height, width = job.source.shape[:2]
     margin = job.arguments.patch_size // 2
     down, across = (np.pad(np.arange(n), margin, mode="reflect") for n in (height, width))
@@ -131,11 +133,11 @@ def _pad(_: Folder, job: Denoising, band: Band) -> Any:
     return {"padded": rows[some - some.min()][:, across]}, 0
 
 
-def _one(_: Folder) -> Any:
+def _one(_: Folder) -> Done:
     return {"scale": np.ones(1)}, 0
 
 
-def _denoise(folder: Folder, job: Denoising, band: Band) -> Any:
+def _denoise(folder: Folder, job: Denoising, band: Band) -> Done:
     image, asked = sources.rows(job.source, band.above, band.below), job.arguments
     picture: Picture
     picture, call = checked("nl_means", image, asked)
@@ -152,7 +154,7 @@ def _denoise(folder: Folder, job: Denoising, band: Band) -> Any:
 
 
 def job(
-    image: Any,
+    image: object,
     *,
     sigma: float,
     h: float | None = None,
@@ -181,7 +183,7 @@ def job(
 
 
 def nl_means(
-    image: Any,
+    image: object,
     out: str | os.PathLike[str],
     *,
     executor: Executor | None = None,

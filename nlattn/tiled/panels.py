@@ -19,9 +19,9 @@ from nlattn.kernels import certified as kernels
 from nlattn.kernels.gemm import width
 from nlattn.kernels.panel import groups
 from nlattn.tiled import ground
-from nlattn.tiled.folder import Array, Folder
+from nlattn.tiled.folder import ArraySpec, Folder
 from nlattn.tiled.points import Points
-from nlattn.tiled.task import Cost, Stage, TileTask
+from nlattn.tiled.task import Cost, Done, Stage, TileTask
 
 _NONE = np.empty(0, bool), np.empty((0, 0), bool)
 _DENSE = 1 << 10  # queries of a task that looks at all keys
@@ -46,19 +46,19 @@ def stages(x: Points, options: CertifiedOptions, *, scored: int) -> list[Stage]:
     own = tuple(f"{name}{p}" for p in range(ground.PARTS) for name in ("values", "totals"))
     survey = (x.n + x.m) * (x.d + 8) * (16 + size)
 
-    def plant(_: Folder) -> tuple[list[Array], list[TileTask]]:
+    def plant(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
         starts = dict.fromkeys(ground.all_names(), 0)
         return [], [TileTask("survey", _survey, told, starts)]
 
-    def total(_: Folder) -> tuple[list[Array], list[TileTask]]:
-        middle = Array("middle", (e,), "float64")
+    def total(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
+        middle = ArraySpec("middle", (e,), "float64")
         starts = dict.fromkeys((*own, "middle"), 0)
         return [middle], [TileTask("values", _values, told, starts)]
 
-    def leave(folder: Folder) -> tuple[list[Array], list[TileTask]]:
+    def leave(folder: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
         return _leaving(folder, *told)
 
-    def end(_: Folder) -> tuple[list[Array], list[TileTask]]:
+    def end(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
         return _ending(x)
 
     values = 3 * x.m * e * (size + 8)
@@ -94,13 +94,13 @@ def _whole(folder: Folder, x: Points, options: CertifiedOptions, q: Floats) -> S
     return Slice(_check.frozen(q), k, options.kind, factor, none[0], none[1], False)
 
 
-def _survey(folder: Folder, x: Points, options: CertifiedOptions) -> Any:
+def _survey(folder: Folder, x: Points, options: CertifiedOptions) -> Done:
     q = x.queries(folder, 0, x.query_grid[0]).reshape(x.n, x.d)
     found = engine.survey(_whole(folder, x, options, q), options.tolerance)
     return ground.save(folder, found), int(found.seen.sum())
 
 
-def _values(folder: Folder, x: Points, _: CertifiedOptions) -> Any:
+def _values(folder: Folder, x: Points, _: CertifiedOptions) -> Done:
     v = x.values(folder).reshape(x.m, x.e)
     middle = engine.middle_of(v)
     centred = v.astype(np.float64) - middle
@@ -109,7 +109,7 @@ def _values(folder: Folder, x: Points, _: CertifiedOptions) -> Any:
         part = ground.part(folder, p)
         summed = engine.node_values(part.tree, centred) if part else (np.zeros(0), np.zeros(0))
         for name, values in zip((f"values{p}", f"totals{p}"), summed, strict=True):
-            folder.make(Array(name, values.shape, values.dtype.str))
+            folder.make(ArraySpec(name, values.shape, values.dtype.str))
             made[name] = values
     return made, 0
 
@@ -117,7 +117,7 @@ def _values(folder: Folder, x: Points, _: CertifiedOptions) -> Any:
 def _gathering(x: Points, options: CertifiedOptions, p: int, scored: int) -> Stage:
     """Sums of the panels of one part, some panels a task."""
 
-    def begin(folder: Folder) -> tuple[list[Array], list[TileTask]]:
+    def begin(folder: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
         part = ground.part(folder, p)
         if part is None:
             return [], []
@@ -125,9 +125,9 @@ def _gathering(x: Points, options: CertifiedOptions, p: int, scored: int) -> Sta
         step = max(1, options.group // w)
         panels = -(-n // w)
         made = [
-            Array(_sums(p)[0], (n, x.e), "float64"),
-            Array(_sums(p)[1], (n, 4), "float64"),
-            Array(_sums(p)[2], (panels, 5), "int64"),
+            ArraySpec(_sums(p)[0], (n, x.e), "float64"),
+            ArraySpec(_sums(p)[1], (n, 4), "float64"),
+            ArraySpec(_sums(p)[2], (panels, 5), "int64"),
         ]
         tasks = []
         for number, first in enumerate(range(0, panels, step)):
@@ -178,12 +178,12 @@ def _left(folder: Folder) -> Ints:
 
 def _leaving(
     folder: Folder, x: Points, options: CertifiedOptions
-) -> tuple[list[Array], list[TileTask]]:
+) -> tuple[list[ArraySpec], list[TileTask]]:
     count = len(_left(folder))
     made = [
-        Array("left", (count,), "int64"),
-        Array("left_out", (count, x.e), "float64"),
-        Array("left_lse", (count,), "float64"),
+        ArraySpec("left", (count,), "int64"),
+        ArraySpec("left_out", (count, x.e), "float64"),
+        ArraySpec("left_lse", (count,), "float64"),
     ]
     tasks = []
     for number, first in enumerate(range(0, max(count, 1), _DENSE)):
@@ -193,7 +193,7 @@ def _leaving(
     return made, tasks
 
 
-def _dense(folder: Folder, x: Points, options: CertifiedOptions, first: int, last: int) -> Any:
+def _dense(folder: Folder, x: Points, options: CertifiedOptions, first: int, last: int) -> Done:
     some = _left(folder)[first:last]
     if not len(some):
         return {"left": some, "left_out": np.zeros((0, x.e)), "left_lse": np.zeros(0)}, 0
@@ -206,11 +206,11 @@ def _dense(folder: Folder, x: Points, options: CertifiedOptions, first: int, las
     return {"left": some, "left_out": out, "left_lse": lse}, len(some) * x.m
 
 
-def _ending(x: Points) -> tuple[list[Array], list[TileTask]]:
+def _ending(x: Points) -> tuple[list[ArraySpec], list[TileTask]]:
     made = [
-        Array("out", (*x.query_grid, x.e), x.dtype),
-        Array("lse", (x.n,), "float64"),
-        Array("missed", (x.n,), "float64"),
+        ArraySpec("out", (*x.query_grid, x.e), x.dtype),
+        ArraySpec("lse", (x.n,), "float64"),
+        ArraySpec("missed", (x.n,), "float64"),
     ]
     tasks = []
     for b in x.bands():
@@ -220,7 +220,7 @@ def _ending(x: Points) -> tuple[list[Array], list[TileTask]]:
     return made, tasks
 
 
-def _mean(folder: Folder, x: Points, top: int, bottom: int) -> Any:
+def _mean(folder: Folder, x: Points, top: int, bottom: int) -> Done:
     """Rows of the picture, from wherever their sums are."""
     wide, middle = x.query_grid[1], folder.read("middle")
     first, last = top * wide, bottom * wide

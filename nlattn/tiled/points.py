@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats
+from nlattn._types import FilePath, Floats
 from nlattn.files import npy
 from nlattn.tiled.bands import Band, bands, rows_of
 from nlattn.tiled.folder import Folder
@@ -55,13 +55,18 @@ class Points(NamedTuple):
         """Bands of queries."""
         return bands(self.query_grid[0], self.rows, halo)
 
-    def keys(self, folder: Folder) -> Any:
+    def tiled(self, tile: int) -> Points:
+        """Arrays that were given, by other tiles."""
+        q, k, v = self.paths or ("", "", "")
+        return given(q, k, v or None, tile=tile)
+
+    def keys(self, folder: Folder) -> Floats:
         """(Hk, Wk, d), where they lie; of patches with what surrounds them."""
         if self.patch:
             return folder.read("padded")
         return _mapped(self.paths[1]) if self.paths else folder.read("keys")
 
-    def values(self, folder: Folder) -> Any:
+    def values(self, folder: Folder) -> Floats:
         """(Hk, Wk, e), where they lie."""
         return _mapped(self.paths[2]) if self.paths else folder.read("image")
 
@@ -74,14 +79,16 @@ class Points(NamedTuple):
         return looking(folder.read("keys"), first, last)
 
 
-def looking(keys: Any, first: int, last: int) -> Floats:
+def looking(keys: Floats, first: int, last: int) -> Floats:
     """Queries of some rows of keys."""
     q = np.array(keys[first:last])
     q[..., -1] = 1
     return q
 
 
-def given(q: Any, k: Any = None, v: Any = None, *, tile: int) -> Points:
+def given(
+    q: FilePath, k: FilePath | None = None, v: FilePath | None = None, *, tile: int
+) -> Points:
     """Arrays in ``.npy`` files, (Hq, Wq, d), (Hk, Wk, d) and (Hk, Wk, e); keys are queries if None.
 
     ValueError and TypeError say what does not fit; numbers are looked at when the run begins.
@@ -110,5 +117,5 @@ def given(q: Any, k: Any = None, v: Any = None, *, tile: int) -> Points:
     return Points((Hq, Wq), (Hk, Wk), d, e, rows, kind, (paths[0], paths[1], paths[2]))
 
 
-def _mapped(path: str) -> Any:
+def _mapped(path: str) -> Floats:
     return npy.mapped(OP, path, kinds="f").view(np.ndarray)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from nlattn.tiled.bands import bands
-from nlattn.tiled.folder import Array, Folder
-from nlattn.tiled.task import Cost, Stage, TileTask
+from nlattn.tiled.folder import ArraySpec, Folder
+from nlattn.tiled.task import Cost, Done, Stage, TileTask
 
 _SMALL = 512  # pixels of a side that need no smaller picture
 _PIXELS = 1 << 20  # of a task
@@ -31,10 +29,10 @@ def stages(name: str, shape: tuple[int, int, int]) -> list[Stage]:
 
 
 def _stage(above: str, name: str, shape: tuple[int, int, int]) -> Stage:
-    array = Array(name, shape, "float32")
+    array = ArraySpec(name, shape, "float32")
     parts = bands(shape[0], max(1, _PIXELS // shape[1]))
 
-    def begin(_: Folder) -> tuple[list[Array], list[TileTask]]:
+    def begin(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
         return [array], [
             TileTask(f"{name}/{b.number}", _halve, (above, name, b.first, b.last), {name: b.first})
             for b in parts
@@ -44,7 +42,7 @@ def _stage(above: str, name: str, shape: tuple[int, int, int]) -> Stage:
     return Stage(name, (above,), (name,), begin, Cost(len(parts), nbytes, array.nbytes))
 
 
-def _halve(folder: Folder, above: str, name: str, first: int, last: int) -> Any:
+def _halve(folder: Folder, above: str, name: str, first: int, last: int) -> Done:
     x = folder.read(above)[2 * first : 2 * last]
     pad = [(0, x.shape[0] % 2), (0, x.shape[1] % 2), (0, 0)]
     x = np.pad(x, pad, mode="edge")

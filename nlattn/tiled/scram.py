@@ -120,7 +120,7 @@ def searched(
 
 
 def job(
-    image: Any,
+    image: object,
     *,
     tile: int = 1024,
     patch: int = 7,
@@ -159,7 +159,7 @@ def job(
 
 
 def scram(
-    image: Any,
+    image: object,
     out: str | os.PathLike[str],
     *,
     executor: Executor | None = None,

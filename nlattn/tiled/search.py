@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from nlattn import _check
 from nlattn._types import Floats, Ints, JsonObject
@@ -20,9 +21,9 @@ from nlattn.engines.random_search import Inputs
 from nlattn.kernels import patchmatch as kernels
 from nlattn.kernels.matching import TILE, Plan, Round
 from nlattn.tiled.bands import Band
-from nlattn.tiled.folder import Array, Folder
+from nlattn.tiled.folder import ArraySpec, Folder
 from nlattn.tiled.points import Points
-from nlattn.tiled.task import Cost, Stage, TileTask
+from nlattn.tiled.task import Cost, Done, Stage, TileTask
 
 MATCHES = ("matches", "match_scores")
 """Arrays of the last field."""
@@ -72,14 +73,14 @@ def _stage(
     makes: tuple[str, str],
 ) -> Callable[[Any, tuple[Any, ...], int], Stage]:
     shape = (*x.query_grid, options.topk)
-    arrays = [Array(makes[0], shape, "int32"), Array(makes[1], shape, x.dtype)]
+    arrays = [ArraySpec(makes[0], shape, "int32"), ArraySpec(makes[1], shape, x.dtype)]
     near, size = x.bands(halo), np.dtype(x.dtype).itemsize
     widest = max(b.below - b.above for b in near) * x.query_grid[1]
     nbytes = widest * (2 * size * x.d + (8 + 2 * size) * options.topk + 8)
     disk = sum(array.nbytes for array in arrays)
 
     def made(function: Any, more: tuple[Any, ...], tried: int) -> Stage:
-        def tasks(_: Folder) -> tuple[list[Array], list[TileTask]]:
+        def tasks(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
             return arrays, [
                 TileTask(
                     f"{name}/{b.number}",
@@ -127,7 +128,7 @@ def _begin(
     return result(state, 0, band, makes)
 
 
-def _search(folder: Folder, x: Points, options: SearchOptions, band: Band, number: int) -> Any:
+def _search(folder: Folder, x: Points, options: SearchOptions, band: Band, number: int) -> Done:
     arrays, plan = inputs(folder, x, options, band)
     steps, inner = rounds(options), band.inner
     state = held(folder, names(number - 1, len(steps)), band, plan, options.topk)
@@ -148,7 +149,7 @@ def held(
     return state
 
 
-def _empty(plan: Plan, topk: int, dtype: Any) -> tuple[Ints, Floats, Ints]:
+def _empty(plan: Plan, topk: int, dtype: DTypeLike) -> tuple[Ints, Floats, Ints]:
     n = plan.Hq * plan.Wq
     index = np.full((2, 1, n, topk), -1, np.int32)
     return index, np.full(index.shape, -np.inf, dtype), np.zeros((1, n), np.int64)

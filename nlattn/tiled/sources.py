@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from nlattn import _check, images
-from nlattn._types import Floats
+from nlattn._types import Array, Floats
 from nlattn.files import npy, picture
 from nlattn.files.untrusted import open_regular
 from nlattn.tiled.bands import rows_of
@@ -50,7 +51,7 @@ class Source(NamedTuple):
         return min(rows_of(tile, width), height) if self.by_rows else height
 
 
-def source(path: Any) -> Source:
+def source(path: object) -> Source:
     """The picture of a file or a zarr folder, or of a dask array or what xarray has around one.
 
     ValueError says what is wrong with it.
@@ -101,7 +102,7 @@ def digest(source: Source) -> str:
     return total.hexdigest()
 
 
-def _bits(dtype: Any) -> int:
+def _bits(dtype: DTypeLike) -> int:
     kind = np.dtype(dtype)
     return 8 * kind.itemsize if kind.kind == "u" and kind.itemsize <= 2 else 0
 
@@ -115,11 +116,11 @@ def _shape(shape: tuple[int, ...], name: str) -> tuple[int, int, int]:
     return whole[0], whole[1], whole[2]
 
 
-def _npy_rows(source: Source, first: int, last: int) -> Any:
+def _npy_rows(source: Source, first: int, last: int) -> Array:
     return np.asarray(npy.mapped(OP, source.path, kinds="fu")[first:last])
 
 
-def _picture_rows(source: Source, first: int, last: int) -> Any:
+def _picture_rows(source: Source, first: int, last: int) -> Array:
     return images.load(source.path)[first:last]
 
 
@@ -133,7 +134,7 @@ def _dask(array: Any) -> Source:
     return Source("dask", "image", shape, array=array, bits=_bits(array.dtype))
 
 
-def _dask_rows(source: Source, first: int, last: int) -> Any:
+def _dask_rows(source: Source, first: int, last: int) -> Array:
     return np.asarray(source.array[first:last].compute(scheduler="synchronous"))
 
 
@@ -171,7 +172,7 @@ def _opened(name: str) -> Iterator[Any]:
             yield file
 
 
-def _tiff_rows(source: Source, first: int, last: int) -> Any:
+def _tiff_rows(source: Source, first: int, last: int) -> Array:
     """Rows from the strips or tiles that hold some of them."""
     with _opened(source.path) as file:
         page, (_, width, channels) = file.pages[0], source.shape
@@ -237,7 +238,7 @@ def _zarr(name: str) -> Source:
     return Source("zarr", name, whole, order, inner, bits=_bits(found.dtype))
 
 
-def _zarr_rows(source: Source, first: int, last: int) -> Any:
+def _zarr_rows(source: Source, first: int, last: int) -> Array:
     import zarr
 
     found = zarr.open(source.path, mode="r")

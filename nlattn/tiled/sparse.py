@@ -16,10 +16,10 @@ from nlattn.engines.sparse import Edges, WeightFunction
 from nlattn.kernels import support as kernels
 from nlattn.maps.sparse import SparseMap
 from nlattn.tiled.bands import Band
-from nlattn.tiled.folder import Array, Folder
+from nlattn.tiled.folder import ArraySpec, Folder
 from nlattn.tiled.points import Points
 from nlattn.tiled.search import MATCHES
-from nlattn.tiled.task import Cost, Stage, TileTask
+from nlattn.tiled.task import Cost, Done, Stage, TileTask
 
 OP = "tiled"
 
@@ -43,24 +43,24 @@ def stages(x: Points, chosen: NearKeys, topk: int, values: bool) -> list[Stage]:
     """Count keys, then list and weigh them, and sum the picture over them if so."""
     near = x.bands(max(1, chosen.reach))
 
-    def count(_: Folder) -> tuple[list[Array], list[TileTask]]:
-        return [Array("counts", (len(near),), "int64")], [
+    def count(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
+        return [ArraySpec("counts", (len(near),), "int64")], [
             TileTask(f"count/{b.number}", _count, (x, chosen, b), {"counts": b.number})
             for b in near
         ]
 
     makes = ("indptr", "indices", "weights", "scores", "lse", *(("out",) if values else ()))
 
-    def weigh(folder: Folder) -> tuple[list[Array], list[TileTask]]:
+    def weigh(folder: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
         starts = np.concatenate([[0], np.cumsum(folder.read("counts"))])
         nnz = int(starts[-1])
         arrays = [
-            Array("indptr", (x.n + 1,), "int64"),
-            Array("indices", (nnz,), "int32"),
-            Array("weights", (nnz,), x.dtype),
-            Array("scores", (nnz,), x.dtype),
-            Array("lse", (x.n,), "float64"),
-            *[Array("out", (*x.query_grid, x.e), x.dtype)] * values,
+            ArraySpec("indptr", (x.n + 1,), "int64"),
+            ArraySpec("indices", (nnz,), "int32"),
+            ArraySpec("weights", (nnz,), x.dtype),
+            ArraySpec("scores", (nnz,), x.dtype),
+            ArraySpec("lse", (x.n,), "float64"),
+            *[ArraySpec("out", (*x.query_grid, x.e), x.dtype)] * values,
         ]
         tasks = []
         for b in near:
@@ -101,7 +101,7 @@ def _support(folder: Folder, x: Points, chosen: NearKeys, band: Band) -> Support
     return Support(indptr - indptr[0], indices, (last - first, x.m))
 
 
-def _count(folder: Folder, x: Points, chosen: NearKeys, band: Band) -> Any:
+def _count(folder: Folder, x: Points, chosen: NearKeys, band: Band) -> Done:
     keys = len(_support(folder, x, chosen, band).indices)
     return {"counts": np.array([keys])}, 0
 

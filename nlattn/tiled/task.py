@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
-from nlattn._types import Options
-from nlattn.tiled.folder import Array, Folder, Written
+from numpy.typing import ArrayLike
 
-Blocks = Options
+from nlattn.tiled.folder import ArraySpec, Folder, Written
+
+Blocks: TypeAlias = Mapping[str, ArrayLike]
 """Rows of some arrays, by name."""
+Done: TypeAlias = tuple[Blocks, int]
+"""What a task returns: blocks, and how many scores they took."""
 
 
 class TileTask(NamedTuple):
     """One piece of work: ``function(folder, *arguments)`` gives the rows it owns."""
 
     name: str
-    function: Callable[..., tuple[Blocks, int]]
-    """Returns blocks, and how many scores they took."""
-    arguments: tuple[Any, ...]
+    function: Callable[..., Done]
+    arguments: tuple[object, ...]
     starts: Mapping[str, int]
     """First row of the block of each array."""
 
@@ -53,7 +55,7 @@ class Stage(NamedTuple):
     """Arrays of earlier stages."""
     makes: tuple[str, ...]
     """Arrays that these tasks write, and nobody else."""
-    begin: Callable[[Folder], tuple[list[Array], list[TileTask]]]
+    begin: Callable[[Folder], tuple[list[ArraySpec], list[TileTask]]]
     """Arrays and tasks, worked out when all earlier stages are done."""
     cost: Cost
     drops: tuple[str, ...] = ()

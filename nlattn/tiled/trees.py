@@ -20,9 +20,9 @@ from nlattn.kernels.matching import BLOCK
 from nlattn.runtime.jit import blocks
 from nlattn.tiled import search
 from nlattn.tiled.bands import Band
-from nlattn.tiled.folder import Array, Folder
+from nlattn.tiled.folder import ArraySpec, Folder
 from nlattn.tiled.points import Points
-from nlattn.tiled.task import Cost, Stage, TileTask
+from nlattn.tiled.task import Cost, Done, Stage, TileTask
 
 _FIRST = Band(0, 0, 1, 0, 1)  # what only looks at keys asks for few queries
 
@@ -42,9 +42,9 @@ def _files(t: int) -> tuple[str, str, str, str]:
 
 
 def _longest(x: Points, options: SearchOptions) -> Stage:
-    array = Array("longest", (1,), x.dtype)
+    array = ArraySpec("longest", (1,), x.dtype)
 
-    def begin(_: Folder) -> tuple[list[Array], list[TileTask]]:
+    def begin(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
         return [array], [TileTask("longest", _measure, (x, options), {"longest": 0})]
 
     return Stage("longest", x.files[:2], ("longest",), begin, Cost(1, 3 * _size(x) * x.m, 8))
@@ -54,14 +54,14 @@ def _plant(x: Points, options: SearchOptions, t: int) -> Stage:
     depth, size, m = engine.levels(x.m), options.patch**2 * x.d, x.m
     order, home, planes, thresholds = _files(t)
     arrays = [
-        Array(order, (m,), "int32"),
-        Array(home, (m,), "int32"),
-        Array(planes, ((size + 1) << depth,), x.dtype),
-        Array(thresholds, (1 << depth,), x.dtype),
+        ArraySpec(order, (m,), "int32"),
+        ArraySpec(home, (m,), "int32"),
+        ArraySpec(planes, ((size + 1) << depth,), x.dtype),
+        ArraySpec(thresholds, (1 << depth,), x.dtype),
     ]
     own = _files(t)
 
-    def begin(_: Folder) -> tuple[list[Array], list[TileTask]]:
+    def begin(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
         task = TileTask(f"tree {t}", _grow, (x, options, t), dict.fromkeys(own, 0))
         return arrays, [task]
 
@@ -76,10 +76,10 @@ def _pass(x: Points, options: SearchOptions, number: int, last: int, r: int, t: 
     index, score = search.names(number, last)
     before = search.names(number - 1, last)
     shape = (*x.query_grid, options.topk)
-    arrays = [Array(index, shape, "int32"), Array(score, shape, x.dtype)]
+    arrays = [ArraySpec(index, shape, "int32"), ArraySpec(score, shape, x.dtype)]
     kept = _tried(r, t) if 0 < r < options.rounds else None
     if kept:
-        arrays.append(Array(kept, (*x.query_grid, SLOTS), "int32"))
+        arrays.append(ArraySpec(kept, (*x.query_grid, SLOTS), "int32"))
     made = tuple(array.name for array in arrays)
     reads = [*x.files[:2], "longest", *_files(t), *before]
     drops = [*before]
@@ -90,7 +90,7 @@ def _pass(x: Points, options: SearchOptions, number: int, last: int, r: int, t: 
         drops += [*_files(t), *(("longest",) if number == last else ())]
     name = f"leaves {number:02d}"
 
-    def begin(_: Folder) -> tuple[list[Array], list[TileTask]]:
+    def begin(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
         told = x, options, number, last, r, t
         return arrays, [
             TileTask(f"{name}/{b.number}", _try, (*told, b), dict.fromkeys(made, b.first))
@@ -114,12 +114,12 @@ def _tried(r: int, t: int) -> str:
     return f"tried_{t}_{r}"
 
 
-def _measure(folder: Folder, x: Points, options: SearchOptions) -> Any:
+def _measure(folder: Folder, x: Points, options: SearchOptions) -> Done:
     (_, k, *_), plan = search.inputs(folder, x, options, _FIRST)
     return {"longest": engine.key_squares(k[0], plan).max(initial=0)[None]}, 0
 
 
-def _grow(folder: Folder, x: Points, options: SearchOptions, t: int) -> Any:
+def _grow(folder: Folder, x: Points, options: SearchOptions, t: int) -> Done:
     (_, k, *_), plan = search.inputs(folder, x, options, _FIRST)
     extra = engine.lengthening(engine.key_squares(k[0], plan), folder.read("longest")[0], plan)
     grown = engine.grow(k[0], _check.frozen(extra), plan, t)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -31,7 +31,7 @@ _MISUSE = re.compile(
 """Python's and NumPy's own words for code that is wrong: these refuse nothing, either."""
 
 
-def capable(**words: Any) -> Callable[[_F], _F]:
+def capable(**words: object) -> Callable[[_F], _F]:
     """A decorator that says what a plain function can do: ``@capable(dtypes=("float16",), d=64)``.
 
     Words are those of `Capabilities`; any other is a dimension, as in `cases.shapes`.
@@ -178,7 +178,10 @@ def _layout(shapes: Shapes, case: Case) -> str:
     return f"takes no {', '.join(sorted(wrong))} arrays" if wrong else ""
 
 
-def _known(what: str, words: Any, known: tuple[str, ...]) -> Any:
+_Words = TypeVar("_Words", bound=Iterable[str])
+
+
+def _known(what: str, words: _Words, known: tuple[str, ...]) -> _Words:
     for word in words:
         if word not in known:
             near = [x for x in known if len(known) < 12 or x[:3] == str(word)[:3]]
@@ -187,7 +190,7 @@ def _known(what: str, words: Any, known: tuple[str, ...]) -> Any:
     return words
 
 
-def _by_operator(shapes: Any, operators: frozenset[str] | None) -> JsonObject:
+def _by_operator(shapes: JsonObject, operators: frozenset[str] | None) -> JsonObject:
     """Sizes of each operator; those of a backend with one operator need not say whose they are."""
     own = {owner(op) for op in operators or ()}
     if isinstance(shapes, Mapping) and not {*shapes} & {*FUNCTIONS} and len(own) == 1:

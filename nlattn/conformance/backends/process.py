@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import IO, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -36,10 +36,13 @@ MARK = "NLATTN_WORKER"
 _HEAD = [f.name for f in fields(Case) if f.name != "arrays"]
 
 
+End = Literal["crash", "timeout"]
+
+
 class Died(Exception):  # noqa: N818
     """The process ended before it answered; `status` is "crash" or "timeout"."""
 
-    def __init__(self, status: Any, text: str):
+    def __init__(self, status: End, text: str):
         super().__init__(text)
         self.status = status
 
@@ -184,7 +187,7 @@ class Process:
 
     def _wait(
         self, join: Callable[[float], None], alive: Callable[[], bool], pid: int, seconds: float
-    ) -> tuple[str, str] | None:
+    ) -> tuple[End, str] | None:
         start, pause, held = time.monotonic(), 0.001, 0
         while True:
             join(pause)

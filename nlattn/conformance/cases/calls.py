@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from nlattn._types import JsonObject, Support
 from nlattn.conformance.table import OpSpec
@@ -19,7 +20,7 @@ def call(
     *,
     sizes: dict[str, int] | None = None,
     lead: tuple[int, ...] = (),
-    dtype: Any = np.float64,
+    dtype: DTypeLike = np.float64,
     seed: int = 0,
 ) -> JsonObject:
     """Arguments by name for ``spec.function(kind)``: normal random arrays, and what they need."""

@@ -139,7 +139,7 @@ def _bits(x: Array) -> Array:
     return np.ascontiguousarray(x).view(np.uint16) if x.dtype.name == "bfloat16" else x
 
 
-def _plain(x: Any) -> Any:
+def _plain(x: object) -> Any:
     """JSON's own types for NumPy's."""
     if isinstance(x, (np.generic, np.ndarray)):
         return x.tolist()

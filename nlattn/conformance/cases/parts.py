@@ -22,12 +22,12 @@ def _hidden(rng: np.random.Generator, name: str, x: Array) -> Array:
     return x
 
 
-def _spread(_: Any, name: str, x: Array) -> Array:
+def _spread(_: object, name: str, x: Array) -> Array:
     """Normalisers that lie up to a hundred apart."""
     return 30 * x if name in _LOGARITHMS else x
 
 
-def _far(_: Any, name: str, x: Array) -> Array:
+def _far(_: object, name: str, x: Array) -> Array:
     """Whose exponentials overflow."""
     return x + 2000 if name in _LOGARITHMS else x
 
@@ -43,7 +43,7 @@ def shares(rng: np.random.Generator, x: Array, scores: Array) -> Array:
 
 
 def page_table(
-    rng: np.random.Generator, _: Any, __: Any, arrays: dict[str, Array], detail: str
+    rng: np.random.Generator, _: object, __: object, arrays: dict[str, Array], detail: str
 ) -> Any:
     """Pages of three sequences, of one, or of two times three; some empty, or all the same."""
     count, width = arrays["pages"].shape[0], 4

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from nlattn._types import Array
 
@@ -66,7 +65,7 @@ class Shapes:
     layouts: tuple[str, ...] = LAYOUTS
 
     @classmethod
-    def of(cls, told: Any, names: Collection[str]) -> Shapes:
+    def of(cls, told: object, names: Collection[str]) -> Shapes:
         """From a backend's words; ValueError for a dimension that is none of `names`."""
         if not isinstance(told, Mapping):
             raise ValueError(f"shapes are {told!r}, expected a dict of dimensions")

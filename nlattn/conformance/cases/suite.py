@@ -6,11 +6,10 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any
 
 import numpy as np
 
-from nlattn._types import JsonObject
+from nlattn._types import Array, JsonObject
 from nlattn.conformance.case import DTYPES, TIERS, Case, Kind, Tier, dtype_of
 from nlattn.conformance.cases.arrays import extras, lay, layout_of, values
 from nlattn.conformance.cases.recipes import recipes
@@ -148,8 +147,8 @@ def _layout(name: str, recipe: Recipe) -> str:
 
 
 def _cotangent_of_lse(
-    rng: np.random.Generator, spec: OpSpec, options: JsonObject, arrays: Any
-) -> Any:
+    rng: np.random.Generator, spec: OpSpec, options: JsonObject, arrays: Mapping[str, Array]
+) -> dict[str, Array]:
     """What a gradient is asked for where lse is a result; rows of nothing give it no weight."""
     options.pop("masked_rows", None)
     wanted = {"return_lse": True} if options.pop("return_lse", False) else {}
@@ -161,24 +160,24 @@ def _cotangent_of_lse(
     return {"dlse": np.where(np.isfinite(lse), rng.standard_normal(np.shape(lse)), 0.0)}
 
 
-def _changes(rng: np.random.Generator, spec: OpSpec, arrays: Any) -> Any:
+def _changes(rng: np.random.Generator, spec: OpSpec, arrays: dict[str, Array]) -> dict[str, Array]:
     """A direction for each array that has a gradient; what is not finite stays."""
     names = Case("", spec.name, "jvp", "float64", arrays).moving
     moved = {f"d{n}": rng.standard_normal(np.shape(arrays[n])) for n in names}
     return {n: np.where(np.isfinite(arrays[n[1:]]), x, 0.0) for n, x in moved.items()}
 
 
-def _hidden(arrays: Any) -> Any:
+def _hidden(arrays: Mapping[str, Array]) -> Array | None:
     """Keys (m,) that no query of any head may attend to; None where nothing hides any."""
     mask = arrays.get("mask")
     if mask is not None:
-        return ~mask.any(tuple(range(mask.ndim - 1)))
+        return np.logical_not(mask.any(tuple(range(mask.ndim - 1))))
     if "index" in arrays:
         return ~np.isin(np.arange(arrays["k"].shape[-2]), arrays["index"])
     return None
 
 
-def _cast(name: str, x: Any, dtype: str, recipe: Recipe, hidden: Any) -> Any:
+def _cast(name: str, x: Array, dtype: str, recipe: Recipe, hidden: Array | None) -> Array:
     """In the case's dtype, in which subnormal values are subnormal, hidden ones huge or NaN."""
     if not floating(x):
         return x

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
-from nlattn._types import JsonObject
+from nlattn._types import JsonObject, Result
 from nlattn.conformance.case import Array, Case, dtype_of
 from nlattn.conformance.eight_bit import dequantised
 from nlattn.conformance.judge import combined, structure, variants
@@ -202,13 +202,13 @@ def _moved(forward: Call, way: Mapping[str, Array]) -> Call:
     return forward.given(**{n[1:]: forward.arrays[n[1:]] + 1j * _STEP * u for n, u in way.items()})
 
 
-def _by_name(case: Case, result: Any) -> JsonObject:
+def _by_name(case: Case, result: Result) -> JsonObject:
     """Results of a variant, which may give the first alone; of None there are none."""
     given = result if isinstance(result, tuple) else (result,)
     return {n: x for n, x in zip(case.results, given, strict=False) if x is not None}
 
 
-def _inner(result: Any, cotangent: Array) -> float:
+def _inner(result: Array | None, cotangent: Array) -> float:
     """How much a result moves along its cotangent; NaN of another shape."""
     if result is None or np.shape(result) != cotangent.shape:
         return np.nan

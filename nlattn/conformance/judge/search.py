@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from math import comb
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,10 +25,13 @@ from nlattn.conformance.backends.process import Died
 from nlattn.conformance.case import Case, dtype_of
 from nlattn.conformance.cases.arrays import lay
 from nlattn.conformance.judge.places import Places
-from nlattn.conformance.judge.verdict import Verdict
+from nlattn.conformance.judge.verdict import Status, Verdict
 from nlattn.conformance.table import TABLE, find
 from nlattn.conformance.truth.bounds import wide
 from nlattn.conformance.truth.transcription import transcription
+
+if TYPE_CHECKING:
+    from nlattn.conformance.runner import Subject
 from nlattn.oracle.dense import attention
 from nlattn.oracle.patchmatch import patches, patchmatch, scores
 
@@ -114,7 +117,7 @@ def picture(search: SearchJudge, seed: int, dtype: str, kind: str = "") -> Case:
     )  # fmt: skip
 
 
-def search_verdict(subject: Any, search: SearchJudge, dtype: str) -> Verdict:
+def search_verdict(subject: Subject, search: SearchJudge, dtype: str) -> Verdict:
     """Validity and faults of what a backend finds."""
     base = Verdict(verdict_name(search.op, dtype), "pass", ratio=0.0, output="seeds")
     worse: dict[str, dict[str, int]] = {}
@@ -128,7 +131,7 @@ def search_verdict(subject: Any, search: SearchJudge, dtype: str) -> Verdict:
             return replace(base, status="unsupported", detail=reply.unsupported)
         if reply.raised:
             refused = subject.capabilities.refused(reply.raised)
-            status: Any = "unsupported" if refused else "fail"
+            status: Status = "unsupported" if refused else "fail"
             return replace(base, status=status, detail=f"raised {reply.raised}", seed=seed)
         out = reply.outputs["out"]
         wrong = "; ".join(reply.flaws) or invalid(case, out)
@@ -148,7 +151,9 @@ def search_verdict(subject: Any, search: SearchJudge, dtype: str) -> Verdict:
     return replace(base, status="fail", ratio=max(base.ratio, 1.01), detail=bad)
 
 
-def _asked(subject: Any, search: SearchJudge, seed: int, dtype: str) -> tuple[Case, Any]:
+def _asked(
+    subject: Subject, search: SearchJudge, seed: int, dtype: str
+) -> tuple[Case, Reply | Died]:
     """A picture and the reply; as a plain one where a backend does not take what is special."""
     case = picture(search, seed, dtype)
     try:
@@ -272,7 +277,7 @@ SEARCHES = {
 
 
 def searches(
-    subject: Any, ops: tuple[str, ...], dtypes: tuple[str, ...] | None
+    subject: Subject, ops: tuple[str, ...], dtypes: tuple[str, ...] | None
 ) -> Iterator[Verdict]:
     """Verdicts for float64 and float32 of some of `SEARCHES`, where these are asked for."""
     able = subject.capabilities

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from nlattn._types import Array
 from nlattn.conformance.case import STAGES, Case, dtype_of
@@ -182,12 +182,12 @@ def _precision(case: Case, want: Mapping[str, Array], got: Mapping[str, Array]) 
     return ""
 
 
-def _computed(case: Case, want: Mapping[str, Array], dtype: Any) -> dict[str, Array]:
+def _computed(case: Case, want: Mapping[str, Array], dtype: DTypeLike) -> dict[str, Array]:
     """What the oracle gives in a dtype."""
     arrays = {
         n: x.astype(dtype) if x.dtype.kind == "f" else x for n, x in wide(case.arrays).items()
     }
-    result: Any = transcription(case.function, arrays, case.options)
+    result: object = transcription(case.function, arrays, case.options)
     results = result if isinstance(result, tuple) else (result,)
     return dict(zip(want, results, strict=False))
 

@@ -7,7 +7,6 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
 
 from nlattn import __version__
 from nlattn._types import JsonObject
@@ -159,7 +158,7 @@ def _as_data(verdict: Verdict) -> JsonObject:
     return {name: x for name, x in asdict(verdict).items() if name != "lean"}
 
 
-def from_data(data: Any) -> Report:
+def from_data(data: JsonObject) -> Report:
     """The report of `as_data`; ValueError if it is none."""
     try:
         names = {f.name for f in fields(Verdict)}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from nlattn._types import Array
 from nlattn.conformance.case import dtype_of
 
 
@@ -111,7 +112,7 @@ class Arithmetic:
             return self.factors.unit
         return min(self.results.unit, _SINGLE.unit)
 
-    def total(self, *errors: Any) -> Any:
+    def total(self, *errors: Array | float) -> Array | float:
         """Bound, or typical size, of a sum of errors."""
         if self.typical:
             return reduce(np.hypot, errors)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
@@ -93,7 +92,7 @@ def typical(case: Case, how: Arithmetic | None = None) -> dict[str, Array]:
     return allowed(case, replace(how or Arithmetic.of(case.dtype), typical=True))
 
 
-def _stored(x: Any, how: Arithmetic) -> Array:
+def _stored(x: Rounded, how: Arithmetic) -> Array:
     """The error of a result, rounded to its dtype, beside a truth that has errors of its own."""
     error = how.total(x.error, how.results.tiny if how.typical else 0.0)
     if how.results != how.sums:

@@ -74,7 +74,7 @@ class Functions:
     def result_type(self, *_: Operand) -> Operand:
         return np.dtype(object)
 
-    def finfo(self, _: Any) -> Operand:
+    def finfo(self, _: object) -> Operand:
         import mpmath
 
         return mpmath.mp  # its eps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -55,10 +56,12 @@ class Backend:
         """A function that JAX compiles once for the shapes and dtypes of its arrays."""
         import jax
 
-        def compute(given: Any) -> Any:
+        def compute(given: Mapping[str, Tensor]) -> Tensor:
             return call(self._attention, op, given, options)
 
-        def gradients(dout: Any, moving: Any, rest: Any) -> Any:
+        def gradients(
+            dout: Tensor, moving: Mapping[str, Tensor], rest: Mapping[str, Tensor]
+        ) -> Mapping[str, Tensor]:
             return jax.vjp(lambda x: compute({**x, **rest}), moving)[1](dout)[0]
 
         return jax.jit(gradients if gradient else compute)

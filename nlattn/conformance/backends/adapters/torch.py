@@ -72,7 +72,7 @@ class Backend:
         function = _OPERATORS.get(name, self._attend)
         self.ran = self._kernel
 
-        def compute(*args: Any, **rest: Any) -> Any:
+        def compute(*args: Tensor, **rest: Tensor) -> Tensor:
             if name == "attention" or args[0].dtype.itemsize > 2:
                 return function(torch, *args, **rest)
             wide = {n: self._wide(x) for n, x in rest.items()}
@@ -95,7 +95,7 @@ class Backend:
         scale: float | None = None, bias: Tensor = None, mask: Tensor = None, causal: bool = False,
         causal_offset: int | str = 0, window: Band = None, gqa: bool = False,
         return_lse: bool = False,
-    ) -> Any:  # fmt: skip
+    ) -> Tensor:  # fmt: skip
         """Outputs, and lse from a kernel of one's choice that tells it."""
         shape = (*np.broadcast_shapes(q.shape[:-2], *([] if gqa else [k.shape[:-2]])), q.shape[-2])
         q, k, v = four_axes(q, k, v, gqa)
@@ -124,7 +124,7 @@ class Backend:
         out = torch.nn.functional.scaled_dot_product_attention(q, k, v, **words)
         return out[..., :e].reshape(*shape, e)
 
-    def _chosen(self) -> Any:
+    def _chosen(self) -> Tensor:
         if self._kernel in ("", "flex"):
             return contextlib.nullcontext()
         return sdpa.only(self._kernel)
@@ -141,14 +141,14 @@ class Backend:
         half = isinstance(x, self._torch.Tensor) and x.is_floating_point() and x.dtype.itemsize < 4
         return x.float() if half else x
 
-    def _array(self, x: Tensor) -> Any:
+    def _array(self, x: Tensor) -> Tensor:
         x = x.detach().cpu().contiguous()
         if x.dtype == self._torch.bfloat16:
             return x.view(self._torch.int16).numpy().view(dtype_of("bfloat16"))
         return x.numpy()
 
 
-def _signature(function: Function) -> Any:
+def _signature(function: Function) -> Tensor:
     whole = inspect.signature(function)
     return whole.replace(parameters=list(whole.parameters.values())[1:])
 
@@ -162,7 +162,7 @@ def _nonlocal_mean(
     pairwise: str = "",
     scale: float = 1.0,
     weight: Tensor = None,
-) -> Any:
+) -> Tensor:
     m = k.shape[-2]
     if pairwise == "concatenation":
         a, b = q @ weight[: q.shape[-1]], k @ weight[q.shape[-1] :]
@@ -180,7 +180,7 @@ def _efficient_attention(
     *,
     normalization: str = "softmax",
     mask: Tensor = None,
-) -> Any:
+) -> Tensor:
     if normalization == "scaling":
         count = k.shape[-2] if mask is None else mask.sum(-1).clamp(min=1)[..., None, None]
         k = k if mask is None else k.masked_fill(~mask[..., None], 0)
@@ -216,7 +216,7 @@ def _favor_attention(
     projection: Tensor,
     kernel: str = "softmax",
     eps: float = 1e-4,
-) -> Any:
+) -> Tensor:
     c = q.shape[-1] ** -0.25
     if kernel == "relu":
         f, g = (torch.relu(c * x @ projection.mT) + 1e-3 for x in (q, k))
@@ -235,7 +235,7 @@ def _enla(
     projection: Tensor,
     amplification: float | None = 6.0,
     eps: float = 1e-4,
-) -> Any:
+) -> Tensor:
     if amplification is not None:
         q, k = (
             amplification**0.5 * torch.nn.functional.normalize(x, dim=-1, eps=5e-5) for x in (q, k)
@@ -244,7 +244,7 @@ def _enla(
     return _normalised(f, g, v)
 
 
-def _normalised(f: Any, g: Any, v: Tensor) -> Tensor:
+def _normalised(f: Tensor, g: Tensor, v: Tensor) -> Tensor:
     return f @ (g.mT @ v) / (f @ g.sum(-2)[..., None])
 
 

@@ -125,7 +125,7 @@ def after(change: Callable[[Call, Array], Array]) -> Run:
     return lambda c: change(c, first(c()))
 
 
-def first(result: Any) -> Any:
+def first(result: object) -> Any:
     """The output, of several results the first."""
     return result[0] if isinstance(result, tuple) else result
 

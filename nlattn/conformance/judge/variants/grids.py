@@ -54,7 +54,7 @@ def _weights(wrong: Function) -> Run:
     """``wrong(A, S, Q, K, nu, temperature)`` in place of the map of cross-scale attention."""
 
     def instead(
-        _: Call, f: Function, q: Array, k: Array, p: int, temperature: float, *rest: Any
+        _: Call, f: Function, q: Array, k: Array, p: int, temperature: float, *rest: object
     ) -> Any:
         A, S, Q, K, nu, above = f(q, k, p, temperature, *rest)
         return wrong(A, S, Q, K, nu, temperature), S, Q, K, nu, above
@@ -87,7 +87,7 @@ def _pixel_norms(
 
 def _overlap(divide: Callable[[Any, int], Any]) -> Run:
     def wrong(
-        _: Call, f: Function, A: Array, H: int, W: int, h: int, w: int, p: int, *rest: Any
+        _: Call, f: Function, A: Array, H: int, W: int, h: int, w: int, p: int, *rest: object
     ) -> Any:
         return divide(f(A, H, W, h, w, p, *rest), p)
 
@@ -125,11 +125,11 @@ def _costs(change: Callable[[Call, Array], Array]) -> Run:
     return step("costs", lambda c, f, *args: change(c, f(*args)))
 
 
-def _uniform(_: Call, f: Function, *args: Any) -> Any:
+def _uniform(_: Call, f: Function, *args: object) -> Any:
     return [(row, np.full(len(w), 1 / max(len(w), 1))) for row, w in f(*args)]
 
 
-def _unnormalised(_: Call, f: Function, c: Array, *args: Any) -> Any:
+def _unnormalised(_: Call, f: Function, c: Array, *args: object) -> Any:
     T = args[3]
     return [(row, np.array([np.exp(-c[p] / T) for p, _ in row], c.dtype)) for row, _ in f(c, *args)]
 

@@ -71,7 +71,7 @@ def _sides(change: Callable[[Call, Any, Any], Any]) -> Run:
 def _weights(change: Callable[[Call, Array], Array]) -> Run:
     """``change(call, A)`` in place of the whole map, before entries below eps are dropped."""
 
-    def wrong(c: Call, f: Function, *args: Any, **options: Any) -> Any:
+    def wrong(c: Call, f: Function, *args: object, **options: Any) -> Any:
         A, lse = f(*args, **options)
         return change(c, A), lse
 

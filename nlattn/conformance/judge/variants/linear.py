@@ -146,7 +146,7 @@ def _scaled_features(change: Callable[[Any, float], Any]) -> Run:
 def _normaliser(wrong: Callable[[Any, Any], Any]) -> Run:
     """``wrong(A, D)`` in place of a map A and the sums D that its rows are over."""
 
-    def linear(_: Call, __: Any, phi_q: Array, phi_k: Array, v: Array) -> Any:
+    def linear(_: Call, __: object, phi_q: Array, phi_k: Array, v: Array) -> Any:
         A = phi_q @ np.swapaxes(phi_k, -1, -2)
         D = A.sum(-1, keepdims=True)
         return wrong(A / D, D)[0] @ v
@@ -196,7 +196,7 @@ def _loss(change: Callable[[Any, Any, Any, float], Any]) -> Run:
     return step("_hinge", wrong)
 
 
-def _ascending(c: Call, f: Function, q: Array, k: Array, *args: Any) -> Any:  # noqa: ARG001
+def _ascending(c: Call, f: Function, q: Array, k: Array, *args: object) -> Any:  # noqa: ARG001
     order, scores = f(q, -k, *args)
     return order, 1 / scores
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
 from nlattn._types import Result
+from nlattn.conformance.case import Case
 from nlattn.conformance.judge.variants.base import Array, Call, Run, after, several, softmax
 
 _MERGED, _SHARE, _PAGES = ("merged",), ("share",), ("pages",)
@@ -86,7 +86,7 @@ def _held(c: Call) -> Result:
     return out + held, lse
 
 
-def _overwritten(case: Any, want: Mapping[str, Array]) -> dict[str, Array]:
+def _overwritten(case: Case, want: Mapping[str, Array]) -> dict[str, Array]:
     """The gradient of the last place of each page, not the sum over all."""
     table, found = case.arrays["table"], np.zeros(want["dpages"].shape)
     each = np.asarray(case.arrays["dout"], float).reshape(*table.shape, *found.shape[1:])
@@ -97,7 +97,7 @@ def _overwritten(case: Any, want: Mapping[str, Array]) -> dict[str, Array]:
 def _scores(change: Callable[[Array, Array, Array], Array]) -> Callable[..., dict[str, Array]]:
     """``dlses = change(shares, inner, dlse)``, inner the products of outputs and dout."""
 
-    def make(case: Any, _: Mapping[str, Array]) -> dict[str, Array]:
+    def make(case: Case, _: Mapping[str, Array]) -> dict[str, Array]:
         unit = np.log(2) if case.options.get("lse_base") == "2" else 1.0
         outs, lses, dout = (np.asarray(case.arrays[n], float) for n in ("outs", "lses", "dout"))
         p = softmax(unit * lses, -2)
@@ -109,7 +109,7 @@ def _scores(change: Callable[[Array, Array, Array], Array]) -> Callable[..., dic
     return make
 
 
-def _even_douts(case: Any, want: Mapping[str, Array]) -> dict[str, Array]:
+def _even_douts(case: Case, want: Mapping[str, Array]) -> dict[str, Array]:
     dout = np.asarray(case.arrays["dout"], float)[..., None, :, :]
     return {"douts": np.broadcast_to(dout, want["douts"].shape)}
 

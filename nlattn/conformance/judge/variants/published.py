@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from nlattn._types import Function
 from nlattn.conformance.judge.variants.base import Array, Call, Variant, softmax, step
 
 
-def _disk(c: Call, f: Any, F: Array, *rest: Any) -> Any:
+def _disk(c: Call, f: Function, F: Array, *rest: object) -> Any:
     """Distances of the pixels of a disk alone; values stay whole patches."""
     p = int(c.get("patch_size", 5))
     r = p // 2
@@ -20,7 +21,9 @@ def _disk(c: Call, f: Any, F: Array, *rest: Any) -> Any:
     return f(scaled.reshape(F.shape), *rest)
 
 
-def _reflected_keys(_: Call, f: Any, q: Array, k: Array, p: int, t: float, *rest: Any) -> Any:
+def _reflected_keys(
+    _: Call, f: Function, q: Array, k: Array, p: int, t: float, *rest: float
+) -> Any:
     """Patches of keys that go on beyond the border as in a mirror."""
     _, __, Q, K, nu, above = f(q, k, p, t, *rest)
     r = p // 2
@@ -37,7 +40,7 @@ def _reflected_keys(_: Call, f: Any, q: Array, k: Array, p: int, t: float, *rest
 def _eps_of(role: str) -> Any:
     """Features with eps for queries, or for keys, alone."""
 
-    def wrong(_: Call, f: Any, x: Array, projection: Array, **options: Any) -> Any:
+    def wrong(_: Call, f: Function, x: Array, projection: Array, **options: Any) -> Any:
         if options.get("role", "query") != role:
             options["eps"] = 1e-300
         return f(x, projection, **options)

@@ -18,7 +18,7 @@ def _taps(wrong: Function) -> Run:
     """``wrong(z, inside)`` in place of the softmax over taps, of scores with their bias."""
 
     def instead(
-        c: Call, f: Function, q: Array, k: Array, taps: Any, bias: Any, scale: Any
+        c: Call, f: Function, q: Array, k: Array, taps: Any, bias: Array | None, scale: float
     ) -> Result:
         lse = f(q, k, taps, bias, scale)[1]
         factor = q.shape[-1] ** -0.5 if scale is None else scale
