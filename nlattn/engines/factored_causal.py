@@ -140,7 +140,7 @@ def _attend(p: Causal) -> Floats:
     return out
 
 
-def jvp(p: Causal, changes: Changes, moving: list[Any]) -> Floats:
+def jvp(p: Causal, changes: Changes, moving: list[Ints | None]) -> Floats:
     """Change (batch, n, e) along dq, dk, dv of each slice; `moving` as for `vjp`."""
     if finite(p.q, p.k, p.v, *(x for each in changes for x in each)):
         return _jvp(p, changes, moving)
@@ -153,7 +153,7 @@ def jvp(p: Causal, changes: Changes, moving: list[Any]) -> Floats:
     return np.where(lost[..., None] | values, np.nan, out)
 
 
-def _jvp(p: Causal, changes: Changes, moving: list[Any]) -> Floats:
+def _jvp(p: Causal, changes: Changes, moving: list[Ints | None]) -> Floats:
     dq, dk, dv = changes
     out: Floats = np.empty((len(p.slices), p.q.shape[1], p.v.shape[2]), p.q.dtype)
 
@@ -180,7 +180,7 @@ def _jvp(p: Causal, changes: Changes, moving: list[Any]) -> Floats:
     return out
 
 
-def vjp(p: Causal, dout: Floats, moving: list[Any]) -> tuple[Floats, Floats, Floats]:
+def vjp(p: Causal, dout: Floats, moving: list[Ints | None]) -> tuple[Floats, Floats, Floats]:
     """Gradients (batch, n, d), (batch, n, d), (batch, n, e); `dout` (batch, n, e).
 
     `moving` holds key and feature of each head's maximum, or None where it is held fixed.
@@ -201,7 +201,7 @@ def vjp(p: Causal, dout: Floats, moving: list[Any]) -> tuple[Floats, Floats, Flo
     )
 
 
-def _vjp(p: Causal, dout: Floats, moving: list[Any]) -> tuple[Floats, Floats, Floats]:
+def _vjp(p: Causal, dout: Floats, moving: list[Ints | None]) -> tuple[Floats, Floats, Floats]:
     shapes = p.q.shape[1:], p.k.shape[1:], p.v.shape[1:]
     dq, dk, dv = (np.empty((len(p.slices), *shape), p.q.dtype) for shape in shapes)
 
@@ -221,7 +221,9 @@ def _vjp(p: Causal, dout: Floats, moving: list[Any]) -> tuple[Floats, Floats, Fl
     return dq, dk, dv
 
 
-def _keys_vjp(p: Causal, head: int, known: list[Any], where: Any, dk: Floats, dv: Floats) -> None:
+def _keys_vjp(
+    p: Causal, head: int, known: list[Any], where: Ints | None, dk: Floats, dv: Floats
+) -> None:
     """Blocks in reverse: every key sums over the queries after it."""
     q, k, v = (x[part] for x, part in zip((p.q, p.k, p.v), p.slices[head], strict=True))
     r, dtype = p.queries.size(q.shape[1]), q.dtype

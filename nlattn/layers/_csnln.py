@@ -56,7 +56,7 @@ class Net:
     def __init__(
         self,
         op: str,
-        arrays: Mapping[str, tuple[Any, str]],
+        arrays: Mapping[str, tuple[object, str]],
         weights: object,
         shapes: Mapping[str, str],
         nonfinite: Nonfinite,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, NoReturn
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from nlattn import _check
+from nlattn._types import Array, JsonObject
 from nlattn.files import npz
 from nlattn.files.untrusted import one_line, open_regular, parse_json
 
@@ -39,7 +40,7 @@ def load_weights(
     prefix: str = "",
     dtype: DTypeLike | None = None,
     max_bytes: float = 4e9,
-) -> dict[str, Any]:
+) -> dict[str, Array]:
     """Read a state dict: ``{name: array}``.
 
     Parameters
@@ -100,7 +101,7 @@ def load_weights(
     return {name: x.astype(dtype) if x.dtype.kind == "f" else x for name, x in kept.items()}
 
 
-def _npz_arrays(file: IO[bytes], max_bytes: float) -> dict[str, Any]:
+def _npz_arrays(file: IO[bytes], max_bytes: float) -> dict[str, Array]:
     found = npz.read(OP, file, pattern=_NAME, what="array", members=MEMBERS, max_bytes=max_bytes)
     for name, x in found.items():
         if isinstance(x, str):
@@ -108,7 +109,7 @@ def _npz_arrays(file: IO[bytes], max_bytes: float) -> dict[str, Any]:
     return found
 
 
-def _tensors(file: IO[bytes], max_bytes: float) -> dict[str, Any]:
+def _tensors(file: IO[bytes], max_bytes: float) -> dict[str, Array]:
     """Arrays of a ``.safetensors`` file: header length, JSON header, one buffer without holes."""
     size = os.fstat(file.fileno()).st_size
     start = 8 + int.from_bytes(file.read(8), "little")
@@ -160,8 +161,8 @@ def _span(name: str, entry: object) -> tuple[int, int]:
     return offsets[0], offsets[1]
 
 
-def _array(entry: dict[str, Any], data: bytes) -> Any:
-    x = np.frombuffer(data, _DTYPES[entry["dtype"]]).reshape(entry["shape"])
+def _array(entry: JsonObject, data: bytes) -> Array:
+    x: Array = np.frombuffer(data, _DTYPES[entry["dtype"]]).reshape(entry["shape"])
     if entry["dtype"] == "BF16":  # the upper half of a float32
         x = (x.astype(np.uint32) << 16).view(np.float32).reshape(entry["shape"])
     return x.copy()

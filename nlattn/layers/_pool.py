@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -32,7 +31,7 @@ def max_pool_vjp(x: Floats, window: tuple[int, ...], dy: Floats) -> Floats:
     return dx
 
 
-def _corner(grid: tuple[int, ...]) -> Any:
+def _corner(grid: tuple[int, ...]) -> tuple[slice, ...]:
     return (slice(None), *(slice(n) for n in grid))
 
 

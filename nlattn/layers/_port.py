@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class Port(NamedTuple):
         return self.fit.unfold(self.w["gamma"] * out.reshape(x.shape) + x)
 
     def backward(
-        self, attend: Callable[..., Floats], attend_vjp: Callable[..., Any]
+        self, attend: Callable[..., Floats], attend_vjp: Callable[..., tuple[Floats, ...]]
     ) -> tuple[Floats, dict[str, Floats]]:
         """Gradients of x and of every weight."""
         x, dy = positions(self.fit["x"]), positions(self.fit["dout"])

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nlattn import _check, tensors
-from nlattn._types import StateDict
+from nlattn._types import Array, StateDict
 
 _BLOBS = "theta_w"  # what Caffe2's blobs of one block end in, after the block's own name
 
 
-def mapping(op: str, weights: object) -> dict[str, Any]:
+def mapping(op: str, weights: object) -> dict[str, Array]:
     """Weights by name: trees are flattened with dots, tensors read where they lie.
 
     A tree of Flax loses its outermost ``params``.
@@ -28,7 +28,7 @@ def mapping(op: str, weights: object) -> dict[str, Any]:
     return {name: _array(op, name, x) for name, x in flat.items()}
 
 
-def caffe2(weights: StateDict) -> dict[str, Any]:
+def caffe2(weights: StateDict) -> dict[str, Array]:
     """Blobs of one block, ``nonlocal_conv4_1_theta_w`` and its like, under the names ``nl_*``."""
     stems = [name[: -len(_BLOBS)] for name in weights if str(name).endswith(_BLOBS)]
     if len(stems) != 1 or stems[0] == "nl_":
@@ -70,15 +70,15 @@ def channels_first(fit: _check.Fit, weights: StateDict, shapes: Mapping[str, str
     return ""
 
 
-def _flat(tree: Mapping[Any, Any], before: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _flat(tree: Mapping[object, object], before: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
     for name, x in tree.items():
         whole = f"{before}{name}"
         found |= _flat(x, f"{whole}.") if isinstance(x, Mapping) else {whole: x}
     return found
 
 
-def _array(op: str, name: str, x: object) -> Any:
+def _array(op: str, name: str, x: Any) -> Array:
     if not tensors.is_tensor(x):
         return x
     plain = x.detach() if hasattr(x, "detach") else x  # a parameter requires its gradient elsewhere

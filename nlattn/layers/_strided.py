@@ -6,7 +6,7 @@ Arrays are channels-last, (B, H, W, C); weights as published, (out, in, K, K), t
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -71,7 +71,7 @@ def prelu_vjp(z: Floats, slope: Floats, dy: Floats) -> tuple[Floats, Floats]:
     return np.where(z > 0, dy, slope * dy), dslope
 
 
-def _patches(x: Floats, how: Stride) -> Any:
+def _patches(x: Floats, how: Stride) -> Floats:
     """What each output reads, (B, H, W, C, K, K)."""
     K, s, p = how
     wide = np.pad(x, ((0, 0), (p, p), (p, p), (0, 0)))

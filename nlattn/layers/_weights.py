@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -12,20 +11,20 @@ from numpy.typing import DTypeLike
 from nlattn import _check
 from nlattn._check import Fit
 from nlattn._modes import Nonfinite
-from nlattn._types import Floats, StateDict
+from nlattn._types import Array, Floats, Ints, StateDict
 from nlattn.layers import _state
 
 
 class Weights(StateDict):
     """Checked weights by name, read-only and in the dtype that is computed in."""
 
-    def __init__(self, arrays: dict[str, Any], sizes: dict[str, int], out_dtype: DTypeLike):
+    def __init__(self, arrays: Mapping[str, Array], sizes: dict[str, int], out_dtype: DTypeLike):
         self._arrays = arrays
         self.sizes = sizes
         """Sizes of the named dimensions."""
         self._out_dtype = out_dtype
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> Array:
         return self._arrays[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -126,7 +125,7 @@ def _part(text: str) -> tuple[int, str]:
     return int(factor or 1), dim
 
 
-def _counter(op: str, name: str, value: object) -> Any:
+def _counter(op: str, name: str, value: object) -> Ints:
     count = np.asarray(value)
     if count.dtype.kind not in "iu" or count.shape:
         _check.fail_type(op, name, f"is {count.dtype} {count.shape}, expected one integer")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from nlattn import _check
 from nlattn._modes import Assign, Nonfinite, Overlap, Pad
@@ -26,7 +26,7 @@ def cross_scale_block(
     pad: Pad = "edge",
     parity: bool = False,
     nonfinite: Nonfinite = "raise",
-) -> Any:
+) -> Floats:
     """Cross-scale attention of x to itself, ``scale`` times as fine.
 
     ``E(z) = PReLU(conv(z) + bias)``; queries ``E_match_1(x)``, keys ``E_match_2(downscale(x))``,
@@ -102,7 +102,7 @@ def cross_scale_block_vjp(
     return _gradients(net, [("dout", y)], lambda d: vjp(d[0]))
 
 
-def inscale_block(x: Floats, weights: StateDict, *, nonfinite: Nonfinite = "raise") -> Any:
+def inscale_block(x: Floats, weights: StateDict, *, nonfinite: Nonfinite = "raise") -> Floats:
     """In-scale attention: ``sum_j softmax_j(E_match1(x)_i . E_match2(x)_j) E_assembly(x)_j``.
 
     Weights ``conv_match1``, ``conv_match2`` and ``conv_assembly`` as in `cross_scale_block`, one
@@ -144,7 +144,7 @@ def multi_source_projection(
     pad: Pad = "edge",
     parity: bool = False,
     nonfinite: Nonfinite = "raise",
-) -> Any:
+) -> Floats:
     """Fuse both attentions: ``U + conv(PReLU(conv(U - D)))``.
 
     ``U`` is cross-scale attention (``up_attention.*``), ``D`` is ``PReLU(deconv(inscale(x)))``
@@ -208,7 +208,7 @@ def sem_cell(
     pad: Pad = "edge",
     parity: bool = False,
     nonfinite: Nonfinite = "raise",
-) -> tuple[Any, Any]:
+) -> tuple[Floats, Floats]:
     """One step of self-exemplars mining: ``(x_final, h)``, features for the next, and enlarged.
 
     ``u = M(x)``, ``h = u + PReLU(deconv(x - PReLU(conv(u))))``, with scale 4 the same again from h
@@ -263,7 +263,9 @@ def sem_cell_vjp(
     return _gradients(net, [("dfinal", final), ("dh", h)], lambda d: vjp(*d))
 
 
-def _cell(net: Net, x: Floats, options: parts.CellOptions) -> tuple[Floats, Floats, Any]:
+def _cell(
+    net: Net, x: Floats, options: parts.CellOptions
+) -> tuple[Floats, Floats, Callable[[Floats, Floats], Floats]]:
     """Results of the recurrent cell, and the gradient of x for theirs."""
     small = parts.STRIDES[options.scale]
     u, u_vjp = parts.projection(net, "multi_source_projection.", x, options)
@@ -280,7 +282,7 @@ def _cell(net: Net, x: Floats, options: parts.CellOptions) -> tuple[Floats, Floa
 
     def vjp(dfinal: Floats, dh: Floats) -> Floats:
         dh = dh + low_vjp(final_vjp(dfinal))
-        dx: Any = 0
+        dx: Floats | int = 0
         if options.scale == 4:
             du2, dx = h2_vjp(dh)
             dh = u2_vjp(du2)
@@ -292,7 +294,7 @@ def _cell(net: Net, x: Floats, options: parts.CellOptions) -> tuple[Floats, Floa
 
 def _corrected(
     net: Net, u: Floats, x: Floats, names: tuple[str, str], how: Stride
-) -> tuple[Floats, Any]:
+) -> tuple[Floats, Callable[[Floats], tuple[Floats, Floats]]]:
     """What u misses of x is enlarged and added; gradients of u and x."""
     low, low_vjp = parts.active(net, names[0], u, how)
     error, error_vjp = parts.active(net, names[1], x - low, how, turned=True)
@@ -313,7 +315,9 @@ def _multiples(net: Net, scale: int, step: int, pad: str) -> None:
         _check.fail(net.fit.op, "x", text)
 
 
-def _gradients(net: Net, results: list[tuple[str, Floats]], vjp: Any) -> tuple[Floats, Any]:
+def _gradients(
+    net: Net, results: list[tuple[str, Floats]], vjp: Callable[[list[Floats]], Floats]
+) -> tuple[Floats, dict[str, Floats]]:
     """Gradients of x and of the weights; cotangents must have the shapes of results."""
     fit = net.fit
     for name, y in results:

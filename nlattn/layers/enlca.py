@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._modes import Nonfinite
-from nlattn._types import Floats, StateDict
+from nlattn._types import Floats, Result, StateDict
 from nlattn.layers import _state, _weights
 from nlattn.layers._conv import conv, conv_vjp
 from nlattn.layers._port import positions
@@ -36,7 +36,7 @@ def enlca_block(
     res_scale: float = 0.1,
     training: bool = False,
     nonfinite: Nonfinite = "raise",
-) -> Any:
+) -> Result:
     """ENLCA block: ``y = x + res_scale * enla(q, k, v)``.
 
     Parameters
@@ -111,8 +111,9 @@ def enlca_block_vjp(
         _check.fail(op, f"dloss={dloss}", "has no meaning without training=True")
     pixels, dy = positions(block.fit["x"]), positions(block.fit["dout"])
     q, k, v = block.embed()
-    options = {"projection": block.w[_PROJECTION], "nonfinite": "propagate"}
-    dq, dk, dv = enla_vjp(q, k, v, block.scale * dy, **options)
+    dq, dk, dv = enla_vjp(
+        q, k, v, block.scale * dy, projection=block.w[_PROJECTION], nonfinite="propagate"
+    )
     if factor:
         each = np.full(len(q), factor / len(q), q.dtype)
         more = enlca_loss_vjp(q, k, each, nonfinite="propagate")

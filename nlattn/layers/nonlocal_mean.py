@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._modes import Convention, Nonfinite
-from nlattn._types import Floats, StateDict
+from nlattn._types import Array, Floats, JsonObject, Result, StateDict
 from nlattn.layers import _nonlocal, _state, _weights
 from nlattn.layers._conv import conv, conv_vjp, total
-from nlattn.layers._nonlocal import Names, Pair
+from nlattn.layers._nonlocal import Names, Norm, Pair
 from nlattn.layers._norm import Statistics, moved, normalise, normalise_vjp, statistics
 from nlattn.layers._pool import max_pool, max_pool_vjp
 from nlattn.layers._weights import Weights
@@ -29,7 +29,7 @@ def nonlocal_block(
     subsample: bool = False,
     training: bool = False,
     nonfinite: Nonfinite = "raise",
-) -> Any:
+) -> Result:
     """Non-local block: ``y = x + BN(W(nonlocal_mean(theta(x), phi(x), g(x))))``.
 
     Parameters
@@ -233,9 +233,9 @@ def _run(fit: _check.Fit, names: Names, w: Weights) -> _Run:
     return _Run(*made, mean, out)
 
 
-def _options(names: Names, w: Weights) -> dict[str, Any]:
+def _options(names: Names, w: Weights) -> JsonObject:
     """Of the non-local mean."""
-    options: dict[str, Any] = {"pairwise": names.pairwise}
+    options: JsonObject = {"pairwise": names.pairwise}
     if names.scaled:
         options["scale"] = w.sizes["c"] ** -0.5
     if names.concat:
@@ -247,7 +247,12 @@ def _statistics(names: Names, w: Weights, run: _Run, batch: bool) -> Statistics:
     assert names.norm is not None
     if batch:
         return statistics(run.conv)
-    return Statistics(*(w[name].astype(np.float64) for name in names.norm[:2]))
+    return _kept(names.norm, w)
+
+
+def _kept(norm: Norm, w: Weights) -> Statistics:
+    """Running statistics."""
+    return Statistics(w[norm.mean].astype(np.float64), w[norm.variance].astype(np.float64))
 
 
 def _finish(names: Names, w: Weights, run: _Run, batch: bool) -> tuple[Floats, Statistics | None]:
@@ -280,13 +285,14 @@ def _finish_vjp(
     return inner.x, {**found, names.out.weight: inner.weight, names.out.bias: inner.bias}
 
 
-def _buffers(fit: _check.Fit, names: Names, w: Weights, batch: Statistics | None) -> dict[str, Any]:
+def _buffers(
+    fit: _check.Fit, names: Names, w: Weights, batch: Statistics | None
+) -> dict[str, Array]:
     """Running statistics after a batch, by name."""
     if names.norm is None or batch is None:
         return {}
-    kept = Statistics(*(w[name].astype(np.float64) for name in names.norm[:2]))
-    new = moved(kept, batch)
-    buffers: dict[str, Any] = {
+    new = moved(_kept(names.norm, w), batch)
+    buffers: dict[str, Array] = {
         name: value.astype(fit.out_dtype)
         for name, value in zip(names.norm[:2], new[:2], strict=True)
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -126,7 +127,12 @@ class _Call(NamedTuple):
 
     @classmethod
     def of(
-        cls, op: str, arrays: dict[str, Any], weights: object, splits: object, nonfinite: Nonfinite
+        cls,
+        op: str,
+        arrays: Mapping[str, object],
+        weights: object,
+        splits: object,
+        nonfinite: Nonfinite,
     ) -> _Call:
         given = _state.mapping(op, weights)
         scaling = np.shape(given.get("scaling_spatial", 0))

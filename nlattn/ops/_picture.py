@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -39,7 +38,7 @@ class Picture:
                 arrays[name] = (self._channels_last(op, name, like), "H W e")
         self.fit = _check.fit(op, arrays, nonfinite=nonfinite)
 
-    def restored(self, result: Floats) -> Any:
+    def restored(self, result: Floats) -> Floats:
         """Folded (batch, H, W, C) as the image was given."""
         out = self.fit.unfold(result)
         if self.levels is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -11,30 +12,33 @@ from numpy.typing import DTypeLike
 from nlattn import _check
 from nlattn._check import Fit
 from nlattn._modes import Nonfinite
-from nlattn._types import Array, Floats, Ints
+from nlattn._types import Array, Bools, Floats, Ints
 from nlattn.engines.normalised import normalised
 from nlattn.kernels.panel import Scores
 from nlattn.ops._band import Positions
 
 
-def prepare(
-    fit: Fit,
-    where: Positions,
-    *,
-    scale: float | None = None,
-    softcap: float | None = None,
-    bias: object = None,
-    mask: object = None,
-    mask_block: object = None,
-    sinks: object = None,
-    alibi: object = None,
-    dropout_mask: object = None,
-    dropout_scale: float = 1.0,
-    qk_norm: float | None = None,
-    nonfinite: Nonfinite = "raise",
-) -> Scores:
+class ScoreArguments(NamedTuple):
+    """The options of the scores of a call, as they came, beside its `Positions`."""
+
+    scale: float | None = None
+    softcap: float | None = None
+    bias: Floats | None = None
+    mask: Bools | None = None
+    mask_block: int | tuple[int, int] | None = None
+    sinks: Floats | float | None = None
+    alibi: Floats | float | None = None
+    dropout_mask: Bools | None = None
+    dropout_scale: float = 1.0
+    qk_norm: float | None = None
+
+
+def prepare(fit: Fit, where: Positions, asked: ScoreArguments, nonfinite: Nonfinite) -> Scores:
     """Scores of the arrays in `fit` under these options."""
     op, d, n, m = fit.op, fit.dims["d"], fit.dims["n"], fit.dims["m"]
+    scale, softcap, bias, mask, mask_block, sinks, alibi, dropout_mask, dropout_scale, qk_norm = (
+        asked
+    )
     scale = d**-0.5 if scale is None else _check.number(op, "scale", scale)
     cap = 0.0 if softcap is None else _check.number(op, "softcap", softcap, positive=True)
     factor = _check.number(op, "dropout_scale", dropout_scale)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._modes import Nonfinite, SoftmaxOrGaussian
-from nlattn._types import Bools, Floats, Ints
+from nlattn._types import Array, Bools, Floats, Ints, Options, Result
 from nlattn.engines import certified as engine
 from nlattn.engines import laws
 from nlattn.engines.exhaustive import Slice
@@ -38,7 +39,7 @@ def certified_attention(
     return_lse: bool = False,
     return_missed: bool = False,
     max_bytes: float = 4e9,
-) -> Any:
+) -> Result:
     """Softmax attention to all keys, within `tolerance`: ``out[i] = sum_j softmax_j(s_ij) v[j]``.
 
     Keys whose box shows that they hold too little of a query's weight are left out. Where that
@@ -156,7 +157,7 @@ def certified_attention_vjp(
     op = "certified_attention_vjp"
     arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e"), "dout": (dout, "n e")}
     call = _call(op, arrays, tolerance, weight, scale, bandwidth, mask, causal, nonfinite, 4e9)
-    options: dict[str, Any] = {"mask": mask, "causal": causal, "nonfinite": nonfinite}
+    options: Options = {"mask": mask, "causal": causal, "nonfinite": nonfinite}
     q_, k_, v_, g_ = (np.asarray(x).astype(np.float64) for x in (q, k, v, dout))
     if weight == "softmax":
         dq, dk, dv = attention_vjp(q_, k_, v_, g_, scale=scale, **options)
@@ -189,7 +190,7 @@ def certified_attention_jvp(
     causal: bool = False,
     nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
-) -> Any:
+) -> Result:
     """Change of `certified_attention` along (dq, dk, dv), to first order.
 
     Arguments as there; changes have the shapes of their arrays. With `return_lse` also that of
@@ -216,7 +217,7 @@ def certified_attention_jvp(
         dy, y = (
             np.concatenate(parts, -1) for parts in ((dy, fall_k, 0 * for_k), (y, high_k, for_k))
         )
-    options: dict[str, Any] = {"mask": mask, "causal": causal, "nonfinite": nonfinite}
+    options: Options = {"mask": mask, "causal": causal, "nonfinite": nonfinite}
     out, lse = attention_jvp(x, y, z, dx, dy, dz, scale=factor, return_lse=True, **options)
     out = out.astype(call.fit.out_dtype)
     return (out, lse) if return_lse else out
@@ -227,7 +228,7 @@ class _Call(NamedTuple):
     tolerance: float
     kind: int
     factor: float
-    masks: Any
+    masks: Array
     table: Ints
     masked: bool
     causal: bool
@@ -253,7 +254,7 @@ class _Call(NamedTuple):
 
 def _call(
     op: str,
-    arrays: dict[str, Any],
+    arrays: Mapping[str, tuple[object, str]],
     tolerance: float,
     weight: str,
     scale: float | None,

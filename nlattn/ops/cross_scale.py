@@ -34,7 +34,7 @@ def cross_scale_attention(
     crop: Crop = "exact",
     nonfinite: Nonfinite = "raise",
     max_bytes: float = 4e9,
-) -> Any:
+) -> Floats:
     """Paste patches of v, s times larger than those of k that resemble the patches of q.
 
     ``A_i = softmax_l(temperature sum_o q[i + o] . k[l + o] / nu_l)`` over the patch's offsets o,
@@ -192,7 +192,7 @@ def cross_scale_attention_jvp(
     crop: Crop = "exact",
     nonfinite: Nonfinite = "raise",
     max_bytes: float = 4e9,
-) -> Any:
+) -> Floats:
     """Change of `cross_scale_attention` along (dq, dk, dv), to first order.
 
     Arguments as there; changes have the shapes of their arrays. Three times the work of the
@@ -225,7 +225,9 @@ def cross_scale_attention_jvp(
     return fit.unfold(out)
 
 
-def downscale(x: Floats, scale: int, *, pad: Pad = "edge", nonfinite: Nonfinite = "raise") -> Any:
+def downscale(
+    x: Floats, scale: int, *, pad: Pad = "edge", nonfinite: Nonfinite = "raise"
+) -> Floats:
     """Bilinear samples at ``(i + 0.5) s - 0.5``, without antialias: (..., ceil(H/s), ceil(W/s), C).
 
     Scale 2 averages 2 x 2 pixels, 3 takes the middle one, 4 averages the middle 2 x 2. Sizes that
@@ -250,7 +252,7 @@ def downscale(x: Floats, scale: int, *, pad: Pad = "edge", nonfinite: Nonfinite 
 
 def downscale_vjp(
     x: Floats, dout: Floats, scale: int, *, pad: Pad = "edge", nonfinite: Nonfinite = "raise"
-) -> Any:
+) -> Floats:
     """Gradient by x of ``sum(dout * downscale(x))``.
 
     Examples

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._modes import About, LseBase, MaskedRows, Nonfinite
-from nlattn._types import Bools, Floats, Ints
+from nlattn._types import Bools, Floats, Ints, Result
 from nlattn.engines import dense as engine
 from nlattn.engines import laws
 from nlattn.engines.forward_mode import slopes_vjp
@@ -18,7 +18,7 @@ from nlattn.engines.normalised import normalised_vjp
 from nlattn.kernels.panel import Scores
 from nlattn.maps.dense import DenseMap
 from nlattn.ops._band import Positions
-from nlattn.ops._scores import prepare
+from nlattn.ops._scores import ScoreArguments, prepare
 
 _MASKED_ROWS: tuple[MaskedRows, ...] = get_args(MaskedRows)
 _BASES: tuple[LseBase, ...] = get_args(LseBase)
@@ -53,7 +53,7 @@ def attention(
     nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
     lse_base: LseBase = "e",
-) -> Any:
+) -> Result:
     """Softmax attention: ``out[i] = sum_j softmax_j(scale q[i].k[j]) v[j]``.
 
     Parameters
@@ -132,21 +132,10 @@ def attention(
         cu_seqlens_q,
         cu_seqlens_k,
     )
-    p = prepare(
-        fit,
-        where,
-        scale=scale,
-        softcap=softcap,
-        bias=bias,
-        mask=mask,
-        mask_block=mask_block,
-        sinks=sinks,
-        alibi=alibi,
-        dropout_mask=dropout_mask,
-        dropout_scale=dropout_scale,
-        qk_norm=qk_norm,
-        nonfinite=nonfinite,
+    asked = ScoreArguments(
+        scale, softcap, bias, mask, mask_block, sinks, alibi, dropout_mask, dropout_scale, qk_norm
     )
+    p = prepare(fit, where, asked, nonfinite)
     _check.choice(fit.op, "masked_rows", masked_rows, _MASKED_ROWS)
     unit = _unit(fit, lse_base)
     out, norm = engine.attend(p, fit["v"])
@@ -205,9 +194,7 @@ def attention_map(
         _check.fail(fit.op, "dropout_mask", f"{text}; sparse_attention_map takes one")
     lengths = key_lengths, query_lengths
     where = Positions(causal, causal_offset, window, window_about, *lengths)
-    p = prepare(
-        fit,
-        where,
+    asked = ScoreArguments(
         scale=scale,
         softcap=softcap,
         bias=bias,
@@ -215,8 +202,8 @@ def attention_map(
         sinks=sinks,
         alibi=alibi,
         qk_norm=qk_norm,
-        nonfinite=nonfinite,
     )
+    p = prepare(fit, where, asked, nonfinite)
     return DenseMap(p, query_grid, key_grid)
 
 
@@ -251,7 +238,7 @@ def attention_vjp(
     gqa: bool = False,
     masked_rows: MaskedRows = "zero",
     nonfinite: Nonfinite = "raise",
-) -> Any:
+) -> Result:
     """Gradients of ``sum(dout * out) + sum(dlse * lse)``: (dq, dk, dv), then dbias and dsinks.
 
     These two only with `bias` and with `sinks`, and last, with `alibi_gradient`, that of the slopes
@@ -280,21 +267,10 @@ def attention_vjp(
         cu_seqlens_q,
         cu_seqlens_k,
     )
-    p = prepare(
-        fit,
-        where,
-        scale=scale,
-        softcap=softcap,
-        bias=bias,
-        mask=mask,
-        mask_block=mask_block,
-        sinks=sinks,
-        alibi=alibi,
-        dropout_mask=dropout_mask,
-        dropout_scale=dropout_scale,
-        qk_norm=qk_norm,
-        nonfinite=nonfinite,
+    asked = ScoreArguments(
+        scale, softcap, bias, mask, mask_block, sinks, alibi, dropout_mask, dropout_scale, qk_norm
     )
+    p = prepare(fit, where, asked, nonfinite)
     _check.choice(fit.op, "masked_rows", masked_rows, _MASKED_ROWS)
     unit = _unit(fit, lse_base)
     out, norm = engine.attend(p, fit["v"])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._modes import Kernel, Nonfinite, Stabilizer, StabilizerGradient
-from nlattn._types import Floats
+from nlattn._types import Floats, Ints
 from nlattn.engines import factored_causal, laws
 from nlattn.engines.factored_fit import Hidden, key_sums, set_fit
 from nlattn.engines.features import JointExp, Random, Relu, RowSoftmax
@@ -278,12 +278,14 @@ class _Plan(NamedTuple):
             )
         return cls(fit, whole, causal)
 
-    def causal_plan(self, denominator_eps: float) -> tuple[factored_causal.Causal, list[Any]]:
+    def causal_plan(
+        self, denominator_eps: float
+    ) -> tuple[factored_causal.Causal, list[Ints | None]]:
         """What the causal kernels take, and where each head's maximum moves."""
         fit = self.fit
         small = at_least_0(fit.op, "denominator_eps", denominator_eps)
         queries, keys = self.whole[:2]
-        first: list[Any] = [None] * fit.batch
+        first: list[Ints | None] = [None] * fit.batch
         start = np.tile(keys.top(fit.dims["d"]), (fit.batch, 1))
         if isinstance(keys, Random) and keys.stabilizer == "max":
             sums = key_sums(fit, keys, Hidden.checked(fit, None))

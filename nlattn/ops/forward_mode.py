@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._modes import About, LseBase, Nonfinite, Weight
-from nlattn._types import Bools, Floats, Ints, Support
+from nlattn._types import Bools, Floats, Ints, Result, Support
 from nlattn.engines import dense as engine
 from nlattn.engines import forward_mode, laws, neighbourhood
 from nlattn.engines.magnitude import ranged
@@ -17,7 +17,7 @@ from nlattn.engines.normalised import normalised_vjp
 from nlattn.engines.sparse import Edges, WeightFunction
 from nlattn.ops._band import Positions
 from nlattn.ops._edges import SparseArguments, edge_terms, in_base, prepared
-from nlattn.ops._scores import fold, per_head, prepare
+from nlattn.ops._scores import ScoreArguments, fold, per_head, prepare
 from nlattn.ops.neighbourhood import Flags, Sizes, grid_axes
 
 _CHANGES = ("dq", "dk", "dv")
@@ -57,7 +57,7 @@ def attention_jvp(
     nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
     lse_base: LseBase = "e",
-) -> Any:
+) -> Result:
     """Change of `attention` along (dq, dk, dv[, dbias][, dsinks][, dalibi]), to first order.
 
     Arguments as there; changes have the shapes of their arrays. With `return_lse` also that of
@@ -79,11 +79,10 @@ def attention_jvp(
         causal, causal_offset, window, window_about, key_lengths, query_lengths, cu_seqlens_q,
         cu_seqlens_k,
     )  # fmt: skip
-    p = prepare(
-        fit, where, scale=scale, softcap=softcap, bias=bias, mask=mask, mask_block=mask_block,
-        sinks=sinks, alibi=alibi, dropout_mask=dropout_mask, dropout_scale=dropout_scale,
-        qk_norm=qk_norm, nonfinite=nonfinite,
-    )  # fmt: skip
+    asked = ScoreArguments(
+        scale, softcap, bias, mask, mask_block, sinks, alibi, dropout_mask, dropout_scale, qk_norm
+    )
+    p = prepare(fit, where, asked, nonfinite)
     _check.choice(op, "lse_base", lse_base, get_args(LseBase))
     _alike(op, "dbias", dbias, bias)
     _alike(op, "dsinks", dsinks, sinks)
@@ -112,7 +111,7 @@ def attention_jvp(
     return fit.unfold(out), fit.unfold(lse / (math.log(2) if lse_base == "2" else 1), cast=False)
 
 
-def _alike(op: str, name: str, change: Any, array: Any) -> None:
+def _alike(op: str, name: str, change: Floats | None, array: Floats | None) -> None:
     """Refuse a change of what is not there, or of another shape."""
     if change is not None and (array is None or np.shape(change) != np.shape(array)):
         there = "nothing" if array is None else f"{np.shape(array)}"
@@ -144,7 +143,7 @@ def sparse_attention_jvp(
     nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
     lse_base: LseBase = "e",
-) -> Any:
+) -> Result:
     """Change of `sparse_attention` along (dq, dk, dv[, dbias][, dsinks]), the support held fixed.
 
     Arguments as there; with `return_lse` also the change of ``log Z``, float64. ``nnz (3 d + 2 e)``
@@ -190,7 +189,7 @@ def neighbourhood_attention_jvp(
     scale: float | None = None,
     nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
-) -> Any:
+) -> Result:
     """Change of `neighbourhood_attention` along (dq, dk, dv), to first order.
 
     Arguments as there. ``n window (3 d + 2 e)`` multiply-adds, and the memory of its support.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._modes import Nonfinite, StraightThrough
-from nlattn._types import Floats, Signs, Work
+from nlattn._types import Floats, Result, Signs, Work
 from nlattn.engines import forward_mode, laws
 from nlattn.engines import hamming as engine
 from nlattn.engines.magnitude import ranged
@@ -46,7 +46,7 @@ def hamming_attention(
     scale: float | None = None,
     nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
-) -> Any:
+) -> Result:
     """Softmax of ``scale sign(q).sign(k)`` over the `keys` keys N where it is largest, times v.
 
     Parameters
@@ -173,7 +173,7 @@ def hamming_attention_jvp(
     straight_through: StraightThrough = "identity",
     nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
-) -> Any:
+) -> Result:
     """Change of `hamming_attention` along (dq, dk, dv), the keys N held fixed.
 
     Arguments as there and as for `hamming_attention_vjp`, whose transpose it is: of q and k what
@@ -216,7 +216,7 @@ class _Call(NamedTuple):
         keys: object,
         scale: object,
         nonfinite: Nonfinite,
-        **arrays: Any,
+        **arrays: tuple[Floats, str],
     ) -> _Call:
         """Check everything, and find the nearest keys."""
         count = _check.integer(op, "keys", keys, low=1)

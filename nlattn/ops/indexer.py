@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from collections.abc import Mapping
+from typing import get_args
 
 import numpy as np
 
@@ -16,7 +17,9 @@ from nlattn.engines.magnitude import ranged
 _SPEC = {"q": "n h d", "k": "m d", "w": "n h"}
 
 
-def _fitted(op: str, arrays: dict[str, Any], nonfinite: Nonfinite, max_bytes: float) -> _check.Fit:
+def _fitted(
+    op: str, arrays: Mapping[str, object], nonfinite: Nonfinite, max_bytes: float
+) -> _check.Fit:
     specs = {**_SPEC, **{f"d{name}": spec for name, spec in _SPEC.items()}, "dscores": "n m"}
     given = {name: (x, specs[name]) for name, x in arrays.items()}
     fit = _check.fit(op, given, nonfinite=nonfinite)
@@ -280,7 +283,7 @@ def share_held(lse_set: Floats, lse: Floats) -> Floats:
     return share
 
 
-def _rows(op: str, scores: Any, weights: object) -> tuple[Floats, Floats]:
+def _rows(op: str, scores: object, weights: object) -> tuple[Floats, Floats]:
     s, p = _check.array(op, "scores", scores), _check.array(op, "weights", weights)
     _check.one_dtype(op, {"scores": s.dtype, "weights": p.dtype})
     if s.ndim < 2 or not s.shape[-1]:

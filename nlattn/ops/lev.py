@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from nlattn import _check
 from nlattn._modes import KeyChoice, Nonfinite
-from nlattn._types import Floats, Ints, Options
+from nlattn._types import Floats, Ints, Options, Result
 from nlattn.engines import laws
 from nlattn.engines.magnitude import ranged
 from nlattn.maps.selected import SelectedMap
@@ -61,7 +59,7 @@ def lev_attention(
     gqa: bool = False,
     nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
-) -> Any:
+) -> Result:
     """Softmax attention on a few keys U: ``out[i] = sum_U softmax_U(scale q[i].k[j]) v[j]``.
 
     Parameters
@@ -224,7 +222,7 @@ def lev_attention_jvp(
     gqa: bool = False,
     nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
-) -> Any:
+) -> Result:
     """Change of `lev_attention` along (dq, dk, dv), to first order, the keys U held fixed.
 
     Arguments as there; changes have the shapes of their arrays, and those of keys outside U do not
@@ -247,7 +245,7 @@ def lev_attention_jvp(
     return (out, lse) if return_lse else out
 
 
-def _pairs(fit: _check.Fit) -> Any:
+def _pairs(fit: _check.Fit) -> Ints:
     """Slices of q, k, v for each slice of the gathered values: v's own if k has the same."""
     if fit.lead_of("k") == fit.lead_of("v"):
         return np.repeat(np.arange(len(fit["k"]))[:, None], 3, axis=1)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._modes import LeverageMethod, Nonfinite, Sketch
-from nlattn._types import Floats
+from nlattn._types import Floats, Result
 from nlattn.engines import laws
 from nlattn.engines import leverage as engine
 from nlattn.engines import sketch as sketches
@@ -25,7 +25,7 @@ def leverage_scores(
     rcond: float | None = None,
     return_rank: bool = False,
     nonfinite: Nonfinite = "raise",
-) -> Any:
+) -> Result:
     """Leverage scores of keys: ``tau_j = k_j^T (K^T K)^+ k_j``, whose sum is the rank of K.
 
     Parameters

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -287,7 +287,10 @@ def _positive(op: str, fit: _check.Fit, weights: Floats) -> Floats:
     return np.asarray(np.where(flat > 0, flat, 1))
 
 
-def _finite(x: Floats, solve: Callable[[Floats], Any], otherwise: Any) -> Any:
+R = TypeVar("R")
+
+
+def _finite(x: Floats, solve: Callable[[Floats], R], otherwise: R) -> R:
     """``solve(x)``, or `otherwise` for keys that are not all finite."""
     with np.errstate(all="ignore"):
         return solve(x) if np.isfinite(x).all() else otherwise

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._modes import Nonfinite
-from nlattn._types import Array, Floats, Support
+from nlattn._types import Array, Floats, Result, Support
 from nlattn.engines import laws
 from nlattn.engines import neighbourhood as engine
 from nlattn.engines.dense import log_normaliser
@@ -39,7 +39,7 @@ def neighbourhood_attention(
     scale: float | None = None,
     nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
-) -> Any:
+) -> Result:
     """Softmax attention to the neighbours on a grid: ``out_i = sum_j softmax_j(s_ij) v_j``.
 
     Parameters
@@ -282,7 +282,12 @@ def _count(op: str, window: object) -> int:
     return count
 
 
-def _entries(op: str, name: str, value: object, count: int, check: Any, **limits: Any) -> list[Any]:
+T = TypeVar("T")
+
+
+def _entries(
+    op: str, name: str, value: object, count: int, check: Callable[..., T], **limits: int
+) -> list[T]:
     """One entry for each axis, or one for all."""
     if not isinstance(value, (tuple, list)):
         return [check(op, name, value, **limits)] * count

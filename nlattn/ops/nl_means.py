@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._modes import Aggregate, Candidates, Nonfinite, PatchChoice, PatchSearch, SelfWeight
-from nlattn._types import Array, Ints, Support, Work
+from nlattn._types import Array, Floats, Ints, Support, Work
 from nlattn.engines import laws
 from nlattn.engines.magnitude import ranged
 from nlattn.engines.nl_means import BANDWIDTH, SELF, PictureMeans, denoise, jvp, vjp, weights
@@ -41,7 +41,7 @@ def nl_means(
     fast_mode: bool = True,
     nonfinite: Nonfinite = "raise",
     max_bytes: float = 4e9,
-) -> Any:
+) -> Floats:
     """Means of what looks alike: weights ``w_ij = exp(-max(d2 - 2 sigma^2, 0) / h^2)``.
 
     ``d2`` is the mean squared difference of the patches around i and j, reflected at the border.
@@ -205,7 +205,7 @@ def nl_means_vjp(
     channel_axis: int | None = -1,
     nonfinite: Nonfinite = "raise",
     max_bytes: float = 4e9,
-) -> Any:
+) -> Floats:
     """Gradient of ``sum(dout * out)`` of `nl_means` by the image, keys held fixed.
 
     Arguments as there, floats only. At ``d2 = 2 sigma^2`` the weight's slope is 0, and of equal
@@ -250,7 +250,7 @@ def nl_means_jvp(
     channel_axis: int | None = -1,
     nonfinite: Nonfinite = "raise",
     max_bytes: float = 4e9,
-) -> Any:
+) -> Floats:
     """Change of `nl_means` as the image moves along `dimage`, keys held fixed.
 
     Arguments as there, floats only; kinks as for the gradient. ``O(nnz + n patch_size^2 C)``

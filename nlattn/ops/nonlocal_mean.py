@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._modes import Nonfinite, Pairwise
-from nlattn._types import Floats, Work
+from nlattn._types import Floats, Result, Work
 from nlattn.engines import concatenation, dense, forward_mode, laws
 from nlattn.engines.magnitude import ranged
 from nlattn.engines.separate import Separate
+from nlattn.kernels.panel import Scores
 from nlattn.maps.base import AttentionMap
 from nlattn.maps.concatenation import ConcatenationMap
 from nlattn.maps.dense import DenseMap
 from nlattn.maps.factored import FactoredMap
 from nlattn.ops._band import Positions
-from nlattn.ops._scores import prepare
+from nlattn.ops._scores import ScoreArguments, prepare
 
 PAIRWISE: tuple[Pairwise, ...] = get_args(Pairwise)
 
@@ -128,7 +129,7 @@ def nonlocal_mean_vjp(
     scale: float = 1.0,
     weight: Floats | None = None,
     nonfinite: Nonfinite = "raise",
-) -> Any:
+) -> Result:
     """Gradients (dq, dk, dv) of ``sum(dout * out)``; for "concatenation" also dweight (2 d,).
 
     Arguments as for `nonlocal_mean`, `dout` in the shape of its result. The softmax forms compute
@@ -228,6 +229,6 @@ class _Call:
             text = f"has shape ({self.fit.dims['2d']},), expected ({2 * d},): twice d={d} from q"
             _check.fail(op, "weight", text)
 
-    def scores(self) -> Any:
+    def scores(self) -> Scores:
         """Scores of the softmax forms."""
-        return prepare(self.fit, Positions(), scale=self.scale, nonfinite="propagate")
+        return prepare(self.fit, Positions(), ScoreArguments(self.scale), "propagate")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._modes import Nonfinite
-from nlattn._types import Floats, Ints
+from nlattn._types import Floats, Ints, Result
 from nlattn.ops.dense import attention
 from nlattn.ops.merge import merge_attention
 
@@ -97,7 +96,7 @@ def paged_attention(
     alibi: Floats | None = None,
     nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
-) -> Any:
+) -> Result:
     """Attention to keys and values in pages, some thousand of them gathered at a time.
 
     Parameters

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._modes import Lattice, Nonfinite, SoftmaxOrGaussian
-from nlattn._types import Array, Floats, Ints, Simplices
+from nlattn._types import Array, Floats, Ints, Result, Simplices
 from nlattn.engines import lattice as lattices
 from nlattn.engines import laws
 from nlattn.engines import permutohedral as engine
@@ -56,7 +56,7 @@ def permutohedral_attention(
     k_simplices: Simplices | None = None,
     nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
-) -> Any:
+) -> Result:
     """Attention with weights of about ``exp(-|q_i - k_j|^2 / 2)``, by splat, blur and slice.
 
     Parameters
@@ -205,7 +205,7 @@ def permutohedral_attention_jvp(
     k_simplices: Simplices | None = None,
     nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
-) -> Any:
+) -> Result:
     """Change of `permutohedral_attention` along (dq, dk, dv), the simplices held fixed.
 
     Arguments as there; changes have the shapes of their arrays. With `return_lse` also that of

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._modes import Nonfinite
-from nlattn._types import Floats
+from nlattn._types import Floats, JsonObject
 from nlattn.engines import laws
 from nlattn.engines.magnitude import ranged
 from nlattn.maps.window import WindowMap
@@ -328,8 +328,8 @@ def qna_upsample_jvp(
 
 
 def _phases(
-    op: str, given: dict[str, Any], scale: object, window: object, nonfinite: Nonfinite
-) -> tuple[dict[str, Any], _check.Fit]:
+    op: str, given: Mapping[str, object], scale: object, window: object, nonfinite: Nonfinite
+) -> tuple[JsonObject, _check.Fit]:
     """Arguments of `qna` with phases as the last leading axis; keys and values are not copied."""
     s = _check.integer(op, "scale", scale, low=1)
     for size in _check.pair(op, "window", window, 1):
@@ -340,14 +340,14 @@ def _phases(
         shape = fit.given("q")
         _check.fail(op, "q", f"has shape {shape}, expected (..., {s * s}, t, d) from scale={s}")
     geometry(fit, window, 1, None)
-    phases = {name: x for name, x in given.items() if name != "dout"}
+    phases: JsonObject = {name: x for name, x in given.items() if name != "dout"}
     for name in {"k", "v", "dk", "dv"} & {*phases}:
         phases[name] = np.asarray(given[name])[..., None, :, :, :]
     return phases, fit
 
 
 def _fit(
-    op: str, given: dict[str, Any], nonfinite: Nonfinite, specs: dict[str, str] | None = None
+    op: str, given: Mapping[str, object], nonfinite: Nonfinite, specs: dict[str, str] | None = None
 ) -> _check.Fit:
     """The arrays that are there, checked against each other."""
     specs = specs or _ARRAYS
@@ -358,5 +358,5 @@ def _fit(
     }
     fit = _check.fit(op, arrays, nonfinite=nonfinite)
     if fit.dims["t"] == 0:
-        _check.fail(op, "q", f"has shape {np.shape(given['q'])}, expected at least one query")
+        _check.fail(op, "q", f"has shape {fit.given('q')}, expected at least one query")
     return fit

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._modes import Candidates, MaskedRows, Nonfinite, Propagate, Score, SupportKind, Weight
-from nlattn._types import Bools, Field, Floats, Support, Work
+from nlattn._types import Bools, Field, Floats, Result, Support, Work
 from nlattn.engines import forward_mode, laws
 from nlattn.engines.magnitude import ranged
 from nlattn.engines.matches import support_of_field
@@ -123,7 +123,7 @@ def scram(
     masked_rows: MaskedRows = "zero",
     nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
-) -> Any:
+) -> Result:
     """Attention near the best key: ``out[p] = sum_S f(s_pj) v[j] / Z_p``, S around argmax_j s_pj.
 
     Parameters
@@ -292,7 +292,7 @@ def scram_jvp(
     masked_rows: MaskedRows = "zero",
     nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
-) -> Any:
+) -> Result:
     """Change of `scram` along (dq, dk, dv), to first order, the support held fixed.
 
     Arguments as there; changes have the shapes of their arrays. With `return_lse` also that of

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._modes import Beyond, LseBase, MaskedRows, Nonfinite, Weight
-from nlattn._types import Bools, Floats, Support
+from nlattn._types import Bools, Floats, Ints, Result, Support
 from nlattn.engines import laws
 from nlattn.engines.magnitude import ranged
 from nlattn.engines.normalised import normalised_vjp
@@ -18,7 +18,7 @@ from nlattn.maps.sparse import SparseMap
 from nlattn.ops._edges import SparseArguments, in_base, prepared
 
 
-def support(indptr: Any, indices: Any, shape: tuple[int, ...]) -> Support:
+def support(indptr: Ints, indices: Ints, shape: tuple[int, ...]) -> Support:
     """The keys of every query as compressed rows, checked.
 
     Parameters
@@ -63,7 +63,7 @@ def support_from_index(
     causal: bool = False,
     causal_offset: int = 0,
     return_counts: bool = False,
-) -> Any:
+) -> Result:
     """The support whose row r holds the keys ``index[r]``, in any order, and those of a window.
 
     Parameters
@@ -166,7 +166,7 @@ def sparse_attention(
     nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
     lse_base: LseBase = "e",
-) -> Any:
+) -> Result:
     """Attention over the keys S of each query: ``out[i] = sum_S f(s_ij) v[j] / Z_i``.
 
     Parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -102,11 +102,11 @@ def universal_set(
         _check.fail(op, "tight=True", f"needs p >= 1 and causal=False, got p={p}, causal={causal}")
     m = fit.dims["m"]
     upper, lower = fit.empty("m", np.float64), fit.empty("m", np.float64)
-    rows: list[Any] = []
+    rows: list[Ints] = []
     limits = np.empty(fit.batch, np.int64)
     held = 0
     for b, x in enumerate(fit["k"]):
-        found: list[Any]
+        found: list[Ints]
         bad = ~np.isfinite(x).all(1)
         if bad.any() and not causal:
             lower[b], upper[b], limits[b] = np.nan, np.nan, m
