@@ -8,11 +8,14 @@ most ``t/2`` of it. Arrays may be of any real or complex dtype.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
 from nlattn.oracle.seen import product
+
+if TYPE_CHECKING:
+    from typing import Unpack
 
 Array = np.ndarray
 
@@ -55,6 +58,16 @@ def weights(s: Array) -> tuple[Array, Array]:
     return powers / np.where(none, 1, total), lse
 
 
+class ScoreOptions(TypedDict, total=False):
+    """Options of `scores`."""
+
+    weight: str
+    scale: float | None
+    bandwidth: float
+    mask: Array | None
+    causal: bool
+
+
 def certified_attention(
     q: Array,
     k: Array,
@@ -62,8 +75,8 @@ def certified_attention(
     *,
     tolerance: float = 1e-3,  # noqa: ARG001  this is what it is a tolerance of
     return_lse: bool = False,
-    **options: Any,
-) -> Any:
+    **options: Unpack[ScoreOptions],
+) -> Array | tuple[Array, Array]:
     """``out[i] = sum_j softmax_j(s_ij) v[j]``; options as for `scores`."""
     s = scores(q, k, **options)
     P, lse = weights(s)
@@ -118,7 +131,7 @@ def certified_attention_jvp(
     mask: Array | None = None,
     causal: bool = False,
     return_lse: bool = False,
-) -> Any:
+) -> Array | tuple[Array, Array]:
     """Change of `out`, and of `lse`, as q, k, v move along dq, dk, dv."""
     s = scores(q, k, weight, scale, bandwidth, mask, causal)
     seen = allowed(s, mask, causal)

@@ -89,7 +89,9 @@ def fold(patches: Array, step: int) -> Array:
     return out
 
 
-def weights(q: Array, k: Array, p: int, temperature: float, floor: float, assign: str) -> Any:
+def weights(
+    q: Array, k: Array, p: int, temperature: float, floor: float, assign: str
+) -> tuple[Array, ...]:
     """A (n, L), S (n, L), key patches, nu and whether it is above the floor."""
     Q, K = (unfold(x, p, 1, p // 2).reshape(-1, p * p * x.shape[2]) for x in (q, k))
     N = np.sqrt((K * K).sum(1))
@@ -107,7 +109,7 @@ def weights(q: Array, k: Array, p: int, temperature: float, floor: float, assign
 
 def normaliser(
     A: Array, H: int, W: int, h: int, w: int, p: int, overlap: str, divisor: float
-) -> Any:
+) -> Array:
     """What each cell of the uncropped result is over, (H + p - 1, W + p - 1, 1); 1 for 0."""
     if overlap == "divide":
         return np.full((H + p - 1, W + p - 1, 1), divisor, A.dtype)
@@ -120,7 +122,7 @@ def normaliser(
     return np.where(z == 0, 1, z)  # far outside, where nothing is pasted
 
 
-def cropped(x: Array, s: int, p: int, crop: str) -> Any:
+def cropped(x: Array, s: int, p: int, crop: str) -> tuple[slice, slice]:
     """The rows and columns that are kept."""
     margin = s * (p // 2) if crop == "exact" else s
     return slice(margin, x.shape[0] - margin), slice(margin, x.shape[1] - margin)

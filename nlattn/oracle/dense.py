@@ -9,12 +9,15 @@ a perturbation, so maxima and comparisons are those of the real part.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import numpy as np
 
 from nlattn.oracle.layout import any_layout
 from nlattn.oracle.seen import product
+
+if TYPE_CHECKING:
+    from typing import Unpack
 
 Array = np.ndarray
 LOG_2 = float(np.log(2))
@@ -81,7 +84,7 @@ def allowed(
     causal_offset: int | str | Array = 0,
     window: tuple[int | None, int | None] | None = None,
     window_about: str = "query",
-    **lengths: Any,
+    **lengths: Unpack[Lengths],
 ) -> Array:
     """Which key each query may attend to by position, (..., n, m) bool; see `positions`."""
     j = np.arange(m)
@@ -94,6 +97,35 @@ def allowed(
     if window is not None and window[1] is not None:
         yes = yes & (j <= centre + window[1])
     return yes
+
+
+class Lengths(TypedDict, total=False):
+    """How long sequences are; see `positions`."""
+
+    key_lengths: Array | None
+    query_lengths: Array | None
+    cu_seqlens_q: Array | None
+    cu_seqlens_k: Array | None
+
+
+class StageOptions(Lengths, total=False):
+    """Options of `attention_stages`."""
+
+    scale: float | None
+    softcap: float | None
+    bias: Array | None
+    mask: Array | None
+    mask_block: int | tuple[int, int] | None
+    causal: bool
+    causal_offset: int | str | Array
+    window: tuple[int | None, int | None] | None
+    window_about: str
+    sinks: Array | None
+    alibi: Array | None
+    qk_norm: float | None
+    dropout_mask: Array | None
+    dropout_scale: float
+    gqa: bool
 
 
 @any_layout
@@ -178,8 +210,14 @@ def attention_stages(
 
 @any_layout
 def attention(
-    q: Array, k: Array, v: Array, *, return_lse: bool = False, lse_base: str = "e", **options: Any
-) -> Any:
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    return_lse: bool = False,
+    lse_base: str = "e",
+    **options: Unpack[StageOptions],
+) -> Array | tuple[Array, Array]:
     """Softmax attention; options as for `attention_stages`."""
     stages = attention_stages(q, k, v, **options)
     if not return_lse:
@@ -198,7 +236,7 @@ def attention_vjp(
     lse_base: str = "e",
     masked_rows: str = "zero",
     alibi_gradient: bool = False,
-    **options: Any,
+    **options: Unpack[StageOptions],
 ) -> tuple[Array, ...]:
     """Gradients (dq, dk, dv[, dbias][, dsinks][, dalibi]) of ``sum(dout out) + sum(dlse lse)``.
 
@@ -213,8 +251,8 @@ def attention_vjp(
     unit_q, unit_k = (x if eps is None else rms_normalised(x, eps) for x in (q, all_k))
     P, yes = stages.weights, stages.seen
     kept, used, dP = P, yes, np.where(yes, dout @ np.swapaxes(all_v, -1, -2), 0)
-    if options.get("dropout_mask") is not None:
-        drawn, factor = options["dropout_mask"], options.get("dropout_scale", 1.0)
+    if (drawn := options.get("dropout_mask")) is not None:
+        factor = options.get("dropout_scale", 1.0)
         kept, dP = (np.where(drawn, x, 0) * factor for x in (P, dP))
         used = yes & drawn
     dv = product(np.swapaxes(kept, -1, -2), dout, np.swapaxes(used, -1, -2))
@@ -230,22 +268,29 @@ def attention_vjp(
     if eps is not None:
         dq, dk = rms_normalised_vjp(q, dq, eps), rms_normalised_vjp(all_k, dk, eps)
     gradients = [_unbroadcast(dq, q.shape), _unrepeat(dk, k.shape), _unrepeat(dv, v.shape)]
-    if options.get("bias") is not None:
-        gradients.append(_unbroadcast(dS, np.shape(options["bias"])))
-    if options.get("sinks") is not None:
+    if (bias := options.get("bias")) is not None:
+        gradients.append(_unbroadcast(dS, np.shape(bias)))
+    if (sinks := options.get("sinks")) is not None:
         dsink = -np.where(stages.sink == 0, 0, stages.sink * mean).sum((-1, -2))
-        gradients.append(_unbroadcast(dsink, np.shape(options["sinks"])))
-    if alibi_gradient:
+        gradients.append(_unbroadcast(dsink, np.shape(sinks)))
+    if alibi_gradient and (alibi := options.get("alibi")) is not None:
         dalibi = -(dS * _distances(dS, options)).sum((-1, -2))
-        gradients.append(_unbroadcast(dalibi, np.shape(options["alibi"])))
+        gradients.append(_unbroadcast(dalibi, np.shape(alibi)))
     return tuple(gradients)
 
 
-def _distances(dS: Array, options: Any) -> Array:
+def _distances(dS: Array, options: StageOptions) -> Array:
     """``|i + offset - j|`` of every pair."""
-    names = ("causal_offset", "key_lengths", "query_lengths", "cu_seqlens_q", "cu_seqlens_k")
     n, m = dS.shape[-2:]
-    own, *_ = positions(n, m, **{x: options[x] for x in names if x in options})
+    own, *_ = positions(
+        n,
+        m,
+        options.get("causal_offset", 0),
+        key_lengths=options.get("key_lengths"),
+        query_lengths=options.get("query_lengths"),
+        cu_seqlens_q=options.get("cu_seqlens_q"),
+        cu_seqlens_k=options.get("cu_seqlens_k"),
+    )
     return np.asarray(abs(own - np.arange(m)))
 
 
@@ -263,8 +308,8 @@ def attention_jvp(
     dalibi: Array | None = None,
     return_lse: bool = False,
     lse_base: str = "e",
-    **options: Any,
-) -> Any:
+    **options: Unpack[StageOptions],
+) -> Array | tuple[Array, Array]:
     """Change of `out`, and of `lse`, as q, k, v (bias, sinks, alibi) move along dq, dk, dv.
 
     ``dS = scale (dq k.T + q dk.T)``, ``dP = P (dS - sum_j P dS)``, ``dP v + P dv``.
@@ -287,8 +332,8 @@ def attention_jvp(
     if dsinks is not None:
         mean = mean + stages.sink * np.asarray(dsinks)[..., None, None]
     kept, dP = P, P * (dS - mean)
-    if options.get("dropout_mask") is not None:
-        drawn, factor = options["dropout_mask"], options.get("dropout_scale", 1.0)
+    if (drawn := options.get("dropout_mask")) is not None:
+        factor = options.get("dropout_scale", 1.0)
         kept, dP = (np.where(drawn, x, 0) * factor for x in (P, dP))
         yes = yes & drawn
     out = product(dP, v, yes) + product(kept, dv, yes)

@@ -7,11 +7,14 @@ complex arrays the imaginary part is a perturbation, so maxima are those of the 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
 from nlattn.oracle.layout import any_layout
+
+if TYPE_CHECKING:
+    from typing import Unpack
 
 Array = np.ndarray
 
@@ -46,14 +49,23 @@ def _kept(x: Array, mask: Array | None) -> Array:
 
 
 @any_layout
-def efficient_context(k: Array, v: Array, *, mask: Array | None = None, **options: Any) -> Array:
+def efficient_context(
+    k: Array, v: Array, *, mask: Array | None = None, normalization: str = "softmax"
+) -> Array:
     """``G = K.T v`` (..., d, e)."""
-    _, K = factors(k, k, mask=mask, **options)
+    _, K = factors(k, k, mask=mask, normalization=normalization)
     return np.swapaxes(K, -1, -2) @ _kept(v, mask)
 
 
+class FactorOptions(TypedDict, total=False):
+    """Options of `factors`."""
+
+    normalization: str
+    mask: Array | None
+
+
 @any_layout
-def efficient_attention(q: Array, k: Array, v: Array, **options: Any) -> Array:
+def efficient_attention(q: Array, k: Array, v: Array, **options: Unpack[FactorOptions]) -> Array:
     """``out = (Q K.T) v``."""
     Q, K = factors(q, k, **options)
     return (Q @ np.swapaxes(K, -1, -2)) @ _kept(v, options.get("mask"))
@@ -61,7 +73,7 @@ def efficient_attention(q: Array, k: Array, v: Array, **options: Any) -> Array:
 
 @any_layout
 def efficient_attention_vjp(
-    q: Array, k: Array, v: Array, dout: Array, **options: Any
+    q: Array, k: Array, v: Array, dout: Array, **options: Unpack[FactorOptions]
 ) -> tuple[Array, Array, Array]:
     """Gradients (dq, dk, dv), through the map and then through each normalisation."""
     Q, K = factors(q, k, **options)
@@ -82,7 +94,7 @@ def efficient_attention_vjp(
 
 @any_layout
 def efficient_attention_jvp(
-    q: Array, k: Array, v: Array, dq: Array, dk: Array, dv: Array, **options: Any
+    q: Array, k: Array, v: Array, dq: Array, dk: Array, dv: Array, **options: Unpack[FactorOptions]
 ) -> Array:
     """Change of `out` along dq, dk, dv: of the map, and of the values."""
     Q, K = factors(q, k, **options)

@@ -8,12 +8,15 @@ complex arrays the imaginary part is a perturbation, so maxima are those of the 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
 from nlattn.oracle.layout import any_layout
 from nlattn.oracle.seen import product
+
+if TYPE_CHECKING:
+    from typing import Unpack
 
 Array = np.ndarray
 RELU_EPS = 1e-3
@@ -38,8 +41,8 @@ def positive_features(
     projected = c * (x @ projection.T)
     t = projected - (c * x * (c * x)).sum(-1, keepdims=True) / 2
     axes = (-1,) if role == "query" else (-1, -2)
-    top: Any = 0.0
-    shrunk: Any = eps
+    top: Array | float = 0.0
+    shrunk: Array | float = eps
     if stabilizer == "max":
         top = _largest(projected, axes)
     if stabilizer == "neutral":
@@ -108,7 +111,9 @@ def linear_attention(phi_q: Array, phi_k: Array, v: Array) -> Array:
     return result
 
 
-def _weights(phi_q: Array, phi_k: Array, causal: bool, denominator_eps: float) -> Any:
+def _weights(
+    phi_q: Array, phi_k: Array, causal: bool, denominator_eps: float
+) -> tuple[Array, Array]:
     """The map, and its denominators (..., n, 1)."""
     A = phi_q @ np.swapaxes(phi_k, -1, -2)
     if causal:
@@ -120,9 +125,25 @@ def _weights(phi_q: Array, phi_k: Array, causal: bool, denominator_eps: float) -
     return A / D, D
 
 
+class FeatureOptions(TypedDict, total=False):
+    """Options of `features`."""
+
+    projection: Array | None
+    kernel: str
+    causal: bool
+    scale: float | None
+    eps: float
+    stabilizer: str | None
+
+
 @any_layout
 def favor_attention(
-    q: Array, k: Array, v: Array, *, denominator_eps: float = 1e-6, **options: Any
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    denominator_eps: float = 1e-6,
+    **options: Unpack[FeatureOptions],
 ) -> Array:
     """``out_i = phi(q_i) . sum_j phi(k_j) v_j / phi(q_i) . sum_j phi(k_j)``; causal: j <= i."""
     phi_q, phi_k = features(q, k, **options)
@@ -146,7 +167,7 @@ def favor_attention_vjp(
     *,
     denominator_eps: float = 1e-6,
     stabilizer_gradient: str = "exact",
-    **options: Any,
+    **options: Unpack[FeatureOptions],
 ) -> tuple[Array, Array, Array]:
     """Gradients (dq, dk, dv), through the map and then through the features."""
     causal = options.get("causal", False)
@@ -160,21 +181,22 @@ def favor_attention_vjp(
     dphi_k = product(np.swapaxes(dS, -1, -2), phi_q, seen.T)
     if causal:
         dphi_q = dphi_q - denominator_eps * (A * dA).sum(-1, keepdims=True) / D
-    options["stabilizer_gradient"] = stabilizer_gradient
-    dq = _shared(q, dphi_q, role="query", phi=phi_q, **options)
-    dk = _shared(k, dphi_k, role="key", phi=phi_k, **options)
+    dq = _shared(q, dphi_q, "query", phi_q, stabilizer_gradient, options)
+    dk = _shared(k, dphi_k, "key", phi_k, stabilizer_gradient, options)
     return dq, dk, dv.sum(tuple(range(dv.ndim - v.ndim))) if dv.ndim > v.ndim else dv
 
 
-def _shared(x: Array, dphi: Array, *, phi: Array, **options: Any) -> Array:
+def _shared(
+    x: Array, dphi: Array, role: str, phi: Array, by: str, options: FeatureOptions
+) -> Array:
     """Gradient of features of x, summed over the heads that share it."""
     more = dphi.ndim - x.ndim
     if not more:
-        return features_vjp(x, dphi, phi=phi, **options)
+        return features_vjp(x, dphi, role=role, phi=phi, stabilizer_gradient=by, **options)
     lead = dphi.shape[:-2]
     whole, features = (np.broadcast_to(y, (*lead, *y.shape[-2:])) for y in (x, phi))
-    dx: Array = features_vjp(whole, dphi, phi=features, **options).sum(tuple(range(more)))
-    return dx
+    dx = features_vjp(whole, dphi, role=role, phi=features, stabilizer_gradient=by, **options)
+    return np.asarray(dx.sum(tuple(range(more))))
 
 
 @any_layout
@@ -249,16 +271,16 @@ def favor_attention_jvp(
     *,
     denominator_eps: float = 1e-6,
     stabilizer_gradient: str = "exact",
-    **options: Any,
+    **options: Unpack[FeatureOptions],
 ) -> Array:
     """Change of `out` along dq, dk, dv: of the features, then of the map and the values."""
     causal = options.get("causal", False)
     phi_q, phi_k = features(q, k, **options)
     A, D = _weights(phi_q, phi_k, causal, denominator_eps)
     seen = _seen(A, causal)
-    options["stabilizer_gradient"] = stabilizer_gradient
-    dphi_q = features_jvp(q, dq, role="query", phi=phi_q, **options)
-    dphi_k = features_jvp(k, dk, role="key", phi=phi_k, **options)
+    by = stabilizer_gradient
+    dphi_q = features_jvp(q, dq, role="query", phi=phi_q, stabilizer_gradient=by, **options)
+    dphi_k = features_jvp(k, dk, role="key", phi=phi_k, stabilizer_gradient=by, **options)
     dA = dphi_q @ np.swapaxes(phi_k, -1, -2) + phi_q @ np.swapaxes(dphi_k, -1, -2)
     dA = np.where(seen, dA, 0)
     dD = dA.sum(-1, keepdims=True)

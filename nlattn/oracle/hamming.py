@@ -15,8 +15,6 @@ passes straight through is the imaginary part, so that the complex step gives th
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from nlattn.oracle.layout import any_layout
@@ -46,7 +44,9 @@ def nearest(s: Array, keys: int) -> Array:
     return np.asarray(np.sort(best, axis=-1))
 
 
-def _chosen(q: Array, k: Array, keys: int, scale: float | None, through: str) -> Any:
+def _chosen(
+    q: Array, k: Array, keys: int, scale: float | None, through: str
+) -> tuple[tuple[Array, Array], Array, Array, Array]:
     """Signs of queries, the chosen keys, and their softmax with the normaliser's logarithm."""
     sq, sk = signs(q, through), signs(k, through)
     s = sq @ np.swapaxes(sk, -1, -2)
@@ -71,7 +71,7 @@ def hamming_attention(
     scale: float | None = None,
     straight_through: str = "identity",
     return_lse: bool = False,
-) -> Any:
+) -> Array | tuple[Array, Array]:
     """Outputs (..., n, e), and with `return_lse` also the log normalisers (..., n)."""
     _, index, P, lse = _chosen(q, k, keys, scale, straight_through)
     v, index = _together(v, index)
@@ -122,7 +122,7 @@ def hamming_attention_jvp(
     scale: float | None = None,
     straight_through: str = "identity",
     return_lse: bool = False,
-) -> Any:
+) -> Array | tuple[Array, Array]:
     """Change of `out`, and of `lse`, along dq, dk, dv, the chosen keys held fixed."""
     (sq, sk), index, P, _ = _chosen(q, k, keys, scale, straight_through)
     moved_q, moved_k = (slope(x, straight_through) * dx for x, dx in ((q, dq), (k, dk)))

@@ -98,7 +98,7 @@ def lev_attention(
     scores: Array | None = None,
     select: str = "leverage",
     seed: int = 0,
-) -> Any:
+) -> Array | tuple[Array, Array]:
     """Outputs (..., n, e), and with `return_lse` also the log normalisers (..., n).
 
     `keys` and what follows are for choosing, where no `index` is given.
@@ -157,7 +157,7 @@ def lev_attention_jvp(
     scores: Array | None = None,
     select: str = "leverage",
     seed: int = 0,
-) -> Any:
+) -> Array | tuple[Array, Array]:
     """Change of `out`, and of `lse`, along dq, dk, dv, with U held fixed."""
     if index is None:
         how: Any = {"keys": keys, "scores": scores, "select": select, "seed": seed}

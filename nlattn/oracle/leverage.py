@@ -16,8 +16,6 @@ Real, longdouble and complex arrays alike; in complex arithmetic every line is a
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from nlattn.oracle.layout import any_layout
@@ -103,7 +101,7 @@ BASES = {"qr": pivoted_basis, "svd": jacobi_basis, "gram": cholesky_basis}
 @any_layout
 def leverage_scores(
     k: Array, *, method: str = "qr", rcond: float | None = None, return_rank: bool = False
-) -> Any:
+) -> Array | tuple[Array, Array]:
     """Scores (..., n) of keys (..., n, d); with `return_rank` also the ranks (...)."""
     *lead, n, d = k.shape
     if rcond is None:

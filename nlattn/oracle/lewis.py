@@ -55,7 +55,7 @@ def s(K: Array, v: Array, p: float) -> Array:
 
 
 @any_layout
-def residual(K: Array, w: Array, p: float) -> Any:
+def residual(K: Array, w: Array, p: float) -> Array:
     """``max_i |log(tau_i(W^(1/2 - 1/p) K) / w_i)|`` over the rows of K that are not 0."""
     some = K.any(1)
     return abs(np.log(w[some] ** (-2 / p) * s(K[some], w[some], p))).max(initial=0)

@@ -12,7 +12,6 @@ share the window of the one in their middle (the last one, if the axis is causal
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -80,7 +79,7 @@ def neighbourhood_attention(
     scale: float | None = None,
     return_lse: bool = False,
     **options: Entries,
-) -> Any:
+) -> Array | tuple[Array, Array]:
     """``out_i = sum_j softmax_j(scale q_i.k_j) v_j`` over the neighbours j of i."""
     seen = seen_by(q, window, options)
     flat = (raster(x, window) for x in (q, k, v))
@@ -125,7 +124,7 @@ def neighbourhood_attention_jvp(
     scale: float | None = None,
     return_lse: bool = False,
     **options: Entries,
-) -> Any:
+) -> Array | tuple[Array, Array]:
     """Change of `out`, and of `lse`, along dq, dk, dv: those of masked attention."""
     seen = seen_by(q, window, options)
     flat = (raster(x, window) for x in (q, k, v, dq, dk, dv))

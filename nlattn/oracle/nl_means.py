@@ -15,7 +15,7 @@ squares are analytic, so that the complex step differentiates them.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -81,7 +81,9 @@ def votes_vjp(dout: Array, p: int) -> Array:
     ).reshape(H * W, p * p * C)
 
 
-def weights(F: Array, i: int, keys: Array, sigma: float, h: float, self_weight: str) -> Any:
+def weights(
+    F: Array, i: int, keys: Array, sigma: float, h: float, self_weight: str
+) -> tuple[Array, Array, Array, int]:
     """Weights of pixel i, with itself last; their sum; keys; and the place of the largest."""
     others = keys[keys != i]
     d2 = ((F[i] - F[others]) ** 2).sum(1) / F.shape[1]
@@ -200,7 +202,9 @@ def nl_means_jvp(
     return dout
 
 
-def _rows(support: Support | None, b: tuple[int, ...], H: int, W: int, distance: int) -> Any:
+def _rows(
+    support: Support | None, b: tuple[int, ...], H: int, W: int, distance: int
+) -> Iterator[tuple[int, Array]]:
     """(pixel, its keys) of one picture."""
     if support is None:
         indptr, indices, _ = window_support(H, W, distance)

@@ -258,7 +258,7 @@ def permutohedral_attention(
     q_simplices: Simplices | None = None,
     k_simplices: Simplices | None = None,
     return_lse: bool = False,
-) -> Any:
+) -> Array | tuple[Array, Array]:
     """Outputs (..., n, e), and with `return_lse` also log F[1] and what the softmax adds."""
     options = weight, _scale(q, scale), lattice, query_vertices
     lead, (q_, k_, v_) = _heads(q, k, v)
@@ -334,7 +334,7 @@ def permutohedral_attention_jvp(
     q_simplices: Simplices | None = None,
     k_simplices: Simplices | None = None,
     return_lse: bool = False,
-) -> Any:
+) -> Array | tuple[Array, Array]:
     """Change of `out`, and of `lse`, along dq, dk, dv, the simplices held fixed."""
     scale = _scale(q, scale)
     lead, (q_, k_, v_, dq_, dk_, dv_) = _heads(q, k, v, dq, dk, dv)

@@ -61,7 +61,10 @@ def votes(
     return found
 
 
-def cheapest(row: Any, c: Array) -> Any:
+Vote = tuple[tuple[int, int, int], int]  # its place, and the key
+
+
+def cheapest(row: list[Vote], c: Array) -> list[Vote]:
     """Of several votes for a key, the first of the lowest cost."""
     best: dict[int, tuple[int, int, int]] = {}
     for place, key in row:
@@ -77,7 +80,7 @@ def weights(
     radius: int,
     temperature: float,
     dedup: bool,
-) -> list[Any]:
+) -> list[tuple[list[Vote], Array]]:
     """For every query its votes of a radius, their places and keys, and their weights."""
     rows = []
     for row in votes(index, grid, radius):

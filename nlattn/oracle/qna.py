@@ -90,7 +90,7 @@ def qna(
     gate: Array | None = None,
     scale: float | None = None,
     return_lse: bool = False,
-) -> Any:
+) -> Array | tuple[Array, Array]:
     """Outputs (..., Ho, Wo, e); with `return_lse` also log normalisers (..., t, Ho, Wo)."""
     H, W = k.shape[-3:-1]
     taps = Taps(H, W, window, stride, padding)
@@ -198,7 +198,7 @@ def qna_upsample(
     gate: Array | None = None,
 ) -> Array:
     """One set of queries for each phase ``f = a scale + b``: ``out[scale I + a, scale J + b]``."""
-    phases = []
+    phases: list[Any] = []
     for f in range(scale * scale):
         given: Any = {name: x[..., f, :, :, :] for name, x in _given(bias, gate)}
         phases.append(qna(q[..., f, :, :], k, v, window=window, **given))

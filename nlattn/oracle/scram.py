@@ -158,8 +158,8 @@ def scram(
     field: Found | None = None,
     support: Support | None = None,
     return_lse: bool = False,
-    **options: Any,
-) -> Any:
+    **options: object,
+) -> Array | tuple[Array, Array]:
     """Outputs (..., Hq, Wq, e) of the support given, or that of the field given, or found."""
     weights, support = _chosen(q, k, field, support, options)
     flat = _flat(q), _flat(k), _flat(v)
@@ -179,7 +179,7 @@ def scram_vjp(
     dlse: Array | None = None,
     field: Found | None = None,
     support: Support | None = None,
-    **options: Any,
+    **options: object,
 ) -> tuple[Array, Array, Array]:
     """Gradients (dq, dk, dv), the support held fixed."""
     weights, support = _chosen(q, k, field, support, options)
@@ -203,8 +203,8 @@ def scram_jvp(
     field: Found | None = None,
     support: Support | None = None,
     return_lse: bool = False,
-    **options: Any,
-) -> Any:
+    **options: object,
+) -> Array | tuple[Array, Array]:
     """Change of `out`, and of `lse`, along dq, dk, dv, the support held fixed."""
     weights, support = _chosen(q, k, field, support, options)
     weights.pop("masked_rows", None)

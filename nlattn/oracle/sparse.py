@@ -22,6 +22,7 @@ that the complex step differentiates it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,7 @@ def sparse_attention(
     masked_rows: str = "zero",
     return_lse: bool = False,
     lse_base: str = "e",
-) -> Any:
+) -> Array | tuple[Array, Array]:
     """Outputs (..., n, e), and with `return_lse` also the log normalisers (..., n)."""
     scale = _scale(q, scale)
     q, k = _unit(q, qk_norm), _unit(k, qk_norm)
@@ -200,7 +201,7 @@ def sparse_attention_jvp(
     dropout_scale: float = 1.0,
     return_lse: bool = False,
     lse_base: str = "e",
-) -> Any:
+) -> Array | tuple[Array, Array]:
     """Change of `out`, and of `lse`, as q, k, v (bias, sinks) move along dq, dk, dv."""
     scale = _scale(q, scale)
     if qk_norm is not None:  # the derivative is its own transpose
@@ -240,7 +241,7 @@ def _unit(x: Array, eps: float | None) -> Array:
     return x if eps is None else rms_normalised(x, eps)
 
 
-def _in_base(lse: Any, lse_base: str) -> Any:
+def _in_base(lse: Any, lse_base: str) -> Array:
     return lse / LOG_2 if lse_base == "2" else lse
 
 
@@ -269,7 +270,9 @@ def _heads(support: Support, *arrays: Array) -> tuple[tuple[int, ...], list[Arra
     return lead, [np.broadcast_to(x, lead + x.shape[-2:]) for x in arrays]
 
 
-def _rows(support: Support, lead: tuple[int, ...], n: int) -> Any:
+def _rows(
+    support: Support, lead: tuple[int, ...], n: int
+) -> Iterator[tuple[tuple[int, ...], int, Array, slice]]:
     """(head, query, its keys, their places among all edges) of every row."""
     indptr, indices, shape = support
     slices = np.broadcast_to(np.arange(np.prod(shape[:-2], dtype=int)).reshape(shape[:-2]), lead)

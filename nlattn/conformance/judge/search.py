@@ -232,7 +232,7 @@ def _of_matches(case: Case, index: Array) -> dict[str, float]:
 def _of_scram(case: Case, out: Array) -> dict[str, float]:
     """Beside attention to all keys."""
     flat = [x.reshape(-1, x.shape[-1]) for x in wide(case.arrays).values()]
-    return _distance(out, attention(*flat, scale=case.options["scale"]))
+    return _distance(out, np.asarray(attention(*flat, scale=case.options["scale"])))
 
 
 def _of_psal(case: Case, out: Array) -> dict[str, float]:

@@ -40,7 +40,7 @@ def placed(offset: int | str, n: int, m: int) -> int:
     return m - n if isinstance(offset, str) else offset
 
 
-def allowed_pairs(n: int, m: int, causal: bool, offset: int | str, window: Band) -> Any:
+def allowed_pairs(n: int, m: int, causal: bool, offset: int | str, window: Band) -> Tensor:
     """Which keys causality and a window allow each query, (n, m) bool; None for all."""
     if not causal and window is None:
         return None

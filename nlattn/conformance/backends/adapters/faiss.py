@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from nlattn._types import Options
-from nlattn.conformance.backends.adapters import Tensor
+from nlattn.conformance.backends.adapters import Module, Tensor
 
 
 class Backend:
@@ -18,13 +16,13 @@ class Backend:
     def __init__(self) -> None:
         import faiss
 
-        self._faiss: Any = faiss
+        self._faiss: Module = faiss
 
     def capabilities(self) -> Options:
         """Matches alone."""
         return {"operators": ["patchmatch"], "dtypes": ["float32"], "gradients": False}
 
-    def patchmatch(self, q: Tensor, k: Tensor, *, iterations: int = 0, seed: int = 0) -> Any:
+    def patchmatch(self, q: Tensor, k: Tensor, *, iterations: int = 0, seed: int = 0) -> Tensor:
         """Raster indices (Hq, Wq, 1); nothing is random, and one pass is enough."""
         del iterations, seed
         index = self._faiss.IndexFlatIP(k.shape[-1])

@@ -6,8 +6,6 @@ that would be negative there is one that it does not have.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from nlattn._types import Options
@@ -22,7 +20,7 @@ class Backend(torch.Backend):
         import flash_attn
 
         super().__init__(device)
-        self._flash: Any = flash_attn
+        self._flash: Module = flash_attn
         self._attend = self._asked
         self.name = "flash_attn"
 
@@ -40,7 +38,7 @@ class Backend(torch.Backend):
         scale: float | None = None, softcap: float | None = None, causal: bool = False,
         causal_offset: int | str = 0, window: Band = None, gqa: bool = False,
         return_lse: bool = False,
-    ) -> Any:  # fmt: skip
+    ) -> Tensor:  # fmt: skip
         """Outputs, and lse if it is asked for."""
         lead = tuple(q.shape[:-2])
         if not gqa:

@@ -36,7 +36,7 @@ def attention(
     window: Band = None,
     gqa: bool = False,
     return_lse: bool = False,
-) -> Any:
+) -> Tensor:
     """Outputs, and lse if it is asked for."""
     lead = tuple(q.shape[:-2])
     if not gqa:
@@ -49,7 +49,7 @@ def attention(
     added = q.new_zeros(n, m) if bias is None else bias
     yes, added = (x.expand(*lead, n, m).reshape(q.shape[1], n, m) for x in (yes, added))
 
-    def modified(s: Any, b: Any, h: Any, i: Any, j: Any) -> Any:
+    def modified(s: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         del b
         if softcap is not None:
             s = softcap * torch.tanh(s / softcap)
@@ -65,7 +65,7 @@ def attention(
     return found[0].reshape(*lead, n, v.shape[-1]), found[1].reshape(*lead, n)
 
 
-def _function(torch: Module, q: Tensor) -> Any:
+def _function(torch: Module, q: Tensor) -> Tensor:
     from torch.nn.attention.flex_attention import flex_attention
 
     if not q.is_cuda:

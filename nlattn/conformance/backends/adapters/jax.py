@@ -52,7 +52,7 @@ class Backend:
         gradients = program(dout, moving, given)
         return {f"d{n}": np.asarray(g) for n, g in gradients.items()}
 
-    def _program(self, op: str, options: dict[str, Any], *, gradient: bool) -> Any:
+    def _program(self, op: str, options: dict[str, Any], *, gradient: bool) -> Tensor:
         """A function that JAX compiles once for the shapes and dtypes of its arrays."""
         import jax
 
@@ -79,7 +79,7 @@ class Backend:
         causal_offset: int | str = 0,
         window: Band = None,
         gqa: bool = False,
-    ) -> Any:
+    ) -> Tensor:
         import jax
 
         lead = q.shape[:-2] if gqa else np.broadcast_shapes(*(x.shape[:-2] for x in (q, k, v)))

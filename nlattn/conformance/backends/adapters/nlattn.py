@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 import nlattn
@@ -42,7 +40,7 @@ class Backend:
         return tuple(x for x in result if x is not None) if isinstance(result, tuple) else result
 
 
-def _members(support: Support, k: Tensor, *, causal: bool) -> Any:
+def _members(support: Support, k: Tensor, *, causal: bool) -> Tensor:
     """A bool for each key (of each query, where sets are of the keys before it)."""
     *lead, m = k.shape[:-1]
     kept = np.zeros((*lead, *((m,) if causal else ()), m), bool)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from nlattn._types import Array, JsonObject, Options, Result
-from nlattn.conformance.backends.adapters import Band, Tensor, allowed_pairs, four_axes
+from nlattn.conformance.backends.adapters import Band, Module, Tensor, allowed_pairs, four_axes
 from nlattn.conformance.backends.backend import Unsupported, call
 
 _TYPES = {"float64": "DOUBLE", "float32": "FLOAT", "float16": "FLOAT16"}
@@ -20,8 +18,8 @@ class Backend:
         import onnx
         import onnxruntime
 
-        self._onnx: Any = onnx
-        self._runtime: Any = onnxruntime
+        self._onnx: Module = onnx
+        self._runtime: Module = onnxruntime
         self._opset = int(opset)
         self.name = "onnxruntime" if opset == "23" else f"onnxruntime:{opset}"
 
@@ -51,7 +49,7 @@ class Backend:
         causal_offset: int | str = 0,
         window: Band = None,
         gqa: bool = False,
-    ) -> Any:
+    ) -> Tensor:
         lead = q.shape[:-2] if gqa else np.broadcast_shapes(*(x.shape[:-2] for x in (q, k, v)))
         n, e = q.shape[-2], v.shape[-1]
         q, k, v = (np.ascontiguousarray(x) for x in four_axes(q, k, v, gqa))
@@ -71,10 +69,10 @@ class Backend:
             feeds["attn_mask"] = mask.reshape(*((1,) * (4 - mask.ndim)), *mask.shape)
         return self._node(feeds, attributes).reshape(*lead, n, e)
 
-    def _node(self, feeds: JsonObject, attributes: JsonObject) -> Any:
+    def _node(self, feeds: JsonObject, attributes: JsonObject) -> Tensor:
         helper, proto = self._onnx.helper, self._onnx.TensorProto
 
-        def declared(name: str, x: Tensor) -> Any:
+        def declared(name: str, x: Tensor) -> Tensor:
             kind = "BOOL" if x.dtype == bool else _TYPES[x.dtype.name]
             return helper.make_tensor_value_info(name, getattr(proto, kind), x.shape)
 

@@ -15,9 +15,9 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from nlattn._types import Array, Options
+from nlattn.conformance.backends.adapters import Tensor
 from nlattn.conformance.backends.backend import Unsupported
 from nlattn.conformance.case import Case
 from nlattn.conformance.cases import folders
@@ -38,7 +38,7 @@ class Program:
         self.name = f"exec:{path}"
         self._path, self.seconds = os.path.abspath(found), seconds
 
-    def run(self, op: str, arrays: Mapping[str, Array], options: Options) -> Any:
+    def run(self, op: str, arrays: Mapping[str, Array], options: Options) -> Tensor:
         """Results by name, read without trust."""
         name = owner(op)
         kind = "forward" if op == name else op.rsplit("_", 1)[1]

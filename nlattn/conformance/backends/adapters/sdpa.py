@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 from nlattn._types import Function
 from nlattn.conformance.backends.adapters import Module, Tensor
@@ -45,7 +44,7 @@ def only(kernel: str) -> Iterator[None]:
         raise Unsupported("the kernel does not do this") from None
 
 
-def choice(torch: Module, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> str:
+def choice(torch: Module, q: Tensor, k: Tensor, v: Tensor, **options: object) -> str:
     """Which kernel PyTorch takes for a call, where it tells."""
     from torch.nn.attention import SDPBackend
 

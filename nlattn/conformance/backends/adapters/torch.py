@@ -40,7 +40,7 @@ class Backend:
         if kernel and kernel not in (*sdpa.KERNELS, "flex"):
             expected = ", ".join((*sdpa.KERNELS, "flex"))
             raise ValueError(f"torch:{way}: no such kernel, expected {expected}")
-        self._torch: Any = torch
+        self._torch: Module = torch
         self._kernel = kernel
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.name = f"torch:{way}" if way else "torch"

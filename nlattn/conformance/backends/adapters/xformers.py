@@ -27,7 +27,7 @@ class Backend(torch.Backend):
         import xformers.ops
 
         super().__init__(device)
-        self._ops: Any = xformers.ops
+        self._ops: Module = xformers.ops
         self._attend = self._asked
         self.name = "xformers"
 
@@ -44,7 +44,7 @@ class Backend(torch.Backend):
         self, torch: Module, q: Tensor, k: Tensor, v: Tensor, *,
         scale: float | None = None, bias: Tensor = None, mask: Tensor = None, causal: bool = False,
         causal_offset: int | str = 0, window: Band = None, return_lse: bool = False,
-    ) -> Any:  # fmt: skip
+    ) -> Tensor:  # fmt: skip
         """Outputs, and lse if it is asked for."""
         lead = np.broadcast_shapes(*(tuple(x.shape[:-2]) for x in (q, k, v)))
         q, k, v = four_axes(q, k, v, False)

@@ -38,10 +38,10 @@ class Call:
             return self.then(replace(self, then=None))
         return transcription(self.op, self.arrays, self.options)
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> Result:
         return self.arrays[name] if name in self.arrays else self.options[name]
 
-    def get(self, name: str, otherwise: Any = None) -> Any:
+    def get(self, name: str, otherwise: Any = None) -> Result:
         """An array or an option, if it is given."""
         return self.arrays.get(name, self.options.get(name, otherwise))
 
@@ -49,7 +49,7 @@ class Call:
         """What the oracle takes for an option that is not given."""
         return inspect.signature(find(self.op).oracle()).parameters[name].default
 
-    def given(self, **changes: Any) -> Call:
+    def given(self, **changes: object) -> Call:
         """The same call with other arrays and options; None leaves one out."""
         names = {name.replace("__", "."): value for name, value in changes.items()}
         arrays = {n: x for n, x in self.arrays.items() if n not in names}
@@ -125,7 +125,7 @@ def after(change: Callable[[Call, Array], Array]) -> Run:
     return lambda c: change(c, first(c()))
 
 
-def first(result: object) -> Any:
+def first(result: object) -> Result:
     """The output, of several results the first."""
     return result[0] if isinstance(result, tuple) else result
 

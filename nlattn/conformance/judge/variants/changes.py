@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
+from nlattn._types import Result
 from nlattn.conformance.case import Array, Case
 from nlattn.conformance.judge.variants.base import Call
 from nlattn.conformance.truth.bounds import exact
@@ -35,8 +35,8 @@ def _along(case: Case, **moved: Callable[[Array], Array]) -> dict[str, Array]:
     return exact(replace(case, arrays=arrays))
 
 
-def _exchanged(a: str, b: str) -> Callable[[Case, Changes], Any]:
-    def make(case: Case, _: Changes) -> Any:
+def _exchanged(a: str, b: str) -> Callable[[Case, Changes], Result]:
+    def make(case: Case, _: Changes) -> Result:
         arrays = {**case.arrays, a: case.arrays[b], b: case.arrays[a]}
         if arrays[a].shape != arrays[b].shape:
             raise ValueError
@@ -45,7 +45,7 @@ def _exchanged(a: str, b: str) -> Callable[[Case, Changes], Any]:
     return make
 
 
-def _value(case: Case, _: Changes) -> Any:
+def _value(case: Case, _: Changes) -> Result:
     """The forward pass at arrays that have moved by their whole change."""
     arrays = dict(case.arrays)
     for name in case.directions:
@@ -54,12 +54,12 @@ def _value(case: Case, _: Changes) -> Any:
     return {f"d{name}": x for name, x in moved.items()}
 
 
-def _result(case: Case, _: Changes) -> Any:
+def _result(case: Case, _: Changes) -> Result:
     arrays = {n: x for n, x in case.arrays.items() if n not in case.directions}
     return {f"d{n}": x for n, x in exact(replace(case, kind="forward", arrays=arrays)).items()}
 
 
-def _without_means(case: Case, want: Changes) -> Any:
+def _without_means(case: Case, want: Changes) -> Result:
     """``P dS v`` in place of ``P (dS - mean) v``, where the mean is the change of lse."""
     if case.spec.softmax is None and "weight" not in case.options and case.options.get("power"):
         raise ValueError
@@ -76,7 +76,7 @@ def _out(case: Case) -> Array:
     return out
 
 
-def _unscaled(case: Case, _: Changes) -> Any:
+def _unscaled(case: Case, _: Changes) -> Result:
     """Scores are scaled, and their change is not."""
     scale = case.options.get("scale") or case.arrays["q"].shape[-1] ** -0.5
 
@@ -86,18 +86,18 @@ def _unscaled(case: Case, _: Changes) -> Any:
     return _along(case, dq=more, dk=more)
 
 
-def _second_order(case: Case, _: Changes) -> Any:
+def _second_order(case: Case, _: Changes) -> Result:
     """The change of weights times values that have moved already."""
     v = np.asarray(case.arrays["v"], float) + case.arrays["dv"]
     return exact(replace(case, arrays={**case.arrays, "v": v}))
 
 
-def _other_base(case: Case, want: Changes) -> Any:
+def _other_base(case: Case, want: Changes) -> Result:
     two = case.options.get("lse_base") == "2"
     return {"dlse": want["dlse"] * (np.log(2) if two else 1 / np.log(2))}
 
 
-def _flat_cap(case: Case, _: Changes) -> Any:
+def _flat_cap(case: Case, _: Changes) -> Result:
     """As if the soft cap were a straight line: scores are capped, and their change is not."""
     softcap = case.options["softcap"]
     arrays = {n: np.asarray(x, float) if x.dtype.kind != "b" else x for n, x in case.arrays.items()}
@@ -119,7 +119,7 @@ def _flat_cap(case: Case, _: Changes) -> Any:
     return {f"d{n}": np.imag(x) / 1e-30 for n, x in zip(case.results, given, strict=True)}
 
 
-_WAYS: tuple[tuple[str, Callable[[Case, Changes], Any]], ...] = (
+_WAYS: tuple[tuple[str, Callable[[Case, Changes], Result]], ...] = (
     ("with dq and dk exchanged", _exchanged("dq", "dk")),
     ("with dk and dv exchanged", _exchanged("dk", "dv")),
     ("without the mean in the softmax's change", _without_means),

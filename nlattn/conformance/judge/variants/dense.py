@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -117,6 +116,6 @@ def scoring(scores: Callable[[Call, Stages], Array]) -> Run:
     return weighing(lambda c, st: softmax(scores(c, st)))
 
 
-def given(**changes: Any) -> Run:
+def given(**changes: object) -> Run:
     """Other options; a function is called with the call to give one."""
     return of(lambda c: c.given(**{n: x(c) if callable(x) else x for n, x in changes.items()})())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def _exchanged(a: str, b: str) -> Way:
 def _for(dout: Callable[[Array], Array]) -> Way:
     """Gradients for another cotangent."""
 
-    def make(case: Case, _: Gradients) -> Any:
+    def make(case: Case, _: Gradients) -> Result:
         name = case.directions[0]
         arrays = {**case.arrays, name: dout(np.asarray(case.arrays[name], float))}
         return exact(Case(case.name, case.op, case.kind, case.dtype, arrays, case.options))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -39,7 +38,7 @@ def _padded(mode: str) -> Run:
 def _votes_over_all(c: Call) -> Result:
     """Votes divided by p^2 also where fewer patches cover a pixel."""
 
-    def wrong(_: Call, f: Function, B: Array, H: int, W: int, p: int) -> Any:
+    def wrong(_: Call, f: Function, B: Array, H: int, W: int, p: int) -> Result:
         r = p // 2
         rows, columns = (
             np.minimum(n - 1, np.arange(n) + r) - np.maximum(0, np.arange(n) - r) + 1
@@ -55,7 +54,7 @@ def _weights(wrong: Function) -> Run:
 
     def instead(
         _: Call, f: Function, q: Array, k: Array, p: int, temperature: float, *rest: object
-    ) -> Any:
+    ) -> Result:
         A, S, Q, K, nu, above = f(q, k, p, temperature, *rest)
         return wrong(A, S, Q, K, nu, temperature), S, Q, K, nu, above
 
@@ -68,7 +67,7 @@ def _patch_of(x: Array, p: int) -> Array:
 
 def _convolved(
     _: Call, f: Function, q: Array, k: Array, p: int, T: float, floor: float, assign: str
-) -> Any:
+) -> Result:
     _, S, Q, K, nu, above = f(q, k, p, T, floor, assign)
     flipped = np.flip(_patch_of(Q, p), 1).reshape(Q.shape)
     return softmax(T * (flipped @ K.T) / nu), S, Q, K, nu, above
@@ -76,7 +75,7 @@ def _convolved(
 
 def _pixel_norms(
     _: Call, f: Function, q: Array, k: Array, p: int, T: float, floor: float, assign: str
-) -> Any:
+) -> Result:
     """Every pixel of the keys of length 1, in place of every patch."""
     _, S, Q, K, nu, above = f(q, k, p, T, floor, assign)
     pixels = _patch_of(K, p)
@@ -85,10 +84,10 @@ def _pixel_norms(
     return softmax(T * (Q @ unit.T)), S, Q, K, nu, above
 
 
-def _overlap(divide: Callable[[Any, int], Any]) -> Run:
+def _overlap(divide: Callable[[Array, int], Result]) -> Run:
     def wrong(
         _: Call, f: Function, A: Array, H: int, W: int, h: int, w: int, p: int, *rest: object
-    ) -> Any:
+    ) -> Result:
         return divide(f(A, H, W, h, w, p, *rest), p)
 
     return step("normaliser", wrong)
@@ -97,7 +96,7 @@ def _overlap(divide: Callable[[Any, int], Any]) -> Run:
 def _voted(wrong: Callable[[int, int, int, int, int], tuple[int, int]]) -> Run:
     """Votes for the key at ``wrong(row, column, a, b)`` in place of ``(row - a, column - b)``."""
 
-    def instead(_: Call, __: object, index: Array, grid: tuple[int, int], radius: int) -> Any:
+    def instead(_: Call, __: object, index: Array, grid: tuple[int, int], radius: int) -> Result:
         Hq, Wq, topk = index.shape
         found = []
         for y, x in np.ndindex(Hq, Wq):
@@ -125,11 +124,11 @@ def _costs(change: Callable[[Call, Array], Array]) -> Run:
     return step("costs", lambda c, f, *args: change(c, f(*args)))
 
 
-def _uniform(_: Call, f: Function, *args: object) -> Any:
+def _uniform(_: Call, f: Function, *args: object) -> Result:
     return [(row, np.full(len(w), 1 / max(len(w), 1))) for row, w in f(*args)]
 
 
-def _unnormalised(_: Call, f: Function, c: Array, *args: object) -> Any:
+def _unnormalised(_: Call, f: Function, c: Array, *args: object) -> Result:
     T = args[3]
     return [(row, np.array([np.exp(-c[p] / T) for p, _ in row], c.dtype)) for row, _ in f(c, *args)]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -64,14 +63,14 @@ def _p(c: Call) -> float:
     return float(c.get("p", 2.0))
 
 
-def _sides(change: Callable[[Call, Any, Any], Any]) -> Run:
+def _sides(change: Callable[[Call, Array, Array], Result]) -> Run:
     return lambda c: change(c, *c())
 
 
 def _weights(change: Callable[[Call, Array], Array]) -> Run:
     """``change(call, A)`` in place of the whole map, before entries below eps are dropped."""
 
-    def wrong(c: Call, f: Function, *args: object, **options: Any) -> Any:
+    def wrong(c: Call, f: Function, *args: object, **options: object) -> Result:
         A, lse = f(*args, **options)
         return change(c, A), lse
 
@@ -109,7 +108,7 @@ def _rows(change: Callable[[list[Array], int], list[Array]]) -> Run:
 def _probabilities(wrong: Function) -> Run:
     """``wrong(s, P, weight)`` in place of the weights of one query, from their scores."""
 
-    def instead(_: Call, f: Function, s: Array, weight: str, power: float) -> Any:
+    def instead(_: Call, f: Function, s: Array, weight: str, power: float) -> Result:
         P, lse = f(s, weight, power)
         return wrong(s, P, weight), lse
 

@@ -48,7 +48,7 @@ def _exact(c: Call) -> Result:
     return (softmax(s) if _normalised(c) else np.exp(s)) @ v
 
 
-def _corner(_: Call, f: Function, *args: object) -> Any:
+def _corner(_: Call, f: Function, *args: object) -> Result:
     """All of a point's weight on the vertex that is nearest to it."""
     b = f(*args)
     first = np.argmax(b.real, axis=-1)[..., None]
@@ -57,7 +57,7 @@ def _corner(_: Call, f: Function, *args: object) -> Any:
     return one
 
 
-def _wide_blur(_: Call, __: object, z: Array, lattice: Any, order: Any) -> Any:
+def _wide_blur(_: Call, __: object, z: Array, lattice: Any, order: Any) -> Result:
     for j in order:
         z = z + z[lattice.above[j]] + z[lattice.below[j]]
     return z

@@ -34,13 +34,13 @@ _PLAIN = ("pairwise",)
 def _factors(wrong: Function) -> Run:
     """``wrong(q, k, Q, K)`` in place of the factors Q, K of the map."""
 
-    def instead(_: Call, factors: Any, q: Array, k: Array, **options: Any) -> Any:
+    def instead(_: Call, factors: Any, q: Array, k: Array, **options: object) -> Result:
         return wrong(q, k, *factors(q, k, **options))
 
     return step("factors", instead)
 
 
-def _softmaxed(wrong: Callable[[Any, Any, Any, Any], Any]) -> Run:
+def _softmaxed(wrong: Callable[[Array, Array, Array, Array], Result]) -> Run:
     def run(c: Call) -> Result:
         if c.get("normalization", "softmax") != "softmax":
             raise ValueError
@@ -91,12 +91,12 @@ def _phi(wrong: Function) -> Run:
     return step("positive_features", lambda _, f, *args, **options: wrong(f, *args, **options))
 
 
-def _outside(f: Function, x: Array, projection: Array, **options: Any) -> Array:
+def _outside(f: Function, x: Array, projection: Array, **options: object) -> Array:
     eps = options.pop("eps", 1e-4)
     return np.asarray(f(x, projection, **options, eps=1e-300) + eps)
 
 
-def _without_square(f: Function, x: Array, projection: Array, **options: Any) -> Array:
+def _without_square(f: Function, x: Array, projection: Array, **options: object) -> Array:
     """Features of x beside a last channel in which no projection lies, its square taken out."""
     c = options.get("scale")
     c = x.shape[-1] ** -0.25 if c is None else c
@@ -106,7 +106,7 @@ def _without_square(f: Function, x: Array, projection: Array, **options: Any) ->
     return np.asarray(phi * np.exp(half) + eps / np.sqrt(len(projection)))
 
 
-def _twice_square(f: Function, x: Array, projection: Array, **options: Any) -> Array:
+def _twice_square(f: Function, x: Array, projection: Array, **options: object) -> Array:
     c = options.get("scale")
     c = x.shape[-1] ** -0.25 if c is None else c
     half = (c * x * (c * x)).sum(-1, keepdims=True) / 2
@@ -115,7 +115,7 @@ def _twice_square(f: Function, x: Array, projection: Array, **options: Any) -> A
     return np.asarray(phi * np.exp(-half) + eps / np.sqrt(len(projection)))
 
 
-def _strict(_: Call, __: object, q: Array, k: Array, causal: bool, eps: float) -> Any:
+def _strict(_: Call, __: object, q: Array, k: Array, causal: bool, eps: float) -> Result:
     """Weights of keys before the query alone."""
     A = np.where(np.tri(q.shape[-2], k.shape[-2], -int(causal)) > 0, q @ np.swapaxes(k, -1, -2), 0)
     D = A.sum(-1, keepdims=True) + eps * q.sum(-1, keepdims=True)
@@ -132,10 +132,10 @@ def _unhinged(c: Call) -> Result:
     return c.given(margin=c["margin"] + far)() - far
 
 
-def _scaled_features(change: Callable[[Any, float], Any]) -> Run:
+def _scaled_features(change: Callable[[Array, float], Result]) -> Run:
     """Another factor on the rows that are projected, whatever the scale that is given."""
 
-    def wrong(f: Function, x: Array, projection: Array, **options: Any) -> Any:
+    def wrong(f: Function, x: Array, projection: Array, **options: Any) -> Result:
         scale = options.pop("scale", None)
         now = x.shape[-1] ** -0.25 if scale is None else scale
         return f(x, projection, **options, scale=change(x.shape[-1], now))
@@ -143,10 +143,10 @@ def _scaled_features(change: Callable[[Any, float], Any]) -> Run:
     return _phi(wrong)
 
 
-def _normaliser(wrong: Callable[[Any, Any], Any]) -> Run:
+def _normaliser(wrong: Callable[[Array, Array], Result]) -> Run:
     """``wrong(A, D)`` in place of a map A and the sums D that its rows are over."""
 
-    def linear(_: Call, __: object, phi_q: Array, phi_k: Array, v: Array) -> Any:
+    def linear(_: Call, __: object, phi_q: Array, phi_k: Array, v: Array) -> Result:
         A = phi_q @ np.swapaxes(phi_k, -1, -2)
         D = A.sum(-1, keepdims=True)
         return wrong(A / D, D)[0] @ v
@@ -170,7 +170,9 @@ def _over_columns(A: Array, D: Array) -> tuple[Array, Array]:
 def _amplified(side: str) -> Run:
     """Only queries or only keys amplified; the other are unit vectors."""
 
-    def wrong(c: Call, f: Function, x: Array, amplification: Any = 6.0, floor: float = 5e-5) -> Any:
+    def wrong(
+        c: Call, f: Function, x: Array, amplification: Any = 6.0, floor: float = 5e-5
+    ) -> Result:
         own = np.array_equal(np.asarray(x.real), np.asarray(c[side].real))
         return f(x, amplification if own else 1.0, floor)
 
@@ -185,10 +187,10 @@ def _ranks(change: Callable[[Call], dict[str, Array]]) -> Run:
     return lambda c: c.given(**change(c))()
 
 
-def _loss(change: Callable[[Any, Any, Any, float], Any]) -> Run:
+def _loss(change: Callable[[Array, Array, Array, float], Result]) -> Run:
     """``change(hinge, pos, neg, margin)`` in place of the hinge."""
 
-    def wrong(_: Call, f: Function, scores: Array, *args: Any) -> Any:
+    def wrong(_: Call, f: Function, scores: Array, *args: Any) -> Result:
         margin = args[2]
         hinge, pos, neg = f(scores, *args)
         return change(hinge, pos, neg, margin), pos, neg
@@ -196,7 +198,7 @@ def _loss(change: Callable[[Any, Any, Any, float], Any]) -> Run:
     return step("_hinge", wrong)
 
 
-def _ascending(c: Call, f: Function, q: Array, k: Array, *args: object) -> Any:  # noqa: ARG001
+def _ascending(c: Call, f: Function, q: Array, k: Array, *args: object) -> Result:  # noqa: ARG001
     order, scores = f(q, -k, *args)
     return order, 1 / scores
 

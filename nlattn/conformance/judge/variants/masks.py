@@ -63,11 +63,11 @@ def _surplus(c: Call) -> int:
     return int(c["k"].shape[-2] - c["q"].shape[-2])
 
 
-def _window(change: Callable[[Any, Any], Any]) -> Run:
+def _window(change: Callable[[Array, Array], Result]) -> Run:
     return given(window=lambda c: list(change(*c["window"])))
 
 
-def _wider(by_left: int, by_right: int) -> Callable[[Any, Any], Any]:
+def _wider(by_left: int, by_right: int) -> Callable[[Array, Array], Result]:
     return lambda left, right: [
         None if side is None else side + by for side, by in ((left, by_left), (right, by_right))
     ]
@@ -86,7 +86,7 @@ def _instead(names: tuple[str, ...], yes: Callable[[Call], Array]) -> Run:
     return of(run)
 
 
-def _keys(kept: Callable[[int], Any]) -> Run:
+def _keys(kept: Callable[[int], Result]) -> Run:
     """Only some of the keys, by a slice or an index made from their number."""
 
     def yes(c: Call) -> Array:

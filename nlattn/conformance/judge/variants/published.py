@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from nlattn._types import Function
+from nlattn._types import Function, Result
 from nlattn.conformance.judge.variants.base import Array, Call, Variant, softmax, step
 
 
-def _disk(c: Call, f: Function, F: Array, *rest: object) -> Any:
+def _disk(c: Call, f: Function, F: Array, *rest: object) -> Result:
     """Distances of the pixels of a disk alone; values stay whole patches."""
     p = int(c.get("patch_size", 5))
     r = p // 2
@@ -23,7 +21,7 @@ def _disk(c: Call, f: Function, F: Array, *rest: object) -> Any:
 
 def _reflected_keys(
     _: Call, f: Function, q: Array, k: Array, p: int, t: float, *rest: float
-) -> Any:
+) -> Result:
     """Patches of keys that go on beyond the border as in a mirror."""
     _, __, Q, K, nu, above = f(q, k, p, t, *rest)
     r = p // 2
@@ -37,10 +35,10 @@ def _reflected_keys(
     return softmax(t * S), S, Q, K, nu, above
 
 
-def _eps_of(role: str) -> Any:
+def _eps_of(role: str) -> Result:
     """Features with eps for queries, or for keys, alone."""
 
-    def wrong(_: Call, f: Function, x: Array, projection: Array, **options: Any) -> Any:
+    def wrong(_: Call, f: Function, x: Array, projection: Array, **options: object) -> Result:
         if options.get("role", "query") != role:
             options["eps"] = 1e-300
         return f(x, projection, **options)
