@@ -6,6 +6,7 @@ are the same for any number of threads.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,12 +66,21 @@ def groups(batch: int, n: int, numbers: int) -> list[Ints]:
     At most `_CHUNKS` of a slice, and groups for whose results, `numbers` of a chunk, there is room.
     A thread gets several, so that one which is held up does not keep all waiting.
     """
+    made = _groups if batch * n > CHUNK else _few_groups
+    return made(batch, n, numbers, 4 * threads.threads())
+
+
+def _groups(batch: int, n: int, numbers: int, least: int) -> list[Ints]:
     size = CHUNK * max(1, -(-n // (CHUNK * _CHUNKS)))
     first = np.arange(0, n, size)
     rows = np.column_stack([first, np.minimum(first + size, n)])
     tasks = np.column_stack([np.repeat(np.arange(batch), len(rows)), np.tile(rows, (batch, 1))])
-    count = max(4 * threads.threads(), -(-len(tasks) * numbers // _NUMBERS))
-    return [_check.frozen(group) for group in np.array_split(tasks, count) if len(group)]
+    count = max(least, -(-len(tasks) * numbers // _NUMBERS))
+    parts = np.array_split(tasks, count) if len(tasks) > count else tasks[:, None]
+    return [_check.frozen(part) for part in parts]
+
+
+_few_groups = functools.lru_cache(maxsize=64)(_groups)
 
 
 def key_sums(f: Identity, x: Floats, y: Floats, slices: Ints, mask: Bools | None = None) -> KeySums:

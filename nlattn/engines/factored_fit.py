@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -12,6 +14,10 @@ from nlattn._types import Bools, Floats, Ints, Work
 from nlattn.engines import factored
 from nlattn.engines.factored import KeyGradient, KeySums
 from nlattn.engines.features import Identity
+from nlattn.runtime import threads
+
+S = TypeVar("S")
+R = TypeVar("R")
 
 
 def set_fit(op: str, nonfinite: str, **arrays: object) -> _check.Fit:
@@ -56,6 +62,17 @@ class Hidden(NamedTuple):
             _check.fail(fit.op, "mask", text)
         index = _check.slices(fit.op, "mask", lead, fit.lead)
         return cls(_check.frozen(given.reshape(math.prod(lead), m)), index)
+
+
+def few_at_once(method: Callable[[S, _check.Fit], R]) -> Callable[[S, _check.Fit], R]:
+    """Mark a method of several passes over queries and keys: of few rows it waits once."""
+
+    @functools.wraps(method)
+    def call(self: S, fit: _check.Fit) -> R:
+        rows = fit.batch * max(fit.dims["n"], fit.dims["m"])
+        return threads.few_at_once(rows, method, self, fit)
+
+    return call
 
 
 def key_sums(fit: _check.Fit, f: Identity, hidden: Hidden) -> KeySums:

@@ -10,7 +10,7 @@ from nlattn import _check
 from nlattn._types import Floats, Work
 from nlattn.engines import factored_fit, factored_jvp
 from nlattn.engines.factored import KeyGradient, KeySums, offset
-from nlattn.engines.factored_fit import Factors, Hidden
+from nlattn.engines.factored_fit import Factors, Hidden, few_at_once
 from nlattn.engines.features import Identity, Random, Relu
 
 
@@ -36,11 +36,13 @@ class Positive(NamedTuple):
             return np.asarray(np.exp(np.log(eps) - sums.top[:, 0]))
         return np.full(len(sums.top), eps)
 
+    @few_at_once
     def attend(self, fit: _check.Fit) -> Floats:
         """Output of q, k and v."""
         context, norm, _ = self.sums(fit)
         return fit.unfold(factored_fit.read(fit, self.queries, context, norm)[0])
 
+    @few_at_once
     def vjp(self, fit: _check.Fit) -> tuple[Floats, Floats, Floats]:
         """Gradients of q, k and v. What values share changes none, but for what rounding leaves."""
         fit = fit.replaced("v", fit["v"] - offset(fit["v"]))
@@ -50,6 +52,7 @@ class Positive(NamedTuple):
         dk, dv = factored_fit.keys_vjp(fit, self.keys, Hidden.checked(fit, None), g)
         return fit.reduce("q", dq), fit.reduce("k", dk), fit.reduce("v", dv)
 
+    @few_at_once
     def jvp(self, fit: _check.Fit) -> Floats:
         """Change of the output along dq, dk and dv."""
         context, norm, sums = self.sums(fit)

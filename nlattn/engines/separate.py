@@ -10,7 +10,7 @@ from nlattn import _check
 from nlattn._types import Floats, Work
 from nlattn.engines import factored_fit, factored_jvp
 from nlattn.engines.factored import KeyGradient, KeySums
-from nlattn.engines.factored_fit import Factors, Hidden
+from nlattn.engines.factored_fit import Factors, Hidden, few_at_once
 from nlattn.engines.features import ColumnExp, Identity, RowSoftmax
 
 
@@ -44,11 +44,13 @@ class Separate(NamedTuple):
         sums = factored_fit.key_sums(fit, self.keys, self.hidden)
         return sums.values * self.scale(sums)[:, :, None], sums
 
+    @few_at_once
     def attend(self, fit: _check.Fit) -> Floats:
         """Output of q, k and v."""
         context, _ = self.context(fit)
         return fit.unfold(factored_fit.read(fit, self.queries, context)[0])
 
+    @few_at_once
     def vjp(self, fit: _check.Fit) -> tuple[Floats, Floats, Floats]:
         """Gradients of q, k and v."""
         context, sums = self.context(fit)
@@ -60,6 +62,7 @@ class Separate(NamedTuple):
         dk, dv = factored_fit.keys_vjp(fit, self.keys, self.hidden, g)
         return fit.reduce("q", dq), fit.reduce("k", dk), fit.reduce("v", dv)
 
+    @few_at_once
     def jvp(self, fit: _check.Fit) -> Floats:
         """Change of the output along dq, dk and dv."""
         context, sums = self.context(fit)

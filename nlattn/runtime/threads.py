@@ -161,12 +161,26 @@ _FEW = 1024
 """Rows that are done before another thread has started."""
 
 
+def few_at_once(rows: int, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """``function(...)``, which calls `each`: of few rows all of it on one helping thread.
+
+    So several calls of `each` wait for a thread once.
+    """
+    call = serial_blas(function) if rows <= _FEW else function
+    return call(*args, **kwargs)
+
+
 def each(task: Callable[[int], R], count: int, rows: int) -> Iterator[R]:
     """Results of ``task(0)`` to ``task(count - 1)``, in order, made on as many threads as kernels.
 
     For work whose time goes into compiled functions, NumPy and BLAS, which let other threads run
     meanwhile. `rows` are those of all tasks: few are done by one thread.
     """
+    if rows <= _FEW and getattr(_held, "by", None) is _limit:  # in `few_at_once`
+        with np.errstate(all="ignore"):
+            done = [task(number) for number in range(count)]
+        yield from done
+        return
     workers = 1 if rows <= _FEW or numba.config.DISABLE_JIT else min(threads(), count)
     todo, made = deque(range(count)), SimpleQueue[tuple[int, Any, BaseException | None]]()
     ready: dict[int, R] = {}
