@@ -99,6 +99,8 @@ if TYPE_CHECKING:
     from nlattn.ops.pages import gather_pages as gather_pages
     from nlattn.ops.pages import gather_pages_vjp as gather_pages_vjp
     from nlattn.ops.pages import paged_attention as paged_attention
+    from nlattn.ops.pages import paged_attention_jvp as paged_attention_jvp
+    from nlattn.ops.pages import paged_attention_vjp as paged_attention_vjp
     from nlattn.ops.patchmatch import patchmatch as patchmatch
     from nlattn.ops.permutohedral import permutohedral_attention as permutohedral_attention
     from nlattn.ops.permutohedral import permutohedral_attention_jvp as permutohedral_attention_jvp
@@ -177,6 +179,8 @@ _HOME = {
         "gather_pages",
         "gather_pages_vjp",
         "paged_attention",
+        "paged_attention_jvp",
+        "paged_attention_vjp",
     ),
     "ops.cross_scale": (
         "cross_scale_attention",

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nlattn._types import Array, JsonObject
+from nlattn._types import Array, JsonObject, Support
 from nlattn.conformance.case import Case, dtype_of
 
 PERIOD = 4099
@@ -38,9 +38,9 @@ class LongRows:
             rows[...] = 0
         if name == "k":
             rows[...] = 0
-            rows[:, -1] = -FAR
+            rows[..., -1] = -FAR
         if name == "q":
-            rows[:, -1] = TOWARDS
+            rows[..., -1] = TOWARDS
         self._rows = rows.astype(own.dtype)
 
     def __getitem__(self, rows: slice) -> Array:
@@ -58,6 +58,38 @@ class LongRows:
             some[...] = self._rows[: len(some)]
         whole[self.at] = self.own
         return whole
+
+
+class RasterRows:
+    """The rows of a grid (H, W, c) as places in raster order, (H W, c)."""
+
+    def __init__(self, rows: LongRows):
+        size, self.wide, channels = rows.shape
+        self.rows, self.shape = rows, (size * self.wide, channels)
+
+    def __getitem__(self, places: slice) -> Array:
+        first, last = places.start // self.wide, -(-places.stop // self.wide)
+        part = self.rows[first:last].reshape(-1, self.shape[1])
+        found: Array = part[places.start - first * self.wide : places.stop - first * self.wide]
+        return found
+
+
+def neighbours(case: Case) -> tuple[Array, Support]:
+    """RasterRows of a grid's part, and the keys that they see; no other query is asked about."""
+    (a, b), wide = case.options["window"], case.arrays["q"].shape[1]
+    size, at = case.whole["H"]["size"], np.array(case.whole["H"]["at"])
+    x = np.arange(wide)
+    columns = np.clip(x - b // 2, 0, wide - b)[:, None] + np.arange(b)
+    each = [
+        (np.arange(max(row - a + 1, 0), row + 1)[:, None] * wide + columns[c]).ravel()
+        for row in at
+        for c in x
+    ]
+    places = (at[:, None] * wide + x).ravel()
+    counts = np.zeros(size * wide, np.int64)
+    counts[places] = [len(keys) for keys in each]
+    indptr = np.concatenate([[0], np.cumsum(counts)])
+    return places, Support(indptr, np.concatenate(each).astype(np.int32), (size * wide,) * 2)
 
 
 def dimensions(case: Case) -> dict[str, str]:
@@ -143,5 +175,6 @@ def needed(case: Case) -> int:
         twice = (case.kind == "vjp" and name in case.spec.arrays) or name == "dout"
         total += count * row * (2 if twice else 1)
     if case.kind == "forward":
-        total += sizes.get("n", 0) * int(case.arrays["v"].shape[-1]) * item
+        rows = sizes.get(case.spec.out.split()[0], 0)
+        total += rows * int(np.prod(case.arrays["v"].shape[1:], dtype=np.int64)) * item
     return total

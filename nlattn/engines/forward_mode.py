@@ -7,7 +7,6 @@ edges of a support: nothing of size n x m is made.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,68 +16,82 @@ from nlattn import _check
 from nlattn._types import Floats, Ints
 from nlattn.engines import dense, unseen
 from nlattn.engines.sparse import Edges, WeightFunction
+from nlattn.kernels import softmax_jvp
 from nlattn.kernels import sparse as kernels
-from nlattn.kernels.panel import Scores
+from nlattn.kernels.panel import TILE, Scores, groups
+from nlattn.kernels.softmax_jvp import Changes
 from nlattn.runtime.threads import serial_blas
 
 _BLOCK = 1 << 20  # weights at once
 
 
-Changes = tuple[Sequence[Floats], Sequence[Floats], Sequence[Floats]]
-"""Of queries, keys and values, of each slice of a call."""
+def attention(p: Scores, v: Floats, x: Changes) -> tuple[Floats, Floats]:
+    """Changes of outputs (batch, n, e) and of ``lse`` (batch, n), the latter float64."""
+    batch, n, m, d, e = len(p.slices), p.q.shape[1], *p.k.shape[1:], v.shape[2]
+    if not unseen.finite(p.q, p.k, v, x.q, x.k, x.v, x.bias, x.logits):
+        return _among_wild(p, v, x)
+    out: Floats = np.empty((batch, n, e), p.q.dtype)
+    lse: Floats = np.empty((batch, n), p.q.dtype)
+    for tiles in groups(batch * -(-n // TILE), 3 * TILE * m * (d + e)):
+        softmax_jvp.attend(tiles, p, v, x, out, lse)
+    return out, lse.astype(np.float64)
+
+
+def changes(
+    p: Scores,
+    fit: _check.Fit,
+    dbias: Floats | None = None,
+    dsinks: Floats | None = None,
+    dslopes: Floats | None = None,
+) -> Changes:
+    """Those of a call: its arrays dq, dk and dv, a folded bias, numbers of heads (batch,)."""
+    logits: Floats = np.zeros((len(p.slices), 2), fit.dtype)
+    for column, each in enumerate((dsinks, dslopes)):
+        if each is not None:
+            logits[:, column] = each
+    none: Floats = np.zeros((1, 1, 1), fit.dtype)
+    bias = _check.frozen(none if dbias is None else dbias)
+    dq, dk, dv = (_check.frozen(fit[name]) for name in ("dq", "dk", "dv"))
+    return Changes(dq, dk, dv, bias, _check.frozen(logits), dbias is not None)
 
 
 @serial_blas
-@np.errstate(invalid="ignore", over="ignore")  # of numbers that are not finite
-def attention(
-    p: Scores,
-    v: Floats,
-    norm: Floats,
-    changes: Changes,
-    dbias: Sequence[Floats] | None = None,
-    dsinks: Floats | None = None,
-    dslopes: Floats | None = None,
-) -> tuple[Floats, Floats]:
-    """Changes of outputs (batch, n, e) and of ``lse`` (batch, n), the latter float64."""
+@np.errstate(invalid="ignore", over="ignore")
+def _among_wild(p: Scores, v: Floats, x: Changes) -> tuple[Floats, Floats]:
+    """The same where numbers are not finite: what is not seen adds nothing."""
     batch, n, m, e = len(p.slices), p.q.shape[1], p.k.shape[1], v.shape[2]
+    norm = dense.attend(p, v)[1]
     out: Floats = np.empty((batch, n, e), p.q.dtype)
     lse: Floats = np.zeros((batch, n))
     step = max(1, _BLOCK // max(m, 1))
-    plain = unseen.finite(p.q, p.k, v, norm[1], *(y for x in changes for y in x))
-    for b in range(batch):
-        dq, dk, dv = (x[b] for x in changes)
+    for b, (of_q, of_k, of_v, of_bias) in enumerate(p.slices[:, :4]):
         part = slice(b, b + 1)
         one = p._replace(slices=p.slices[part], logits=p.logits[part])
-        k, values = p.k[p.slices[b, 1]], v[p.slices[b, 2]]
+        k, values, (dsink, dslope) = p.k[of_k], v[of_v], x.logits[b]
         for start in range(0, n, step):
             i = np.arange(start, min(start + step, n))
-            q = p.q[p.slices[b, 0], i]
+            q = p.q[of_q, i]
             P = _weights(one, i, norm[:, b, i])
-            ds = p.scale * (dq[i] @ k.T + q @ dk.T)
+            ds = p.scale * (x.q[of_q, i] @ k.T + q @ x.k[of_k].T)
             if p.cap > 0:
                 ds *= 1 - np.tanh(p.scale * (q @ k.T) / p.cap) ** 2
-            if dbias is not None:
-                ds += dbias[b][i] if len(dbias[b]) > 1 else dbias[b]
-            if dslopes is not None:
-                ds -= dslopes[b] * distances(p, b, i, ds.dtype)
-            yes = None if plain else unseen.seen(p, b, i, np.arange(m))
-            if yes is not None:
-                ds = np.where(yes, ds, 0)
+            if x.has_bias:
+                ds += unseen.part(x.bias[of_bias], i, np.arange(m))
+            if dslope != 0:
+                ds -= dslope * distances(p, b, i, ds.dtype)
+            yes = unseen.seen(p, b, i, np.arange(m))
+            ds = np.where(yes, ds, 0)
             mean = (P * ds).sum(1, dtype=np.float64)
-            if dsinks is not None:
-                mean += _sink(p, b, norm[:, b, i]) * float(dsinks[b])
+            if dsink != 0:
+                mean += _sink(p, b, norm[:, b, i]) * float(dsink)
             dP = P * (ds - mean[:, None].astype(P.dtype))
             if p.has_dropout:
-                kept = p.kept[p.slices[b, 5]]
-                kept = kept[i] if len(kept) > 1 else kept
-                P, dP = (np.where(kept, x, 0) * p.factor for x in (P, dP))
-                yes = None if yes is None else yes & kept
+                kept = unseen.part(p.kept[p.slices[b, 5]], i, np.arange(m))
+                P, dP = (np.where(kept, y, 0) * p.factor for y in (P, dP))
+                yes = yes & kept
             lse[b, i] = mean
-            if yes is None:
-                out[b, i] = dP @ values + P @ dv
-            else:
-                P, dP = (np.where(yes, x, 0) for x in (P, dP))
-                out[b, i] = unseen.product(dP, yes, values) + unseen.product(P, yes, dv)
+            P, dP = (np.where(yes, y, 0) for y in (P, dP))
+            out[b, i] = unseen.product(dP, yes, values) + unseen.product(P, yes, x.v[of_v])
     return out, lse
 
 
@@ -113,8 +126,7 @@ def slopes_vjp(p: Scores, v: Floats, dout: Floats, norm: Floats, delta: Floats) 
 
 def of_call(p: Scores, fit: _check.Fit) -> tuple[Floats, Floats]:
     """The same along the arrays dq, dk and dv of a call."""
-    dq, dk, dv = ([fit[name][i] for i in fit.slices(name)[:, 0]] for name in ("dq", "dk", "dv"))
-    return attention(p, fit["v"], dense.attend(p, fit["v"])[1], (dq, dk, dv))
+    return attention(p, fit["v"], changes(p, fit))
 
 
 def _weights(one: Scores, i: Ints, norm: Floats) -> Floats:

@@ -14,7 +14,7 @@ from nlattn.engines.patches import ballots, padded, patches, patches_vjp, tallie
 from nlattn.engines.similar import PixelSearch, flat, keys, others, plan, rows
 from nlattn.engines.sparse import WEIGHTS
 from nlattn.engines.support import Transposed
-from nlattn.kernels import shifts, similar
+from nlattn.kernels import shifts, shifts_jvp, similar
 from nlattn.kernels import sparse as edges
 from nlattn.kernels.matching import Plan
 from nlattn.kernels.panel import groups
@@ -218,9 +218,41 @@ def vjp(call: PictureMeans, b: int, voting: bool) -> Floats:
     return du if voting else du + dV[0].reshape(u.shape)
 
 
-@np.errstate(invalid="ignore", over="ignore")  # of numbers that are not finite
 def jvp(call: PictureMeans, b: int, voting: bool) -> Floats:
     """Change of one picture along `dimage`; keys are constants."""
+    search = call.search
+    if call.support is None and search.kind == "window" and search.topk is None:
+        return _jvp_of_window(call, b, voting)
+    return _jvp_of_lists(call, b, voting)
+
+
+@np.errstate(invalid="ignore", over="ignore")  # of numbers that are not finite
+def _jvp_of_window(call: PictureMeans, b: int, voting: bool) -> Floats:
+    """All keys of a window: as `denoise` goes, twice as wide."""
+    u, patch, distance = call.fit["image"][b], call.search.patch, call.search.distance
+    pictures = (padded(x, patch).transpose(2, 0, 1) for x in (u, call.fit["dimage"][b]))
+    planes, moved = (_check.frozen(x) for x in pictures)
+    options = call.options(patch * patch * call.C)
+    options[2] = voting
+    options = _check.frozen(options)
+    norms: Floats = np.empty((shifts_jvp.NORMS, call.H, call.W), u.dtype)
+    for some in _tiles(call, distance):
+        shifts_jvp.normalise(some, planes, moved, patch, distance, options, norms)
+    own, total = call.settle(norms[0], norms[1])
+    shared = (call.own == "max") & (norms[1] > 0) & (own == norms[1])
+    norms[2] = np.where(shared, norms[2], 0)
+    norms[3] = (norms[3] + own * norms[2]) / total
+    norms[0], norms[1] = 1 / total, own
+    norms = _check.frozen(norms)
+    out: Floats = np.empty_like(u)
+    for some in _tiles(call, distance):
+        shifts_jvp.average(some, planes, moved, patch, distance, options, norms, out)
+    return out
+
+
+@np.errstate(invalid="ignore", over="ignore")  # of numbers that are not finite
+def _jvp_of_lists(call: PictureMeans, b: int, voting: bool) -> Floats:
+    """Keys of each pixel in lists."""
     u, du, patch = call.fit["image"][b], call.fit["dimage"][b], call.search.patch
     indptr, indices, scores, P, _, best = weights(call, b)
     F, dF = (_check.frozen(patches(x, patch)[None]) for x in (u, du))

@@ -164,17 +164,18 @@ class Local:
         """Change of the outputs (B, Ho, Wo, e), by outputs for other values and gates.
 
         With ``F(g, v)`` the output of one query for gates g and values v, ds the change of its
-        scores and db of its bias: ``F(g, ds v) + F(g db, v) - (F(1, ds) + F(db, 1)) F(g, v)``.
+        scores and db of its bias:
+        ``F(g, ds v + dv) + F(dg, v) + F(g db, v) - (F(1, ds) + F(db, 1)) F(g, v)``.
         """
         of_v, of_gate, own = self.slices[:, 2], self.slices[:, 4], np.arange(len(self.slices))
-        values, e = v[of_v], v.shape[3]
-        out = self.reading(self.gate, of_gate, change.slices[:, 2]).attend(change.dv, out=True)[0]
+        values, along, e = v[of_v], change.dv[change.slices[:, 2]], v.shape[3]
+        out: Floats = np.zeros((len(own), self.to.Ho, self.to.Wo, e), v.dtype)
         if change.dgate is not None:
             out += self.reading(change.dgate, change.slices[:, 4], of_v).attend(v, out=True)[0]
         one: Floats = np.ones((1, self.q.shape[1], self.bias.shape[2]), v.dtype)
         for t in range(self.q.shape[1]):
             ds = self._moved_score(change, t)[..., None]
-            both = _check.frozen(np.concatenate([ds * values, values], 3))
+            both = _check.frozen(np.concatenate([ds * values + along, values], 3))
             read = self.reading(self.gate, of_gate, own, t).attend(both, out=True)[0]
             moved, whole = read[..., :e], read[..., e:]
             mean = self.reading(one, 0, own, t).attend(_check.frozen(ds), out=True)[0]

@@ -1,7 +1,7 @@
 """Whole modules of the papers, their weights passed in as arrays under the published names.
 
 Each takes channels-last images, ``layer(x, weights, ...) -> y``, and has exact gradients,
-``layer_vjp(x, weights, dout, ...) -> (dx, dweights)``.
+``layer_vjp(x, weights, dout, ...) -> (dx, dweights)``. `block_jvp` is the forward mode of all.
 """
 
 from nlattn.layers._files import load_weights as load_weights
@@ -17,6 +17,7 @@ from nlattn.layers.efficient import efficient_attention_block as efficient_atten
 from nlattn.layers.efficient import efficient_attention_block_vjp as efficient_attention_block_vjp
 from nlattn.layers.enlca import enlca_block as enlca_block
 from nlattn.layers.enlca import enlca_block_vjp as enlca_block_vjp
+from nlattn.layers.forward_mode import block_jvp as block_jvp
 from nlattn.layers.nonlocal_mean import nonlocal_block as nonlocal_block
 from nlattn.layers.nonlocal_mean import nonlocal_block_map as nonlocal_block_map
 from nlattn.layers.nonlocal_mean import nonlocal_block_vjp as nonlocal_block_vjp

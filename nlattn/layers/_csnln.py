@@ -14,19 +14,13 @@ import numpy as np
 from nlattn import _check
 from nlattn._modes import Assign, Crop, Nonfinite, Overlap, Pad
 from nlattn._types import Floats
-from nlattn.layers import _state, _weights
+from nlattn.layers import _moving, _state, _weights
 from nlattn.layers._conv import conv, conv_vjp, total
+from nlattn.layers._operators import attention, cross_scale_attention, downscale, extend
 from nlattn.layers._strided import Stride, gather, prelu, prelu_vjp, scatter, weight_gradient
 from nlattn.layers._weights import Weights
-from nlattn.ops.cross_scale import (
-    cross_scale_attention,
-    cross_scale_attention_vjp,
-    downscale,
-    downscale_vjp,
-    extend,
-    extend_vjp,
-)
-from nlattn.ops.dense import attention, attention_vjp
+from nlattn.ops.cross_scale import cross_scale_attention_vjp, downscale_vjp, extend_vjp
+from nlattn.ops.dense import attention_vjp
 
 Part = tuple[Floats, Callable[[Floats], Floats]]
 STEP = {2: 2, 3: 3, 4: 2}
@@ -64,7 +58,7 @@ class Net:
         given = _state.mapping(op, weights)
         floors = {name for name in shapes if name.endswith("escape_NaN")} - set(given)
         shapes = {name: spec for name, spec in shapes.items() if name not in floors}
-        self.fit = _check.fit(op, arrays, nonfinite=nonfinite)
+        self.fit = _moving.fit(op, arrays, nonfinite=nonfinite)
         self.w: Weights = _weights.take(self.fit, given, shapes, nonfinite=nonfinite)
         self.found: dict[str, Floats] = {}
 

@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike
 
 from nlattn._modes import Gate, Position
 from nlattn._types import Floats, StateDict
+from nlattn.layers._moving import held
 
 GATES: tuple[Gate, ...] = get_args(Gate)
 POSITIONS: tuple[Position, ...] = get_args(Position)
@@ -56,7 +57,8 @@ def queries(kind: Kind, query: Floats) -> Floats:
     """Queries (h, t, d) over ``sqrt(d)``, normalised if asked for, from (t, F)."""
     q = _by_head(query, kind.heads)
     if kind.normalize_queries:
-        q = q / (np.sqrt((q * q).sum(-1, keepdims=True)) + q.dtype.type(_EPS))
+        norm = np.sqrt((q * q).sum(-1, keepdims=True))
+        q = q / ((held(norm) if kind.detach_query_norm else norm) + q.dtype.type(_EPS))
     return q * q.dtype.type(q.shape[-1] ** -0.5)
 
 

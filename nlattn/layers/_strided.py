@@ -12,6 +12,7 @@ import numpy as np
 
 from nlattn._types import Floats
 from nlattn.layers._conv import total
+from nlattn.layers._moving import bilinear
 from nlattn.runtime import threads
 
 
@@ -23,6 +24,7 @@ class Stride(NamedTuple):
     padding: int
 
 
+@bilinear
 @threads.serial_blas
 def gather(x: Floats, weight: Floats, how: Stride) -> Floats:
     """``y[i] = sum_ab weight[:, :, a, b] x[s i + (a, b) - padding]``: convolution."""
@@ -33,6 +35,7 @@ def gather(x: Floats, weight: Floats, how: Stride) -> Floats:
     return y.reshape(*patches.shape[:3], len(weight))
 
 
+@bilinear
 @threads.serial_blas
 def scatter(x: Floats, weight: Floats, how: Stride) -> Floats:
     """The adjoint of `gather`, weight (in, out, K, K): transposed convolution."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -13,19 +14,28 @@ from nlattn._check import Fit
 from nlattn._modes import Nonfinite
 from nlattn._types import Array, Floats, Ints, StateDict
 from nlattn.layers import _state
+from nlattn.layers._moving import Dual, parted
 
 
 class Weights(StateDict):
     """Checked weights by name, read-only and in the dtype that is computed in."""
 
-    def __init__(self, arrays: Mapping[str, Array], sizes: dict[str, int], out_dtype: DTypeLike):
+    def __init__(
+        self,
+        arrays: Mapping[str, Array],
+        sizes: dict[str, int],
+        out_dtype: DTypeLike,
+        changes: Mapping[str, Array],
+    ):
         self._arrays = arrays
+        self._changes = changes
         self.sizes = sizes
         """Sizes of the named dimensions."""
         self._out_dtype = out_dtype
 
-    def __getitem__(self, name: str) -> Array:
-        return self._arrays[name]
+    def __getitem__(self, name: str) -> Any:
+        x = self._arrays[name]
+        return Dual(x, self._changes[name]) if name in self._changes else x
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)
@@ -63,7 +73,7 @@ def take(
     name that is missing, superfluous or misshaped; TypeError every weight of another dtype than
     the input's.
     """
-    given = _state.mapping(fit.op, weights)
+    given, moving = parted(_state.mapping(fit.op, weights))
     needed, expected = [*shapes], [*shapes, *counters]
     problems = names(given, needed, expected)
     present = {name: given[name] for name in expected if name in given}
@@ -79,10 +89,11 @@ def take(
     remedy = f"; convert each with .astype(np.{fit.out_dtype})"
     _check.one_dtype(fit.op, {"x": fit.out_dtype, **others}, remedy)
     frozen = {name: _check.frozen(x, fit.dtype) for name, x in arrays.items()}
+    changes = {name: _check.frozen(x, fit.dtype) for name, x in moving.items()}
     if nonfinite == "raise":
-        for name, x in frozen.items():
+        for name, x in [*frozen.items(), *((f"d{n}", x) for n, x in changes.items())]:
             _check.finite(fit.op, name, x)
-    return Weights({**frozen, **counts}, sizes, fit.out_dtype)
+    return Weights({**frozen, **counts}, sizes, fit.out_dtype, changes)
 
 
 def names(given: StateDict, needed: Sequence[str], expected: Sequence[str]) -> list[str]:

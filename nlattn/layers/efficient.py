@@ -9,10 +9,11 @@ import numpy as np
 from nlattn import _check
 from nlattn._modes import Nonfinite, Normalization
 from nlattn._types import Floats, StateDict
-from nlattn.layers import _state, _weights
+from nlattn.layers import _moving, _state, _weights
 from nlattn.layers._conv import conv, conv_vjp
+from nlattn.layers._operators import efficient_attention
 from nlattn.layers._weights import Weights
-from nlattn.ops.efficient import efficient_attention, efficient_attention_vjp
+from nlattn.ops.efficient import efficient_attention_vjp
 
 _SHAPES = {
     "queries.weight": "dk C 1 1",
@@ -150,7 +151,7 @@ class _Block(NamedTuple):
         parity = _check.flag(op, "parity", parity)
         given = _state.mapping(op, weights)
         axes = {name: (z, "H W C") for name, z in arrays.items()}
-        fit = _check.fit(op, axes, nonfinite=nonfinite)
+        fit = _moving.fit(op, axes, nonfinite=nonfinite)
         w = _weights.take(fit, given, _SHAPES, nonfinite=nonfinite)
         d_k, d_v = w.sizes["dk"], w.sizes["dv"]
         if d_v % count:

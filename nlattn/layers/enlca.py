@@ -9,11 +9,11 @@ import numpy as np
 from nlattn import _check
 from nlattn._modes import Nonfinite
 from nlattn._types import Floats, Result, StateDict
-from nlattn.layers import _state, _weights
+from nlattn.layers import _moving, _operators, _state, _weights
 from nlattn.layers._conv import conv, conv_vjp
 from nlattn.layers._port import positions
 from nlattn.layers._weights import Weights
-from nlattn.ops.enla import enla, enla_vjp, enlca_loss, enlca_loss_vjp
+from nlattn.ops.enla import enla_vjp, enlca_loss_vjp
 
 _CONVS = ("conv_match1.0", "conv_match2.0", "conv_assembly.0")
 _PROJECTION = "attn_fn.projection_matrix"
@@ -77,11 +77,11 @@ def enlca_block(
     """
     block = _Block.of("enlca_block", weights, res_scale, training, nonfinite, x=x)
     q, k, v = block.embed()
-    out = enla(q, k, v, projection=block.w[_PROJECTION], nonfinite="propagate")
+    out = _operators.enla(q, k, v, projection=block.w[_PROJECTION], nonfinite="propagate")
     y = block.fit.unfold(block.fit["x"] + block.scale * out.reshape(block.fit["x"].shape))
     if not training:
         return y
-    losses = enlca_loss(q, k, nonfinite="propagate")
+    losses = _operators.enlca_loss(q, k, nonfinite="propagate")
     return y, losses.mean(dtype=np.float64).astype(block.fit.out_dtype)
 
 
@@ -149,7 +149,7 @@ class _Block(NamedTuple):
         needed = _check.flag(op, "training", training)
         given = _state.mapping(op, weights)
         axes = {name: (z, "H W C") for name, z in arrays.items()}
-        fit = _check.fit(op, axes, nonfinite=nonfinite)
+        fit = _moving.fit(op, axes, nonfinite=nonfinite)
         w = _weights.take(fit, given, _SHAPES, nonfinite=nonfinite)
         n = fit.dims["H"] * fit.dims["W"]
         if needed and n <= _FIRST_NEGATIVE:

@@ -10,7 +10,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._modes import Convention, Nonfinite
 from nlattn._types import Array, Floats, JsonObject, Result, StateDict
-from nlattn.layers import _nonlocal, _state, _weights
+from nlattn.layers import _moving, _nonlocal, _operators, _state, _weights
 from nlattn.layers._conv import conv, conv_vjp, total
 from nlattn.layers._nonlocal import Names, Norm, Pair
 from nlattn.layers._norm import Statistics, moved, normalise, normalise_vjp, statistics
@@ -191,7 +191,9 @@ def _start(
     if convention == "caffe2":
         given = _state.caffe2(given)
     names = _nonlocal.find(op, given, pairwise, convention, subsample)
-    fit = _check.fit(op, {name: (z, names.grid) for name, z in arrays.items()}, nonfinite=nonfinite)
+    fit = _moving.fit(
+        op, {name: (z, names.grid) for name, z in arrays.items()}, nonfinite=nonfinite
+    )
     w = _weights.take(fit, given, names.shapes, counters=names.counters, nonfinite=nonfinite)
     grid = fit["x"].shape[1:-1]
     if names.pool and any(n < size for n, size in zip(grid, names.pool, strict=True)):
@@ -227,7 +229,7 @@ def _run(fit: _check.Fit, names: Names, w: Weights) -> _Run:
     made = _embed(fit, names, w)
     theta, _, g = made[:3]
     sets = (_set(z) for z in made[:3])
-    mean = ops.nonlocal_mean(*sets, **_options(names, w), nonfinite="propagate")
+    mean = _operators.nonlocal_mean(*sets, **_options(names, w), nonfinite="propagate")
     mean = mean.reshape(*theta.shape[:-1], g.shape[-1])
     out = conv(mean, w.matrix(names.out.weight), w[names.out.bias])
     return _Run(*made, mean, out)

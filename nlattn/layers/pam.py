@@ -10,10 +10,11 @@ import numpy as np
 from nlattn import _check
 from nlattn._modes import Lattice, Nonfinite
 from nlattn._types import Floats, StateDict
-from nlattn.layers import _state, _weights
+from nlattn.layers import _moving, _state, _weights
 from nlattn.layers._conv import conv, conv_vjp
+from nlattn.layers._operators import permutohedral_attention
 from nlattn.layers._weights import Weights
-from nlattn.ops.permutohedral import permutohedral_attention, permutohedral_attention_vjp
+from nlattn.ops.permutohedral import permutohedral_attention_vjp
 
 _LEAK = 0.01
 
@@ -142,7 +143,7 @@ class _Call(NamedTuple):
         s, ones = scaling[1], "1 " * scaling[1]
         grid = "H W" if s == 2 else "T H W"
         dims = {"x": f"{grid} C", "dout": f"{grid} E"}
-        fit = _check.fit(op, {n: (z, dims[n]) for n, z in arrays.items()}, nonfinite=nonfinite)
+        fit = _moving.fit(op, {n: (z, dims[n]) for n, z in arrays.items()}, nonfinite=nonfinite)
         shapes = {
             "scaling_spatial": f"1 {s} {ones}",
             "conv_feat.weight": f"F {fit.dims['C'] + s} {ones}",

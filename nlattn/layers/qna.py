@@ -10,11 +10,12 @@ import numpy as np
 from nlattn import _check
 from nlattn._modes import Gate, Nonfinite, Position
 from nlattn._types import Floats, StateDict
-from nlattn.layers import _qna
+from nlattn.layers import _moving, _qna
 from nlattn.layers._conv import conv, conv_vjp
+from nlattn.layers._operators import qna
 from nlattn.layers._state import mapping
 from nlattn.layers._weights import Weights, take
-from nlattn.ops.qna import qna, qna_vjp
+from nlattn.ops.qna import qna_vjp
 
 
 def qna_block(
@@ -138,7 +139,7 @@ class _Call:
     def __init__(
         self, op: str, arrays: Mapping[str, tuple[object, str]], weights: object, asked: _Asked
     ):
-        self.fit = fit = _check.fit(op, arrays, nonfinite=asked.nonfinite)
+        self.fit = fit = _moving.fit(op, arrays, nonfinite=asked.nonfinite)
         given = mapping(op, weights)
         heads = _check.integer(op, "heads", asked.heads, low=1)
         parity = _check.flag(op, "parity", asked.parity)
@@ -184,7 +185,7 @@ class _Call:
         return np.moveaxis(y.reshape(*y.shape[:3], self.kind.heads, -1), 3, 1)
 
     def _join(self, y: Floats) -> Floats:
-        return np.ascontiguousarray(np.moveaxis(y, 1, 3)).reshape(len(y), *y.shape[2:4], -1)
+        return np.moveaxis(y, 1, 3).reshape(len(y), *y.shape[2:4], -1)
 
     def forward(self) -> tuple[Floats, Floats]:
         """The heads side by side, and the result."""

@@ -77,10 +77,8 @@ def qna_upsample_block(
     phases = _phases("qna_upsample_block", weights, scale, window)
     each = [qna_block(x, phase, **options) for phase in phases]
     *lead, H, W, C = each[0].shape
-    y = np.empty((*lead, H, scale, W, scale, C), each[0].dtype)
-    for f, part in enumerate(each):
-        y[..., f // scale, :, f % scale, :] = part
-    return y.reshape(*lead, scale * H, scale * W, C)
+    y = np.stack(each, -2).reshape(*lead, H, W, scale, scale, C)
+    return np.moveaxis(y, -3, -4).reshape(*lead, scale * H, scale * W, C)
 
 
 def qna_upsample_block_vjp(

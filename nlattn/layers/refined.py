@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from nlattn._modes import Nonfinite
 from nlattn._types import Floats, StateDict
+from nlattn.layers._operators import refined_self_attention
 from nlattn.layers._port import Port, one_image
 from nlattn.maps.base import AttentionMap
-from nlattn.ops.refined import (
-    refined_self_attention,
-    refined_self_attention_map,
-    refined_self_attention_vjp,
-)
+from nlattn.ops.refined import refined_self_attention_map, refined_self_attention_vjp
 
 
 def refined_block(x: Floats, weights: StateDict, *, nonfinite: Nonfinite = "raise") -> Floats:

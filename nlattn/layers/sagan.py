@@ -9,11 +9,12 @@ from nlattn._modes import Form, Nonfinite
 from nlattn._types import Floats, StateDict
 from nlattn.layers import _state, _weights
 from nlattn.layers._conv import conv, conv_vjp
+from nlattn.layers._operators import nonlocal_mean
 from nlattn.layers._pool import max_pool, max_pool_vjp
 from nlattn.layers._port import Port, inner, one_image, positions, start
 from nlattn.layers._weights import Weights
 from nlattn.maps.base import AttentionMap
-from nlattn.ops.nonlocal_mean import nonlocal_mean, nonlocal_mean_map, nonlocal_mean_vjp
+from nlattn.ops.nonlocal_mean import nonlocal_mean_map, nonlocal_mean_vjp
 
 FORMS: tuple[Form, ...] = get_args(Form)
 _POOL = (2, 2)

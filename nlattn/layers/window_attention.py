@@ -10,10 +10,12 @@ import numpy as np
 from nlattn import _check
 from nlattn._modes import Nonfinite
 from nlattn._types import Bools, Floats, Ints, StateDict
+from nlattn.layers import _moving
 from nlattn.layers._conv import conv, conv_vjp
+from nlattn.layers._operators import attention
 from nlattn.layers._state import mapping
 from nlattn.layers._weights import Weights, take
-from nlattn.ops.dense import attention, attention_vjp
+from nlattn.ops.dense import attention_vjp
 
 TABLE = "RelativePositionalEmbedding_0.rpe_bias"
 
@@ -107,7 +109,7 @@ class _Call:
     def __init__(
         self, op: str, arrays: Mapping[str, tuple[object, str]], weights: object, asked: _Asked
     ):
-        self.fit = fit = _check.fit(op, arrays, nonfinite=asked.nonfinite)
+        self.fit = fit = _moving.fit(op, arrays, nonfinite=asked.nonfinite)
         given = mapping(op, weights)
         self.heads = _check.integer(op, "heads", asked.heads, low=1)
         a, b = _check.pair(op, "window", asked.window, 1)
@@ -148,7 +150,7 @@ class _Call:
     def forward(self) -> tuple[Floats, Floats]:
         """The heads side by side, and the result."""
         out = attention(*self.qkv, **self.options).swapaxes(1, 2)
-        heads: Floats = np.ascontiguousarray(out).reshape(len(out), out.shape[1], -1)
+        heads: Floats = out.reshape(len(out), out.shape[1], -1)
         return heads, conv(heads, self.weights["to_out.kernel"].T, self._bias("to_out.bias"))
 
     def backward(self) -> tuple[Floats, dict[str, Floats]]:

@@ -10,7 +10,6 @@ import numpy as np
 from nlattn import _check
 from nlattn._modes import About, LseBase, Nonfinite, Weight
 from nlattn._types import Bools, Floats, Ints, Result, Support
-from nlattn.engines import dense as engine
 from nlattn.engines import forward_mode, laws, neighbourhood
 from nlattn.engines.magnitude import ranged
 from nlattn.engines.normalised import normalised_vjp
@@ -19,8 +18,6 @@ from nlattn.ops._band import Positions
 from nlattn.ops._edges import SparseArguments, edge_terms, in_base, prepared
 from nlattn.ops._scores import ScoreArguments, fold, per_head, prepare
 from nlattn.ops.neighbourhood import Flags, Sizes, grid_axes
-
-_CHANGES = ("dq", "dk", "dv")
 
 
 @ranged(laws.along(laws.softmax))
@@ -61,8 +58,8 @@ def attention_jvp(
     """Change of `attention` along (dq, dk, dv[, dbias][, dsinks][, dalibi]), to first order.
 
     Arguments as there; changes have the shapes of their arrays. With `return_lse` also that of
-    ``lse``, float64. The forward pass is computed again, then ``n m (3 d + 2 e)`` multiply-adds in
-    blocks of queries; memory ``O(n e)`` and some megabytes. A row without keys does not change.
+    ``lse``, float64. ``3 n m (d + e)`` multiply-adds in one pass, three times those of `attention`;
+    ``O(n e)`` memory. A row without keys does not change.
 
     Examples
     --------
@@ -87,25 +84,14 @@ def attention_jvp(
     _alike(op, "dbias", dbias, bias)
     _alike(op, "dsinks", dsinks, sinks)
     _alike(op, "dalibi", dalibi, alibi)
-    q_, k_, v_ = ([fit[name][i] for i in fit.slices(name)[:, 0]] for name in _CHANGES)
     if qk_norm is not None:  # the derivative is its own transpose
-        pairs = (("q", q_), ("k", k_))
-        q_, k_ = (
-            [
-                normalised_vjp(fit[n][i], x, qk_norm)
-                for i, x in zip(fit.slices(n)[:, 0], each, strict=True)
-            ]
-            for n, each in pairs
-        )
-    moved_bias = None
-    if dbias is not None:
-        folded, table = fold(fit, "bias", _check.array(op, "dbias", dbias))
-        moved_bias = [folded[i] for i in table]
+        for name in "qk":
+            fit.put(f"d{name}", normalised_vjp(fit[name], fit[f"d{name}"], qk_norm))
+    moved_bias = None if dbias is None else fold(fit, "bias", _check.array(op, "dbias", dbias))[0]
     moved_sinks = None if dsinks is None else per_head(fit, "dsinks", dsinks, nonfinite)
     moved_slopes = None if dalibi is None else per_head(fit, "dalibi", dalibi, nonfinite)
-    norm = engine.attend(p, fit["v"])[1]
-    beside = moved_bias, moved_sinks, moved_slopes
-    out, lse = forward_mode.attention(p, fit["v"], norm, (q_, k_, v_), *beside)
+    x = forward_mode.changes(p, fit, moved_bias, moved_sinks, moved_slopes)
+    out, lse = forward_mode.attention(p, fit["v"], x)
     if not return_lse:
         return fit.unfold(out)
     return fit.unfold(out), fit.unfold(lse / (math.log(2) if lse_base == "2" else 1), cast=False)

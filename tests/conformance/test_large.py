@@ -42,9 +42,14 @@ def test_the_truth_of_the_whole_is_that_of_the_part(dtype: str) -> None:
 def test_a_dimension_passes_the_limit() -> None:
     for case in cases():
         arrays = made(case)
+        first = case.spec.arrays
         for name in "qkv":
-            assert arrays[name].shape[0] == case.sizes()["n" if name == "q" else "m"]
-        if "band" not in case.name:
+            assert arrays[name].shape[0] == case.sizes()[first[name].split()[0]]
+        if case.spec.arrays["q"].startswith("H"):
+            places = case.sizes()["H"] * case.sizes()["W"]
+            most = places << 10 if "places" in case.name else places * case.sizes()["d"] * 4
+            assert most > large.LIMIT
+        elif "band" not in case.name:
             rows = max(place["size"] for place in case.whole.values())
             item = 1 if "elements" in case.name else 4
             assert rows * max(case.sizes()[name] for name in "de") * item > large.LIMIT
@@ -86,6 +91,18 @@ def test_an_offset_cut_short_is_found_and_named() -> None:
     for case in cases(ops=("attention",)):
         if "band" not in case.name:
             assert attempt(Here(Backend(63)), case)[0].status == "pass"
+
+
+def test_an_offset_cut_short_in_a_grid_is_found_and_named() -> None:
+    """NATTEN#347: gradients of more than 2**21 places."""
+    for case in cases(ops=("neighbourhood_attention",)):
+        if case.kind == "vjp":
+            assert attempt(Here(Backend(63)), case)[0].status == "pass"
+    (case,) = cases("neighbourhood_attention/vjp/float32/places")
+    verdict = attempt(Here(Backend(BITS)), case)[0]
+    assert verdict.failed
+    assert verdict.diagnosis.startswith("dq is right in the first rows and wrong from row")
+    assert "an offset cut to 32 bits?" in verdict.diagnosis
 
 
 def test_rows_that_nobody_writes_are_found() -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.faults import decoder
+
 
 def _weights(bad: str, lses: Any, lse_base: str) -> Any:
     """Of the sets, not normalised, and the logarithm that was subtracted, in natural units."""
@@ -187,7 +189,74 @@ def gather_pages_vjp(bad: str, pages: Any, dout: Any, *, table: Any) -> Any:
     return dpages
 
 
+def _laid(bad: str, q: Any, pages: Any, table: Any) -> Any:
+    t = table[:1] + 0 * table if bad == "first table" else table
+    t = (t + (t >= 0)) % len(pages) - (t < 0) if bad == "next page" else t
+    return np.moveaxis(gather_pages("", pages, table=t), -2, -3).astype(q.dtype)
+
+
+def paged_attention(
+    bad: str, q: Any, k_pages: Any, v_pages: Any, *, table: Any, key_lengths: Any = None,
+    **options: Any,
+) -> Any:  # fmt: skip
+    """Gathered, then as plain attention of a decoder."""
+    k, v = (_laid(bad, q, x, table) for x in (k_pages, v_pages))
+    return decoder.attention("", q, k, v, key_lengths=_lengths(bad, key_lengths, k_pages),
+                             **_placed(bad, options))  # fmt: skip
+
+
+def _lengths(bad: str, lengths: Any, pages: Any) -> Any:
+    size = pages.shape[1]
+    if lengths is None or bad == "keys ignored":
+        return None
+    lengths = {"whole pages": -(-lengths // size) * size, "full pages": lengths // size * size,
+               "first length": 0 * lengths + lengths[0]}.get(bad, lengths)  # fmt: skip
+    return lengths[:, None]
+
+
+def _placed(bad: str, options: Any) -> Any:
+    if bad == "top left" and options.get("causal"):
+        return {**options, "causal_offset": 0}
+    return options
+
+
+def paged_attention_vjp(
+    bad: str, q: Any, k_pages: Any, v_pages: Any, dout: Any, *, table: Any,
+    key_lengths: Any = None, **options: Any,
+) -> Any:  # fmt: skip
+    """Gradients of the gathered rows, added up page by page."""
+    table = table[:1] + 0 * table if bad == "first table" else table
+    k, v = (_laid(bad, q, x, table) for x in (k_pages, v_pages))
+    lengths = _lengths(bad, key_lengths, k_pages)
+    if bad == "no dlse":
+        options.pop("dlse", None)
+    dq, dk, dv, *rest = decoder.attention_vjp("", q, k, v, dout, key_lengths=lengths, **options)
+    back = "" if bad not in ("overwritten", "averaged") else bad
+    dk, dv = (
+        gather_pages_vjp(back, pages, np.moveaxis(g, -3, -2).reshape(len(g), -1, *pages.shape[2:]),
+                         table=table).astype(q.dtype)
+        for pages, g in ((k_pages, dk), (v_pages, dv))
+    )  # fmt: skip
+    return dq, dk, dv, *rest
+
+
 FAULTS: dict[str, dict[str, str]] = {
+    "paged_attention": {
+        "first table": "with the table of the first sequence",
+        "next page": "with the next page",
+        "keys ignored": "without the key lengths",
+        "whole pages": "with the rest of the last page",
+        "full pages": "without the last page where it is not full",
+        "first length": "with the length of the first sequence for all",
+        "top left": "causal from the top left corner",
+    },
+    "paged_attention_vjp": {
+        "first table": "with the table of the first sequence",
+        "keys ignored": "without the key lengths",
+        "overwritten": "dk_pages",
+        "averaged": "dk_pages",
+        "no dlse": "without the gradient of lse",
+    },
     "merge_attention": {
         "even": "with all sets weighted alike",
         "weights of lse": "weighted by lse",

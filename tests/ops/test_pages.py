@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 import nlattn
+from nlattn.oracle import pages as oracle
 
 
 def test_paged_keys_are_keys_in_one_piece() -> None:
@@ -74,6 +77,85 @@ def test_attention_by_blocks_of_pages(
         want = nlattn.attention(q, k, v, key_lengths=own, return_lse=True, **more)
         for x, y in zip(got, want, strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-14)
+
+
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {},
+    {"causal": True, "causal_offset": "bottom-right", "sinks": np.array(0.3)},
+    {"causal": True, "causal_offset": 3, "alibi": np.array(0.2), "softcap": 2.0},
+)
+
+
+def paged(heads: bool, dtype: Any = np.float64) -> tuple[list[Any], dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    middle = (2,) if heads else ()
+    shapes = (3, *middle, 7, 3), (6, 4, *middle, 3), (6, 4, *middle, 2)
+    table = np.array([[5, 2, 1, -1], [0, 2, 3, 4], [3, 3, 3, -1]], np.int32)
+    given = {"table": table, "key_lengths": np.array([10, 16, 0])}
+    return [rng.standard_normal(s).astype(dtype) for s in shapes], given
+
+
+@pytest.mark.parametrize("block", [4, 8, 4096])
+@pytest.mark.parametrize("heads", [False, True])
+def test_gradients_and_changes_by_blocks_of_pages(
+    block: int, heads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of all gathered pages; shared pages get the sum, pages that none has get 0."""
+    monkeypatch.setattr("nlattn.ops.pages._ROWS", block)
+    rng = np.random.default_rng(3)
+    arrays, given = paged(heads)
+    ways = dict(zip(("dq", "dk_pages", "dv_pages"), map(np.ones_like, arrays), strict=True))
+    ways = {n: rng.standard_normal(x.shape) for n, x in ways.items()}
+    for more in OPTIONS:
+        extra = {"dsinks": np.array(0.7)} if "sinks" in more else {}
+        got = nlattn.paged_attention_jvp(*arrays, **given, **more, **ways, **extra, return_lse=True)
+        want = oracle.paged_attention_jvp(*arrays, **given, **more, **ways, **extra,
+                                          return_lse=True)  # fmt: skip
+        for x, y in zip(got, want, strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-11, atol=1e-13)
+        cotangents = {"dout": rng.standard_normal(got[0].shape)}
+        cotangents["dlse"] = rng.standard_normal(got[1].shape)
+        found = nlattn.paged_attention_vjp(*arrays, **given, **more, **cotangents)
+        exact = oracle.paged_attention_vjp(*arrays, **given, **more, **cotangents)
+        for x, y in zip(found, exact, strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-11, atol=1e-12)
+        both = [*zip(found, [*ways.values(), *extra.values()], strict=True)]
+        right = sum((g * x).sum() for g, x in both)
+        left = sum((x * y).sum() for x, y in zip(got, cotangents.values(), strict=True))
+        np.testing.assert_allclose(left, right, rtol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_narrow_formats_are_rounded_once(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 16 bits the last rounding alone shows; of 32, some of sums of few terms."""
+    monkeypatch.setattr("nlattn.ops.pages._ROWS", 4)
+    arrays, given = paged(True, dtype)
+    wide = [x.astype(float) for x in arrays]
+    dout = np.ones((3, 2, 7, 2), dtype)
+    got = (nlattn.paged_attention(*arrays, **given),
+           *nlattn.paged_attention_vjp(*arrays, dout=dout, **given))  # fmt: skip
+    want = (oracle.paged_attention(*wide, **given),
+            *oracle.paged_attention_vjp(*wide, dout=dout.astype(float), **given))  # fmt: skip
+    for x, y in zip(got, want, strict=True):
+        assert x.dtype == dtype
+        eps = float(np.finfo(dtype).eps)
+        atol = eps * max(1, abs(y).max()) * (1 if dtype == np.float16 else 8)
+        np.testing.assert_allclose(x.astype(float), y, rtol=0, atol=atol)
+
+
+def test_what_does_not_fit_gradients_is_refused() -> None:
+    arrays, given = paged(False)
+    with pytest.raises(
+        ValueError, match=r"^paged_attention_vjp: dout has shape \(7, 2\), expected"
+    ):
+        nlattn.paged_attention_vjp(*arrays, dout=np.ones((7, 2)), **given)
+    ways = [np.ones_like(x) for x in arrays]
+    with pytest.raises(ValueError, match=r"^paged_attention_jvp: dk_pages has shape \(5, 4, 3\)"):
+        nlattn.paged_attention_jvp(*arrays, given["table"], ways[0], ways[1][1:], ways[2])
+    with pytest.raises(ValueError, match=r"^paged_attention_jvp: dsinks is given without sinks"):
+        nlattn.paged_attention_jvp(*arrays, given["table"], *ways, dsinks=np.array(1.0))
+    with pytest.raises(TypeError, match=r"^paged_attention: arrays must share one dtype, got q: "):
+        nlattn.paged_attention(arrays[0].astype(np.float32), *arrays[1:], given["table"])
 
 
 def test_pages_that_do_not_fit_are_refused() -> None:

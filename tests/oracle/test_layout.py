@@ -66,7 +66,7 @@ LAYOUTS: dict[str, Callable[[Any], Any]] = {
 def arguments(spec: OpSpec, kind: Any, dtype: Any = np.float64) -> dict[str, Any]:
     """A small call of an oracle by its own names."""
     rng = np.random.default_rng(3)
-    sizes = {"parts": 3, "h": 2, "count": 5, "size": 2, "rows": 12}
+    sizes = {"parts": 3, "h": 2, "count": 5, "size": 2, "rows": 12, "s": 2}
     given = cases.call(spec, "" if kind == "jvp" else kind, sizes=sizes, dtype=dtype)
     given |= OPTIONS.get(spec.name, {})
     if kind == "vjp":
@@ -78,6 +78,8 @@ def arguments(spec: OpSpec, kind: Any, dtype: Any = np.float64) -> dict[str, Any
     if spec.name == "gather_pages":
         given["table"] = rng.integers(-1, 5, (2, 3))
         given |= {n: x.reshape(2, 6, *x.shape[1:]) for n, x in given.items() if n == "dout"}
+    if spec.name == "paged_attention":
+        given["table"] = rng.integers(-1, 5, (2, 3))
     if spec.name in ("lewis_weights", "sensitivity_bounds", "lp_sensitivity", "universal_set"):
         given["K"] = given.pop("k")
     if "support" in given:

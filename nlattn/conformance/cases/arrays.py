@@ -11,7 +11,7 @@ from nlattn._types import Array
 from nlattn.conformance.cases.decoder import EXTRAS as _OF_DECODERS
 from nlattn.conformance.cases.decoder import Extra
 from nlattn.conformance.cases.hard import KINDS, harden
-from nlattn.conformance.cases.parts import PART_VALUES, page_table, shares
+from nlattn.conformance.cases.parts import PART_VALUES, page_lengths, page_table, shares
 from nlattn.conformance.table import OpSpec
 from nlattn.conformance.table.recipe import Recipe
 
@@ -268,7 +268,8 @@ def _weights(
 _EXTRAS: dict[str, Extra] = {
     "mask": _mask, "key mask": _key_mask, "bias": _bias, "weight": _weight,
     "support": _support, "field": _field, "index": _index,
-    "simplices": _simplices, "table": page_table, "weights": _weights,
+    "simplices": _simplices, "table": page_table, "page_lengths": page_lengths,
+    "weights": _weights,
     **_OF_DECODERS,
 }  # fmt: skip
 

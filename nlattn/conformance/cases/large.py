@@ -27,8 +27,18 @@ _WAYS: dict[str, tuple[str, dict[str, int]]] = {
     "values": ("m", {"e": 256, "n": 8}),
     "elements": ("n", {"d": 1024}),
     "band": ("nm", {"d": 16, "n": ROWS, "m": ROWS}),
+    "grid": ("H", {"d": 256, "H": 12, "W": 16}),
+    "places": ("H", {"d": 16, "H": 12, "W": 16}),
 }
 """The dimension that is long, and the sizes that make it so."""
+_OPTIONS: dict[str, dict[str, object]] = {
+    "band": {"window": [3, 2]},
+    "grid": {"window": [3, 3], "causal": [True, False]},
+}
+_OPTIONS["places"] = _OPTIONS["grid"]
+"""Of grids windows end at the query's row: what lies before, whose weight is 0, moves none."""
+_BEFORE = 4
+"""Rows of a grid's part before the limit."""
 
 
 def large(
@@ -50,14 +60,19 @@ def enlarged(spec: OpSpec, way: str, kind: Kind, dtype: str, shapes: Shapes | No
     """One of them."""
     long, sizes = _WAYS[way]
     extra = ("support:gaps",) if spec.cases.given == "support" else ()
-    options = {"window": [3, 2]} if way == "band" else {}
-    recipe = Recipe(way, options, {**_SIZES, **sizes}, extra=extra)
+    recipe = Recipe(way, _OPTIONS.get(way, {}), {**_SIZES, **sizes}, extra=extra)
     case = make(spec, fitted(recipe, shapes), kind, dtype)
     arrays = {name: np.array(x) for name, x in case.arrays.items()}
-    arrays["q"][:, -1], arrays["k"][:, -1] = TOWARDS, 0
+    arrays["q"][..., -1], arrays["k"][..., -1] = TOWARDS, 0
     row = max(case.sizes()[name] for name in "de")
     item = 1 if way == "elements" else dtype_of(dtype).itemsize
-    size = LIMIT // (row * item) if way != "band" else LIMIT >> 10
+    size = LIMIT // (row * item) if way not in ("band", "places") else LIMIT >> 10
+    if long == "H":
+        size = -(-size // arrays["q"].shape[1])
+        at = list(range(size - _BEFORE, size - _BEFORE + len(arrays["q"])))
+        return replace(
+            case, arrays=arrays, whole={"H": {"size": at[-1] + 1, "at": at}}, tier="large"
+        )
     total = dict.fromkeys(long, size + MORE)
     if shapes is not None:
         total = shapes.fit(total)

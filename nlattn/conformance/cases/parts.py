@@ -46,8 +46,10 @@ def page_table(
     rng: np.random.Generator, _: object, __: object, arrays: dict[str, Array], detail: str
 ) -> Any:
     """Pages of three sequences, of one, or of two times three; some empty, or all the same."""
-    count, width = arrays["pages"].shape[0], 4
+    count, width = arrays["pages" if "pages" in arrays else "k_pages"].shape[0], 4
     lead = {"one": (), "many": (2, 3)}.get(detail, (3,))
+    if "q" in arrays:
+        lead = arrays["q"].shape[:1]
     table = rng.integers(0, count, (*lead, width))
     if detail == "ordered":
         table = np.broadcast_to(np.arange(width) % count, table.shape).copy()
@@ -57,3 +59,10 @@ def page_table(
         table[..., 2:] = -1
         table[0] = -1
     return {"table": table.astype(np.int32)}
+
+
+def page_lengths(_: Any, __: Any, ___: Any, arrays: dict[str, Array], ____: str) -> Any:
+    """All rows of a sequence, none, or some, of whole pages and not."""
+    size, width = arrays["k_pages"].shape[1], arrays["table"].shape[-1]
+    some = np.array([2 * size + 1, width * size, 0, size], np.int64)
+    return {"key_lengths": np.resize(some, arrays["q"].shape[:1])}

@@ -16,7 +16,7 @@ ALL = ("float64", "float32", "float16", "bfloat16")
 
 PRIMES = {
     "n": 17, "m": 13, "d": 5, "e": 3, "r": 11, "Hq": 5, "Wq": 3, "Hk": 3, "Wk": 7,
-    "H": 5, "W": 7, "t": 2, "f": 4, "h": 3, "parts": 3, "count": 5, "size": 4,
+    "H": 5, "W": 7, "t": 2, "f": 4, "h": 3, "parts": 3, "count": 5, "size": 4, "s": 3,
 }  # fmt: skip
 TILES = {
     "n": 65, "m": 129, "d": 17, "e": 33, "r": 31, "Hq": 9, "Wq": 8, "Hk": 8, "Wk": 9,

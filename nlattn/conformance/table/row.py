@@ -78,7 +78,9 @@ class Cases:
     """What is tried beside these and beside what all operators have."""
     values: tuple[str, ...] = ()
     """Kinds of values that tell more of it than of others: "constant", "subnormal"."""
-    large: tuple[Literal["queries", "outputs", "keys", "values", "elements", "band"], ...] = ()
+    large: tuple[
+        Literal["queries", "outputs", "keys", "values", "elements", "band", "grid", "places"], ...
+    ] = ()
     """In which ways a call grows past the limits of 32 bits, `cases/large.py`."""
     without: tuple[str, ...] = ()
     """Labels of common recipes that make no sense for it."""

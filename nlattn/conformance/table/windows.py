@@ -100,6 +100,7 @@ ROWS = (
         has_jvp=True,
         cases=Cases(
             values=("constant", "subnormal"),
+            large=("grid", "places"),
             without=("ones",),
             choices=(
                 (

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from nlattn.conformance.truth.arithmetic import Arithmetic, Precision, precision
 from nlattn.conformance.truth.heads import apart, together
 from nlattn.conformance.truth.rounding import INEXACT, Operand, Rounded
 from nlattn.conformance.truth.transcription import transcription
-from nlattn.conformance.whole import rows_of
+from nlattn.conformance.whole import RasterRows, neighbours, rows_of
 from nlattn.ops.sampled import sampled_truth
 
 _DOUBLE = precision(np.dtype(np.float64))
@@ -39,6 +40,8 @@ def exact(case: Case) -> dict[str, Array]:
 
 def sampled(case: Case) -> dict[str, Array]:
     """Rows and columns of a large call, at the places of the case."""
+    if "H" in case.whole:
+        return _sampled_grid(case)
     arrays = rows_of(case)
     places = {n: case.whole.get(n, {"at": range(len(case.arrays[x]))}) for n, x in ("nq", "mk")}
     given = {name: x for name, x in arrays.items() if "." not in name}
@@ -48,6 +51,16 @@ def sampled(case: Case) -> dict[str, Array]:
     queries, keys = (list(places[n]["at"]) for n in "nm")
     found = sampled_truth(**given, queries=queries, keys=keys if case.kind == "vjp" else ())
     return {name: np.asarray(getattr(found, name)) for name in case.outputs}
+
+
+def _sampled_grid(case: Case) -> dict[str, Array]:
+    """The same of a grid, whose places are numbered in raster order."""
+    places, support = neighbours(case)
+    given: dict[str, Any] = {name: RasterRows(x) for name, x in rows_of(case).items()}
+    keys = places if case.kind == "vjp" else ()
+    found = sampled_truth(**given, support=support, queries=places, keys=keys)
+    grid = case.arrays["q"].shape[:2]
+    return {name: np.reshape(getattr(found, name), (*grid, -1)) for name in case.outputs}
 
 
 @lru_cache(maxsize=64)

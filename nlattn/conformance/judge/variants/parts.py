@@ -10,7 +10,7 @@ from nlattn._types import Result
 from nlattn.conformance.case import Case
 from nlattn.conformance.judge.variants.base import Array, Call, Run, after, several, softmax
 
-_MERGED, _SHARE, _PAGES = ("merged",), ("share",), ("pages",)
+_MERGED, _SHARE, _PAGES, _PAGED = ("merged",), ("share",), ("pages",), ("paged",)
 
 
 def _by(weights: Callable[[Array], Array]) -> Run:
@@ -88,6 +88,8 @@ def _held(c: Call) -> Result:
 
 def _overwritten(case: Case, want: Mapping[str, Array]) -> dict[str, Array]:
     """The gradient of the last place of each page, not the sum over all."""
+    if "pages" not in case.arrays:
+        raise ValueError
     table, found = case.arrays["table"], np.zeros(want["dpages"].shape)
     each = np.asarray(case.arrays["dout"], float).reshape(*table.shape, *found.shape[1:])
     found[table[table >= 0]] = each[table >= 0]
@@ -128,7 +130,41 @@ GRADIENTS: tuple[tuple[str, Callable[..., dict[str, Array]]], ...] = (
 
 def _moved_pages(change: Callable[[Array, int], Array]) -> Run:
     """The oracle with another table, of this one and of the number of pages."""
-    return lambda c: c.given(table=change(np.array(c["table"]), len(c["pages"])))()
+
+    def run(c: Call) -> Result:
+        pages = c.get("pages")
+        count = len(c["k_pages"] if pages is None else pages)
+        return c.given(table=change(np.array(c["table"]), count))()
+
+    return run
+
+
+def _lengths(change: Callable[[Array, int], Array]) -> Run:
+    """The oracle with other lengths, of these and of the most that there can be."""
+
+    def run(c: Call) -> Result:
+        most = c["k_pages"].shape[1] * c["table"].shape[-1]
+        return c.given(key_lengths=change(np.array(c["key_lengths"]), most))()
+
+    return run
+
+
+def _whole_pages(c: Call) -> Result:
+    size = c["k_pages"].shape[1]
+    return c.given(key_lengths=-(-np.array(c["key_lengths"]) // size) * size)()
+
+
+def _only_whole_pages(c: Call) -> Result:
+    size = c["k_pages"].shape[1]
+    return c.given(key_lengths=np.array(c["key_lengths"]) // size * size)()
+
+
+def _padded_corner(c: Call) -> Result:
+    """Aligned to the end of the table, not to the last key."""
+    if c.get("causal_offset") != "bottom-right" or c.get("key_lengths") is None:
+        raise ValueError
+    most = c["k_pages"].shape[1] * c["table"].shape[-1]
+    return c.given(causal_offset=most - c["q"].shape[-2])()
 
 
 def _interleaved(c: Call) -> Result:
@@ -200,6 +236,36 @@ VARIANTS = (
                 lambda t, _: np.where(np.arange(t.shape[-1]) == t.shape[-1] - 1, -1, t)
             ),
             "with heads in reverse order": after(lambda _, out: out[..., ::-1, :]),
+        },
+    ),
+    *several(
+        _PAGED,
+        {
+            "with the next page": _moved_pages(
+                lambda t, count: np.where(t < 0, t, (t + 1) % count)
+            ),
+            "with the table of the first sequence": _moved_pages(
+                lambda t, _: 0 * t + t[(0,) * (t.ndim - 1)]
+            ),
+            "with pages in their own order, as if there were no table": _moved_pages(
+                lambda t, count: 0 * t + np.arange(t.shape[-1]) % count
+            ),
+            "with the first page of every sequence alone": _moved_pages(
+                lambda t, _: 0 * t + t[..., :1]
+            ),
+            "with pages in reverse order": _moved_pages(lambda t, _: t[..., ::-1]),
+            "without the key lengths": _lengths(lambda _, most: np.array(most)),
+            "with the length of the first sequence for all": _lengths(lambda x, _: 0 * x + x[0]),
+            "with the rest of the last page": _whole_pages,
+            "without the last page where it is not full": _only_whole_pages,
+            "with the last key left out": _lengths(lambda x, _: np.maximum(x - 1, 0)),
+            "causal from the top left corner": lambda c: c.given(causal_offset=0)(),
+            "causal from the end of the table": _padded_corner,
+            "without causality": lambda c: c.given(causal=False)(),
+            "without the sinks": lambda c: c.given(sinks=None)(),
+            "without the linear bias": lambda c: c.given(alibi=None)(),
+            "with keys for values": lambda c: c.given(v_pages=c["k_pages"])(),
+            "with a scale of 1": lambda c: c.given(scale=1.0)(),
         },
     ),
 )
