@@ -10,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nlattn import _check
 from nlattn._types import Floats, Ints, JsonObject
+from nlattn.kernels import products
 from nlattn.maps.base import AttentionMap
 from nlattn.maps.selected import SelectedMap
 from nlattn.maps.sparse import SparseMap
@@ -52,21 +54,29 @@ def looks(A: AttentionMap, grid: tuple[int, int], count: int) -> Looks:
     n, m = A.shape
     few = isinstance(A, (SparseMap, SelectedMap))  # keys: their largest are found at once
     most = QUERIES if few else max(1, min(QUERIES, SCORES // max(m, 1)))
-    step = math.ceil(math.sqrt(n / most)) if n > most else 1
-    if step == 1:
+    if n <= most:
         weights, keys = A.topk(count)
         return Looks(keys, weights, grid, 1)
+    step = math.ceil(math.sqrt(n / most))
     rows, columns = (np.minimum(np.arange(0, s, step) + step // 2, s - 1) for s in grid)
     index = (rows[:, None] * grid[1] + columns).ravel()
+    if isinstance(A, SparseMap):
+        weights, keys = A.largest_of(index, count)
+    elif few:
+        weights, keys = (x[index] for x in A.topk(count))
+    else:
+        weights, keys = _largest(A, index, count)
+    return Looks(keys, weights, (len(rows), len(columns)), step)
+
+
+def _largest(A: AttentionMap, index: Ints, count: int) -> tuple[Floats, Ints]:
+    """Largest weights of some queries, and their keys, from rows computed for it."""
     weights, keys = np.empty((len(index), count), A.dtype), np.empty((len(index), count), np.int64)
     for top in range(0, len(index), 256):
         part = slice(top, top + 256)
-        block = A.rows(index[part])
-        some = np.sort(np.argpartition(block, m - count, axis=1)[:, m - count :], axis=1)
-        order = np.argsort(-np.take_along_axis(block, some, 1), axis=1, kind="stable")
-        keys[part] = np.take_along_axis(some, order, 1)
-        weights[part] = np.take_along_axis(block, keys[part], 1)
-    return Looks(np.where(weights != 0, keys, -1), weights, (len(rows), len(columns)), step)
+        block = _check.frozen(A.rows(index[part]))
+        products.largest(len(block), block, weights[part], keys[part])
+    return weights, keys
 
 
 def received(A: AttentionMap, grid: tuple[int, int]) -> Layer | None:

@@ -6,7 +6,6 @@ Arrays over lattice points have one row more than there are points, of zeros: ab
 from __future__ import annotations
 
 from nlattn._types import Floats, Ints
-from nlattn.kernels.softmax import insert
 from nlattn.runtime import jit
 
 BLOCK = 512
@@ -102,17 +101,3 @@ def slopes(task: int, at: Ints, x: Floats, z: Floats, db: Floats) -> None:
             for a in range(z.shape[1]):
                 total += x[i, a] * z[at[i, k], a]
             db[i, k] = total
-
-
-@jit.kernel
-def topk(i: int, weights: Floats, value: Floats, index: Ints) -> None:
-    """Largest weights of every row, descending, ties to the lowest; 0 and -1 for those that are 0.
-
-    `weights` (r, m); results `value` and `index` (r, k).
-    """
-    size = value.shape[1]
-    for x in range(size):
-        value[i, x], index[i, x] = 0.0, -1
-    for j in range(weights.shape[1]):
-        if weights[i, j] > value[i, size - 1]:
-            insert(value[i], index[i], weights[i, j], j)

@@ -1,4 +1,4 @@
-"""Inner products of some rows with all others, and the largest of them."""
+"""Inner products of some rows with all others; the largest numbers of a row."""
 
 from __future__ import annotations
 
@@ -39,3 +39,14 @@ def topk(i: int, left: Floats, right: Floats, value: Floats, index: Ints) -> Non
         product = inner(row, right[j])
         if product > value[i, size - 1]:
             insert(value[i], index[i], product, j)
+
+
+@jit.kernel
+def largest(i: int, rows: Floats, value: Floats, index: Ints) -> None:
+    """Largest positive numbers of a row, descending, ties to the lowest; 0 and -1 for fewer."""
+    size = value.shape[1]
+    for x in range(size):
+        value[i, x], index[i, x] = 0.0, -1
+    for j in range(rows.shape[1]):
+        if rows[i, j] > value[i, size - 1]:
+            insert(value[i], index[i], rows[i, j], j)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats, Ints, Support, Work
+from nlattn._types import Floats, Support, Work
 from nlattn.engines.support import checked_support
 from nlattn.files import npy
 from nlattn.files.untrusted import one_line, open_regular, parse_json
@@ -24,10 +24,6 @@ _ARRAYS = {"indptr": "i", "indices": "i", "weights": "f", "scores": "f", "lse": 
 
 class DiskMap(SparseMap):
     """A `SparseMap` on files; products and rows read what they need, once, in order."""
-
-    def _topk(self, k: int) -> tuple[Floats, Ints]:
-        parts = [super(DiskMap, part)._topk(k) for part in self._parts()]
-        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
     def _apply_adjoint(self, x: Floats) -> Floats:
         total = np.zeros((self.shape[1], x.shape[1]))

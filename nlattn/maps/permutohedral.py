@@ -14,7 +14,7 @@ from nlattn import _check
 from nlattn._types import Floats, Ints, State, Work
 from nlattn.engines.lattice import Lattice, numbered
 from nlattn.engines.permutohedral import Head, normaliser
-from nlattn.kernels import lattice as kernels
+from nlattn.kernels import products
 from nlattn.maps.base import OP, AttentionMap
 from nlattn.maps.state import Stored, common
 from nlattn.runtime.helpers import remembered
@@ -148,7 +148,8 @@ class PermutohedralMap(AttentionMap):
         done = 0
         for block in self._sparse(np.arange(n)):
             to = slice(done, done + block.shape[0])
-            kernels.topk(block.shape[0], _check.frozen(block.toarray()), value[to], index[to])
+            dense = _check.frozen(block.toarray())
+            products.largest(len(dense), dense, value[to], index[to])
             done = to.stop
         return value, index
 

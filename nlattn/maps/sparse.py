@@ -16,6 +16,7 @@ from nlattn.maps.state import Stored, common
 from nlattn.runtime.jit import blocks
 
 _PLAIN = np.array([1.0, 0.0])
+_ROWS = 1 << 18  # rows whose largest weights are sorted at a time
 
 
 class SparseMap(AttentionMap):
@@ -88,12 +89,21 @@ class SparseMap(AttentionMap):
     def _topk(self, k: int) -> tuple[Floats, Ints]:
         n = self.shape[0]
         values, keys = np.zeros((n, k), self.dtype), np.full((n, k), -1, np.int64)
-        row = np.repeat(np.arange(n), np.diff(self.support.indptr))
-        order = np.lexsort((self.support.indices, -self.weights, row))
-        place = np.arange(len(row)) - self.support.indptr[row]
-        kept = place < k
-        values[row[kept], place[kept]] = self.weights[order[kept]]
-        keys[row[kept], place[kept]] = self.support.indices[order[kept]]
+        for first in range(0, n, _ROWS):
+            some = slice(first, min(first + _ROWS, n))
+            values[some], keys[some] = self.largest_of(np.arange(some.start, some.stop), k)
+        return values, keys
+
+    def largest_of(self, index: Ints, k: int) -> tuple[Floats, Ints]:
+        """What `topk` gives, of the queries `index` only: values (r, k) and keys (r, k)."""
+        values, keys = np.zeros((len(index), k), self.dtype), np.full((len(index), k), -1, np.int64)
+        row, edge = self._edges(index)
+        key, weight = self.support.indices[edge], self.weights[edge]
+        order = np.lexsort((key, -weight, row))
+        sizes = np.bincount(row, minlength=len(index))
+        place = np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        to, order = (row[place < k], place[place < k]), order[place < k]
+        values[to], keys[to] = weight[order], key[order]
         return values, keys
 
     def _to_csr(self, max_bytes: float) -> csr_array:

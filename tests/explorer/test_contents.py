@@ -64,6 +64,19 @@ def test_a_map_that_is_dear_is_asked_for_the_middle_of_blocks(image, monkeypatch
     assert contents.received(dense, (6, 9)) is None
 
 
+@pytest.mark.parametrize("kind", ["sparse", "selected"])
+def test_a_map_of_few_keys_is_never_asked_for_whole_rows(image, few, kind, monkeypatch):
+    flat = image.reshape(-1, 3)
+    A = few if kind == "sparse" else nlattn.lev_attention_map(flat, flat, keys=6, select="norm")
+    values, keys = A.topk(4)
+    monkeypatch.setattr(contents, "QUERIES", 12)
+    monkeypatch.setattr(type(A), "rows", None)  # (n, m) of a photograph are a terabyte
+    looks = contents.looks(A, (6, 9), 4)
+    index = [9 * row + column for row in (1, 4) for column in (1, 4, 7)]
+    assert np.array_equal(looks.keys, keys[index])
+    assert np.array_equal(looks.weights, values[index])
+
+
 def test_what_a_key_receives_is_its_column(few: nlattn.AttentionMap):
     share = few.to_dense().sum(0)
     given = contents.received(few, (6, 9))
