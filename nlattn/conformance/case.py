@@ -20,6 +20,8 @@ Json: TypeAlias = Any
 TIERS: tuple[Tier, ...] = ("smoke", "standard", "exhaustive")
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
+RETURNED = {"return_lse": "lse", "return_missed": "missed", "return_rank": "rank"}
+"""Results that an option asks for, in the order in which they come."""
 STAGES = ("raw", "capped", "biased", "masked", "weights", "output")
 """What a backend may show of how it computes `attention`."""
 
@@ -42,7 +44,8 @@ class Case:
 
     A support is three arrays, ``support.indptr``, ``support.indices`` and ``support.shape``; a
     field of matches is ``field.index``, raster indices of keys (-1 for none); simplices of queries
-    are ``q_simplices.rem0`` and ``q_simplices.rank``, and those of keys likewise.
+    are ``q_simplices.rem0`` and ``q_simplices.rank``, and those of keys likewise; matches to start
+    from are ``start.index`` (..., 1, n, topk).
     """
     options: Mapping[str, Json] = field(default_factory=dict)
     """Keyword options, JSON values only."""
@@ -71,8 +74,8 @@ class Case:
     @property
     def results(self) -> tuple[str, ...]:
         """Names of what the forward call gives."""
-        names = self.spec.cases.outputs
-        return (*names, "lse") if self.options.get("return_lse") else names
+        more = (name for option, name in RETURNED.items() if self.options.get(option))
+        return (*self.spec.cases.outputs, *more)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -88,7 +91,8 @@ class Case:
         """Arrays that have a gradient."""
         made = self.spec.cases
         names = (*(x for x in self.spec.arrays if x not in made.shares), *made.differentiable)
-        return tuple(name for name in names if name in self.arrays)
+        asked = [x for x, option in made.differentiable_if.items() if self.options.get(option)]
+        return tuple(name for name in (*names, *asked) if name in self.arrays)
 
     @property
     def directions(self) -> tuple[str, ...]:
@@ -141,6 +145,9 @@ def native(arrays: Mapping[str, Array]) -> JsonObject:
         index, grid = arrays["field.index"], np.shape(arrays["k"])[-3:-1]
         score = np.where(index < 0, -np.inf, 0.0)
         arguments["field"] = Field(index, score, Work(0, 0, 0), (grid[0], grid[1]))
+    if "start.index" in arrays:
+        index, m = arrays["start.index"], np.shape(arrays["k"])[-2]
+        arguments["start"] = Field(index, np.zeros(index.shape), Work(0, 0, 0), (1, m))
     for name in ("q_simplices", "k_simplices"):
         if f"{name}.rem0" in arrays:
             arguments[name] = Simplices(arrays[f"{name}.rem0"], arrays[f"{name}.rank"])

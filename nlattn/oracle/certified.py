@@ -75,14 +75,16 @@ def certified_attention(
     *,
     tolerance: float = 1e-3,  # noqa: ARG001  this is what it is a tolerance of
     return_lse: bool = False,
+    return_missed: bool = False,
     **options: Unpack[ScoreOptions],
-) -> Array | tuple[Array, Array]:
-    """``out[i] = sum_j softmax_j(s_ij) v[j]``; options as for `scores`."""
+) -> Any:
+    """``out[i] = sum_j softmax_j(s_ij) v[j]``; options as for `scores`. Nothing is missed."""
     s = scores(q, k, **options)
     P, lse = weights(s)
     seen = allowed(s, options.get("mask"), options.get("causal", False))
     out = product(np.where(seen, P, 0), v, seen)
-    return (out, lse) if return_lse else out
+    more = [lse] * return_lse + [np.zeros(lse.shape)] * return_missed
+    return (out, *more) if more else out
 
 
 def certified_attention_vjp(

@@ -159,8 +159,14 @@ def enlca_loss(
     negatives: tuple[int, int] = (50, 65),
     margin: float = 1.0,
     eps: float = 1e-6,
+    parity: bool = False,
 ) -> Array:
-    """``mean_i max(0, margin - log(pos_i / (neg_i + eps)))`` over the rows of each slice."""
+    """``mean_i max(0, margin - log(pos_i / (neg_i + eps)))`` over the rows of each slice.
+
+    With `parity`, NaN where there are too few keys.
+    """
+    if parity and k.shape[-2] <= negatives[0]:
+        return np.full(_lead(q, k), np.nan)
     _, scores = _ranked(q, k, amplification, floor, negatives[1])
     hinge, _, _ = _hinge(scores, positives, negatives, margin, eps)
     loss: Array = np.where(hinge.real > 0, hinge, 0).mean(-1)
@@ -179,8 +185,11 @@ def enlca_loss_vjp(
     negatives: tuple[int, int] = (50, 65),
     margin: float = 1.0,
     eps: float = 1e-6,
+    parity: bool = False,
 ) -> tuple[Array, Array]:
     """Gradients (dq, dk), the ranks held fixed."""
+    if parity and k.shape[-2] <= negatives[0]:
+        return np.full(q.shape, np.nan), np.full(k.shape, np.nan)
     order, scores = _ranked(q, k, amplification, floor, negatives[1])
     hinge, pos, neg = _hinge(scores, positives, negatives, margin, eps)
     w = _slopes(scores, pos, neg, positives, negatives[0], eps)
@@ -191,6 +200,10 @@ def enlca_loss_vjp(
     duq = dlogits @ amplify(k, amplification, floor)
     duk = np.swapaxes(dlogits, -1, -2) @ amplify(q, amplification, floor)
     return amplify_vjp(q, duq, amplification, floor), amplify_vjp(k, duk, amplification, floor)
+
+
+def _lead(q: Array, k: Array) -> tuple[int, ...]:
+    return np.broadcast_shapes(q.shape[:-2], k.shape[:-2])
 
 
 def _slopes(scores: Array, pos: Array, neg: Array, positives: int, low: int, eps: float) -> Array:
@@ -214,8 +227,11 @@ def enlca_loss_jvp(
     negatives: tuple[int, int] = (50, 65),
     margin: float = 1.0,
     eps: float = 1e-6,
+    parity: bool = False,
 ) -> Array:
     """Change of the loss along dq, dk, the ranks held fixed."""
+    if parity and k.shape[-2] <= negatives[0]:
+        return np.full(_lead(q, k), np.nan)
     order, scores = _ranked(q, k, amplification, floor, negatives[1])
     hinge, pos, neg = _hinge(scores, positives, negatives, margin, eps)
     w = _slopes(scores, pos, neg, positives, negatives[0], eps)

@@ -66,7 +66,7 @@ def lev_keys(
     """Keys of largest score, (..., min(keys, m)) ascending, for each head of `k`."""
     if scores is None:
         scores = key_scores(q, k, select, scale, seed, gqa)
-    scores = np.broadcast_to(scores, k.shape[:-1])
+    scores = np.broadcast_to(scores.real, k.shape[:-1])
     return np.sort(np.argsort(-scores, axis=-1, kind="stable")[..., :keys], axis=-1)
 
 

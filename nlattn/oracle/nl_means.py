@@ -33,6 +33,21 @@ def window_support(H: int, W: int, distance: int) -> Support:
     return indptr, np.nonzero(near)[1], (H * W, H * W)
 
 
+def few_support(image: Array, p: int, distance: int, topk: int, aim: float) -> Support:
+    """The pixel, and the `topk` keys around it whose squared distance is nearest to `aim`."""
+    H, W, _ = image.shape[-3:]
+    rows = []
+    for b in np.ndindex(image.shape[:-3]):
+        F = patches(image[b], p).real
+        for i, keys in _rows(None, b, H, W, distance):
+            others = keys[keys != i]
+            d2 = ((F[i] - F[others]) ** 2).sum(1) / F.shape[1]
+            best = np.asarray(np.argsort(abs(d2 - aim), kind="stable"))[:topk]
+            rows.append(np.sort(np.append(others[best], i)))
+    indptr = np.cumsum([0, *(len(row) for row in rows)])
+    return indptr, np.concatenate(rows), (*image.shape[:-3], H * W, H * W)
+
+
 def reflected(length: int, r: int) -> Array:
     """Which pixels stand at ``-r, ..., length - 1 + r``."""
     return np.pad(np.arange(length), r, mode="reflect")
@@ -107,12 +122,17 @@ def nl_means(
     h: float | None = None,
     patch_size: int = 5,
     patch_distance: int = 5,
+    topk: int | None = None,
+    select: str = "nearest",
     aggregate: str = "patch",
     self_weight: str = "max",
     support: Support | None = None,
 ) -> Array:
     """Denoised (..., H, W, C)."""
     H, W, C = image.shape[-3:]
+    if topk is not None and support is None:
+        aim = 2 * sigma**2 if select == "statistical" else 0.0
+        support = few_support(image, patch_size, patch_distance, topk, aim)
     p, h = patch_size, 0.6 * sigma if h is None else h
     out = np.empty_like(image)
     for b in np.ndindex(image.shape[:-3]):
@@ -135,12 +155,17 @@ def nl_means_vjp(
     h: float | None = None,
     patch_size: int = 5,
     patch_distance: int = 5,
+    topk: int | None = None,
+    select: str = "nearest",
     aggregate: str = "patch",
     self_weight: str = "max",
     support: Support | None = None,
 ) -> Array:
     """Gradient of ``sum(dout * out)`` by the image, the support held fixed."""
     H, W, C = image.shape[-3:]
+    if topk is not None and support is None:
+        aim = 2 * sigma**2 if select == "statistical" else 0.0
+        support = few_support(image, patch_size, patch_distance, topk, aim)
     p, h = patch_size, 0.6 * sigma if h is None else h
     dimage = np.empty_like(image)
     for b in np.ndindex(image.shape[:-3]):
@@ -178,12 +203,17 @@ def nl_means_jvp(
     h: float | None = None,
     patch_size: int = 5,
     patch_distance: int = 5,
+    topk: int | None = None,
+    select: str = "nearest",
     aggregate: str = "patch",
     self_weight: str = "max",
     support: Support | None = None,
 ) -> Array:
     """Change of the denoised image along `dimage`, the support held fixed."""
     H, W, C = image.shape[-3:]
+    if topk is not None and support is None:
+        aim = 2 * sigma**2 if select == "statistical" else 0.0
+        support = few_support(image, patch_size, patch_distance, topk, aim)
     p, h = patch_size, 0.6 * sigma if h is None else h
     dout = np.empty_like(image)
     for b in np.ndindex(image.shape[:-3]):

@@ -110,13 +110,26 @@ def psal(
 ) -> Array:
     """Outputs (Hq, Wq, e) of one head; `index` (Hq, Wq, topk) holds keys, -1 for none, or is found.
 
-    `border` says how patches are padded; `topk` to `key_mask` are for finding.
+    `border` says how patches are padded; `topk` to `key_mask` are for finding, among patches that
+    hold no pixel that `key_mask` hides.
     """
     if index is None:
         how: Any = {"patch": patch, "topk": topk, "iterations": iterations, "seed": seed}
-        index = patchmatch(q, k, score="neg_l2", key_mask=key_mask, **how).index
+        known = None if key_mask is None else known_patches(key_mask, patch)
+        index = patchmatch(q, k, score="neg_l2", key_mask=known, **how).index
     c = costs(q, k, index, patch, border)
     return speak(c, v, index, patch // 2 if aggregate else 0, temperature, dedup)
+
+
+def known_patches(mask: Array, patch: int) -> Array:
+    """Where no pixel of the patch is unknown; those beyond the border are not."""
+    r, (H, W) = patch // 2, mask.shape
+    return np.array(
+        [
+            [mask[max(0, y - r) : y + r + 1, max(0, x - r) : x + r + 1].all() for x in range(W)]
+            for y in range(H)
+        ]
+    )
 
 
 def speak(

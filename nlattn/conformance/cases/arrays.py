@@ -121,6 +121,10 @@ _VALUES: dict[str, Callable[[np.random.Generator, str, Array], Array]] = {
     "hidden NaN keys": lambda _, __, x: x,
     "NaN": _some_nan,
     "tight": _tight,
+    "alone": lambda _, __, x: np.where(np.arange(x.shape[-2])[:, None] == 1, 4.0, 0.0) + 0 * x,
+    "ones of v": lambda _, name, x: (
+        np.broadcast_to(np.eye(*x.shape[-2:]), x.shape).copy() if name == "v" else x
+    ),
     **PART_VALUES,
 }
 
@@ -237,6 +241,8 @@ def _field(
 def _index(
     rng: np.random.Generator, _: OpSpec, __: Recipe, arrays: dict[str, Array], detail: str
 ) -> dict[str, Array]:
+    if detail == "own":
+        return {}
     k = arrays["k"][(0,) * (arrays["k"].ndim - 2)] if detail == "shared" else arrays["k"]
     order = np.argsort(rng.random(k.shape[:-1]), -1)[..., : max(1, k.shape[-2] // 2)]
     return {"index": np.sort(order, -1).astype(np.int64)}
@@ -265,7 +271,38 @@ def _weights(
     return {"weights": rng.uniform(0.2, 2.0, arrays["k"].shape[:-1])}
 
 
+def _hidden_keys(
+    rng: np.random.Generator, _: OpSpec, __: Recipe, arrays: dict[str, Array], ___: str
+) -> dict[str, Array]:
+    """A part of the keys of a grid."""
+    return {"key_mask": rng.random(arrays["k"].shape[:-1]) < 0.6}
+
+
+def _grid_mask(
+    rng: np.random.Generator, _: OpSpec, __: Recipe, arrays: dict[str, Array], ___: str
+) -> dict[str, Array]:
+    """Pairs of pixels, (..., Hq, Wq, Hk, Wk)."""
+    shape = (*arrays["q"].shape[:-1], *arrays["k"].shape[-3:-1])
+    return {"mask": rng.random(shape) < 0.6}
+
+
+def _scores(
+    rng: np.random.Generator, _: OpSpec, __: Recipe, arrays: dict[str, Array], ___: str
+) -> dict[str, Array]:
+    """What keys are chosen by."""
+    return {"scores": rng.standard_normal(arrays["k"].shape[:-1])}
+
+
+def _start(
+    rng: np.random.Generator, _: OpSpec, __: Recipe, arrays: dict[str, Array], ___: str
+) -> dict[str, Array]:
+    """Any two keys of every query, the worst to begin with."""
+    lead, n, m = arrays["q"].shape[:-2], arrays["q"].shape[-2], arrays["k"].shape[-2]
+    return {"start.index": rng.integers(0, max(m, 1), (*lead, 1, n, 2)).astype(np.int32)}
+
+
 _EXTRAS: dict[str, Extra] = {
+    "hidden keys": _hidden_keys, "grid mask": _grid_mask, "scores": _scores, "start": _start,
     "mask": _mask, "key mask": _key_mask, "bias": _bias, "weight": _weight,
     "support": _support, "field": _field, "index": _index,
     "simplices": _simplices, "table": page_table, "page_lengths": page_lengths,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from nlattn.conformance.cases.covering import crossings, everywhere, pairs, spread
 from nlattn.conformance.cases.crossed import GRIDS, LAYOUTS, SETS
-from nlattn.conformance.table import OpSpec
+from nlattn.conformance.table import TABLE, OpSpec
 from nlattn.conformance.table.recipe import ALL, LONG, ONES, PRIMES, TILES, WIDE, Recipe
 
 _HEADS = (
@@ -39,6 +39,13 @@ _BEYOND = (
     Recipe("channels-128", sizes={"n": 5, "m": 7, "d": 128, "e": 136}),
     Recipe("channels-256", sizes={"n": 3, "m": 5, "d": 256, "e": 260}, values="channel"),
 )
+_TAILS = (
+    Recipe("channels-65", sizes={"n": 9, "m": 7, "d": 65, "e": 33}, dtypes=("float32",)),
+    Recipe("channels-129", sizes={"n": 8, "m": 9, "d": 129, "e": 65}, dtypes=("float32",)),
+)
+"""Channels of which one is left over, whatever a vector is long."""
+_SINGLE = ("d", "e", "m", "t")
+_GRID_SINGLE = {"row": {"H": 1, "Hq": 1, "Hk": 1}, "column": {"W": 1, "Wq": 1, "Wk": 1}}
 _HARD = ("rising", "falling", "last", "sink", "channel", "negative", "offset")
 _LEVELS = (Recipe("plain"),)
 _CROSSED = 36
@@ -91,16 +98,26 @@ def _common(spec: OpSpec) -> list[Recipe]:
             Recipe("no-queries", sizes={"n": 0}, tier="standard"),
             Recipe("long", sizes=LONG, dtypes=WIDE, tier="exhaustive"),
             *_SETS,
+            *(() if "d" in spec.cases.most else _TAILS),
             *(_rarer(r) if spec.cases.costly else r for r in _beyond(spec)),
         ]
     elif "H" in _letters(spec) or "Hq" in _letters(spec):
         one = {"d": 1, "e": 1}
         found.append(Recipe("one-channel", sizes=one))
+        found += [_single(name, some) for name, some in _GRID_SINGLE.items()]
+    if spec.name in {row.name for row in TABLE} and not spec.cases.tall:
+        sizes = [name for name in _SINGLE if name in _letters(spec)]
+        found += [_single(name, {name: 1}) for name in sizes]
     if "constant" in spec.cases.values:
         found.append(Recipe("constant", values="constant"))
     if "subnormal" in spec.cases.values:
         found.append(Recipe("subnormal", values="subnormal", tier="standard", dtypes=ALL))
     return [recipe for recipe in found if recipe.label not in spec.cases.without]
+
+
+def _single(name: str, sizes: dict[str, int]) -> Recipe:
+    """One of a kind, beside several of all others: what is divided by the wrong number shows."""
+    return Recipe(f"one-{name}", sizes=sizes, dtypes=("float32",), kinds=("forward", "vjp"))
 
 
 def _beyond(spec: OpSpec) -> list[Recipe]:
@@ -233,7 +250,7 @@ def _completed(spec: OpSpec, recipe: Recipe) -> Recipe:
     if recipe.options.get("causal") and spec.cases.causal_is_square:
         sizes["m"] = sizes["n"]  # rows are positions of one sequence
     given, extra = spec.cases.given, recipe.extra
-    if given and not any(name.split(":")[0] == given for name in extra):
+    if given and not any(name.split(":")[0] in (given, "field") for name in extra):
         extra = (*extra, given)
     options = {n: x for n, x in spec.options.items() if not (given == "index" and n == "keys")}
     has = {"vjp": spec.has_vjp, "jvp": spec.has_jvp}

@@ -5,7 +5,7 @@ iterations, are given their faults: matches their regret (mean score gap to the 
 many queries miss their best key; the outputs of attention that searches for itself their distance
 from what a search of all keys would give. If both search equally well, either is the worse one as
 often as the other, so that the number of pictures on which the backend is worse exceeds `MOST`
-with a chance below `ALARM`. Pictures are of five `KINDS` in turn. Matches that go wrong with one of
+with a chance below `ALARM`. Pictures are of six `KINDS` in turn. Matches that go wrong with one of
 them alone are a fault, too, and so are keys that are never found, `judge/places.py`.
 """
 
@@ -34,14 +34,16 @@ if TYPE_CHECKING:
     from nlattn.conformance.runner import Subject
 from nlattn.oracle.dense import attention
 from nlattn.oracle.patchmatch import patches, patchmatch, scores
+from nlattn.oracle.psal import known_patches
 
 DTYPES = ("float64", "float32")
-SEEDS = {"matches": 60}
+SEEDS = {"matches": 72}
 """Pictures by what faults are counted against; of all others `FEW`."""
 FEW = 20
-KINDS = ("plain", "strided", "other grid", "masked", "patches")
+KINDS = ("plain", "strided", "other grid", "masked", "patches", "scores")
+SCORES = ("neg_l2", "cosine", "absdot")
 """What is special about a picture: how arrays lie, a grid of keys of its own, hidden keys of which
-two are asked for, patches of 3 x 3 that are compared."""
+two are asked for, patches of 3 x 3 that are compared, scores that are no products."""
 QUERIES, OTHER = (8, 9), (7, 11)
 ALARM = 1e-3
 """Chance of blaming a search that is as good as ours, of both tests of matches together."""
@@ -78,6 +80,8 @@ def verdict_name(op: str, dtype: str) -> str:
     return f"{op}/search/{dtype}/own"
 
 
+HIDDEN = 1e3
+"""Values of hidden keys, where others are of size 1."""
 NEAR = 1e-6
 """Scores of unit vectors that count as equal."""
 
@@ -98,7 +102,9 @@ def picture(search: SearchJudge, seed: int, dtype: str, kind: str = "") -> Case:
     down, right = rng.integers(1, 4, 2)
     q, k = whole[:8, :9], whole[down : down + h, right : right + w]
     arrays: dict[str, Array] = {"q": q, "k": k + 0.1 * rng.standard_normal(k.shape)}
-    if search.by == "matches":  # of one length, so that many keys are the best of some query
+    if (
+        search.by == "matches" and kind != "scores"
+    ):  # of one length, so that many keys are the best of some query
         arrays = {n: z / np.linalg.norm(z, axis=-1, keepdims=True) for n, z in arrays.items()}
     more: JsonObject = {"seed": seed} if search.random else {}
     if "v" in find(search.op).arrays:
@@ -107,6 +113,14 @@ def picture(search: SearchJudge, seed: int, dtype: str, kind: str = "") -> Case:
         arrays["key_mask"], more["topk"] = rng.random((h, w)) < 0.6, 2
     if kind == "patches" and search.by == "matches":
         more["patch"] = 3
+    if kind == "scores" and search.by == "matches":
+        more["score"] = SCORES[seed // len(KINDS) % len(SCORES)]
+    if kind == "masked" and search.by == "nearest patch":  # whoever takes a hidden key shows it
+        mask = np.ones((h, w), bool)
+        mask[down : down + 2, right : right + 3] = False
+        hidden = ~known_patches(mask, search.options["patch"])
+        arrays["v"] = np.where(hidden[..., None], HIDDEN, arrays["v"])
+        arrays["key_mask"] = mask
     if not search.grids:
         arrays = {name: z.reshape(-1, z.shape[-1]) for name, z in arrays.items()}
     cast = {n: z if z.dtype == bool else z.astype(dtype_of(dtype)) for n, z in arrays.items()}
@@ -137,7 +151,9 @@ def search_verdict(subject: Subject, search: SearchJudge, dtype: str) -> Verdict
         wrong = "; ".join(reply.flaws) or invalid(case, out)
         if wrong:
             return replace(base, status="fail", detail=wrong, seed=seed)
-        mine = ours(search.op, seed, "key_mask" in case.arrays or "patch" in case.options)
+        mine = ours(
+            search.op, seed, bool({"patch", "score"} & {*case.options}) or "key_mask" in case.arrays
+        )
         for name, size in search.faults(case, out).items():
             count = worse.setdefault(name, dict.fromkeys(KINDS, 0))
             count[kind_of(seed)] += not size <= 1.0001 * mine[name] + 1e-6
@@ -185,7 +201,7 @@ def _too_often(worse: dict[str, dict[str, int]], seeds: int) -> str:
 @cache
 def ours(op: str, seed: int, special: bool = False) -> dict[str, float]:
     """Faults of the oracle's search, in float64."""
-    plain = kind_of(seed) in ("masked", "patches") and not special
+    plain = kind_of(seed) in ("masked", "patches", "scores") and not special
     case = picture(SEARCHES[op], seed, "float64", "plain" if plain else "")
     if SEARCHES[op].by == "chosen keys":
         return {"the output's error": 0.0}
@@ -203,7 +219,8 @@ def invalid(case: Case, out: Array) -> str:
     if out.dtype.kind not in "biuf" and out.dtype.name != "bfloat16":
         return f"{name} has dtype {out.dtype}"
     if not matches:
-        return ""
+        shows = "key_mask" in case.arrays and abs(out).max() > HIDDEN / 10
+        return "out holds values of keys that key_mask hides" if shows else ""
     m = int(np.prod(case.arrays["k"].shape[:2]))
     if out.dtype.kind not in "iu" or not ((out >= 0) & (out < m)).all():
         return f"index holds what is no key: expected integers from 0 to {m - 1} for 72 queries"
@@ -217,7 +234,7 @@ def _found(case: Case, index: Array) -> tuple[Array, Array]:
     """The best key of every query, and how much worse the best that was found is."""
     arrays = wide(case.arrays)
     q, k = (patches(arrays[n], case.options.get("patch", 1)) for n in "qk")
-    every = np.asarray(scores(q, k))
+    every = np.asarray(scores(q, k, score=case.options.get("score", "dot")))
     every[:, ~case.arrays.get("key_mask", np.ones(len(k), bool)).ravel()] = -np.inf
     kept = np.take_along_axis(every, index.reshape(len(every), -1), 1).max(1)
     return every.argmax(1), every.max(1) - kept
@@ -239,8 +256,11 @@ def _of_psal(case: Case, out: Array) -> dict[str, float]:
     """Beside attention to the matches of an exact search."""
     arrays = wide(case.arrays)
     how = {name: case.options[name] for name in ("patch", "topk")}
+    mask = arrays.pop("key_mask", None)
+    if mask is not None:
+        how["key_mask"] = known_patches(mask, how["patch"])
     index = patchmatch(arrays["q"], arrays["k"], score="neg_l2", method="exact", **how).index
-    best = transcription("psal", {**arrays, "field.index": index}, {"patch": how["patch"]})
+    best = transcription("psal", {**arrays, "field.index": index}, {"patch": case.options["patch"]})
     return _distance(out, best)
 
 

@@ -20,6 +20,7 @@ from nlattn.conformance.judge.errors import (
     usable,
     varied,
 )
+from nlattn.conformance.judge.promises import broken, promised, room
 from nlattn.conformance.judge.selection import judge_selection
 from nlattn.conformance.truth.arithmetic import Arithmetic
 from nlattn.conformance.truth.bounds import allowed, exact, ratios, transcribed, typical
@@ -107,6 +108,11 @@ def judge(
     if case.spec.cases.result == "index":
         return _chosen(base, case, want["out"], found["out"])
     bounds = usable(case, want, {n: factor * x for n, x in allowed(case, how).items()}, how)
+    if promised(case):
+        said = broken(case, want, found, bounds)
+        verdict = _worst(base, found, want, room(case, found, bounds))
+        kept = not said and verdict.ratio <= 1
+        return replace(verdict, status="pass" if kept else "fail", detail=said)
     verdict = _worst(base, found, want, bounds)
     verdict = replace(verdict, rival=rivalry(case, found, want))
     if verdict.ratio > 1 and _leaks(case, found, want, bounds):

@@ -34,6 +34,9 @@ DECODER = (
     Recipe("sinks-deep", {"return_lse": True}, lead=_LEAD, extra=("sinks",), values="deep"),
     Recipe("sinks-decode", sizes={"n": 1, "m": 70, "d": 8, "e": 4}, lead=(3,), extra=("sinks",)),
     Recipe("alibi", lead=_LEAD, extra=("alibi",), dtypes=ALL),
+    Recipe(
+        "alibi-gradient", {"alibi_gradient": True}, lead=_LEAD, extra=("alibi",), kinds=("vjp",)
+    ),
     Recipe("alibi-corner", _CORNER, _LONGER, lead=_LEAD, extra=("alibi",)),
     Recipe("packed", lead=_LEAD, extra=("packed",), dtypes=ALL),
     Recipe("packed-corner", {**_CORNER, "return_lse": True}, _LONGER, extra=("packed",)),

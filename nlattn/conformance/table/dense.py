@@ -6,6 +6,38 @@ from nlattn.conformance.table.decoder import DECODER
 from nlattn.conformance.table.recipe import ALL, TILES, Recipe
 from nlattn.conformance.table.row import Cases, Growth, Law, OpSpec, Softmax
 
+_MISSED = {"return_lse": True, "return_missed": True}
+_TOLERANCES = (
+    *(
+        Recipe(
+            f"{'missed' if more else 'within'}-{tolerance:g}",
+            {"tolerance": tolerance, "scale": scale, **more},
+            {"n": 9, "m": m, "d": 4, "e": m if more else 3},
+            values="ones of v" if more else "normal",
+            kinds=("forward",),
+        )
+        for tolerance, scale, m in ((1e-6, 4.0, 520), (1e-3, 1.5, 300), (0.1, 0.7, 150))
+        for more in ({}, _MISSED)
+    ),
+    Recipe(
+        "missed-masked",
+        {"tolerance": 1e-2, "causal": True, **_MISSED},
+        {"n": 70, "m": 70, "e": 70},
+        lead=(2,),
+        extra=("mask",),
+        values="ones of v",
+        kinds=("forward",),
+    ),
+    Recipe(
+        "missed-gaussian",
+        {"tolerance": 1e-3, "weight": "gaussian", "bandwidth": 1.5, **_MISSED},
+        {"n": 9, "m": 200, "e": 200, "d": 3},
+        values="ones of v",
+        kinds=("forward",),
+    ),
+)
+"""Values of 0 and 1 show every weight."""
+
 ROWS = (
     OpSpec(
         name="attention",
@@ -24,6 +56,7 @@ ROWS = (
             quantised=("q", "k", "v"),
             large=("queries", "outputs", "keys", "values", "elements", "band"),
             differentiable=("bias", "sinks"),
+            differentiable_if={"alibi": "alibi_gradient"},
             values=("constant", "subnormal"),
             choices=(
                 (Recipe("scale", {"scale": 0.3}),),
@@ -175,6 +208,7 @@ ROWS = (
         has_jvp=True,
         options={"tolerance": 1e-13},
         cases=Cases(
+            promises="missed",
             values=("constant",),
             choices=(
                 (Recipe("scale", {"scale": 0.3}),),
@@ -183,6 +217,7 @@ ROWS = (
             ),
             recipes=(
                 Recipe("lse", {"return_lse": True}, kinds=("forward",)),
+                *_TOLERANCES,
                 Recipe("gaussian", {"weight": "gaussian", "bandwidth": 2.0}),
                 Recipe(
                     "gaussian-causal",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nlattn.conformance.table.recipe import Recipe
+from nlattn.conformance.table.recipe import ALL, Recipe
 from nlattn.conformance.table.row import Cases, Growth, Law, OpSpec
 
 ROWS = (
@@ -33,6 +33,9 @@ ROWS = (
                 Recipe("low-rank-svd", {"method": "svd"}, values="low rank"),
                 Recipe("few-keys", sizes={"n": 3, "d": 5}),
                 Recipe("rcond", {"rcond": 1e-3}, values="low rank"),
+                Recipe("rank", {"return_rank": True}, dtypes=ALL),
+                Recipe("rank-low", {"return_rank": True}, lead=(2,), values="low rank"),
+                Recipe("rank-few", {"return_rank": True}, sizes={"n": 3, "d": 5}),
             ),
         ),
         growth=Growth(Law("0", "3*n*d**2//2", "2*n*d + 2*n")),
@@ -57,6 +60,8 @@ ROWS = (
             tall=True,
             one_head=True,
             bound="condition",
+            promises="residual",
+            ways=("tol",),
             without=("ones",),
             choices=(
                 (
@@ -66,6 +71,11 @@ ROWS = (
                 ),
             ),
             recipes=(
+                Recipe("p-half", {"p": 0.5}),
+                Recipe("p-1.5", {"p": 1.5}),
+                Recipe("p-6", {"p": 6.0}),
+                Recipe("tol", {"tol": 1e-2}),
+                Recipe("tol-p-1", {"tol": 1e-4, "p": 1.0}),
                 Recipe("damped", {"eta": 0.5}),
                 Recipe("more-steps", {"steps": 400}),
                 Recipe("mean", {"average": 0.5}),
@@ -129,12 +139,21 @@ ROWS = (
             one_head=True,
             bound="condition",
             slack=1e-9,
+            promises="bracket",
+            ways=("steps", "tol"),
             without=("ones",),
             choices=(
                 (Recipe("p-4", {"p": 4.0}),),
                 (Recipe("second", {"i": 2}),),
             ),
-            recipes=(Recipe("more-steps", {"steps": 600}),),
+            recipes=(
+                Recipe("no-step", {"steps": 0}),
+                Recipe("one-step", {"steps": 1, "p": 6.0}),
+                Recipe("two-steps", {"steps": 2, "i": 1, "p": 1.5}, sizes={"m": 24}),
+                Recipe("tol", {"tol": 1e-3}),
+                Recipe("tol-p-5", {"tol": 1e-6, "p": 5.0, "i": 3}),
+                Recipe("p-1.5", {"p": 1.5}),
+            ),
         ),
         growth=Growth(counted="steps", follows="3 m d^2 (1 + steps)"),
         wrong=("one key",),
@@ -174,6 +193,10 @@ ROWS = (
                 ),
                 Recipe("tight", {"eps": 0.3}, values="tight"),
                 Recipe("ties", {"eps": 1.0}, values="tight"),
+                Recipe("at-eps", {"eps": 1.0}, {"d": 1}, values="alone"),
+                Recipe("decided", {"tight": True, "p": 4.0}),
+                Recipe("decided-p-1.5", {"tight": True, "p": 1.5, "eps": 0.3}),
+                Recipe("decided-p-3", {"tight": True, "p": 3.0, "eps": 0.4}, sizes={"m": 24}),
             ),
         ),
         growth=Growth(Law("0", "3*m*d**2//2", "2*m*d + 2*m")),
@@ -196,6 +219,16 @@ ROWS = (
         heads=False,
         cases=Cases(
             factored=True,
+            ways=("normaliser",),
+            recipes=(
+                Recipe("sums", {"normaliser": "dense"}),
+                Recipe("sums-factor", {"normaliser": "factor", "p": 4.0}),
+            ),
+            unasked={
+                "universal": "keys chosen before, which change no entry",
+                "eta": "of sampled sums, which are random",
+                "failure": "of sampled sums, which are random",
+            },
             without=("no-queries", "long"),
             choices=(
                 (

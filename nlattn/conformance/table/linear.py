@@ -66,6 +66,7 @@ ROWS = (
             causal_is_square=True,
             without=("no-queries", "long", "keys-shared", "channel"),  # features vanish there
             stretch=100,
+            of_gradients=("stabilizer_gradient",),
             choices=(
                 (Recipe("causal", {"causal": True}),),
                 (Recipe("relu", {"kernel": "relu"}),),
@@ -79,6 +80,13 @@ ROWS = (
             ),
             recipes=(
                 Recipe("no-features", {"kernel": "none"}),
+                Recipe("detached", {"stabilizer_gradient": "detached"}, kinds=("vjp", "jvp")),
+                Recipe(
+                    "detached-causal",
+                    {"stabilizer_gradient": "detached", "causal": True},
+                    lead=(2,),
+                    kinds=("vjp", "jvp"),
+                ),
                 Recipe("no-features-causal", {"kernel": "none", "causal": True}, lead=(2, 3)),
             ),
         ),
@@ -138,6 +146,10 @@ ROWS = (
                 (Recipe("amplification", {"amplification": 2.0}),),
                 (Recipe("ranks", {"positives": 1, "negatives": [2, 4]}),),
                 (Recipe("eps", {"eps": 0.1}), Recipe("floor", {"floor": 1.5})),
+            ),
+            recipes=(
+                Recipe("parity", {"parity": True}, layout="strided"),
+                Recipe("parity-few", {"parity": True, "negatives": [13, 15]}, lead=(2,)),
             ),
         ),
         growth=Growth(Law("n*m", "n*m*d", "n*m*d + n*d")),

@@ -34,6 +34,19 @@ ROWS = (
                     Recipe("support", extra=("support:gaps",)),
                 ),
             ),
+            recipes=(
+                Recipe("topk", {"topk": 3}, layout="strided"),
+                Recipe(
+                    "topk-pixel", {"topk": 5, "aggregate": "pixel", "search": "window"}, lead=(2,)
+                ),
+                Recipe("statistical", {"topk": 4, "select": "statistical"}, lead=(2,)),
+            ),
+            ways=("search",),
+            unasked={
+                "channel_axis": "where channels stand before the call",
+                "data_range": "of whole numbers, which no case has",
+                "fast_mode": "has one value",
+            },
         ),
         growth=Growth(
             Law(

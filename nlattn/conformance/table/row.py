@@ -94,6 +94,16 @@ class Cases:
     outputs: tuple[str, ...] = ("out",)
     differentiable: tuple[str, ...] = ()
     """Arrays given by keyword that have a gradient, too."""
+    differentiable_if: Mapping[str, str] = field(default_factory=dict)
+    """Arrays that have a gradient where an option is set, which comes last."""
+    of_gradients: tuple[str, ...] = ()
+    """Options that a gradient takes and the forward pass does not."""
+    ways: tuple[str, ...] = ()
+    """Options that say how a result is found, not what it is."""
+    promises: Literal["", "missed", "bracket", "residual"] = ""
+    """What an operator states of results that are not determined, `judge/promises.py`."""
+    unasked: Mapping[str, str] = field(default_factory=dict)
+    """Options that no case asks for, each with the reason."""
     shares: tuple[str, ...] = ()
     """Arrays whose rows are shares of 1, 0 where the first array is -inf; they have no gradient."""
     stretch: float = 1.0

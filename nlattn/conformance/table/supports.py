@@ -5,6 +5,16 @@ from __future__ import annotations
 from nlattn.conformance.table.recipe import ALL, TILES, Recipe
 from nlattn.conformance.table.row import GRIDS, Cases, Growth, Law, OpSpec, Search, Softmax
 
+_SEARCHING = "of a search: how it goes"
+_OF_PATCHMATCH = {
+    **dict.fromkeys(
+        ("method", "trees", "propagate", "jumps", "patience", "stop_count", "identity"), _SEARCHING
+    ),
+    "first_slice": "of which numbers are drawn",
+    **dict.fromkeys(("scale", "bandwidth"), "order no keys otherwise"),
+    **dict.fromkeys(("mask", "causal"), "judged by operators on supports"),
+}
+
 ROWS = (
     OpSpec(
         name="patchmatch",
@@ -19,7 +29,12 @@ ROWS = (
         source="barnes2009, barnes2010",
         has_map=False,
         has_vjp=False,
-        cases=Cases(search_only=True, result="index", search=Search("matches", {"iterations": 2})),
+        cases=Cases(
+            search_only=True,
+            result="index",
+            search=Search("matches", {"iterations": 2}),
+            unasked=_OF_PATCHMATCH,
+        ),
         growth=Growth(
             counted="field",
             follows="n d (1 + 5 (8 4 + log2(side) + 1))",
@@ -52,7 +67,14 @@ ROWS = (
                 (Recipe("causal", {"causal": True}),),
                 (Recipe("mask", extra=("mask",)), Recipe("mask-shared", extra=("mask:shared",))),
             ),
-            recipes=(Recipe("no-keys", {"topk": 2}, sizes={"m": 0}),),
+            recipes=(
+                Recipe("no-keys", {"topk": 2}, sizes={"m": 0}),
+                Recipe("start", {"topk": 2}, extra=("start",)),
+                Recipe(
+                    "start-mask", {"topk": 3, "causal": True}, lead=(2,), extra=("start", "mask")
+                ),
+            ),
+            ways=("start",),
         ),
         growth=Growth(counted="field", follows="n m d", scaled=True),
         wrong=("nearest",),
@@ -130,6 +152,26 @@ ROWS = (
             costly=True,
             search=Search("all keys", {"iterations": 2, "scale": 4.0}),
             given="support",
+            recipes=(
+                Recipe("field", extra=("field",), layout="strided"),
+                Recipe("field-gaps", {"window": 5}, extra=("field:gaps",)),
+                Recipe("field-heads", {"scale": 0.6}, lead=(2,), extra=("field",)),
+                Recipe("neighbours", {"kind": "neighbours"}, extra=("field",), values="offset"),
+                Recipe("topk-keys", {"kind": "topk"}, extra=("field",), values="offset"),
+                Recipe("local", {"kind": "local"}, extra=("field",), values="offset"),
+                Recipe("several-kinds", {"kind": ["local", "topk"]}, extra=("field",), lead=(2,)),
+                Recipe("union", {"kind": "union", "window": 1}, extra=("field",), lead=(2,)),
+                Recipe("hidden-keys", extra=("field", "hidden keys"), lead=(2,)),
+                Recipe("grid-mask", {"return_lse": True}, extra=("field", "grid mask"), lead=(2,)),
+                Recipe(
+                    "field-causal",
+                    {"causal": True, "kind": "union"},
+                    extra=("field",),
+                    sizes={"Hk": 5, "Wk": 3},
+                    lead=(2,),
+                ),
+            ),
+            unasked=dict.fromkeys(("topk", "propagate"), _SEARCHING),
             values=("constant", "subnormal"),
             choices=(
                 (
@@ -177,6 +219,18 @@ ROWS = (
                 Recipe("multi-query", {"gqa": True}, lead=(6,), extra=("groups:1",)),
             ),
             given="index",
+            recipes=(
+                Recipe("own-keys", {"keys": 4}, extra=("index:own",), layout="strided"),
+                Recipe("by-length", {"keys": 4, "select": "norm"}, lead=(2,), extra=("index:own",)),
+                Recipe("by-mass", {"keys": 4, "select": "oracle"}, lead=(2,), extra=("index:own",)),
+                Recipe("by-scores", {"keys": 5}, lead=(2,), extra=("index:own", "scores")),
+                Recipe(
+                    "by-length-grouped",
+                    {"keys": 6, "select": "norm", "gqa": True, "return_lse": True},
+                    lead=(2, 6),
+                    extra=("index:own", "groups:2"),
+                ),
+            ),
             search=Search("chosen keys", {"keys": 4}),
             values=("subnormal",),
         ),

@@ -97,7 +97,9 @@ def allowed(case: Case, how: Arithmetic | None = None) -> dict[str, Array]:
         for name, x in more.items():
             x = together(x, np.shape(arrays[name[1:]]))
             result[name].error = np.maximum(result[name].error, x.error)
-    return {name: _stored(x, how) for name, x in result.items()}
+    return {
+        name: _stored(x, how) if isinstance(x, Rounded) else 0.0 * x for name, x in result.items()
+    }
 
 
 def typical(case: Case, how: Arithmetic | None = None) -> dict[str, Array]:
@@ -178,12 +180,21 @@ def _unsure(case: Case, k: Array, loss: Array, p: float) -> Array:
     """
     low, high = transcription("sensitivity_bounds", {"k": k}, {"p": p})
     eps = case.options["eps"]
+    alone = np.zeros(k.shape[:-1], bool)
+    if k.shape[-1] == 1:  # a key that no other shares its line with has 1, whoever computes it
+        alone = k[..., 0] != 0
+        alone &= alone.sum(-1, keepdims=True) == 1
     if p != 2:
         low = low.copy()
         for b in np.ndindex(k.shape[:-2]):
             low[b] = np.maximum(low[b], received(k[b], p))
     low, high = (x * (1 + sign * p * loss[..., None]) for x, sign in ((low, -1), (high, 1)))
-    unsure = (low < eps) & (high >= eps)
+    if p != 2 and case.options.get("tight"):
+        high = high.copy()
+        for *b, j in np.argwhere((low < eps) & (high >= eps)):
+            own = transcription("lp_sensitivity", {"k": k[tuple(b)]}, {"i": int(j), "p": p})
+            low[(*b, j)], high[(*b, j)] = own[0] * (1 - 1e-9), own[1] * (1 + 1e-9)
+    unsure = (low < eps) & (high >= eps) & ~alone
     return np.where(unsure, np.inf, 0.1)
 
 

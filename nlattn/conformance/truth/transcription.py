@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.case import native
+from nlattn.conformance.case import RETURNED, native
 from nlattn.conformance.table import find, owner
 from nlattn.conformance.truth.analysis import Analysis
 from nlattn.conformance.truth.rounding import Operand, stored
@@ -21,16 +21,20 @@ def transcription(op: str, arrays: Mapping[str, Operand], options: Mapping[str, 
     oracle = getattr(importlib.import_module(f"nlattn.oracle.{spec.stem}"), op)
     dims = len(next(iter(spec.arrays.values())).split())
     lead = arrays[next(iter(spec.arrays))].shape[:-dims]
-    differentiable = spec.cases.differentiable
+    moving = (*spec.arrays, *spec.cases.differentiable, *spec.cases.differentiable_if)
     gradient = op == f"{spec.name}_vjp"
-    alone = len(spec.cases.outputs) == 1 and not gradient and not options.get("return_lse")
+    more = gradient or any(options.get(name) for name in RETURNED)
+    alone = len(spec.cases.outputs) == 1 and not more
+    if op == spec.name:
+        theirs = {*spec.cases.of_gradients, *spec.cases.differentiable_if.values()}
+        options = {name: x for name, x in options.items() if name not in theirs}
+    options = {name: x for name, x in options.items() if name not in spec.cases.ways}
+    arrays = {name: x for name, x in arrays.items() if name.split(".")[0] not in spec.cases.ways}
 
     def call(given: Mapping[str, Operand]) -> Any:
         result = _call(oracle, native(given) | dict(options))
         if gradient:
-            return _summed(
-                result, [given[n] for n in (*spec.arrays, *differentiable) if n in given]
-            )
+            return _summed(result, [given[n] for n in moving if n in given])
         return result[0] if alone and isinstance(result, tuple) else result
 
     if not spec.cases.one_head or not lead:
@@ -61,7 +65,7 @@ def _together(heads: Any, lead: tuple[int, ...]) -> Any:
 
 def _call(oracle: Any, arguments: dict[str, Operand]) -> Any:
     """Call an oracle, which names its keys K where it takes a matrix, and a support a tuple."""
-    if "field" in arguments:
+    if "field" in arguments and "field" not in inspect.signature(oracle).parameters:
         arguments["index"] = arguments.pop("field").index
     positional = []
     for name, parameter in inspect.signature(oracle).parameters.items():

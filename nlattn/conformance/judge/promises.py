@@ -1,0 +1,122 @@
+"""What operators promise of results that are not determined: intervals, shares, residuals.
+
+Where keys may be left out, the result says how much of the weight; where a sensitivity is bounded,
+two ends hold after any number of steps; where an iteration may stop, its residual is below `tol`.
+Of such a case the truth is the exact result, and what is judged is the promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from nlattn._types import Array
+from nlattn.conformance.case import Case
+from nlattn.conformance.truth.bounds import wide
+from nlattn.oracle.certified import misplaced, scores, weights
+from nlattn.oracle.lewis import residual
+
+EXACT = 1e-12
+"""Tolerances from which on results are those of all keys, but for rounding."""
+Results = Mapping[str, Array]
+
+
+def promised(case: Case) -> bool:
+    """Whether a case's results are judged by a promise."""
+    some = case.options
+    match case.spec.cases.promises if case.kind == "forward" else "":
+        case "missed":
+            return bool(some.get("tolerance", EXACT) > EXACT or some.get("return_missed"))
+        case "bracket":
+            return "steps" in some or "tol" in some
+        case "residual":
+            return "tol" in some
+    return False
+
+
+def room(case: Case, got: Results, bounds: Results) -> dict[str, Array]:
+    """Bounds of each result, with what the promise allows, by what the backend says it missed."""
+    if case.spec.cases.promises != "missed":
+        return {name: np.full(np.shape(x), np.inf) for name, x in bounds.items()}
+    most = case.options.get("tolerance", 0.0)
+    said = np.asarray(got.get("missed", most), float)
+    part = np.clip(np.where(np.isfinite(said), said, 0), 0, most)
+    part = np.broadcast_to(part, case.arrays["q"].shape[:-1])
+    v = np.asarray(case.arrays["v"], float)
+    span = np.ptp(v, axis=-2) if v.shape[-2] else np.zeros((*v.shape[:-2], v.shape[-1]))
+    found = dict(bounds)
+    found["out"] = bounds["out"] + part[..., None] * span[..., None, :]
+    if "lse" in bounds:
+        found["lse"] = bounds["lse"] - np.log1p(-np.minimum(part, 1 - 1e-9))
+    if "missed" in bounds:  # rounding is part of what is missed
+        found["missed"] = np.full(np.shape(bounds["missed"]), most)
+    return found
+
+
+def broken(case: Case, want: Results, got: Results, bounds: Results) -> str:
+    """How results break the promise, in words; empty if they keep it."""
+    match case.spec.cases.promises:
+        case "missed":
+            return _missed(case, got, bounds)
+        case "bracket":
+            return _bracket(case, want, got, bounds)
+        case "residual":
+            return _residual(case, got["out"], bounds["out"])
+    return ""
+
+
+def _missed(case: Case, got: Results, bounds: Results) -> str:
+    """Shares of the weight, seen by values of 0 and 1: ``w'_j / Z = out_j exp(lse' - lse)``."""
+    most = case.options.get("tolerance", 0.0)
+    said = np.asarray(got.get("missed", most), float)
+    if (said < 0).any():
+        return "missed is negative"
+    v = case.arrays["v"]
+    ones = v.shape[-2] == v.shape[-1] and (v == np.eye(len(v[0]))).all()
+    if "lse" not in got or "missed" not in got or not ones:
+        return ""
+    arrays = wide(case.arrays)
+    names = ("weight", "scale", "bandwidth", "causal")
+    options = {n: case.options[n] for n in names if n in case.options}
+    P, lse = weights(scores(arrays["q"], arrays["k"], mask=arrays.get("mask"), **options))
+    seen = np.isfinite(lse)
+    factor = np.exp(np.where(seen, got["lse"] - np.where(seen, lse, 0), 0))
+    share = misplaced(got["out"] * factor[..., None], P)
+    over = share - said - bounds["out"].sum(-1) - np.where(seen, bounds["lse"], 0)
+    if not (over > 0).any():
+        return ""
+    at = tuple(map(int, np.unravel_index(int(over.argmax()), over.shape)))
+    return (
+        f"row {list(at)} misplaces {share[at]:.3g} of its weight, where missed says {said[at]:.3g}"
+    )
+
+
+def _bracket(case: Case, want: Results, got: Results, bounds: Results) -> str:
+    low, high = (np.asarray(got[n], float) for n in ("lower", "upper"))
+    least, most = want["lower"] - bounds["lower"], want["upper"] + bounds["upper"]
+    if not (np.isfinite(low) & np.isfinite(high)).all():
+        return "ends are not finite"
+    if (low > most).any():
+        return f"lower is above the sensitivity, by {float((low - most).max()):.3g}"
+    if (high < least).any():
+        return f"upper is below the sensitivity, by {float((least - high).max()):.3g}"
+    if "steps" not in case.options:
+        wide_apart = high - low - case.options["tol"] - bounds["lower"] - bounds["upper"]
+        if (wide_apart > 0).any():
+            return f"the two ends are further apart than tol, by {float(wide_apart.max()):.3g}"
+    return ""
+
+
+def _residual(case: Case, w: Array, bound: Array) -> str:
+    """Beside what rounding does, in logarithms."""
+    k, p, tol = wide(case.arrays)["k"], float(case.options["p"]), case.options["tol"]
+    for b in np.ndindex(k.shape[:-2]):
+        own, some = np.asarray(w[b], float), k[b].any(-1)
+        if not (np.isfinite(own).all() and (own[some] > 0).all() and not own[~some].any()):
+            return "weights are no positive numbers, 0 for keys of zeros"
+        rounding = float((bound[b][some] / own[some]).max(initial=0))
+        far = float(residual(k[b], own, p))
+        if far > tol + 4 * rounding:
+            return f"has a residual of {far:.3g}, more than tol={tol:g}"
+    return ""
