@@ -22,11 +22,14 @@ from nlattn.conformance.judge.behaviour import behaviours
 from nlattn.conformance.judge.bias import LEAST, Lean, pooled
 from nlattn.conformance.judge.diagnosis import diagnose
 from nlattn.conformance.judge.large import beyond
+from nlattn.conformance.judge.measure import Effort
 from nlattn.conformance.judge.verdict import Verdict, judge
 from nlattn.conformance.whole import needed
 
 ENOUGH = 6
 """Failures of a function after which two mistakes at once are no longer looked for."""
+PATIENCE = 20.0
+"""Seconds of the processor that explaining the failures of an operator may take."""
 
 
 class Subject(Protocol):
@@ -65,10 +68,12 @@ def run(
     flaws: dict[tuple[str, str], list[str]] = {}
     leans: dict[tuple[str, str], list[Lean]] = {}
     failed = Counter[str]()
+    efforts: dict[str, Effort] = {}
     for case in cases:
         start = time.perf_counter()
         two = failed[case.function] < ENOUGH
-        verdict, reply = attempt(subject, case, overrides, two)
+        effort = efforts.setdefault(case.op, Effort(PATIENCE))
+        verdict, reply = attempt(subject, case, overrides, two, effort)
         failed[case.function] += verdict.failed
         flaws.setdefault((case.op, case.dtype), []).extend(reply.flaws)
         if verdict.lean is not None:
@@ -89,8 +94,9 @@ def attempt(
     case: Case,
     overrides: Mapping[str, float] | None = None,
     two: bool = True,
+    effort: Effort | None = None,
 ) -> tuple[Verdict, Reply]:
-    """One verdict, and the answer that it is of; `two` as for `diagnose`."""
+    """One verdict, and the answer that it is of; `two` and `effort` as for `diagnose`."""
     nothing = Reply({})
     why = unsupported(subject.capabilities, case)
     if why:
@@ -118,10 +124,18 @@ def attempt(
         if subject.capabilities.refused(reply.raised):
             return Verdict(case.name, "unsupported", detail=f"refuses: {reply.raised}"), reply
         return Verdict(case.name, "fail", np.inf, detail=f"raised {reply.raised}"), reply
-    return judged(subject, case, reply, factor(case.name, overrides or {}), two), reply
+    wider = factor(case.name, overrides or {})
+    return judged(subject, case, reply, wider, two, effort), reply
 
 
-def judged(subject: Subject, case: Case, reply: Reply, wider: float, two: bool = True) -> Verdict:
+def judged(
+    subject: Subject,
+    case: Case,
+    reply: Reply,
+    wider: float,
+    two: bool = True,
+    effort: Effort | None = None,
+) -> Verdict:
     """The verdict on results, whatever these are."""
     verdict = judge(case, reply.outputs, wider, subject.capabilities.arithmetic(case.dtype))
     if reply.flaws:
@@ -130,7 +144,7 @@ def judged(subject: Subject, case: Case, reply: Reply, wider: float, two: bool =
         return verdict
     try:
         found = beyond(case, reply.outputs) if case.whole else ""
-        found = found or diagnose(case, reply.outputs, stages(subject, case), two)
+        found = found or diagnose(case, reply.outputs, stages(subject, case), two, effort)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         found = f"no diagnosis: {type(error).__name__}"
     return replace(verdict, diagnosis=found)

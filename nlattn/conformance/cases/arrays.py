@@ -121,6 +121,7 @@ _VALUES: dict[str, Callable[[np.random.Generator, str, Array], Array]] = {
     "hidden NaN keys": lambda _, __, x: x,
     "NaN": _some_nan,
     "tight": _tight,
+    "no keys": lambda _, name, x: 0 * x if name == "k" else x,
     "alone": lambda _, __, x: np.where(np.arange(x.shape[-2])[:, None] == 1, 4.0, 0.0) + 0 * x,
     "ones of v": lambda _, name, x: (
         np.broadcast_to(np.eye(*x.shape[-2:]), x.shape).copy() if name == "v" else x

@@ -9,7 +9,15 @@ import numpy as np
 
 from nlattn._types import Array
 from nlattn.conformance.case import Case
-from nlattn.conformance.judge.measure import call_of, distance, results, rms, slack, variants_made
+from nlattn.conformance.judge.measure import (
+    Effort,
+    call_of,
+    distance,
+    results,
+    rms,
+    slack,
+    variants_made,
+)
 from nlattn.conformance.judge.structure import place
 from nlattn.conformance.judge.variants.base import Variant, both, first
 
@@ -21,7 +29,7 @@ LIKELY = 10
 Results = Mapping[str, Array]
 
 
-def in_part(case: Case, want: Results, got: Results) -> list[str]:
+def in_part(case: Case, want: Results, got: Results, effort: Effort) -> list[str]:
     """Variants that explain the wrong elements, where others are right, and where these are."""
     name = next(iter(want))
     if case.kind != "forward" or not want[name].size:
@@ -34,7 +42,7 @@ def in_part(case: Case, want: Results, got: Results) -> list[str]:
     if wrong.sum() < 4 or not where:
         return []
     error = distance(mine[wrong], ours[wrong])
-    for variant, made in variants_made(case):
+    for variant, made in variants_made(case).within(effort):
         if name in made and not variant.name.startswith("as if"):
             rest = distance(mine[wrong], made[name][wrong])
             if rest <= min(0.1 * error, slack(case) * max(size, rms(made[name][wrong]))):
@@ -66,7 +74,10 @@ def other_number(case: Case, want: Results, got: Results) -> list[str]:
         part = float((slope * apart).sum()) / weight
         if abs(part) < 0.02 and rms(apart - part * slope) <= 0.2 * rms(apart):
             digits = 9 if abs(part) > 1e-7 else 17
-            return [f"with {option} = {x * (1 + part):.{digits}g} in place of {x:.9g}"]
+            said, own = f"{x * (1 + part):.{digits}g}", f"{x:.9g}"
+            return (
+                [f"with {option} = {said} in place of {own}"] if float(said) != float(own) else []
+            )
     return []
 
 
@@ -75,7 +86,7 @@ def _share(got: Array, want: Array) -> float:
     return distance(got, want) / max(rms(want), 1e-300)
 
 
-def pair(case: Case, want: Results, got: Results) -> list[str]:
+def pair(case: Case, want: Results, got: Results, effort: Effort) -> list[str]:
     """Two variants that explain a result together."""
     if case.kind != "forward" or _pairs(case) > LARGEST:
         return []
@@ -83,7 +94,7 @@ def pair(case: Case, want: Results, got: Results) -> list[str]:
     mine, ours = got[name], want[name]
     limit = slack(case)
     scored: list[tuple[float, float, int, Variant]] = []
-    for variant, made in variants_made(case):
+    for variant, made in variants_made(case).within(effort):
         x = made.get(name)
         if x is None or variant.name.startswith("as if") or same(x, ours, limit):
             continue
@@ -95,6 +106,8 @@ def pair(case: Case, want: Results, got: Results) -> list[str]:
     error, call = distance(mine, ours), call_of(case)
     for likely in some[:LIKELY]:
         for other in some:
+            if effort.over:
+                return []
             for outer, inner in ((likely, other), (other, likely)) if likely is not other else ():
                 together = both(outer, inner)
                 found = results(case, together, call)

@@ -19,8 +19,18 @@ from nlattn._types import JsonObject, Result
 from nlattn.conformance.case import Array, Case, dtype_of
 from nlattn.conformance.eight_bit import dequantised
 from nlattn.conformance.judge import combined, structure, variants
-from nlattn.conformance.judge.measure import attempt, distance, rms, slack, variants_made
-from nlattn.conformance.judge.variants import changes, codes, gradients
+from nlattn.conformance.judge.measure import (
+    Effort,
+    Lazy,
+    attempt,
+    call_of,
+    distance,
+    results,
+    rms,
+    slack,
+    variants_made,
+)
+from nlattn.conformance.judge.variants import changes, codes, detached, gradients, options
 from nlattn.conformance.judge.variants.base import Call
 from nlattn.conformance.truth.arithmetic import precision
 from nlattn.conformance.truth.bounds import exact, wide
@@ -34,18 +44,28 @@ def diagnose(
     got: Mapping[str, Array],
     stages: Mapping[str, Array] | None = None,
     two: bool = True,
+    effort: Effort | None = None,
 ) -> str:
     """What happened, as a sentence; empty if nothing is known that explains it.
 
     `stages` are intermediate results that a backend exposes, named as in `oracle.dense.Stages`.
-    `two` says whether two mistakes at once are tried where no single one explains a result.
+    `two` says whether two mistakes at once are tried where no single one explains a result. Names
+    that earlier failures have, by `effort`, are tried first; then all, until that is over.
     """
-    with np.errstate(all="ignore"):
-        return _diagnosis(dequantised(case), got, stages, two)
+    effort = effort or Effort()
+    with np.errstate(all="ignore"), effort.spent():
+        said = _diagnosis(dequantised(case), got, stages, two, effort)
+    if said.startswith(_SAME):
+        effort.names.update(said.removeprefix(_SAME).split(" or "))
+    return said
 
 
 def _diagnosis(
-    case: Case, got: Mapping[str, Array], stages: Mapping[str, Array] | None, two: bool
+    case: Case,
+    got: Mapping[str, Array],
+    stages: Mapping[str, Array] | None,
+    two: bool,
+    effort: Effort,
 ) -> str:
     want = exact(case)
     got = {name: np.asarray(x, np.float64) for name, x in got.items() if x is not None}
@@ -54,24 +74,28 @@ def _diagnosis(
         said.append(structure.shapes(want, got))
     else:
         said.append(
-            _sentence(_explanations(case, want, got))
-            or _beside_nan(case, want, got)
-            or _sentence(combined.in_part(case, want, got))
+            _sentence(_explanations(case, got, _again(case, effort.names)))
+            or _sentence(_explanations(case, got, _ways(case).within(effort)))
+            or _beside_nan(case, want, got, effort)
+            or _sentence(combined.in_part(case, want, got, effort))
+            or structure.multiples(case, want, got)
             or _sentence(combined.other_number(case, want, got))
             or structure.describe(case, want, got)
-            or (_sentence(combined.pair(case, want, got)) if two else "")
+            or (_sentence(combined.pair(case, want, got, effort)) if two else "")
             or structure.only(case, want, got)
         )
     return "; ".join(filter(None, said))
 
 
-def _beside_nan(case: Case, want: Mapping[str, Array], got: Mapping[str, Array]) -> str:
+def _beside_nan(
+    case: Case, want: Mapping[str, Array], got: Mapping[str, Array], effort: Effort
+) -> str:
     """A variant that is 0 where results are NaN: queries that see no key, divided by nothing."""
     bad = {name: np.isnan(got[name]) & np.isfinite(x) for name, x in want.items()}
     if case.kind != "forward" or not any(x.any() for x in bad.values()):
         return ""
     filled = {name: np.where(bad[name], 0, x) for name, x in got.items() if name in bad}
-    found = _sentence(_explanations(case, want, filled))
+    found = _sentence(_explanations(case, filled, _ways(case).within(effort)))
     return f"{found}; queries that see no key get NaN" if found else ""
 
 
@@ -97,20 +121,21 @@ def _sentence(found: list[str]) -> str:
 
 
 def _explanations(
-    case: Case, want: Mapping[str, Array], got: Mapping[str, Array], most: int = 3
+    case: Case, got: Mapping[str, Array], ways: Iterable[Way], most: int = 3
 ) -> list[str]:
     """Names of the variants that leave least of the error, common traps first."""
     unit = precision(dtype_of(case.dtype)).unit
     # weights of eight bits have errors of their own
     part, near = (0.1, 4.0) if case.codes is None else (0.5, 1.2)
-    left = {}
+    left: dict[str, float] = {}
+    want = exact(case)
     with np.errstate(all="ignore"):
-        for name, measure in _ways(case):
+        for name, measure in ways:
             theirs, ours, wrong = measure(got), measure(want), measure(None)
             error, rest = distance(theirs, ours), distance(theirs, wrong)
             told = case.kind == "forward" or np.isfinite(wrong).all()
             if told and rest <= min(part * error, slack(case) * rms(wrong)):
-                left[name] = rest
+                left[name] = min(rest, left.get(name, rest))
     plain = {n: rest for n, rest in left.items() if not n.startswith("as if ")}
     left = plain or left  # an option that is not looked at mostly has a better name
     least = min(left.values(), default=0.0)
@@ -119,21 +144,38 @@ def _explanations(
 
 Measure: TypeAlias = Callable[[Mapping[str, Array] | None], Array]
 """What of results is compared with a variant's; of None, the variant's own."""
+Way: TypeAlias = tuple[str, Measure]
 
 
 @lru_cache(maxsize=64)
-def _ways(case: Case) -> list[tuple[str, Measure]]:
+def _ways(case: Case) -> Lazy[Way]:
     """All variants that make sense for a case, by name."""
-    with np.errstate(all="ignore"):
-        made = {"forward": _forward, "vjp": _vjp, "jvp": _jvp}[case.kind]
-        return list(made(case))
+    return Lazy({"forward": _forward, "vjp": _vjp, "jvp": _jvp}[case.kind](case))
 
 
-def _forward(case: Case) -> Iterator[tuple[str, Measure]]:
+def _again(case: Case, names: set[str]) -> Iterator[Way]:
+    """Those variants that have one of these names."""
+    if not names:
+        return
+    if case.kind == "forward":
+        call = call_of(case)
+        for variant in _known(case):
+            if variant.name in names and (made := results(case, variant, call)) is not None:
+                yield variant.name, _whole(made, precision(dtype_of(case.dtype)).huge)
+    elif case.kind == "vjp":
+        yield from _of_variants(case, [v for v in _known(case) if v.name in names])
+
+
+def _known(case: Case) -> list[variants.Variant]:
+    held = detached.paths(case) if case.kind != "forward" else ()
+    return [*variants.of(case.op), *options.others(case), *held]
+
+
+def _forward(case: Case) -> Iterator[Way]:
     huge = precision(dtype_of(case.dtype)).huge
     for name, made in codes.wrong(case):
         yield name, _whole(made, huge)
-    for variant, made in variants_made(case):
+    for variant, made in variants_made(case).within(Effort()):
         yield variant.name, _whole(made, huge)
 
 
@@ -148,8 +190,17 @@ def _whole(made: Mapping[str, Array], huge: float = np.inf) -> Measure:
     return lambda results: own if results is None else joined(results)
 
 
-def _vjp(case: Case) -> Iterator[tuple[str, Measure]]:
+def _vjp(case: Case) -> Iterator[Way]:
     """Gradients of variants along random directions; then what goes wrong in gradients alone."""
+    want = exact(case)
+    yield from _of_variants(case, _known(case))
+    for name, made in gradients.wrong(case, want):
+        if all(made[n].shape == x.shape for n, x in want.items()):
+            yield name, _whole(made)
+
+
+def _of_variants(case: Case, some: Iterable[variants.Variant]) -> Iterator[Way]:
+    """Gradients of wrong forward passes, along random directions."""
     want = exact(case)
     arrays = wide(case.arrays)
     cotangents = {name[1:]: arrays.pop(name) for name in case.directions}
@@ -171,17 +222,14 @@ def _vjp(case: Case) -> Iterator[tuple[str, Measure]]:
             results["lse"] = moved.given(return_lse=True)()[1]
         return float(sum(_inner(results.get(n), x) for n, x in cotangents.items()) / _STEP)
 
-    for variant in variants.of(case.op):
+    for variant in some:
         plain = _by_name(case, attempt(variant, forward))
         if any(np.shape(plain[n]) == x.shape for n, x in cotangents.items() if n in plain):
             slopes = np.array([slope(variant, way) for way in ways])
             yield variant.name, partial(_either, along, slopes)
-    for name, made in gradients.wrong(case, want):
-        if all(made[n].shape == x.shape for n, x in want.items()):
-            yield name, _whole(made)
 
 
-def _jvp(case: Case) -> Iterator[tuple[str, Measure]]:
+def _jvp(case: Case) -> Iterator[Way]:
     """What goes wrong in changes alone; then variants along the case's own directions."""
     want = exact(case)
     for name, made in changes.wrong(case, want):
@@ -190,9 +238,9 @@ def _jvp(case: Case) -> Iterator[tuple[str, Measure]]:
     arrays = wide(case.arrays)
     way = {name: arrays.pop(name) for name in case.directions}
     moved = _moved(Call(case.op, arrays, dict(case.options), case.dtype), way)
-    for variant in variants.of(case.op):
-        results = _by_name(case, attempt(variant, moved))
-        made = {f"d{n}": np.imag(x) / _STEP for n, x in results.items() if f"d{n}" in want}
+    for variant in _known(case):
+        given = _by_name(case, attempt(variant, moved))
+        made = {f"d{n}": np.imag(x) / _STEP for n, x in given.items() if f"d{n}" in want}
         if made and all(made[n].shape == want[n].shape for n in made):
             yield variant.name, _whole(made)
 

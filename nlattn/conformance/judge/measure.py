@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
+import time
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from nlattn._types import Array
 from nlattn.conformance.case import Case, dtype_of
 from nlattn.conformance.judge import structure, variants
+from nlattn.conformance.judge.variants import options
 from nlattn.conformance.judge.variants.base import Call, Variant
 from nlattn.conformance.truth.arithmetic import precision
 from nlattn.conformance.truth.bounds import exact, wide
+
+T = TypeVar("T")
 
 
 def call_of(case: Case) -> Call:
@@ -22,19 +28,64 @@ def call_of(case: Case) -> Call:
     return Call(case.op, wide(case.arrays), dict(case.options), case.dtype)
 
 
+class Effort:
+    """What diagnosing one operator may take, and the names that its failures have so far."""
+
+    def __init__(self, seconds: float = math.inf):
+        self.seconds = seconds
+        """Of the processor, that are left."""
+        self.names: set[str] = set()
+        self._since: float | None = None
+
+    @contextmanager
+    def spent(self) -> Iterator[None]:
+        """Count the time that passes inside."""
+        self._since = time.process_time()
+        try:
+            yield
+        finally:
+            self.seconds -= time.process_time() - self._since
+            self._since = None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left."""
+        since = time.process_time() - self._since if self._since is not None else 0.0
+        return since >= self.seconds
+
+
+class Lazy(Generic[T]):
+    """A list that is made as far as it is read, and kept."""
+
+    def __init__(self, made: Iterator[T]):
+        self._made, self._kept = made, list[T]()
+
+    def within(self, effort: Effort) -> Iterator[T]:
+        """Its items, until the effort is over."""
+        i = 0
+        while not effort.over:
+            if i == len(self._kept):
+                try:
+                    with np.errstate(all="ignore"):
+                        self._kept.append(next(self._made))
+                except StopIteration:
+                    return
+            yield self._kept[i]
+            i += 1
+
+
 @lru_cache(maxsize=64)
-def variants_made(case: Case) -> list[tuple[Variant, dict[str, Array]]]:
+def variants_made(case: Case) -> Lazy[tuple[Variant, dict[str, Array]]]:
     """All variants that make sense for a forward case, and their results by name."""
-    call, found = call_of(case), []
-    for variant in variants.of(case.op):
+    return Lazy(_made(case))
+
+
+def _made(case: Case) -> Iterator[tuple[Variant, dict[str, Array]]]:
+    call = call_of(case)
+    for variant in (*variants.of(case.op), *misread(case), *options.others(case)):
         made = results(case, variant, call)
         if made is not None:
-            found.append((variant, made))
-    return found + [
-        (variant, made)
-        for variant in misread(case)
-        if (made := results(case, variant, call)) is not None
-    ]
+            yield variant, made
 
 
 def misread(case: Case) -> Iterator[Variant]:

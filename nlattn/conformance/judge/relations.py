@@ -40,7 +40,21 @@ def relation(want: Array, got: Array, share: float) -> str:
     apart = got - want
     if equal(apart, np.full_like(apart, apart.mean())) and abs(apart.mean()) > 0:
         return f"ours plus {apart.mean():.6g}"
-    return _factors(want, got, share) or _order(want, got, share)
+    return _sums(want, got, share) or _factors(want, got, share) or _order(want, got, share)
+
+
+def _sums(want: Array, got: Array, share: float) -> str:
+    """Whether results sum to a whole number, where ours sum to another."""
+    if min(want.min(), got.min()) < 0 or want.ndim < 1 or want.shape[-1] < 3:
+        return ""
+    mine, ours = got.sum(-1), want.sum(-1)
+    whole = np.round(mine)
+    limit = max(1e-6, 4 * share)
+    if (abs(mine - whole) > limit * whole).any() or (abs(mine - ours) < 0.1).any():
+        return ""
+    if np.ptp(mine) > limit or np.ptp(ours) > limit or not whole.all():
+        return ""
+    return f"wrong: it sums to {float(mine.flat[0]):.6g}, ours to {float(ours.flat[0]):.6g}"
 
 
 def _candidates(want: Array) -> Iterator[tuple[str, Array]]:
@@ -92,7 +106,11 @@ def _factors(want: Array, got: Array, share: float) -> str:
         if (abs(got - factor * want) <= 4 * share * max(abs(got).max(), 1e-300)).all():
             some = factor[size > 0]
             low, high = float(some.min()), float(some.max())
-            return f"ours, each {name} times a factor of its own, {low:.4g} to {high:.4g}"
+            span = f"{low:.4g} to {high:.4g}"
+            if max(abs(low - 1), abs(high - 1)) < 1e-3:
+                span = f"1 {low - 1:+.2g} to 1 {high - 1:+.2g}"
+            why = ": what rows are divided by is off" if name == "row" and low > 0 else ""
+            return f"ours, each {name} times a factor of its own, {span}{why}"
     return ""
 
 

@@ -14,7 +14,7 @@ from nlattn.conformance.judge.relations import relation
 from nlattn.conformance.judge.variants.base import Call
 from nlattn.conformance.judge.variants.dense import stages as oracle_stages
 from nlattn.conformance.truth.arithmetic import precision
-from nlattn.conformance.truth.bounds import transcribed, wide
+from nlattn.conformance.truth.bounds import allowed, ratios, transcribed, wide
 from nlattn.conformance.truth.transcription import transcription
 
 
@@ -42,7 +42,11 @@ def describe(case: Case, want: Mapping[str, Array], got: Mapping[str, Array]) ->
     """Each result that is wrong: a multiple of ours, right in part, or of less precision."""
     unit = precision(dtype_of(case.dtype)).unit
     with np.errstate(all="ignore"):
-        said = {name: _one(case, want[name], got[name], unit) for name in want}
+        right = fine(case, want, got)
+        said = {
+            name: "right" if name in right else _one(case, want[name], got[name], unit)
+            for name in want
+        }
     wrong = {name: text for name, text in said.items() if text != "right"}
     if not wrong or not any(wrong.values()):
         return _precision(case, want, got)
@@ -53,12 +57,30 @@ def describe(case: Case, want: Mapping[str, Array], got: Mapping[str, Array]) ->
     return ", ".join(f"{name} is {text}" for name, text in said.items())
 
 
+def multiples(case: Case, want: Mapping[str, Array], got: Mapping[str, Array]) -> str:
+    """Results that are multiples of ours, where all that are wrong are; empty otherwise."""
+    unit = precision(dtype_of(case.dtype)).unit
+    with np.errstate(all="ignore"):
+        wrong = [n for n in want if n not in fine(case, want, got)]
+        said = {name: _multiple(case, want[name], got[name], unit) for name in wrong}
+    return describe(case, want, got) if said and all(said.values()) else ""
+
+
+def fine(case: Case, want: Mapping[str, Array], got: Mapping[str, Array]) -> list[str]:
+    """Results within their bounds, of which nothing may be said; none if all of them are."""
+    bounds = allowed(case)
+    right = [n for n, x in want.items() if (ratios(got[n], x, bounds[n]) <= 1).all()]
+    return right if len(right) < len(want) else []
+
+
 def _one(case: Case, want: Array, got: Array, unit: float) -> str:
     size = float(abs(want[np.isfinite(want)]).max(initial=0))
     wrong = ~((abs(got - want) <= slack(unit) * size) | (got == want))
     wrong &= ~(np.isnan(got) & np.isnan(want))
     if not wrong.any():
         return "right"
+    if (np.isnan(want) & ~np.isnan(got)).any():
+        return _stale(want, got) or relation(want, got, slack(unit)) or _where(wrong, got)
     return (
         _stale(want, got)
         or _multiple(case, want, got, unit)
@@ -71,7 +93,8 @@ def only(case: Case, want: Mapping[str, Array], got: Mapping[str, Array]) -> str
     """Which results are wrong, if others are right."""
     unit = precision(dtype_of(case.dtype)).unit
     with np.errstate(all="ignore"):
-        right = [name for name in want if _one(case, want[name], got[name], unit) == "right"]
+        right = fine(case, want, got)
+        right = [n for n in want if n in right or _one(case, want[n], got[n], unit) == "right"]
     wrong = [name for name in want if name not in right]
     if not right or not wrong:
         return ""

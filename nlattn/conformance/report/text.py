@@ -100,7 +100,7 @@ def failure(report: Report, verdict: Verdict) -> str:
     text = [f"{verdict.status.upper()} {verdict.case}"]
     if verdict.detail:
         text.append(f"  {verdict.detail}")
-    if verdict.output and not math.isnan(verdict.want):
+    if verdict.output and not (math.isnan(verdict.want) and math.isnan(verdict.got)):
         text.append(
             f"  {place(verdict)}: got {verdict.got:.17g}, want {verdict.want:.17g}, bound "
             f"{verdict.bound:.3g}, error/bound {number(verdict.ratio)}, "

@@ -88,6 +88,7 @@ ROWS = (
                 (Recipe("temperature", {"temperature": 2.0}),),
                 (Recipe("floor", {"floor": 8.0}),),
             ),
+            recipes=(Recipe("best-of-equal", {"assign": "argmax"}, values="no keys"),),
         ),
         growth=Growth(
             Law("n*m", "n*m*(d + s**2*e)", "n*m*(2*d + 2*s**2*e + 1)"), coarser_keys=True

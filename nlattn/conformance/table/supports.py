@@ -275,6 +275,7 @@ ROWS = (
                 Recipe("clipped", {"straight_through": "clip"}, kinds=("vjp",)),
                 Recipe("true-derivative", {"straight_through": "none"}, kinds=("vjp",)),
             ),
+            of_gradients=("straight_through",),
         ),
         growth=Growth(
             Law(

@@ -191,9 +191,9 @@ def _unsure(case: Case, k: Array, loss: Array, p: float) -> Array:
     low, high = (x * (1 + sign * p * loss[..., None]) for x, sign in ((low, -1), (high, 1)))
     if p != 2 and case.options.get("tight"):
         high = high.copy()
-        for *b, j in np.argwhere((low < eps) & (high >= eps)):
-            own = transcription("lp_sensitivity", {"k": k[tuple(b)]}, {"i": int(j), "p": p})
-            low[(*b, j)], high[(*b, j)] = own[0] * (1 - 1e-9), own[1] * (1 + 1e-9)
+        for at in map(tuple, np.argwhere((low < eps) & (high >= eps))):
+            own = transcription("lp_sensitivity", {"k": k[at[:-1]]}, {"i": int(at[-1]), "p": p})
+            low[at], high[at] = own[0] * (1 - 1e-9), own[1] * (1 + 1e-9)
     unsure = (low < eps) & (high >= eps) & ~alone
     return np.where(unsure, np.inf, 0.1)
 

@@ -20,6 +20,7 @@ from nlattn.conformance.judge.variants import (
     parts,
     published,
     scores,
+    thresholds,
     windows,
 )
 from nlattn.conformance.judge.variants.base import Call, Variant
@@ -34,6 +35,7 @@ VARIANTS: tuple[Variant, ...] = (
     *windows.VARIANTS,
     *neighbours.VARIANTS,
     *keys.VARIANTS,
+    *thresholds.VARIANTS,
     *lattice.VARIANTS,
     *parts.VARIANTS,
     *published.VARIANTS,

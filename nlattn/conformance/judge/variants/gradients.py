@@ -9,7 +9,7 @@ import numpy as np
 
 from nlattn._types import Result
 from nlattn.conformance.case import Array, Case
-from nlattn.conformance.judge.variants import parts
+from nlattn.conformance.judge.variants import options, parts
 from nlattn.conformance.judge.variants.base import Call
 from nlattn.conformance.judge.variants.dense import stages, translated
 from nlattn.conformance.truth.bounds import exact
@@ -20,12 +20,45 @@ Way: TypeAlias = Callable[[Case, Gradients], Result]
 
 def wrong(case: Case, want: Gradients) -> Iterator[tuple[str, dict[str, Array]]]:
     """Names, and the gradients that a backend gives which is wrong in this way."""
-    for name, make in (*_WAYS, *parts.GRADIENTS):
+    for name, make in (*_WAYS, *_parts_of_dout(case), *_modes(case), *parts.GRADIENTS):
         try:
             made = make(case, want)
         except (LookupError, TypeError, ValueError):
             continue
         yield name, {**want, **made}
+
+
+def _parts_of_dout(case: Case) -> Iterator[tuple[str, Way]]:
+    """A part of the cotangent that is not read."""
+    shape = np.shape(case.arrays[case.directions[0]])
+    names = ["channel", "row", "head"] if len(shape) < 4 else ["channel", "column", "row"]
+    for axis, name in enumerate(names[: len(shape)], 1):
+        for at, which in ((-1, "last"), (0, "first")) if shape[-axis] > 1 else ():
+            yield f"without the {which} {name} of {case.directions[0]}", _for(_less(axis, at))
+
+
+def _less(axis: int, at: int) -> Callable[[Array], Array]:
+    def less(x: Array) -> Array:
+        x = x.copy()
+        np.moveaxis(x, -axis, 0)[at] = 0
+        return x
+
+    return less
+
+
+def _modes(case: Case) -> Iterator[tuple[str, Way]]:
+    """Another value of what a gradient alone has as an option."""
+    for name, value in options.values(case):
+        if name in case.spec.cases.of_gradients:
+            yield f"with {name} = {options.shown(value)}", _given(name, value)
+
+
+def _given(name: str, value: object) -> Way:
+    def make(case: Case, _: Gradients) -> Result:
+        given = {**case.options, name: value}
+        return exact(Case(case.name, case.op, case.kind, case.dtype, case.arrays, given))
+
+    return make
 
 
 def _exchanged(a: str, b: str) -> Way:
@@ -50,13 +83,13 @@ def _without_lse(case: Case, _: Gradients) -> Result:
     return exact(Case(case.name, case.op, case.kind, case.dtype, arrays, case.options))
 
 
-def _with(**options: object) -> Way:
+def _with(**others: object) -> Way:
     """Gradients with other options, of those that the case has."""
 
     def make(case: Case, _: Gradients) -> Result:
-        if not {*options} <= {*case.options}:
+        if not {*others} <= {*case.options}:
             raise ValueError
-        given = {n: x for n, x in {**case.options, **options}.items() if x is not None}
+        given = {n: x for n, x in {**case.options, **others}.items() if x is not None}
         return exact(Case(case.name, case.op, case.kind, case.dtype, case.arrays, given))
 
     return make
@@ -167,8 +200,8 @@ def _of_one_head(which: int) -> Way:
         q, dout = (x.reshape(*x.shape[:-3], shared, group, *x.shape[-2:])[..., which, :, :]
                    for x in (case.arrays["q"], case.arrays["dout"]))  # fmt: skip
         arrays = {**case.arrays, "q": q, "dout": dout}
-        options = {n: x for n, x in case.options.items() if n != "gqa"}
-        one = exact(Case(case.name, case.op, case.kind, case.dtype, arrays, options))
+        rest = {n: x for n, x in case.options.items() if n != "gqa"}
+        one = exact(Case(case.name, case.op, case.kind, case.dtype, arrays, rest))
         return {"dq": want["dq"], "dk": one["dk"], "dv": one["dv"]}
 
     return make

@@ -1,0 +1,83 @@
+"""Options that were read as others: every value that the operator's row knows, and common slips."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from functools import cache, partial
+from typing import Any
+
+from nlattn.conformance.case import Case
+from nlattn.conformance.judge.variants.base import Call, Variant
+from nlattn.conformance.table import find
+from nlattn.conformance.table.row import OpSpec
+
+MOST_STEPS = 40
+"""Steps of an iteration that is stopped too soon."""
+
+
+def others(case: Case) -> Iterator[Variant]:
+    """Variants of a case with one option of another value."""
+    for name, value in values(case):
+        words = f"with {name} = {shown(value)}"
+        if name in case.options:
+            words += f" in place of {shown(case.options[name])}"
+        yield Variant(words, (), partial(_with, name, value))
+
+
+def values(case: Case) -> Iterator[tuple[str, Any]]:
+    """Options and what else they may be."""
+    now = case.options
+    for name, known in _known(case.spec.name):
+        for value in known:
+            likely = name in now or isinstance(
+                value, (str, bool)
+            )  # modes are mistaken, not numbers
+            if likely and not _same(value, now.get(name)):
+                yield name, value
+    for name, x in now.items():
+        if type(x) is float and x:
+            yield from ((name, y) for y in (1 / x, x * x, abs(x) ** 0.5, 2 * x, x / 2) if y != x)
+    if "steps" in _taken(case.spec.name) and "steps" not in case.spec.cases.ways:
+        yield from (("steps", n) for n in range(MOST_STEPS))
+
+
+def shown(value: object) -> str:
+    """A value in a sentence."""
+    return f"{value:.6g}" if isinstance(value, float) else repr(value)
+
+
+def _with(name: str, value: object, call: Call) -> Any:
+    return call.given(**{name: value})()
+
+
+@cache
+def _known(op: str) -> list[tuple[str, list[Any]]]:
+    """Options of a row's recipes, and all values that these have."""
+    spec = find(op)
+    found: dict[str, list[Any]] = {}
+    for recipe in (*(r for some in spec.cases.choices for r in some), *spec.cases.recipes):
+        for name, value in recipe.options.items():
+            if name not in spec.cases.ways and not name.startswith("return_"):
+                some = found.setdefault(name, [])
+                some += [value] if not any(_same(value, x) for x in some) else []
+    for name, some in found.items():
+        own = spec.options.get(name, _taken(op).get(name))
+        if own is not None and not any(_same(own, x) for x in some):
+            some.append(own)
+    return [*found.items()]
+
+
+@cache
+def _taken(op: str) -> dict[str, Any]:
+    """Options of the oracle and their defaults."""
+    return {**_defaults(find(op))}
+
+
+def _defaults(spec: OpSpec) -> dict[str, Any]:
+    parameters = inspect.signature(spec.oracle()).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def _same(x: object, y: object) -> bool:
+    return type(x) is type(y) and x == y
