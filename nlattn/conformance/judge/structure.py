@@ -146,10 +146,11 @@ def _numbers(case: Case) -> Iterator[tuple[str, float]]:
         if d > 1:
             yield f"sqrt(d), with d = {d}: a factor 1/sqrt(d) is missing", d**0.5
             yield f"1/sqrt(d), with d = {d}: once too often", d**-0.5
-    scale = case.options.get("scale")
-    if isinstance(scale, (int, float)) and scale not in (0, 1):
-        yield f"1/scale, with scale = {scale:g}: the scale is missing", 1 / scale
-        yield f"scale, {scale:g}, once too often", float(scale)
+    for name, x in case.options.items():
+        if type(x) in (int, float) and x not in (0, 1):
+            yield f"1/{name}, with {name} = {x:g}: the {name} is missing", 1 / x
+            yield f"{name}, {x:g}, once too often", float(x)
+            yield f"{name} squared, {x:g} twice too often", float(x * x)
     yield "log 2", math.log(2)
     yield "1/log 2", 1 / math.log(2)
 

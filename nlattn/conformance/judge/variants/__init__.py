@@ -8,6 +8,7 @@ an oracle, right or wrong (`diagnosis`).
 from __future__ import annotations
 
 from nlattn.conformance.judge.variants import (
+    activations,
     decoder,
     grids,
     indexer,
@@ -31,6 +32,7 @@ VARIANTS: tuple[Variant, ...] = (
     *masks.VARIANTS,
     *decoder.VARIANTS,
     *linear.VARIANTS,
+    *activations.VARIANTS,
     *grids.VARIANTS,
     *windows.VARIANTS,
     *neighbours.VARIANTS,

@@ -1,0 +1,49 @@
+"""What is applied to scores before they are summed, gone wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from nlattn._types import Array
+from nlattn.conformance.judge.variants.base import Call, Run, needs, several, step
+
+_PLAIN = ("pairwise",)
+Change = Callable[[Array], Array]
+
+
+def _changed(pairwise: str, change: Change) -> Run:
+    """Scores of one kind changed before they become weights."""
+
+    def run(c: Call) -> Any:
+        if c["pairwise"] != pairwise:
+            raise ValueError
+        return step("weights", lambda _, f, s, kind: f(change(s), kind))(c)
+
+    return needs("pairwise", run)
+
+
+def _plain(change: Change) -> Run:
+    """In place of the relu of a sum."""
+    return needs("weight", step("weights", lambda _, f, s, kind: change(s) / s.shape[-1]))
+
+
+def _leaky(slope: float) -> Change:
+    return lambda s: np.where(s.real > 0, s, slope * s)
+
+
+VARIANTS = several(
+    _PLAIN,
+    {
+        "with a relu on the products": _changed(
+            "dot_product", lambda s: np.where(s.real > 0, s, 0)
+        ),
+        "with the products' sizes": _changed("dot_product", lambda s: np.where(s.real > 0, s, -s)),
+        **{f"with a relu that leaks {x:g}": _plain(_leaky(x)) for x in (0.01, 0.05, 0.1, 0.2)},
+        "with the size in place of the relu": _plain(_leaky(-1.0)),
+        "with the square of the relu": _plain(lambda s: np.where(s.real > 0, s * s, 0)),
+        "with a smooth relu": _plain(lambda s: np.log(1 + np.exp(s))),
+    },
+)
