@@ -77,7 +77,7 @@ def certified_attention(
     return_lse: bool = False,
     return_missed: bool = False,
     **options: Unpack[ScoreOptions],
-) -> Any:
+) -> Array | tuple[Array, ...]:
     """``out[i] = sum_j softmax_j(s_ij) v[j]``; options as for `scores`. Nothing is missed."""
     s = scores(q, k, **options)
     P, lse = weights(s)
