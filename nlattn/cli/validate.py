@@ -22,7 +22,7 @@ from nlattn.conformance.cases.suite import cases
 from nlattn.conformance.eight_bit import QUANTISED
 from nlattn.conformance.judge.search import DTYPES, SEARCHES, searches, verdict_name
 from nlattn.conformance.judge.verdict import Verdict
-from nlattn.conformance.report.causes import coverage, unjudged
+from nlattn.conformance.report.causes import coverage, raised, unjudged
 from nlattn.conformance.report.files import difference, junit, page
 from nlattn.conformance.report.text import Report, as_data, from_data, lines, told
 from nlattn.conformance.runner import run
@@ -65,7 +65,11 @@ def validate(options: Namespace) -> int:
         name, able = subject.name, subject.capabilities
     if not verdicts:
         raise ValueError(NOTHING)
-    covered = [*coverage(fixed, verdicts), *([f"{name} {slow}"] if slow else [])]
+    covered = [
+        *coverage(fixed, verdicts),
+        *raised(fixed, verdicts),
+        *([f"{name} {slow}"] if slow else []),
+    ]
     report = Report(
         name, shlex.join(again(options)), options.tier, verdicts, time.perf_counter() - start,
         covered, unasked(options, able), unjudged(able.operators, verdicts),

@@ -11,8 +11,9 @@ import pytest
 
 from nlattn.cli import main
 from nlattn.conformance.backends.capabilities import Capabilities, capable
+from nlattn.conformance.cases import suite
 from nlattn.conformance.judge.verdict import Verdict
-from nlattn.conformance.report.causes import causes, others, unjudged
+from nlattn.conformance.report.causes import causes, others, raised, unjudged
 from nlattn.conformance.table import TABLE
 
 A = "attention/forward/float32/"
@@ -124,3 +125,14 @@ def test_words_of_capabilities() -> None:
 def test_words_that_mean_nothing_are_an_error(told: Any, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         Capabilities.of(told)
+
+
+def test_calls_that_raise_where_others_do_not_are_told() -> None:
+    some = list(suite.cases("smoke", ("enlca_loss",), ("float64",), "*/forward/*"))[:5]
+    found = [Verdict(c.name, "pass") for c in some[:3]]
+    found += [Verdict(c.name, "unsupported", detail="refuses: LinAlgError: no") for c in some[3:]]
+    assert list(raised(some, found)) == [
+        "NOTE enlca_loss: 2 calls raised, 3 did not: LinAlgError: no; "
+        "if that is no bug, raise Unsupported"
+    ]
+    assert list(raised(some, found[3:])) == []

@@ -288,10 +288,12 @@ def _grid_mask(
 
 
 def _scores(
-    rng: np.random.Generator, _: OpSpec, __: Recipe, arrays: dict[str, Array], ___: str
+    rng: np.random.Generator, _: OpSpec, __: Recipe, arrays: dict[str, Array], detail: str
 ) -> dict[str, Array]:
-    """What keys are chosen by."""
-    return {"scores": rng.standard_normal(arrays["k"].shape[:-1])}
+    """What keys are chosen by; or few numbers, of which many are equal."""
+    shape = arrays["k"].shape[:-1]
+    ties = rng.integers(0, 3, shape).astype(float)
+    return {"scores": ties if detail == "ties" else rng.standard_normal(shape)}
 
 
 def _start(

@@ -88,6 +88,28 @@ def coverage(cases: Iterable[Case], verdicts: Iterable[Verdict]) -> Iterator[str
         yield said
 
 
+def raised(cases: Iterable[Case], verdicts: Iterable[Verdict]) -> Iterator[str]:
+    """A line for each function some calls of which ended in an exception, counted as a refusal.
+
+    A refusal that is meant is Unsupported, or named by `refusals`; a bug looks just like this.
+    """
+    function = {case.name: case.function for case in cases}
+    ends: dict[str, Counter[str]] = {}
+    asked = Counter[str]()
+    for v in verdicts:
+        name = function.get(v.case, "")
+        asked[name] += v.status in JUDGED
+        if name and v.status == "unsupported" and v.detail.startswith("refuses: "):
+            ends.setdefault(name, Counter())[v.detail.removeprefix("refuses: ")] += 1
+    for name, some in ends.items():
+        if asked[name]:
+            text, _ = some.most_common(1)[0]
+            yield (
+                f"NOTE {name}: {some.total()} calls raised, {asked[name]} did not: {text[:120]}; "
+                "if that is no bug, raise Unsupported"
+            )
+
+
 def _options(case: Case) -> list[str]:
     extra = [name.split(".")[0] for name in case.arrays]
     known = {*case.spec.arrays, *case.directions} - {*case.spec.optional}

@@ -223,6 +223,9 @@ ROWS = (
                 Recipe("own-keys", {"keys": 4}, extra=("index:own",), layout="strided"),
                 Recipe("by-length", {"keys": 4, "select": "norm"}, lead=(2,), extra=("index:own",)),
                 Recipe("by-mass", {"keys": 4, "select": "oracle"}, lead=(2,), extra=("index:own",)),
+                Recipe(
+                    "by-ties", {"keys": 5}, layout="strided", extra=("index:own", "scores:ties")
+                ),
                 Recipe("by-scores", {"keys": 5}, lead=(2,), extra=("index:own", "scores")),
                 Recipe(
                     "by-length-grouped",

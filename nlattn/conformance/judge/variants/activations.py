@@ -1,4 +1,4 @@
-"""What is applied to scores before they are summed, gone wrong."""
+"""What is applied to scores or to their sums, gone wrong: a relu, a hinge, a floor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nlattn._types import Array
-from nlattn.conformance.judge.variants.base import Call, Run, needs, several, step
+from nlattn.conformance.judge.variants.base import Call, Run, Variant, needs, several, step
 
 _PLAIN = ("pairwise",)
 Change = Callable[[Array], Array]
@@ -34,7 +34,21 @@ def _leaky(slope: float) -> Change:
     return lambda s: np.where(s.real > 0, s, slope * s)
 
 
-VARIANTS = several(
+def _hinge_of_the_mean(c: Call) -> Any:
+    far = 1e3  # so large a margin that the hinge cuts nothing
+    mean = c.given(margin=c["margin"] + far)() - far
+    return np.where(mean.real > 0, mean, 0)
+
+
+OTHERS = (
+    Variant("with the hinge after the mean", ("ranks",), _hinge_of_the_mean),
+    Variant(
+        "with the floor added to lengths, not their least",
+        ("amplified features", "ranks"),
+        step("_length", lambda c, f, x: f(x) + c.get("floor", 5e-5)),
+    ),
+)
+VARIANTS = OTHERS + several(
     _PLAIN,
     {
         "with a relu on the products": _changed(

@@ -339,11 +339,6 @@ VARIANTS = (
         _FEATURES,
         lambda c: c.given(projection=unit(c["projection"]))(),
     ),
-    Variant(
-        "with the floor added to lengths, not their least",
-        (*_ENLA, *_LOSS),
-        step("_length", lambda c, f, x: f(x) + c.get("floor", 5e-5)),
-    ),
     Variant("with amplified queries only", _ENLA, _amplified("q")),
     Variant("with amplified keys only", _ENLA, _amplified("k")),
     Variant(
@@ -361,7 +356,6 @@ VARIANTS = (
         step("_length", lambda _, f, x: np.sqrt((x * x).sum(-2, keepdims=True))),
     ),
     Variant("summed over queries, not averaged", _LOSS, _times(_n)),
-    Variant("with the hinge after the mean", _LOSS, lambda c: np.maximum(_unhinged(c), 0)),
     Variant("without the hinge", _LOSS, _unhinged),
     Variant("with the margin's sign turned", _LOSS, option(margin=lambda c: -c["margin"])),
     Variant("without the margin", _LOSS, option(margin=0.0)),
