@@ -24,7 +24,7 @@ def along(law: Callable[[Given], RangeLaw]) -> Callable[[Given], RangeLaw]:
 
     def made(given: Given) -> RangeLaw:
         base = law(given)
-        products = (*base.upper, *base.both, *base.results)
+        products = (*base.upper, *base.both, *base.results, *base.same)
         known = {name.removeprefix("/") for product in products for name in product.split()}
         changes = sorted(f"d{n}" for n in {*known, *base.fixed} if f"d{n}" in given)
         moved = [
@@ -229,6 +229,7 @@ def picture(given: Given) -> RangeLaw:
         {"sigma": "/image", "h": "/image"},
         both=("image image", "sigma sigma", "h h", "dout"),
         clamp={"sigma": (-100, 200), "h": (-100, 200)},
+        steady=("image",),
     )
 
 
@@ -241,6 +242,7 @@ def cross_scale(given: Given) -> RangeLaw:
         {"temperature": "q", "floor": "/k"},
         upper=("q k", "temperature q", "temperature", "v", "/floor"),
         both=("k k", *(chain if back else ())),
+        steady=("k",),
     )
 
 

@@ -200,7 +200,7 @@ class _Setting:
         arrays: Mapping[str, Any],
         options: Mapping[str, Any],
     ):
-        self.op, self.law, self.tops, self.arrays = op, law, tops, arrays
+        self.op, self.law, self.arrays = op, law, arrays
         self.options: dict[str, float] = {}
         d = int(arrays["q"].shape[-1]) if "q" in arrays and arrays["q"].size else 1
         for name, value in options.items():
@@ -208,8 +208,12 @@ class _Setting:
             if isinstance(number, (int, float, np.number)) and math.isfinite(number):
                 self.options[name] = float(number)
         self.units: dict[str, Any] = {}
-        together = max((tops[name] for name in law.same if name in tops), default=0.0)
-        self.tops |= {name: together for name in law.same if name in tops}
+        self.tops = self._shared(tops)
+
+    def _shared(self, tops: dict[str, float]) -> dict[str, float]:
+        """Largest entries, those of arrays that share a unit together."""
+        together = max((tops[name] for name in self.law.same if name in tops), default=0.0)
+        return tops | {name: together for name in self.law.same if name in tops}
 
     def ordinary(self, dtype: np.dtype) -> bool:
         """Whether no product leaves a format, with room for sums."""
@@ -229,6 +233,8 @@ class _Setting:
     def changed(self) -> dict[str, Any]:
         """Arguments in units that suit them, in float64."""
         law = self.law
+        # not bounds: what is called inside must not find other units
+        self.tops = self._shared({n: _largest_finite(self.arrays[n]) for n in self.tops})
         units: dict[str, Any] = {
             n: 0 if n in law.fixed else math.frexp(x)[1] for n, x in self.tops.items()
         }
@@ -236,7 +242,10 @@ class _Setting:
         for name, product in law.sums.items():
             if name in units and product not in law.steady:
                 first = product.split()[0]
-                units[first] += max(0, units[name] - _power(product, units))
+                raised = units[first] + max(0, units[name] - _power(product, units))
+                units |= dict.fromkeys(law.same if first in law.same else (first,), raised)
+        for name, product in law.sums.items():
+            if name in units and product not in law.steady:
                 units[name] = _power(product, units)
         self.units = units
         options = {n: self._option(n, p) for n, p in law.options.items() if n in self.options}

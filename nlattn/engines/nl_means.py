@@ -267,6 +267,7 @@ def _jvp_of_lists(call: PictureMeans, b: int, voting: bool) -> Floats:
     row = np.repeat(np.arange(call.n), np.diff(indptr))
     itself = indices == row
     ds[scores == 0] = 0  # below twice the variance all distances count the same
+    ds[P == 0] = 0  # what has no weight may have an infinite slope
     own = np.zeros(call.n, u.dtype)
     if call.own == "max":
         shared = (best >= 0) & (P[itself] > 0) & (scores[np.maximum(best, 0)] > -np.inf)
