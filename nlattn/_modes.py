@@ -41,6 +41,8 @@ Normaliser: TypeAlias = Literal["auto", "factor", "dense", "sampled"]
 Border: TypeAlias = Literal["reflect", "edge"]
 SelfWeight: TypeAlias = Literal["max", "one", "zero"]
 PatchSearch: TypeAlias = Literal["window", "patchmatch", "union"]
+AllPixels: TypeAlias = Literal["certified"]
+"""In place of a support: all of them, to a tolerance."""
 PatchChoice: TypeAlias = Literal["nearest", "statistical"]
 Aggregate: TypeAlias = Literal["patch", "pixel"]
 Pad: TypeAlias = Literal["edge", "reflect", "zero", "error"]

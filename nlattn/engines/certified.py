@@ -20,7 +20,8 @@ from nlattn.engines.distances import Geometry
 from nlattn.engines.exhaustive import Slice
 from nlattn.kernels import certified as kernels
 from nlattn.kernels.boxes import Tree
-from nlattn.kernels.certified_panel import LOOSE, MOVED, ROOT, SHARP, THERE, UNSOUND, Terms
+from nlattn.kernels.certified_panel import LOOSE, MOVED, ROOT, SHARP, THERE, UNSOUND
+from nlattn.kernels.certified_terms import Terms
 from nlattn.kernels.gemm import width
 from nlattn.kernels.matching import SAME, Plan
 from nlattn.kernels.nearest import PER_SCORE, SLACK, TINY, TOP, WIDTH, Asked
@@ -72,6 +73,8 @@ class Sums(NamedTuple):
     """(n,) share of the weights that may be misplaced."""
     seen: Ints
     """(n,) keys and boxes that were compared with each query."""
+    best: Floats
+    """(n,) logarithm of each query's largest weight, where queries attend to other keys alone."""
 
 
 def survey(x: Slice, tolerance: float, *, grouped: bool = True) -> Ground:
@@ -94,7 +97,7 @@ def survey(x: Slice, tolerance: float, *, grouped: bool = True) -> Ground:
         part, left = _sound(ground, _part(ground, kind, left))
         if not len(part.asked.panels):
             continue
-        if not _pays(ground, part):
+        if not x.apart and not _pays(ground, part):
             break
         ground = ground._replace(parts=(*ground.parts, part), dense=left)
     return ground
@@ -188,6 +191,8 @@ def terms(
         x.pairs,
         int(x.causal),
         grouped,
+        x.floor,
+        x.apart,
     )
 
 
@@ -200,7 +205,7 @@ class _Gathered(NamedTuple):
 def _gather(ground: Ground, part: Descent, v: Floats, *, most: float) -> _Gathered:
     """Sums (n, e) and normalisers of a part's queries, counts of its panels."""
     n, e = len(ground.slice.q), v.shape[1]
-    out, norm = np.zeros((n, e)), np.zeros((n, 4))
+    out, norm = np.zeros((n, e)), np.zeros((n, 5))
     counts = np.zeros((-(-len(part.asked.order) // width(part.tree.shorts)), 5), np.int64)
     summed = node_values(part.tree, v)
     told = terms(part, summed, ground.tolerance, most, ground.slice, ground.grouped)
@@ -243,9 +248,11 @@ def attend(ground: Ground, v: Floats) -> Sums:
     x, middle = ground.slice, middle_of(v)
     n, m, centred = len(x.q), len(x.k), v.astype(np.float64) - middle
     out, lse, missed = np.zeros((n, v.shape[1])), np.full(n, -np.inf), np.zeros(n)
+    best = np.full(n, -np.inf)
     seen, left = ground.seen.copy(), [ground.dense]
     for part in ground.parts:
-        sums, norm, counts = _gather(ground, part, centred, most=m)
+        most = 1e18 if x.apart else m  # of all keys but one there is no dense attention
+        sums, norm, counts = _gather(ground, part, centred, most=most)
         panels = part.asked.panels
         _count(seen, part, counts)
         left.append(queries_of(part, panels[counts[panels, 2] != 0]))
@@ -253,16 +260,22 @@ def attend(ground: Ground, v: Floats) -> Sums:
         rows = rows[norm[rows, 0] > 0]
         total = norm[rows, 0]
         out[rows] = sums[rows] / total[:, None] + middle
-        lse[rows] = part.top[rows] - norm[rows, 2] + np.log(total)
+        unit = part.top[rows] - norm[rows, 2] + x.floor
+        lse[rows] = unit + np.log(total)
+        with np.errstate(divide="ignore"):
+            best[rows] = unit + np.log(norm[rows, 4])
         missed[rows] = norm[rows, 1] / total + norm[rows, 3]
     some = np.concatenate(left)
     if len(some):
         seen[some] += m
-        out[some], lse[some] = exhaustive.attend(x, centred, some, ground.dense_wide)
+        if x.apart:
+            out[some], lse[some], best[some] = exhaustive.others(x, centred, some)
+        else:
+            out[some], lse[some] = exhaustive.attend(x, centred, some, ground.dense_wide)
         there = ~np.isneginf(lse[some])
         out[some] += there[:, None] * middle
         missed[some] = np.where(there, ground.dense_rounding[some], 0)
-    return Sums(out, lse, missed, seen)
+    return Sums(out, lse, missed, seen, best)
 
 
 def middle_of(v: Floats) -> Floats:

@@ -36,6 +36,10 @@ class Slice(NamedTuple):
     pairs: Bools
     """(n, m), or empty."""
     causal: bool
+    floor: float = 0.0
+    """Weights are ``exp(-max(x - floor, 0))`` of ``x = factor |q - k|^2``; 0 for products."""
+    apart: bool = False
+    """Whether no query attends to the key of its own number."""
 
 
 def rounding(x: Slice, dtype: DTypeLike) -> Floats:
@@ -53,7 +57,7 @@ def attends(x: Slice) -> Bools:
     """(n,) whether a query may attend to any key."""
     n, m = len(x.q), len(x.k)
     keys = x.key_mask if x.key_mask.size else np.ones(m, bool)
-    there = np.full(n, keys.any())
+    there = np.full(n, keys.sum() > int(x.apart))
     step = max(1, _MASK_BYTES // max(m, 1))
     for first in range(0, n if x.pairs.size or x.causal else 0, step):
         rows = np.arange(first, min(first + step, n))
@@ -83,6 +87,27 @@ def attend(x: Slice, v: Floats, rows: Ints, wide: bool) -> tuple[Floats, Floats]
         out[first : first + step] = got[0]
         lse[first : first + step] = dense.log_normaliser(norm)[0] + shift[some]
     return out, lse
+
+
+def others(x: Slice, v: Floats, some: Ints) -> tuple[Floats, Floats, Floats]:
+    """Of some queries that attend to other keys than their own: outputs, lse, largest exponents."""
+    from scipy.spatial.distance import cdist
+
+    out, lse, best = np.zeros((len(some), v.shape[1])), np.empty(len(some)), np.empty(len(some))
+    step = max(1, _MASK_BYTES // 8 // len(x.k))
+    for first in range(0, len(some), step):
+        here = slice(first, first + step)
+        s = cdist(x.q[some[here]].astype(float), x.k.astype(float), "sqeuclidean")
+        s = np.minimum(x.floor - x.factor * s, 0)
+        s[np.arange(len(s)), some[here]] = -np.inf
+        best[here] = s.max(1)
+        top = np.where(np.isneginf(best[here]), 0, best[here])[:, None]
+        weights = np.exp(s - top)
+        total = weights.sum(1, keepdims=True)
+        out[here] = weights @ v / np.where(total > 0, total, 1)
+        with np.errstate(divide="ignore"):
+            lse[here] = (top + np.log(total))[:, 0]
+    return out, lse, best
 
 
 def _whole(x: Slice) -> Scores:

@@ -20,17 +20,16 @@ from nlattn.kernels.certified_panel import (
     UNSOUND,
     Batch,
     Panel,
-    Terms,
     absorb,
     allowance,
     batch_of,
     drop,
-    forbid,
     measure,
     panel_of,
     refer,
     skip,
 )
+from nlattn.kernels.certified_terms import Terms, forbid, masked
 from nlattn.kernels.gemm import aligned, distances, width
 from nlattn.kernels.lanes import highest, within
 from nlattn.kernels.nearest import Asked
@@ -64,7 +63,7 @@ def approach(
     """
     w, short, total, far = panel.sharp.size, tree.short, batch.total, way.far
     stack, depth = way.stack, way.depth
-    masked = terms.causal != 0 or terms.pairs.size > 0
+    hidden = masked(terms)
     for l in range(w):
         total[l], panel.high[l] = -np.inf, 0
     stack[0], depth[0], top, looked = 1, 0, 1, 0
@@ -83,14 +82,14 @@ def approach(
         for t in range(count):
             batch.places[t] = start + t
         measure(tree, panel, batch, count)
-        if masked:
+        if hidden:
             forbid(terms, tree, queries, batch.places, count, batch.s)
         highest(batch.s, count, total)
         missing = False
         for l in range(w):
             missing = missing or (panel.budget[l] >= 0 and not total[l] > -np.inf)
         looked += count
-        if looked >= NEAR and not (masked and missing):
+        if looked >= NEAR and not (hidden and missing):
             break
     return looked
 
@@ -149,6 +148,8 @@ def descend(
             continue
         alike = terms.grouped and tree.uniform[node] and terms.pairs.size == 0
         alike = alike and (not terms.causal or tree.most[node] <= lowest)
+        among = tree.least[node] <= latest and tree.most[node] >= lowest
+        alike = alike and not (terms.apart and among)
         if not alike and level < tree.levels:
             outside(tree.boxes, 4 * node * short, panel.shorts, short, far, top * w)
             boxes += 2
@@ -192,10 +193,11 @@ def gather(
     task: int, tree: Tree, asked: Asked, terms: Terms, out: Floats, norm: Floats,
     counts: Ints, lists: Ints,
 ) -> None:  # fmt: skip
-    """Sums of some panels: `out` (n, channels) of values; `norm` (n, 4).
+    """Sums of some panels: `out` (n, channels) of values; `norm` (n, 5).
 
     Of `norm`: weights, what may have been left out of them, the unit in which they are, as an
-    exponent, and the share that rounding may have moved. `counts` (panels, 5) of a panel: keys,
+    exponent, the share that rounding may have moved, and the largest weight, where no query attends
+    to its own key. `counts` (panels, 5) of a panel: keys,
     boxes, whether it was given up, short keys, leaves. If `lists` is not empty, it receives the
     leaves of each panel; entry 4 of `counts` then says where they begin.
     """
@@ -220,6 +222,7 @@ def gather(
         i = queries[l]
         norm[i, 0], norm[i, 1] = panel.sums[l], panel.missed[l] + panel.spent[l]
         norm[i, 2], norm[i, 3] = -np.float64(panel.high[l]), panel.moved[l]
+        norm[i, 4] = panel.most[l]
         for c in range(e):
             out[i, c] = batch.whole[c * w + l]
 

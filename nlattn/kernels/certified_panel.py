@@ -1,7 +1,8 @@
 """A panel of queries that sums exponential weights, and how it spends what it may miss.
 
 A weight is ``exp(HIGH - SHARP D^2)`` of a squared distance D^2. HIGH is a query's own, from a key
-that is near it, and rises when a much nearer one comes along.
+that is near it, and rises when a much nearer one comes along. Where weights have a floor, as those
+of non-local means, exponents up to it count as the floor, and HIGH is no less.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from nlattn._types import Bools, Floats, Ints
 from nlattn.kernels.bounds import NOTHING, bear, copy, less, relative
 from nlattn.kernels.boxes import Tree
+from nlattn.kernels.certified_terms import Terms, forbid, masked
 from nlattn.kernels.gemm import aligned, distances, multiply, width
 from nlattn.kernels.lanes import exponentials, exponents, highest
 from nlattn.kernels.nearest import Asked
@@ -35,34 +37,6 @@ _HIGHER = 30.0  # an exponent that makes its key the new reference
 _KEYS, _NODES = 4096, 64  # a key, or a node, may cost so much of what may still be missed
 _OVER = 1.001  # what is spent, rounding included
 _SPARE = 0.999
-
-
-class Terms(NamedTuple):
-    """What is summed, and how far."""
-
-    values: Floats
-    """Values of every key, leaf by leaf: size rows of `channels` numbers."""
-    totals: Floats
-    """Sums of the values of every node."""
-    channels: int
-    numbers: Floats
-    """(n, 5) float64 by query."""
-    tolerance: float
-    reserve: float
-    """Share of the weights that rounding may move at most; else the panel is given up."""
-    u: float
-    """Unit of rounding of weights and boxes; that of points is float64's."""
-    spread: float
-    """How far the mean exponent may lie above that of the best key."""
-    slack: float
-    """Relative error of a bound's squared distance."""
-    most: int
-    """Cost of a panel, in keys of dense attention, above which it is given up."""
-    pairs: Bools
-    """(n, m), or empty."""
-    causal: int
-    grouped: bool
-    """Whether keys that are alike are summed at once."""
 
 
 class Panel(NamedTuple):
@@ -95,6 +69,8 @@ class Panel(NamedTuple):
     """Share that rounding may move."""
     sums: Floats
     """Weights so far."""
+    most: Floats
+    """Largest weight so far."""
     missed: Floats
     """Weight that may have been left out so far, in float64,"""
     spent: Floats
@@ -169,8 +145,8 @@ def panel_of(tree: Tree, asked: Asked, terms: Terms, queries: Ints) -> Panel:
         budget[l] = 0 if l < queries.size and terms.numbers[i, THERE] != 0 else -1
     return Panel(
         exact, points, centre, shorts, radius, np.zeros(1, np.bool_), sharp, steep, high, loosely,
-        loose, budget, np.zeros(w), np.zeros(w), np.zeros(w), spent, allowed, limits, small,
-        aligned(w, like),
+        loose, budget, np.zeros(w), np.zeros(w), np.zeros(w), np.zeros(w), spent, allowed, limits,
+        small, aligned(w, like),
     )  # fmt: skip
 
 
@@ -201,7 +177,7 @@ def refer(terms: Terms, queries: Ints, dims: int, panel: Panel, best: Floats) ->
         for l in range(panel.sharp.size):
             here = terms.numbers[queries[l] if l < queries.size else queries[0]]
             there = panel.budget[l] >= 0
-            away = -np.float64(best[l]) if there else 0.0
+            away = max(-np.float64(best[l]), terms.floor) if there else 0.0
             panel.high[l], panel.loose[l] = -away, -away - here[LOOSE]
             panel.moved[l] = rounding(terms, here, away + terms.spread, panel, l, dims)
             panel.allowed[l], panel.limits[l] = np.inf, -1
@@ -244,15 +220,15 @@ def permit(panel: Panel) -> None:
 
 
 @jit.device(inline=True)
-def forbid(terms: Terms, tree: Tree, queries: Ints, places: Ints, count: int, s: Floats) -> None:
-    """-inf for keys that a query may not attend to."""
-    w = width(s)
-    for l in range(queries.size):
-        i = queries[l]
-        for t in range(count):
-            key = tree.order[places[t]]
-            if (terms.causal and key > i) or (terms.pairs.size > 0 and not terms.pairs[i, key]):
-                s[t * w + l] = -np.inf
+def level(terms: Terms, panel: Panel, s: Floats, count: int) -> None:
+    """Exponents of weights that are the largest there are, all the same."""
+    w = panel.sharp.size
+    for l in range(w):
+        panel.small[l] = -np.float64(panel.high[l]) - terms.floor
+        panel.wanted[l] = min(panel.wanted[l], panel.small[l])
+    for t in range(count):
+        for l in range(w):
+            s[t * w + l] = min(s[t * w + l], panel.small[l])
 
 
 @jit.device(inline=True)
@@ -267,6 +243,7 @@ def raise_reference(panel: Panel, whole: Floats, far: Floats, held: int) -> None
             panel.loose[l] += step
             factor = np.exp(-step)
             panel.sums[l] *= factor
+            panel.most[l] *= factor
             panel.spent[l] *= factor
             panel.missed[l] *= factor
             for x in range(l, whole.size, w):
@@ -318,17 +295,21 @@ def absorb(
     e, w = terms.channels, width(tree.shorts)
     for attempt in range(2):
         measure(tree, panel, batch, count)
-        if times == 1 and (terms.causal != 0 or terms.pairs.size > 0):
+        if times == 1 and masked(terms):
             forbid(terms, tree, queries, batch.places, count, batch.s)
             for l in range(w):
                 panel.wanted[l] = -np.inf
             highest(batch.s, count, panel.wanted)
+        if terms.floor > 0:
+            level(terms, panel, batch.s, count)
         higher = False
         for l in range(w):
             higher = higher or panel.wanted[l] > _HIGHER
         if not higher or attempt == 1:
             break
         raise_reference(panel, batch.whole, far, held)
+    for l in range(w if terms.apart else 0):
+        panel.most[l] = max(panel.most[l], np.exp(np.float64(panel.wanted[l])))
     for l in range(w):
         panel.wanted[l], batch.total[l] = 0, 0
     exponentials(batch.s, count, panel.wanted, batch.total)

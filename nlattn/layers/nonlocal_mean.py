@@ -28,6 +28,7 @@ def nonlocal_block(
     convention: Convention = "pytorch",
     subsample: bool = False,
     training: bool = False,
+    tolerance: float = 0.0,
     nonfinite: Nonfinite = "raise",
 ) -> Result:
     """Non-local block: ``y = x + BN(W(nonlocal_mean(theta(x), phi(x), g(x))))``.
@@ -46,6 +47,8 @@ def nonlocal_block(
         Halve height and width for keys and values, by their maximum.
     training : bool
         Normalise by the batch; the result is ``(y, buffers)``, the moved statistics by name.
+    tolerance : float
+        As for `nonlocal_mean`: share of the softmax forms' weights that may be misplaced.
     nonfinite : {"raise", "propagate"}
         What to do with NaN and infinities.
 
@@ -72,7 +75,7 @@ def nonlocal_block(
         "nonlocal_block", weights, pairwise, convention, subsample, nonfinite, x=x
     )
     batch = _batch(fit, names, training)
-    run = _run(fit, names, w)
+    run = _run(fit, names, w, tolerance)
     y, found = _finish(names, w, run, batch)
     result = fit.unfold(fit["x"] + y)
     return (result, _buffers(fit, names, w, found)) if training else result
@@ -225,11 +228,14 @@ def _embed(fit: _check.Fit, names: Names, w: Weights) -> _Embedded:
     return theta, phi, g, all_phi, all_g, x
 
 
-def _run(fit: _check.Fit, names: Names, w: Weights) -> _Run:
+def _run(fit: _check.Fit, names: Names, w: Weights, tolerance: float = 0.0) -> _Run:
     made = _embed(fit, names, w)
     theta, _, g = made[:3]
     sets = (_set(z) for z in made[:3])
-    mean = _operators.nonlocal_mean(*sets, **_options(names, w), nonfinite="propagate")
+    options = _options(names, w)
+    if tolerance:
+        options["tolerance"] = tolerance
+    mean = _operators.nonlocal_mean(*sets, **options, nonfinite="propagate")
     mean = mean.reshape(*theta.shape[:-1], g.shape[-1])
     out = conv(mean, w.matrix(names.out.weight), w[names.out.bias])
     return _Run(*made, mean, out)

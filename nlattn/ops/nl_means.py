@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, get_args
+from typing import get_args
 
 import numpy as np
 
 from nlattn import _check
-from nlattn._modes import Aggregate, Candidates, Nonfinite, PatchChoice, PatchSearch, SelfWeight
-from nlattn._types import Array, Floats, Ints, Support, Work
-from nlattn.engines import laws
+from nlattn._modes import (
+    Aggregate,
+    AllPixels,
+    Candidates,
+    Nonfinite,
+    PatchChoice,
+    PatchSearch,
+    SelfWeight,
+)
+from nlattn._types import Array, Floats, Support, Work
+from nlattn.engines import certified_means, laws
 from nlattn.engines.magnitude import ranged
-from nlattn.engines.nl_means import BANDWIDTH, SELF, PictureMeans, denoise, jvp, vjp, weights
-from nlattn.engines.patchmatch import CANDIDATES
-from nlattn.engines.similar import SEARCHES, SELECTS, PixelSearch, joined
-from nlattn.engines.support import checked_support
+from nlattn.engines.nl_means import denoise, jvp, vjp, weights
+from nlattn.engines.similar import joined
 from nlattn.maps.sparse import SparseMap
-from nlattn.ops._picture import ABSENT, Picture
+from nlattn.ops._nl_means import NLMeansArguments, checked
 
 
 @ranged(laws.picture)
@@ -35,7 +41,8 @@ def nl_means(
     candidates: Candidates = "random",
     iterations: int | None = None,
     seed: int = 0,
-    support: Support | None = None,
+    support: Support | AllPixels | None = None,
+    tolerance: float = 1e-3,
     channel_axis: int | None = -1,
     data_range: float | None = None,
     fast_mode: bool = True,
@@ -65,8 +72,10 @@ def nl_means(
         Of the pixel itself; "max" is the largest of its others.
     candidates, iterations, seed : {"random", "tree"}, int, int
         Of PatchMatch; 3 iterations if omitted, with trees 1.
-    support : Support, optional
-        ``(..., n, n)`` keys of each pixel, instead of a search.
+    support : Support or "certified", optional
+        ``(..., n, n)`` keys of each pixel, instead of a search; or all pixels, as good as that.
+    tolerance : float
+        Of "certified": share of a pixel's weights that may be misplaced, in [0, 1).
     data_range : float
         Of integers: 255 says that `sigma` and `h` are in levels, 1 that they are fractions.
 
@@ -93,12 +102,15 @@ def nl_means(
     """
     asked = NLMeansArguments(sigma, h, patch_size, patch_distance, search, topk, select,
         self_weight, candidates, iterations, seed, support, channel_axis, data_range, fast_mode,
-        nonfinite, max_bytes)  # fmt: skip
+        nonfinite, max_bytes, tolerance)  # fmt: skip
     picture, call = checked("nl_means", image, asked)
     voting = _check.choice(call.op, "aggregate", aggregate, get_args(Aggregate)) == "patch"
     out = call.fit.empty("H W e")
     for b in range(call.fit.batch):
-        denoise(call, b, voting, out[b])
+        if support == "certified":
+            certified_means.denoise(call, b, voting, float(tolerance), out[b])
+        else:
+            denoise(call, b, voting, out[b])
     return picture.restored(out)
 
 
@@ -155,7 +167,8 @@ def nl_means_map(
     candidates: Candidates = "random",
     iterations: int | None = None,
     seed: int = 0,
-    support: Support | None = None,
+    support: Support | AllPixels | None = None,
+    tolerance: float = 1e-3,
     channel_axis: int | None = -1,
     data_range: float | None = None,
     nonfinite: Nonfinite = "raise",
@@ -171,7 +184,7 @@ def nl_means_map(
     """
     asked = NLMeansArguments(sigma, h, patch_size, patch_distance, search, topk, select,
         self_weight, candidates, iterations, seed, support, channel_axis, data_range, True,
-        nonfinite, max_bytes)  # fmt: skip
+        nonfinite, max_bytes, tolerance)  # fmt: skip
     _, call = checked("nl_means_map", image, asked)
     _check.one_head(call.fit, "(H, W, C)", "one picture")
     indptr, indices, scores, P, total, _ = weights(call, 0)
@@ -201,7 +214,8 @@ def nl_means_vjp(
     candidates: Candidates = "random",
     iterations: int | None = None,
     seed: int = 0,
-    support: Support | None = None,
+    support: Support | AllPixels | None = None,
+    tolerance: float = 1e-3,
     channel_axis: int | None = -1,
     nonfinite: Nonfinite = "raise",
     max_bytes: float = 4e9,
@@ -217,7 +231,7 @@ def nl_means_vjp(
     """
     asked = NLMeansArguments(sigma, h, patch_size, patch_distance, search, topk, select,
         self_weight, candidates, iterations, seed, support, channel_axis, None, True, nonfinite,
-        max_bytes)  # fmt: skip
+        max_bytes, tolerance)  # fmt: skip
     picture, call = checked("nl_means_vjp", image, asked, dout)
     voting = _check.choice(call.op, "aggregate", aggregate, get_args(Aggregate)) == "patch"
     needed = call.n * patch_size**2 * call.C * call.fit.dtype.itemsize * 5
@@ -246,7 +260,8 @@ def nl_means_jvp(
     candidates: Candidates = "random",
     iterations: int | None = None,
     seed: int = 0,
-    support: Support | None = None,
+    support: Support | AllPixels | None = None,
+    tolerance: float = 1e-3,
     channel_axis: int | None = -1,
     nonfinite: Nonfinite = "raise",
     max_bytes: float = 4e9,
@@ -262,7 +277,7 @@ def nl_means_jvp(
     """
     asked = NLMeansArguments(sigma, h, patch_size, patch_distance, search, topk, select,
         self_weight, candidates, iterations, seed, support, channel_axis, None, True, nonfinite,
-        max_bytes)  # fmt: skip
+        max_bytes, tolerance)  # fmt: skip
     picture, call = checked("nl_means_jvp", image, asked, dimage=dimage)
     voting = _check.choice(call.op, "aggregate", aggregate, get_args(Aggregate)) == "patch"
     needed = call.n * patch_size**2 * call.C * call.fit.dtype.itemsize * 5
@@ -272,96 +287,3 @@ def nl_means_jvp(
     for b in range(call.fit.batch):
         change[b] = jvp(call, b, voting)
     return picture.restored(change)
-
-
-class NLMeansArguments(NamedTuple):
-    """The options of a call, as they came."""
-
-    sigma: float
-    h: float | None
-    patch_size: int
-    patch_distance: int
-    search: PatchSearch
-    topk: int | None
-    select: PatchChoice
-    self_weight: SelfWeight
-    candidates: Candidates
-    iterations: int | None
-    seed: int
-    support: Support | None
-    channel_axis: int | None
-    data_range: float | None
-    fast_mode: bool
-    nonfinite: Nonfinite
-    max_bytes: float
-
-
-def checked(
-    op: str,
-    image: object,
-    asked: NLMeansArguments,
-    dout: object = ABSENT,
-    *,
-    dimage: object = ABSENT,
-) -> tuple[Picture, PictureMeans]:
-    """The picture and its call; ValueError for values outside their sets."""
-    sigma = _check.number(op, "sigma", asked.sigma)
-    if sigma < 0:
-        _check.fail(op, f"sigma={sigma}", "is negative, expected the noise's deviation")
-    h = BANDWIDTH * sigma if asked.h is None else _check.number(op, "h", asked.h)
-    if h < 0:
-        _check.fail(op, f"h={h}", "is negative, expected a bandwidth")
-    own = _check.choice(op, "self_weight", asked.self_weight, SELF)
-    search = _search(op, asked)
-    if not _check.flag(op, "fast_mode", asked.fast_mode):
-        text = "weighs the pixels of a patch by a Gaussian, which is not offered"
-        _check.fail(op, "fast_mode=False", text)
-    picture = Picture(
-        op,
-        image,
-        channel_axis=asked.channel_axis,
-        data_range=asked.data_range,
-        nonfinite=asked.nonfinite,
-        beside={"dout": dout, "dimage": dimage},
-    )
-    sigma, h, fit = sigma * picture.unit, h * picture.unit, picture.fit
-    support: Support | None = None
-    slices: Ints = np.zeros(fit.batch, np.int64)
-    if asked.support is not None:
-        support, slices = _given(fit, asked.support)
-    search = search._replace(sigma=sigma)
-    H, W, C = fit.shape("H W e")
-    call = PictureMeans(fit, H, W, C, search, sigma, h, own, asked.max_bytes, support, slices)
-    return picture, call
-
-
-def _search(op: str, asked: NLMeansArguments) -> PixelSearch:
-    topk, iterations = asked.topk, asked.iterations
-    if topk is not None:
-        topk = _check.integer(op, "topk", topk, low=1, high=63)
-    elif asked.select == "statistical" and asked.search == "window":
-        text = "chooses topk keys, and topk is not given; topk=16 chooses 16"
-        _check.fail(op, "select='statistical'", text)
-    if iterations is None:
-        iterations = 1 if asked.candidates == "tree" else 3
-    return PixelSearch(
-        _check.choice(op, "search", asked.search, SEARCHES),
-        _check.odd(op, "patch_size", asked.patch_size, "its centre is a pixel"),
-        _check.integer(op, "patch_distance", asked.patch_distance, low=0),
-        topk,
-        _check.choice(op, "select", asked.select, SELECTS),
-        _check.choice(op, "candidates", asked.candidates, CANDIDATES),
-        _check.integer(op, "iterations", iterations, low=0),
-        _check.integer(op, "seed", asked.seed, low=0, high=2**64 - 1),
-        0.0,
-    )
-
-
-def _given(fit: _check.Fit, support: Support) -> tuple[Support, Ints]:
-    """A checked support, and its slice for each picture."""
-    checked, n = checked_support(fit.op, support), fit.dims["H"] * fit.dims["W"]
-    *lead, rows, m = checked.shape
-    if (rows, m) != (n, n):
-        text = f"has shape {checked.shape}, expected (..., n, n) with n={n} pixels"
-        _check.fail(fit.op, "support", text)
-    return checked, _check.slices(fit.op, "support", tuple(lead), fit.lead)

@@ -8,7 +8,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._modes import Nonfinite, Pairwise
-from nlattn._types import Floats, Result, Work
+from nlattn._types import Floats, Options, Result, Work
 from nlattn.engines import concatenation, dense, forward_mode, laws
 from nlattn.engines.magnitude import ranged
 from nlattn.engines.separate import Separate
@@ -19,6 +19,7 @@ from nlattn.maps.dense import DenseMap
 from nlattn.maps.factored import FactoredMap
 from nlattn.ops._band import Positions
 from nlattn.ops._scores import ScoreArguments, prepare
+from nlattn.ops.certified import certified_attention, certified_attention_map
 
 PAIRWISE: tuple[Pairwise, ...] = get_args(Pairwise)
 
@@ -32,6 +33,7 @@ def nonlocal_mean(
     pairwise: Pairwise = "embedded_gaussian",
     scale: float = 1.0,
     weight: Floats | None = None,
+    tolerance: float = 0.0,
     nonfinite: Nonfinite = "raise",
 ) -> Floats:
     """Non-local mean: ``out[i] = sum_j A[i, j] v[j]``.
@@ -47,6 +49,9 @@ def nonlocal_mean(
         Of the softmax forms only; 1, not ``1/sqrt(d)``.
     weight : (2 d,) array
         ``w_q`` and ``w_k``; for "concatenation" only, which needs it.
+    tolerance : float
+        Of the softmax forms only: share of a row's weight that may be misplaced, in [0, 1); above
+        0 most keys are never looked at, see `certified_attention`.
     nonfinite : {"raise", "propagate"}
         What to do with NaN and infinities.
 
@@ -74,6 +79,9 @@ def nonlocal_mean(
     """
     call = _Call("nonlocal_mean", q, k, pairwise, scale, weight, nonfinite, v=(v, "m e"))
     fit = call.fit
+    if (share := call.share(tolerance, pairwise)) > 0:
+        how: Options = {"tolerance": share, "scale": call.scale, "nonfinite": nonfinite}
+        return np.asarray(certified_attention(q, k, v, **how))
     if pairwise == "dot_product":
         return Separate.of(fit).attend(fit)
     if pairwise == "concatenation":
@@ -89,6 +97,7 @@ def nonlocal_mean_map(
     pairwise: Pairwise = "embedded_gaussian",
     scale: float = 1.0,
     weight: Floats | None = None,
+    tolerance: float = 0.0,
     query_grid: tuple[int, ...] | None = None,
     key_grid: tuple[int, ...] | None = None,
     nonfinite: Nonfinite = "raise",
@@ -108,6 +117,9 @@ def nonlocal_mean_map(
     call = _Call("nonlocal_mean_map", q, k, pairwise, scale, weight, nonfinite)
     fit = call.fit
     _check.one_head(fit)
+    if (share := call.share(tolerance, pairwise)) > 0:
+        how: Options = {"tolerance": share, "scale": call.scale, "nonfinite": nonfinite}
+        return certified_attention_map(q, k, query_grid=query_grid, key_grid=key_grid, **how)
     if pairwise == "dot_product":
         return FactoredMap(*Separate.of(fit).factors(fit), query_grid, key_grid)
     if pairwise == "concatenation":
@@ -228,6 +240,17 @@ class _Call:
         if weight is not None and self.fit.dims["2d"] != 2 * d:
             text = f"has shape ({self.fit.dims['2d']},), expected ({2 * d},): twice d={d} from q"
             _check.fail(op, "weight", text)
+
+    def share(self, tolerance: float, pairwise: str) -> float:
+        """Share of the weights that may be misplaced."""
+        share = _check.number(self.fit.op, "tolerance", tolerance)
+        if not 0 <= share < 1:
+            text = "is a share of the weights, expected 0 to below 1"
+            _check.fail(self.fit.op, f"tolerance={share}", text)
+        if share and pairwise in ("dot_product", "concatenation"):
+            text = f"has no place in pairwise={pairwise!r}, whose sums are exact"
+            _check.fail(self.fit.op, f"tolerance={share}", text)
+        return share
 
     def scores(self) -> Scores:
         """Scores of the softmax forms."""

@@ -126,7 +126,8 @@ def nl_means(
     select: str = "nearest",
     aggregate: str = "patch",
     self_weight: str = "max",
-    support: Support | None = None,
+    support: Support | str | None = None,
+    tolerance: float = 1e-3,  # noqa: ARG001  of all pixels it is exact
 ) -> Array:
     """Denoised (..., H, W, C)."""
     H, W, C = image.shape[-3:]
@@ -159,7 +160,8 @@ def nl_means_vjp(
     select: str = "nearest",
     aggregate: str = "patch",
     self_weight: str = "max",
-    support: Support | None = None,
+    support: Support | str | None = None,
+    tolerance: float = 1e-3,  # noqa: ARG001  of all pixels it is exact
 ) -> Array:
     """Gradient of ``sum(dout * out)`` by the image, the support held fixed."""
     H, W, C = image.shape[-3:]
@@ -207,7 +209,8 @@ def nl_means_jvp(
     select: str = "nearest",
     aggregate: str = "patch",
     self_weight: str = "max",
-    support: Support | None = None,
+    support: Support | str | None = None,
+    tolerance: float = 1e-3,  # noqa: ARG001  of all pixels it is exact
 ) -> Array:
     """Change of the denoised image along `dimage`, the support held fixed."""
     H, W, C = image.shape[-3:]
@@ -233,10 +236,11 @@ def nl_means_jvp(
 
 
 def _rows(
-    support: Support | None, b: tuple[int, ...], H: int, W: int, distance: int
+    support: Support | str | None, b: tuple[int, ...], H: int, W: int, distance: int
 ) -> Iterator[tuple[int, Array]]:
-    """(pixel, its keys) of one picture."""
-    if support is None:
+    """(pixel, its keys) of one picture; "certified" is a window of all of it."""
+    if support is None or isinstance(support, str):
+        distance = distance if support is None else max(H, W)
         indptr, indices, _ = window_support(H, W, distance)
         start = 0
     else:

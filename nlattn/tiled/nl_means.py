@@ -12,8 +12,8 @@ from nlattn._modes import Aggregate, Candidates, PatchChoice, PatchSearch, SelfW
 from nlattn._types import Floats, JsonObject
 from nlattn.engines.nl_means import Beyond, PictureMeans, denoise
 from nlattn.engines.similar import matching, wanted
+from nlattn.ops._nl_means import NLMeansArguments, checked
 from nlattn.ops._picture import Picture
-from nlattn.ops.nl_means import NLMeansArguments, checked
 from nlattn.tiled import pyramid, search, sources, trees
 from nlattn.tiled.bands import Band, bands
 from nlattn.tiled.executors import identity

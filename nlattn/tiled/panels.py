@@ -126,7 +126,7 @@ def _gathering(x: Points, options: CertifiedOptions, p: int, scored: int) -> Sta
         panels = -(-n // w)
         made = [
             ArraySpec(_sums(p)[0], (n, x.e), "float64"),
-            ArraySpec(_sums(p)[1], (n, 4), "float64"),
+            ArraySpec(_sums(p)[1], (n, 5), "float64"),
             ArraySpec(_sums(p)[2], (panels, 5), "int64"),
         ]
         tasks = []
@@ -139,7 +139,7 @@ def _gathering(x: Points, options: CertifiedOptions, p: int, scored: int) -> Sta
     size = np.dtype(x.dtype).itemsize
     each = 8 * (x.e + 16) + (x.d + 1) * (16 + size)
     tasks = max(1, -(-x.n // options.group))
-    cost = Cost(tasks, options.group * each, x.n * 8 * (x.e + 5), scored * x.n * (p == 0))
+    cost = Cost(tasks, options.group * each, x.n * 8 * (x.e + 6), scored * x.n * (p == 0))
     reads = (*ground.names(p), f"values{p}", f"totals{p}")
     return Stage(f"panels{p}", reads, _sums(p), begin, cost)
 
@@ -153,7 +153,7 @@ def _gather(
     here = asked[(asked >= first) & (asked < last)] - first
     part = ground.some(whole, first * w, min(last * w, len(whole.asked.order)), here)
     n = len(part.asked.order)
-    out, norm = np.zeros((n, x.e)), np.zeros((n, 4))
+    out, norm = np.zeros((n, x.e)), np.zeros((n, 5))
     counts, none = np.zeros((last - first, 5), np.int64), np.zeros(0, np.int32)
     summed = _check.frozen(folder.read(f"values{p}")), _check.frozen(folder.read(f"totals{p}"))
     masks = _whole(folder, x, options, np.zeros((0, x.d), x.dtype))

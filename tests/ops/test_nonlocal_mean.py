@@ -311,3 +311,17 @@ def test_a_map_is_of_one_head() -> None:
     q = np.ones((2, 3, 2))
     with pytest.raises(ValueError, match=r"nonlocal_mean_map: q, k have leading axes \(2,\), exp"):
         nlattn.nonlocal_mean_map(q, q)
+
+
+def test_softmax_forms_to_a_tolerance() -> None:
+    q, k, v = np.random.default_rng(8).standard_normal((3, 2, 30, 4))
+    want = nlattn.nonlocal_mean(q, k, v, scale=3.0)
+    got = nlattn.nonlocal_mean(q, k, v, scale=3.0, tolerance=1e-3)
+    assert (np.abs(got - want) <= 1e-3 * np.ptp(v, axis=1, keepdims=True)).all()
+    A = nlattn.nonlocal_mean_map(q[0], k[0], pairwise="gaussian", tolerance=1e-6, query_grid=(5, 6))
+    assert A.kind == "certified"
+    assert A.query_grid == (5, 6)
+    with pytest.raises(ValueError, match=r"nonlocal_mean: tolerance=1.0 is a share of the weights"):
+        nlattn.nonlocal_mean(q, k, v, tolerance=1)
+    with pytest.raises(ValueError, match=r"tolerance=0.1 has no place in pairwise='dot_product'"):
+        nlattn.nonlocal_mean(q, k, v, pairwise="dot_product", tolerance=0.1)

@@ -35,6 +35,7 @@ ROWS = (
                 ),
             ),
             recipes=(
+                Recipe("all-pixels", {"support": "certified", "tolerance": 1e-13}),
                 Recipe("topk", {"topk": 3}, layout="strided"),
                 Recipe(
                     "topk-pixel", {"topk": 5, "aggregate": "pixel", "search": "window"}, lead=(2,)
