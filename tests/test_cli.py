@@ -186,6 +186,8 @@ def test_all_queries_are_judged_where_that_is_wished(capsys, tmp_path: Path, arr
     again = run(capsys, *call, "--every", "--out", tmp_path / "table")[1]
     assert again.count("mass, all queries") == 1
     assert again.count("recall, all queries") == 1
+    assert again.count("certified attention, seconds") == 1
+    assert 0.999 <= found["certified_mass"] <= 1
 
 
 def test_a_wished_share_is_reported(capsys, tmp_path: Path, arrays):

@@ -47,6 +47,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     demo.set_defaults(module="attend", function="demo")
     demo.add_argument("--size", type=positive, metavar="PIXELS", help="use a centre crop so wide")
     _attention(demo)
+    demo.set_defaults(every=True)
     _common(demo, writes=True)
 
     one = commands.add_parser("map", help="the attention map of an image, or of arrays")
@@ -295,8 +296,9 @@ def _attention(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--every",
-        action="store_true",
-        help="with --method scram or lev: recall and mass over all queries, not a sample alone",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="with --method scram or lev: recall and mass over all queries, as demo tells",
     )
     parser.add_argument(
         "--only-shown",

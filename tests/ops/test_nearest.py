@@ -24,6 +24,9 @@ KINDS = (
     "tiny",
     "huge",
     "disguised",
+    "collinear",
+    "one far",
+    "rounding",
 )
 """Kinds of keys and queries that are hard in different ways."""
 
@@ -47,6 +50,14 @@ def keys_of(kind: str, n: int, m: int, d: int, rng: np.random.Generator) -> tupl
         q, k = q * 1e-38, k * 10.0 ** rng.integers(-40, -20, (m, 1))
     elif kind == "huge":
         q, k = q * 1e20, k * 10.0 ** rng.integers(0, 30, (m, 1))
+    elif kind == "collinear":
+        q, k = (x[:, :1] * np.linspace(1, 2, d) for x in (q, k))
+    elif kind == "one far":
+        k[rng.integers(0, m)] *= 1e6
+    elif kind == "rounding":  # clusters of keys that differ in their last bits, or not at all
+        k = k[rng.integers(0, max(m // 16, 1), m)]
+        k *= 1 + 2.0**-23 * rng.integers(0, 3, k.shape)
+        q[: n // 2] = k[rng.integers(0, m, n // 2)]
     elif kind == "disguised":
         f = rng.standard_normal((max(m, n), d))
         q = np.concatenate([f, np.ones((len(f), 1))], 1)[:n]
