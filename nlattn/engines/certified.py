@@ -20,7 +20,8 @@ from nlattn.engines.distances import Geometry
 from nlattn.engines.exhaustive import Slice
 from nlattn.kernels import certified as kernels
 from nlattn.kernels.boxes import Tree
-from nlattn.kernels.certified_panel import LOOSE, MOVED, ROOT, SHARP, THERE, UNSOUND
+from nlattn.kernels.certified_arrays import LOOSE, MOVED, ROOT, SHARP, THERE
+from nlattn.kernels.certified_panel import UNSOUND
 from nlattn.kernels.certified_terms import Terms
 from nlattn.kernels.gemm import width
 from nlattn.kernels.matching import SAME, Plan
@@ -31,6 +32,13 @@ _PROBE = 64
 _PAYS = 0.8  # of the cost of dense attention
 _RESERVE = 0.7  # of the tolerance, for rounding
 _THETA = 1e-3  # a bound is loosened by this share for what rounding did to points
+_VALUES = 1.5 * 2.0**-24  # of the range of values, what rounding to float32 moves them
+_WAYS: tuple[tuple[DTypeLike, bool], ...] = (
+    (np.float32, False),
+    (np.float32, True),
+    (np.float64, False),
+)
+"""Precision of boxes and of light keys, and whether keys of weight are float64; cheapest first."""
 _SINGLE = 256  # queries for which no tree is planted in another precision
 
 
@@ -40,10 +48,12 @@ class Descent(NamedTuple):
     tree: Tree
     asked: Asked
     numbers: Floats
-    """(n, 5) by query, see `kernels.certified_panel`."""
+    """(n, 5) by query, see `kernels.certified_arrays`."""
     top: Floats
     """(n,) score of a key at distance 0."""
     slack: float
+    mixed: bool
+    """Whether keys of weight are summed in float64, and light ones in the precision of boxes."""
 
 
 class Ground(NamedTuple):
@@ -89,12 +99,12 @@ def survey(x: Slice, tolerance: float, *, grouped: bool = True) -> Ground:
     ground = Ground(x, tolerance, keys, (), left, plain, bool(wide), grouped, seen)
     if not n or not len(keys) or tolerance == 0:
         return ground
-    for kind in dict.fromkeys([x.q.dtype, np.dtype(np.float64)]):
+    for kind, mixed in _WAYS if x.q.dtype == np.float32 else _WAYS[-1:]:
         if len(left) < n and len(left) < _SINGLE:
             break
-        if _least_rounding(kind, len(keys)) > _RESERVE * tolerance:
+        if _least_rounding(kind, mixed, len(keys)) > _RESERVE * tolerance:
             continue
-        part, left = _sound(ground, _part(ground, kind, left))
+        part, left = _sound(ground, _part(ground, kind, mixed, left))
         if not len(part.asked.panels):
             continue
         if not x.apart and not _pays(ground, part):
@@ -103,10 +113,15 @@ def survey(x: Slice, tolerance: float, *, grouped: bool = True) -> Ground:
     return ground
 
 
-def _least_rounding(kind: DTypeLike, m: int) -> float:
+def _least_rounding(kind: DTypeLike, mixed: bool, m: int) -> float:
     """What rounding may move of any query's weights: less than `kernels` say of a panel."""
-    u = float(np.finfo(kind).eps) / 2
-    return 1.2 * (150 * u + 6 * u * (float(np.log(m)) + 1))
+    u = _unit(kind, mixed)
+    return 1.2 * (150 * u + 6 * u * (float(np.log(m)) + 1) + mixed * _VALUES)
+
+
+def _unit(kind: DTypeLike, mixed: bool) -> float:
+    """Unit of rounding of weights."""
+    return float(np.finfo(np.float64 if mixed else kind).eps) / 2
 
 
 def _sound(ground: Ground, part: Descent) -> tuple[Descent, Ints]:
@@ -119,7 +134,7 @@ def _sound(ground: Ground, part: Descent) -> tuple[Descent, Ints]:
     return part._replace(asked=part.asked._replace(panels=panels)), left
 
 
-def _part(ground: Ground, kind: DTypeLike, queries: Ints) -> Descent:
+def _part(ground: Ground, kind: DTypeLike, mixed: bool, queries: Ints) -> Descent:
     """Trees in one precision for some queries."""
     x, keys = ground.slice, ground.keys
     plan = Plan(1, len(x.q), 1, len(x.k), x.q.shape[1], 1, x.kind, x.factor, SAME, 0, 0, 0)
@@ -131,12 +146,12 @@ def _part(ground: Ground, kind: DTypeLike, queries: Ints) -> Descent:
         order = _check.frozen(order[wanted[order]])
     panels = np.arange(-(-len(order) // width(ready.tree.shorts)))
     asked = ready.asked._replace(order=order, panels=_check.frozen(panels))
-    numbers, top, slack = _numbers(ready.geometry, kind)
+    numbers, top, slack = _numbers(ready.geometry, kind, mixed)
     numbers[:, THERE] = exhaustive.attends(x)
-    return Descent(ready.tree, asked, _check.frozen(numbers), top, slack)
+    return Descent(ready.tree, asked, _check.frozen(numbers), top, slack, mixed)
 
 
-def _numbers(shape: Geometry, kind: DTypeLike) -> tuple[Floats, Floats, float]:
+def _numbers(shape: Geometry, kind: DTypeLike, mixed: bool) -> tuple[Floats, Floats, float]:
     """Numbers for the kernel, scores at distance 0, slack of bounds whose dtype is `kind`."""
     given, info = shape.numbers, np.finfo(kind)
     u, numbers = float(info.eps) / 2, np.zeros((len(given), 5))
@@ -150,8 +165,8 @@ def _numbers(shape: Geometry, kind: DTypeLike) -> tuple[Floats, Floats, float]:
         rest = 4 * shape.keys.shape[1] * float(info.tiny)
         numbers[:, SHARP] = sharp
         numbers[:, LOOSE] = sharp * (short**2 / _THETA + more + rest)
-        moved = sharp * (point**2 + more + rest) + 150 * u
-        moved += 2e-7 if kind == np.float32 else 1e-15
+        moved = sharp * (point**2 + more + rest) + 150 * _unit(kind, mixed) + mixed * _VALUES
+        moved += 2e-7 if kind == np.float32 and not mixed else 1e-15
         numbers[:, MOVED], numbers[:, ROOT] = 1.2 * moved, 2.4 * np.sqrt(sharp) * point
     numbers[wild | ~np.isfinite(numbers).all(1), MOVED] = np.inf
     slack = 2 * (shape.keys.shape[1] + 8) * u + shape.rounding + _THETA
@@ -159,9 +174,9 @@ def _numbers(shape: Geometry, kind: DTypeLike) -> tuple[Floats, Floats, float]:
 
 
 def node_values(tree: Tree, v: Floats) -> tuple[Floats, Floats]:
-    """Values (m, e) leaf by leaf, and their sums over every node, as the kernels take them."""
+    """Values (m, e) leaf by leaf, and their float64 sums over every node, as the kernels do."""
     kind, e = tree.shorts.dtype, v.shape[1]
-    values, totals = np.empty((tree.size, e), kind), np.empty((2 << tree.levels, e), kind)
+    values, totals = np.empty((tree.size, e), kind), np.empty((2 << tree.levels, e))
     v = _check.frozen(v, kind)
     for level in range(tree.levels, -1, -1):
         kernels.total_values(1 << level, tree, v, level, values, totals)
@@ -184,6 +199,7 @@ def terms(
         part.numbers,
         tolerance,
         _RESERVE * tolerance,
+        _unit(kind, part.mixed),
         float(np.finfo(kind).eps) / 2,
         float(np.log(part.tree.size)) + 1,
         part.slack,
@@ -193,6 +209,7 @@ def terms(
         grouped,
         x.floor,
         x.apart,
+        part.mixed,
     )
 
 

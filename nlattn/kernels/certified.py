@@ -14,18 +14,14 @@ import numpy as np
 from nlattn._types import Floats, Ints
 from nlattn.kernels.bounds import copy, nearer_last, weights
 from nlattn.kernels.boxes import Tree, begin, outside
+from nlattn.kernels.certified_arrays import BATCH, Batch, Deep, Panel, batch_of, deep_of, panel_of
 from nlattn.kernels.certified_panel import (
-    BATCH,
     FIRST,
     UNSOUND,
-    Batch,
-    Panel,
     absorb,
     allowance,
-    batch_of,
     drop,
     measure,
-    panel_of,
     refer,
     skip,
 )
@@ -96,32 +92,44 @@ def approach(
 
 @jit.device(inline=True)
 def choose(
-    tree: Tree, terms: Terms, panel: Panel, batch: Batch, start: int, count: int, held: int,
-    brief: Floats,
-) -> int:  # fmt: skip
-    """Add the keys of a leaf to a batch that holds some, but for those that may be left out."""
+    tree: Tree, terms: Terms, panel: Panel, batch: Batch, deep: Deep, leaf: tuple[int, int],
+    held: tuple[int, int], brief: Floats,
+) -> tuple[int, int]:  # fmt: skip
+    """Add the keys of a leaf to batches that hold some, but for those that may be left out.
+
+    The leaf is its first key and their number. Returns how many the batches hold then.
+    """
+    (start, count), (light, heavy) = leaf, held
     e, short, w = terms.channels, tree.short, panel.sharp.size
-    filtered = short < tree.dims
+    filtered = short < tree.dims or terms.mixed
     if filtered:
         allowance(count, panel)
         distances(tree.shorts, start * short, panel.shorts, 0, brief, 0, count, short)
-    some = 0
+    kept = heavy - held[1]
     for t in range(count):
         if filtered and within(brief, t * w, panel.limits) == 0:
             continue
-        to, at = (held + some) * e, (start + t) * e
-        batch.places[held + some] = start + t
-        copy(terms.values, at, batch.values, to, e)
-        some += 1
-    if some < count:
-        skip(count - some, panel)
-    return some
+        at = (start + t) * e
+        if terms.mixed and within(brief, t * w, panel.heavy) != 0:
+            deep.places[heavy] = start + t
+            for c in range(e):
+                deep.values[heavy * e + c] = terms.values[at + c]
+            heavy += 1
+            kept += 1
+        else:
+            batch.places[light] = start + t
+            copy(terms.values, at, batch.values, light * e, e)
+            light += 1
+            kept += int(not terms.mixed)
+    if kept < count:
+        skip(count - kept, panel)
+    return light, heavy
 
 
 @jit.device(inline=True)
 def descend(
-    tree: Tree, terms: Terms, queries: Ints, panel: Panel, batch: Batch, way: Way, counts: Ints,
-    lists: Ints,
+    tree: Tree, terms: Terms, queries: Ints, panel: Panel, batch: Batch, deep: Deep, way: Way,
+    counts: Ints, lists: Ints,
 ) -> None:  # fmt: skip
     """Sum what matters to a panel; `counts` (5,) as for `gather`."""
     short, e, w, leaves = tree.short, terms.channels, panel.sharp.size, 1 << tree.levels
@@ -133,56 +141,71 @@ def descend(
         far[l] = 1
     looked, boxes, shortly, given_up, listed = counts[0], 0, 0, 0, counts[4]
     stack[0], depth[0], top = 1, 0, 1
-    held, enough, left = 0, FIRST, tree.size
-    while top > 0 and given_up == 0:
+    light, heavy, enough, left = 0, 0, FIRST, tree.size
+    while top >= 0 and given_up == 0:
         given_up = int(looked * KEY + shortly * SHORT + boxes * BOX > terms.most)
         top -= 1
-        node, level = stack[top], depth[top]
-        start, end = begin(tree, node, level), begin(tree, node + 1, level)
-        count = end - start
-        if terms.causal and tree.least[node] > latest:
+        last = top < 0
+        start, count, alike = 0, 0, False
+        if not last:
+            node, level = stack[top], depth[top]
+            start, end = begin(tree, node, level), begin(tree, node + 1, level)
+            count = end - start
+            if terms.causal and tree.least[node] > latest:
+                left -= count
+                continue
+            if drop(far, top * w, count, left, panel):
+                left -= count
+                continue
+            alike = terms.grouped and tree.uniform[node] and terms.pairs.size == 0
+            alike = alike and (not terms.causal or tree.most[node] <= lowest)
+            among = tree.least[node] <= latest and tree.most[node] >= lowest
+            alike = alike and not (terms.apart and among)
+            if not alike and level < tree.levels:
+                outside(tree.boxes, 4 * node * short, panel.shorts, short, far, top * w)
+                boxes += 2
+                first_last = nearer_last(far, top * w, panel.sharp)
+                weights(far, top * w, 2, panel.loosely, panel.loose)
+                # the nearer child is taken first: it lies on top of the other
+                stack[top], stack[top + 1] = 2 * node + first_last, 2 * node + 1 - first_last
+                depth[top], depth[top + 1] = level + 1, level + 1
+                top += 2
+                continue
             left -= count
-            continue
-        if drop(far, top * w, count, left, panel):
-            left -= count
-            continue
-        alike = terms.grouped and tree.uniform[node] and terms.pairs.size == 0
-        alike = alike and (not terms.causal or tree.most[node] <= lowest)
-        among = tree.least[node] <= latest and tree.most[node] >= lowest
-        alike = alike and not (terms.apart and among)
-        if not alike and level < tree.levels:
-            outside(tree.boxes, 4 * node * short, panel.shorts, short, far, top * w)
-            boxes += 2
-            first_last = nearer_last(far, top * w, panel.sharp)
-            weights(far, top * w, 2, panel.loosely, panel.loose)
-            # the nearer child is taken first: it lies on top of the other
-            stack[top], stack[top + 1] = 2 * node + first_last, 2 * node + 1 - first_last
-            depth[top], depth[top + 1] = level + 1, level + 1
-            top += 2
-            continue
-        left -= count
-        if not alike:
-            if lists.size > 0:
-                lists[listed] = node - leaves
-            listed += 1
+            if not alike:
+                if lists.size > 0:
+                    lists[listed] = node - leaves
+                listed += 1
         # what is held already goes first, if there is no more room, or before what is alike
-        for step in range(2):
-            times, full = 1, alike or (step == 0 and held + count > BATCH)
+        for step in range(1 if last else 2):
+            room = max(light, heavy) + count <= BATCH
+            times, full = 1, last or alike or (step == 0 and not room)
             if step == 1:
-                more = 1
                 if alike:
-                    batch.places[0], times = start, count
-                    copy(terms.totals, node * e, batch.values, 0, e)
+                    times, looked = count, looked + 1
+                    if terms.mixed:
+                        deep.places[0], heavy = start, 1
+                    else:
+                        batch.places[0], light = start, 1
+                    for c in range(e):
+                        deep.values[c] = terms.totals[node * e + c]
+                        batch.values[c] = terms.totals[node * e + c]
                 else:
-                    more = choose(tree, terms, panel, batch, start, count, held, way.brief)
+                    before = light + heavy
+                    light, heavy = choose(
+                        tree, terms, panel, batch, deep, (start, count), (light, heavy), way.brief
+                    )
                     shortly += count
-                looked += more
-                held += more
-            if held > 0 and (full or held >= enough):
-                absorb(tree, terms, queries, panel, batch, held, times, far, top)
-                held, enough = 0, min(2 * enough, BATCH - FIRST)
-    if held > 0 and given_up == 0:
-        absorb(tree, terms, queries, panel, batch, held, 1, far, 0)
+                    looked += light + heavy - before
+            for deeply in range(1 + int(terms.mixed)):
+                amount = heavy if deeply else light
+                if amount > 0 and (full or amount >= enough):
+                    absorb(
+                        tree, terms, queries, panel, batch, deep, (amount, times), far,
+                        max(top, 0), deeply == 1,
+                    )  # fmt: skip
+                    enough = min(2 * enough, BATCH - FIRST)
+                    light, heavy = (light, 0) if deeply else (0, heavy)
     counts[0], counts[1], counts[2], counts[3] = looked, boxes, given_up, shortly
     if lists.size == 0:
         counts[4] = listed
@@ -201,21 +224,22 @@ def gather(
     boxes, whether it was given up, short keys, leaves. If `lists` is not empty, it receives the
     leaves of each panel; entry 4 of `counts` then says where they begin.
     """
-    n, e, w, deep = asked.order.size, terms.channels, width(tree.shorts), tree.levels + 3
+    n, e, w, nodes = asked.order.size, terms.channels, width(tree.shorts), tree.levels + 3
     group = asked.panels[task]
     first, lanes = group * w, min(w, n - group * w)
     queries = asked.order[first : first + lanes]
     panel, batch = panel_of(tree, asked, terms, queries), batch_of(tree, e)
+    deep, panel.wide[0] = deep_of(tree, e, panel), terms.mixed
     way = Way(
-        np.empty(deep, np.int64),
-        np.empty(deep, np.int64),
-        aligned((deep + 1) * w, tree.shorts),
+        np.empty(nodes, np.int64),
+        np.empty(nodes, np.int64),
+        aligned((nodes + 1) * w, tree.shorts),
         aligned(BATCH * w, tree.shorts),
     )
     here = counts[group]
     here[0] = approach(tree, terms, queries, panel, batch, way)
     if refer(terms, queries, tree.dims, panel, batch.total):
-        descend(tree, terms, queries, panel, batch, way, here, lists)
+        descend(tree, terms, queries, panel, batch, deep, way, here, lists)
     else:
         here[2] = UNSOUND
     for l in range(lanes):

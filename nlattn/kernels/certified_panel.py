@@ -7,172 +7,46 @@ of non-local means, exponents up to it count as the floor, and HIGH is no less.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
-from nlattn._types import Bools, Floats, Ints
+from nlattn._types import Floats, Ints
 from nlattn.kernels.bounds import NOTHING, bear, copy, less, relative
 from nlattn.kernels.boxes import Tree
+from nlattn.kernels.certified_arrays import (
+    BATCH,
+    LOOSE,
+    MOVED,
+    ROOT,
+    SHARP,
+    Batch,
+    Deep,
+    Panel,
+)
 from nlattn.kernels.certified_terms import Terms, forbid, masked
-from nlattn.kernels.gemm import aligned, distances, multiply, width
+from nlattn.kernels.gemm import distances, multiply, width
 from nlattn.kernels.lanes import exponentials, exponents, highest
-from nlattn.kernels.nearest import Asked
 from nlattn.runtime import jit
 
-SHARP, MOVED, ROOT, LOOSE, THERE = range(5)
-"""Columns of a query's numbers. Points alone move ``MOVED + ROOT sqrt(x)`` of its weights, x a
-bound of the mean exponent; the bound of a key's weight is loosened by ``exp(LOOSE)``; THERE is 0
-for a query that may attend to no key."""
 UNSOUND = 2
 """What is written of a panel that is given up since rounding moves too much."""
-BATCH = 128
-"""Keys that are summed in the dtype of values before float64."""
 FIRST = 32
 """Keys of the first batch: what may be missed depends on what was found."""
 PARTS = 3
 """Parts of the coordinates whose squares are summed apart: shorter sums round less."""
 _LEAST = 0.99  # the reference key's weight, less rounding
 _HIGHER = 30.0  # an exponent that makes its key the new reference
+_FAR = 41.0  # exponents above the reference's beyond which a weight is nothing
+_LIGHT = 0.01  # of a light key's weight, what rounding may move
 _KEYS, _NODES = 4096, 64  # a key, or a node, may cost so much of what may still be missed
 _OVER = 1.001  # what is spent, rounding included
 _SPARE = 0.999
-
-
-class Panel(NamedTuple):
-    """What a panel of queries has at hand; of each lane one number, where nothing else is said."""
-
-    exact: Floats
-    """(dims, width) float64, in panels of float64's width one behind the other."""
-    points: Floats
-    """(dims, width) less `centre`, rounded."""
-    centre: Floats
-    shorts: Floats
-    """(short, width)"""
-    radius: Floats
-    """Length of a lane's point."""
-    wide: Bools
-    """(1,) whether distances are computed in float64."""
-    sharp: Floats
-    """-SHARP"""
-    steep: Floats
-    """-SHARP, in float64."""
-    high: Floats
-    """-HIGH"""
-    loosely: Floats
-    """As `sharp`, of bounds."""
-    loose: Floats
-    """As `high`, of bounds."""
-    budget: Floats
-    """Share of the weights that may be left out; -1 of a lane that asks for nothing."""
-    moved: Floats
-    """Share that rounding may move."""
-    sums: Floats
-    """Weights so far."""
-    most: Floats
-    """Largest weight so far."""
-    missed: Floats
-    """Weight that may have been left out so far, in float64,"""
-    spent: Floats
-    """and since the last batch."""
-    allowed: Floats
-    """Weight that may still be left out; inf for lanes that ask for nothing."""
-    limits: Floats
-    """Squared distances of short points above which a key is left out."""
-    small: Floats
-    """What that may cost a key."""
-    wanted: Floats
-    """Room for one number of each lane."""
-
-
-class Batch(NamedTuple):
-    """Keys of a panel that are summed together."""
-
-    places: Ints
-    """Where they lie in the tree."""
-    exact: Floats
-    """(BATCH, dims) float64."""
-    squares: Floats
-    """(BATCH, float64's width) float64 distances of a part of the panel."""
-    points: Floats
-    """(BATCH, dims) less the panel's centre, rounded; part by part of the coordinates."""
-    values: Floats
-    s: Floats
-    """(BATCH, width) distances, exponents, weights."""
-    more: Floats
-    """(BATCH, width) distances in a part of the coordinates."""
-    total: Floats
-    part: Floats
-    """(channels, width) sums of this batch."""
-    whole: Floats
-    """(channels, width) float64 sums of all."""
-
-
-@jit.device(once=True)
-def panel_of(tree: Tree, asked: Asked, terms: Terms, queries: Ints) -> Panel:
-    """The panel of some queries; lanes beyond them are those of the first, and ask for nothing."""
-    dims, short, like, w = tree.dims, tree.short, tree.shorts, width(tree.shorts)
-    exact, part = aligned(dims * w, tree.points), width(tree.points)
-    points, shorts = aligned(dims * w, like), aligned(short * w, like)
-    sharp, high, loosely, loose = (
-        aligned(w, like),
-        aligned(w, like),
-        aligned(w, like),
-        aligned(w, like),
-    )
-    spent, allowed, limits, small = (
-        aligned(w, like),
-        aligned(w, like),
-        aligned(w, like),
-        aligned(w, like),
-    )
-    budget, centre, radius, steep = np.empty(w), np.zeros(dims), np.zeros(w), np.empty(w)
-    for i in queries:
-        for c in range(dims):
-            centre[c] += asked.points[i, c] / queries.size
-    for l in range(w):
-        spent[l], small[l] = 0, 0
-        i, at = queries[l] if l < queries.size else queries[0], l // part * dims * part + l % part
-        for c in range(dims):
-            exact[at + c * part] = asked.points[i, c]
-            points[c * w + l] = asked.points[i, c] - centre[c]
-            radius[l] += np.float64(points[c * w + l]) ** 2
-        for c in range(short):
-            shorts[c * w + l] = asked.shorts[i, c]
-        radius[l] = np.sqrt(radius[l])
-        sharp[l] = steep[l] = -terms.numbers[i, SHARP]
-        loosely[l] = -terms.numbers[i, SHARP] * (1 - terms.slack)
-        budget[l] = 0 if l < queries.size and terms.numbers[i, THERE] != 0 else -1
-    return Panel(
-        exact, points, centre, shorts, radius, np.zeros(1, np.bool_), sharp, steep, high, loosely,
-        loose, budget, np.zeros(w), np.zeros(w), np.zeros(w), np.zeros(w), spent, allowed, limits,
-        small, aligned(w, like),
-    )  # fmt: skip
-
-
-@jit.device(once=True)
-def batch_of(tree: Tree, e: int) -> Batch:
-    """Room for a batch of keys with values of `e` channels."""
-    like, w = tree.shorts, width(tree.shorts)
-    return Batch(
-        np.empty(BATCH, np.int64),
-        aligned(BATCH * tree.dims, tree.points),
-        aligned(BATCH * width(tree.points), tree.points),
-        aligned(BATCH * tree.dims, like),
-        aligned(BATCH * e, like),
-        aligned(BATCH * w, like),
-        aligned(BATCH * w, like),
-        aligned(w, like),
-        aligned(e * w, like),
-        np.zeros(e * w),
-    )
 
 
 @jit.device(inline=True)
 def refer(terms: Terms, queries: Ints, dims: int, panel: Panel, best: Floats) -> bool:
     """Begin with the exponents of keys that are near; whether rounding leaves enough to be kept."""
     worst = 0.0
-    for wide in range(2):
+    for wide in range(int(terms.mixed), 2):
         worst, panel.wide[0] = 0.0, wide == 1
         for l in range(panel.sharp.size):
             here = terms.numbers[queries[l] if l < queries.size else queries[0]]
@@ -180,12 +54,15 @@ def refer(terms: Terms, queries: Ints, dims: int, panel: Panel, best: Floats) ->
             away = max(-np.float64(best[l]), terms.floor) if there else 0.0
             panel.high[l], panel.loose[l] = -away, -away - here[LOOSE]
             panel.moved[l] = rounding(terms, here, away + terms.spread, panel, l, dims)
-            panel.allowed[l], panel.limits[l] = np.inf, -1
+            panel.light[l] = lightly(here, away + _FAR, panel, l, dims, terms.u_box)
+            panel.allowed[l], panel.limits[l], panel.heavy[l] = np.inf, -1, -1
             if there:
                 worst = panel.moved[l] if not panel.moved[l] <= worst else worst
                 panel.budget[l] = max(0.99 * (terms.tolerance - panel.moved[l]), 0.0)
         if worst <= terms.reserve:
             break
+    if terms.mixed:
+        panel.wide[0] = False
     permit(panel)
     return worst <= terms.reserve
 
@@ -205,6 +82,18 @@ def rounding(
 
 
 @jit.device(inline=True)
+def lightly(here: Floats, x: float, panel: Panel, lane: int, dims: int, u: float) -> float:
+    """Share of a key's weight that rounding moves, at most, where its exponent is up to `x`.
+
+    Beyond, weights fall faster than what rounding moves of them grows.
+    """
+    exponents = x * (-(-dims // PARTS) + PARTS + 9) * u
+    exponents += 4 * u * np.sqrt(here[SHARP] * x) * panel.radius[lane]
+    share = 1.2 * exponents + 200 * u + 2e-7
+    return share if share < _LIGHT else np.inf
+
+
+@jit.device(inline=True)
 def permit(panel: Panel) -> None:
     """What may still be missed, after what has been summed."""
     for l in range(panel.sharp.size):
@@ -217,6 +106,9 @@ def permit(panel: Panel) -> None:
             if panel.small[l] > 0 and sharp > 0:
                 room = (-panel.loose[l] - np.log(panel.small[l])) / sharp
             panel.limits[l] = max(room / _SPARE, 0.0)
+            # what rounding moves of a light key may cost what leaving out another may
+            nearer = np.log(np.float64(panel.light[l])) / sharp if sharp > 0 else np.inf
+            panel.heavy[l] = max(room + nearer, 0.0) / _SPARE
 
 
 @jit.device(inline=True)
@@ -284,24 +176,68 @@ def measure(tree: Tree, panel: Panel, batch: Batch, count: int) -> None:
 
 
 @jit.device(inline=True)
-def absorb(
-    tree: Tree, terms: Terms, queries: Ints, panel: Panel, batch: Batch, count: int, times: int,
-    far: Floats, held: int,
-) -> None:  # fmt: skip
-    """Sum `count` keys of the batch, or one that stands for `times`.
+def measure_deeply(tree: Tree, panel: Panel, batch: Batch, deep: Deep, count: int) -> None:
+    """As `measure`, in float64."""
+    dims, w, part = tree.dims, panel.sharp.size, width(tree.points)
+    for t in range(count):
+        copy(tree.points, deep.places[t] * dims, batch.exact, t * dims, dims)
+    for l in range(w):
+        deep.wanted[l], deep.high[l] = -np.inf, panel.high[l]
+    for l0 in range(0, w, part):
+        lanes, s = slice(l0, l0 + part), deep.s[BATCH * l0 :]
+        distances(batch.exact, 0, panel.exact, l0 * dims, s, 0, count, dims)
+        exponents(s, count, deep.steep[lanes], deep.high[lanes], deep.wanted[lanes])
 
-    `far` holds the bounds of `held` nodes, which are in the same units.
-    """
-    e, w = terms.channels, width(tree.shorts)
-    for attempt in range(2):
-        measure(tree, panel, batch, count)
-        if times == 1 and masked(terms):
+
+@jit.device(inline=True)
+def hide(
+    tree: Tree, terms: Terms, queries: Ints, panel: Panel, batch: Batch, deep: Deep, count: int,
+    single: bool, deeply: bool,
+) -> None:  # fmt: skip
+    """Exponents of keys that may not be seen, or whose weights have a ceiling; what is wanted."""
+    w, part = panel.sharp.size, width(tree.points)
+    if single and masked(terms):
+        if deeply:
+            for l0 in range(0, w, part):
+                s, lanes = deep.s[BATCH * l0 :], slice(l0, l0 + part)
+                forbid(terms, tree, queries[lanes], deep.places, count, s)
+                deep.wanted[lanes] = -np.inf
+                highest(s, count, deep.wanted[lanes])
+        else:
             forbid(terms, tree, queries, batch.places, count, batch.s)
             for l in range(w):
                 panel.wanted[l] = -np.inf
             highest(batch.s, count, panel.wanted)
-        if terms.floor > 0:
-            level(terms, panel, batch.s, count)
+    if deeply:
+        for l in range(w):
+            panel.wanted[l] = deep.wanted[l]
+            if terms.floor > 0:
+                most = -deep.high[l] - terms.floor
+                panel.wanted[l] = min(deep.wanted[l], most)
+                at = l // part * BATCH * part + l % part
+                for t in range(count):
+                    deep.s[at + t * part] = min(deep.s[at + t * part], most)
+    elif terms.floor > 0:
+        level(terms, panel, batch.s, count)
+
+
+@jit.device(inline=True)
+def absorb(
+    tree: Tree, terms: Terms, queries: Ints, panel: Panel, batch: Batch, deep: Deep,
+    amounts: tuple[int, int], far: Floats, held: int, deeply: bool,
+) -> None:  # fmt: skip
+    """Sum so many keys of a batch, or one that stands for several, `amounts`.
+
+    `far` holds the bounds of `held` nodes, which are in the same units.
+    """
+    e, w, part = terms.channels, width(tree.shorts), width(tree.points)
+    count, times = amounts
+    for attempt in range(2):
+        if deeply:
+            measure_deeply(tree, panel, batch, deep, count)
+        else:
+            measure(tree, panel, batch, count)
+        hide(tree, terms, queries, panel, batch, deep, count, times == 1, deeply)
         higher = False
         for l in range(w):
             higher = higher or panel.wanted[l] > _HIGHER
@@ -310,14 +246,27 @@ def absorb(
         raise_reference(panel, batch.whole, far, held)
     for l in range(w if terms.apart else 0):
         panel.most[l] = max(panel.most[l], np.exp(np.float64(panel.wanted[l])))
-    for l in range(w):
-        panel.wanted[l], batch.total[l] = 0, 0
-    exponentials(batch.s, count, panel.wanted, batch.total)
-    multiply(batch.values, 0, 1, e, batch.s, 0, w, batch.part, 0, w, e, count)
-    for x in range(e * w):
-        batch.whole[x] += batch.part[x]
-    for l in range(w):
-        panel.sums[l] += np.float64(batch.total[l]) * times
+    if deeply:
+        for l0 in range(0, w, part):
+            lanes, s = slice(l0, l0 + part), deep.s[BATCH * l0 :]
+            total = deep.total[lanes]
+            total[:] = 0
+            exponentials(s, count, deep.zero, total)
+            multiply(deep.values, 0, 1, e, s, 0, part, deep.part, 0, part, e, count)
+            for c in range(e):
+                for l in range(part):
+                    batch.whole[c * w + l0 + l] += deep.part[c * part + l]
+            for l in range(part):
+                panel.sums[l0 + l] += total[l] * times
+    else:
+        for l in range(w):
+            panel.wanted[l], batch.total[l] = 0, 0
+        exponentials(batch.s, count, panel.wanted, batch.total)
+        multiply(batch.values, 0, 1, e, batch.s, 0, w, batch.part, 0, w, e, count)
+        for x in range(e * w):
+            batch.whole[x] += batch.part[x]
+        for l in range(w):
+            panel.sums[l] += np.float64(batch.total[l]) * times
     permit(panel)
 
 

@@ -18,7 +18,7 @@ class Terms(NamedTuple):
     values: Floats
     """Values of every key, leaf by leaf: size rows of `channels` numbers."""
     totals: Floats
-    """Sums of the values of every node."""
+    """Sums of the values of every node, float64."""
     channels: int
     numbers: Floats
     """(n, 5) float64 by query."""
@@ -27,6 +27,8 @@ class Terms(NamedTuple):
     """Share of the weights that rounding may move at most; else the panel is given up."""
     u: float
     """Unit of rounding of weights and boxes; that of points is float64's."""
+    u_box: float
+    """That of boxes, and of light keys."""
     spread: float
     """How far the mean exponent may lie above that of the best key."""
     slack: float
@@ -42,6 +44,8 @@ class Terms(NamedTuple):
     """Exponent ``SHARP D^2`` up to which weights are the largest."""
     apart: bool
     """Whether no query attends to the key of its own number."""
+    mixed: bool
+    """Whether keys of weight are summed in float64, and light ones as boxes are computed."""
 
 
 @jit.device(inline=True)

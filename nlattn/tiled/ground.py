@@ -1,6 +1,6 @@
 """What certified attention knows of queries and keys before there are values, as files.
 
-One task surveys all of them; others read its trees where they lie. A part (there are at most two,
+One task surveys all of them; others read its trees where they lie. A part (there are at most three,
 by precision) is the files whose names begin with its number.
 """
 
@@ -18,7 +18,7 @@ from nlattn.kernels.boxes import Tree
 from nlattn.kernels.nearest import Asked
 from nlattn.tiled.folder import ArraySpec, Folder
 
-PARTS = 2
+PARTS = 3
 _TREE = ("order", "points", "shorts", "boxes", "least", "most", "uniform")
 _ASKED = ("queries", "places", "brief", "bounds", "panels")
 _OTHERS = ("sizes", "numbers", "top", "errors", "position")
@@ -60,7 +60,7 @@ def _arrays(part: Descent, n: int) -> list[Any]:
     return [
         *(getattr(tree, name) for name in _TREE),
         *(asked.order, asked.points, asked.shorts, asked.numbers, asked.panels),
-        np.array([tree.levels, tree.size, tree.dims, tree.short]),
+        np.array([tree.levels, tree.size, tree.dims, tree.short, part.mixed]),
         part.numbers,
         part.top,
         np.array([asked.rounding, part.slack]),
@@ -74,13 +74,13 @@ def part(folder: Folder, number: int) -> Descent | None:
     if not folder.read(f"part{number}_sizes").size:
         return None
     held = {name: folder.read(f"part{number}_{name}") for name in short_names}
-    levels, size, dims, short = (int(x) for x in held["sizes"])
+    levels, size, dims, short, mixed = (int(x) for x in held["sizes"])
     arrays = {name: _check.frozen(held[name]) for name in _TREE}
     tree = Tree(levels=levels, size=size, dims=dims, short=short, **arrays)
     order, points, shorts, bounds, panels = (_check.frozen(held[name]) for name in _ASKED)
     rounding, slack = (float(x) for x in held["errors"])
     asked = Asked(order, points, shorts, bounds, rounding, panels, ALL, SHARE)
-    return Descent(tree, asked, _check.frozen(held["numbers"]), held["top"], slack)
+    return Descent(tree, asked, _check.frozen(held["numbers"]), held["top"], slack, bool(mixed))
 
 
 def some(whole: Descent, first: int, last: int, panels: Ints) -> Descent:
@@ -94,4 +94,4 @@ def some(whole: Descent, first: int, last: int, panels: Ints) -> Descent:
         panels=_check.frozen(panels, asked.panels.dtype),
     )
     numbers = _check.frozen(whole.numbers[own])
-    return Descent(whole.tree, fewer, numbers, whole.top[own], whole.slack)
+    return Descent(whole.tree, fewer, numbers, whole.top[own], whole.slack, whole.mixed)

@@ -14,7 +14,7 @@ import nlattn
 from nlattn import attention, attention_vjp, certified_attention, certified_attention_map
 from nlattn.engines import certified as engine
 from nlattn.engines import exhaustive
-from nlattn.kernels.certified_panel import MOVED, ROOT
+from nlattn.kernels.certified_arrays import MOVED, ROOT
 from nlattn.oracle import certified as oracle
 from tests.ops.test_nearest import KINDS, keys_of
 

@@ -1,0 +1,189 @@
+"""What a panel of queries has at hand while it sums: its own numbers, and batches of keys."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from nlattn._types import Bools, Floats, Ints
+from nlattn.kernels.boxes import Tree
+from nlattn.kernels.certified_terms import Terms
+from nlattn.kernels.gemm import aligned, width
+from nlattn.kernels.nearest import Asked
+from nlattn.runtime import jit
+
+SHARP, MOVED, ROOT, LOOSE, THERE = range(5)
+"""Columns of a query's numbers. Points alone move ``MOVED + ROOT sqrt(x)`` of its weights, x a
+bound of the mean exponent; the bound of a key's weight is loosened by ``exp(LOOSE)``; THERE is 0
+for a query that may attend to no key."""
+BATCH = 128
+"""Keys that are summed in the dtype of values before float64."""
+
+
+class Panel(NamedTuple):
+    """What a panel of queries has at hand; of each lane one number, where nothing else is said."""
+
+    exact: Floats
+    """(dims, width) float64, in panels of float64's width one behind the other."""
+    points: Floats
+    """(dims, width) less `centre`, rounded."""
+    centre: Floats
+    shorts: Floats
+    """(short, width)"""
+    radius: Floats
+    """Length of a lane's point."""
+    wide: Bools
+    """(1,) whether distances are computed in float64."""
+    sharp: Floats
+    """-SHARP"""
+    steep: Floats
+    """-SHARP, in float64."""
+    high: Floats
+    """-HIGH"""
+    loosely: Floats
+    """As `sharp`, of bounds."""
+    loose: Floats
+    """As `high`, of bounds."""
+    budget: Floats
+    """Share of the weights that may be left out; -1 of a lane that asks for nothing."""
+    moved: Floats
+    """Share that rounding may move."""
+    sums: Floats
+    """Weights so far."""
+    most: Floats
+    """Largest weight so far."""
+    missed: Floats
+    """Weight that may have been left out so far, in float64,"""
+    spent: Floats
+    """and since the last batch."""
+    allowed: Floats
+    """Weight that may still be left out; inf for lanes that ask for nothing."""
+    limits: Floats
+    """Squared distances of short points above which a key is left out."""
+    small: Floats
+    """What that may cost a key."""
+    light: Floats
+    """What rounding may move of a light key's weight, as a share of it."""
+    heavy: Floats
+    """Squared distances of short points above which a key is light."""
+    wanted: Floats
+    """Room for one number of each lane."""
+
+
+class Deep(NamedTuple):
+    """Keys of weight that are summed together in float64, in panels of float64's width."""
+
+    places: Ints
+    """Where they lie in the tree."""
+    values: Floats
+    s: Floats
+    """Exponents, weights; panel by panel."""
+    steep: Floats
+    """-SHARP of each lane, and the others alike:"""
+    high: Floats
+    wanted: Floats
+    zero: Floats
+    total: Floats
+    part: Floats
+    """(channels, width) sums of this batch, panel by panel."""
+
+
+class Batch(NamedTuple):
+    """Keys of a panel that are summed together."""
+
+    places: Ints
+    """Where they lie in the tree."""
+    exact: Floats
+    """(BATCH, dims) float64."""
+    squares: Floats
+    """(BATCH, float64's width) float64 distances of a part of the panel."""
+    points: Floats
+    """(BATCH, dims) less the panel's centre, rounded; part by part of the coordinates."""
+    values: Floats
+    s: Floats
+    """(BATCH, width) distances, exponents, weights."""
+    more: Floats
+    """(BATCH, width) distances in a part of the coordinates."""
+    total: Floats
+    part: Floats
+    """(channels, width) sums of this batch."""
+    whole: Floats
+    """(channels, width) float64 sums of all."""
+
+
+@jit.device(once=True)
+def panel_of(tree: Tree, asked: Asked, terms: Terms, queries: Ints) -> Panel:
+    """The panel of some queries; lanes beyond them are those of the first, and ask for nothing."""
+    dims, short, like, w = tree.dims, tree.short, tree.shorts, width(tree.shorts)
+    exact, part = aligned(dims * w, tree.points), width(tree.points)
+    points, shorts = aligned(dims * w, like), aligned(short * w, like)
+    sharp, high, loosely, loose = (
+        aligned(w, like),
+        aligned(w, like),
+        aligned(w, like),
+        aligned(w, like),
+    )
+    spent, allowed, limits, small = (
+        aligned(w, like),
+        aligned(w, like),
+        aligned(w, like),
+        aligned(w, like),
+    )
+    budget, centre, radius, steep = np.empty(w), np.zeros(dims), np.zeros(w), np.empty(w)
+    for i in queries:
+        for c in range(dims):
+            centre[c] += asked.points[i, c] / queries.size
+    for l in range(w):
+        spent[l], small[l] = 0, 0
+        i, at = queries[l] if l < queries.size else queries[0], l // part * dims * part + l % part
+        for c in range(dims):
+            exact[at + c * part] = asked.points[i, c]
+            points[c * w + l] = asked.points[i, c] - centre[c]
+            radius[l] += np.float64(points[c * w + l]) ** 2
+        for c in range(short):
+            shorts[c * w + l] = asked.shorts[i, c]
+        radius[l] = np.sqrt(radius[l])
+        sharp[l] = steep[l] = -terms.numbers[i, SHARP]
+        loosely[l] = -terms.numbers[i, SHARP] * (1 - terms.slack)
+        budget[l] = 0 if l < queries.size and terms.numbers[i, THERE] != 0 else -1
+    return Panel(
+        exact, points, centre, shorts, radius, np.zeros(1, np.bool_), sharp, steep, high, loosely,
+        loose, budget, np.zeros(w), np.zeros(w), np.zeros(w), np.zeros(w), spent, allowed, limits,
+        small, aligned(w, like), aligned(w, like), aligned(w, like),
+    )  # fmt: skip
+
+
+@jit.device(once=True)
+def batch_of(tree: Tree, e: int) -> Batch:
+    """Room for a batch of keys with values of `e` channels."""
+    like, w = tree.shorts, width(tree.shorts)
+    return Batch(
+        np.empty(BATCH, np.int64),
+        aligned(BATCH * tree.dims, tree.points),
+        aligned(BATCH * width(tree.points), tree.points),
+        aligned(BATCH * tree.dims, like),
+        aligned(BATCH * e, like),
+        aligned(BATCH * w, like),
+        aligned(BATCH * w, like),
+        aligned(w, like),
+        aligned(e * w, like),
+        np.zeros(e * w),
+    )
+
+
+@jit.device(once=True)
+def deep_of(tree: Tree, e: int, panel: Panel) -> Deep:
+    """Room for a batch of keys in float64."""
+    like, w = tree.points, width(tree.shorts)
+    return Deep(
+        np.empty(BATCH, np.int64),
+        aligned(BATCH * e, like),
+        aligned(BATCH * w, like),
+        panel.steep,
+        aligned(w, like),
+        aligned(w, like),
+        np.zeros(w),
+        aligned(w, like),
+        aligned(e * w, like),
+    )
