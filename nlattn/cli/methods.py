@@ -187,7 +187,7 @@ def certified(task: Task, options: Namespace, stages: StageClock) -> Result:
         return Result(weights)
     with stages("output"):
         v = task.flat(task.v)
-        given = {"scale": task.scale, "tolerance": options.tolerance}
+        given = {"scale": task.scale, "tolerance": options.tolerance, "progress": stages.part}
         out, missed = nlattn.certified_attention(q, k, v, **given, return_missed=True)
     return Result(weights, out=out.reshape(*task.q.shape[:-1], -1), missed=missed)
 

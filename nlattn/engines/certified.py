@@ -18,6 +18,7 @@ from nlattn._types import Floats, Ints
 from nlattn.engines import exhaustive, nearest
 from nlattn.engines.distances import Geometry
 from nlattn.engines.exhaustive import Slice
+from nlattn.engines.random_search import Progress
 from nlattn.kernels import certified as kernels
 from nlattn.kernels.boxes import Tree
 from nlattn.kernels.certified_arrays import LOOSE, MOVED, ROOT, SHARP, THERE
@@ -26,9 +27,14 @@ from nlattn.kernels.certified_terms import Terms
 from nlattn.kernels.gemm import width
 from nlattn.kernels.matching import SAME, Plan
 from nlattn.kernels.nearest import PER_SCORE, SLACK, TINY, TOP, WIDTH, Asked
+from nlattn.kernels.panel import groups
+from nlattn.runtime.threads import serial_blas
 
+_OFTEN = 4096  # keys that a panel sums often
+_SPREAD, _AMONG = 12, 1 << 12  # queries that show how wide rows are, and the most keys they see
 _PROBE = 64
 """So many panels are tried first; if they cost more than dense attention, all go there."""
+_WIDE = 0.5  # of all keys: a row that needs more is left to dense attention
 _PAYS = 0.8  # of the cost of dense attention
 _RESERVE = 0.7  # of the tolerance, for rounding
 _THETA = 1e-3  # a bound is loosened by this share for what rounding did to points
@@ -99,6 +105,8 @@ def survey(x: Slice, tolerance: float, *, grouped: bool = True) -> Ground:
     ground = Ground(x, tolerance, keys, (), left, plain, bool(wide), grouped, seen)
     if not n or not len(keys) or tolerance == 0:
         return ground
+    if _spread(x, keys, tolerance):
+        return ground
     for kind, mixed in _WAYS if x.q.dtype == np.float32 else _WAYS[-1:]:
         if len(left) < n and len(left) < _SINGLE:
             break
@@ -111,6 +119,22 @@ def survey(x: Slice, tolerance: float, *, grouped: bool = True) -> Ground:
             break
         ground = ground._replace(parts=(*ground.parts, part), dense=left)
     return ground
+
+
+@serial_blas
+def _spread(x: Slice, keys: Ints, tolerance: float) -> bool:
+    """Whether the middle query needs half of the keys: then no tree pays. Equal scores are one."""
+    if x.pairs.size or x.causal or x.apart:
+        return False
+    n, some = len(x.q), keys[:: -(-len(keys) // _AMONG)]
+    part = x._replace(q=x.q[:: -(-n // _SPREAD)], k=x.k[some])
+    with np.errstate(all="ignore"):
+        q, k, factor, _ = exhaustive.products(part, np.float64)
+        s = np.sort(factor * (q @ k.T), axis=1)[:, ::-1]
+        held = np.cumsum(np.exp(s - s[:, :1]), axis=1)
+        needed = held <= (1 - tolerance) * held[:, -1:]
+        apart = (s[:, 1:] != s[:, :-1]) & needed[:, 1:]
+    return bool(np.median(apart.sum(1)) > _WIDE * len(some))
 
 
 def _least_rounding(kind: DTypeLike, mixed: bool, m: int) -> float:
@@ -219,17 +243,21 @@ class _Gathered(NamedTuple):
     counts: Ints
 
 
-def _gather(ground: Ground, part: Descent, v: Floats, *, most: float) -> _Gathered:
+def _gather(
+    ground: Ground, part: Descent, v: Floats, *, most: float, progress: Progress = None
+) -> _Gathered:
     """Sums (n, e) and normalisers of a part's queries, counts of its panels."""
     n, e = len(ground.slice.q), v.shape[1]
     out, norm = np.zeros((n, e)), np.zeros((n, 5))
     counts = np.zeros((-(-len(part.asked.order) // width(part.tree.shorts)), 5), np.int64)
     summed = node_values(part.tree, v)
     told = terms(part, summed, ground.tolerance, most, ground.slice, ground.grouped)
-    kernels.gather(
-        len(part.asked.panels), part.tree, part.asked, told, out, norm, counts,
-        np.zeros(0, np.int32),
-    )  # fmt: skip
+    panels, none = len(part.asked.panels), np.zeros(0, np.int32)
+    cost = width(part.tree.shorts) * min(part.tree.size, _OFTEN) * (part.tree.dims + e)
+    for some in groups(panels, cost):
+        kernels.gather(some, part.tree, part.asked, told, out, norm, counts, none)
+        if progress is not None:
+            progress(some.stop, panels)
     return _Gathered(out, norm, counts)
 
 
@@ -260,8 +288,11 @@ def _count(seen: Ints, part: Descent, counts: Ints) -> None:
     seen[order] += each[np.arange(len(order)) // width(part.tree.shorts)]
 
 
-def attend(ground: Ground, v: Floats) -> Sums:
-    """Means of the values (m, e), normalisers, and what may be missed."""
+def attend(ground: Ground, v: Floats, progress: Progress = None) -> Sums:
+    """Means of the values (m, e), normalisers, and what may be missed.
+
+    `progress` is called with panels done and all, part by part.
+    """
     x, middle = ground.slice, middle_of(v)
     n, m, centred = len(x.q), len(x.k), v.astype(np.float64) - middle
     out, lse, missed = np.zeros((n, v.shape[1])), np.full(n, -np.inf), np.zeros(n)
@@ -269,7 +300,7 @@ def attend(ground: Ground, v: Floats) -> Sums:
     seen, left = ground.seen.copy(), [ground.dense]
     for part in ground.parts:
         most = 1e18 if x.apart else m  # of all keys but one there is no dense attention
-        sums, norm, counts = _gather(ground, part, centred, most=most)
+        sums, norm, counts = _gather(ground, part, centred, most=most, progress=progress)
         panels = part.asked.panels
         _count(seen, part, counts)
         left.append(queries_of(part, panels[counts[panels, 2] != 0]))

@@ -14,6 +14,7 @@ from nlattn.engines import certified as engine
 from nlattn.engines import laws
 from nlattn.engines.exhaustive import Slice
 from nlattn.engines.magnitude import ranged
+from nlattn.engines.random_search import Progress
 from nlattn.kernels import scores
 from nlattn.maps.certified import CertifiedMap
 from nlattn.ops._scores import fold, truth_values
@@ -38,6 +39,7 @@ def certified_attention(
     nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
     return_missed: bool = False,
+    progress: Progress = None,
     max_bytes: float = 4e9,
 ) -> Result:
     """Softmax attention to all keys, within `tolerance`: ``out[i] = sum_j softmax_j(s_ij) v[j]``.
@@ -57,6 +59,8 @@ def certified_attention(
         True where a query may attend; only keys up to the query. Without any, 0 and lse -inf.
     return_lse, return_missed : bool
         Also return (..., n) log-normalisers; and shares of each row that may be misplaced.
+    progress : callable, optional
+        Called with the parts of a head that are done, and all, some ten times a second.
 
     Returns
     -------
@@ -87,7 +91,7 @@ def certified_attention(
     fit = call.fit
     out, lse, missed = fit.empty("n e"), fit.empty("n", float), fit.empty("n", float)
     for b, (*_, part) in enumerate(fit.slices("q", "k", "v")):
-        found = engine.attend(call.ground(b), fit["v"][part])
+        found = engine.attend(call.ground(b), fit["v"][part], progress)
         out[b], lse[b], missed[b] = found.out, found.lse, found.missed
     results = [fit.unfold(out)]
     results += [fit.unfold(lse, cast=False)] if return_lse else []

@@ -33,6 +33,7 @@ def always_down_the_tree(patch: pytest.MonkeyPatch) -> None:
     """Whatever it costs: of few keys dense attention is cheaper, and no tree would be tried."""
     terms = engine.terms
     patch.setattr(engine, "_pays", lambda *_: True)
+    patch.setattr(engine, "_spread", lambda *_: False)
     patch.setattr(engine, "_SINGLE", 0)
 
     def patient(*given: Any) -> Any:
@@ -172,6 +173,41 @@ def test_random_features_are_left_to_dense_attention() -> None:
     assert A.work.scores <= 1.3 * dense.work.scores
     v = smooth(46, 2)[: len(k)]
     np.testing.assert_allclose(A @ v, dense @ v, rtol=0, atol=1e-6)
+
+
+def test_where_rows_are_wide_no_tree_is_planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k = np.random.default_rng(9).standard_normal((2, 300, 16)).astype(np.float32)
+
+    def planted(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(engine, "_part", planted)
+    assert_promise(q, k, k, 1e-3)
+    assert_promise(q, k, k, 1e-3, mask=np.arange(300) % 3 > 0)
+    monkeypatch.undo()
+    k[:] = k[0]  # equal keys are summed at once
+    assert not engine._spread(_slice(q, k, "gaussian"), np.arange(300), 1e-3)
+
+
+@pytest.mark.parametrize(("dtype", "times"), [(np.float32, 2.7), (np.float64, 2.0)])
+def test_a_tree_takes_little_more_than_its_keys(dtype: Any, times: float) -> None:
+    """Points are float64, whatever the keys are, short ones and boxes as these."""
+    f = (smooth(24, 33) * 0.7 ** np.arange(33)).astype(dtype)
+    x = _slice(f, f, "gaussian")
+    ground = engine.survey(x, 1e-3)
+    part = engine._part(ground, dtype, False, np.arange(len(f)))
+    held = sum(a.nbytes for a in part.tree if isinstance(a, np.ndarray))
+    assert held < times * f.nbytes
+
+
+def test_progress_is_told() -> None:
+    f, told = smooth(20, 3), []
+    options = {"weight": "gaussian", "bandwidth": 0.02}
+    with pytest.MonkeyPatch.context() as patch:
+        always_down_the_tree(patch)
+        certified_attention(f, f, f, progress=lambda *at: told.append(at), **options)
+    assert told
+    assert told[-1][0] == told[-1][1]
 
 
 def test_the_map_answers_as_a_dense_one() -> None:

@@ -188,6 +188,7 @@ ROWS = (
                     "dot-product-tiles", {"pairwise": "dot_product"}, sizes=TILES, tier="standard"
                 ),
             ),
+            unasked={"tolerance": "as `certified_attention`, which is asked"},
         ),
         growth=Growth(Law("n*m", "n*m*(d + e)", "n*m*(d + e) + n*(d + e)"), scaled=True),
         behaviour=("keys", "linear"),
