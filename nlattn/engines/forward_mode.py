@@ -27,9 +27,13 @@ _BLOCK = 1 << 20  # weights at once
 
 def attention(p: Scores, v: Floats, x: Changes) -> tuple[Floats, Floats]:
     """Changes of outputs (batch, n, e) and of ``lse`` (batch, n), the latter float64."""
+    if unseen.finite(p.q, p.k, v, x.q, x.k, x.v, x.bias, x.logits):
+        return _attention(p, v, x)
+    return _among_wild(p, v, x)
+
+
+def _attention(p: Scores, v: Floats, x: Changes) -> tuple[Floats, Floats]:
     batch, n, m, d, e = len(p.slices), p.q.shape[1], *p.k.shape[1:], v.shape[2]
-    if not unseen.finite(p.q, p.k, v, x.q, x.k, x.v, x.bias, x.logits):
-        return _among_wild(p, v, x)
     out: Floats = np.empty((batch, n, e), p.q.dtype)
     lse: Floats = np.empty((batch, n), p.q.dtype)
     for tiles in groups(batch * -(-n // TILE), 3 * TILE * m * (d + e)):
@@ -58,41 +62,56 @@ def changes(
 @serial_blas
 @np.errstate(invalid="ignore", over="ignore")
 def _among_wild(p: Scores, v: Floats, x: Changes) -> tuple[Floats, Floats]:
-    """The same where numbers are not finite: what is not seen adds nothing."""
-    batch, n, m, e = len(p.slices), p.q.shape[1], p.k.shape[1], v.shape[2]
+    """The same where numbers are not finite: rows that see such a one are computed again."""
+    dq, dk, dv = unseen.cleaned(x.q), unseen.cleaned(x.k), unseen.cleaned(x.v)
+    neat = Changes(dq, dk, dv, unseen.cleaned(x.bias), unseen.cleaned(x.logits), x.has_bias)
+    out, lse = _attention(unseen.clean(p), unseen.cleaned(v), neat)
     norm = dense.attend(p, v)[1]
-    out: Floats = np.empty((batch, n, e), p.q.dtype)
-    lse: Floats = np.zeros((batch, n))
-    step = max(1, _BLOCK // max(m, 1))
-    for b, (of_q, of_k, of_v, of_bias) in enumerate(p.slices[:, :4]):
-        part = slice(b, b + 1)
-        one = p._replace(slices=p.slices[part], logits=p.logits[part])
-        k, values, (dsink, dslope) = p.k[of_k], v[of_v], x.logits[b]
-        for start in range(0, n, step):
-            i = np.arange(start, min(start + step, n))
-            q = p.q[of_q, i]
-            P = _weights(one, i, norm[:, b, i])
-            ds = p.scale * (x.q[of_q, i] @ k.T + q @ x.k[of_k].T)
-            if p.cap > 0:
-                ds *= 1 - np.tanh(p.scale * (q @ k.T) / p.cap) ** 2
-            if x.has_bias:
-                ds += unseen.part(x.bias[of_bias], i, np.arange(m))
-            if dslope != 0:
-                ds -= dslope * distances(p, b, i, ds.dtype)
-            yes = unseen.seen(p, b, i, np.arange(m))
-            ds = np.where(yes, ds, 0)
-            mean = (P * ds).sum(1, dtype=np.float64)
-            if dsink != 0:
-                mean += _sink(p, b, norm[:, b, i]) * float(dsink)
-            dP = P * (ds - mean[:, None].astype(P.dtype))
-            if p.has_dropout:
-                kept = unseen.part(p.kept[p.slices[b, 5]], i, np.arange(m))
-                P, dP = (np.where(kept, y, 0) * p.factor for y in (P, dP))
-                yes = yes & kept
-            lse[b, i] = mean
-            P, dP = (np.where(yes, y, 0) for y in (P, dP))
-            out[b, i] = unseen.product(dP, yes, values) + unseen.product(P, yes, x.v[of_v])
+    spoilt = np.where(np.isfinite(x.logits).all(1), 0.0, np.nan)[:, None]
+    beside = (np.broadcast_to(spoilt, lse.shape),)
+    for some in unseen.struck(_marked(p, x), _mark(v, x.v), beside):
+        b, i = some.head, some.rows
+        out[b, i], lse[b, i] = _rows(p, v, x, norm, b, i)
     return out, lse
+
+
+def _mark(array: Floats, change: Floats) -> Floats:
+    """An array that is NaN where its change is not finite."""
+    return np.where(np.isfinite(change), array, array.dtype.type(np.nan))
+
+
+def _marked(p: Scores, x: Changes) -> Scores:
+    bias = p.bias
+    if x.has_bias:
+        bias = np.where(np.isneginf(bias), bias, _mark(bias, x.bias))
+    return p._replace(q=_mark(p.q, x.q), k=_mark(p.k, x.k), bias=bias)
+
+
+def _rows(p: Scores, v: Floats, x: Changes, norm: Floats, b: int, i: Ints) -> tuple[Floats, Floats]:
+    """Changes of some outputs and normalisers of a slice, where what is not seen adds nothing."""
+    (of_q, of_k, of_v, of_bias), m = p.slices[b, :4], p.k.shape[1]
+    one = p._replace(slices=p.slices[b : b + 1], logits=p.logits[b : b + 1])
+    k, q, (dsink, dslope) = p.k[of_k], p.q[of_q, i], x.logits[b]
+    P = _weights(one, i, norm[:, b, i])
+    ds = p.scale * (x.q[of_q, i] @ k.T + q @ x.k[of_k].T)
+    if p.cap > 0:
+        ds *= 1 - np.tanh(p.scale * (q @ k.T) / p.cap) ** 2
+    if x.has_bias:
+        ds += unseen.part(x.bias[of_bias], i, np.arange(m))
+    if dslope != 0:
+        ds -= dslope * distances(p, b, i, ds.dtype)
+    yes = unseen.seen(p, b, i, np.arange(m))
+    ds = np.where(yes, ds, 0)
+    mean = (P * ds).sum(1, dtype=np.float64)
+    if dsink != 0:
+        mean += _sink(p, b, norm[:, b, i]) * float(dsink)
+    dP = P * (ds - mean[:, None].astype(P.dtype))
+    if p.has_dropout:
+        kept = unseen.part(p.kept[p.slices[b, 5]], i, np.arange(m))
+        P, dP = (np.where(kept, y, 0) * p.factor for y in (P, dP))
+        yes = yes & kept
+    P, dP = (np.where(yes, y, 0) for y in (P, dP))
+    return unseen.product(dP, yes, v[of_v]) + unseen.product(P, yes, x.v[of_v]), mean
 
 
 def distances(p: Scores, b: int, i: Ints, dtype: DTypeLike) -> Floats:

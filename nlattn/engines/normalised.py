@@ -14,9 +14,11 @@ def normalised(x: Floats, eps: float) -> Floats:
 
 
 def normalised_vjp(x: Floats, g: Floats, eps: float) -> Floats:
-    """Gradient of ``sum(g normalised(x))``: ``(g - y mean(g y)) / root``."""
+    """Gradient of ``sum(g normalised(x))``: ``(g - y mean(g y)) / root``; 0 where g is."""
     y, root = _parts(x, eps)
-    dx: Floats = ((g - y * (g * y).mean(-1, keepdims=True)) / root).astype(x.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        dx: Floats = ((g - y * (g * y).mean(-1, keepdims=True)) / root).astype(x.dtype)
+    dx[(g == 0).all(-1)] = 0
     return dx
 
 

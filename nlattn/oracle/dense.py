@@ -348,11 +348,14 @@ def rms_normalised(x: Array, eps: float) -> Array:
 
 
 def rms_normalised_vjp(x: Array, g: Array, eps: float) -> Array:
-    """Gradient of ``sum(g rms_normalised(x))``: ``(g - y mean(g y)) / root``."""
+    """Gradient of ``sum(g rms_normalised(x))``: ``(g - y mean(g y)) / root``.
+
+    0 where g is: of a row that nobody sees, which may be NaN.
+    """
     root = np.sqrt((x * x).sum(-1, keepdims=True) / x.shape[-1] + eps)
     y = x / root
     gradient: Array = (g - y * ((g * y).sum(-1, keepdims=True) / x.shape[-1])) / root
-    return gradient
+    return np.where((g != 0).any(-1, keepdims=True), gradient, 0)
 
 
 def _of_pairs(mask: Array, block: int | tuple[int, int], n: int, m: int) -> Array:
