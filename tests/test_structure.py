@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import nlattn
-from nlattn import _modes
+from nlattn import _modes, layers
 from nlattn.conformance.cases import arrays as made
 from nlattn.conformance.cases.recipes import recipes
 from nlattn.conformance.judge.variants import of as variants_of
@@ -263,6 +263,19 @@ CHOOSING = {"seed", "select", "scores", "field", "key_mask", "weights", "return_
 def keywords(function: Callable[..., Any]) -> set[str]:
     parameters = inspect.signature(inspect.unwrap(function)).parameters
     return {name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def test_a_layer_is_complete() -> None:
+    page = (ROOT / "docs" / "layers.md").read_text()
+    tests = "".join(p.read_text() for p in (ROOT / "tests" / "layers").glob("test_*.py"))
+    for path in sorted((ROOT / "nlattn" / "layers").glob("[a-z]*.py")):
+        defined = (
+            n.name for n in ast.parse(path.read_text()).body if isinstance(n, ast.FunctionDef)
+        )
+        for name in (n for n in defined if n.endswith("_block")):
+            assert hasattr(layers, name) and hasattr(layers, f"{name}_vjp"), name
+            assert name in page, f"docs/layers.md says nothing of {name}"
+            assert name in tests, f"tests/layers/ says nothing of {name}"
 
 
 def test_modes_are_closed_sets_that_an_editor_knows() -> None:

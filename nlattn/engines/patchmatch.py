@@ -8,7 +8,7 @@ from typing import NamedTuple, get_args
 import numpy as np
 
 from nlattn import _check
-from nlattn._modes import Candidates
+from nlattn._modes import Candidates, Propagate, Score
 from nlattn._types import Bools, Field, Floats, Ints, Work
 from nlattn.engines import nearest, random_search, tree_search
 from nlattn.engines.random_search import Progress
@@ -17,13 +17,13 @@ from nlattn.kernels import patchmatch as kernels
 from nlattn.kernels.matching import SAME, SHIFT, TILE, Plan
 
 CANDIDATES: tuple[Candidates, ...] = get_args(Candidates)
-SCORES = {
+SCORES: dict[Score, int] = {
     "dot": scores.DOT,
     "cosine": scores.DOT,
     "neg_l2": scores.NEG_L2,
     "absdot": scores.ABSDOT,
 }
-PROPAGATE = {"same": SAME, "shift": SHIFT, "both": SAME | SHIFT}
+PROPAGATE: dict[Propagate, int] = {"same": SAME, "shift": SHIFT, "both": SAME | SHIFT}
 JUMPS = (8, 4, 2, 1)
 _LINE = 64  # bytes of a cache line
 
@@ -32,14 +32,14 @@ class SearchOptions(NamedTuple):
     """Checked options of a search."""
 
     topk: int = 1
-    score: str = "dot"
+    score: Score = "dot"
     factor: float = 1.0
     """Of the score: scale, or ``1 / bandwidth^2``."""
     patch: int = 1
     candidates: str = "random"
     iterations: int | None = None
     """5 if None, 1 with trees."""
-    propagate: str = "both"
+    propagate: Propagate = "both"
     jumps: tuple[int, ...] = JUMPS
     trees: int = 4
     identity: bool = True

@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 
 from nlattn import _check
-from nlattn._modes import Candidates, Nonfinite, Propagate, Score, SearchMethod
+from nlattn._modes import Candidates, NearestScore, Nonfinite, Propagate, Score, SearchMethod
 from nlattn._types import Bools, Field, Floats, Ints
 from nlattn.engines import laws
 from nlattn.engines import patchmatch as engine
@@ -138,8 +138,8 @@ def patchmatch(
         _check.integer(OP, "patience", patience, low=1),
         _check.integer(OP, "first_slice", first_slice, low=0),
     )
-    if options.proved and score == "absdot":
-        _check.fail(OP, "method", "='certified' has no bounds of 'absdot'; use 'exact'")
+    if options.proved and score not in get_args(NearestScore):
+        _check.fail(OP, "method", f"='certified' has no bounds of {score!r}; use 'exact'")
     n, m = (math.prod(fit.shape(grid)) for grid in ("Hq Wq", "Hk Wk"))
     if max(n, m) >= 1 << 31:
         _check.fail(OP, "q" if n > m else "k", f"has {max(n, m)} pixels, expected under 2^31")
