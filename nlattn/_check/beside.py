@@ -32,6 +32,14 @@ def booleans(op: str, name: str, value: object) -> Bools:
     return result
 
 
+def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Whether an array of `shape` broadcasts to another shape, as it is."""
+    try:
+        return np.broadcast_shapes(shape, to) == to
+    except ValueError:
+        return False
+
+
 def slices(op: str, name: str, lead: tuple[int, ...], whole: tuple[int, ...]) -> Ints:
     """For each slice of leading axes `whole`, which slice of an array with axes `lead` it reads."""
     numbers = np.arange(math.prod(lead), dtype=np.int64).reshape(lead)

@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
 
 import numpy as np
 
 from nlattn._types import Array as Array
-from nlattn._types import JsonObject
+from nlattn._types import Json, JsonObject
 from nlattn.conformance.table import OpSpec, find
 from nlattn.conformance.table.recipe import Kind as Kind
 from nlattn.conformance.table.recipe import Tier as Tier
-
-Json: TypeAlias = Any
 
 TIERS: tuple[Tier, ...] = ("smoke", "standard", "exhaustive")
 DTYPES = ("float64", "float32", "float16", "bfloat16")

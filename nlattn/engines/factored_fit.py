@@ -53,11 +53,7 @@ class Hidden(NamedTuple):
             return cls(None, np.zeros(fit.batch, np.int64))
         m, given = fit.dims["m"], _check.booleans(fit.op, "mask", mask)
         lead = given.shape[:-1]
-        try:
-            fits = given.shape[-1:] == (m,) and np.broadcast_shapes(lead, fit.lead) == fit.lead
-        except ValueError:
-            fits = False
-        if not fits:
+        if given.shape[-1:] != (m,) or not _check.broadcasts(lead, fit.lead):
             text = f"has shape {given.shape}, expected one that broadcasts to {(*fit.lead, m)}"
             _check.fail(fit.op, "mask", text)
         index = _check.slices(fit.op, "mask", lead, fit.lead)

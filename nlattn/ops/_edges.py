@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -56,11 +55,6 @@ def prepared(
         _check.fail(op, f"dropout_scale={factor}", "has no place without a dropout_mask")
     rule = asked.weight, asked.scale, asked.bandwidth, asked.power, asked.masked_rows
     return edges, WeightFunction.checked(fit, *rule, *beside, asked.softcap, kept)
-
-
-def in_base(op: str, lse_base: str) -> float:
-    """What a natural logarithm is multiplied by."""
-    return 1 / math.log(2) if _check.choice(op, "lse_base", lse_base, ("e", "2")) == "2" else 1.0
 
 
 def _of_edges(edges: Edges, name: str, x: Array) -> None:

@@ -93,6 +93,11 @@ def _absent(dtype: DTypeLike) -> Array:
     )
 
 
+def in_base(op: str, lse_base: str) -> float:
+    """What a natural logarithm is multiplied by."""
+    return 1 / math.log(2) if _check.choice(op, "lse_base", lse_base, ("e", "2")) == "2" else 1.0
+
+
 def per_head(fit: Fit, name: str, value: object, nonfinite: Nonfinite) -> Floats:
     """One number for each head, (batch,); -inf stands for no sink."""
     op = fit.op
@@ -144,11 +149,7 @@ def truth_values(fit: Fit, mask: object, name: str = "mask") -> Array:
 def fold(fit: Fit, name: str, x: Array, pairs: tuple[int, int] | None = None) -> tuple[Array, Ints]:
     """One leading axis, size-1 axes kept, and the slice that belongs to each head."""
     scores = (*fit.lead, *(pairs or fit.shape("n m")))
-    try:
-        fits = np.broadcast_shapes(x.shape, scores) == scores
-    except ValueError:
-        fits = False
-    if not fits:
+    if not _check.broadcasts(x.shape, scores):
         _check.fail(fit.op, name, f"has shape {x.shape}, expected one that broadcasts to {scores}")
     x = x.reshape((1,) * (len(scores) - x.ndim) + x.shape)
     lead = x.shape[:-2]

@@ -39,11 +39,7 @@ def chosen_keys(
 def _lead(fit: _check.Fit, name: str, shape: tuple[int, ...], last: str) -> tuple[int, ...]:
     """Leading axes of `k`, to which those of an array beside it must broadcast."""
     lead = fit.lead_of("k")
-    try:
-        fits = bool(shape) and np.broadcast_shapes(shape[:-1], lead) == lead
-    except ValueError:
-        fits = False
-    if not fits:
+    if not (shape and _check.broadcasts(shape[:-1], lead)):
         listed = ", ".join(map(str, (*lead, last))) + ("" if lead else ",")
         _check.fail(fit.op, name, f"has shape {shape}, expected ({listed}), as the heads of k")
     return lead

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import get_args
 
 import numpy as np
@@ -18,10 +17,9 @@ from nlattn.engines.normalised import normalised_vjp
 from nlattn.kernels.panel import Scores
 from nlattn.maps.dense import DenseMap
 from nlattn.ops._band import Positions
-from nlattn.ops._scores import ScoreArguments, prepare
+from nlattn.ops._scores import ScoreArguments, in_base, prepare
 
 _MASKED_ROWS: tuple[MaskedRows, ...] = get_args(MaskedRows)
-_BASES: tuple[LseBase, ...] = get_args(LseBase)
 
 
 @ranged(laws.softmax)
@@ -137,7 +135,7 @@ def attention(
     )
     p = prepare(fit, where, asked, nonfinite)
     _check.choice(fit.op, "masked_rows", masked_rows, _MASKED_ROWS)
-    unit = _unit(fit, lse_base)
+    unit = in_base(fit.op, lse_base)
     out, norm = engine.attend(p, fit["v"])
     if masked_rows == "raise":
         _refuse_masked(fit, p, norm)
@@ -272,7 +270,7 @@ def attention_vjp(
     )
     p = prepare(fit, where, asked, nonfinite)
     _check.choice(fit.op, "masked_rows", masked_rows, _MASKED_ROWS)
-    unit = _unit(fit, lse_base)
+    unit = in_base(fit.op, lse_base)
     out, norm = engine.attend(p, fit["v"])
     if masked_rows == "raise":
         _refuse_masked(fit, p, norm)
@@ -295,11 +293,6 @@ def attention_vjp(
         dslopes = slopes_vjp(p, fit["v"], fit["dout"], norm, delta)
         gradients.append(fit.reduce_beside(dslopes, np.shape(alibi)))
     return tuple(gradients)
-
-
-def _unit(fit: _check.Fit, lse_base: str) -> float:
-    """What a natural logarithm is multiplied by."""
-    return 1 / math.log(2) if _check.choice(fit.op, "lse_base", lse_base, _BASES) == "2" else 1.0
 
 
 def _refuse_masked(fit: _check.Fit, p: Scores, norm: Floats) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from typing import get_args
-
 import numpy as np
 
 from nlattn import _check
@@ -15,8 +12,8 @@ from nlattn.engines.magnitude import ranged
 from nlattn.engines.normalised import normalised_vjp
 from nlattn.engines.sparse import Edges, WeightFunction
 from nlattn.ops._band import Positions
-from nlattn.ops._edges import SparseArguments, edge_terms, in_base, prepared
-from nlattn.ops._scores import ScoreArguments, fold, per_head, prepare
+from nlattn.ops._edges import SparseArguments, edge_terms, prepared
+from nlattn.ops._scores import ScoreArguments, fold, in_base, per_head, prepare
 from nlattn.ops.neighbourhood import Flags, Sizes, grid_axes
 
 
@@ -80,7 +77,7 @@ def attention_jvp(
         scale, softcap, bias, mask, mask_block, sinks, alibi, dropout_mask, dropout_scale, qk_norm
     )
     p = prepare(fit, where, asked, nonfinite)
-    _check.choice(op, "lse_base", lse_base, get_args(LseBase))
+    unit = in_base(op, lse_base)
     _alike(op, "dbias", dbias, bias)
     _alike(op, "dsinks", dsinks, sinks)
     _alike(op, "dalibi", dalibi, alibi)
@@ -94,7 +91,7 @@ def attention_jvp(
     out, lse = forward_mode.attention(p, fit["v"], x)
     if not return_lse:
         return fit.unfold(out)
-    return fit.unfold(out), fit.unfold(lse / (math.log(2) if lse_base == "2" else 1), cast=False)
+    return fit.unfold(out), fit.unfold(lse * unit, cast=False)
 
 
 def _alike(op: str, name: str, change: Floats | None, array: Floats | None) -> None:

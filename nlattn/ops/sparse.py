@@ -15,7 +15,8 @@ from nlattn.engines.magnitude import ranged
 from nlattn.engines.normalised import normalised_vjp
 from nlattn.engines.support import checked_support
 from nlattn.maps.sparse import SparseMap
-from nlattn.ops._edges import SparseArguments, in_base, prepared
+from nlattn.ops._edges import SparseArguments, prepared
+from nlattn.ops._scores import in_base
 
 
 def support(indptr: Ints, indices: Ints, shape: tuple[int, ...]) -> Support:

@@ -11,11 +11,12 @@ import pytest
 from nlattn.conformance.case import Case
 from nlattn.conformance.cases import suite
 from nlattn.conformance.judge import variants
-from nlattn.conformance.judge.diagnosis import attempt, commonest, diagnose
+from nlattn.conformance.judge.diagnosis import attempt, diagnose
 from nlattn.conformance.judge.structure import bisect
 from nlattn.conformance.table import TABLE
 from nlattn.conformance.truth.bounds import exact, wide
 from nlattn.oracle import dense
+from tests.faults import commonest
 
 RNG = np.random.default_rng(1)
 SLOW = ("lewis_weights", "sensitivity_bounds", "lp_sensitivity", "nl_means", "universal_set")

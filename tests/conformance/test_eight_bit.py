@@ -11,10 +11,10 @@ from nlattn.conformance.backends.backend import load
 from nlattn.conformance.backends.capabilities import Capabilities, unsupported
 from nlattn.conformance.cases.suite import cases
 from nlattn.conformance.eight_bit import decode, dequantised, encode, expanded, largest, quantised
-from nlattn.conformance.judge.diagnosis import commonest
 from nlattn.conformance.runner import Here, attempt
 from nlattn.conformance.truth.arithmetic import Arithmetic
 from nlattn.conformance.truth.bounds import allowed
+from tests.faults import commonest
 
 FILE = str(Path(__file__).parents[2] / "docs/examples/eight_bit_attention.py")
 

@@ -13,8 +13,8 @@ from nlattn.conformance.backends.backend import load
 from nlattn.conformance.backends.capabilities import unsupported
 from nlattn.conformance.case import Case
 from nlattn.conformance.cases.suite import cases
-from nlattn.conformance.judge.diagnosis import commonest
 from nlattn.conformance.runner import Here, attempt
+from tests.faults import commonest
 
 EXAMPLES = Path(__file__).parents[2] / "docs/examples"
 FILE = str(EXAMPLES / "blocked_attention.py")

@@ -7,6 +7,7 @@ named; without one, the same code must pass.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from nlattn.conformance import runner
 from nlattn.conformance.backends.backend import Unsupported, call
 from nlattn.conformance.case import Case
 from nlattn.conformance.cases import suite
-from nlattn.conformance.judge.diagnosis import commonest
+from nlattn.conformance.judge.diagnosis import SAME
 from nlattn.conformance.table import owner
 from tests.faults import (
     changes,
@@ -93,6 +94,23 @@ class Outcome:
     def named(self) -> bool:
         """Whether they say what is wrong."""
         return bool(self.said) and self.fault.expected in self.said
+
+
+def commonest(said: Iterable[str]) -> str:
+    """Of the diagnoses of several cases, the one that explains most of them.
+
+    A mistake that has a name counts three times as much as a description of the result.
+    """
+    counts = Counter[str]()
+    for text in said:
+        weight = 3 if text.startswith(SAME) else 1
+        for reading in dict.fromkeys(text.removeprefix(SAME).split(" or ")):
+            counts[reading] += weight if reading else 0
+    counts.pop("", None)
+    if not counts:
+        return ""
+    best = counts.most_common(1)[0][0]
+    return best if best.startswith(("your", "d", "out", "lse")) else f"{SAME}{best}"
 
 
 def _table() -> Iterator[tuple[str, Callable[..., Any], dict[str, str]]]:

@@ -8,7 +8,6 @@ directions u, without any wrong gradient: ``g.u = Im dout.f(x + ihu)/h``.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from typing import TypeAlias
@@ -36,7 +35,8 @@ from nlattn.conformance.truth.arithmetic import precision
 from nlattn.conformance.truth.bounds import exact, wide
 
 _STEP = 1e-30
-_SAME = "your output equals ours "
+SAME = "your output equals ours "
+"""How a diagnosis begins that names a mistake."""
 
 
 def diagnose(
@@ -55,8 +55,8 @@ def diagnose(
     effort = effort or Effort()
     with np.errstate(all="ignore"), effort.spent():
         said = _diagnosis(dequantised(case), got, stages, two, effort)
-    if said.startswith(_SAME):
-        effort.names.update(said.removeprefix(_SAME).split(" or "))
+    if said.startswith(SAME):
+        effort.names.update(said.removeprefix(SAME).split(" or "))
     return said
 
 
@@ -99,25 +99,8 @@ def _beside_nan(
     return f"{found}; queries that see no key get NaN" if found else ""
 
 
-def commonest(said: Iterable[str]) -> str:
-    """Of the diagnoses of several cases, the one that explains most of them.
-
-    A mistake that has a name counts three times as much as a description of the result.
-    """
-    counts = Counter[str]()
-    for text in said:
-        weight = 3 if text.startswith(_SAME) else 1
-        for reading in dict.fromkeys(text.removeprefix(_SAME).split(" or ")):
-            counts[reading] += weight if reading else 0
-    counts.pop("", None)
-    if not counts:
-        return ""
-    best = counts.most_common(1)[0][0]
-    return best if best.startswith(("your", "d", "out", "lse")) else f"{_SAME}{best}"
-
-
 def _sentence(found: list[str]) -> str:
-    return _SAME + " or ".join(found) if found else ""
+    return SAME + " or ".join(found) if found else ""
 
 
 def _explanations(

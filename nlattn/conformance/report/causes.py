@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from nlattn.conformance.case import Case
+from nlattn.conformance.judge.diagnosis import SAME
 from nlattn.conformance.judge.verdict import Verdict
 from nlattn.conformance.table import owner
 
-_SAME = "your output equals ours "
 _NUMBERS = re.compile(r"-?\d[\d.e+-]*(, -?\d[\d.e+-]*)*(\.\.\.)?")
 _SHAPE = re.compile(r"\((\d+(, )?)*,?\)")
 JUDGED = ("pass", "suspicious", "fail", "crash", "timeout")
@@ -41,10 +41,10 @@ def causes(verdicts: Iterable[Verdict]) -> list[Cause]:
 def _readings(v: Verdict) -> list[tuple[str, str]]:
     """Names of what could be wrong with a result: an operator and a word for each."""
     op = v.case.split("/")[0]
-    if v.diagnosis and not v.diagnosis.startswith(_SAME):  # where it is wrong, in this case
+    if v.diagnosis and not v.diagnosis.startswith(SAME):  # where it is wrong, in this case
         return [(op, _NUMBERS.sub("#", v.diagnosis))]
     if v.diagnosis:
-        names = v.diagnosis.removeprefix(_SAME).split(" or ")
+        names = v.diagnosis.removeprefix(SAME).split(" or ")
         return [(op, _SHAPE.sub("(...)", name)) for name in dict.fromkeys(names)]
     said = _NUMBERS.sub("#", v.detail)
     return [(op, said and f"{v.status}: {said}")]

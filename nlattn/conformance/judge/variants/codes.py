@@ -19,9 +19,6 @@ from nlattn.conformance.eight_bit import (
 )
 from nlattn.conformance.truth.bounds import exact
 
-Made = Callable[[Array, Array], Array]
-"""Numbers made of codes and scales."""
-
 
 def wrong(case: Case) -> Iterator[tuple[str, Mapping[str, Array]]]:
     """Names, and the results of inputs that are not what codes and scales mean."""

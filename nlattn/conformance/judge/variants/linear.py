@@ -183,10 +183,6 @@ def _amplification(c: Call) -> float:
     return float(c.get("amplification", 6.0))
 
 
-def _ranks(change: Callable[[Call], dict[str, Array]]) -> Run:
-    return lambda c: c.given(**change(c))()
-
-
 def _loss(change: Callable[[Array, Array, Array, float], Result]) -> Run:
     """``change(hinge, pos, neg, margin)`` in place of the hinge."""
 
