@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import resource
 import signal
@@ -21,8 +22,9 @@ import pytest
 class Forks:
     """A plugin of pytest: has `work` done with the tests collected, and runs none by itself."""
 
-    def __init__(self, file: Path, work: Callable[[Forks], None]) -> None:
-        self.file, self.work, self.found = str(file), work, dict[int, list[str]]()
+    def __init__(self, file: Path, module: str, work: Callable[[Forks], None]) -> None:
+        self.file, self.module = str(file), module
+        self.work, self.found = work, dict[int, list[str]]()
         self.at_import: set[int] = set()
         self.seconds = 0.0
         self.importing = coverage.Coverage(None, include=[self.file], config_file=False)
@@ -30,6 +32,7 @@ class Forks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        importlib.import_module(self.module)  # where tests do so only as they run
         self.importing.stop()
         self.at_import = set(self.importing.get_data().lines(self.file) or ())
         self.items = {item.nodeid: item for item in session.items}

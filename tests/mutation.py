@@ -125,8 +125,10 @@ class Trial:
 
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         options = ["-q", "-s", "-p", "no:cacheprovider", *tests]
-        if pytest.main(options, [Forks(self.place / self.path, self.each)]) or self.failed:
-            print("the tests fail without a change:", *tests, file=self.out)
+        module = ".".join(self.path.with_suffix("").parts).removesuffix(".__init__")
+        forks = Forks(self.place / self.path, module, self.each)
+        if pytest.main(options, [forks]) or self.failed:
+            print("the tests fail without a change:", *tests, file=self.out, flush=True)
             self.failed = 1
 
     def compiled(self, tests: list[str], limit: float) -> None:
@@ -135,7 +137,7 @@ class Trial:
         os.environ |= {"PYTHONPATH": str(self.place), "CI": "1"}
         os.environ["NUMBA_CACHE_DIR"] = str(self.place / "cache")
         if not self.survives(self.plain):
-            print("the tests fail without a change:", *tests, file=self.out)
+            print("the tests fail without a change:", *tests, file=self.out, flush=True)
             self.failed = 1
             return
         for number, kind in self.chosen:

@@ -172,7 +172,7 @@ def bounds(keys: Keys, p: float, log_v: Floats | None) -> tuple[Floats, Floats]:
         if steep < 700:
             upper = n ** (p / 2 - 1) * high**p
         else:  # beyond what a number holds
-            with np.errstate(divide="ignore"):
+            with np.errstate(divide="ignore", over="ignore"):
                 log = p * np.log(high)
                 upper = np.exp(np.minimum(steep + log + _ROUNDED * (steep - log), 0))
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -64,6 +66,14 @@ def test_an_option_that_is_a_little_off_is_told_with_its_number() -> None:
     said = diagnose(c, {"out": got})
     assert said.startswith("your output equals ours with scale = ")
     assert float(said.split(" = ")[1].split()[0]) == pytest.approx(0.3003, rel=1e-5)
+
+
+def test_the_default_of_an_option_may_be_a_little_off() -> None:
+    c = replace(case(n=40), options={"causal": True})
+    got = np.asarray(call_of(c).given(scale=5**-0.5 * (1 + 1e-3))()).astype(np.float32)
+    said = diagnose(c, {"out": got})
+    assert said.startswith("your output equals ours with scale = ")
+    assert float(said.split(" = ")[1].split()[0]) == pytest.approx(5**-0.5 * 1.001, rel=1e-5)
 
 
 WANT = RNG.standard_normal((5, 4))

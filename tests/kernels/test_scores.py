@@ -80,3 +80,15 @@ def test_sums_begin_where_they_are_told() -> None:
     sums(a, b, out)
     x, y = a[2:19], b[1:18]
     np.testing.assert_array_equal(out, [x @ y, (x - y) @ (x - y), 0])
+
+
+@jit.function
+def fetched(a: np.ndarray, out: np.ndarray) -> None:
+    scores.fetch(a, 3)
+    out[0] = a[3]
+
+
+def test_what_is_fetched_ahead_stays_as_it_is() -> None:
+    a, out = np.arange(5.0), np.empty(1)
+    fetched(a, out)
+    assert out[0] == 3

@@ -59,6 +59,12 @@ def test_every_fault_is_named_at_once() -> None:
         take(bad)
 
 
+def test_a_prefix_of_all_names_is_told() -> None:
+    text = "they are there under 'net.'; load_weights(..., prefix='net.') picks one"
+    with pytest.raises(ValueError, match=re.escape(text)):
+        take({f"net.{name}": x for name, x in GOOD.items()})
+
+
 def test_a_weight_that_names_no_size_lets_the_next_one() -> None:
     text = (
         "layer: g.weight has shape (3, 6), expected (c, C, 1, 1) with C=6 from x; "

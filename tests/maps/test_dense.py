@@ -10,6 +10,7 @@ import pytest
 from scipy.sparse.linalg import aslinearoperator, svds
 
 import nlattn
+from nlattn.maps.state import Stored, dense_options
 from nlattn.oracle.dense import attention_stages
 
 
@@ -217,3 +218,22 @@ def test_bytes_are_those_of_what_is_held() -> None:
     assert q.nbytes + k.nbytes + 3 * 8 < plain < q.nbytes + k.nbytes + 3 * 8 + 64
     assert nlattn.attention_map(q, k, mask=np.ones((3, 4), bool)).nbytes - plain == 12 - 1
     assert nlattn.attention_map(q, k, bias=np.zeros((3, 4))).nbytes - plain == 8 * (12 - 1)
+
+
+def test_bands_of_version_01_by_hand() -> None:
+    def band(low: int, high: int) -> Any:
+        state = {"scale": np.array([0.5, 2.0]), "band": np.array([low, high, 1, 0])}
+        return dense_options(Stored(state), 3, 4)
+
+    scale, rows, flags = band(-1, 1)
+    assert (scale, flags) == ([0.5, 2.0, 0.0], [1, 0])
+    assert rows.tolist() == [[0, 2, 0], [0, 3, 1], [1, 4, 2]]
+    assert band(-9, -8)[1].tolist() == [[0, 0, 0], [0, 0, 1], [0, 0, 2]]
+    assert band(1, 9)[1].tolist() == [[1, 4, 0], [2, 4, 1], [3, 4, 2]]
+
+
+@pytest.mark.parametrize("row", [[-1, 2, 0], [0, -2, 0], [0, 5, 0]])
+def test_a_band_that_leaves_the_keys_is_refused(row: list[int]) -> None:
+    state = {"given": np.zeros(2, int), "scale": np.ones(3), "band": np.array([row])}
+    with pytest.raises(ValueError, match=r"^band leaves the 4 keys$"):
+        dense_options(Stored(state), 1, 4)

@@ -54,7 +54,8 @@ def test_the_largest_weights(k: int) -> None:
 def test_size_and_work_are_counted() -> None:
     A, _ = example(np.float32)
     assert A.work.scores == N * 3
-    assert A.nbytes < 4 * 3 * (N + 3) + 8 * N + 8 * 3 + 16
+    assert A.nbytes == A._dense.nbytes + A.index.nbytes
+    assert 4 * 3 * (N + 3) < A.nbytes < 4 * 3 * (N + 3) + 8 * N + 8 * 3 + 16
     with pytest.raises(MemoryError, match=r"attention_map.to_csr: needs 216 B \(6 x 3 float32\)"):
         A.to_csr(max_bytes=10)
 
@@ -71,11 +72,23 @@ def test_a_saved_map_comes_back(dtype: Any, tmp_path: Path) -> None:
     np.testing.assert_array_equal(B.lse, A.lse)
 
 
+def test_the_first_key_may_be_selected_and_one_without_a_number_is_last() -> None:
+    k = np.ones((4, 2))
+    k[2] = np.nan
+    A = nlattn.lev_attention_map(np.ones((1, 2)), k, index=[0, 2], nonfinite="propagate")
+    B = SelectedMap.from_state(A.state())
+    np.testing.assert_array_equal(B.index, [0, 2])
+    np.testing.assert_array_equal(B.topk(2)[1], A.topk(2)[1])
+    assert set(A.topk(2)[1].ravel()) <= {-1, 0, 2}
+
+
 BROKEN = {
     "no index": ({"index": None}, "it lacks index"),
     "falling": ({"index": np.array([1, 5, 4])}, "index holds no ascending keys from 0 to 8"),
     "outside": ({"index": np.array([1, 4, 9])}, "index holds no ascending keys from 0 to 8"),
     "none": ({"index": np.zeros(0, int)}, "index holds no ascending keys from 0 to 8"),
+    "twice": ({"index": np.array([1, 4, 4])}, "index holds no ascending keys from 0 to 8"),
+    "before 0": ({"index": np.array([-1, 4, 5])}, "index holds no ascending keys from 0 to 8"),
     "too few": ({"index": np.array([1, 4])}, "key_grid|expected"),
     "no grid": ({"key_grid": None}, "it lacks key_grid"),
     "too many": ({"extra": np.zeros(1)}, "it has extra, which no such map has"),

@@ -63,7 +63,12 @@ def test_an_empty_set_may_hold_anything() -> None:
         ([np.ones((2, 1))], [np.ones(3)], ValueError, r"lses has shape \(1, 3\), expected \(1, 2"),
         ([np.ones((2, 1))], [np.full(2, np.nan)], ValueError, r"lses\[0, 0\] is nan, expected fin"),
         ([np.full((2, 1), np.inf)], [np.ones(2)], ValueError, r"outs\[0, 0, 0\] is inf, expected"),
-        ([np.ones((2, 1)), np.ones((1, 1))], [], ValueError, r"outs\[1\] has shape \(1, 1\), exp"),
+        (
+            [np.ones((2, 1)), np.ones((1, 1))],
+            [],
+            ValueError,
+            r"outs\[1\] has shape \(1, 1\), expected \(2, 1\)$",
+        ),
         ([np.ones((2, 1), int)], [np.ones(2)], TypeError, r"outs\[0\] has dtype int64, expected"),
     ],
 )
