@@ -68,3 +68,31 @@ def test_errors_that_a_row_shares_count_once() -> None:
     assert 3 < doubts[1] / doubts[0] < 6  # the root of 20 is 4.5
     one = np.ones(1)
     assert Lean.of(one, one, one, errors(one, one, one), 0.0) is None
+
+
+def test_a_lean_by_hand() -> None:
+    """Rows off by 3 and by 1 units lean by 2, as two rows of one unit about it do; else unknown."""
+    want, each = np.ones((2, 10)), np.ones((2, 10))
+    got = want + np.array([[3.0], [1.0]])
+    got[0, 8] = want[0, 8] = np.nan
+    each[0, 9], each[1, 8] = 0, np.inf
+    got[1, 9] = want[1, 9] = np.inf
+    found = errors(got, want, each)
+    lean = Lean.of(got, want, each, found, 0.25)
+    assert lean is not None
+    assert lean.shared == 0.25
+    np.testing.assert_allclose([lean.bias, lean.doubt], [2, np.sqrt(2 * 8.0**2) / 16])
+    assert Lean.of(got, want, each, found._replace(doubt=0.0), 0.25) is None
+    assert Lean.of(got, want, each, found._replace(doubt=np.inf), 0.25) is None
+    assert Lean.of(got, want, each, found._replace(elements=8), 0.25) is not None
+    assert Lean.of(got, want, each, found._replace(elements=7), 0.25) is None
+    sure = Lean.of(got, want, each, found._replace(doubt=3.0), 0.25)
+    assert sure is not None
+    assert sure.doubt == 3
+
+
+def test_six_standard_errors_are_allowed() -> None:
+    most = 6 * 8**-0.5
+    assert pooled([Lean(most, 1.0, 0.0)] * 8) == ""
+    assert "too large" in pooled([Lean(np.nextafter(most, 9), 1.0, 0.0)] * 8)
+    assert "too small" in pooled([Lean(-(most + 1.001), 1.0, 1.0)] * 8)

@@ -7,6 +7,7 @@ to the folder from which this runs; a file worth keeping goes to ``tests/fuzz/ke
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -40,6 +41,7 @@ if __name__ == "__main__":
     try:
         import atheris
 
+        os.environ["NUMBA_DISABLE_JIT"] = "1"  # what is watched cannot be compiled
         with atheris.instrument_imports(include=["nlattn", "zipfile", "tests.fuzz.targets"]):
             import nlattn.conformance.cases.folders
             import nlattn.layers
