@@ -251,7 +251,7 @@ def absorb(
             lanes, s = slice(l0, l0 + part), deep.s[BATCH * l0 :]
             total = deep.total[lanes]
             total[:] = 0
-            exponentials(s, count, deep.zero, total)
+            exponentials(s, count, deep.zero[lanes], total)
             multiply(deep.values, 0, 1, e, s, 0, part, deep.part, 0, part, e, count)
             for c in range(e):
                 for l in range(part):
