@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,13 +47,13 @@ class _Rows(NamedTuple):
     """(rows,) loss of each row."""
 
 
-def _unit(p: Ranks, x: Floats) -> tuple[Floats, Any]:
+def _unit(p: Ranks, x: Floats) -> tuple[Floats, Floats | None]:
     if not p.shape.amplitude:
         return x, None
     return amplified(x, p.shape.amplitude, p.shape.floor)
 
 
-def _unit_vjp(p: Ranks, u: Floats, length: Any, du: Floats) -> Floats:
+def _unit_vjp(p: Ranks, u: Floats, length: Floats | None, du: Floats) -> Floats:
     if length is None:
         return du
     return amplified_vjp(u, length, du, p.shape.amplitude, p.shape.floor)
@@ -77,7 +77,7 @@ def _rows(p: Ranks, number: int, rows: slice, unit_k: Floats) -> _Rows:
     return _Rows(logits, positive, negative, np.maximum(s.margin - (log_pos - log_neg), 0))
 
 
-def _log_mean(x: Floats, eps: float) -> tuple[Floats, Any]:
+def _log_mean(x: Floats, eps: float) -> tuple[Floats, Floats]:
     """Logarithm of ``mean(exp(x)) + eps`` of each row, descending, and its derivative."""
     with np.errstate(divide="ignore"):
         floor = x.dtype.type(np.log(eps))
@@ -126,7 +126,7 @@ def _moved(p: Ranks, x: Floats, dx: Floats) -> tuple[Floats, Floats]:
     return u, _unit_vjp(p, u, length, dx)
 
 
-def vjp(p: Ranks, dout: Floats) -> tuple[Floats, Any]:
+def vjp(p: Ranks, dout: Floats) -> tuple[Floats, Floats]:
     """Gradients (batch, n, d), (batch, m, d) of ``sum(dout * loss)``, the ranks held fixed."""
     batch, tasks = len(p.slices), _tasks(p)
     keys = [_unit(p, p.k[part]) for part in p.slices[:, 1]]

@@ -233,7 +233,7 @@ class KeyGradient(NamedTuple):
 
 
 def keys_vjp(
-    f: Identity, x: Floats, y: Floats, slices: Ints, g: KeyGradient, mask: Any = None
+    f: Identity, x: Floats, y: Floats, slices: Ints, g: KeyGradient, mask: Bools | None = None
 ) -> tuple[Floats, Floats]:
     """Gradients of keys (batch, m, d) and values (batch, m, e); `slices` as in `key_sums`."""
     batch, m, d = len(slices), *x.shape[1:]

@@ -16,6 +16,7 @@ import numpy as np
 from numba.extending import intrinsic, overload
 
 from nlattn.runtime import jit
+from nlattn.runtime.emitting import Builder, Context, Emit, Kind, Signature, Value, Values
 
 _f = np.float32
 # Adding this leaves the rounded integer in the low bits of the sum.
@@ -41,10 +42,10 @@ if numba.config.DISABLE_JIT:
 else:  # pragma: no cover - the compiler runs it
 
     @intrinsic
-    def muladd(_: Any, a: Any, b: Any, c: Any) -> Any:
+    def muladd(_: object, a: Kind, b: Kind, c: Kind) -> tuple[Signature, Emit]:
         """``a b + c``, fused where the CPU can; no other freedom is given to the compiler."""
 
-        def emit(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        def emit(_: Context, builder: Builder, __: Signature, arguments: Values) -> Value:
             left, right, addend = arguments
             product = builder.fmul(left, right, flags=["contract"])
             return builder.fadd(product, addend, flags=["contract"])

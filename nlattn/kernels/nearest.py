@@ -6,11 +6,11 @@ the lists are those of a search of all keys, bit by bit.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from nlattn._types import Bools, Floats, Ints
+from nlattn._types import Bools, Floats, Ints, Scalar
 from nlattn.kernels.boxes import Tree, begin, outside
 from nlattn.kernels.gemm import aligned, distances, width
 from nlattn.kernels.lanes import within
@@ -57,7 +57,7 @@ def reach(numbers: Floats, rounding: float, worst: float) -> float:
 
 
 @jit.device(inline=True)
-def limit(numbers: Floats, rounding: float, index: Ints, score: Floats, like: Floats) -> Any:
+def limit(numbers: Floats, rounding: float, index: Ints, score: Floats, like: Floats) -> Scalar:
     """`reach` of a list, rounded up to the dtype of `like`; all, while the list is not full."""
     if index[-1] < 0:
         return like.dtype.type(np.inf)

@@ -5,11 +5,11 @@ Tasks of `threads.each` run this: a task is one call, which lets other threads r
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from nlattn._types import Bools, Floats, Ints
+from nlattn._types import Bools, Floats, Ints, Scalar
 from nlattn.kernels.exp import exp
 from nlattn.kernels.gemm import aligned, multiply, width
 from nlattn.runtime import jit
@@ -338,7 +338,7 @@ def features(
 
 
 @jit.device
-def eps_of(m: FeatureRows, top: float) -> Any:
+def eps_of(m: FeatureRows, top: float) -> Scalar:
     """What each feature still lacks, relative to `top`."""
     return np.exp(m.log_eps - top) if m.stabilizer == NEUTRAL else m.eps
 

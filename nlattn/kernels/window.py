@@ -12,11 +12,11 @@ compiled code than arrays.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from nlattn._types import Floats, Ints
+from nlattn._types import Floats, Ints, Scalar
 from nlattn.kernels.exp import exp
 from nlattn.kernels.gemm import PANEL_BYTES, aligned, multiply, width
 from nlattn.kernels.windowsum import TAPS, sums
@@ -131,7 +131,7 @@ def windows(
 
 
 @jit.kernel
-def score(task: int, q: Floats, k: Floats, slices: Ints, scale: Any, out: Any) -> None:
+def score(task: int, q: Floats, k: Floats, slices: Ints, scale: Scalar, out: Floats) -> None:
     """``out[b, i, pixel] = scale q_i . k_pixel``; tasks are blocks of pixels, (B, t, H W)."""
     t, d = q.shape[1:]
     n = k.shape[1] * k.shape[2]
@@ -151,13 +151,13 @@ def score(task: int, q: Floats, k: Floats, slices: Ints, scale: Any, out: Any) -
 
 
 @jit.device
-def far(like: Floats) -> Any:
+def far(like: Floats) -> Scalar:
     """Scores beyond which a sum in parts and the sum itself are no longer one number."""
     return like.dtype.type(2.0**15 if like.itemsize == 4 else 2.0**44)
 
 
 @jit.device
-def negligible(like: Floats) -> Any:
+def negligible(like: Floats) -> Scalar:
     """Sums below this may have lost digits: ``e^-60`` or ``e^-600``."""
     return like.dtype.type(8.75651076269652e-27 if like.itemsize == 4 else 2.65039655e-261)
 
@@ -177,7 +177,7 @@ def tap_weights(g: Windows, bias: Floats, gate: Floats, x: Floats) -> None:
 
 
 @jit.device
-def peak(image: Floats, y0: int, y1: int, x0: int, x1: int) -> Any:
+def peak(image: Floats, y0: int, y1: int, x0: int, x1: int) -> Scalar:
     """Largest value of a box, clipped to the image; 0 if it has none above -inf."""
     H, W = image.shape
     top = image.dtype.type(-np.inf)

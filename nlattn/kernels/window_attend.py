@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nlattn._types import Floats, Ints
+from nlattn._types import Floats, Ints, Scalar
 from nlattn.kernels.exp import exp
 from nlattn.kernels.gemm import aligned
 from nlattn.kernels.window import (
@@ -39,7 +39,9 @@ class WindowTile(NamedTuple):
 
 
 @jit.device
-def _inside(first: int, count: int, stride: int, padding: int, taps: int, size: int) -> Any:
+def _inside(
+    first: int, count: int, stride: int, padding: int, taps: int, size: int
+) -> tuple[int, int]:
     """Taps ``low:high`` that lie inside for some of the windows ``first:first + count``."""
     low = max(0, padding - (first + count - 1) * stride)
     return low, max(low, min(taps, size + padding - first * stride))
@@ -70,7 +72,7 @@ def _offsets(g: Windows, s: WindowTile, row: int, channels: int, at: Ints, k0: i
 
 
 @jit.device
-def _powers(g: Windows, s: WindowTile, image: Floats, ref: Any, x: Floats) -> None:
+def _powers(g: Windows, s: WindowTile, image: Floats, ref: Scalar, x: Floats) -> None:
     """``exp(score - ref)`` of the pixels under a tile, 0 outside the image."""
     for y in range(s.rows):
         for f in range(g.sw):
@@ -125,7 +127,9 @@ def _invert(g: Windows, s: WindowTile, x: Floats) -> None:
 
 
 @jit.device
-def _add(g: Windows, s: WindowTile, factor: Any, c0: int, cn: int, x: Floats, out: Floats) -> None:
+def _add(
+    g: Windows, s: WindowTile, factor: Scalar, c0: int, cn: int, x: Floats, out: Floats
+) -> None:
     """Divide the sums and add them to the result."""
     for i in range(s.n_i):
         for j in range(s.n_j):
@@ -142,7 +146,7 @@ def _add(g: Windows, s: WindowTile, factor: Any, c0: int, cn: int, x: Floats, ou
 
 @jit.device
 def _weigh(
-    g: Windows, s: WindowTile, factor: Any, c0: int, cn: int, x: Floats, dout: Floats
+    g: Windows, s: WindowTile, factor: Scalar, c0: int, cn: int, x: Floats, dout: Floats
 ) -> None:
     """``dout . out`` so far, and with `learn` the cotangents over the sums."""
     for i in range(s.n_i):

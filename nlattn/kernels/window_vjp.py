@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nlattn._types import Floats, Ints
+from nlattn._types import Floats, Ints, Scalar
 from nlattn.kernels.exp import exp
 from nlattn.kernels.gemm import aligned
 from nlattn.kernels.window import Windows, far, negligible, over_windows, peak, tap_weights
@@ -221,7 +221,7 @@ def project(
     q: Floats,
     k: Floats,
     slices: Ints,
-    scale: Any,
+    scale: Scalar,
     dscore: Floats,
     dk: Floats,
     dq: Floats,

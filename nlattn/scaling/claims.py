@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from nlattn._types import Work
 from nlattn.scaling.judge import GrowthVerdict, judge
@@ -13,7 +12,7 @@ _SIZES = tuple(2**i for i in range(6, 13))
 
 
 def assert_complexity(
-    fn: Callable[[int], Any],
+    fn: Callable[[int], object],
     law: str,
     *,
     sizes: Sequence[int] = _SIZES,

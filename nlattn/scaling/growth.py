@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from nlattn._types import Floats
 
@@ -18,13 +19,13 @@ class GrowthRate(NamedTuple):
     power: float
     logs: int
 
-    def log2(self, n: Any) -> Floats:
+    def log2(self, n: ArrayLike) -> Floats:
         """``log2 f(n)``."""
         x = np.log2(np.asarray(n, np.float64))
         value: Floats = self.power * x + self.logs * np.log2(x)
         return value
 
-    def __call__(self, n: Any) -> Floats:
+    def __call__(self, n: ArrayLike) -> Floats:
         """``f(n)``."""
         value: Floats = np.exp2(self.log2(n))
         return value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,10 +59,10 @@ class LewisJob(NamedTuple):
 
         def stage(
             name: str,
-            function: Any,
+            function: Callable[..., Done],
             makes: list[ArraySpec],
-            reads: Any,
-            drops: Any = (),
+            reads: tuple[str, ...],
+            drops: tuple[str, ...] = (),
             step: int = 0,
         ) -> Stage:
             own = tuple(array.name for array in makes)
@@ -147,7 +148,7 @@ def _rests(folder: Folder, job: LewisJob, step: int) -> bool:
     return bool(folder.read(_names(step - 1)[3]).max() <= job.tol)
 
 
-def _rows(folder: Folder, job: LewisJob, step: int, first: int, last: int) -> tuple[Any, Any]:
+def _rows(folder: Folder, job: LewisJob, step: int, first: int, last: int) -> tuple[Floats, Floats]:
     """Some rows of keys or of whitened keys, and their factors."""
     if not step:
         return _check.frozen(leverage.mapped(job.path)[first:last]), _ALL
@@ -170,7 +171,7 @@ def _first(folder: Folder, step: int) -> whitened.FirstRoot:
 
 
 @threads.serial_blas
-def _products(rows: tuple[Any, Any], T: Floats) -> Floats:
+def _products(rows: tuple[Floats, Floats], T: Floats) -> Floats:
     """Gram matrices of the blocks of some rows, (blocks, d, d)."""
     blocks = -(-len(rows[0]) // kernels.ROWS)
     partial: Floats = np.empty((blocks, T.shape[1], T.shape[1]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from nlattn._types import Function, Options, Work
 from nlattn.conformance.table.recipe import Recipe
@@ -140,7 +140,7 @@ class Softmax:
     """Whether its options are those of softmax attention itself."""
     scale: float | None = None
     """The default; ``1/sqrt(d)`` if None."""
-    only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    only: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     """Options that it must have for that, the first value being the default."""
 
 
