@@ -11,6 +11,7 @@ class Options(NamedTuple):
     """What is taken beside queries, keys and values; "base" is that of lse."""
 
     scale: Any = None
+    softcap: Any = None
     causal: bool = False
     causal_offset: Any = 0
     window: Any = None
@@ -39,15 +40,24 @@ class Steps(NamedTuple):
     sink: Any
     out: Any
     lse: Any
+    slope: Any = 1.0
+    v: Any = None
 
 
 def _forward(bad: str, q: Any, k: Any, v: Any, o: Options) -> Steps:
     n, m = q.shape[-2], k.shape[-2]
     raw_q = q
+    if o.key_lengths is not None and bad != "leaking padding":  # 0 times NaN is NaN
+        gone = np.arange(m)[:, None] >= np.asarray(o.key_lengths)[..., None, None]
+        if bad not in ("keys ignored", "lengths of the first"):
+            k, v = np.where(gone, 0, k), np.where(gone, 0, v)
     if o.qk_norm is not None and bad != "no norm":
         q, k = (_unit(bad, x, o.qk_norm) for x in (q, k))
     factor = q.dtype.type(raw_q.shape[-1] ** -0.5 if o.scale is None else o.scale)
-    s = factor * (q @ np.swapaxes(k, -1, -2))
+    s, slope = factor * (q @ np.swapaxes(k, -1, -2)), 1.0
+    if o.softcap is not None:
+        bent = np.tanh(s / o.softcap)
+        s, slope = o.softcap * bent, 1 - bent * bent
     i, j = np.arange(n)[:, None], np.arange(m)
     keys, queries = (
         np.asarray(size if x is None else x)[..., None, None]
@@ -65,12 +75,16 @@ def _forward(bad: str, q: Any, k: Any, v: Any, o: Options) -> Steps:
     block = np.ones((1, 1), bool)
     if o.cu_seqlens_q is not None:
         cu_q, cu_k = o.cu_seqlens_q, o.cu_seqlens_k
+        if bad == "empty skipped":
+            cu_q = cu_q[np.concatenate([[True], np.diff(cu_q) > 0])]
         if bad == "one pack":
             cu_q, cu_k = (np.array([0, x[-1]]) for x in (cu_q, cu_k))
         of_q, of_k = (
             np.searchsorted(x, at.ravel(), "right") - 1 for x, at in ((cu_q, i), (cu_k, j))
         )
         block = (of_q[:, None] == of_k) & (of_k < len(cu_k) - 1)
+        if bad == "empty skipped":
+            cu_k = cu_k[: len(cu_q)]
         own_q = np.minimum(of_q, len(cu_q) - 2)
         queries = np.where(of_q < len(cu_q) - 1, n, 0)[:, None]
         step = (cu_k[own_q] - cu_q[own_q])[:, None]
@@ -100,6 +114,8 @@ def _forward(bad: str, q: Any, k: Any, v: Any, o: Options) -> Steps:
     logit = np.full((1, 1), -np.inf, q.dtype) if o.sinks is None else o.sinks[..., None, None]
     if bad == "scaled sinks":
         logit = logit * factor
+    if bad == "capped sinks" and o.softcap is not None and o.sinks is not None:
+        logit = o.softcap * np.tanh(logit / o.softcap)
     if bad == "no sinks":
         logit = logit - np.inf
     logit = np.where(there, logit, -np.inf)
@@ -119,7 +135,10 @@ def _forward(bad: str, q: Any, k: Any, v: Any, o: Options) -> Steps:
             kept = kept / np.maximum(kept.sum(-1, keepdims=True), 1e-30)
     with np.errstate(divide="ignore"):
         lse = (floor + np.log(total))[..., 0]
-    return Steps(q, k, factor, p, kept, sink, (kept @ v).astype(v.dtype), lse)
+    out = (kept @ v).astype(raw_q.dtype)
+    if bad == "unwritten padding" and o.query_lengths is not None:
+        out = np.where(there, out, out[..., :1, :] + 3).astype(out.dtype)
+    return Steps(q, k, factor, p, kept, sink, out, lse, slope, v)
 
 
 def _unit(bad: str, x: Any, eps: float) -> Any:
@@ -166,7 +185,7 @@ def attention_vjp(
         raise NotImplementedError
     o = Options(**options)
     st = _forward(bad, q, k, v, o)
-    dp, kept = dout @ np.swapaxes(v, -1, -2), st.kept
+    dp, kept = dout @ np.swapaxes(st.v, -1, -2), st.kept
     if o.dropout_mask is not None and bad != "dropout forward alone":
         dp = np.where(o.dropout_mask, dp, 0) * o.dropout_scale
     if bad == "other dropout":
@@ -174,7 +193,7 @@ def attention_vjp(
     mean = (st.p * dp).sum(-1, keepdims=True)
     if dlse is not None and bad != "no dlse":
         mean = mean - dlse[..., None] / (np.log(2) if lse_base == "2" and bad != "dlse" else 1)
-    ds = st.p * (dp - mean)
+    ds = st.p * (dp - mean) * st.slope
     dq, dk = st.factor * ds @ st.k, st.factor * np.swapaxes(ds, -1, -2) @ st.q
     if o.qk_norm is not None and bad != "norm forward alone":
         dq, dk = (_unit_vjp(x, g, o.qk_norm) for x, g in ((q, dq), (k, dk)))
@@ -198,6 +217,8 @@ def _unit_vjp(x: Any, g: Any, eps: float) -> Any:
 FORWARD = {
     "keys ignored": "without the key lengths",
     "lengths of the first": "with the first sequence's number of keys for all",
+    "leaking padding": "with masked numbers in its sums: 0 times NaN",
+    "unwritten padding": "",
     "padding computed": "with the padding of queries computed",
     "top left": "causal from the top left corner",
     "padded corner": "causal from the corner of the padded arrays",
@@ -205,8 +226,10 @@ FORWARD = {
     "still window": "with the window about the query itself",
     "one pack": "with packed sequences seeing each other",
     "global rows": "causal by places in the whole pack",
+    "empty skipped": "with sequences without queries left out of the list",
     "no sinks": "without the sinks",
     "scaled sinks": "with the sinks scaled like the scores",
+    "capped sinks": "with the sinks capped like the scores",
     "sink itself": "with the sinks themselves in the normaliser, not their exponentials",
     "unshifted sink": "with the sinks' exponentials not shifted by the maximum",
     "lse without sinks": "with lse without the sinks",

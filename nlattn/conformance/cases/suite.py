@@ -168,7 +168,12 @@ def _changes(rng: np.random.Generator, spec: OpSpec, arrays: dict[str, Array]) -
 
 
 def _hidden(arrays: Mapping[str, Array]) -> Array | None:
-    """Keys (m,) that no query of any head may attend to; None where nothing hides any."""
+    """Keys (m,) that no query of any head may attend to, or (..., m) that heads do not have.
+
+    None where nothing hides any.
+    """
+    if "key_lengths" in arrays and "mask" not in arrays:
+        return np.arange(arrays["k"].shape[-2]) >= np.asarray(arrays["key_lengths"])[..., None]
     mask = arrays.get("mask")
     if mask is not None:
         return np.logical_not(mask.any(tuple(range(mask.ndim - 1))))
@@ -187,6 +192,6 @@ def _cast(name: str, x: Array, dtype: str, recipe: Recipe, hidden: Array | None)
         x = np.where(hidden[..., None], {"float16": 1e3}.get(dtype, 1e30), x)
     wild_in = {"hidden NaN": ("k", "v"), "hidden NaN keys": ("k",)}.get(recipe.values, ())
     if name in wild_in and hidden is not None:
-        wild = np.where(np.arange(len(hidden)) % 3 == 1, np.inf, np.nan)[:, None]
+        wild = np.where(np.arange(hidden.shape[-1]) % 3 == 1, np.inf, np.nan)[:, None]
         x = np.where(hidden[..., None], wild, x)
     return x.astype(dtype_of(dtype))

@@ -12,6 +12,7 @@ _LENGTHS = ("key_lengths", "query_lengths")
 DECODER = (
     Recipe("key-lengths", lead=(4, 2), extra=("key_lengths",), dtypes=ALL),
     Recipe("key-lengths-pages", {}, {"n": 3, "m": 75}, lead=(4, 2), extra=("key_lengths:pages",)),
+    Recipe("key-lengths-nan", lead=(4, 2), extra=("key_lengths",), values="hidden NaN"),
     Recipe("query-lengths", {"return_lse": True}, lead=_LEAD, extra=("query_lengths",)),
     Recipe("lengths-corner", _CORNER, _LONGER, lead=(4, 2), extra=_LENGTHS, dtypes=ALL),
     Recipe("causal-corner", _CORNER),
@@ -30,6 +31,7 @@ DECODER = (
     ),
     Recipe("sinks", {"return_lse": True}, lead=_LEAD, extra=("sinks",), dtypes=ALL),
     Recipe("sinks-mask", {"scale": 0.6}, lead=_LEAD, extra=("sinks", "mask")),
+    Recipe("sinks-softcap", {"softcap": 0.7}, lead=_LEAD, extra=("sinks",), values="negative"),
     Recipe("sinks-large", lead=_LEAD, extra=("sinks",), values="large"),
     Recipe("sinks-deep", {"return_lse": True}, lead=_LEAD, extra=("sinks",), values="deep"),
     Recipe("sinks-decode", sizes={"n": 1, "m": 70, "d": 8, "e": 4}, lead=(3,), extra=("sinks",)),

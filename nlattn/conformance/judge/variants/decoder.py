@@ -94,6 +94,15 @@ def _ends(c: Call) -> Result:
     return c.given(mask=mask if c.get("mask") is None else mask & c["mask"])()
 
 
+def _skipped(c: Call) -> Result:
+    """Sequences without queries left out of one list, so that later ones have others' keys."""
+    of_q = np.asarray(c["cu_seqlens_q"])
+    kept = of_q[np.concatenate([[True], np.diff(of_q) > 0])]
+    if len(kept) == len(of_q):
+        raise ValueError
+    return c.given(cu_seqlens_q=kept, cu_seqlens_k=c["cu_seqlens_k"][: len(kept)])()
+
+
 def _sinking(power: Callable[[Call, Stages, Array], Array]) -> Run:
     """With something else than the sink's exponential in the normaliser, less the maximum's."""
 
@@ -202,6 +211,7 @@ VARIANTS = tuple(
             of(lambda c: c.given(cu_seqlens_k=np.minimum(c["cu_seqlens_q"], c["k"].shape[-2]))()),
         ),
         ("with the last key of each packed sequence left out", of(_ends)),
+        ("with sequences without queries left out of the list", of(_skipped)),
         ("without the key lengths", _of_all("key_lengths", lambda c: c["k"].shape[-2])),
         (
             "with the padding of queries computed",
@@ -224,6 +234,10 @@ VARIANTS = tuple(
         (
             "with the sinks scaled like the scores",
             of(lambda c: c.given(sinks=_scale(c) * c["sinks"])()),
+        ),
+        (
+            "with the sinks capped like the scores",
+            of(lambda c: c.given(sinks=c["softcap"] * np.tanh(c["sinks"] / c["softcap"]))()),
         ),
         ("with the first head's sink for all", _first("sinks")),
         (
