@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 from pathlib import Path
@@ -87,3 +88,12 @@ def test_every_citation_is_in_the_references():
     for path in [*PAGES, *(ROOT / "nlattn").rglob("*.py")]:
         cited |= set(re.findall(r"\[([a-z]+(?:19|20)\d\d)[\],]", path.read_text()))
     assert cited <= known, cited - known
+
+
+def test_what_a_package_index_shows_has_no_link_into_this_folder() -> None:
+    try:
+        text = str(importlib.metadata.metadata("nlattn").get_payload())
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("nlattn is not installed")
+    assert "## Operators" in text and "`certified_attention`" in text
+    assert not re.search(r"\]\((?!https?://|#)", text)
