@@ -54,6 +54,9 @@ def values(rng: np.random.Generator, spec: OpSpec, recipe: Recipe) -> dict[str, 
         if kind == "groups":
             for shared in ("k", "v"):
                 arrays[shared] = arrays[shared][..., : int(detail), :, :]
+        if kind == "one":
+            for shared in {*detail.split()} & {*arrays}:
+                arrays[shared] = np.take(arrays[shared], [0], len(recipe.lead) - 1)
         if kind == "shared":
             for shared in {*detail.split()} & {*arrays}:
                 arrays[shared] = arrays[shared][(0,) * len(recipe.lead)]
@@ -121,6 +124,8 @@ _VALUES: dict[str, Callable[[np.random.Generator, str, Array], Array]] = {
     "hidden NaN keys": lambda _, __, x: x,
     "NaN": _some_nan,
     "tight": _tight,
+    "shifted": lambda _, name, x: x if name == "v" else x + 32,
+    "ones": lambda _, __, x: np.ones_like(x),
     "no keys": lambda _, name, x: 0 * x if name == "k" else x,
     "alone": lambda _, __, x: np.where(np.arange(x.shape[-2])[:, None] == 1, 4.0, 0.0) + 0 * x,
     "ones of v": lambda _, name, x: (

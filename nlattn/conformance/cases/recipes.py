@@ -15,6 +15,16 @@ _HEADS = (
     Recipe("heads-more", lead=(13,)),
     Recipe("keys-shared", lead=(2, 3), extra=("shared:k v",)),
 )
+_APART = tuple(
+    Recipe(label, lead=lead, extra=(f"one:{names}",), kinds=("forward", "vjp"))
+    for label, lead, names in (
+        ("keys-of-one-head", (2, 3), "k v"),
+        ("queries-of-one-head", (3,), "q"),
+        ("values-of-three-heads", (3,), "q k"),
+        ("one-head-of-values", (2, 2), "v"),
+    )
+)
+"""Heads of some arrays alone: leading axes of 1, which broadcast."""
 _LAYOUTS = tuple(
     Recipe(layout.lower(), layout=layout)
     for layout in ("reversed", "strided", "Fortran", "heads-last")
@@ -88,6 +98,7 @@ def _common(spec: OpSpec) -> list[Recipe]:
         found.append(Recipe("heads-last", lead=lead, layout="heads-last"))
     if {"q", "k"} <= {*spec.arrays} and spec.heads and not spec.cases.one_head:
         found.append(Recipe("broadcast", lead=(2, 2), layout="broadcast"))
+        found += _APART
     if "q" in spec.arrays:
         found += [Recipe("equal-rows", values="equal"), Recipe("large", values="large")]
         found += [Recipe(values, values=values, dtypes=ALL) for values in _hard(spec)]
@@ -253,8 +264,8 @@ def _completed(spec: OpSpec, recipe: Recipe) -> Recipe:
     if given and not any(name.split(":")[0] in (given, "field") for name in extra):
         extra = (*extra, given)
     options = {n: x for n, x in spec.options.items() if not (given == "index" and n == "keys")}
+    left_out = {n for n, x in recipe.options.items() if x is None and n in options}
     has = {"vjp": spec.has_vjp, "jvp": spec.has_jvp}
     kinds = tuple(k for k in recipe.kinds if has.get(k, True))
-    return replace(
-        recipe, sizes=sizes, extra=extra, options={**options, **recipe.options}, kinds=kinds
-    )
+    options = {n: x for n, x in {**options, **recipe.options}.items() if n not in left_out}
+    return replace(recipe, sizes=sizes, extra=extra, options=options, kinds=kinds)

@@ -22,12 +22,16 @@ EXACT = 1e-12
 Results = Mapping[str, Array]
 
 
+def _tolerance(case: Case) -> float:
+    return float(case.options.get("tolerance", 1e-3))  # the operator's default
+
+
 def promised(case: Case) -> bool:
     """Whether a case's results are judged by a promise."""
     some = case.options
     match case.spec.cases.promises if case.kind == "forward" else "":
         case "missed":
-            return bool(some.get("tolerance", EXACT) > EXACT or some.get("return_missed"))
+            return bool(_tolerance(case) > EXACT or some.get("return_missed"))
         case "bracket":
             return "steps" in some or "tol" in some
         case "residual":
@@ -39,7 +43,7 @@ def room(case: Case, got: Results, bounds: Results) -> dict[str, Array]:
     """Bounds of each result, with what the promise allows, by what the backend says it missed."""
     if case.spec.cases.promises != "missed":
         return {name: np.full(np.shape(x), np.inf) for name, x in bounds.items()}
-    most = case.options.get("tolerance", 0.0)
+    most = _tolerance(case)
     said = np.asarray(got.get("missed", most), float)
     part = np.clip(np.where(np.isfinite(said), said, 0), 0, most)
     part = np.broadcast_to(part, case.arrays["q"].shape[:-1])
@@ -68,7 +72,7 @@ def broken(case: Case, want: Results, got: Results, bounds: Results) -> str:
 
 def _missed(case: Case, got: Results, bounds: Results) -> str:
     """Shares of the weight, seen by values of 0 and 1: ``w'_j / Z = out_j exp(lse' - lse)``."""
-    most = case.options.get("tolerance", 0.0)
+    most = _tolerance(case)
     said = np.asarray(got.get("missed", most), float)
     if (said < 0).any():
         return "missed is negative"

@@ -159,7 +159,8 @@ def _where(wrong: Array, got: Array) -> str:
     """Along which axis the wrong elements are the last ones, or the first, or of few places."""
     what = "NaN" if np.isnan(got[wrong]).all() else "0" if not got[wrong].any() else "wrong"
     where = place(wrong)
-    left = ", as if the rest of a block were left out" if where.startswith("from") else ""
+    tail = where.startswith("from") and "leading" not in where
+    left = ", as if the rest of a block were left out" if tail else ""
     return f"right but {what} {where}{left}" if where else ""
 
 

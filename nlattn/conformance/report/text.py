@@ -68,7 +68,8 @@ def lines(report: Report) -> list[tuple[str, ...]]:
         count = Counter(v.status for v in found)
         failed = sum(v.failed for v in found)
         judged = [v for v in found if v.status in ("pass", "suspicious", "fail")]
-        worst = max(judged, key=lambda v: v.ratio, default=None)
+        bad = [v for v in judged if v.failed]
+        worst = max(bad or judged, key=lambda v: v.ratio, default=None)
         if worst is None:
             reasons = Counter(v.detail for v in found)
             figure, where = "", reasons.most_common(1)[0][0]
@@ -102,9 +103,13 @@ def failure(report: Report, verdict: Verdict) -> str:
         text.append(f"  {verdict.detail}")
     if verdict.output and not (math.isnan(verdict.want) and math.isnan(verdict.got)):
         text.append(
-            f"  {place(verdict)}: got {verdict.got:.17g}, want {verdict.want:.17g}, bound "
-            f"{verdict.bound:.3g}, error/bound {number(verdict.ratio)}, "
-            f"{verdict.digits:.1f} digits right, {number(verdict.rival)} times NumPy's error"
+            f"  {place(verdict)}: got {verdict.got:.17g}, want {verdict.want:.17g}"
+            + (
+                ""
+                if math.isnan(verdict.bound)
+                else f", bound {verdict.bound:.3g}, error/bound {number(verdict.ratio)}, "
+                f"{verdict.digits:.1f} digits right, {number(verdict.rival)} times NumPy's error"
+            )
         )
     if verdict.diagnosis:
         text.append(f"  {verdict.diagnosis}")

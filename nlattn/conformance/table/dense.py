@@ -184,6 +184,7 @@ ROWS = (
                 ),
             ),
             recipes=(
+                Recipe("gaussian-scale", {"pairwise": "gaussian", "scale": 0.4}, lead=(2,)),
                 Recipe(
                     "dot-product-tiles", {"pairwise": "dot_product"}, sizes=TILES, tier="standard"
                 ),
@@ -219,6 +220,22 @@ ROWS = (
             recipes=(
                 Recipe("lse", {"return_lse": True}, kinds=("forward",)),
                 *_TOLERANCES,
+                Recipe(
+                    "default-tolerance",
+                    {"tolerance": None, **_MISSED},
+                    {"n": 9, "m": 1000, "d": 4, "e": 1000},
+                    values="ones of v",
+                    kinds=("forward",),
+                    dtypes=("float32",),
+                ),
+                Recipe(
+                    "equal-keys",
+                    {"tolerance": 1e-2},
+                    {"m": 1000},
+                    values="equal",
+                    kinds=("forward",),
+                    dtypes=("float32",),
+                ),
                 Recipe("gaussian", {"weight": "gaussian", "bandwidth": 2.0}),
                 Recipe(
                     "gaussian-causal",

@@ -113,7 +113,13 @@ ROWS = (
                 ),
                 (Recipe("weights", extra=("weights",)),),
             ),
-            recipes=(Recipe("weights-p-1", {"p": 1.0}, extra=("weights",)),),
+            recipes=(
+                Recipe("weights-p-1", {"p": 1.0}, extra=("weights",)),
+                Recipe("p-half", {"p": 0.5}),
+                Recipe("p-1.5", {"p": 1.5}),
+                Recipe("weights-p-1.5", {"p": 1.5}, extra=("weights",)),
+                Recipe("p-2.5", {"p": 2.5}, sizes={"m": 24}),
+            ),
         ),
         growth=Growth(counted="steps", follows="3 m d^2 (1 + steps)"),
         wrong=("two ends",),
@@ -188,6 +194,10 @@ ROWS = (
             ),
             recipes=(
                 Recipe("causal", {"causal": True}),
+                Recipe("causal-p-3", {"causal": True, "p": 3.0}),
+                Recipe("causal-p-1", {"causal": True, "p": 1.0, "eps": 0.4}),
+                Recipe("p-2.5", {"p": 2.5}),
+                Recipe("p-1.5", {"p": 1.5, "eps": 0.4}, sizes={"m": 24}),
                 Recipe(
                     "causal-heads", {"causal": True, "eps": 0.3}, lead=(2,), dtypes=("float32",)
                 ),
@@ -221,6 +231,10 @@ ROWS = (
             factored=True,
             ways=("normaliser",),
             recipes=(
+                Recipe("p-2.5", {"p": 2.5}),
+                Recipe("p-0.7", {"p": 0.7, "eps": 0.08}, sizes={"n": 24, "m": 16}),
+                Recipe("causal-p-1.5", {"p": 1.5, "causal": True}, sizes={"n": 24, "m": 24}),
+                Recipe("equal-to-eps", {"eps": 0.5}, sizes={"n": 3, "m": 2, "d": 1}, values="ones"),
                 Recipe("sums", {"normaliser": "dense"}),
                 Recipe("sums-factor", {"normaliser": "factor", "p": 4.0}),
             ),

@@ -80,6 +80,7 @@ ROWS = (
             ),
             recipes=(
                 Recipe("no-features", {"kernel": "none"}),
+                Recipe("causal-max", {"causal": True, "stabilizer": "max"}, lead=(2,)),
                 Recipe("detached", {"stabilizer_gradient": "detached"}, kinds=("vjp", "jvp")),
                 Recipe(
                     "detached-causal",
@@ -148,6 +149,11 @@ ROWS = (
                 (Recipe("eps", {"eps": 0.1}), Recipe("floor", {"floor": 1.5})),
             ),
             recipes=(
+                Recipe(
+                    "defaults",
+                    {"positives": None, "negatives": None, "margin": None},
+                    sizes={"m": 70},
+                ),
                 Recipe("parity", {"parity": True}, layout="strided"),
                 Recipe("parity-few", {"parity": True, "negatives": [13, 15]}, lead=(2,)),
             ),

@@ -36,6 +36,13 @@ ROWS = (
             ),
             recipes=(
                 Recipe("all-pixels", {"support": "certified", "tolerance": 1e-13}),
+                Recipe(
+                    "default-patches",
+                    {"patch_size": None, "patch_distance": None},
+                    sizes={"H": 13, "W": 12},
+                    kinds=("forward",),
+                    dtypes=("float32",),
+                ),
                 Recipe("topk", {"topk": 3}, layout="strided"),
                 Recipe(
                     "topk-pixel", {"topk": 5, "aggregate": "pixel", "search": "window"}, lead=(2,)
@@ -89,7 +96,10 @@ ROWS = (
                 (Recipe("temperature", {"temperature": 2.0}),),
                 (Recipe("floor", {"floor": 8.0}),),
             ),
-            recipes=(Recipe("best-of-equal", {"assign": "argmax"}, values="no keys"),),
+            recipes=(
+                Recipe("patch-5", {"patch": 5}, sizes={"Hq": 7, "Wq": 6, "Hk": 6, "Wk": 7}),
+                Recipe("best-of-equal", {"assign": "argmax"}, values="no keys"),
+            ),
         ),
         growth=Growth(
             Law("n*m", "n*m*(d + s**2*e)", "n*m*(2*d + 2*s**2*e + 1)"), coarser_keys=True
@@ -126,6 +136,15 @@ ROWS = (
                 (Recipe("patch-1", {"patch": 1}),),
                 (Recipe("no-matches", extra=("field:gaps",)),),
                 (Recipe("temperature", {"temperature": 3.0}),),
+            ),
+            recipes=(
+                Recipe("patch-5", {"patch": 5}, sizes={"Hq": 7, "Wq": 6, "Hk": 6, "Wk": 7}),
+                Recipe("default-temperature", {"temperature": None}),
+                Recipe(
+                    "edge-5",
+                    {"patch": 5, "border": "edge", "aggregate": True},
+                    sizes={"Hq": 7, "Wq": 6, "Hk": 6, "Wk": 7},
+                ),
             ),
         ),
         growth=Growth(

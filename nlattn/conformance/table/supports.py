@@ -69,6 +69,8 @@ ROWS = (
             ),
             recipes=(
                 Recipe("no-keys", {"topk": 2}, sizes={"m": 0}),
+                Recipe("cosine-scale", {"score": "cosine", "scale": 0.3}),
+                Recipe("default-scale", {"score": "cosine", "topk": 2}, lead=(2,)),
                 Recipe("start", {"topk": 2}, extra=("start",)),
                 Recipe(
                     "start-mask", {"topk": 3, "causal": True}, lead=(2,), extra=("start", "mask")
@@ -128,6 +130,32 @@ ROWS = (
                 Recipe("norm", {"qk_norm": 0.01}),
                 Recipe("lse-2", {"return_lse": True, "lse_base": "2"}),
                 Recipe("dropout", {"dropout_scale": 1.25}, extra=("support", "edge_dropout")),
+                Recipe("lse-empty", {"return_lse": True}, extra=("support:gaps",)),
+                Recipe(
+                    "gaussian-shifted",
+                    {"weight": "gaussian", "bandwidth": 2.0},
+                    values="shifted",
+                ),
+                Recipe("cap-bias", {"softcap": 0.8}, extra=("support", "edge_bias")),
+                Recipe(
+                    "gaussian-sinks",
+                    {"weight": "gaussian", "bandwidth": 2.0, "return_lse": True},
+                    lead=(2, 3),
+                    extra=("sinks",),
+                ),
+                Recipe(
+                    "dropout-gaussian",
+                    {"weight": "gaussian", "bandwidth": 2.0, "dropout_scale": 1.25},
+                    extra=("support", "edge_dropout"),
+                ),
+                Recipe(
+                    "dropout-lse",
+                    {"return_lse": True, "softcap": 0.8},
+                    lead=(2,),
+                    extra=("support", "edge_dropout", "sinks"),
+                ),
+                Recipe("norm-cap", {"qk_norm": 0.01, "softcap": 0.8, "scale": 2.0}),
+                Recipe("abspow-1.5", {"weight": "abspow", "power": 1.5}),
                 Recipe("one-key-of-all", sizes={"n": 70, "m": 9}, extra=("support:hub",)),
             ),
         ),
@@ -154,6 +182,7 @@ ROWS = (
             given="support",
             recipes=(
                 Recipe("field", extra=("field",), layout="strided"),
+                Recipe("lse-empty", {"return_lse": True}, lead=(2,), extra=("support:gaps",)),
                 Recipe("field-gaps", {"window": 5}, extra=("field:gaps",)),
                 Recipe("field-heads", {"scale": 0.6}, lead=(2,), extra=("field",)),
                 Recipe("neighbours", {"kind": "neighbours"}, extra=("field",), values="offset"),
@@ -271,6 +300,7 @@ ROWS = (
                 (Recipe("lse", {"return_lse": True}),),
             ),
             recipes=(
+                Recipe("default-keys", {"keys": None}, sizes={"m": 50}),
                 Recipe("two-words", sizes={"d": 128}, dtypes=ALL),
                 Recipe("a-bit-more", sizes={"d": 65}),
                 Recipe("many-keys", {"keys": 40}, sizes=TILES, tier="standard"),

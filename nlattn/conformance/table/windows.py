@@ -72,7 +72,18 @@ ROWS = (
                 (Recipe("gate", extra=("gate",)),),
                 (Recipe("window-3x5", {"window": [3, 5]}),),
             ),
-            recipes=(Recipe("bias-gate", extra=("bias", "gate")),),
+            recipes=(
+                Recipe("bias-gate", extra=("bias", "gate")),
+                Recipe("scale-3", {"scale": 3}, sizes={"f": 9}, extra=("bias",), layout="strided"),
+                Recipe(
+                    "scale-3-gate",
+                    {"scale": 3},
+                    sizes={"f": 9, "H": 4, "W": 6},
+                    extra=("gate",),
+                    layout="strided",
+                ),
+                Recipe("scale-1", {"scale": 1}, sizes={"f": 1}, layout="reversed"),
+            ),
         ),
         growth=Growth(
             Law(
@@ -125,6 +136,20 @@ ROWS = (
             recipes=(
                 Recipe("sequences", {"window": [4]}, sizes={"H": 3, "W": 11}, dtypes=ALL),
                 Recipe("volume", {"window": [2, 3, 3]}, lead=(4,)),
+                Recipe(
+                    "volume-strides",
+                    {"window": [2, 4, 3], "stride": [1, 3, 2], "causal": [True, False, False]},
+                    lead=(4,),
+                ),
+                Recipe("volume-dilation", {"window": [2, 3, 3], "dilation": [1, 2, 3]}, lead=(5,)),
+                Recipe(
+                    "sequences-causal", {"window": [4], "causal": True}, sizes={"H": 3, "W": 11}
+                ),
+                Recipe(
+                    "sequences-stride",
+                    {"window": [5], "stride": [3], "dilation": [2], "return_lse": True},
+                    sizes={"H": 3, "W": 21},
+                ),
                 Recipe(
                     "everything",
                     {

@@ -53,8 +53,11 @@ def _summed(gradients: Any, inputs: list[Any]) -> Any:
     several = isinstance(gradients, tuple)
     found = []
     for g, x in zip(gradients if several else [gradients], inputs, strict=False):
-        more = len(g.shape) - len(np.shape(x)) if np.shape(x) else 0
-        found.append(stored(g).sum(tuple(range(more))) if more > 0 else g)
+        shape = np.shape(x)
+        more = len(g.shape) - len(shape) if shape else 0
+        g = stored(g).sum(tuple(range(more))) if more > 0 else g
+        once = tuple(a for a, n in enumerate(shape[:-1]) if n == 1 != g.shape[a]) if shape else ()
+        found.append(stored(g).sum(once, keepdims=True) if once else g)
     return tuple(found) if several else found[0]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from nlattn._types import Array
 from nlattn.conformance.judge.variants.base import Call, Run, Variant, needs, several, step
+from nlattn.conformance.judge.variants.linear import _normaliser
 
 _PLAIN = ("pairwise",)
 Change = Callable[[Array], Array]
@@ -40,7 +41,21 @@ def _hinge_of_the_mean(c: Call) -> Any:
     return np.where(mean.real > 0, mean, 0)
 
 
+def _normaliser_held(A: Array, D: Array) -> Any:
+    return A * D / D.real, D
+
+
 OTHERS = (
+    Variant(
+        "without the gradient of the normaliser",
+        ("positive features", "amplified features"),
+        _normaliser(_normaliser_held),
+    ),
+    Variant(
+        "without the last feature",
+        ("positive features", "amplified features"),
+        lambda c: c.given(projection=c["projection"][:-1])(),
+    ),
     Variant("with the hinge after the mean", ("ranks",), _hinge_of_the_mean),
     Variant(
         "with the floor added to lengths, not their least",

@@ -62,6 +62,32 @@ def _signed(c: Call) -> Result:
     return step("probabilities", wrong, "sparse")(c)
 
 
+def _normaliser_held(c: Call) -> Result:
+    """Weights over a sum that does not move."""
+
+    def wrong(_: Call, f: Function, s: Array, weight: str, power: float) -> Any:
+        P, lse = f(s, weight, power)
+        if weight == "dot" or not s.size:
+            raise ValueError
+        steep = power / np.where(s.real == 0, 1, s.real) if weight == "abspow" else 1.0
+        return P * (1 + 1j * (P.real * steep * s.imag).sum()), lse
+
+    return step("probabilities", wrong, "sparse")(c)
+
+
+def _of_the_first_head(c: Call) -> Result:
+    """Rows of the first head's support, for all heads."""
+    indptr, indices, shape = (c[f"support.{x}"] for x in ("indptr", "indices", "shape"))
+    n, heads = int(shape[-2]), int(np.prod(shape[:-2]))
+    if heads < 2:
+        raise ValueError
+    first = indptr[: n + 1]
+    pointers = np.concatenate([first[:1], *(first[1:] + h * first[-1] for h in range(heads))])
+    return c.given(
+        support__indptr=pointers, support__indices=np.tile(indices[: first[-1]], heads)
+    )()
+
+
 def _entered_as_zero(name: str) -> Run:
     """Masked rows are 0 and count."""
 
@@ -96,7 +122,14 @@ VARIANTS = (
             },
         },
     ),
-    *several(_SUPPORT, {"with powers that keep their sign": _signed}),
+    *several(
+        _SUPPORT,
+        {
+            "with powers that keep their sign": _signed,
+            "with the support of the first head for all": _of_the_first_head,
+            "without the gradient of the normaliser": _normaliser_held,
+        },
+    ),
     *several(
         _MASKED,
         {
