@@ -80,6 +80,8 @@ def _diagnosis(
             or _sentence(combined.in_part(case, want, got, effort))
             or structure.multiples(case, want, got)
             or _sentence(combined.other_number(case, want, got))
+            or structure.unwritten(case, want, got)
+            or _sentence(_explanations(case, got, _held(case).within(effort)))
             or structure.describe(case, want, got)
             or (_sentence(combined.pair(case, want, got, effort)) if two else "")
             or structure.only(case, want, got)
@@ -146,12 +148,18 @@ def _again(case: Case, names: set[str]) -> Iterator[Way]:
             if variant.name in names and (made := results(case, variant, call)) is not None:
                 yield variant.name, _whole(made, precision(dtype_of(case.dtype)).huge)
     elif case.kind == "vjp":
-        yield from _of_variants(case, [v for v in _known(case) if v.name in names])
+        some = (*_known(case), *detached.paths(case))
+        yield from _of_variants(case, [v for v in some if v.name in names])
 
 
 def _known(case: Case) -> list[variants.Variant]:
-    held = detached.paths(case) if case.kind != "forward" else ()
-    return [*variants.of(case.op), *options.others(case), *held]
+    return [*variants.of(case.op), *options.others(case)]
+
+
+@lru_cache(maxsize=64)
+def _held(case: Case) -> Lazy[Way]:
+    """Gradients that leave out a path."""
+    return Lazy(_of_variants(case, detached.paths(case)) if case.kind == "vjp" else iter(()))
 
 
 def _forward(case: Case) -> Iterator[Way]:

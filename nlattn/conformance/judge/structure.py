@@ -66,6 +66,11 @@ def multiples(case: Case, want: Mapping[str, Array], got: Mapping[str, Array]) -
     return describe(case, want, got) if said and all(said.values()) else ""
 
 
+def unwritten(case: Case, want: Mapping[str, Array], got: Mapping[str, Array]) -> str:
+    """The description, where a result is 0 or NaN everywhere; empty otherwise."""
+    return describe(case, want, got) if any(_stale(x, got[n]) for n, x in want.items()) else ""
+
+
 def fine(case: Case, want: Mapping[str, Array], got: Mapping[str, Array]) -> list[str]:
     """Results within their bounds, of which nothing may be said; none if all of them are."""
     bounds = allowed(case)
