@@ -55,10 +55,11 @@ def together_small(P: Any, tolerance: float) -> Any:
     return gone
 
 
+SHARES = ("shares-1e-06", "shares-0.001", "shares-0.1")
 MISSED = ("missed-1e-06", "missed-0.001", "missed-0.1", "missed-masked", "missed-gaussian")
 
 
-@pytest.mark.parametrize("label", [*MISSED, "within-1e-06", "within-0.001", "within-0.1"])
+@pytest.mark.parametrize("label", [*MISSED, *SHARES, "within-1e-06", "within-0.001", "within-0.1"])
 def test_what_keeps_to_the_tolerance_passes(label: str) -> None:
     c = case("certified_attention", label)
     verdict = judge(c, certified(c, together_small))
@@ -73,6 +74,14 @@ def test_shares_that_are_too_large_or_unsaid_fail(label: str) -> None:
     assert verdict.failed
     assert "misplaces" in verdict.detail
     assert judge(c, certified(c, together_small, lambda x: x * 0 - 1e-3)).failed
+
+
+@pytest.mark.parametrize("label", SHARES)
+def test_shares_are_seen_without_the_normaliser(label: str) -> None:
+    c = case("certified_attention", label)
+    verdict = judge(c, certified(c, lambda P, tolerance: together_small(P, 4 * tolerance)))
+    assert verdict.failed
+    assert "misplaces" in verdict.detail
 
 
 def test_a_share_above_the_tolerance_fails() -> None:

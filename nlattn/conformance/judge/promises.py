@@ -73,27 +73,43 @@ def broken(case: Case, want: Results, got: Results, bounds: Results) -> str:
 def _missed(case: Case, got: Results, bounds: Results) -> str:
     """Shares of the weight, seen by values of 0 and 1: ``w'_j / Z = out_j exp(lse' - lse)``."""
     most = _tolerance(case)
-    said = np.asarray(got.get("missed", most), float)
+    said = np.broadcast_to(np.asarray(got.get("missed", most), float), case.arrays["q"].shape[:-1])
     if (said < 0).any():
         return "missed is negative"
     v = case.arrays["v"]
     ones = v.shape[-2] == v.shape[-1] and (v == np.eye(len(v[0]))).all()
-    if "lse" not in got or "missed" not in got or not ones:
+    if not ones:
         return ""
     arrays = wide(case.arrays)
     names = ("weight", "scale", "bandwidth", "causal")
     options = {n: case.options[n] for n in names if n in case.options}
     P, lse = weights(scores(arrays["q"], arrays["k"], mask=arrays.get("mask"), **options))
-    seen = np.isfinite(lse)
-    factor = np.exp(np.where(seen, got["lse"] - np.where(seen, lse, 0), 0))
+    seen, rounding = np.isfinite(lse), bounds["out"].sum(-1)
+    if "lse" in got:
+        factor = np.exp(np.where(seen, got["lse"] - np.where(seen, lse, 0), 0))
+        rounding = rounding + np.where(seen, bounds["lse"], 0)
+    else:
+        factor = _likeliest(got["out"], P)
     share = misplaced(got["out"] * factor[..., None], P)
-    over = share - said - bounds["out"].sum(-1) - np.where(seen, bounds["lse"], 0)
+    over = share - said - rounding
     if not (over > 0).any():
         return ""
     at = tuple(map(int, np.unravel_index(int(over.argmax()), over.shape)))
     return (
-        f"row {list(at)} misplaces {share[at]:.3g} of its weight, where missed says {said[at]:.3g}"
+        f"row {list(at)} misplaces {share[at]:.3g} of its weight, where "
+        f"{'missed says' if 'missed' in got else 'the tolerance is'} {said[at]:.3g}"
     )
+
+
+def _likeliest(out: Array, P: Array) -> Array:
+    """Factors of rows that bring them nearest to exact weights: medians, weighted by the rows."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        parts = np.where(out > 0, P / out, np.inf)
+    order = np.argsort(parts, -1)
+    sums = np.cumsum(np.take_along_axis(np.maximum(out, 0), order, -1), -1)
+    at = (sums < sums[..., -1:] / 2).sum(-1, keepdims=True)
+    found = np.take_along_axis(np.take_along_axis(parts, order, -1), at, -1)[..., 0]
+    return np.where(np.isfinite(found), found, 1.0)
 
 
 def _bracket(case: Case, want: Results, got: Results, bounds: Results) -> str:

@@ -69,6 +69,7 @@ DECODER = (
         extra=("dropout_mask", "sinks", "bias"),
     ),
     Recipe("packed-bias", {"softcap": 1.5}, lead=_LEAD, extra=("packed", "bias")),
+    Recipe("packed-alike", sizes={"n": 24, "m": 24}, lead=_LEAD, extra=("packed:alike",)),
     Recipe("packed-mask", {"scale": 0.4}, lead=_LEAD, extra=("packed", "mask")),
     Recipe("alibi-cap", {"softcap": 1.5}, lead=_LEAD, extra=("alibi", "bias")),
     Recipe("alibi-mask", {"return_lse": True}, lead=_LEAD, extra=("alibi", "mask")),

@@ -10,14 +10,14 @@ _MISSED = {"return_lse": True, "return_missed": True}
 _TOLERANCES = (
     *(
         Recipe(
-            f"{'missed' if more else 'within'}-{tolerance:g}",
+            f"{label}-{tolerance:g}",
             {"tolerance": tolerance, "scale": scale, **more},
-            {"n": 9, "m": m, "d": 4, "e": m if more else 3},
-            values="ones of v" if more else "normal",
+            {"n": 9, "m": m, "d": 4, "e": 3 if label == "within" else m},
+            values="normal" if label == "within" else "ones of v",
             kinds=("forward",),
         )
         for tolerance, scale, m in ((1e-6, 4.0, 520), (1e-3, 1.5, 300), (0.1, 0.7, 150))
-        for more in ({}, _MISSED)
+        for label, more in (("within", {}), ("shares", {}), ("missed", _MISSED))
     ),
     Recipe(
         "missed-masked",
