@@ -18,7 +18,7 @@ from nlattn.conformance.judge.measure import (
     slack,
     variants_made,
 )
-from nlattn.conformance.judge.structure import place
+from nlattn.conformance.judge.structure import last_axis, place
 from nlattn.conformance.judge.variants.base import Variant, both, first
 
 LARGEST = 2500
@@ -38,7 +38,7 @@ def in_part(case: Case, want: Results, got: Results, effort: Effort) -> list[str
     size = rms(ours)
     wrong = ~((abs(mine - ours) <= slack(case) * size) | (mine == ours))
     wrong &= ~(np.isnan(mine) & np.isnan(ours))
-    where = place(wrong)
+    where = place(wrong, last_axis(case, ours))
     if wrong.sum() < 4 or not where:
         return []
     error = distance(mine[wrong], ours[wrong])

@@ -124,7 +124,9 @@ def _explanations(
     plain = {n: rest for n, rest in left.items() if not n.startswith("as if ")}
     left = plain or left  # an option that is not looked at mostly has a better name
     least = min(left.values(), default=0.0)
-    return [n for n, rest in left.items() if rest <= near * least + unit * 1e-3][:most]
+    said = [n for n, rest in left.items() if rest <= near * least + unit * 1e-3]
+    twice = {n for n in said if " in place of" in n and n.partition(" in place of")[0] in said}
+    return [n for n in said if n not in twice][:most]
 
 
 Measure: TypeAlias = Callable[[Mapping[str, Array] | None], Array]

@@ -14,7 +14,7 @@ from nlattn.conformance.judge.relations import relation
 from nlattn.conformance.judge.variants.base import Call
 from nlattn.conformance.judge.variants.dense import stages as oracle_stages
 from nlattn.conformance.truth.arithmetic import precision
-from nlattn.conformance.truth.bounds import allowed, ratios, transcribed, wide
+from nlattn.conformance.truth.bounds import allowed, exact, ratios, transcribed, wide
 from nlattn.conformance.truth.transcription import transcription
 
 
@@ -85,11 +85,15 @@ def _one(case: Case, want: Array, got: Array, unit: float) -> str:
     if not wrong.any():
         return "right"
     if (np.isnan(want) & ~np.isnan(got)).any():
-        return _stale(want, got) or relation(want, got, slack(unit)) or _where(wrong, got)
+        return (
+            _stale(want, got)
+            or relation(want, got, slack(unit))
+            or _where(wrong, got, last_axis(case, want))
+        )
     return (
         _stale(want, got)
         or _multiple(case, want, got, unit)
-        or _where(wrong, got)
+        or _where(wrong, got, last_axis(case, want))
         or relation(want, got, slack(unit))
     )
 
@@ -160,18 +164,18 @@ def _numbers(case: Case) -> Iterator[tuple[str, float]]:
     yield "1/log 2", 1 / math.log(2)
 
 
-def _where(wrong: Array, got: Array) -> str:
+def _where(wrong: Array, got: Array, last: str) -> str:
     """Along which axis the wrong elements are the last ones, or the first, or of few places."""
     what = "NaN" if np.isnan(got[wrong]).all() else "0" if not got[wrong].any() else "wrong"
-    where = place(wrong)
+    where = place(wrong, last)
     tail = where.startswith("from") and "leading" not in where
     left = ", as if the rest of a block were left out" if tail else ""
     return f"right but {what} {where}{left}" if where else ""
 
 
-def place(wrong: Array) -> str:
+def place(wrong: Array, final: str = "channel") -> str:
     """Where along one axis all wrong elements are; empty if they are spread over most of all."""
-    names = _axes(wrong.ndim)
+    names = _axes(wrong.ndim, final)
     for axis in range(wrong.ndim):
         others = tuple(a for a in range(wrong.ndim) if a != axis)
         bad = np.flatnonzero(wrong.any(others))
@@ -189,8 +193,20 @@ def place(wrong: Array) -> str:
     return ""
 
 
-def _axes(ndim: int) -> list[str]:
-    return [*(f"leading index {i}:" for i in range(ndim - 2)), "row", "channel"][-ndim:]
+def _axes(ndim: int, last: str = "channel") -> list[str]:
+    before = ["row"] * (last != "row")
+    leading = [f"leading index {i}:" for i in range(ndim - 1 - len(before))]
+    return [*leading, *before, last][-ndim:]
+
+
+def last_axis(case: Case, x: Array) -> str:
+    """What the last axis of a result is of: keys, channels, or rows where it has no channels."""
+    letters = case.spec.out.split()
+    if case.kind == "forward" and letters:
+        if len(letters) == 1 or x.ndim < exact(case)[case.results[0]].ndim:
+            return "row"
+        return {"m": "key", "n": "row"}.get(letters[-1], "channel")
+    return "channel"
 
 
 def _precision(case: Case, want: Mapping[str, Array], got: Mapping[str, Array]) -> str:

@@ -35,6 +35,12 @@ def values(case: Case) -> Iterator[tuple[str, Any]]:
             )  # modes are mistaken, not numbers
             if likely and not _same(value, now.get(name)):
                 yield name, value
+    for name, own in case.spec.options.items():
+        if name not in now:  # the default was to be taken
+            yield name, own
+            default = _taken(case.spec.name).get(name)
+            if isinstance(default, (int, float)):
+                yield from ((name, type(default)(y)) for y in (default / 2, 2 * default))
     for name, x in now.items():
         if type(x) is float and x:
             yield from ((name, y) for y in (1 / x, x * x, abs(x) ** 0.5, 2 * x, x / 2) if y != x)
