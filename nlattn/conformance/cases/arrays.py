@@ -124,6 +124,9 @@ _VALUES: dict[str, Callable[[np.random.Generator, str, Array], Array]] = {
     "hidden NaN keys": lambda _, __, x: x,
     "NaN": _some_nan,
     "tight": _tight,
+    "signed zeros": lambda rng, _, x: (
+        rng.integers(-1, 2, x.shape) * np.where(rng.random(x.shape) < 0.5, -1.0, 1.0)
+    ),
     "shifted": lambda _, name, x: x if name == "v" else x + 32,
     "ones": lambda _, __, x: np.ones_like(x),
     "no keys": lambda _, name, x: 0 * x if name == "k" else x,

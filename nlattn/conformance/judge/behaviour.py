@@ -34,8 +34,8 @@ from nlattn.conformance.truth.bounds import allowed, exact, ratios
 RULES = (
     "inputs", "aliasing", "repeatable", "dtype", "heads", "keys", "linear", "refusal", "bias",
 )  # fmt: skip
-_LARGER = ("queries-300", "both-200", "even", "square")
-"""Cases on which a workspace of an earlier call would show."""
+_LARGER = ("both-200", "queries-300", "tiles", "square", "even")
+"""Cases on which a workspace of an earlier call, or blocks in any order, would show; best first."""
 Ask = Callable[[Case], Reply]
 
 
@@ -92,11 +92,12 @@ def behaved(cases: Iterable[Case]) -> list[Case]:
 
 def larger(cases: Iterable[Case], case: Case) -> Case | None:
     """A forward case of the same operator and dtype with many rows, without options of its own."""
-    for other in cases:
-        alike = other.op == case.op and other.dtype == case.dtype and other.kind == case.kind
-        if alike and other.name.rsplit("/", 1)[-1] in _LARGER and not other.error:
-            return other
-    return None
+    alike = {
+        other.name.rsplit("/", 1)[-1]: other
+        for other in cases
+        if other.op == case.op and other.dtype == case.dtype and other.kind == case.kind
+    }
+    return next((alike[x] for x in _LARGER if x in alike and not alike[x].error), None)
 
 
 def _rules(

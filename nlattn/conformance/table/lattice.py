@@ -36,6 +36,7 @@ ROWS = (
             recipes=(
                 Recipe("published", {"normalize": False}, dtypes=ALL),
                 Recipe("published-heads", {"normalize": False}, lead=(2,)),
+                Recipe("softmax-lse", {"weight": "softmax", "return_lse": True}, lead=(2,)),
                 Recipe("own-simplices", extra=("simplices:own",)),
                 Recipe("one-channel", sizes={"d": 1}),
                 Recipe("integers", values="ties"),

@@ -306,6 +306,10 @@ ROWS = (
                 Recipe("many-keys", {"keys": 40}, sizes=TILES, tier="standard"),
                 Recipe("integers", values="ties"),
                 Recipe("clipped", {"straight_through": "clip"}, kinds=("vjp",)),
+                Recipe(
+                    "clipped-at-one", {"straight_through": "clip"}, values="ties", kinds=("vjp",)
+                ),
+                Recipe("signed-zeros", values="signed zeros"),
                 Recipe("true-derivative", {"straight_through": "none"}, kinds=("vjp",)),
             ),
             of_gradients=("straight_through",),
