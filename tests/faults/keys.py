@@ -14,7 +14,7 @@ def sparse_attention(
 ) -> Any:  # fmt: skip
     """One query after the other, on its own list of keys."""
     lead = q.shape[:-2]
-    if k.ndim != q.ndim or len(support_shape) != q.ndim:
+    if not k.shape[:-2] == v.shape[:-2] == lead or len(support_shape) != q.ndim:
         raise NotImplementedError
     n, m = (int(x) for x in support_shape[-2:])
     factor = q.shape[-1] ** -0.5 if scale is None else scale
