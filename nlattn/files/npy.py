@@ -65,9 +65,9 @@ def _parsed(text: str) -> tuple[tuple[int, ...], np.dtype, bool]:
         int(size) for size in shape[1:-1].split(",") if re.fullmatch(r"\s*-?\d{1,20}\s*", size)
     ]
     if len(sizes) != len([size for size in shape[1:-1].split(",") if size.strip()]):
-        raise ValueError(f"declares shape {shape[:64]}")
+        raise ValueError(f"declares shape {one_line(shape[:64])}")
     if not re.fullmatch(r"[<>=|]?[A-Za-z?]\d{0,9}", descr):
-        raise ValueError(f"has dtype {descr[:64]}, expected numbers")
+        raise ValueError(f"has dtype {one_line(descr[:64])}, expected numbers")
     try:
         dtype = np.dtype(descr)
     except TypeError:

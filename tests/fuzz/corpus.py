@@ -21,10 +21,19 @@ KEPT = Path(__file__).parent / "kept"
 
 
 @functools.cache
+def whole(target: str) -> tuple[bytes, ...]:
+    """Files that are as they should be."""
+    return tuple(_MAKERS[target]())
+
+
+def kept(target: str) -> list[bytes]:
+    """Files that something was found by."""
+    return [path.read_bytes() for path in sorted((KEPT / target).glob("*"))]
+
+
 def seeds(target: str) -> tuple[bytes, ...]:
-    """Whole files for a target to begin with, and what was kept for it."""
-    kept = sorted((KEPT / target).glob("*")) if (KEPT / target).is_dir() else []
-    return (*(_MAKERS[target]()), *(path.read_bytes() for path in kept))
+    """Files for a target to begin with."""
+    return (*whole(target), *kept(target))
 
 
 def _maps() -> list[bytes]:

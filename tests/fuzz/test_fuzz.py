@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.corpus import seeds
+from tests.fuzz.corpus import kept, seeds, whole
 from tests.fuzz.mutate import mutants
 from tests.fuzz.targets import TARGETS, run
 
@@ -15,9 +15,15 @@ COUNT = 250
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_whole_files_are_read(target: str, tmp_path: Path) -> None:
-    for data in seeds(target):
+    for data in whole(target):
         said = run(target, data, tmp_path)
         assert said == "read" or target == "map_state", said
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_was_found_once_is_read_or_refused(target: str, tmp_path: Path) -> None:
+    for data in kept(target):
+        run(target, data, tmp_path)
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -75,3 +75,31 @@ def test_an_empty_set_may_hold_anything() -> None:
 def test_bad_parts_are_refused_in_words(outs: Any, lses: Any, error: Any, text: str) -> None:
     with pytest.raises(error, match=f"^merge_attention: {text}"):
         nlattn.merge_attention(outs, lses)
+
+
+@pytest.mark.parametrize("base", ["e", "2"])
+def test_changes_are_those_of_the_oracle(base: Any) -> None:
+    rng = np.random.default_rng(5)
+    outs, douts = rng.standard_normal((2, 3, 5, 4))
+    lses, dlses = rng.standard_normal((2, 3, 5))
+    lses[1, 2] = -np.inf
+    got = nlattn.merge_attention_jvp(outs, lses, douts, dlses, lse_base=base)
+    want = oracle.merge_attention_jvp(outs, lses, douts, dlses, lse_base=base)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-14)
+
+
+def test_cotangents_and_changes_that_do_not_fit_are_refused_in_words() -> None:
+    outs, lses, dout = np.ones((2, 3, 1)), np.ones((2, 3)), np.ones((3, 1))
+    for call, text in (
+        (lambda: nlattn.merge_attention_vjp(outs, lses, dout[:2]),
+         r"merge_attention_vjp: dout has shape \(2, 1\), expected \(3, 1\)$"),
+        (lambda: nlattn.merge_attention_vjp(outs, lses, dout * np.nan),
+         r"merge_attention_vjp: dout\[0, 0\] is nan, expected finite values"),
+        (lambda: nlattn.merge_attention_jvp(outs, lses, outs[:1], lses),
+         r"merge_attention_jvp: douts has shape \(1, 3, 1\), expected \(2, 3, 1\)$"),
+        (lambda: nlattn.merge_attention([np.ones(2)], [np.ones(2)]),
+         r"merge_attention: outs\[0\] has shape \(2,\), expected \(..., n, e\)$"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"^{text}"):
+            call()
