@@ -76,11 +76,11 @@ DECODER = (
     Recipe("sinks-cap", {"softcap": 1.5, "return_lse": True}, lead=_LEAD, extra=("sinks", "bias")),
     Recipe("sinks-causal", {"causal": True, "window": [3, 0]}, lead=_LEAD, extra=("sinks",)),
     Recipe("sinks-empty", {"return_lse": True}, lead=_LEAD, extra=("sinks", "mask")),
-    Recipe("qk-norm-cap", {"qk_norm": 1e-2, "softcap": 1.5, "causal": True}, extra=("bias",)),
-    Recipe("qk-norm-lse", {"qk_norm": 1e-2, "return_lse": True}, lead=_LEAD, extra=("mask",)),
     Recipe("lse-2-mask", {"return_lse": True, "lse_base": "2"}, extra=("mask", "bias")),
     Recipe("qk-norm", {"qk_norm": 1e-2}, lead=_LEAD, dtypes=ALL),
     Recipe("qk-norm-scale", {"qk_norm": 1e-6, "scale": 0.7}, values="offset"),
+    Recipe("qk-norm-cap", {"qk_norm": 1e-2, "softcap": 1.5, "causal": True}, extra=("bias",)),
+    Recipe("qk-norm-lse", {"qk_norm": 1e-2, "return_lse": True}, lead=_LEAD, extra=("mask",)),
     Recipe(
         "decoder",
         {
