@@ -172,7 +172,7 @@ def _hidden(arrays: Mapping[str, Array]) -> Array | None:
 
     None where nothing hides any.
     """
-    if "key_lengths" in arrays and "mask" not in arrays:
+    if {"key_lengths", "k"} <= {*arrays} and "mask" not in arrays:
         return np.arange(arrays["k"].shape[-2]) >= np.asarray(arrays["key_lengths"])[..., None]
     mask = arrays.get("mask")
     if mask is not None:
