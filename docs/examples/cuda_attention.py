@@ -67,7 +67,8 @@ class Backend:
         (n, d), m, heads = q.shape[-2:], k.shape[-2], int(np.prod(lead, dtype=int))
         error = getattr(library(), f"attend_{q.dtype.name}")(
             *(ctypes.c_void_p(x.ctypes.data) for x in (q, k, v, out, lse)), heads, n, m, d,
-            ctypes.c_float(scale or d**-0.5), causal_offset if causal else m, FLAWS[self.flaw],
+            ctypes.c_float(d**-0.5 if scale is None else scale),
+            causal_offset if causal else m, FLAWS[self.flaw],
         )  # fmt: skip
         if error:
             raise RuntimeError(f"CUDA error {error}")
