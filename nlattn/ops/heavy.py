@@ -46,7 +46,7 @@ def heavy_attention(
     q, k : (n, d), (m, d) arrays of one dtype, float32 or float64
         Queries and keys of one head.
     eps : float
-        Least weight, above 0 and at most 1; entries within rounding of it are in.
+        Least weight, above 0 and at most 1; entries within rounding, at most 1e-10 of it, are in.
     p : float
         Exponent, positive. No factor on scores changes a weight.
     causal : bool
