@@ -20,6 +20,7 @@ METHODS: tuple[StreamMethod, ...] = get_args(StreamMethod)
 _CHUNK = 1 << 19  # numbers of a chunk of keys: 4 MB
 _FORMAT = 1
 _LEAST = 2.0**-900  # of a key beside the largest; smaller ones have no digits left
+_HIDDEN = 1e-4  # of a small key's length: a part outside that may be rounding
 _SLACK = 4  # errors of the factor and of the product with it, and both are squared
 
 
@@ -88,7 +89,7 @@ class LeverageStream:
     @property
     def n(self) -> int:
         """Number of keys so far."""
-        return int((self._ranges[:, 1] - self._ranges[:, 0]).sum())
+        return _count(self._ranges)
 
     @property
     def held(self) -> int:
@@ -162,7 +163,7 @@ class LeverageStream:
         if factor is None:
             self._refuse()
         scores = self._scores(self._keys, factor)
-        kept = (scores >= self.eps - slack) | _untold(self._keys, factor)
+        kept = (scores >= self.eps - slack) | _untold(self._keys, factor, self.n)
         index, keys = self._index[kept], self._keys[kept]
         return Heavy(index, np.clip(scores[kept], 0, 1), keys, factor.rank, slack)
 
@@ -245,7 +246,7 @@ class LeverageStream:
         heavy = np.ones(len(k), bool)
         if factor is not None:
             heavy = self._scores(k, factor) >= self.eps - 2 * slack
-            heavy |= _untold(k, factor)
+            heavy |= _untold(k, factor, _count(ranges))
         index = np.concatenate([self._index, start + np.flatnonzero(heavy)])
         order = np.argsort(index, kind="stable")
         keys = np.concatenate([self._keys, k[heavy].astype(np.float64)])[order]
@@ -258,7 +259,7 @@ class LeverageStream:
             if factor is None:
                 self._refuse()
             kept = self._scores(keys, factor) >= self.eps - 2 * slack
-            kept |= _untold(keys, factor)
+            kept |= _untold(keys, factor, _count(ranges))
             index, keys = index[kept], keys[kept]
         self._peak, self._state, self._index, self._keys = peak, state, index, keys
         self._ranges = ranges
@@ -281,8 +282,7 @@ class LeverageStream:
         self, state: Floats, peak: Floats, ranges: Ints
     ) -> tuple[engine.Factor | None, float]:
         """Factor of all keys and the rounding of scores; None if a Gram matrix hides the rank."""
-        seen = int((ranges[:, 1] - ranges[:, 0]).sum())
-        cut, scale = max(seen, self.d) * engine.UNIT, engine.power_scales(peak)
+        cut, scale = max(_count(ranges), self.d) * engine.UNIT, engine.power_scales(peak)
         if self.method == "qr":
             factor = engine.of_triangle(state, scale, cut)
             return factor, _SLACK * self.d * engine.UNIT * factor.condition
@@ -300,18 +300,29 @@ class LeverageStream:
         return scores
 
 
-def _untold(k: Floats, factor: engine.Factor) -> Bools:
-    """Keys that lie in directions which rounding hid, beside keys very much larger."""
+def _count(ranges: Ints) -> int:
+    return int((ranges[:, 1] - ranges[:, 0]).sum())
+
+
+def _untold(k: Floats, factor: engine.Factor, seen: int) -> Bools:
+    """Keys that lie in directions which rounding hid, beside keys very much larger.
+
+    What a key has outside the factor's directions is rounding up to `limit`, unless the key is so
+    small that a real part of that length would not have raised the rank either.
+    """
     there = k.any(1)
     with np.errstate(under="ignore"):
         x = k * factor.scale
     size = abs(x).max(1, initial=0)
     untold: Bools = there & (size < _LEAST)
-    if factor.rank == len(factor.scale):
+    d = len(factor.scale)
+    if factor.rank == d:
         return untold
     x = (x / np.where(untold | ~there, 1, size)[:, None])[:, factor.order]
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         rest = abs(x - (x @ factor.inverse) @ factor.triangle).max(1, initial=0)
-    limit = min(64 * len(factor.scale) * engine.UNIT * factor.condition, 0.01)
-    untold |= there & ~(rest <= limit)
+    limit = min(64 * d * engine.UNIT * factor.condition, 0.01)
+    shows = max(seen, d) * engine.UNIT * (seen * d) ** 0.5
+    hidden = size * limit < shows
+    untold |= there & ~(rest <= np.where(hidden, min(limit, _HIDDEN), limit))
     return untold

@@ -323,3 +323,17 @@ def test_ranges_are_sets() -> None:
     assert joined(a, b) is None
     assert joined(a, [[2, 6]]) == (2, 3)
     assert add_ranges(a[:0], b[:0]).shape == (0, 2)
+
+
+def test_a_small_key_of_a_direction_of_its_own_stays_where_the_others_hide_it() -> None:
+    """Its part outside of them is 0.005 of it, their condition 7e12; exactly, all have 1."""
+    k = np.array(
+        [
+            [5.78569985487081e28, -6.325202691928463e25, -1.7931452429606644e28],
+            [-7.3886813437452645e-37, 4.505260658581935e-37, -9.077868842398092e-37],
+            [-1081372442624.0, 9596437528576.0, -167178600448.0],
+        ]
+    )
+    for cut in range(4):
+        stream = nlattn.LeverageStream(3, eps=0.02).extend([k[:cut], k[cut:]])
+        assert stream.result().index.tolist() == [0, 1, 2]
