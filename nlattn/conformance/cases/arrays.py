@@ -54,7 +54,7 @@ def values(rng: np.random.Generator, spec: OpSpec, recipe: Recipe) -> dict[str, 
         if kind == "groups":
             for shared in ("k", "v"):
                 arrays[shared] = arrays[shared][..., : int(detail), :, :]
-        if kind == "one":
+        if kind == "one" and recipe.lead:
             for shared in {*detail.split()} & {*arrays}:
                 arrays[shared] = np.take(arrays[shared], [0], len(recipe.lead) - 1)
         if kind == "shared":
