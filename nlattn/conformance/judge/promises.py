@@ -19,8 +19,6 @@ from nlattn.oracle.lewis import residual
 
 EXACT = 1e-12
 """Tolerances from which on results are those of all keys, but for rounding."""
-_APART = 1e-9
-"""How far apart two ends may be where no `tol` is given: the operator's default."""
 Results = Mapping[str, Array]
 
 
@@ -35,7 +33,7 @@ def promised(case: Case) -> bool:
         case "missed":
             return bool(_tolerance(case) > EXACT or some.get("return_missed"))
         case "bracket":
-            return True
+            return "steps" in some or "tol" in some
         case "residual":
             return "tol" in some
     return False
@@ -124,9 +122,7 @@ def _bracket(case: Case, want: Results, got: Results, bounds: Results) -> str:
     if (high < least).any():
         return f"upper is below the sensitivity, by {float((least - high).max()):.3g}"
     if "steps" not in case.options:
-        wide_apart = (
-            high - low - case.options.get("tol", _APART) - bounds["lower"] - bounds["upper"]
-        )
+        wide_apart = high - low - case.options["tol"] - bounds["lower"] - bounds["upper"]
         if (wide_apart > 0).any():
             return f"the two ends are further apart than tol, by {float(wide_apart.max()):.3g}"
     return ""

@@ -158,7 +158,7 @@ ROWS = (
                 Recipe("two-steps", {"steps": 2, "i": 1, "p": 1.5}, sizes={"m": 24}),
                 Recipe("tol", {"tol": 1e-3}),
                 Recipe("tol-p-5", {"tol": 1e-6, "p": 5.0, "i": 3}),
-                Recipe("p-1.5", {"p": 1.5}),
+                Recipe("p-1.5", {"p": 1.5, "tol": 1e-9}),
             ),
         ),
         growth=Growth(counted="steps", follows="3 m d^2 (1 + steps)"),
