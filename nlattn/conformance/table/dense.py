@@ -103,7 +103,6 @@ ROWS = (
                     kinds=("forward",),
                 ),
                 Recipe("softcap-bias", {"softcap": 1.5}, extra=("bias",)),
-                Recipe("scale-0", {"scale": 0.0}, lead=(2,)),
                 Recipe(
                     "everything",
                     {

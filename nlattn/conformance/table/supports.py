@@ -126,7 +126,6 @@ ROWS = (
                     {"weight": "gaussian", "bandwidth": 2.0},
                     extra=("support:gaps", "edge_bias:counts"),
                 ),
-                Recipe("scale-0", {"scale": 0.0}, lead=(2,)),
                 Recipe("softcap", {"softcap": 0.8, "scale": 1.0}),
                 Recipe("norm", {"qk_norm": 0.01}),
                 Recipe("lse-2", {"return_lse": True, "lse_base": "2"}),
