@@ -81,9 +81,10 @@ class _Library(JITCodeLibrary):
         ll_module.data_layout = self._codegen._data_layout
 
     def _optimize_final_module(self) -> None:
-        made = self._codegen._module_pass_manager(opt=1, loop_vectorize=False, slp_vectorize=False)
-        manager, *builder = made if isinstance(made, tuple) else (made,)  # older ones give it alone
-        manager.run(self._final_module, *builder)
+        manager, builder = self._codegen._module_pass_manager(
+            opt=1, loop_vectorize=False, slp_vectorize=False
+        )
+        manager.run(self._final_module, builder)
 
 
 @register_pass(mutates_CFG=False, analysis_only=True)
