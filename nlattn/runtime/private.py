@@ -14,7 +14,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -145,14 +145,14 @@ class _Entry(_Helper):
         return result
 
 
-def compiled(function: Callable[..., Any], entry: bool, options: Mapping[str, Any]) -> Any:
-    """A function compiled by the classes above; None where this Numba is not known."""
-    told = {**_NJIT, **options}
+def compiled(function: Callable[..., Any], *, entry: bool, **options: Any) -> Any:
+    """``numba.njit(**options)(function)``, of the classes above where this Numba is known."""
     if entry and KNOWN["threads"]:
-        return _Entry(py_func=function, targetoptions=told)
+        return _Entry(py_func=function, targetoptions={**_NJIT, **options})
     if not entry and KNOWN["helpers"]:
+        told = {**_NJIT, **options}
         return _Helper(py_func=function, targetoptions=told, pipeline_class=_Lightly)
-    return None
+    return numba.njit(**options)(function)
 
 
 _NJIT = {"nopython": True, "boundscheck": None}
