@@ -211,7 +211,7 @@ def test_this_numba_is_known() -> None:
 
 
 def test_a_numba_that_differs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(private.CPUDispatcher, "get_call_template", len)
+    monkeypatch.setattr(private.Dispatcher, "get_call_template", len)
     monkeypatch.delattr(private.IndexDataCacheFile, "_dump")
     assert private.known() == {"cache": False, "helpers": False, "threads": True}
 
