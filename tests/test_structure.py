@@ -273,7 +273,8 @@ def test_a_layer_is_complete() -> None:
             n.name for n in ast.parse(path.read_text()).body if isinstance(n, ast.FunctionDef)
         )
         for name in (n for n in defined if n.endswith("_block")):
-            assert hasattr(layers, name) and hasattr(layers, f"{name}_vjp"), name
+            assert hasattr(layers, name), name
+            assert hasattr(layers, f"{name}_vjp"), name
             assert name in page, f"docs/layers.md says nothing of {name}"
             assert name in tests, f"tests/layers/ says nothing of {name}"
 
