@@ -31,6 +31,7 @@ PUBLISHED = {
     "sem_cell": "csnln_sem_s2",
     "pam_block": "pam_module_split2_3x4x5",
     "qna_block": "qna_k3_s1_5x7",
+    "block_jvp": "sagan_sa_5x7",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import zlib
 from typing import Any
 
 import numba
@@ -22,16 +23,19 @@ NAMED = pytest.mark.parametrize("spec", ROWS, ids=lambda spec: spec.name)
 STEP = 1e-200
 """Its square is 0: a score of 0 stays one."""
 COUNT = 8 if numba.config.DISABLE_JIT else 30
-"""So many cases of an operator are tried, evenly spread."""
+"""So many cases of an operator are tried at most, those whose names have the least checksums: they
+stay nearly the same when the kit is given more."""
 HARD = {"large", "large-mask", "deep", "deep-mask", "faint", "mask-poison"}
 HARD |= {"rising", "falling", "last", "sink", "channel", "negative", "offset", "long"}
 """Values whose scores are so large that the rounding of a score changes its weight much."""
+UNDEFINED = {"parity-few"}
+"""Losses that are NaN, and so are their changes and gradients."""
 
 
 def calls(spec: OpSpec, dtype: str = "float64") -> list[Case]:
     """Gradient cases of the kit, of finite arrays: these, their options and cotangents."""
     found = [c for c in cases("smoke", (spec.name,), (dtype,)) if c.kind == "vjp"]
-    found = [c for c in found if not HARD & {*c.name.split("/")[-1].split("+")}]
+    found = [c for c in found if not (HARD | UNDEFINED) & {*c.name.split("/")[-1].split("+")}]
     # oracles take keys as lists: none of a search, nor SCRAM's of a field
     found = [c for c in found if "search" not in c.options]
     found = [c for c in found if spec.name != "scram" or "field" not in native(c.arrays)]
@@ -40,7 +44,8 @@ def calls(spec: OpSpec, dtype: str = "float64") -> list[Case]:
         for c in found
         if all(np.isfinite(c.arrays[n]).all() for n in spec.arrays if n in c.arrays)
     ]
-    return found[:: max(1, len(found) // COUNT)]
+    found.sort(key=lambda c: zlib.crc32(c.name.split("/")[-1].encode()))
+    return found[:COUNT]
 
 
 def moved(case: Case, rng: Any) -> dict[str, Any]:
@@ -57,6 +62,11 @@ def moved(case: Case, rng: Any) -> dict[str, Any]:
 def forward(case: Case) -> dict[str, Any]:
     """Arguments of the forward call."""
     return {n: x for n, x in native(case.arrays).items() if n not in ("dout", "dlse")}
+
+
+def forward_options(case: Case) -> dict[str, Any]:
+    """Those that are not of gradients alone."""
+    return {n: x for n, x in case.options.items() if n != "alibi_gradient"}
 
 
 def tuples(result: Any) -> tuple[Any, ...]:
@@ -78,9 +88,12 @@ def by_oracle(spec: OpSpec, kind: Any, given: dict[str, Any], options: dict[str,
     if "support" in given:
         given["support"] = tuple(given["support"])
     dims = len(next(iter(spec.arrays.values())).split())
-    lead = given[next(iter(spec.arrays))].shape[:-dims]
-    if not spec.cases.one_head or not lead:
+    if not spec.cases.one_head:
         return tuples(spec.oracle(kind)(**given, **options))
+    lead = np.broadcast_shapes(*(x.shape[:-dims] for x in given.values()))
+    if not lead:
+        return tuples(spec.oracle(kind)(**given, **options))
+    given = {n: np.broadcast_to(x, lead + x.shape[-dims:]) for n, x in given.items()}
     heads = [spec.oracle(kind)(**{n: x[b] for n, x in given.items()}, **options)
              for b in np.ndindex(lead)]  # fmt: skip
     return (np.reshape(heads, (*lead, *np.shape(heads[0]))),)
@@ -91,9 +104,9 @@ def test_it_is_the_transpose_of_the_gradient(spec: OpSpec) -> None:
     rng, tried = np.random.default_rng(4), 0
     jvp, vjp = (getattr(nlattn, f"{spec.name}_{kind}") for kind in ("jvp", "vjp"))
     for case in calls(spec):
-        directions, options = moved(case, rng), dict(case.options)
+        directions, options = moved(case, rng), forward_options(case)
         found = tuples(jvp(**forward(case), **directions, **with_lse(jvp, options)))
-        gradients = [g for g in tuples(vjp(**native(case.arrays), **options)) if g is not None]
+        gradients = [g for g in tuples(vjp(**native(case.arrays), **case.options)) if g is not None]
         left, size = 0.0, 0.0
         for change, name in zip(found, ("dout", "dlse"), strict=False):
             if name in case.arrays:
@@ -115,7 +128,7 @@ def test_it_is_the_oracle(spec: OpSpec, dtype: str) -> None:
     jvp = getattr(nlattn, f"{spec.name}_jvp")
     tolerance = 64 * np.finfo(dtype).eps
     for case in calls(spec, dtype):
-        directions, options = moved(case, rng), dict(case.options)
+        directions, options = moved(case, rng), forward_options(case)
         got = tuples(jvp(**forward(case), **directions, **with_lse(jvp, options)))
         wide = {
             n: x.astype(float) if getattr(x, "dtype", None) == np.float32 else x
@@ -139,7 +152,7 @@ def terms(case: Case, directions: dict[str, Any]) -> float:
 def test_the_oracle_is_the_complex_step(spec: OpSpec) -> None:
     rng = np.random.default_rng(6)
     for case in calls(spec):
-        directions, options = moved(case, rng), dict(case.options)
+        directions, options = moved(case, rng), forward_options(case)
         given = forward(case)
         along = {n[1:]: given[n[1:]] + 1j * STEP * x for n, x in directions.items()}
         options = with_lse(spec.oracle("jvp"), options)
@@ -158,7 +171,7 @@ def test_the_oracle_is_the_complex_step(spec: OpSpec) -> None:
 def test_no_change_of_arrays_is_no_change_and_layout_does_not_count(spec: OpSpec) -> None:
     jvp = getattr(nlattn, f"{spec.name}_jvp")
     case, rng = calls(spec)[0], np.random.default_rng(7)
-    directions, options = moved(case, rng), with_lse(jvp, dict(case.options))
+    directions, options = moved(case, rng), with_lse(jvp, forward_options(case))
     plain = tuples(jvp(**forward(case), **directions, **options))
     turned = {n: x[..., ::-1].copy()[..., ::-1] for n, x in directions.items()}
     given = {n: x[..., ::-1].copy()[..., ::-1] if isinstance(x, np.ndarray) else x
@@ -179,7 +192,7 @@ def test_a_change_has_the_shape_of_its_array(spec: OpSpec) -> None:
     name = next(iter(directions))
     directions[name] = np.stack([directions[name]] * 2)
     with pytest.raises(ValueError, match=rf"^{spec.name}_jvp: (leading|{name} has)"):
-        jvp(**forward(case), **directions, **dict(case.options))
+        jvp(**forward(case), **directions, **forward_options(case))
 
 
 @pytest.mark.parametrize(

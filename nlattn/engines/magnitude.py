@@ -330,14 +330,17 @@ def _power(product: str, units: Mapping[str, Any]) -> Any:
 
 
 def _size(product: str, numbers: Mapping[str, float]) -> float:
-    """log2 of the largest value of a product; -inf for 0, or where a factor is not there."""
+    """log2 of the largest value of a product; -inf for 0, or where a factor is not there.
+
+    Also where it is divided by an array of zeros: what is divided has a floor of its own.
+    """
     total = 0.0
     for name, sign in _factors(product):
         if name not in numbers:
             return -math.inf
         value = abs(numbers[name])
         if value == 0:
-            return -math.inf if sign > 0 else math.inf
+            return -math.inf
         total += sign * math.log2(value)
     return total
 

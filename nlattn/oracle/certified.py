@@ -83,6 +83,7 @@ def certified_attention(
     P, lse = weights(s)
     seen = allowed(s, options.get("mask"), options.get("causal", False))
     out = product(np.where(seen, P, 0), v, seen)
+    lse = np.broadcast_to(lse, out.shape[:-1])
     more = [lse] * return_lse + [np.zeros(lse.shape)] * return_missed
     return (out, *more) if more else out
 
@@ -148,7 +149,7 @@ def certified_attention_jvp(
     ds = np.where(seen, ds, 0)
     mean = (P * ds).sum(-1, keepdims=True)
     out = product(np.where(seen, P * (ds - mean), 0), v, seen) + product(P, dv, seen)
-    return (out, mean[..., 0]) if return_lse else out
+    return (out, np.broadcast_to(mean[..., 0], out.shape[:-1])) if return_lse else out
 
 
 def misplaced(used: Array, exact: Array) -> Array:

@@ -200,6 +200,7 @@ def attention_stages(
     if dropout_mask is not None:
         kept, used = np.where(dropout_mask, weights, 0) * dropout_scale, yes & dropout_mask
     out = product(kept, v, used)
+    lse = np.broadcast_to(lse, out.shape[:-1])
     none = none & exists
     if masked_rows == "raise" and none.any():
         raise ValueError("a query may attend to no key")
@@ -337,7 +338,7 @@ def attention_jvp(
         kept, dP = (np.where(drawn, x, 0) * factor for x in (P, dP))
         yes = yes & drawn
     out = product(dP, v, yes) + product(kept, dv, yes)
-    lse = mean[..., 0] / (LOG_2 if lse_base == "2" else 1)
+    lse = np.broadcast_to(mean[..., 0], out.shape[:-1]) / (LOG_2 if lse_base == "2" else 1)
     return (out, lse) if return_lse else out
 
 

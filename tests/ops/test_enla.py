@@ -164,6 +164,7 @@ def test_too_few_keys() -> None:
     assert np.isnan(nlattn.enlca_loss(q, k, parity=True)).all()
     for gradient in nlattn.enlca_loss_vjp(q, k, np.ones(2), parity=True):
         assert np.isnan(gradient).all()
+    assert np.isnan(nlattn.enlca_loss_jvp(q, k, q, k, parity=True)).all()
 
 
 def test_bad_options_are_refused_in_words() -> None:
