@@ -98,7 +98,7 @@ def _wished(w: JsonObject) -> list[tuple[str, str, str, str]]:
 
 def _every(r: dict[str, float]) -> list[tuple[str, str, str, str]]:
     """What is known of all queries, not of a sample."""
-    low = f"to {r['mass_error']:.1g}; {r['mass_p5']:.4f} of 5 % of the queries, or less"
+    low = f"off by at most {r['mass_error']:.1g}; 5 % of queries hold {r['mass_p5']:.4f} or less"
     rows = [("mass, all queries", f"{r['mass']:.4f}", "", low)]
     if "recall" in r:
         rows.append(("recall, all queries", f"{r['recall']:.4f}", "", "best keys are proved"))
