@@ -137,10 +137,8 @@ def _work(report: JsonObject) -> list[Sequence[str]]:
     ]
     for one in report["subjects"]:
         for unit, v in one["verdicts"].items():
-            unit = "number returned" if one["source"] == "number" else unit.replace("_", "-")
-            name = f"{one['name']}, {unit}"
-            law = one["law"] or "" if unit == "multiply-adds" else ""
-            rows.append(_row(name, one["source"], v, law))
+            law = one["law"] or "" if unit == "multiply_adds" else ""
+            rows.append(_row(f"{one['name']}, {_words(one, unit)}", one["source"], v, law))
         if not one["verdicts"]:
             word = one["verdict"] or "undecided"
             rows.append(
@@ -154,6 +152,10 @@ def _work(report: JsonObject) -> list[Sequence[str]]:
             note = "this system does not let them be read"
             rows.append((f"{one['name']}, instructions", "not measured", "", "", "", note))
     return rows
+
+
+def _words(one: JsonObject, unit: str) -> str:
+    return "number returned" if one["source"] == "number" else unit.replace("_", "-")
 
 
 def _row(name: str, source: str, v: GrowthVerdict, law: str = "") -> Sequence[str]:
@@ -232,7 +234,7 @@ def _notes(report: JsonObject) -> list[str]:
     for one in report["subjects"]:
         for unit, v in one["verdicts"].items():
             if v.part and v.verdict != "consistent":
-                notes.append(f"{one['name']}, {unit.replace('_', '-')}: {v.reason}")
+                notes.append(f"{one['name']}, {_words(one, unit)}: {v.reason}")
         times, ahead = one["time"], one["predicted"]
         if times is not None and times["verdict"] is not None:
             if times["verdict"].verdict == "undecided":

@@ -53,7 +53,7 @@ def _work(axes: Axes, subjects: Sequence[JsonObject], claim: str) -> None:
         label = f"{one['name']}: {one['verdict']}" + " (law)" * (one["source"] == "law")
         axes.loglog(n, ratio / ratio[0], c=_colour(i), marker=_MARKERS[i % 7], ms=4, label=label)
     axes.axhline(1, c="#888888", lw=0.8, ls=":")
-    axes.set_title(f"multiply-adds over {claim}, 1 at the smallest n", fontsize=10, color=_INK)
+    axes.set_title(f"work over {claim}, 1 at the smallest n", fontsize=10, color=_INK)
 
 
 def _seconds(axes: Axes, subjects: Sequence[JsonObject]) -> None:

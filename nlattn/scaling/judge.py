@@ -113,7 +113,7 @@ def judge(
 
 
 def _of_part(part: Part, sizes: Floats) -> str:
-    return f"{part.share:.0%} of the cost at n = {sizes[-1]:.0f} grow as {part.law}"
+    return f"{part.share:.0%} of the cost at n = {sizes[-1]:,.0f} grows as {part.law}"
 
 
 def _points(n: Sequence[int], cost: Sequence[float]) -> tuple[Floats, Floats]:
