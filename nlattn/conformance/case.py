@@ -39,10 +39,11 @@ class Case:
     arrays: Mapping[str, Array]
     """By the operator's argument names; the cotangent is ``dout``, changes are ``dq``, ``dk``, ....
 
-    A support is three arrays, ``support.indptr``, ``support.indices`` and ``support.shape``; a
-    field of matches is ``field.index``, raster indices of keys (-1 for none); simplices of queries
-    are ``q_simplices.rem0`` and ``q_simplices.rank``, and those of keys likewise; matches to start
-    from are ``start.index`` (..., 1, n, topk).
+    A support is three arrays, ``support.indptr``, ``support.indices`` and ``support.shape``, and
+    sometimes a table ``support.index`` (..., n, t) that says the same: below 0 and from m on is
+    none, a key named twice counts once. A field of matches is ``field.index``, raster indices of
+    keys (-1 for none); simplices of queries are ``q_simplices.rem0`` and ``q_simplices.rank``, and
+    those of keys likewise; matches to start from are ``start.index`` (..., 1, n, topk).
     """
     options: Mapping[str, Json] = field(default_factory=dict)
     """Keyword options, JSON values only."""

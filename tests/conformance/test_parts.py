@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import nlattn
 from nlattn.conformance import runner
 from nlattn.conformance.backends import backend
 from nlattn.conformance.backends.capabilities import Capabilities, unsupported
@@ -104,3 +105,17 @@ def test_the_truth_of_a_table_is_exact() -> None:
     np.testing.assert_array_equal(exact(case)["out"], [[0, 2, 3], [1, -1, -1]])
     assert judge(replace(case, arrays={"scores": case.arrays["scores"][:, :1]}), exact(case)).failed
     assert find("topk_keys").cases.result == "index"
+
+
+@pytest.mark.parametrize("label", ["table", "table-beyond", "table-named-twice"])
+def test_a_table_of_keys_says_the_same_as_its_support(label: str) -> None:
+    case = next(suite.cases("smoke", ("sparse_attention",), pattern=f"*/forward/float32/{label}"))
+    table, shape = case.arrays["support.index"], tuple(case.arrays["support.shape"].tolist())
+    read = nlattn.support_from_index(table, shape[-1], beyond="empty")
+    assert read.shape == shape
+    assert read.indptr.tolist() == case.arrays["support.indptr"].tolist()
+    assert read.indices.tolist() == case.arrays["support.indices"].tolist()
+    assert (table < 0).any()
+    assert (table >= shape[-1]).any() == (label == "table-beyond")
+    rows = [row[(row >= 0) & (row < shape[-1])] for row in table.reshape(-1, table.shape[-1])]
+    assert any(len(np.unique(row)) < len(row) for row in rows) == (label == "table-named-twice")

@@ -218,7 +218,7 @@ FORWARD = {
     "keys ignored": "without the key lengths",
     "lengths of the first": "with the first sequence's number of keys for all",
     "leaking padding": "with masked numbers in its sums: 0 times NaN",
-    "unwritten padding": "",
+    "unwritten padding": "out is right but for rows of padding",
     "padding computed": "with the padding of queries computed",
     "top left": "causal from the top left corner",
     "padded corner": "causal from the corner of the padded arrays",

@@ -10,9 +10,9 @@ import numpy as np
 def sparse_attention(
     bad: str, q: Any, k: Any, v: Any, *, support_indptr: Any, support_indices: Any,
     support_shape: Any, weight: str = "softmax", scale: Any = None, bandwidth: float = 1.0,
-    power: float = 2.0, bias: Any = None, sinks: Any = None,
+    power: float = 2.0, bias: Any = None, sinks: Any = None, support_index: Any = None,
 ) -> Any:  # fmt: skip
-    """One query after the other, on its own list of keys."""
+    """One query after the other, on its own list of keys, or on its row of a table of them."""
     lead = q.shape[:-2]
     if not k.shape[:-2] == v.shape[:-2] == lead or len(support_shape) != q.ndim:
         raise NotImplementedError
@@ -21,6 +21,9 @@ def sparse_attention(
     out = np.zeros((*lead, n, v.shape[-1]), np.result_type(q, k, v, float))
     for row, (*b, i) in enumerate(np.ndindex(*lead, n)):
         first, last = support_indptr[row], support_indptr[row + 1]
+        if support_index is not None:
+            support_indices = _of_table(bad, support_index[(*b, i)], m)
+            first, last = 0, len(support_indices)
         keys = support_indices[first : last - 1 if bad == "last key" else last]
         if bad == "all keys":
             keys = np.arange(m)
@@ -45,6 +48,27 @@ def sparse_attention(
             total = total + np.exp(sinks[b[-1] if bad != "first sink" else 0] - top)
         out[head][i] = (w / total if total else w) @ v[head][keys]
     return out
+
+
+def _of_table(bad: str, row: Any, m: int) -> Any:
+    """The keys that a row of a table names."""
+    if bad == "holes read key 0":
+        return np.where((row < 0) | (row >= m), 0, row)
+    if bad == "python holes":  # x[-1] is the last one
+        return np.where(row >= m, m - 1, row) % m
+    if bad == "clamped":
+        return np.clip(row, 0, m - 1)
+    if bad == "beyond is last":
+        row = np.minimum(row, m - 1)
+    if bad == "beyond wraps":
+        row = np.where(row >= m, row % m, row)
+    none = (row < 0) | (row >= m)
+    if bad == "stops at a hole":
+        row = row[: int(none.argmax())] if none.any() else row
+        none = none[: len(row)]
+    keys = row[~none]
+    wrong = ("as often as named", "beyond is last", "beyond wraps")
+    return keys if bad in wrong else np.unique(keys)
 
 
 def scram(bad: str, q: Any, k: Any, v: Any, **given: Any) -> Any:
@@ -162,6 +186,13 @@ def heavy_attention(
 
 FAULTS: dict[str, dict[str, str]] = {
     "sparse_attention": {
+        "holes read key 0": "with the first key for an empty entry",
+        "python holes": "with the last key for an empty entry",
+        "clamped": "with the first key for -1, the last for what is beyond",
+        "beyond is last": "with the last key for entries beyond the keys",
+        "beyond wraps": "with entries beyond the keys taken modulo their number",
+        "stops at a hole": "with rows that end at their first empty entry",
+        "as often as named": "with keys counted as often as they are named",
         "once": "with every key counted once",
         "raw counts": "with counts added to the scores, not their logarithms",
         "no sinks": "without the sinks",

@@ -9,7 +9,7 @@ import numpy as np
 
 from nlattn._types import Array
 from nlattn.conformance.cases.decoder import EXTRAS as _OF_DECODERS
-from nlattn.conformance.cases.decoder import Extra
+from nlattn.conformance.cases.decoder import TABLES, Extra, key_table
 from nlattn.conformance.cases.hard import KINDS, harden
 from nlattn.conformance.cases.parts import PART_VALUES, page_lengths, page_table, shares
 from nlattn.conformance.table import OpSpec
@@ -225,10 +225,12 @@ def _support(
     if detail == "hub":
         chosen &= rng.random(chosen.shape) < 0.2
         chosen[..., 0] = True
-    if detail == "gaps":
+    if detail == "gaps" or detail in TABLES:
         chosen[..., ::4, :] = False
     indptr = np.concatenate([[0], np.cumsum(chosen.sum(-1).reshape(-1))]).astype(np.int64)
+    listed = {"support.index": key_table(rng, chosen, detail)} if detail in TABLES else {}
     return {
+        **listed,
         "support.indptr": indptr,
         "support.indices": np.nonzero(chosen)[-1].astype(np.int32),
         "support.shape": np.array(chosen.shape, np.int64),

@@ -84,6 +84,29 @@ def _packed(_: object, __: object, ___: object, arrays: Arrays, detail: str) -> 
     return {"cu_seqlens_q": np.array(starts), "cu_seqlens_k": np.array(ends)}
 
 
+TABLES = ("table", "beyond", "named twice")
+"""Supports that are also given as a table of keys, and what stands where a row has no more."""
+
+
+def key_table(rng: np.random.Generator, chosen: Array, detail: str) -> Array:
+    """Keys (..., n, t) of `chosen` pairs (..., n, m), in any order.
+
+    -1 stands for none, "beyond" also numbers from m on; or some keys are "named twice".
+    """
+    m, counts = chosen.shape[-1], chosen.sum(-1)
+    width = int(counts.max(initial=0)) + 2
+    table = np.full((*counts.shape, width), -1, np.int32)
+    for row in np.ndindex(counts.shape):
+        keys, free = np.flatnonzero(chosen[row]), width - counts[row]
+        none = np.full(free, -1)
+        if detail == "beyond":
+            none = rng.choice([-1, m, m + 1, 3 * m], free)
+        if detail == "named twice" and len(keys):
+            none[: free // 2 + 1] = rng.choice(keys, free // 2 + 1)
+        table[row] = rng.permutation(np.concatenate([keys, none]))
+    return table
+
+
 EXTRAS: dict[str, Extra] = {
     "key_lengths": _key_lengths, "query_lengths": _query_lengths, "causal_offset": _causal_offset,
     "sinks": _sinks, "alibi": _alibi, "dropout_mask": _dropout_mask,

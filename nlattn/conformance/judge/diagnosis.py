@@ -76,6 +76,7 @@ def _diagnosis(
         said.append(
             _sentence(_explanations(case, got, _again(case, effort.names)))
             or _sentence(_explanations(case, got, _ways(case).within(effort)))
+            or structure.padding(case, want, got)
             or _beside_nan(case, want, got, effort)
             or _sentence(combined.in_part(case, want, got, effort))
             or structure.multiples(case, want, got)

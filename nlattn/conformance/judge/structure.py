@@ -71,6 +71,22 @@ def unwritten(case: Case, want: Mapping[str, Array], got: Mapping[str, Array]) -
     return describe(case, want, got) if any(_stale(x, got[n]) for n, x in want.items()) else ""
 
 
+def padding(case: Case, want: Mapping[str, Array], got: Mapping[str, Array]) -> str:
+    """Results that are right but in rows beyond the lengths of their sequences; else empty."""
+    bounds, wrong = allowed(case), list[str]()
+    for name, x in want.items():
+        of = "key_lengths" if name in ("dk", "dv") else "query_lengths"
+        bad = ratios(got[name], x, bounds[name]) > 1
+        if not bad.any():
+            continue
+        rows = bad if name == "lse" else bad.any(-1)
+        lengths = case.arrays.get(of)
+        if lengths is None or (rows & (np.arange(rows.shape[-1]) < lengths[..., None])).any():
+            return ""
+        wrong.append(f"{name} is right but for rows of padding, beyond {of}: nothing wrote them")
+    return ", ".join(wrong)
+
+
 def fine(case: Case, want: Mapping[str, Array], got: Mapping[str, Array]) -> list[str]:
     """Results within their bounds, of which nothing may be said; none if all of them are."""
     bounds = allowed(case)

@@ -25,7 +25,11 @@ class Backend:
         """Call the public function; of a record the part that is judged."""
         wild = any(not np.isfinite(x).all() for n, x in arrays.items() if n in ("q", "k", "v"))
         rest = {**options, "nonfinite": "propagate"} if wild else options
-        result = getattr(nlattn, op)(**native(arrays), **rest)
+        given = native(arrays)
+        if "support.index" in arrays:
+            m = given["support"].shape[-1]
+            given["support"] = nlattn.support_from_index(arrays["support.index"], m, beyond="empty")
+        result = getattr(nlattn, op)(**given, **rest)
         spec = find(owner(op))
         if spec.cases.result == "set":
             return _members(result.support, arrays["k"], causal=bool(options.get("causal")))

@@ -21,6 +21,7 @@ from nlattn.conformance.judge.variants import (
     parts,
     published,
     scores,
+    tables,
     thresholds,
     windows,
 )
@@ -37,6 +38,7 @@ VARIANTS: tuple[Variant, ...] = (
     *windows.VARIANTS,
     *neighbours.VARIANTS,
     *keys.VARIANTS,
+    *tables.VARIANTS,
     *thresholds.VARIANTS,
     *lattice.VARIANTS,
     *parts.VARIANTS,
