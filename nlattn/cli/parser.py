@@ -352,7 +352,9 @@ def _validate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the cases drawn (0)")
     parser.add_argument(
-        "--timeout", type=above_zero, default=120.0, help="seconds for one case (120)"
+        "--timeout",
+        type=above_zero,
+        help="seconds for one case (120; 600 in tier large)",
     )
     parser.add_argument("--memory", type=above_zero, default=8.0, help="gigabytes it may hold (8)")
     parser.add_argument(

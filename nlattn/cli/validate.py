@@ -34,7 +34,9 @@ _REPORT = 1 << 28  # bytes
 SHOWN = 20
 """Causes of failures that the terminal sees; files have all cases."""
 NARROW = (("float16", "bfloat16"), tuple(QUANTISED))
-TIMEOUT, MEMORY = 120.0, 8.0
+MEMORY = 8.0
+TIMEOUT = {"large": 600.0}
+"""Seconds for a case of a tier, 120 of others: large ones write gigabytes, which others slow."""
 NOTHING = "no case of this tier has such a name, operator and dtype"
 
 
@@ -50,7 +52,7 @@ def validate(options: Namespace) -> int:
     chosen(options, None)  # says what is wrong before anything is started
     start = time.perf_counter()
     with Process(
-        options.backend, options.op, timeout=options.timeout, memory=options.memory * 1e9,
+        options.backend, options.op, timeout=limit(options), memory=options.memory * 1e9,
         words=arithmetic(options),
     ) as subject:  # fmt: skip
         fixed = chosen(options, subject.capabilities)
@@ -88,7 +90,7 @@ def again(options: Namespace) -> list[str]:
         words += ["--tier", options.tier]
     if options.dtypes:
         words += ["--dtypes", ",".join(options.dtypes)]
-    if options.timeout != TIMEOUT:
+    if options.timeout is not None:
         words += ["--timeout", f"{options.timeout:g}"]
     if options.memory != MEMORY:
         words += ["--memory", f"{options.memory:g}"]
@@ -99,6 +101,11 @@ def again(options: Namespace) -> list[str]:
     if options.sweep:
         words += ["--sweep", str(options.sweep), "--seed", str(options.seed)]
     return words
+
+
+def limit(options: Namespace) -> float:
+    """Seconds for one case."""
+    return float(options.timeout or TIMEOUT.get(options.tier, 120.0))
 
 
 def arithmetic(options: Namespace) -> dict[str, str]:

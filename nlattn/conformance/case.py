@@ -89,7 +89,11 @@ class Case:
         """Arrays that have a gradient."""
         made = self.spec.cases
         names = (*(x for x in self.spec.arrays if x not in made.shares), *made.differentiable)
-        asked = [x for x, option in made.differentiable_if.items() if self.options.get(option)]
+        asked = [
+            x
+            for x, option in made.differentiable_if.items()
+            if self.options.get(option) or (self.kind == "jvp" and f"d{x}" in self.arrays)
+        ]
         return tuple(name for name in (*names, *asked) if name in self.arrays)
 
     @property

@@ -39,6 +39,12 @@ def laid(pages: Array, table: Array) -> Array:
     return np.moveaxis(rows, -2, -3) if pages.ndim == 4 else rows
 
 
+def placed(options: dict[str, Any]) -> dict[str, Any]:
+    """A window is about the place of a query among the keys, ``i + causal_offset``."""
+    about = {} if options.get("window") is None else {"window_about": "offset"}
+    return {**options, **about}
+
+
 def own(pages: Array, lengths: Any) -> Any:
     """Lengths with an axis for heads where pages have one."""
     return np.asarray(lengths)[..., None] if pages.ndim == 4 and np.ndim(lengths) else lengths
@@ -51,7 +57,7 @@ def paged_attention(
 ) -> Any:  # fmt: skip
     """Attention to the rows that a table lists."""
     k, v = laid(k_pages, table), laid(v_pages, table)
-    return attention(q, k, v, key_lengths=own(k_pages, key_lengths), **options)
+    return attention(q, k, v, key_lengths=own(k_pages, key_lengths), **placed(options))
 
 
 @any_layout
@@ -59,10 +65,10 @@ def paged_attention_vjp(
     q: Array, k_pages: Array, v_pages: Array, table: Array, dout: Array, *,
     key_lengths: Any = None, **options: Any,
 ) -> tuple[Array, ...]:  # fmt: skip
-    """Gradients (dq, dk_pages, dv_pages[, dsinks]): a page gets the sum over where it lies."""
+    """Gradients (dq, dk_pages, dv_pages, ...): a page gets the sum over where it lies."""
     k, v = laid(k_pages, table), laid(v_pages, table)
     lengths = own(k_pages, key_lengths)
-    dq, dk, dv, *rest = attention_vjp(q, k, v, dout, key_lengths=lengths, **options)
+    dq, dk, dv, *rest = attention_vjp(q, k, v, dout, key_lengths=lengths, **placed(options))
     if k_pages.ndim == 4:
         dk, dv = np.moveaxis(dk, -3, -2), np.moveaxis(dv, -3, -2)
     dk, dv = gather_pages_vjp(k_pages, table, dk), gather_pages_vjp(v_pages, table, dv)
@@ -78,4 +84,4 @@ def paged_attention_jvp(
     arrays = q, laid(k_pages, table), laid(v_pages, table)
     changes = dq, laid(dk_pages, table), laid(dv_pages, table)
     lengths = own(k_pages, key_lengths)
-    return attention_jvp(*arrays, *changes, key_lengths=lengths, **options)
+    return attention_jvp(*arrays, *changes, key_lengths=lengths, **placed(options))

@@ -215,6 +215,12 @@ def _lengths(bad: str, lengths: Any, pages: Any) -> Any:
 
 
 def _placed(bad: str, options: Any) -> Any:
+    if bad == "no window":
+        options = {**options, "window": None}
+    if options.get("window") is not None:
+        options = {**options, "window_about": "offset"}
+        if bad == "still window" and not options.get("causal"):
+            options["causal_offset"] = 0
     if bad == "top left" and options.get("causal"):
         return {**options, "causal_offset": 0}
     return options
@@ -230,7 +236,9 @@ def paged_attention_vjp(
     lengths = _lengths(bad, key_lengths, k_pages)
     if bad == "no dlse":
         options.pop("dlse", None)
-    dq, dk, dv, *rest = decoder.attention_vjp("", q, k, v, dout, key_lengths=lengths, **options)
+    dq, dk, dv, *rest = decoder.attention_vjp(
+        "", q, k, v, dout, key_lengths=lengths, **_placed(bad, options)
+    )
     back = "" if bad not in ("overwritten", "averaged") else bad
     dk, dv = (
         gather_pages_vjp(back, pages, np.moveaxis(g, -3, -2).reshape(len(g), -1, *pages.shape[2:]),
@@ -249,8 +257,11 @@ FAULTS: dict[str, dict[str, str]] = {
         "full pages": "without the last page where it is not full",
         "first length": "with the length of the first sequence for all",
         "top left": "causal from the top left corner",
+        "no window": "without the window",
+        "still window": "with the window about the query itself",
     },
     "paged_attention_vjp": {
+        "no window": "without the window",
         "first table": "with the table of the first sequence",
         "keys ignored": "without the key lengths",
         "overwritten": "dk_pages",

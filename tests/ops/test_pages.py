@@ -56,7 +56,7 @@ def test_attention_by_blocks_of_pages(
     block: int, heads: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What attention to the gathered pages gives; shares of blocks are merged."""
-    monkeypatch.setattr("nlattn.ops.pages._ROWS", block)
+    monkeypatch.setattr("nlattn.ops._paged._ROWS", block)
     rng = np.random.default_rng(0)
     middle = (2,) if heads else ()
     pages, values = rng.standard_normal((6, 4, *middle, 3)), rng.standard_normal((6, 4, *middle, 2))
@@ -70,11 +70,13 @@ def test_attention_by_blocks_of_pages(
         {},
         {"causal": True, "causal_offset": "bottom-right", "sinks": np.array(0.3)},
         {"causal": True, "causal_offset": 3, "alibi": np.array(0.2), "softcap": 2.0},
+        {"causal": True, "causal_offset": 9, "window": (4, 0), "lse_base": "2"},
     ):
         got = nlattn.paged_attention(
             q, pages, values, table, key_lengths=lengths, return_lse=True, **more
         )
-        want = nlattn.attention(q, k, v, key_lengths=own, return_lse=True, **more)
+        about = {"window_about": "offset"} if "window" in more else {}
+        want = nlattn.attention(q, k, v, key_lengths=own, return_lse=True, **more, **about)
         for x, y in zip(got, want, strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-14)
 
@@ -83,6 +85,8 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {},
     {"causal": True, "causal_offset": "bottom-right", "sinks": np.array(0.3)},
     {"causal": True, "causal_offset": 3, "alibi": np.array(0.2), "softcap": 2.0},
+    {"window": (4, 2), "causal_offset": 5, "sinks": np.array(-0.4), "lse_base": "2"},
+    {"window": (6, None), "causal": True, "causal_offset": "bottom-right", "alibi": np.array(0.1)},
 )
 
 
@@ -101,13 +105,14 @@ def test_gradients_and_changes_by_blocks_of_pages(
     block: int, heads: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of all gathered pages; shared pages get the sum, pages that none has get 0."""
-    monkeypatch.setattr("nlattn.ops.pages._ROWS", block)
+    monkeypatch.setattr("nlattn.ops._paged._ROWS", block)
     rng = np.random.default_rng(3)
     arrays, given = paged(heads)
     ways = dict(zip(("dq", "dk_pages", "dv_pages"), map(np.ones_like, arrays), strict=True))
     ways = {n: rng.standard_normal(x.shape) for n, x in ways.items()}
     for more in OPTIONS:
-        extra = {"dsinks": np.array(0.7)} if "sinks" in more else {}
+        extra = {f"d{name}": np.array(0.7) for name in ("sinks", "alibi") if name in more}
+        slopes = {"alibi_gradient": True} if "alibi" in more else {}
         got = nlattn.paged_attention_jvp(*arrays, **given, **more, **ways, **extra, return_lse=True)
         want = oracle.paged_attention_jvp(*arrays, **given, **more, **ways, **extra,
                                           return_lse=True)  # fmt: skip
@@ -115,8 +120,8 @@ def test_gradients_and_changes_by_blocks_of_pages(
             np.testing.assert_allclose(x, y, rtol=1e-11, atol=1e-13)
         cotangents = {"dout": rng.standard_normal(got[0].shape)}
         cotangents["dlse"] = rng.standard_normal(got[1].shape)
-        found = nlattn.paged_attention_vjp(*arrays, **given, **more, **cotangents)
-        exact = oracle.paged_attention_vjp(*arrays, **given, **more, **cotangents)
+        found = nlattn.paged_attention_vjp(*arrays, **given, **more, **slopes, **cotangents)
+        exact = oracle.paged_attention_vjp(*arrays, **given, **more, **slopes, **cotangents)
         for x, y in zip(found, exact, strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-11, atol=1e-12)
         both = [*zip(found, [*ways.values(), *extra.values()], strict=True)]
@@ -128,7 +133,7 @@ def test_gradients_and_changes_by_blocks_of_pages(
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_narrow_formats_are_rounded_once(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 16 bits the last rounding alone shows; of 32, some of sums of few terms."""
-    monkeypatch.setattr("nlattn.ops.pages._ROWS", 4)
+    monkeypatch.setattr("nlattn.ops._paged._ROWS", 4)
     arrays, given = paged(True, dtype)
     wide = [x.astype(float) for x in arrays]
     dout = np.ones((3, 2, 7, 2), dtype)
@@ -154,6 +159,8 @@ def test_what_does_not_fit_gradients_is_refused() -> None:
         nlattn.paged_attention_jvp(*arrays, given["table"], ways[0], ways[1][1:], ways[2])
     with pytest.raises(ValueError, match=r"^paged_attention_jvp: dsinks is given without sinks"):
         nlattn.paged_attention_jvp(*arrays, given["table"], *ways, dsinks=np.array(1.0))
+    with pytest.raises(ValueError, match=r"^paged_attention_jvp: dalibi is given without alibi"):
+        nlattn.paged_attention_jvp(*arrays, given["table"], *ways, dalibi=np.array(1.0))
     with pytest.raises(TypeError, match=r"^paged_attention: arrays must share one dtype, got q: "):
         nlattn.paged_attention(arrays[0].astype(np.float32), *arrays[1:], given["table"])
 

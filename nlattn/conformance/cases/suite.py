@@ -123,7 +123,10 @@ def make(spec: OpSpec, recipe: Recipe, kind: Kind, dtype: str, seed: int = SEED)
         arrays |= _cotangent_of_lse(rng, spec, options, arrays)
     if kind == "jvp":
         options.pop("masked_rows", None)
-        arrays |= _changes(rng, spec, arrays)
+        arrays |= _changes(rng, spec, arrays, options)
+        options = {
+            n: x for n, x in options.items() if n not in spec.cases.differentiable_if.values()
+        }
     given = {
         name: lay(_cast(name, x, dtype, recipe, hidden), _layout(name, recipe))
         for name, x in arrays.items()
@@ -160,9 +163,11 @@ def _cotangent_of_lse(
     return {"dlse": np.where(np.isfinite(lse), rng.standard_normal(np.shape(lse)), 0.0)}
 
 
-def _changes(rng: np.random.Generator, spec: OpSpec, arrays: dict[str, Array]) -> dict[str, Array]:
+def _changes(
+    rng: np.random.Generator, spec: OpSpec, arrays: dict[str, Array], options: JsonObject
+) -> dict[str, Array]:
     """A direction for each array that has a gradient; what is not finite stays."""
-    names = Case("", spec.name, "jvp", "float64", arrays).moving
+    names = Case("", spec.name, "jvp", "float64", arrays, options).moving
     moved = {f"d{n}": rng.standard_normal(np.shape(arrays[n])) for n in names}
     return {n: np.where(np.isfinite(arrays[n[1:]]), x, 0.0) for n, x in moved.items()}
 

@@ -37,7 +37,11 @@ DECODER = (
     Recipe("sinks-decode", sizes={"n": 1, "m": 70, "d": 8, "e": 4}, lead=(3,), extra=("sinks",)),
     Recipe("alibi", lead=_LEAD, extra=("alibi",), dtypes=ALL),
     Recipe(
-        "alibi-gradient", {"alibi_gradient": True}, lead=_LEAD, extra=("alibi",), kinds=("vjp",)
+        "alibi-gradient",
+        {"alibi_gradient": True},
+        lead=_LEAD,
+        extra=("alibi",),
+        kinds=("vjp", "jvp"),
     ),
     Recipe("alibi-corner", _CORNER, _LONGER, lead=_LEAD, extra=("alibi",)),
     Recipe("packed", lead=_LEAD, extra=("packed",), dtypes=ALL),

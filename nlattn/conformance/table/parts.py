@@ -187,6 +187,7 @@ PARTS = (
             given="table",
             without=("equal-rows", "large", "channel", "negative", "offset"),
             differentiable=("sinks",),
+            differentiable_if={"alibi": "alibi_gradient"},
             choices=(
                 (Recipe("lengths", extra=("table", "page_lengths")),),
                 (
@@ -206,6 +207,19 @@ PARTS = (
                 ),
                 Recipe("softcap", {"softcap": 1.5, "scale": 0.8}),
                 Recipe("alibi", {"causal": True, "causal_offset": 3}, extra=("alibi",)),
+                Recipe(
+                    "alibi-gradient",
+                    {"causal": True, "causal_offset": 3, "alibi_gradient": True},
+                    extra=("alibi",),
+                    kinds=("vjp", "jvp"),
+                ),
+                Recipe("window", {"window": [3, 1], "causal_offset": 4}),
+                Recipe(
+                    "window-corner",
+                    {"causal": True, "causal_offset": "bottom-right", "window": [4, 0]},
+                    extra=("table", "page_lengths", "sinks"),
+                ),
+                Recipe("lse-2", {"return_lse": True, "lse_base": "2"}),
             ),
         ),
         growth=Growth(),

@@ -95,7 +95,7 @@ class Cases:
     differentiable: tuple[str, ...] = ()
     """Arrays given by keyword that have a gradient, too."""
     differentiable_if: Mapping[str, str] = field(default_factory=dict)
-    """Arrays that have a gradient where an option is set, which comes last."""
+    """Arrays that have a gradient where an option is set, which comes last; changes in one case."""
     of_gradients: tuple[str, ...] = ()
     """Options that a gradient takes and the forward pass does not."""
     ways: tuple[str, ...] = ()

@@ -8,7 +8,16 @@ import numpy as np
 
 from nlattn._types import Result
 from nlattn.conformance.case import Case
-from nlattn.conformance.judge.variants.base import Array, Call, Run, after, several, softmax
+from nlattn.conformance.judge.variants.base import (
+    Array,
+    Call,
+    Run,
+    after,
+    needs,
+    option,
+    several,
+    softmax,
+)
 
 _MERGED, _SHARE, _PAGES, _PAGED = ("merged",), ("share",), ("pages",), ("paged",)
 
@@ -167,6 +176,17 @@ def _padded_corner(c: Call) -> Result:
     return c.given(causal_offset=most - c["q"].shape[-2])()
 
 
+def _still_window(c: Call) -> Result:
+    if c.get("causal"):
+        raise ValueError
+    return c.given(causal_offset=0)()
+
+
+def _wider(c: Call) -> Result:
+    left, right = c["window"]
+    return c.given(window=(left + 1, right))()
+
+
 def _interleaved(c: Call) -> Result:
     """The first rows of all pages, then the second ones."""
     out, size = c(), c["pages"].shape[1]
@@ -259,9 +279,13 @@ VARIANTS = (
             "with the rest of the last page": _whole_pages,
             "without the last page where it is not full": _only_whole_pages,
             "with the last key left out": _lengths(lambda x, _: np.maximum(x - 1, 0)),
-            "causal from the top left corner": lambda c: c.given(causal_offset=0)(),
+            "causal from the top left corner": needs("causal", option(causal_offset=0)),
             "causal from the end of the table": _padded_corner,
             "without causality": lambda c: c.given(causal=False)(),
+            "without the window": needs("window", option(window=None)),
+            "with the window about the query itself": needs("window", _still_window),
+            "with one key more before the window": needs("window", _wider),
+            "with lse in base e": lambda c: c.given(lse_base="e" if c["lse_base"] == "2" else 0)(),
             "without the sinks": lambda c: c.given(sinks=None)(),
             "without the linear bias": lambda c: c.given(alibi=None)(),
             "with keys for values": lambda c: c.given(v_pages=c["k_pages"])(),
