@@ -352,9 +352,7 @@ def _validate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the cases drawn (0)")
     parser.add_argument(
-        "--timeout",
-        type=above_zero,
-        help="seconds for one case (120; 600 in tier large)",
+        "--timeout", type=above_zero, help="seconds for one case (120; of large ones 600)"
     )
     parser.add_argument("--memory", type=above_zero, default=8.0, help="gigabytes it may hold (8)")
     parser.add_argument(

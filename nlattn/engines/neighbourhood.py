@@ -10,7 +10,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Floats, Ints, Support
 from nlattn.kernels import neighbourhood as kernels
-from nlattn.kernels.neighbourhood import Arrays, Near
+from nlattn.kernels.neighbourhood import Arrays, Near, NearMoving
 from nlattn.kernels.panel import groups
 from nlattn.runtime.jit import blocks
 
@@ -104,6 +104,17 @@ def attend(p: Arrays, axes: tuple[Axis, ...]) -> tuple[Floats, Floats]:
     for some in groups(blocks(batch * n, kernels.BLOCK), _cost(p, table)):
         kernels.attend(some, p, table, out, norm)
     return out, _check.frozen(norm)
+
+
+def jvp(p: Arrays, axes: tuple[Axis, ...], x: NearMoving) -> tuple[Floats, Floats]:
+    """Changes of outputs (batch, n, e), and of log normalisers (batch, n) in float64."""
+    batch, n, e = len(p.slices), p.q.shape[1], p.v.shape[2]
+    out: Floats = np.empty((batch, n, e), p.q.dtype)
+    lse: Floats = np.empty((batch, n))
+    table = near(axes)
+    for some in groups(blocks(batch * n, kernels.BLOCK), 3 * _cost(p, table)):
+        kernels.move(some, p, x, table, out, lse)
+    return out, lse
 
 
 def vjp(

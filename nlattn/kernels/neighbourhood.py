@@ -93,6 +93,53 @@ def attend(block: int, p: Arrays, near: Near, out: Floats, norm: Floats) -> None
         norm[0, b, i], norm[1, b, i] = top, total
 
 
+class NearMoving(NamedTuple):
+    """Changes of queries, keys and values, as `Arrays` lie."""
+
+    q: Floats
+    k: Floats
+    v: Floats
+    slices: Ints
+    """(batch, 3) of dq, dk and dv."""
+
+
+@jit.kernel
+def move(block: int, p: Arrays, x: NearMoving, near: Near, out: Floats, lse: Floats) -> None:
+    """Changes of outputs (batch, n, e), and of log normalisers (batch, n), of a block of queries.
+
+    ``sum_j P (ds - mean) v + P dv``, with the mean ``sum_j P ds``.
+    """
+    n = p.q.shape[1]
+    index = np.empty(near.most, np.int64)
+    w, ds = np.empty(near.most, p.q.dtype), np.empty(near.most, p.q.dtype)
+    acc = np.empty(p.v.shape[2], p.q.dtype)
+    for r in range(block * BLOCK, min((block + 1) * BLOCK, out.shape[0] * n)):
+        b, i = r // n, r % n
+        q, k, v = p.q[p.slices[b, 0], i], p.k[p.slices[b, 1]], p.v[p.slices[b, 2]]
+        dq, dk, dv = x.q[x.slices[b, 0], i], x.k[x.slices[b, 1]], x.v[x.slices[b, 2]]
+        many = find(near, i, index)
+        top = p.q.dtype.type(-np.inf)
+        for t in range(many):
+            j = index[t]
+            w[t] = p.scale * inner(q, k[j])
+            ds[t] = p.scale * (inner(dq, k[j]) + inner(q, dk[j]))
+            top = max(top, w[t])
+        total, mean = p.q.dtype.type(0), p.q.dtype.type(0)
+        for t in range(many):
+            w[t] = exp(w[t] - top)
+            total += w[t]
+            mean += w[t] * ds[t]
+        mean /= total
+        for c in range(acc.size):
+            acc[c] = 0
+        for t in range(many):
+            _accumulate(acc, w[t] * (ds[t] - mean), v[index[t]])
+            _accumulate(acc, w[t], dv[index[t]])
+        for c in range(acc.size):
+            out[b, i, c] = acc[c] / total
+        lse[b, i] = mean
+
+
 @jit.kernel
 def queries_vjp(
     block: int, p: Arrays, dout: Floats, dlse: Floats, near: Near, norm: Floats,

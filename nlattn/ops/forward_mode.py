@@ -10,11 +10,10 @@ from nlattn._types import Bools, Floats, Ints, Result, Support
 from nlattn.engines import forward_mode, laws, neighbourhood
 from nlattn.engines.magnitude import ranged
 from nlattn.engines.normalised import normalised_vjp
-from nlattn.engines.sparse import Edges, WeightFunction
 from nlattn.ops._band import Positions
 from nlattn.ops._edges import SparseArguments, edge_terms, prepared
 from nlattn.ops._scores import ScoreArguments, fold, in_base, per_head, prepare
-from nlattn.ops.neighbourhood import Flags, Sizes, grid_axes
+from nlattn.ops.neighbourhood import Flags, Sizes, moving, on_grid, on_neighbours
 
 
 @ranged(laws.along(laws.softmax))
@@ -175,7 +174,7 @@ def neighbourhood_attention_jvp(
 ) -> Result:
     """Change of `neighbourhood_attention` along (dq, dk, dv), to first order.
 
-    Arguments as there. ``n window (3 d + 2 e)`` multiply-adds, and the memory of its support.
+    Arguments as there. ``n window (3 d + 2 e)`` multiply-adds, ``O(n e)`` memory.
 
     Examples
     --------
@@ -183,7 +182,7 @@ def neighbourhood_attention_jvp(
     """
     op = "neighbourhood_attention_jvp"
     given = {"q": q, "k": k, "v": v, "dq": dq, "dk": dk, "dv": dv}
-    fit, axes = grid_axes(op, given, window, stride, dilation, causal, nonfinite)
-    weights = WeightFunction.checked(fit, scale=scale)
-    edges = Edges(fit, neighbourhood.support(axes))
-    return forward_mode.unfolded(edges, *forward_mode.on_edges(edges, weights), return_lse)
+    fit, axes, p = on_neighbours(op, given, window, stride, dilation, causal, scale, nonfinite)
+    out, lse = neighbourhood.jvp(p, axes, moving(fit, p))
+    result = on_grid(fit, axes, out)
+    return (result, on_grid(fit, axes, lse, cast=False)) if return_lse else result

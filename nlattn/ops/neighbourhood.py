@@ -17,7 +17,7 @@ from nlattn.engines.dense import log_normaliser
 from nlattn.engines.magnitude import ranged
 from nlattn.engines.neighbourhood import Axis
 from nlattn.engines.sparse import Edges, WeightFunction
-from nlattn.kernels.neighbourhood import Arrays
+from nlattn.kernels.neighbourhood import Arrays, NearMoving
 from nlattn.maps.sparse import SparseMap
 
 _GRIDS = {1: "L", 2: "H W", 3: "T H W"}
@@ -84,12 +84,12 @@ def neighbourhood_attention(
     (16, 16, 8)
     """
     op = "neighbourhood_attention"
-    fit, axes, p = _prepared(
+    fit, axes, p = on_neighbours(
         op, {"q": q, "k": k, "v": v}, window, stride, dilation, causal, scale, nonfinite
     )
     out, norm = engine.attend(p, axes)
-    result = _on_grid(fit, axes, out)
-    return (result, _on_grid(fit, axes, log_normaliser(norm), cast=False)) if return_lse else result
+    result = on_grid(fit, axes, out)
+    return (result, on_grid(fit, axes, log_normaliser(norm), cast=False)) if return_lse else result
 
 
 @ranged(laws.softmax)
@@ -115,7 +115,7 @@ def neighbourhood_attention_map(
     (64, 64)
     """
     op = "neighbourhood_attention_map"
-    fit, axes, _ = _prepared(
+    fit, axes, _ = on_neighbours(
         op, {"q": q, "k": k}, window, stride, dilation, causal, scale, nonfinite
     )
     _check.one_head(fit, "")
@@ -150,7 +150,7 @@ def neighbourhood_attention_vjp(
     """
     op = "neighbourhood_attention_vjp"
     arrays = {"q": q, "k": k, "v": v, "dout": dout} | ({} if dlse is None else {"dlse": dlse})
-    fit, axes, p = _prepared(op, arrays, window, stride, dilation, causal, scale, nonfinite)
+    fit, axes, p = on_neighbours(op, arrays, window, stride, dilation, causal, scale, nonfinite)
     n = p.q.shape[1]
     weights = np.zeros((1, n), fit.dtype) if dlse is None else fit["dlse"].reshape(-1, n)
     norm = engine.attend(p, axes)[1]
@@ -200,7 +200,7 @@ def neighbourhood_support(
     return engine.support(axes)
 
 
-def _prepared(
+def on_neighbours(
     op: str,
     given: Mapping[str, object],
     window: object,
@@ -211,7 +211,7 @@ def _prepared(
     nonfinite: Nonfinite,
 ) -> tuple[_check.Fit, tuple[Axis, ...], Arrays]:
     """Arrays in raster order, and what is seen along each axis."""
-    fit, axes = grid_axes(op, given, window, stride, dilation, causal, nonfinite)
+    fit, axes = _grid_axes(op, given, window, stride, dilation, causal, nonfinite)
     factor = fit.dims["d"] ** -0.5 if scale is None else _check.number(op, "scale", scale)
     names = ("q", "k", "v", "dout", "dlse")
     slices = np.zeros((fit.batch, 5), np.int64)
@@ -224,7 +224,15 @@ def _prepared(
     return fit, axes, Arrays(q, k, v, _check.frozen(slices), fit.dtype.type(factor))
 
 
-def grid_axes(
+def moving(fit: _check.Fit, p: Arrays) -> NearMoving:
+    """Changes dq, dk and dv of a call, in raster order."""
+    slices = np.column_stack([fit.slices(name)[:, 0] for name in ("dq", "dk", "dv")])
+    like = zip(("dq", "dk", "dv"), (p.q, p.k, p.v), strict=True)
+    dq, dk, dv = (_check.frozen(fit[name].reshape(-1, *x.shape[1:])) for name, x in like)
+    return NearMoving(dq, dk, dv, _check.frozen(slices, np.int64))
+
+
+def _grid_axes(
     op: str,
     given: Mapping[str, object],
     window: object,
@@ -300,6 +308,6 @@ def _grid(axes: tuple[Axis, ...]) -> tuple[int, ...]:
     return tuple(axis.length for axis in axes)
 
 
-def _on_grid(fit: _check.Fit, axes: tuple[Axis, ...], x: Array, *, cast: bool = True) -> Array:
+def on_grid(fit: _check.Fit, axes: tuple[Axis, ...], x: Array, *, cast: bool = True) -> Array:
     """A result (batch, n, ...) with the grid's axes."""
     return fit.unfold(x.reshape(len(x), *_grid(axes), *x.shape[2:]), cast=cast)
