@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from nlattn import _check
-from nlattn._types import Floats, Ints
+from nlattn._types import Bools, Floats, Ints
 from nlattn.engines import exhaustive, nearest
 from nlattn.engines.distances import Geometry
 from nlattn.engines.exhaustive import Slice
@@ -28,13 +28,15 @@ from nlattn.kernels.gemm import width
 from nlattn.kernels.matching import SAME, Plan
 from nlattn.kernels.nearest import PER_SCORE, SLACK, TINY, TOP, WIDTH, Asked
 from nlattn.kernels.panel import groups
-from nlattn.runtime.threads import serial_blas
 
 _OFTEN = 4096  # keys that a panel sums often
-_SPREAD, _AMONG = 12, 1 << 12  # queries that show how wide rows are, and the most keys they see
+_FEW, _MANY = 6000, 24000
+"""Harmonic means of queries and keys: with fewer, dense attention is faster than planting trees;
+with more, that takes little beside dense attention, and they are planted to be tried."""
+_THIN, _ROUGH = 4, 0.01
+"""Else one in so many queries and keys shows what trees can save, to such a tolerance at least."""
 _PROBE = 64
 """So many panels are tried first; if they cost more than dense attention, all go there."""
-_WIDE = 0.5  # of all keys: a row that needs more is left to dense attention
 _PAYS = 0.8  # of the cost of dense attention
 _RESERVE = 0.7  # of the tolerance, for rounding
 _THETA = 1e-3  # a bound is loosened by this share for what rounding did to points
@@ -71,8 +73,9 @@ class Ground(NamedTuple):
     parts: tuple[Descent, ...]
     dense: Ints
     dense_rounding: Floats
-    dense_wide: bool
-    """Whether dense attention is float64 for them."""
+    """(n,) what rounding may move of dense attention's weights."""
+    dense_wide: Bools
+    """(n,) whether that is float64."""
     grouped: bool
     """Whether keys that are alike are summed at once."""
     seen: Ints
@@ -97,15 +100,18 @@ def survey(x: Slice, tolerance: float, *, grouped: bool = True) -> Ground:
     """Plant a tree, choose a precision for each panel, try some."""
     n, m = len(x.q), len(x.k)
     keys = _check.frozen(np.flatnonzero(x.key_mask) if x.key_mask.size else np.arange(m), np.int32)
-    plain, wide = exhaustive.rounding(x, x.q.dtype), x.q.dtype == np.float64
-    if tolerance > 0 and plain.max(initial=0) > tolerance / 2:
-        plain, wide = exhaustive.rounding(x, np.float64), True
+    plain = exhaustive.rounding(x, x.q.dtype, tolerance or np.inf)
+    wide = np.full(n, x.q.dtype == np.float64)
+    if tolerance > 0 and not wide.all() and plain.max(initial=0) > tolerance:
+        wide = plain > tolerance
+        plain[wide] = exhaustive.rounding(x, np.float64)[wide]
     left: Ints = np.arange(n)
     seen = np.zeros(n, np.int64)
-    ground = Ground(x, tolerance, keys, (), left, plain, bool(wide), grouped, seen)
+    ground = Ground(x, tolerance, keys, (), left, plain, wide, grouped, seen)
     if not n or not len(keys) or tolerance == 0:
         return ground
-    if _spread(x, keys, tolerance):
+    size = 2 * n * len(keys) / (n + len(keys))
+    if not x.apart and (size < _FEW or (size < _MANY and _hopeless(ground))):
         return ground
     for kind, mixed in _WAYS if x.q.dtype == np.float32 else _WAYS[-1:]:
         if len(left) < n and len(left) < _SINGLE:
@@ -121,20 +127,24 @@ def survey(x: Slice, tolerance: float, *, grouped: bool = True) -> Ground:
     return ground
 
 
-@serial_blas
-def _spread(x: Slice, keys: Ints, tolerance: float) -> bool:
-    """Whether the middle query needs half of the keys: then no tree pays. Equal scores are one."""
-    if x.pairs.size or x.causal or x.apart:
-        return False
-    n, some = len(x.q), keys[:: -(-len(keys) // _AMONG)]
-    part = x._replace(q=x.q[:: -(-n // _SPREAD)], k=x.k[some])
-    with np.errstate(all="ignore"):
-        q, k, factor, _ = exhaustive.products(part, np.float64)
-        s = np.sort(factor * (q @ k.T), axis=1)[:, ::-1]
-        held = np.cumsum(np.exp(s - s[:, :1]), axis=1)
-        needed = held <= (1 - tolerance) * held[:, -1:]
-        apart = (s[:, 1:] != s[:, :-1]) & needed[:, 1:]
-    return bool(np.median(apart.sum(1)) > _WIDE * len(some))
+def _hopeless(ground: Ground) -> bool:
+    """Whether some queries among one in four keys can leave out next to nothing.
+
+    Trees over these take a quarter of the time. Masks play no part, nor does most of rounding.
+    """
+    x, rows = ground.slice, np.arange(0, len(ground.slice.q), _THIN)
+    keys = ground.keys[::_THIN]
+    q, k = _check.frozen(x.q[rows]), _check.frozen(x.k[keys])
+    few = x._replace(q=q, k=k, key_mask=x.key_mask[:0], pairs=x.pairs[:0, :0], causal=False)
+    thin = ground._replace(
+        slice=few,
+        tolerance=max(ground.tolerance, _ROUGH),
+        keys=_check.frozen(np.arange(len(keys)), np.int32),
+        seen=np.zeros(len(rows), np.int64),
+    )
+    found = not _pays(thin, _part(thin, x.q.dtype, False, np.arange(len(rows))))
+    ground.seen[rows] += thin.seen
+    return found
 
 
 def _least_rounding(kind: DTypeLike, mixed: bool, m: int) -> float:
@@ -152,7 +162,7 @@ def _sound(ground: Ground, part: Descent) -> tuple[Descent, Ints]:
     """The panels of a part whose rounding leaves enough, and the queries of the others."""
     nothing = np.zeros((len(ground.slice.k), 1), part.tree.shorts.dtype)
     ground.seen[part.asked.order] += kernels.NEAR
-    flags = _gather(ground, part, nothing, most=0).counts[:, 2]
+    flags = gather(ground, part, nothing, most=0).counts[:, 2]
     panels = _check.frozen(np.flatnonzero(flags != UNSOUND))
     left = queries_of(part, np.flatnonzero(flags == UNSOUND))
     return part._replace(asked=part.asked._replace(panels=panels)), left
@@ -237,28 +247,42 @@ def terms(
     )
 
 
-class _Gathered(NamedTuple):
+class Gathered(NamedTuple):
+    """What the panels of a part have summed, see `kernels.certified.gather`."""
+
     sums: Floats
     norm: Floats
     counts: Ints
 
 
-def _gather(
-    ground: Ground, part: Descent, v: Floats, *, most: float, progress: Progress = None
-) -> _Gathered:
-    """Sums (n, e) and normalisers of a part's queries, counts of its panels."""
+def gather(
+    ground: Ground,
+    part: Descent,
+    v: Floats,
+    *,
+    most: float,
+    progress: Progress = None,
+    lists: tuple[Ints, Ints] | None = None,
+) -> Gathered:
+    """Sums (n, e) and normalisers of a part's queries, counts of its panels.
+
+    `lists` says where the leaves of each panel shall be put, and where they begin there.
+    """
     n, e = len(ground.slice.q), v.shape[1]
     out, norm = np.zeros((n, e)), np.zeros((n, 5))
     counts = np.zeros((-(-len(part.asked.order) // width(part.tree.shorts)), 5), np.int64)
     summed = node_values(part.tree, v)
     told = terms(part, summed, ground.tolerance, most, ground.slice, ground.grouped)
-    panels, none = len(part.asked.panels), np.zeros(0, np.int32)
+    panels = len(part.asked.panels)
+    leaves: Ints = np.zeros(0, np.int32)
+    if lists:
+        leaves, counts[:, 4] = lists[0], lists[1][:-1]
     cost = width(part.tree.shorts) * min(part.tree.size, _OFTEN) * (part.tree.dims + e)
     for some in groups(panels, cost):
-        kernels.gather(some, part.tree, part.asked, told, out, norm, counts, none)
+        kernels.gather(some, part.tree, part.asked, told, out, norm, counts, leaves)
         if progress is not None:
             progress(some.stop, panels)
-    return _Gathered(out, norm, counts)
+    return Gathered(out, norm, counts)
 
 
 def queries_of(part: Descent, panels: Ints) -> Ints:
@@ -272,13 +296,13 @@ def queries_of(part: Descent, panels: Ints) -> Ints:
 def _pays(ground: Ground, part: Descent) -> bool:
     """Whether some of the panels cost less than dense attention."""
     panels = part.asked.panels
-    count = min(_PROBE, max(len(panels) // 32, 4))
+    count = min(_PROBE, max(len(panels) // 32, 8))
     some = _check.frozen(panels[:: max(1, len(panels) // count)])
     part = part._replace(asked=part.asked._replace(panels=some))
     nothing = np.zeros((len(ground.slice.k), 1), part.tree.shorts.dtype)
-    counts = _gather(ground, part, nothing, most=_PAYS * len(ground.keys)).counts
+    counts = gather(ground, part, nothing, most=_PAYS * len(ground.keys)).counts
     _count(ground.seen, part, counts)
-    return bool(counts[some, 2].mean() < 0.5)
+    return bool((counts[some, 2] == 1).mean() < 0.5)
 
 
 def _count(seen: Ints, part: Descent, counts: Ints) -> None:
@@ -300,7 +324,7 @@ def attend(ground: Ground, v: Floats, progress: Progress = None) -> Sums:
     seen, left = ground.seen.copy(), [ground.dense]
     for part in ground.parts:
         most = 1e18 if x.apart else m  # of all keys but one there is no dense attention
-        sums, norm, counts = _gather(ground, part, centred, most=most, progress=progress)
+        sums, norm, counts = gather(ground, part, centred, most=most, progress=progress)
         panels = part.asked.panels
         _count(seen, part, counts)
         left.append(queries_of(part, panels[counts[panels, 2] != 0]))
@@ -313,13 +337,13 @@ def attend(ground: Ground, v: Floats, progress: Progress = None) -> Sums:
         with np.errstate(divide="ignore"):
             best[rows] = unit + np.log(norm[rows, 4])
         missed[rows] = norm[rows, 1] / total + norm[rows, 3]
-    some = np.concatenate(left)
+    some = np.sort(np.concatenate(left))
     if len(some):
         seen[some] += m
         if x.apart:
             out[some], lse[some], best[some] = exhaustive.others(x, centred, some)
         else:
-            out[some], lse[some] = exhaustive.attend(x, centred, some, ground.dense_wide)
+            out[some], lse[some] = exhaustive.attend(x, centred, some, ground.dense_wide[some])
         there = ~np.isneginf(lse[some])
         out[some] += there[:, None] * middle
         missed[some] = np.where(there, ground.dense_rounding[some], 0)

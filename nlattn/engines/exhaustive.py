@@ -5,7 +5,8 @@ A Gaussian weight is that of a dot product with one more channel, less a number 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -19,6 +20,8 @@ from nlattn.kernels.matching import SAME, Plan
 from nlattn.kernels.panel import KEYS, Scores
 
 _MASK_BYTES = 1 << 26
+_ROW = 1 << 14
+"""Keys that one row sums in the dtype of the scores; such sums are added in float64."""
 
 
 class Slice(NamedTuple):
@@ -42,50 +45,148 @@ class Slice(NamedTuple):
     """Whether no query attends to the key of its own number."""
 
 
-def rounding(x: Slice, dtype: DTypeLike) -> Floats:
-    """(n,) share of the weights that rounding may move: scores, exponentials, sums by blocks."""
-    u = float(np.finfo(dtype).eps) / 2
-    q, k = (np.sqrt(np.einsum("nc,nc->n", a, a, dtype=np.float64)) for a in (x.q, x.k))
-    size = abs(x.factor) * q * k.max(initial=0)
-    if x.kind == scores.NEG_L2:
-        size = 2 * size + abs(x.factor) * (q**2 + k.max(initial=0) ** 2)
-    steps = (x.q.shape[1] + 8) * u * size + 3 * (KEYS + 4 + 4 * (len(x.k) / KEYS)) * u
-    return 1.2 * (steps + (2e-7 if dtype == np.float32 else 1e-15))
+def rounding(x: Slice, dtype: DTypeLike, enough: float = np.inf) -> Floats:
+    """(n,) share of the weights that rounding may move: scores, exponentials, sums by blocks.
+
+    A score is one chain of multiply-adds, each of which rounds what was summed so far: no more than
+    the leading channels can give. That is looked at where all of a score would exceed `enough`.
+    """
+    u, d = float(np.finfo(dtype).eps) / 2, x.q.shape[1]
+    distance = x.kind == scores.NEG_L2
+    centre = _centre(x.k) if distance else 0
+    sums = 3 * (KEYS + 8 + 4 * (min(len(x.k), _ROW) / KEYS)) * u
+    sums += 2e-7 if dtype == np.float32 else 1e-15
+    with np.errstate(all="ignore"):  # then nothing is promised
+        q, k = (
+            np.sqrt(np.einsum("nc,nc->n", y, y, dtype=float)) for y in (x.q - centre, x.k - centre)
+        )
+        far, times = k.max(initial=0), abs(x.factor) * (1 + distance)
+        size = times * (q * far + distance * far**2 / 2)
+        sums = sums + (d + 8) * 2.0**-53 * distance * abs(x.factor) * q * q  # of lse
+        found = 1.2 * ((d + 8) * u * size + sums)
+        if found.max(initial=0) > enough:
+            step = -(-d // 8)
+            long_q, long_k = _leading(x.q - centre, step), _leading(x.k - centre, step)
+            chain = times * step * (long_q @ long_k.max(0))
+            found = np.minimum(found, 1.2 * (u * (chain + 8 * size) + sums))
+    return np.where(np.isnan(found), np.inf, found)
+
+
+def _leading(x: Floats, step: int) -> Floats:
+    """Lengths of the first `step`, `2 step`, ... coordinates of each row."""
+    parts = (x[:, c : c + step] for c in range(0, x.shape[1], step))
+    squares = [np.einsum("nc,nc->n", y, y, dtype=np.float64) for y in parts]
+    return np.sqrt(np.cumsum(np.stack(squares, 1), 1))
+
+
+def _centre(k: Floats) -> Floats:
+    """Mean key, from which distances are measured."""
+    return (k if finite(k) else cleaned(k)).mean(0) if len(k) else np.zeros(k.shape[1], k.dtype)
+
+
+def seen(x: Slice, rows: Ints, keys: Ints) -> Bools:
+    """Whether some queries may attend to some keys."""
+    yes = np.ones((len(rows), len(keys)), bool)
+    if x.key_mask.size:
+        yes &= x.key_mask[keys]
+    if x.pairs.size:
+        yes &= x.pairs[np.ix_(rows, keys)]
+    if x.causal:
+        yes &= keys <= rows[:, None]
+    return yes
 
 
 def attends(x: Slice) -> Bools:
     """(n,) whether a query may attend to any key."""
     n, m = len(x.q), len(x.k)
     keys = x.key_mask if x.key_mask.size else np.ones(m, bool)
-    there = np.full(n, keys.sum() > int(x.apart))
-    step = max(1, _MASK_BYTES // max(m, 1))
-    for first in range(0, n if x.pairs.size or x.causal else 0, step):
-        rows = np.arange(first, min(first + step, n))
-        mask = keys[None]
-        if x.pairs.size:
-            mask = mask & x.pairs[rows]
-        if x.causal:
-            mask = mask & (np.arange(m) <= rows[:, None])
-        there[rows] = mask.any(1)
+    there: Bools = np.full(n, keys.sum() > int(x.apart))
+    if x.causal or x.pairs.size:
+        step = max(1, _MASK_BYTES // max(m, 1))
+        for first in range(0, n, step):
+            rows = np.arange(first, min(first + step, n))
+            there[rows] = seen(x, rows, np.arange(m)).any(1)
     return there
 
 
-def attend(x: Slice, v: Floats, rows: Ints, wide: bool) -> tuple[Floats, Floats]:
-    """Outputs and lse of some queries from all keys."""
-    kind = np.float64 if wide else x.q.dtype
-    q, k, factor, shift = products(x, kind)
+def attend(x: Slice, v: Floats, rows: Ints, wide: Bools) -> tuple[Floats, Floats]:
+    """Outputs and lse of some queries from all keys; in float64 where `wide` (rows,) says so."""
+    out, lse = np.zeros((len(rows), v.shape[1])), np.full(len(rows), -np.inf)
+    for kind, own in ((x.q.dtype, ~wide), (np.float64, wide)):
+        if own.any():
+            out[own], lse[own] = _attend(x, v, rows[own], kind)
+    return out, lse
+
+
+def _attend(x: Slice, v: Floats, rows: Ints, kind: DTypeLike) -> tuple[Floats, Floats]:
+    *given, shift = products(x, kind)
+    values, m, step = _check.frozen(v, kind), len(x.k), _step(x, rows, _ROW)
     out, lse = np.empty((len(rows), v.shape[1])), np.empty(len(rows))
-    values = _check.frozen(v, kind)[None]
-    masked = x.causal or x.pairs.size > 0
-    step = max(16, _MASK_BYTES // len(x.k)) if masked else len(rows)
+    for first in range(0, len(rows), step):
+        here = slice(first, first + step)
+        sums: list[tuple[Floats, Floats]] = []
+        for j in range(0, max(m, 1), _ROW):
+            keys = slice(j, j + _ROW)
+            p = _scores(x, given, rows[here], keys)
+            sums.append(dense.attend(p, _check.frozen(values[keys])[None]))
+        out[here], lse[here] = _together(sums)
+    return out, lse + shift[rows]
+
+
+def _step(x: Slice, rows: Ints, keys: int) -> int:
+    """Queries whose masks are made at a time."""
+    some = _MASK_BYTES // max(1, min(len(x.k), keys))
+    return max(16, some) if x.pairs.size else max(1, len(rows))
+
+
+def _scores(x: Slice, given: Sequence[Any], rows: Ints, keys: slice = slice(None)) -> Scores:
+    """Scores of some queries and keys, `given` as by `products`."""
+    q, k, factor = given
+    p = dense.dot_scores(_check.frozen(q[rows])[None], _check.frozen(k[keys])[None], factor)
+    if x.causal:
+        end = np.clip(rows + 1 - (keys.start or 0), 0, p.k.shape[1])
+        band = np.stack(np.broadcast_arrays(0, end, rows), -1)[None]
+        p = p._replace(band=_check.frozen(band, np.int64))
+    if x.pairs.size or x.key_mask.size:
+        mask = np.ones((len(rows) if x.pairs.size else 1, p.k.shape[1]), bool)
+        if x.key_mask.size:
+            mask &= x.key_mask[keys]
+        if x.pairs.size:
+            mask &= x.pairs[rows, keys]
+        p = p._replace(mask=_check.frozen(mask)[None], has_mask=True)
+    return p
+
+
+def add_vjp(
+    x: Slice, v: Floats, dout: Floats, rows: Ints, gradients: tuple[Floats, Floats, Floats]
+) -> None:
+    """Add the gradients of some queries, from all keys: of `products` and values, in float64."""
+    *given, _ = products(x, np.float64)
+    values, (dq, dk, dv) = _check.frozen(v, np.float64)[None], gradients
+    step = _step(x, rows, len(x.k))
     for first in range(0, len(rows), step):
         some = rows[first : first + step]
-        p = dense.dot_scores(_check.frozen(q[some])[None], k[None], factor)
-        if masked or x.key_mask.size:
-            p = _masked(p, x, some if masked else some[:0])
-        got, norm = dense.attend(p, values)
-        out[first : first + step] = got[0]
-        lse[first : first + step] = dense.log_normaliser(norm)[0] + shift[some]
+        p, g = _scores(x, given, some), _check.frozen(dout[some], np.float64)[None]
+        out, norm = dense.attend(p, values)
+        for whole, own in zip(
+            (dq, dk, dv),
+            dense.vjp(p, values, g, norm, np.einsum("bne,bne->bn", out, g)),
+            strict=True,
+        ):
+            whole[some if whole is dq else slice(None)] += own[0]
+
+
+def _together(sums: list[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+    """Outputs (n, e) and lse of all keys from those of some at a time."""
+    if len(sums) == 1:
+        return sums[0][0][0], dense.log_normaliser(sums[0][1])[0]
+    each = np.stack([dense.log_normaliser(norm)[0] for _, norm in sums])
+    out = np.zeros(sums[0][0][0].shape)
+    with np.errstate(invalid="ignore"):  # of numbers that are not finite
+        lse = np.logaddexp.reduce(each, axis=0)
+        for (part, _), own in zip(sums, each, strict=True):
+            some = ~np.isneginf(own)
+            out[some] += part[0][some] * np.exp(own[some] - lse[some])[:, None]
     return out, lse
 
 
@@ -112,12 +213,7 @@ def others(x: Slice, v: Floats, some: Ints) -> tuple[Floats, Floats, Floats]:
 
 def _whole(x: Slice) -> Scores:
     """All scores of a slice, for `engines.dense`."""
-    q, k, factor, _ = products(x, x.q.dtype)
-    p = dense.dot_scores(q[None], k[None], factor, x.causal)
-    if x.pairs.size or x.key_mask.size:
-        masked = x._replace(causal=False)
-        p = _masked(p, masked, np.arange(len(x.q) if x.pairs.size else 0))
-    return p
+    return _scores(x, products(x, x.q.dtype)[:3], np.arange(len(x.q)))
 
 
 def rows(x: Slice, index: Ints, *, normalise: bool) -> Floats:
@@ -128,14 +224,20 @@ def rows(x: Slice, index: Ints, *, normalise: bool) -> Floats:
     return out
 
 
-def adjoint(x: Slice, lse: Floats, g: Floats) -> Floats:
-    """``A.T g`` for g (n, e), from all keys."""
-    shift = products(x, x.q.dtype)[3]
+def adjoint(x: Slice, lse: Floats, g: Floats, rows: Ints) -> Floats:
+    """``A.T g`` for g (n, e), from all keys and some of the queries."""
+    *given, shift = products(x, x.q.dtype)
+    lse, out = lse[rows], np.zeros((len(x.k), g.shape[1]), x.q.dtype)
     known = np.isfinite(lse)
-    level = np.where(known, lse, 0) - shift
+    level = np.where(known, lse, 0) - shift[rows]
     top = np.round(level)  # in two parts, for one float32 loses the digits of the whole part
-    norm = np.stack([top, np.where(known, np.exp(level - top), 0)])[:, None]
-    return dense.adjoint(_whole(x), _check.frozen(norm, x.q.dtype), g)
+    norm = np.stack([top, np.where(known, np.exp(level - top), 0)])[:, None].astype(x.q.dtype)
+    step = _step(x, rows, len(x.k))
+    for first in range(0, len(rows), step):
+        here = slice(first, first + step)
+        p = _scores(x, given, rows[here])
+        out += dense.adjoint(p, _check.frozen(norm[:, :, here]), _check.frozen(g[rows[here]]))
+    return out
 
 
 def pairs(x: Slice, keys: Ints) -> Floats:
@@ -164,22 +266,11 @@ def products(x: Slice, dtype: DTypeLike) -> tuple[Floats, Floats, float, Floats]
     q, k = x.q.astype(dtype), x.k.astype(dtype)
     if x.kind == scores.DOT:
         return _check.frozen(q), _check.frozen(k), x.factor, np.zeros(len(q))
-    centre = (k if finite(k) else cleaned(k)).mean(0) if len(k) else 0
+    centre = _centre(k)
+    far = x.q.astype(np.float64) - centre
     q, k = q - centre, k - centre
     height = -(k * k).sum(1, keepdims=True) / 2
     ones = np.ones((len(q), 1), dtype)
     q_more, k_more = np.concatenate([q, ones], 1), np.concatenate([k, height], 1)
-    shift = -x.factor * (q.astype(np.float64) ** 2).sum(1)
+    shift = -x.factor * (far * far).sum(1)
     return _check.frozen(q_more), _check.frozen(k_more), 2 * x.factor, shift
-
-
-def _masked(p: Scores, x: Slice, rows: Ints) -> Scores:
-    """With the masks of some queries, or with that of keys alone."""
-    mask = np.ones((max(len(rows), 1), len(x.k)), bool)
-    if x.key_mask.size:
-        mask &= x.key_mask
-    if x.pairs.size and len(rows):
-        mask &= x.pairs[rows]
-    if x.causal and len(rows):
-        mask &= np.arange(len(x.k)) <= rows[:, None]
-    return p._replace(mask=_check.frozen(mask)[None], has_mask=True)

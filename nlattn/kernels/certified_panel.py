@@ -34,6 +34,7 @@ FIRST = 32
 PARTS = 3
 """Parts of the coordinates whose squares are summed apart: shorter sums round less."""
 _LEAST = 0.99  # the reference key's weight, less rounding
+_VAGUE = 0.005  # what rounding may move the reference's exponent
 _HIGHER = 30.0  # an exponent that makes its key the new reference
 _FAR = 41.0  # exponents above the reference's beyond which a weight is nothing
 _LIGHT = 0.01  # of a light key's weight, what rounding may move
@@ -45,7 +46,7 @@ _SPARE = 0.999
 @jit.device(inline=True)
 def refer(terms: Terms, queries: Ints, dims: int, panel: Panel, best: Floats) -> bool:
     """Begin with the exponents of keys that are near; whether rounding leaves enough to be kept."""
-    worst = 0.0
+    worst, vague = 0.0, 2 * terms.u_box * (-(-dims // PARTS) + PARTS + 9)
     for wide in range(int(terms.mixed), 2):
         worst, panel.wide[0] = 0.0, wide == 1
         for l in range(panel.sharp.size):
@@ -58,6 +59,7 @@ def refer(terms: Terms, queries: Ints, dims: int, panel: Panel, best: Floats) ->
             panel.allowed[l], panel.limits[l], panel.heavy[l] = np.inf, -1, -1
             if there:
                 worst = panel.moved[l] if not panel.moved[l] <= worst else worst
+                worst = worst if away * vague <= _VAGUE else np.inf
                 panel.budget[l] = max(0.99 * (terms.tolerance - panel.moved[l]), 0.0)
         if worst <= terms.reserve:
             break

@@ -7,6 +7,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Floats, Ints, State, Work
 from nlattn.engines import certified as engine
+from nlattn.engines import certified_vjp as backward
 from nlattn.engines import exhaustive
 from nlattn.engines.exhaustive import Slice
 from nlattn.kernels import scores
@@ -16,6 +17,9 @@ from nlattn.maps.state import Stored, common
 
 class CertifiedMap(AttentionMap):
     """Exponential weights of all keys; sums of values miss at most `tolerance` of each row.
+
+    So do sums over queries, ``A.T @ g``: ``sum_j |error_j|`` is at most twice ``tolerance`` times
+    ``sum |g|``, and rounding.
 
     `work` counts the keys and boxes that were compared with each query for the normalisers.
     """
@@ -41,12 +45,15 @@ class CertifiedMap(AttentionMap):
         self.missed: Floats = found.missed
         """(n,) share of each row that may be misplaced, rounding included."""
         self._x, self._ground = x, ground
+        self._visits: list[backward.Visits] | None = None
 
     def _apply(self, x: Floats) -> Floats:
         return engine.attend(self._ground, x).out.astype(self.dtype)
 
     def _apply_adjoint(self, x: Floats) -> Floats:
-        return exhaustive.adjoint(self._x, self.lse, x)
+        if self._visits is None:
+            self._visits = backward.visits(self._ground)
+        return backward.adjoint(self._ground, self._visits, self.lse, x).astype(self.dtype)
 
     def _rows(self, index: Ints) -> Floats:
         return exhaustive.rows(self._x, index, normalise=True)
@@ -73,6 +80,8 @@ class CertifiedMap(AttentionMap):
         for part in g.parts:
             kept = (*part.tree, *part.asked, part.numbers, part.top)
             held += [a for a in kept if isinstance(a, np.ndarray)]
+        for visited in self._visits or ():
+            held += [a for a in visited if isinstance(a, np.ndarray)]
         return sum(a.nbytes for a in [*held, self.lse, self.missed])
 
     def state(self) -> State:

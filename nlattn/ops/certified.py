@@ -11,6 +11,7 @@ from nlattn import _check
 from nlattn._modes import Nonfinite, SoftmaxOrGaussian
 from nlattn._types import Array, Bools, Floats, Ints, Options, Result
 from nlattn.engines import certified as engine
+from nlattn.engines import certified_vjp as backward
 from nlattn.engines import laws
 from nlattn.engines.exhaustive import Slice
 from nlattn.engines.magnitude import ranged
@@ -117,7 +118,8 @@ def certified_attention_map(
     """The map of one head's `certified_attention`, options as there.
 
     ``A @ v`` and ``A.lse`` keep the tolerance, and ``A.missed`` says what was spent of it.
-    ``A.topk`` is proved; ``A.rows`` and ``A.T @ g`` look at all keys.
+    ``A.topk`` is proved, ``A.rows`` look at all keys. Of ``A.T @ g`` no more than twice the
+    tolerance times ``sum |g|`` is misplaced.
 
     Examples
     --------
@@ -152,7 +154,10 @@ def certified_attention_vjp(
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients (dq, dk, dv) of ``sum(dout * out)``, options as for `certified_attention`.
 
-    Computed from all keys in float64, as `attention_vjp` does: nothing is missed.
+    In float64, over the keys that cannot be left out: what is missed of `dq` is at most 1.5
+    `tolerance` ``|scale|`` times the ranges of ``dout_i.v_j`` and of a channel of k; of dv, all
+    keys together, twice `tolerance` times ``sum |dout|``. Where no key can be left out it is that
+    of all keys. Bounds of dk, and why: docs/algorithms/certified.md.
 
     Examples
     --------
@@ -161,6 +166,9 @@ def certified_attention_vjp(
     op = "certified_attention_vjp"
     arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e"), "dout": (dout, "n e")}
     call = _call(op, arrays, tolerance, weight, scale, bandwidth, mask, causal, nonfinite, 4e9)
+    grounds = [call.ground(b) for b in range(len(call.fit.slices("q")))]
+    if any(ground.parts for ground in grounds):
+        return _through_trees(call.fit, grounds)
     options: Options = {"mask": mask, "causal": causal, "nonfinite": nonfinite}
     q_, k_, v_, g_ = (np.asarray(x).astype(np.float64) for x in (q, k, v, dout))
     if weight == "softmax":
@@ -174,6 +182,16 @@ def certified_attention_vjp(
         dq, dk = dq[..., :-1], dk[..., :-1] - np.where(lift == 0, 0, lift * k_)
     kind = call.fit.out_dtype
     return dq.astype(kind), dk.astype(kind), dv.astype(kind)
+
+
+def _through_trees(fit: _check.Fit, grounds: list[engine.Ground]) -> tuple[Floats, Floats, Floats]:
+    """Gradients of every slice over the keys that cannot be left out."""
+    found = [
+        backward.vjp(ground, fit["v"][a], fit["dout"][b])
+        for ground, (a, b) in zip(grounds, fit.slices("v", "dout"), strict=True)
+    ]
+    dq, dk, dv = (np.stack(parts) for parts in zip(*found, strict=True))
+    return fit.reduce("q", dq), fit.reduce("k", dk), fit.reduce("v", dv)
 
 
 @ranged(laws.along(laws.weight))
@@ -198,7 +216,7 @@ def certified_attention_jvp(
     """Change of `certified_attention` along (dq, dk, dv), to first order.
 
     Arguments as there; changes have the shapes of their arrays. With `return_lse` also that of
-    ``lse``. Computed from all keys in float64, as its gradients are: nothing is missed.
+    ``lse``. Computed from all keys in float64: nothing is missed.
 
     Examples
     --------

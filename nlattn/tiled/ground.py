@@ -42,7 +42,7 @@ def save(folder: Folder, ground: Ground) -> JsonObject:
     made: JsonObject = {
         "dense": ground.dense,
         "dense_rounding": ground.dense_rounding,
-        "dense_wide": np.array([ground.dense_wide]),
+        "dense_wide": ground.dense_wide,
     }
     for number in range(PARTS):
         there = number < len(ground.parts)

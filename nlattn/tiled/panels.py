@@ -197,7 +197,7 @@ def _dense(folder: Folder, x: Points, options: CertifiedOptions, first: int, las
     some = _left(folder)[first:last]
     if not len(some):
         return {"left": some, "left_out": np.zeros((0, x.e)), "left_lse": np.zeros(0)}, 0
-    wide, v = bool(folder.read("dense_wide")[0]), x.values(folder).reshape(x.m, x.e)
+    wide, v = np.array(folder.read("dense_wide")[some]), x.values(folder).reshape(x.m, x.e)
     centred = v.astype(np.float64) - folder.read("middle")
     rows, columns = np.divmod(some, x.query_grid[1])
     q = np.stack([x.queries(folder, r, r + 1)[0, c] for r, c in zip(rows, columns, strict=True)])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import nlattn
@@ -23,6 +23,13 @@ MANY = int(os.environ.get("NLATTN_CERTIFIED_ROWS", "0"))
 _OVERFLOWING = ("far", "huge")  # scores of which the oracle's exponentials are 0/0
 
 
+@pytest.fixture(autouse=True)
+def _trees_of_few_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are tried, and left to dense attention where that is faster."""
+    monkeypatch.setattr(engine, "_FEW", 0)
+    monkeypatch.setattr(engine, "_MANY", 0)
+
+
 def smooth(side: int, d: int, dtype: Any = np.float32, seed: int = 0) -> np.ndarray:
     """Features that vary slowly over a grid, as those of images."""
     x = np.random.default_rng(seed).standard_normal((side, side, d)).cumsum(0).cumsum(1)
@@ -33,7 +40,6 @@ def always_down_the_tree(patch: pytest.MonkeyPatch) -> None:
     """Whatever it costs: of few keys dense attention is cheaper, and no tree would be tried."""
     terms = engine.terms
     patch.setattr(engine, "_pays", lambda *_: True)
-    patch.setattr(engine, "_spread", lambda *_: False)
     patch.setattr(engine, "_SINGLE", 0)
 
     def patient(*given: Any) -> Any:
@@ -74,6 +80,9 @@ def assert_promise(q: Any, k: Any, v: Any, tolerance: float, **options: Any) -> 
     forced=st.booleans(),
     seed=st.integers(0, 2**32),
 )
+@example("one far", "gaussian", 1, 1, 1, 1.0, 0.3, True, "", True, 0)
+@example("one far", "gaussian", 3, 9, 2, 10.0, 1e-3, True, "", True, 0)
+@example("one far", "gaussian", 1, 1, 1, 0.01, 0.3, True, "", False, 0)
 @settings(max_examples=MANY // 35 if MANY else 60)
 def test_the_promise_holds(
     kind: str,
@@ -175,18 +184,69 @@ def test_random_features_are_left_to_dense_attention() -> None:
     np.testing.assert_allclose(A @ v, dense @ v, rtol=0, atol=1e-6)
 
 
-def test_where_rows_are_wide_no_tree_is_planted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_tree_of_all_is_planted_where_none_can_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k = np.random.default_rng(9).standard_normal((2, 300, 16)).astype(np.float32)
+    planted, plant = [], engine._part
 
-    def planted(*_: Any) -> None:
-        raise AssertionError
+    def counted(ground: Any, *given: Any) -> Any:
+        planted.append(len(ground.slice.k))
+        return plant(ground, *given)
 
-    monkeypatch.setattr(engine, "_part", planted)
+    monkeypatch.setattr(engine, "_part", counted)
+    monkeypatch.setattr(engine, "_FEW", 301)
     assert_promise(q, k, k, 1e-3)
-    assert_promise(q, k, k, 1e-3, mask=np.arange(300) % 3 > 0)
-    monkeypatch.undo()
-    k[:] = k[0]  # equal keys are summed at once
-    assert not engine._spread(_slice(q, k, "gaussian"), np.arange(300), 1e-3)
+    assert not planted
+    monkeypatch.setattr(engine, "_FEW", 0)
+    monkeypatch.setattr(engine, "_MANY", 400)
+    for masks in ({}, {"mask": np.arange(300) % 3 > 0}, {"causal": True}):
+        assert_promise(q, k, k, 1e-3, **masks)
+        assert planted.pop() <= 75
+        assert not planted
+    monkeypatch.setattr(engine, "_MANY", 1300)
+    x = np.repeat(smooth(4, 3), 80, axis=0)  # equal keys are summed at once
+    certified_attention_map(x, x, weight="gaussian", bandwidth=0.05)
+    assert planted == [320, 1280]
+
+
+@pytest.mark.parametrize("masked", ["", "keys", "pairs", "causal"])
+def test_many_keys_are_summed_some_at_a_time(monkeypatch: pytest.MonkeyPatch, masked: str) -> None:
+    rng = np.random.default_rng(11)
+    q, k, v = (rng.standard_normal((90, d)).astype(np.float32) for d in (3, 3, 2))
+    monkeypatch.setattr(exhaustive, "_ROW", 32)
+    options: dict[str, Any] = {"causal": True} if masked == "causal" else {}
+    if masked in ("keys", "pairs"):
+        options["mask"] = rng.random((90 if masked == "pairs" else 1, 90)) < 0.05
+    for weight in ("softmax", "gaussian"):
+        missed = assert_promise(q, k, v, 1e-3, weight=weight, **options)
+        assert (missed < 1e-4).all()
+
+
+def test_only_queries_that_float32_cannot_keep_are_float64() -> None:
+    rng = np.random.default_rng(12)
+    q, k = rng.standard_normal((2, 120, 24)).astype(np.float32)
+    q[::3] *= 40
+    A = certified_attention_map(q, k, tolerance=1e-4)
+    wide = A._ground.dense_wide
+    assert wide[::3].all()
+    assert not wide[1::3].any()
+    missed = assert_promise(q, k, k, 1e-4)
+    assert (missed[wide] < 1e-10).all()
+    assert (missed <= 1e-4).all()
+
+
+def test_leading_channels_bound_the_rounding_of_a_score() -> None:
+    """A chain of multiply-adds rounds what is summed so far: less than the whole, each time."""
+    rng = np.random.default_rng(13)
+    for d in (1, 3, 8, 33):
+        q, k = (rng.standard_normal((50, d)) * 0.5 ** np.arange(d)[::-1] for _ in "qk")
+        x = _slice(q.astype(np.float32), k.astype(np.float32), "softmax")._replace(factor=50.0)
+        plain, sharp = exhaustive.rounding(x, np.float32), exhaustive.rounding(x, np.float32, 0)
+        assert (sharp <= plain).all()
+        exact = 50 * (x.q.astype(float) @ x.k.T.astype(float))
+        scores = exhaustive.rows(x, np.arange(50), normalise=False)
+        assert (np.abs(scores - exact).max(1) <= sharp).all()
+        if d == 33:
+            assert sharp.mean() < 0.7 * plain.mean()
 
 
 @pytest.mark.parametrize(("dtype", "times"), [(np.float32, 2.7), (np.float64, 2.0)])
@@ -267,7 +327,7 @@ def test_bounds_must_be_widened_by_their_rounding(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(engine, "_numbers", blind)
     monkeypatch.setattr(engine, "terms", lambda *a: terms(*a)._replace(u=0.0))
-    monkeypatch.setattr(exhaustive, "rounding", lambda x, _: np.zeros(len(x.q)))
+    monkeypatch.setattr(exhaustive, "rounding", lambda x, *_: np.zeros(len(x.q)))
     with pytest.raises(AssertionError):
         assert_promise(k, k, v, 0.3, **options)
 

@@ -18,6 +18,12 @@ from nlattn.tiled import certified
 pytestmark = pytest.mark.jit
 
 
+@pytest.fixture(autouse=True)
+def _trees_of_few_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_FEW", 0)
+    monkeypatch.setattr(engine, "_MANY", 0)
+
+
 def clustered(dtype: str, spread: float, n: int = 900) -> np.ndarray:
     """Points in clusters: what trees are good at if `spread` is small."""
     rng = np.random.default_rng(0)
