@@ -48,19 +48,19 @@ def _compile(
     """Compile, with an `entry` for Python or none, which spares half of the code of a helper."""
     if _DISABLED:
         return np.errstate(all="ignore")(function) if entry else function
-    compiled = numba.njit(
-        nogil=True,
-        error_model="numpy",
-        fastmath=_REASSOCIATE if fast else False,
-        forceinline=inline,
-        inline="always" if once else "never",
-        no_cpython_wrapper=not entry,
-        no_cfunc_wrapper=True,
+    options = {
+        "nogil": True,
+        "error_model": "numpy",
+        "fastmath": _REASSOCIATE if fast else False,
+        "forceinline": inline,
+        "inline": "always" if once else "never",
+        "no_cpython_wrapper": not entry,
+        "no_cfunc_wrapper": True,
         **({"_nrt": False} if inline else {}),  # counting references to arrays would cost more yet
-    )(function)
-    private.lightly(compiled)
-    if entry:
-        private.undisturbed(compiled)
+    }
+    compiled = private.compiled(function, entry, options)
+    if compiled is None:
+        compiled = numba.njit(**options)(function)
     if keep:
         private.keep(compiled, function, f"fast={fast}")
     return compiled

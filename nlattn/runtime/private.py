@@ -1,8 +1,8 @@
 """All that this package takes from inside Numba, where versions may differ.
 
 Each part is looked for at import. Where this Numba has it not, `jit` does without: code is kept in
-Numba's own way, as ``cache=True`` does, helpers are compiled as Numba does by itself, and on
-the thread that calls. Results are the same; docs/architecture.md says what each part saves.
+Numba's own way, as ``cache=True`` does, and compiled as Numba does by itself, on the thread that
+calls. docs/architecture.md says what each part saves.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numba
-from numba.core.dispatcher import Dispatcher
+from llvmlite.binding import Linkage
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import AnalysisPass, register_pass
 
 from nlattn.runtime import cache, helpers, space
 
@@ -28,88 +30,148 @@ try:
     from numba.core.caching import FunctionCache, IndexDataCacheFile
 except ImportError:  # pragma: no cover - no Numba of today's
     FunctionCache = IndexDataCacheFile = object
+try:
+    from numba.core.codegen import CPUCodegen, JITCodeLibrary
+    from numba.core.registry import CPUDispatcher
+    from numba.core.untyped_passes import IRProcessing
+except ImportError:  # pragma: no cover - no Numba of today's
+    CPUCodegen = JITCodeLibrary = CPUDispatcher = IRProcessing = object
 
 
 def known() -> dict[str, bool]:
     """Whether this Numba has what each part of this file builds on."""
     called = {
-        (Dispatcher, "get_call_template"): ["self", "args", "kws"],
-        (Dispatcher, "_compile_for_args"): ["self", "args", "kws"],
-        (FunctionCache, "__init__"): ["self", "py_func"],
-        (FunctionCache, "load_overload"): ["self", "sig", "target_context"],
-        (FunctionCache, "_save_overload"): ["self", "sig", "data"],
-        (FunctionCache, "_index_key"): ["self", "sig", "codegen"],
-        (IndexDataCacheFile, "__init__"): ["self", "cache_path", "filename_base", "source_stamp"],
-        (IndexDataCacheFile, "_load_data"): ["self", "name"],
-        (IndexDataCacheFile, "_save_data"): ["self", "name", "data"],
-        (IndexDataCacheFile, "_load_index"): ["self"],
-        (IndexDataCacheFile, "_save_index"): ["self", "overloads"],
-        (IndexDataCacheFile, "_dump"): ["self", "obj"],
+        "cache": [
+            (FunctionCache, "__init__", "self py_func"),
+            (FunctionCache, "load_overload", "self sig target_context"),
+            (FunctionCache, "_save_overload", "self sig data"),
+            (FunctionCache, "_index_key", "self sig codegen"),
+            (IndexDataCacheFile, "__init__", "self cache_path filename_base source_stamp"),
+            (IndexDataCacheFile, "_load_data", "self name"),
+            (IndexDataCacheFile, "_save_data", "self name data"),
+            (IndexDataCacheFile, "_load_index", "self"),
+            (IndexDataCacheFile, "_save_index", "self overloads"),
+            (IndexDataCacheFile, "_dump", "self obj"),
+        ],
+        "compiler": [
+            (CPUDispatcher, "get_call_template", "self args kws"),
+            (CPUDispatcher, "_compile_for_args", "self args kws"),
+            (JITCodeLibrary, "__init__", "self codegen name"),
+            (JITCodeLibrary, "_optimize_functions", "self ll_module"),
+            (JITCodeLibrary, "_optimize_final_module", "self"),
+            (CPUCodegen, "_module_pass_manager", "self kwargs"),
+        ],
     }
-    wrong = {
-        (kind, name)
-        for (kind, name), parameters in called.items()
-        if not hasattr(kind, name)
-        or list(inspect.signature(getattr(kind, name)).parameters) != parameters
-    }
-    level = getattr(numba.config, "OPT", None)
     return {
-        "cache": not wrong & {key for key in called if key[0] is not Dispatcher},
-        "helpers": (Dispatcher, "get_call_template") not in wrong and isinstance(level, int),
-        "threads": (Dispatcher, "_compile_for_args") not in wrong,
+        part: all(
+            hasattr(kind, name)
+            and [*inspect.signature(getattr(kind, name)).parameters] == parameters.split()
+            for kind, name, parameters in methods
+        )
+        for part, methods in called.items()
     }
 
 
 KNOWN = known()
 
 
-def lightly(compiled: Any) -> None:
-    """How callers compile a helper: for int64, where Numba would for int32 and each constant too.
+class _Library(JITCodeLibrary):
+    """Compiled code whose calls stay inside: it runs the helpers that it holds, and no others.
 
-    And optimised a little, since callers, which hold its code, are optimised with it. The level is
-    Numba's global one, changed while its compiler's lock is held: nothing else compiles meanwhile.
+    Numba shows helpers to the linker, which takes the first of a name. Where a helper has just been
+    compiled that is the one of its own library; where all is read from the disk, the caller's. They
+    are optimised differently, so bits may differ.
     """
-    if not KNOWN["helpers"]:
-        return
-    template = compiled.get_call_template
 
-    def number(kind: Any) -> Any:
-        kind = numba.types.unliteral(kind)
-        return numba.types.int64 if kind == numba.types.int32 else kind
+    light = False
+    """A helper: optimised a little, since LLVM does so again in every caller, which holds it."""
 
-    def light(arguments: Any, options: Any) -> Any:
-        level = numba.config.OPT
-        numba.config.OPT = type(level)(min(level, 1))
-        try:
-            return template(tuple(map(number, arguments)), options)
-        finally:
-            numba.config.OPT = level
+    def _optimize_functions(self, ll_module: Any) -> None:
+        if self.light:
+            ll_module.data_layout = self._codegen._data_layout
+        else:
+            super()._optimize_functions(ll_module)
 
-    compiled.get_call_template = light
+    def _optimize_final_module(self) -> None:
+        if self.light:
+            made = self._codegen._module_pass_manager(opt=1)
+            manager, *builder = made if isinstance(made, tuple) else (made,)  # older: it alone
+            manager.run(self._final_module, *builder)
+            return
+        for one in self._final_module.functions:
+            if one.linkage == Linkage.linkonce_odr:
+                one.linkage = Linkage.internal
+        super()._optimize_final_module()
 
 
-def undisturbed(compiled: Any) -> None:
-    """Leave compiling, and reading from the disk, to a helping thread: it cannot be resumed.
+@register_pass(mutates_CFG=False, analysis_only=True)
+class _OwnLibrary(AnalysisPass):
+    """Has a function lowered into a `_Library`."""
+
+    _name = "nlattn_library"
+
+    def __init__(self) -> None:
+        AnalysisPass.__init__(self)
+
+    def run_pass(self, state: Any) -> bool:
+        """Numba makes a library where none is given."""
+        state.library = _Library(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library.light = state.flags.no_cpython_wrapper
+        state.library.enable_object_caching()
+        return False
+
+
+class _Compiler(CompilerBase):
+    """Numba's compiler, but for the library."""
+
+    def define_pipelines(self) -> list[Any]:
+        """Numba's own passes, and one."""
+        passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        passes.add_pass_after(_OwnLibrary, IRProcessing)
+        passes.finalize()
+        return [passes]
+
+
+class _Helper(CPUDispatcher):
+    """Compiled for int64, where Numba would compile for int32 and for each constant too."""
+
+    def get_call_template(self, args: Any, kws: Any) -> Any:
+        """What a compiled caller calls."""
+        return super().get_call_template(tuple(map(_wide, args)), kws)
+
+
+def _wide(kind: Any) -> Any:
+    kind = numba.types.unliteral(kind)
+    return numba.types.int64 if kind == numba.types.int32 else kind
+
+
+class _Entry(_Helper):
+    """Compiles, and reads from the disk, on a helping thread: neither can be resumed.
 
     But not for a module that is being imported: reading imports it, and would wait for this thread.
     """
-    if not KNOWN["threads"]:
-        return
-    compile_for, module = compiled._compile_for_args, compiled.py_func.__module__
 
-    def elsewhere(*arguments: Any, **options: Any) -> Any:
+    def _compile_for_args(self, *args: Any, **kws: Any) -> Any:
         if helpers.joined():
             raise helpers.LaterError
+        module = self.py_func.__module__
         spec = getattr(sys.modules.get(module), "__spec__", None)
         call = helpers.here if getattr(spec, "_initializing", False) else helpers.undisturbed
         begun = time.perf_counter()
-        result = call(helpers.whole(compile_for), *arguments, **options)
-        _LOG.info(_FIRST, module, compiled.py_func.__name__, time.perf_counter() - begun)
+        result = call(helpers.whole(super()._compile_for_args), *args, **kws)
+        _LOG.info(_FIRST, module, self.py_func.__name__, time.perf_counter() - begun)
         return result
 
-    compiled._compile_for_args = elsewhere
+
+def compiled(function: Callable[..., Any], entry: bool, options: Mapping[str, Any]) -> Any:
+    """A function compiled by the classes above; None where this Numba is not known."""
+    if not KNOWN["compiler"]:
+        return None
+    kind, told = _Entry if entry else _Helper, {**_NJIT, **options}
+    return kind(py_func=function, targetoptions=told, pipeline_class=_Compiler)
 
 
+_NJIT = {"nopython": True, "boundscheck": None}
 _LOG = logging.getLogger("nlattn.runtime")  # Numba has imported the module
 _FIRST = "%s.%s: ready for these types after %.2f s; compiled, or read from the cache"
 
@@ -121,7 +183,7 @@ def ready(compiled: Any, arguments: tuple[Any, ...]) -> bool:
 
     `undisturbed` sends them back; without it the first call of each signature is done alone.
     """
-    if KNOWN["threads"]:
+    if KNOWN["compiler"]:
         return True
     signature = (compiled, *map(numba.typeof, arguments))
     if signature in _ready:

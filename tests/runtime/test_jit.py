@@ -32,6 +32,35 @@ for _ in range(2):
     assert (out == 2).all()
 """
 
+INNER = """
+import sys
+import numpy as np
+from nlattn.runtime import jit
+
+@jit.device(fast=True, inline=True)
+def inner(a, b):
+    total = 0.0
+    for c in range(a.size):
+        total += a[c] * b[c]
+    return total
+
+@jit.kernel
+def first(i, a, b, out):
+    for j in range(b.shape[0]):
+        out[i, j] = inner(a[i], b[j])
+
+@jit.kernel
+def second(i, a, b, out):
+    for j in range(b.shape[0]):
+        out[i, j] = inner(a[i], b[j])
+
+rng = np.random.default_rng(0)
+a, b, out = rng.random((20, 3)), rng.random((30, 3)), np.empty((20, 30))
+for kernel in [first, second][: int(sys.argv[1])]:
+    kernel(20, a, b, out)
+    print(out.tobytes().hex())
+"""
+
 
 @jit.kernel
 def square(i: int, x: np.ndarray, out: np.ndarray) -> None:
@@ -172,6 +201,21 @@ def test_compiled_code_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.jit
+def test_bits_do_not_depend_on_what_was_kept(tmp_path: Path) -> None:
+    """Kernels compiled with a helper of today, read from the disk, and compiled with one read."""
+    path = tmp_path / "summed.py"
+    path.write_text(INNER)
+    code = "import sys; sys.path.insert(0, {!r}); sys.argv[1:] = [{}]; import summed"
+    bits = []
+    for kernels in (1, 2):
+        done = run(code.format(str(tmp_path), kernels), NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+        assert done.returncode == 0, done.stderr
+        bits += done.stdout.split()
+    assert len(bits) == 3
+    assert len({*bits}) == 1
+
+
+@pytest.mark.jit
 def test_a_cache_that_cannot_be_made_warns_once() -> None:
     done = run(COUNT + COUNT)  # code without a file has no place for a cache
     assert done.returncode == 0, done.stderr
@@ -207,13 +251,13 @@ def test_a_cut_cache_is_compiled_again(tmp_path: Path) -> None:
 
 
 def test_this_numba_is_known() -> None:
-    assert private.KNOWN == {"cache": True, "helpers": True, "threads": True}
+    assert private.KNOWN == {"cache": True, "compiler": True}
 
 
 def test_a_numba_that_differs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(private.Dispatcher, "get_call_template", len)
+    monkeypatch.setattr(private.CPUDispatcher, "get_call_template", len)
     monkeypatch.delattr(private.IndexDataCacheFile, "_dump")
-    assert private.known() == {"cache": False, "helpers": False, "threads": True}
+    assert private.known() == {"cache": False, "compiler": False}
 
 
 @pytest.mark.jit
