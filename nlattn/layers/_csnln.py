@@ -7,7 +7,7 @@ the weights into ``net.found``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, TypedDict, get_args
 
 import numpy as np
 
@@ -187,6 +187,19 @@ def active(net: Net, name: str, x: Floats, how: Stride, *, turned: bool = False)
 POINT = Stride(1, 1, 0)
 
 
+class _Attention(TypedDict):
+    """Options of the attention inside."""
+
+    scale: int
+    patch: int
+    temperature: float
+    floor: float
+    overlap: Overlap
+    assign: Assign
+    crop: Crop
+    nonfinite: Nonfinite
+
+
 def across(net: Net, prefix: str, x: Floats, options: CellOptions) -> Part:
     """Cross-scale attention of x to itself downscaled."""
     scale, pad = STEP.get(options.scale, options.scale) if prefix else options.scale, options.pad
@@ -196,16 +209,16 @@ def across(net: Net, prefix: str, x: Floats, options: CellOptions) -> Part:
     k, k_vjp = active(net, f"{prefix}conv_match_2", small, POINT)
     v, v_vjp = active(net, f"{prefix}conv_assembly", wide, POINT)
     floor = f"{prefix}escape_NaN"
-    arguments: dict[str, Any] = {
-        "scale": scale,
-        "patch": options.patch,
-        "temperature": options.temperature,
-        "floor": float(net.w[floor][0]) if floor in net.w else FLOOR,
-        "overlap": options.overlap,
-        "assign": options.assign,
-        "crop": options.crop,
-        "nonfinite": "propagate",
-    }
+    arguments = _Attention(
+        scale=scale,
+        patch=options.patch,
+        temperature=options.temperature,
+        floor=float(net.w[floor][0]) if floor in net.w else FLOOR,
+        overlap=options.overlap,
+        assign=options.assign,
+        crop=options.crop,
+        nonfinite="propagate",
+    )
 
     def vjp(dy: Floats) -> Floats:
         dq, dk, dv = cross_scale_attention_vjp(q, k, v, dy, **arguments)

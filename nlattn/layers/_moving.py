@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from nlattn import _check
-from nlattn._types import Array
+from nlattn._types import Array, Function
 
-Function = Callable[..., Any]
+P = ParamSpec("P")
+R = TypeVar("R")
+Rule: TypeAlias = Callable[[Array, Sequence[Array], Sequence[Array | None]], Array | None]
+"""A result's change, from it, the arguments and their changes; None for what is no number."""
 
 
 class Dual(NDArrayOperatorsMixin):
@@ -26,7 +29,7 @@ class Dual(NDArrayOperatorsMixin):
 
     __slots__ = ("change", "value")
 
-    def __init__(self, value: Any, change: Any) -> None:
+    def __init__(self, value: Array, change: Array) -> None:
         self.value, self.change = value, change
 
     shape = property(lambda self: self.value.shape)
@@ -44,7 +47,7 @@ class Dual(NDArrayOperatorsMixin):
     def __getitem__(self, index: Any) -> Dual:
         return Dual(self.value[index], self.change[index])
 
-    def __array__(self, *_: Any, **__: Any) -> Array:
+    def __array__(self, *_: object, **__: object) -> Array:
         _check.fail_type("block_jvp", "an array that moves", "was given to what has no rule for it")
 
     def max(self, axis: int) -> Dual:
@@ -53,7 +56,9 @@ class Dual(NDArrayOperatorsMixin):
         best = (np.take_along_axis(x, at, axis).squeeze(axis) for x in (self.value, self.change))
         return Dual(*best)
 
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **_: Any) -> Any:
+    def __array_ufunc__(
+        self, ufunc: np.ufunc, method: str, *inputs: Dual | Array, **_: object
+    ) -> Dual | Array:
         if method != "__call__" or ufunc not in _UFUNCS:
             return NotImplemented
         values = [held(x) for x in inputs]
@@ -64,7 +69,7 @@ class Dual(NDArrayOperatorsMixin):
 
     def __array_function__(self, function: Any, _: Any, args: Any, options: Any) -> Any:
         if function in _LINEAR:
-            values, changes = (_parts(args, which) for which in ("value", "change"))
+            values, changes = _parts(args, held), _parts(args, change_of)
             found, moved = function(*values, **options), function(*changes, **options)
             if isinstance(found, list):
                 return [Dual(*pair) for pair in zip(found, moved, strict=True)]
@@ -76,7 +81,7 @@ class Dual(NDArrayOperatorsMixin):
 def _method(name: str) -> Function:
     """A method of arrays that is linear: done to both."""
 
-    def method(self: Dual, *args: Any, **options: Any) -> Dual:
+    def method(self: Dual, *args: object, **options: object) -> Dual:
         value, change = (getattr(x, name)(*args, **options) for x in (self.value, self.change))
         return Dual(value, change)
 
@@ -87,27 +92,26 @@ for _name in ("reshape", "swapaxes", "transpose", "astype", "copy", "sum", "mean
     setattr(Dual, _name, _method(_name))
 
 
-def held(x: Any) -> Any:
+def held(x: object) -> Any:
     """The value alone of what may move."""
     return x.value if isinstance(x, Dual) else x
 
 
-def parted(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def parted(given: Mapping[str, object]) -> tuple[dict[str, Any], dict[str, Array]]:
     """Values of arrays by name, and the changes of those that move."""
     changes = {name: x.change for name, x in given.items() if isinstance(x, Dual)}
     return {name: held(x) for name, x in given.items()}, changes
 
 
-def change_of(x: Any) -> Any:
+def change_of(x: object) -> Array:
     """Its change; of what does not move zeros."""
-    return x.change if isinstance(x, Dual) else np.zeros_like(x)
+    return x.change if isinstance(x, Dual) else np.zeros_like(np.asarray(x))
 
 
-def _parts(args: Any, which: str) -> list[Any]:
-    """Arguments with values, or changes, in place of what moves."""
-    pick = held if which == "value" else change_of
+def _parts(args: Iterable[object], pick: Callable[[object], object]) -> list[Any]:
+    """Arguments with what `pick` gives in place of what moves."""
 
-    def part(x: Any) -> Any:
+    def part(x: object) -> object:
         if isinstance(x, (list, tuple)) and any(isinstance(y, Dual) for y in x):
             return [pick(y) for y in x]
         return pick(x) if isinstance(x, Dual) else x
@@ -115,15 +119,15 @@ def _parts(args: Any, which: str) -> list[Any]:
     return [part(x) for x in args]
 
 
-def _sum(terms: list[Any]) -> Any:
+def _sum(terms: Iterable[Array | None]) -> Array:
     """Of the terms that there are."""
     return functools.reduce(operator.add, [x for x in terms if x is not None])
 
 
-def _product(function: Function) -> Function:
+def _product(function: Function) -> Rule:
     """The rule of what is linear in each of two arrays."""
 
-    def rule(_: Any, values: Any, changes: Any) -> Any:
+    def rule(_: Array, values: Sequence[Array], changes: Sequence[Array | None]) -> Array:
         (a, b), (da, db) = values, changes
         return _sum([None if da is None else function(da, b),
                      None if db is None else function(a, db)])  # fmt: skip
@@ -131,13 +135,13 @@ def _product(function: Function) -> Function:
     return rule
 
 
-def _quotient(y: Any, values: Any, changes: Any) -> Any:
+def _quotient(y: Array, values: Sequence[Array], changes: Sequence[Array | None]) -> Array:
     (_, b), (da, db) = values, changes
     return _sum([None if da is None else da / b, None if db is None else -y * db / b])
 
 
-def _added(sign: int) -> Function:
-    def rule(y: Any, _: Any, changes: Any) -> Any:
+def _added(sign: int) -> Rule:
+    def rule(y: Array, _: object, changes: Sequence[Array | None]) -> Array:
         da, db = changes
         moved = _sum([da, None if db is None else sign * db])
         return np.broadcast_to(moved, y.shape)
@@ -145,37 +149,36 @@ def _added(sign: int) -> Function:
     return rule
 
 
-def _root(y: Any, _: Any, changes: Any) -> Any:
+def _root(y: Array, _: object, changes: Sequence[Array | None]) -> Array:
     """At 0, where a norm has a corner, it does not move."""
     return np.where(y == 0, 0, changes[0] / np.where(y == 0, 1, 2 * y)).astype(y.dtype)
 
 
-_UFUNCS: Mapping[Any, Function] = {
+_UFUNCS: Mapping[np.ufunc, Rule] = {
     np.add: _added(1),
     np.subtract: _added(-1),
     np.multiply: _product(np.multiply),
     np.matmul: _product(np.matmul),
     np.divide: _quotient,
-    np.negative: lambda _, __, changes: -changes[0],
+    np.negative: lambda _, __, changes: -_sum(changes),
     np.sqrt: _root,
-    np.square: lambda _, values, changes: 2 * values[0] * changes[0],
+    np.square: lambda _, values, changes: 2 * values[0] * _sum(changes),
     np.power: lambda _, values, changes: (
         values[1] * values[0] ** (values[1] - 1) * changes[0]
     ),
     np.greater: lambda _, __, ___: None,
 }  # fmt: skip
-"""Changes of results, from these, the arguments and their changes; None for what is no number."""
 _LINEAR = {
     np.reshape, np.moveaxis, np.swapaxes, np.transpose, np.broadcast_to, np.concatenate, np.stack,
     np.split, np.pad, np.lib.stride_tricks.sliding_window_view,
 }  # fmt: skip
 
 
-def _where(yes: Any, a: Any, b: Any) -> Any:
+def _where(yes: Array, a: object, b: object) -> Dual:
     return Dual(np.where(yes, held(a), held(b)), np.where(yes, change_of(a), change_of(b)))
 
 
-def _einsum(subscripts: str, *arrays: Any) -> Any:
+def _einsum(subscripts: str, *arrays: object) -> Dual:
     values = [held(x) for x in arrays]
     terms = [
         np.einsum(subscripts, *values[:i], x.change, *values[i + 1 :])
@@ -185,7 +188,7 @@ def _einsum(subscripts: str, *arrays: Any) -> Any:
     return Dual(np.einsum(subscripts, *values), _sum(terms))
 
 
-_RULES: Mapping[Any, Function] = {
+_RULES: Mapping[object, Function] = {
     np.where: _where,
     np.einsum: _einsum,
     np.shape: lambda x: x.shape,
@@ -193,49 +196,52 @@ _RULES: Mapping[Any, Function] = {
 }
 
 
-def lifted(function: Function, jvp: Function) -> Function:
+def lifted(function: Callable[P, R], jvp: Function) -> Callable[P, R]:
     """An operator that takes arrays that move, too, by its forward mode."""
 
     @functools.wraps(function)
-    def call(*arrays: Any, **options: Any) -> Any:
+    def call(*arrays: P.args, **options: P.kwargs) -> R:
         given = {name: held(x) for name, x in options.items()}
         moving = {f"d{name}": x.change for name, x in options.items() if isinstance(x, Dual)}
         values = [held(x) for x in arrays]
         found = function(*values, **given)
         if not moving and not any(isinstance(x, Dual) for x in arrays):
             return found
-        return Dual(found, jvp(*values, *map(change_of, arrays), **given, **moving))
+        change = jvp(*values, *map(change_of, arrays), **given, **moving)
+        return cast(R, Dual(np.asarray(found), change))
 
     return call
 
 
-def linear(function: Function) -> Function:
+def linear(
+    function: Callable[Concatenate[Array, P], Array],
+) -> Callable[Concatenate[Array, P], Array]:
     """A function that is linear in its first array, and takes one that moves, too."""
 
-    @functools.wraps(function)
-    def call(x: Any, *args: Any, **options: Any) -> Any:
+    def call(x: Array | Dual, /, *args: P.args, **options: P.kwargs) -> Any:
         if not isinstance(x, Dual):
             return function(x, *args, **options)
         return Dual(*(function(y, *args, **options) for y in (x.value, x.change)))
 
-    return call
+    return functools.update_wrapper(call, function)
 
 
-def bilinear(function: Function) -> Function:
+def bilinear(
+    function: Callable[Concatenate[Array, Array, P], Array],
+) -> Callable[Concatenate[Array, Array, P], Array]:
     """A function that is linear in each of its first two arrays, and takes ones that move, too."""
 
-    @functools.wraps(function)
-    def call(x: Any, w: Any, *args: Any) -> Any:
+    def call(x: Array | Dual, w: Array | Dual, /, *args: P.args, **options: P.kwargs) -> Any:
         if not isinstance(x, Dual) and not isinstance(w, Dual):
-            return function(x, w, *args)
+            return function(x, w, *args, **options)
         terms = []
         if isinstance(x, Dual):
-            terms.append(function(x.change, held(w), *args))
+            terms.append(function(x.change, held(w), *args, **options))
         if isinstance(w, Dual):
-            terms.append(function(held(x), w.change, *args))
-        return Dual(function(held(x), held(w), *args), _sum(terms))
+            terms.append(function(held(x), w.change, *args, **options))
+        return Dual(function(held(x), held(w), *args, **options), _sum(terms))
 
-    return call
+    return functools.update_wrapper(call, function)
 
 
 class DualFit(_check.Fit):

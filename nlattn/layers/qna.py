@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
@@ -133,6 +133,18 @@ class _Asked(NamedTuple):
     nonfinite: Nonfinite
 
 
+class _Attention(TypedDict):
+    """Options of the attention inside."""
+
+    window: tuple[int, int]
+    stride: int | tuple[int, int]
+    padding: int | tuple[int, int] | None
+    bias: Floats | None
+    gate: Floats | None
+    scale: float
+    nonfinite: Nonfinite
+
+
 class _Call:
     """One call: its arrays, and what it takes in and out of heads."""
 
@@ -166,15 +178,15 @@ class _Call:
         self.weights: Weights = take(fit, given, shapes, nonfinite=asked.nonfinite)
         self.x: Floats = fit["x"]
         self.q = _qna.queries(kind, self.weights["query"])
-        self.options: dict[str, Any] = {
-            "window": kind.window,
-            "stride": asked.stride,
-            "padding": asked.padding,
-            "bias": _qna.bias(kind, self.weights, self.q),
-            "gate": _qna.gate(kind, self.weights, t, fit.dtype),
-            "scale": 1.0,
-            "nonfinite": "propagate",
-        }
+        self.options = _Attention(
+            window=kind.window,
+            stride=asked.stride,
+            padding=asked.padding,
+            bias=_qna.bias(kind, self.weights, self.q),
+            gate=_qna.gate(kind, self.weights, t, fit.dtype),
+            scale=1.0,
+            nonfinite="propagate",
+        )
         self.v = self._split(conv(self.x, self.weights["to_v.kernel"].T, self._bias("to_v.bias")))
 
     def _bias(self, name: str) -> Floats | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -71,9 +71,16 @@ def qna_upsample_block(
     --------
     >>> y = nlattn.layers.qna_upsample_block(x, weights, heads=2, scale=2, window=3)
     """
-    options: dict[str, Any] = {"heads": heads, "window": window, "gate": gate, "position": position}
-    options |= {"normalize_queries": normalize_queries, "detach_query_norm": detach_query_norm}
-    options |= {"scale_rpe_bias": scale_rpe_bias, "nonfinite": nonfinite}
+    options = _Phase(
+        heads=heads,
+        window=window,
+        gate=gate,
+        position=position,
+        normalize_queries=normalize_queries,
+        detach_query_norm=detach_query_norm,
+        scale_rpe_bias=scale_rpe_bias,
+        nonfinite=nonfinite,
+    )
     phases = _phases("qna_upsample_block", weights, scale, window)
     each = [qna_block(x, phase, **options) for phase in phases]
     *lead, H, W, C = each[0].shape
@@ -107,9 +114,16 @@ def qna_upsample_block_vjp(
     >>> dx, dw = nlattn.layers.qna_upsample_block_vjp(x, weights, np.ones_like(y), **options)
     """
     op = "qna_upsample_block_vjp"
-    options: dict[str, Any] = {"heads": heads, "window": window, "gate": gate, "position": position}
-    options |= {"normalize_queries": normalize_queries, "detach_query_norm": detach_query_norm}
-    options |= {"scale_rpe_bias": scale_rpe_bias, "nonfinite": nonfinite}
+    options = _Phase(
+        heads=heads,
+        window=window,
+        gate=gate,
+        position=position,
+        normalize_queries=normalize_queries,
+        detach_query_norm=detach_query_norm,
+        scale_rpe_bias=scale_rpe_bias,
+        nonfinite=nonfinite,
+    )
     phases = _phases(op, weights, scale, window)
     fit = _check.fit(op, {"x": (x, "H W C"), "dout": (dout, "Ho Wo Cout")}, nonfinite=nonfinite)
     H, W = (scale * size for size in fit.shape("H W"))
@@ -132,6 +146,19 @@ def qna_upsample_block_vjp(
         for name in each[0]
     }
     return sum(dx), found
+
+
+class _Phase(TypedDict):
+    """Options of each phase's layer."""
+
+    heads: int
+    window: int | tuple[int, int]
+    gate: Gate
+    position: Position
+    normalize_queries: bool
+    detach_query_norm: bool
+    scale_rpe_bias: bool
+    nonfinite: Nonfinite
 
 
 def _phases(op: str, weights: object, scale: object, window: object) -> list[dict[str, object]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
@@ -103,6 +103,14 @@ class _Asked(NamedTuple):
     nonfinite: Nonfinite
 
 
+class _Attention(TypedDict):
+    """Options of the attention inside."""
+
+    bias: Floats
+    mask: Bools | None
+    nonfinite: Nonfinite
+
+
 class _Call:
     """One call: its arrays, and what it takes in and out of heads."""
 
@@ -138,11 +146,8 @@ class _Call:
             mask = mask if mask.ndim < 3 else _folded(op, mask, fit)
         qkv = conv(fit["x"], self.weights["to_qkv.kernel"].T, self._bias("to_qkv.bias"))
         self.qkv = np.split(qkv.reshape(*qkv.shape[:2], self.heads, -1).swapaxes(1, 2), 3, axis=-1)
-        self.options: dict[str, Any] = {
-            "bias": np.moveaxis(self.weights[TABLE][self.place], -1, 0),
-            "mask": mask,
-            "nonfinite": "propagate",
-        }
+        bias = np.moveaxis(self.weights[TABLE][self.place], -1, 0)
+        self.options = _Attention(bias=bias, mask=mask, nonfinite="propagate")
 
     def _bias(self, name: str) -> Floats | None:
         return self.weights.get(name)
