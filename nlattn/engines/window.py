@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -132,13 +132,8 @@ class Local:
         g = self._plan(v.shape[3], learn)
         down, taps = -(-to.Ho // g.th), to.kh * to.kw if learn else 0
         none: Floats = np.empty((B, 0, 0, 0), v.dtype)
-        arrays = (
-            self.score,
-            v,
-            self.bias,
-            self.gate,
-            _check.frozen(none if dout is None else dout),
-        )
+        given = _check.frozen(none if dout is None else dout)
+        arrays = kernels.WindowArrays(self.score, v, self.bias, self.gate, given)
         size = (to.Ho, to.Wo)
         result: Floats = np.empty((B, *size, v.shape[3]), v.dtype) if out else none
         norm: Floats = np.empty((B, t, 2, *((0, 0) if out else size)), v.dtype)
@@ -149,7 +144,9 @@ class Local:
             window_attend.attend(some, g, arrays, self.slices, result, norm, delta, dbias, dgate)
         return (result if out else norm), delta, dbias.sum(1), dgate.sum(1)
 
-    def reading(self, gate: Floats, at: Any, of_v: Any, query: int | None = None) -> Local:
+    def reading(
+        self, gate: Floats, at: int | Ints, of_v: int | Ints, query: int | None = None
+    ) -> Local:
         """The same scores with other gates (B., t, kh kw) and values; of one query, or of all."""
         other, some = copy.copy(self), slice(query, None if query is None else query + 1)
         other.slices = self.slices.copy()
@@ -223,7 +220,7 @@ class Local:
         to, (B, t) = self.to, self.score.shape[:2]
         g = self._plan(v.shape[3], False, back=True)
         rows = (to.H - 1 + to.ph) // to.sh - to.ph // to.sh + 1
-        arrays = (self.score, v, self.bias, self.gate, dout)
+        arrays = kernels.WindowArrays(self.score, v, self.bias, self.gate, dout)
         dv: Floats = np.empty((B, to.H, to.W, v.shape[3]), v.dtype)
         dscore: Floats = np.empty_like(self.score)
         known = _check.frozen(norm), _check.frozen(delta)
@@ -262,6 +259,9 @@ class Local:
         return kernels.windows(sizes, self.q.shape[1], self.box, learn, reach, self.q)
 
 
+Slices: TypeAlias = tuple[slice, slice, slice]
+
+
 def _bad_pixels(q: Floats, k: Floats, bias: Floats, gate: Floats, slices: Ints) -> Bools:
     """(B, H, W) pixels whose scores are not finite; all, where something that all share is not."""
     parts = [wild(k)[slices[:, 1]]]
@@ -271,7 +271,7 @@ def _bad_pixels(q: Floats, k: Floats, bias: Floats, gate: Floats, slices: Ints) 
     return found
 
 
-def _taps(to: WindowGeometry) -> Iterator[tuple[Any, Any]]:
+def _taps(to: WindowGeometry) -> Iterator[tuple[Slices, Slices]]:
     """For each tap: the windows that have it inside the image, and the pixels that they read."""
     for u in range(to.kh):
         for w in range(to.kw):

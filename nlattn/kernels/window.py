@@ -12,7 +12,7 @@ compiled code than arrays.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -81,6 +81,23 @@ class Windows(NamedTuple):
     """``exp(bias - top)`` of every query and tap, then the same times the gate."""
     top: int
     size: int
+
+
+Pair: TypeAlias = tuple[Floats, Floats]
+
+
+class WindowArrays(NamedTuple):
+    """What windows are attended with, by slice; which belong together another array says."""
+
+    scores: Floats
+    """(B, t, H, W)."""
+    values: Floats
+    """(Bv, H, W, e)."""
+    bias: Floats
+    """(B., t, kh kw), as `gate`."""
+    gate: Floats
+    dout: Floats
+    """(Bd, Ho, Wo, e), empty where no gradient is asked for."""
 
 
 class LearningWindows(Windows):

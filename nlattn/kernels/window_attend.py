@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from nlattn.kernels.exp import exp
 from nlattn.kernels.gemm import aligned
 from nlattn.kernels.window import (
     LearningWindows,
+    Pair,
+    WindowArrays,
     Windows,
     far,
     negligible,
@@ -20,6 +22,9 @@ from nlattn.kernels.window import (
 )
 from nlattn.kernels.windowsum import TAPS, correlate
 from nlattn.runtime import jit
+
+WindowResults: TypeAlias = tuple[Floats, Floats, Floats, Floats, Floats]
+"""Outputs, normalisers, deltas, gradients of bias and gate; empty ones are left alone."""
 
 
 class WindowTile(NamedTuple):
@@ -174,7 +179,7 @@ def _cross(g: Windows, s: WindowTile, cn: int, x: Floats, at: Ints) -> None:
 
 
 def _learn(
-    g: Windows, s: WindowTile, eb: int, gate: Floats, x: Floats, at: Ints, grads: Any
+    g: Windows, s: WindowTile, eb: int, gate: Floats, x: Floats, at: Ints, grads: Pair
 ) -> None:
     """Add a tile's share to the gradients of bias and gate."""
     dbias, dgate = grads
@@ -197,7 +202,7 @@ def _cross_nothing(g: Windows, s: WindowTile, cn: int, x: Floats, at: Ints) -> N
 
 
 def _learn_nothing(
-    g: Windows, s: WindowTile, eb: int, gate: Floats, x: Floats, at: Ints, grads: Any
+    g: Windows, s: WindowTile, eb: int, gate: Floats, x: Floats, at: Ints, grads: Pair
 ) -> None:
     pass
 
@@ -213,8 +218,8 @@ def _alone(
     image: Floats,
     v: Floats,
     dout: Floats,
-    tables: Any,
-    results: Any,
+    tables: Pair,
+    results: WindowResults,
     x: Floats,
 ) -> None:
     """Windows of a tile that lost digits, each relative to its own maximum."""
@@ -264,12 +269,12 @@ def _alone(
 def _query(
     g: Windows,
     s: WindowTile,
-    eb: Any,
+    eb: tuple[int, int, Any],
     image: Floats,
     v: Floats,
     dout: Floats,
-    tables: Any,
-    results: Any,
+    tables: Pair,
+    results: WindowResults,
     x: Floats,
     at: Ints,
 ) -> None:
@@ -316,7 +321,9 @@ def _query(
 
 
 @jit.device(once=True)
-def _row(g: Windows, b: int, row: int, arrays: Any, slices: Ints, results: Any) -> None:
+def _row(
+    g: Windows, b: int, row: int, arrays: WindowArrays, slices: Ints, results: WindowResults
+) -> None:
     """One row of tiles of one slice."""
     scores, values, biases, gates, douts = arrays
     outs, norms, deltas, dbias, dgate = results
@@ -348,7 +355,7 @@ def _row(g: Windows, b: int, row: int, arrays: Any, slices: Ints, results: Any) 
 def attend(
     task: int,
     g: Windows,
-    arrays: Any,
+    arrays: WindowArrays,
     slices: Ints,
     out: Floats,
     norm: Floats,
@@ -358,11 +365,10 @@ def attend(
 ) -> None:
     """Attend; tasks ``start:stop`` are the rows of tiles of all slices.
 
-    `arrays` are scores (B, t, H, W), values (Bv, H, W, e), bias and gate (B., t, kh kw) and, for
-    gradients, dout (Bd, Ho, Wo, e); `slices` (B, 6) says which slices of q, k and these belong
-    together. Each result is left alone if empty: `out` (B, Ho, Wo, e); `norm` (B, t, 2, Ho, Wo),
-    maximum and sum of exponentials; `delta` (B, t, Ho, Wo), ``dout . out`` of each query; `dbias`
-    and `dgate` (B, rows of tiles, t, kh kw), the gradients of each task.
+    `slices` (B, 6) says which slices of q, k and `arrays` belong together. Each result is left
+    alone if empty: `out` (B, Ho, Wo, e); `norm` (B, t, 2, Ho, Wo), maximum and sum of exponentials;
+    `delta` (B, t, Ho, Wo), ``dout . out`` of each query; `dbias` and `dgate` (B, rows of tiles, t,
+    kh kw), the gradients of each task.
     """
     down = (g.Ho + g.th - 1) // g.th
     _row(g, task // down, task % down, arrays, slices, (out, norm, delta, dbias, dgate))

@@ -7,18 +7,31 @@ window sums too, of outputs instead of pixels. Input row y lies in output row I 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from nlattn._types import Floats, Ints, Scalar
 from nlattn.kernels.exp import exp
 from nlattn.kernels.gemm import aligned
-from nlattn.kernels.window import Windows, far, negligible, over_windows, peak, tap_weights
+from nlattn.kernels.window import (
+    Pair,
+    WindowArrays,
+    Windows,
+    far,
+    negligible,
+    over_windows,
+    peak,
+    tap_weights,
+)
 from nlattn.runtime import jit
 
 PIXELS = 2048
 """Pixels whose share in the gradient of the queries is one sum."""
+
+
+Pixels: TypeAlias = tuple[Floats, Floats, Floats, Floats]
+"""Scores and values of one slice, and their gradients."""
 
 
 class PixelTile(NamedTuple):
@@ -47,7 +60,7 @@ def _tile(g: Windows, Y0: int, X0: int) -> PixelTile:
 
 
 @jit.device
-def _ratios(g: Windows, s: PixelTile, known: Any, norm: Floats, delta: Floats, x: Floats) -> bool:
+def _ratios(g: Windows, s: PixelTile, known: float, norm: Floats, delta: Floats, x: Floats) -> bool:
     """``exp(known - norm)`` of the windows, also times delta; False if digits may be lost."""
     limit, bound = 1 / negligible(x), x.dtype.type(60 if x.itemsize == 4 else 600)
     fine = bool(abs(known) <= far(x))
@@ -107,7 +120,15 @@ def _class(
 
 @jit.device
 def _store(
-    g: Windows, s: PixelTile, a: int, b: int, known: Any, c0: int, cn: int, arrays: Any, x: Floats
+    g: Windows,
+    s: PixelTile,
+    a: int,
+    b: int,
+    known: tuple[Scalar, Scalar],
+    c0: int,
+    cn: int,
+    arrays: Pixels,
+    x: Floats,
 ) -> None:
     """Add the sums of one class of pixels to the gradients."""
     image, v, dv, dscore = arrays
@@ -129,7 +150,7 @@ def _store(
 
 @jit.device
 def _singly(
-    g: Windows, s: PixelTile, dout: Floats, tables: Any, norms: Any, arrays: Any, like: Floats
+    g: Windows, s: PixelTile, dout: Floats, tables: Pair, norms: Pair, arrays: Pixels, like: Floats
 ) -> None:
     """The pixels of a tile without a common reference."""
     bias, gate = tables
@@ -156,7 +177,9 @@ def _singly(
 
 
 @jit.device
-def _row(g: Windows, b: int, row: int, arrays: Any, slices: Ints, norms: Any, results: Any) -> None:
+def _row(
+    g: Windows, b: int, row: int, arrays: WindowArrays, slices: Ints, norms: Pair, results: Pair
+) -> None:
     """One row of tiles of one slice."""
     scores, values, biases, gates, douts = arrays
     norm, delta = norms
@@ -199,7 +222,7 @@ def _row(g: Windows, b: int, row: int, arrays: Any, slices: Ints, norms: Any, re
 def vjp(
     task: int,
     g: Windows,
-    arrays: Any,
+    arrays: WindowArrays,
     slices: Ints,
     norm: Floats,
     delta: Floats,

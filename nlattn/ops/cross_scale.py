@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from nlattn.engines.cross_scale import OVERLAPS, Cells, CrossScaleOptions, to_ce
 from nlattn.engines.magnitude import ranged
 from nlattn.maps.cross_scale import CrossScaleMap, apply
 
-PADS = {"edge": "edge", "reflect": "reflect", "zero": "constant"}
+Mode: TypeAlias = Literal["edge", "reflect", "constant"]
+PADS: dict[str, Mode] = {"edge": "edge", "reflect": "reflect", "zero": "constant"}
 
 
 @ranged(laws.cross_scale)
@@ -290,19 +291,19 @@ def extend(x: Floats, s: int, pad: str) -> Floats:
     """Pad (B, H, W, C) at bottom and right to multiples of s."""
     H, W = x.shape[1:3]
     widths = [(0, 0), (0, -H % s), (0, -W % s), (0, 0)]
-    mode: Any = PADS.get(pad, "edge")
+    mode = PADS.get(pad, "edge")
     wide: Floats = np.pad(x, widths, mode=mode)
     return wide
 
 
 def extend_vjp(dx: Floats, shape: tuple[int, ...], pad: str) -> Floats:
     """What stands at a copy goes to the original, (B, *shape, C)."""
-    mode: Any = PADS.get(pad, "edge")
+    mode = PADS.get(pad, "edge")
     for axis, length in enumerate(shape, 1):
         source = np.pad(np.arange(length) + 1, (0, dx.shape[axis] - length), mode=mode) - 1
         summed: Floats = np.zeros([*dx.shape[:axis], length, *dx.shape[axis + 1 :]], dx.dtype)
-        real: Any = (slice(None),) * axis + (source[source >= 0],)
-        np.add.at(summed, real, np.compress(source >= 0, dx, axis))
+        real, moved = source >= 0, np.moveaxis(dx, axis, 0)
+        np.add.at(np.moveaxis(summed, axis, 0), source[real], moved[real])
         dx = summed
     return dx
 

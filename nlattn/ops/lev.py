@@ -6,7 +6,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._modes import KeyChoice, Nonfinite
-from nlattn._types import Floats, Ints, Options, Result
+from nlattn._types import Floats, Ints, Result
 from nlattn.engines import laws
 from nlattn.engines.magnitude import ranged
 from nlattn.maps.selected import SelectedMap
@@ -188,11 +188,13 @@ def lev_attention_vjp(
     chosen = chosen_keys(
         fit, index=index, keys=keys, scores=scores, select=select, scale=scale, seed=seed
     )
-    cotangents: Options = {
-        name: fit.unfold(fit[name], cast=False) for name in arrays if name[0] == "d"
-    }
     dq, dk_U, dv_U = attention_vjp(
-        *_gathered(fit, chosen), **cotangents, scale=scale, gqa=gqa, nonfinite="propagate"
+        *_gathered(fit, chosen),
+        fit.unfold(fit["dout"], cast=False),
+        dlse=None if dlse is None else fit.unfold(fit["dlse"], cast=False),
+        scale=scale,
+        gqa=gqa,
+        nonfinite="propagate",
     )
     dk, dv = (np.zeros(fit[name].shape, fit.dtype) for name in "kv")
     pairs = _pairs(fit)

@@ -8,7 +8,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._modes import Nonfinite, Pairwise
-from nlattn._types import Floats, Options, Result, Work
+from nlattn._types import Floats, Result, Work
 from nlattn.engines import concatenation, dense, forward_mode, laws
 from nlattn.engines.magnitude import ranged
 from nlattn.engines.separate import Separate
@@ -80,8 +80,9 @@ def nonlocal_mean(
     call = _Call("nonlocal_mean", q, k, pairwise, scale, weight, nonfinite, v=(v, "m e"))
     fit = call.fit
     if (share := call.share(tolerance, pairwise)) > 0:
-        how: Options = {"tolerance": share, "scale": call.scale, "nonfinite": nonfinite}
-        return np.asarray(certified_attention(q, k, v, **how))
+        return np.asarray(
+            certified_attention(q, k, v, tolerance=share, scale=call.scale, nonfinite=nonfinite)
+        )
     if pairwise == "dot_product":
         return Separate.of(fit).attend(fit)
     if pairwise == "concatenation":
@@ -118,8 +119,10 @@ def nonlocal_mean_map(
     fit = call.fit
     _check.one_head(fit)
     if (share := call.share(tolerance, pairwise)) > 0:
-        how: Options = {"tolerance": share, "scale": call.scale, "nonfinite": nonfinite}
-        return certified_attention_map(q, k, query_grid=query_grid, key_grid=key_grid, **how)
+        return certified_attention_map(
+            q, k, tolerance=share, scale=call.scale, query_grid=query_grid, key_grid=key_grid,
+            nonfinite=nonfinite,
+        )  # fmt: skip
     if pairwise == "dot_product":
         return FactoredMap(*Separate.of(fit).factors(fit), query_grid, key_grid)
     if pairwise == "concatenation":
