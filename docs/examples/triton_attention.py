@@ -162,7 +162,7 @@ class Backend:
         (heads, n, d), m = q.shape, k.shape[1]
         last = options.get("causal_offset", 0) if options.get("causal") else m
         last = m - n if last == "bottom-right" else last
-        scale = float(options.get("scale") or d**-0.5)
+        scale = float(options.get("scale", d**-0.5))
         rest = (scale, n, m, last, FLAWS.get(self.flaw, 0))
         fixed = {"D": d, "IEEE": self.precision, "B": 64 if d < 128 or q.itemsize < 4 else 32}
         out, lse = torch.empty_like(q), torch.empty(heads, n, device=DEVICE)

@@ -123,6 +123,12 @@ class Case:
         return found
 
 
+def scale_of(options: Mapping[str, object], q: Array) -> float:
+    """Factor on the scores: the option, which may be 0, or ``1/sqrt(d)``."""
+    given = options.get("scale")
+    return float(given) if isinstance(given, (int, float)) else float(q.shape[-1] ** -0.5)
+
+
 def dtype_of(name: str) -> np.dtype:
     """NumPy's dtype of a name; LookupError where ml_dtypes is missing and the name needs it."""
     if name != "bfloat16":

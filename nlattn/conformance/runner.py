@@ -24,6 +24,7 @@ from nlattn.conformance.judge.diagnosis import diagnose
 from nlattn.conformance.judge.large import beyond
 from nlattn.conformance.judge.measure import Effort
 from nlattn.conformance.judge.verdict import Verdict, judge
+from nlattn.conformance.truth.bounds import allowed, ratios
 from nlattn.conformance.whole import needed
 
 ENOUGH = 6
@@ -143,11 +144,32 @@ def judged(
     if not verdict.failed:
         return verdict
     try:
-        found = beyond(case, reply.outputs) if case.whole else ""
+        found = beyond(case, reply.outputs) if case.whole else unsteady(subject, case, reply, wider)
         found = found or diagnose(case, reply.outputs, stages(subject, case), two, effort)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         found = f"no diagnosis: {type(error).__name__}"
     return replace(verdict, diagnosis=found)
+
+
+def unsteady(subject: Subject, case: Case, reply: Reply, wider: float) -> str:
+    """What a second call says, where it gives results that no rounding tells from the first."""
+    try:
+        again = subject.ask(case).outputs
+    except Died:
+        return ""
+    bounds = allowed(case, subject.capabilities.arithmetic(case.dtype))
+    for name, x in reply.outputs.items():
+        y, bound = again.get(name), bounds.get(name)
+        if y is None or bound is None or not x.shape == y.shape == bound.shape:
+            continue
+        far = ratios(y.astype(float), x.astype(float), 2 * wider * bound) > 1
+        if far.any():
+            at = list(map(int, np.argwhere(far)[0]))
+            return (
+                f"the same call gives another {name} the next time, first at {at}: is memory read "
+                f"that was not written, or that others still write?"
+            )
+    return ""
 
 
 def stages(subject: Subject, case: Case) -> dict[str, Array]:

@@ -179,3 +179,20 @@ def test_a_call_that_fails_is_told() -> None:
     several = next(c for c in CASES if c.op == "sparse_attention")
     told = perform(Failing(), several).raised
     assert told.startswith("WrongResult: gave out, 3 results, expected out")
+
+
+class Racing(Polite):
+    def spoil(self, out: Any, _: dict[str, Any]) -> Any:
+        out = np.array(out)
+        out[..., -1, :] *= np.float32(1 + 1e-3 * (self.calls % 2))
+        return out
+
+
+def test_results_that_change_from_call_to_call_are_told_so() -> None:
+    case = next(c for c in CASES if c.name == "attention/forward/float32/primes")
+    racing, steady = (next(iter(run(Here(b), [case]))) for b in (Racing(), Polite()))
+    assert racing.status == "fail"
+    assert racing.diagnosis.startswith(
+        "the same call gives another out the next time, first at [16,"
+    )
+    assert steady.status == "pass"

@@ -7,10 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nlattn.conformance.cases.suite import cases
+from nlattn.conformance.backends.perform import perform
+from nlattn.conformance.cases.suite import cases, make
 from nlattn.conformance.judge.bias import LEAST, Lean, pooled
-from nlattn.conformance.judge.errors import errors
+from nlattn.conformance.judge.errors import errors, same_rows
+from nlattn.conformance.judge.verdict import judge
 from nlattn.conformance.runner import Here, run
+from nlattn.conformance.table import find
+from nlattn.conformance.table.recipe import Recipe
+from tests.conformance.rightful import Rightful
 
 
 class Leaning:
@@ -58,6 +63,7 @@ def test_biases_are_pooled_by_what_each_is_worth() -> None:
 def test_errors_that_a_row_shares_count_once() -> None:
     rng = np.random.default_rng(0)
     want, each = np.ones((50, 20)), np.full((50, 20), 1e-3)
+    want += 1e-2 * rng.random((50, 1))  # rows that are equal would share all errors
     alone = want + 1e-3 * rng.standard_normal((50, 20))
     shared = want + 1e-3 * rng.standard_normal((50, 1))
     doubts = []
@@ -70,10 +76,42 @@ def test_errors_that_a_row_shares_count_once() -> None:
     assert Lean.of(one, one, one, errors(one, one, one), 0.0) is None
 
 
+def test_equal_rows_count_once() -> None:
+    rng = np.random.default_rng(0)
+    want, each = np.repeat(rng.standard_normal((5, 1, 20)), 10, 1), np.full((5, 10, 20), 1e-3)
+    got = want + np.repeat(1e-3 * rng.standard_normal((5, 1, 20)), 10, 1)
+    found, alone = errors(got, want, each), errors(got[:, 0], want[:, 0], each[:, 0])
+    np.testing.assert_allclose([found.bias, found.doubt], [alone.bias, alone.doubt], rtol=1e-12)
+    lean = Lean.of(got, want, each, found, 0.0)
+    assert lean is not None
+    np.testing.assert_allclose(lean.doubt, alone.doubt, rtol=1e-12)
+    assert [*same_rows(want[:, :2, :1])] == [*np.repeat(same_rows(want[:, 0, :1]), 2)]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("equal", ["all rows", "some rows"])
+def test_equal_weights_rounded_alike_are_no_bias(equal: str, dtype: str) -> None:
+    """1/m in 16 bits is off by up to half a unit, in all rows and heads alike."""
+    spec, leans = find("attention"), []
+    for number, m in enumerate((7, 11, 13, 23, 27, 29, 37, 41, 43)):
+        sizes = {"n": 20, "m": m, "d": 8, "e": 40}
+        options = {"scale": 0.0} if equal == "all rows" else {}
+        case = make(
+            spec, Recipe(f"mean-{m}", options, sizes, lead=(2, 3)), "forward", dtype, number
+        )
+        case.arrays["q"][..., :8, :] = 0
+        for name in ("divided first", "at once"):
+            verdict = judge(case, perform(Rightful(name), case).outputs)
+            assert verdict.status == "pass", verdict
+            leans += [verdict.lean] if verdict.lean is not None else []
+    assert pooled(leans) == ""
+
+
 def test_a_lean_by_hand() -> None:
     """Rows off by 3 and by 1 units lean by 2, as two rows of one unit about it do; else unknown."""
     want, each = np.ones((2, 10)), np.ones((2, 10))
-    got = want + np.array([[3.0], [1.0]])
+    want[1] = -1  # of equal rows errors are the same
+    got = want * np.array([[4.0], [2.0]])
     got[0, 8] = want[0, 8] = np.nan
     each[0, 9], each[1, 8] = 0, np.inf
     got[1, 9] = want[1, 9] = np.inf

@@ -7,6 +7,7 @@ import pytest
 from nlattn.conformance.backends.perform import perform
 from nlattn.conformance.case import DTYPES
 from nlattn.conformance.cases.suite import cases
+from nlattn.conformance.judge.bias import Lean, pooled
 from nlattn.conformance.judge.verdict import LEAK, judge
 from tests.conformance.rightful import WAYS, Rightful
 
@@ -27,9 +28,13 @@ def test_right_implementations_pass_everywhere(dtype: str) -> None:
         and isinstance(case.options.get("causal_offset", 0), int)
     ]
     assert len(some) > 150
+    leans: dict[str, list[Lean]] = {}
     for case in some:
         for backend in backends:  # truth and bounds are computed once
             reply = perform(backend, case)
             verdict = judge(case, reply.outputs)
             leaks = case.name.endswith(("/mask-nan", "/mask-nan-keys")) and verdict.detail == LEAK
             assert verdict.status == "pass" or leaks, (backend.name, reply.raised, verdict)
+            if verdict.lean is not None:
+                leans.setdefault(backend.name, []).append(verdict.lean)
+    assert {name: said for name, found in leans.items() if (said := pooled(found))} == {}

@@ -108,7 +108,8 @@ def attention(q, k, v, *, scale=None):
     def short(x):  # TF32 keeps eleven bits
         m, e = np.frexp(x.astype(np.float32))
         return np.ldexp(np.round(m * 2**11) / 2**11, e).astype(np.float32)
-    s = (short(q) @ np.swapaxes(short(k), -1, -2)) * np.float32(scale or q.shape[-1] ** -0.5)
+    scale = np.float32(q.shape[-1] ** -0.5 if scale is None else scale)
+    s = (short(q) @ np.swapaxes(short(k), -1, -2)) * scale
     p = np.exp(s - s.max(-1, keepdims=True))
     return (short(p) @ short(v)) / p.sum(-1, keepdims=True)
 """

@@ -29,7 +29,7 @@ def attention(
         v = v / np.linalg.norm(v, axis=-1, keepdims=True)
     if bad == "half":
         q, k, v = (x.astype(np.float16) for x in (q, k, v))
-    factor = 1 / np.sqrt(d) if scale is None else scale
+    factor = 1 / np.sqrt(d) if scale is None or (bad == "or" and not scale) else scale
     factor = {"no scale": 1.0, "scale squared": factor**2}.get(bad, factor)
     s = factor * np.einsum("...id,...jd->...ij", q, k).astype(q.dtype)
     if bad == "exp2":
@@ -57,7 +57,7 @@ def attention(
     s = np.where(yes, s, 0 if bad == "zeros" else -np.inf)
     if bad == "cap after mask" and softcap:
         s = softcap * np.tanh(s / softcap)
-    some = np.isfinite(s).any(-1, keepdims=True)
+    some = ~np.isneginf(s).all(-1, keepdims=True)
     axis = -2 if bad == "queries" else -1
     with np.errstate(all="ignore"):
         top = s.max(axis, keepdims=True, initial=-np.inf)
@@ -103,7 +103,7 @@ def attention_vjp(
         raise NotImplementedError
     group = q.shape[-3] // k.shape[-3] if gqa else 1
     K, V = (np.repeat(x, group, -3) if gqa else x for x in (k, v))
-    factor = 1 / np.sqrt(d) if scale is None else scale
+    factor = 1 / np.sqrt(d) if scale is None or (bad == "or" and not scale) else scale
     raw = factor * np.einsum("...id,...jd->...ij", q, K)
     s = raw if softcap is None else softcap * np.tanh(raw / softcap)
     if bias is not None:
@@ -185,6 +185,7 @@ FORWARD = {
     "tail": "as if the rest of a block were left out",
     "transposed": "its axes in another order",
     "lse": "with lse in base 2",
+    "or": "with the default in place of scale = 0, as if 0 were nothing",
 }
 GRADIENT = {
     "strict": "causal by one key too few",
@@ -198,4 +199,5 @@ GRADIENT = {
     "one head": "with the first query head's part alone in dk and dv",
     "sign": "with the sign turned",
     "swapped": "dk has the shape of dv",
+    "or": "with the default in place of scale = 0, as if 0 were nothing",
 }

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from nlattn.conformance.case import scale_of
 from nlattn.conformance.truth.transcription import transcription
 from tests.faults.traps import ALL, Trap
 
@@ -342,7 +343,7 @@ def _again(a: Arrays, o: dict[str, Any], **changes: Any) -> Any:
 
 def _last_head_squared(r: Any, a: Arrays, o: dict[str, Any]) -> Any:
     if r[0].ndim > 2:
-        scale = o.get("scale") or a["q"].shape[-1] ** -0.5
+        scale = scale_of(o, a["q"])
         r[0][..., -1, :, :] = _again(a, o, scale=scale**2)[..., -1, :, :]
     return r
 

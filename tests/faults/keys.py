@@ -92,7 +92,7 @@ def lev_attention(bad: str, q: Any, k: Any, v: Any, *, index: Any, scale: Any = 
     if bad == "first values":
         values = v[..., : chosen.shape[-2], :]
     k = np.take_along_axis(k, chosen, -2)
-    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    factor = q.shape[-1] ** -0.5 if scale is None or (bad == "or" and not scale) else scale
     s = (1 if bad == "no scale" else factor) * q @ np.swapaxes(k, -1, -2)
     axis = -2 if bad == "queries" else -1
     w = np.exp(s - s.max(axis, keepdims=True))
@@ -215,6 +215,7 @@ FAULTS: dict[str, dict[str, str]] = {
         "first values": "with values of the first keys, not of the chosen ones",
         "no scale": "with a scale of 1",
         "queries": "with the softmax over queries",
+        "or": "with the default in place of scale = 0, as if 0 were nothing",
     },
     "leverage_scores": {
         "centred": "with keys less their mean",

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from nlattn.conformance.case import scale_of
 from nlattn.conformance.truth.transcription import transcription
 
 Arrays = dict[str, Any]
@@ -150,7 +151,7 @@ def _short_channels(a: Arrays, _: dict[str, Any]) -> None:
     d = a["q"].shape[-1]
     if d % 8 == 0 and d > 4:
         a["q"][..., d - 4 :] = 0
-        _["scale"] = _.get("scale") or d**-0.5
+        _["scale"] = scale_of(_, a["q"])
 
 
 def _all_nan_to_zero(r: Any, _: Arrays, __: dict[str, Any]) -> Any:

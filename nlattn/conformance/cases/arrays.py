@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nlattn._types import Array
+from nlattn.conformance.case import scale_of
 from nlattn.conformance.cases.decoder import EXTRAS as _OF_DECODERS
 from nlattn.conformance.cases.decoder import TABLES, Extra, key_table
 from nlattn.conformance.cases.hard import KINDS, harden
@@ -46,7 +47,7 @@ def values(rng: np.random.Generator, spec: OpSpec, recipe: Recipe) -> dict[str, 
         arrays[name] = shares(rng, arrays[name], next(iter(arrays.values())))
     if recipe.values in KINDS and "q" in arrays:
         grid = arrays["k"].shape[-len(spec.arrays["k"].split()) : -1]
-        harden(recipe.values, arrays, _scale(recipe, arrays), grid)
+        harden(recipe.values, arrays, scale_of(recipe.options, arrays["q"]), grid)
     for name in {"k", "v"} & {*arrays} if recipe.layout == "broadcast" else ():
         arrays[name] = lay(arrays[name], "broadcast").copy()
     for name in recipe.extra:
@@ -66,17 +67,12 @@ def values(rng: np.random.Generator, spec: OpSpec, recipe: Recipe) -> dict[str, 
     return arrays
 
 
-def _scale(recipe: Recipe, arrays: dict[str, Array]) -> float:
-    given = recipe.options.get("scale")
-    return float(arrays["q"].shape[-1] ** -0.5 if given is None else given)
-
-
 def _stretch(spec: OpSpec, recipe: Recipe, arrays: dict[str, Array]) -> None:
     """Queries so long that the largest score is +-1e4; where lengths do not count, as they are."""
     if not spec.cases.stretch or "k" not in arrays:
         return
     q, k = (arrays[n].reshape(-1, arrays[n].shape[-1]) for n in "qk")
-    scale = recipe.options.get("scale", q.shape[1] ** -0.5) or 1.0
+    scale = scale_of(recipe.options, q) or 1.0
     most = abs(scale * q @ k.T).max(initial=0)
     most *= spec.cases.stretch
     arrays["q"] *= TOP / max(most, 1e-300)

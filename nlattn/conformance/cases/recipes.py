@@ -74,8 +74,20 @@ def recipes(spec: OpSpec) -> list[Recipe]:
         *(level for factor in spec.cases.choices for level in factor),
         *spec.cases.recipes,
     ]
-    found = [_completed(spec, r) for r in [*alone, *_pairs(spec), *_crossed(spec)]]
+    found = [*alone, *_pairs(spec), *_crossed(spec), *_zeros(spec)]
+    found = [_completed(spec, r) for r in found]
     return list({recipe.label: recipe for recipe in found}.values())
+
+
+def _zeros(spec: OpSpec) -> list[Recipe]:
+    """Options that are 0: not those of a call that does not name them."""
+    every = [level for factor in spec.cases.choices for level in factor]
+    lead = (2,) if spec.heads else ()
+    found = []
+    for name in spec.cases.zeros:
+        one = next(level for level in every if name in level.options)
+        found.append(Recipe(f"{name}-0", {**one.options, name: 0.0}, lead=lead))
+    return found
 
 
 def _common(spec: OpSpec) -> list[Recipe]:

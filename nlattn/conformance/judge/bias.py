@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nlattn.conformance.case import Array
-from nlattn.conformance.judge.errors import Errors
+from nlattn.conformance.judge.errors import Errors, same_rows, uncertainty
 
 LEAST = 8
 """Cases that are pooled, at least."""
@@ -22,7 +22,8 @@ class Lean(NamedTuple):
 
     bias: float
     doubt: float
-    """Its standard error, by the rows of the result: elements of one may share an error."""
+    """Its standard error, by the rows of the result: elements of one may share an error, and equal
+    rows share all of theirs."""
     shared: float
     """What right backends may share: roundings of constants."""
 
@@ -35,9 +36,9 @@ class Lean(NamedTuple):
         size = np.where(known, each, 1)
         scale = np.where(known, want, 0) / size
         parts = np.subtract(got, want, out=np.zeros(want.shape), where=known) / size
-        rows = ((parts - found.bias * scale) * scale).sum(-1)
-        clustered = float(np.sqrt((rows**2).sum()) / (scale**2).sum())
-        return cls(found.bias, max(found.doubt, clustered), shared)
+        left = (parts - found.bias * scale) * scale
+        doubt = uncertainty(left, scale**2, same_rows(want)) / float((scale**2).sum())
+        return cls(found.bias, max(found.doubt, doubt), shared)
 
 
 def pooled(found: Iterable[Lean]) -> str:

@@ -31,6 +31,7 @@ from nlattn.conformance.judge.measure import (
 )
 from nlattn.conformance.judge.variants import changes, codes, detached, gradients, options
 from nlattn.conformance.judge.variants.base import Call
+from nlattn.conformance.judge.variants.options import DEFAULT
 from nlattn.conformance.truth.arithmetic import precision
 from nlattn.conformance.truth.bounds import exact, wide
 
@@ -127,7 +128,8 @@ def _explanations(
     least = min(left.values(), default=0.0)
     said = [n for n, rest in left.items() if rest <= near * least + unit * 1e-3]
     twice = {n for n in said if " in place of" in n and n.partition(" in place of")[0] in said}
-    return [n for n in said if n not in twice][:most]
+    said = [n for n in said if n not in twice]
+    return [n for n in said if n.startswith(DEFAULT)] or said[:most]
 
 
 Measure: TypeAlias = Callable[[Mapping[str, Array] | None], Array]

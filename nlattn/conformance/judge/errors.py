@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nlattn._types import Array
-from nlattn.conformance.case import Case, dtype_of
+from nlattn.conformance.case import Case, dtype_of, scale_of
 from nlattn.conformance.truth.arithmetic import Arithmetic, precision
 from nlattn.conformance.truth.bounds import floating, transcribed
 
@@ -40,12 +40,30 @@ def errors(got: Array, want: Array, each: Array) -> Errors:
     bias = float((parts * scale).sum() / weight) if weight else 0.0
     doubt = math.inf
     if weight:
-        left = np.zeros(want.shape)
-        left[known] = (parts - bias * scale) * scale
-        rows = left.sum(-1) if want.ndim else left
-        doubt = max(weight**-0.5, float(np.sqrt((rows**2).sum())) / weight)
+        left, whole = np.zeros(want.shape), np.zeros(want.shape)
+        left[known], whole[known] = (parts - bias * scale) * scale, scale**2
+        doubt = uncertainty(left, whole, same_rows(want)) / weight
     far, spread = float(abs(parts).max()), float(np.sqrt((parts**2).mean()))
     return Errors(error.size, far, spread, bias, doubt)
+
+
+def same_rows(x: Array) -> Array:
+    """For each row of an array the number of the set of rows that are equal to it, (rows,)."""
+    rows = np.where(np.isfinite(x), x, 0).reshape(-1, x.shape[-1] if x.ndim else 1)
+    key = (rows * np.cos(np.arange(rows.shape[-1]))).sum(-1)  # equal rows have equal sums
+    size = max(float(abs(key).max(initial=0)), 1e-300)
+    return np.unique(np.round(key / size, 11), return_inverse=True)[1].reshape(-1)
+
+
+def uncertainty(left: Array, whole: Array, alike: Array) -> float:
+    """Standard deviation of a sum of errors `left` whose squares are `whole` on average.
+
+    Each element has an error of its own, or each row one; equal rows have the same errors.
+    """
+    rows = [x.sum(-1).reshape(-1) if x.ndim else x.reshape(-1) for x in (left, whole)]
+    shared = np.bincount(alike, rows[0])
+    alone = np.bincount(alike, rows[1]) * np.bincount(alike)
+    return float(np.sqrt(max(alone.sum(), (shared**2).sum())))
 
 
 def agreeing_digits(got: float, want: float) -> float:
@@ -118,7 +136,7 @@ def exponents(case: Case) -> float:
     q, k, v = (case.arrays[n].astype(float) for n in "qkv")
     if not q.shape[:-2] == k.shape[:-2] == v.shape[:-2] or not k.size:
         return 0.0
-    s = q @ np.swapaxes(k, -1, -2) * (case.options.get("scale") or q.shape[-1] ** -0.5)
+    s = q @ np.swapaxes(k, -1, -2) * scale_of(case.options, q)
     below = s.max(-1, keepdims=True) - s
     part = np.exp(-below) * abs(v).sum(-1)[..., None, :]
     return float((part * below).sum() / max(part.sum(), 1e-300))
@@ -132,6 +150,8 @@ def varied(case: Case) -> bool:
     rows = [x.size // max(x.shape[-1], 1) for n, x in case.arrays.items() if n in ("q", "k")]
     if {"q", "k"} <= {*case.arrays}:
         top = [abs(case.arrays[n].astype(float)).max(initial=0) for n in ("q", "k")]
+        given = case.options.get("scale")
+        top[0] *= abs(given) if isinstance(given, (int, float)) else 1.0
         if top[0] * top[1] * case.arrays["q"].shape[-1] < precision(dtype_of(case.dtype)).unit:
             return False  # all weights of a row round to one number, with one error
     if min(rows, default=8) < 8:  # what goes wrong in one row goes wrong in all that it touches

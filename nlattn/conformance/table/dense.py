@@ -58,6 +58,7 @@ ROWS = (
             differentiable=("bias", "sinks"),
             differentiable_if={"alibi": "alibi_gradient"},
             values=("constant", "subnormal"),
+            zeros=("scale",),
             choices=(
                 (Recipe("scale", {"scale": 0.3}),),
                 (Recipe("softcap", {"softcap": 1.5}),),
@@ -175,6 +176,7 @@ ROWS = (
         has_jvp=True,
         cases=Cases(
             differentiable=("weight",),
+            zeros=("scale",),
             choices=(
                 (
                     Recipe("gaussian", {"pairwise": "gaussian"}),
@@ -212,6 +214,7 @@ ROWS = (
         cases=Cases(
             promises="missed",
             values=("constant",),
+            zeros=("scale",),
             choices=(
                 (Recipe("scale", {"scale": 0.3}),),
                 (Recipe("causal", {"causal": True}),),

@@ -67,6 +67,7 @@ ROWS = (
             without=("no-queries", "long", "keys-shared", "channel"),  # features vanish there
             stretch=100,
             of_gradients=("stabilizer_gradient",),
+            zeros=("scale",),
             choices=(
                 (Recipe("causal", {"causal": True}),),
                 (Recipe("relu", {"kernel": "relu"}),),
@@ -111,6 +112,7 @@ ROWS = (
         cases=Cases(
             without=("no-queries", "long", "channel"),  # a gradient of noise
             stretch=0,
+            zeros=("eps",),
             choices=(
                 (
                     Recipe("amplification", {"amplification": 2.0}),
@@ -142,6 +144,7 @@ ROWS = (
         cases=Cases(
             without=("ones", "no-queries", "long"),
             stretch=0,
+            zeros=("margin", "eps"),
             choices=(
                 (Recipe("margin", {"margin": 1.0}),),
                 (Recipe("amplification", {"amplification": 2.0}),),

@@ -98,6 +98,8 @@ class Cases:
     """Arrays that have a gradient where an option is set, which comes last; changes in one case."""
     of_gradients: tuple[str, ...] = ()
     """Options that a gradient takes and the forward pass does not."""
+    zeros: tuple[str, ...] = ()
+    """Options among its choices that may be 0, which is no default."""
     ways: tuple[str, ...] = ()
     """Options that say how a result is found, not what it is."""
     promises: Literal["", "missed", "bracket", "residual"] = ""

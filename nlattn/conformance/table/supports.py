@@ -57,6 +57,7 @@ ROWS = (
         has_map=False,
         has_vjp=False,
         cases=Cases(
+            zeros=("scale",),
             choices=(
                 (Recipe("several", {"topk": 3}), Recipe("all", {"topk": 40})),
                 (
@@ -98,6 +99,7 @@ ROWS = (
             large=("queries", "outputs", "keys", "values"),
             given="support",
             values=("subnormal",),
+            zeros=("scale",),
             choices=(
                 (
                     Recipe("gaussian", {"weight": "gaussian", "bandwidth": 2.0}),
@@ -205,6 +207,7 @@ ROWS = (
             ),
             unasked=dict.fromkeys(("topk", "propagate"), _SEARCHING),
             values=("constant", "subnormal"),
+            zeros=("scale",),
             choices=(
                 (
                     Recipe("gaussian", {"weight": "gaussian", "bandwidth": 2.0}),
@@ -241,6 +244,7 @@ ROWS = (
         has_jvp=True,
         options={"keys": 4},
         cases=Cases(
+            zeros=("scale",),
             choices=(
                 (Recipe("index-shared", extra=("index:shared",)),),
                 (Recipe("scale", {"scale": 0.3}),),

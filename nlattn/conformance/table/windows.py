@@ -22,6 +22,7 @@ ROWS = (
         options={"window": 3},
         cases=Cases(
             values=("constant", "subnormal"),
+            zeros=("scale",),
             choices=(
                 (Recipe("bias", extra=("bias",)),),
                 (Recipe("gate", extra=("gate",)),),
@@ -113,6 +114,7 @@ ROWS = (
             values=("constant", "subnormal"),
             large=("grid", "places"),
             without=("ones",),
+            zeros=("scale",),
             choices=(
                 (
                     Recipe("window-2x4", {"window": [2, 4]}),

@@ -14,6 +14,7 @@ import numpy as np
 
 from nlattn._types import Array as Array
 from nlattn._types import Function, Options, Result
+from nlattn.conformance.case import scale_of
 from nlattn.conformance.table import find
 from nlattn.conformance.truth.transcription import transcription
 
@@ -44,6 +45,11 @@ class Call:
     def get(self, name: str, otherwise: Any = None) -> Result:
         """An array or an option, if it is given."""
         return self.arrays.get(name, self.options.get(name, otherwise))
+
+    @property
+    def scale(self) -> float:
+        """Factor on the scores."""
+        return scale_of(self.options, self["q"])
 
     def default(self, name: str) -> Result:
         """What the oracle takes for an option that is not given."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from nlattn._types import Result
-from nlattn.conformance.case import Array, Case
+from nlattn.conformance.case import Array, Case, scale_of
 from nlattn.conformance.judge.variants.base import Call
 from nlattn.conformance.truth.bounds import exact
 
@@ -78,7 +78,7 @@ def _out(case: Case) -> Array:
 
 def _unscaled(case: Case, _: Changes) -> Result:
     """Scores are scaled, and their change is not."""
-    scale = case.options.get("scale") or case.arrays["q"].shape[-1] ** -0.5
+    scale = scale_of(case.options, case.arrays["q"])
 
     def more(x: Array) -> Array:
         return np.asarray(np.asarray(x, float) / scale)
@@ -102,7 +102,7 @@ def _flat_cap(case: Case, _: Changes) -> Result:
     softcap = case.options["softcap"]
     arrays = {n: np.asarray(x, float) if x.dtype.kind != "b" else x for n, x in case.arrays.items()}
     way = {name: arrays.pop(name) for name in case.directions}
-    scale = case.options.get("scale") or arrays["q"].shape[-1] ** -0.5
+    scale = scale_of(case.options, arrays["q"])
     if case.options.get("gqa") or case.options.get("qk_norm"):
         raise ValueError
     raw = scale * arrays["q"] @ np.swapaxes(arrays["k"], -1, -2)

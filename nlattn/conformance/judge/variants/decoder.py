@@ -134,11 +134,6 @@ def _sink(c: Call) -> Array:
     return np.asarray(c["sinks"])[..., None, None]
 
 
-def _scale(c: Call) -> float:
-    given = c.get("scale")
-    return c["q"].shape[-1] ** -0.5 if given is None else float(given)
-
-
 def _own_lse(c: Call) -> Result:
     """The output, and lse of the keys alone."""
     c["return_lse"]
@@ -233,7 +228,7 @@ VARIANTS = tuple(
         ("without the sinks", of(lambda c: c.given(sinks=c["sinks"] * 0 - 1e4)())),
         (
             "with the sinks scaled like the scores",
-            of(lambda c: c.given(sinks=_scale(c) * c["sinks"])()),
+            of(lambda c: c.given(sinks=c.scale * c["sinks"])()),
         ),
         (
             "with the sinks capped like the scores",
@@ -259,7 +254,7 @@ VARIANTS = tuple(
         ),
         (
             "with a linear bias scaled like the scores",
-            of(lambda c: c.given(alibi=_scale(c) * c["alibi"])()),
+            of(lambda c: c.given(alibi=c.scale * c["alibi"])()),
         ),
         ("with the first head's slope for all", _first("alibi")),
         ("with lse in base e", lambda c: c.given(lse_base="e" if c["lse_base"] == "2" else None)()),

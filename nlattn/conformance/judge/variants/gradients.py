@@ -147,7 +147,7 @@ def _softmax(change: Callable[[Array, Array, Array], Array]) -> Way:
         q, k, v = (c[name] for name in "qkv")
         dP = dout @ np.swapaxes(v, -1, -2)
         dS = change(st.weights, dP, (st.weights * dP).sum(-1, keepdims=True))
-        softcap, scale = c.get("softcap"), c.get("scale") or q.shape[-1] ** -0.5
+        softcap, scale = c.get("softcap"), c.scale
         draw = dS if softcap is None else dS * (1 - np.tanh(st.raw / softcap) ** 2)
         made = {"dq": scale * draw @ k, "dk": scale * np.swapaxes(draw, -1, -2) @ q}
         return {**made, "dbias": dS} if "bias" in arrays else made
@@ -183,7 +183,7 @@ def _without_the_cap(case: Case, _: Gradients) -> Result:
     dout, (q, k, v) = case.arrays["dout"], (c[name] for name in "qkv")
     dP = dout @ np.swapaxes(v, -1, -2)
     dS = st.weights * (dP - (st.weights * dP).sum(-1, keepdims=True))
-    scale = c.get("scale") or q.shape[-1] ** -0.5
+    scale = c.scale
     if not c["softcap"]:
         raise ValueError
     return {"dq": scale * dS @ k, "dk": scale * np.swapaxes(dS, -1, -2) @ q}

@@ -112,7 +112,7 @@ def _from_numbers(c: Call, chosen_by_signs: bool) -> Result:
     index = np.argsort(-by, axis=-1, kind="stable")[..., : c.get("keys", 32)]
     kept = np.zeros(s.shape, bool)
     np.put_along_axis(kept, index, True, -1)
-    scale = c.get("scale") or q.shape[-1] ** -0.5
+    scale = c.scale
     return softmax(np.where(kept, scale * s, -np.inf)) @ c["v"]
 
 
@@ -129,7 +129,7 @@ def _signed(wrong: Callable[[Array], Array]) -> Run:
 
 
 def _scaled(factor: Callable[[Call], float]) -> Run:
-    return option(scale=lambda c: factor(c) * (c.get("scale") or c["q"].shape[-1] ** -0.5))
+    return option(scale=lambda c: factor(c) * c.scale)
 
 
 VARIANTS = (

@@ -118,11 +118,6 @@ VARIANTS = (
     Variant(
         "with the scale squared",
         _NEAR,
-        lambda c: c.given(scale=_scale(c) ** 2)(),
+        lambda c: c.given(scale=c.scale**2)(),
     ),
 )
-
-
-def _scale(c: Call) -> float:
-    given = c.get("scale")
-    return float(c["q"].shape[-1] ** -0.5 if given is None else given)

@@ -12,12 +12,18 @@ from nlattn.conformance.judge.variants.base import Call, Variant
 from nlattn.conformance.table import find
 from nlattn.conformance.table.row import OpSpec
 
+DEFAULT = "with the default in place of "
+"""How a variant begins that takes an option of 0 for one that is not given."""
 MOST_STEPS = 40
 """Steps of an iteration that is stopped too soon."""
 
 
 def others(case: Case) -> Iterator[Variant]:
     """Variants of a case with one option of another value."""
+    for name, x in case.options.items():
+        if x == 0 and name in case.spec.cases.zeros:
+            words = f"{DEFAULT}{name} = 0, as if 0 were nothing"
+            yield Variant(words, (), partial(_with, name, None))
     for name, value in values(case):
         words = f"with {name} = {shown(value)}"
         if name in case.options:

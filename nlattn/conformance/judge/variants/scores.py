@@ -24,13 +24,8 @@ from nlattn.conformance.judge.variants.dense import (
 from nlattn.oracle.dense import Stages
 
 
-def _scale(c: Call) -> float:
-    given = c.get("scale")
-    return c["q"].shape[-1] ** -0.5 if given is None else float(given)
-
-
 def _scaled(change: Callable[[Call, float], float]) -> Run:
-    return given(scale=lambda c: change(c, _scale(c)))
+    return given(scale=lambda c: change(c, c.scale))
 
 
 def _masked(st: Stages, scores: Array) -> Array:
@@ -245,8 +240,7 @@ _OPTIONS = tuple(
             scoring(
                 lambda c, st: _masked(
                     st,
-                    _scale(c) * c["softcap"] * np.tanh(st.raw / _scale(c) / c["softcap"])
-                    + _bias(c),
+                    c.scale * c["softcap"] * np.tanh(st.raw / c.scale / c["softcap"]) + _bias(c),
                 )
             ),
         ),
@@ -254,7 +248,7 @@ _OPTIONS = tuple(
         ("with the bias subtracted", of(lambda c: c.given(bias=-c["bias"])())),
         (
             "with the bias scaled like the scores",
-            of(lambda c: c.given(bias=c["bias"] * _scale(c))()),
+            of(lambda c: c.given(bias=c["bias"] * c.scale)()),
         ),
         ("with the bias added after the softmax", weighing(lambda c, st: st.weights + c["bias"])),
         ("with lse in base 2", _log(lambda st: st.lse / np.log(2))),
