@@ -318,7 +318,14 @@ def attend(ground: Ground, v: Floats, progress: Progress = None) -> Sums:
     `progress` is called with panels done and all, part by part.
     """
     x, middle = ground.slice, middle_of(v)
-    n, m, centred = len(x.q), len(x.k), v.astype(np.float64) - middle
+    n, m = len(x.q), len(x.k)
+    centred = v.astype(np.float64) - middle if middle.any() else v
+    if not ground.parts and not x.apart:
+        out, lse = exhaustive.attend(x, centred, ground.dense, ground.dense_wide)
+        there = ~np.isneginf(lse)
+        out = out + there[:, None] * middle if middle.any() else out
+        missed = np.where(there, ground.dense_rounding, 0)
+        return Sums(out, lse, missed, ground.seen + m, lse)
     out, lse, missed = np.zeros((n, v.shape[1])), np.full(n, -np.inf), np.zeros(n)
     best = np.full(n, -np.inf)
     seen, left = ground.seen.copy(), [ground.dense]

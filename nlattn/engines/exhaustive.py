@@ -111,6 +111,9 @@ def attends(x: Slice) -> Bools:
 
 def attend(x: Slice, v: Floats, rows: Ints, wide: Bools) -> tuple[Floats, Floats]:
     """Outputs and lse of some queries from all keys; in float64 where `wide` (rows,) says so."""
+    for kind, own in ((x.q.dtype, ~wide), (np.float64, wide)):
+        if own.all():
+            return _attend(x, v, rows, kind)
     out, lse = np.zeros((len(rows), v.shape[1])), np.full(len(rows), -np.inf)
     for kind, own in ((x.q.dtype, ~wide), (np.float64, wide)):
         if own.any():
@@ -129,7 +132,10 @@ def _attend(x: Slice, v: Floats, rows: Ints, kind: DTypeLike) -> tuple[Floats, F
             keys = slice(j, j + _ROW)
             p = _scores(x, given, rows[here], keys)
             sums.append(dense.attend(p, _check.frozen(values[keys])[None]))
-        out[here], lse[here] = _together(sums)
+        found = _together(sums)
+        if step == len(rows):
+            return found[0], found[1] + shift[rows]
+        out[here], lse[here] = found
     return out, lse + shift[rows]
 
 
