@@ -166,9 +166,8 @@ def _done(job: _Job, options: Namespace) -> int:
         plans.check(job, executor.workers, max(memory, executor.workers * memory))
     begun, bar = time.perf_counter(), _Progress(job, quiet=options.quiet)
     note = None if isinstance(job, means.Denoising) else job.note
-    how: JsonObject = {"executor": executor, "resume": options.resume, "note": note}
     try:
-        records = run(options.out, job.stages(), job.header(), progress=bar, **how)
+        records = run(options.out, job.stages(), job.header(), executor, options.resume, bar, note)
     except WorkersLostError as error:
         raise MachineError(str(error)) from None
     finally:

@@ -15,9 +15,9 @@ from nlattn.files import npy
 from nlattn.tiled import scram, sources, sparse
 from nlattn.tiled.executors import identity
 from nlattn.tiled.folder import ArraySpec, Folder
-from nlattn.tiled.plan import check
+from nlattn.tiled.plan import carry_out
 from nlattn.tiled.points import Points, given
-from nlattn.tiled.run import Executor, Told, run
+from nlattn.tiled.run import Executor, Told
 from nlattn.tiled.task import Cost, Done, Record, Stage, TileTask
 
 OP = "tiled"
@@ -164,7 +164,4 @@ def scram_arrays(
     list of Record
         What was done. The files have the same bytes for any tile and executor.
     """
-    told = job(q, k, v, **options)
-    check(told, executor.workers if executor else 1, max_bytes)
-    how = {"executor": executor, "resume": resume, "progress": progress, "note": told.note}
-    return run(out, told.stages(), told.header(), **how)  # type: ignore[arg-type]
+    return carry_out(job(q, k, v, **options), out, executor, resume, progress, max_bytes)

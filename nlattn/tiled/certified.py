@@ -12,9 +12,9 @@ from nlattn.kernels import scores
 from nlattn.tiled import arrays, features, panels, pyramid, scram, sources
 from nlattn.tiled.executors import identity
 from nlattn.tiled.panels import CertifiedOptions
-from nlattn.tiled.plan import check
+from nlattn.tiled.plan import carry_out
 from nlattn.tiled.points import Points, given
-from nlattn.tiled.run import Executor, Told, run
+from nlattn.tiled.run import Executor, Told
 from nlattn.tiled.task import Record, Stage
 
 OP = "tiled"
@@ -163,7 +163,4 @@ def certified_attention(
         `tile`: tasks have about ``tile * tile`` queries; `tolerance`, `weight`, `scale`,
         `bandwidth` as for `nlattn.certified_attention`.
     """
-    told = job(q, k, v, **options)
-    check(told, executor.workers if executor else 1, max_bytes)
-    how = {"executor": executor, "resume": resume, "progress": progress, "note": told.note}
-    return run(out, told.stages(), told.header(), **how)  # type: ignore[arg-type]
+    return carry_out(job(q, k, v, **options), out, executor, resume, progress, max_bytes)

@@ -20,9 +20,9 @@ from nlattn.tiled import arrays, sources
 from nlattn.tiled.bands import Band, bands, rows_of
 from nlattn.tiled.executors import identity
 from nlattn.tiled.folder import ArraySpec, Folder
-from nlattn.tiled.plan import check
+from nlattn.tiled.plan import carry_out
 from nlattn.tiled.points import Points, given
-from nlattn.tiled.run import Executor, Told, run
+from nlattn.tiled.run import Executor, Told
 from nlattn.tiled.task import Cost, Done, Record, Stage, TileTask
 
 OP = "tiled"
@@ -202,7 +202,6 @@ def scram_vjp(
     **options
         `tile`, of queries and of keys, and `scale`.
     """
-    told = job(folder, q, k, v, dout, **options)
-    check(told, executor.workers if executor else 1, max_bytes)
-    how = {"executor": executor, "resume": resume, "progress": progress}
-    return run(out, told.stages(), told.header(), **how)  # type: ignore[arg-type]
+    return carry_out(
+        job(folder, q, k, v, dout, **options), out, executor, resume, progress, max_bytes
+    )

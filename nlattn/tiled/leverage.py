@@ -14,8 +14,8 @@ from nlattn.files import npy
 from nlattn.tiled import sources
 from nlattn.tiled.executors import identity
 from nlattn.tiled.folder import ArraySpec, Folder
-from nlattn.tiled.plan import check
-from nlattn.tiled.run import Executor, Told, run
+from nlattn.tiled.plan import carry_out
+from nlattn.tiled.run import Executor, Told
 from nlattn.tiled.task import Cost, Done, Record, Stage, TileTask
 
 OP = "tiled"
@@ -181,7 +181,4 @@ def leverage_scores(
     **options
         `tile`: tasks have ``tile * tile`` keys; `method` "qr" or "svd", and `rcond`, as there.
     """
-    told = job(k, **options)
-    check(told, executor.workers if executor else 1, max_bytes)
-    how = {"executor": executor, "resume": resume, "progress": progress}
-    return run(out, told.stages(), told.header(), **how)  # type: ignore[arg-type]
+    return carry_out(job(k, **options), out, executor, resume, progress, max_bytes)

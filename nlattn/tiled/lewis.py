@@ -22,8 +22,8 @@ from nlattn.runtime import threads
 from nlattn.tiled import leverage, sources
 from nlattn.tiled.executors import identity
 from nlattn.tiled.folder import ArraySpec, Folder
-from nlattn.tiled.plan import check
-from nlattn.tiled.run import Executor, Told, run
+from nlattn.tiled.plan import carry_out
+from nlattn.tiled.run import Executor, Told
 from nlattn.tiled.task import Cost, Done, Record, Stage, TileTask
 
 OP = "tiled"
@@ -295,7 +295,4 @@ def lewis_weights(
         `tile`: tasks have ``tile * tile`` keys, in whole blocks of 1024; `eta`, `tol` and `steps`
         (100 at most, if omitted) as for `nlattn.lewis_weights`.
     """
-    told = job(k, p, **options)
-    check(told, executor.workers if executor else 1, max_bytes)
-    how = {"executor": executor, "resume": resume, "progress": progress}
-    return run(out, told.stages(), told.header(), **how)  # type: ignore[arg-type]
+    return carry_out(job(k, p, **options), out, executor, resume, progress, max_bytes)

@@ -18,9 +18,9 @@ from nlattn.tiled import pyramid, search, sources, trees
 from nlattn.tiled.bands import Band, bands
 from nlattn.tiled.executors import identity
 from nlattn.tiled.folder import ArraySpec, Folder
-from nlattn.tiled.plan import check
+from nlattn.tiled.plan import carry_out
 from nlattn.tiled.points import Points
-from nlattn.tiled.run import Executor, Told, run
+from nlattn.tiled.run import Executor, Told
 from nlattn.tiled.task import Cost, Done, Record, Stage, TileTask
 
 OP = "tiled"
@@ -197,7 +197,4 @@ def nl_means(
     Options: all of `nl_means` that say what is compared and how, and `tile`: tasks are bands of
     whole rows of about `tile` by `tile` pixels. Matches of the whole picture are found by tiles.
     """
-    told = job(image, **options)
-    check(told, executor.workers if executor else 1, max_bytes)
-    how = {"executor": executor, "resume": resume, "progress": progress}
-    return run(out, told.stages(), told.header(), **how)  # type: ignore[arg-type]
+    return carry_out(job(image, **options), out, executor, resume, progress, max_bytes)

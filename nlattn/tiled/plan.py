@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +14,8 @@ from nlattn import _check
 from nlattn._types import JsonObject
 from nlattn.runtime.threads import max_threads, set_threads, threads
 from nlattn.tiled import sources
-from nlattn.tiled.run import Executor, run
-from nlattn.tiled.task import Cost, Stage
+from nlattn.tiled.run import Executor, Told, run
+from nlattn.tiled.task import Cost, Record, Stage
 
 BASE = 350_000_000
 """Bytes of a process that has imported and compiled everything, before it has data."""
@@ -96,6 +97,20 @@ def check(job: Job, workers: int, max_bytes: float) -> RunPlan:
         what = f"{who} with tiles of {job.tile}"
         _check.memory(OP, needed, max_bytes, what, remedy)
     return wanted
+
+
+def carry_out(
+    job: Job,
+    out: str | os.PathLike[str],
+    executor: Executor | None,
+    resume: bool,
+    progress: Told,
+    max_bytes: float,
+) -> list[Record]:
+    """Do all of a job that is not done, where its workers have room; records of all tasks."""
+    check(job, executor.workers if executor else 1, max_bytes)
+    how = executor, resume, progress, getattr(job, "note", None)  # some jobs have a note
+    return run(out, job.stages(), job.header(), *how)
 
 
 def _fitting(job: Job, workers: int, max_bytes: float) -> int:

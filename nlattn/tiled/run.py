@@ -42,7 +42,6 @@ def run(
     path: str | os.PathLike[str],
     stages: Sequence[Stage],
     header: Options,
-    *,
     executor: Executor | None = None,
     resume: bool = False,
     progress: Told = None,

@@ -15,9 +15,9 @@ from nlattn.engines.patchmatch import CANDIDATES, JUMPS, PROPAGATE, SearchOption
 from nlattn.tiled import features, pyramid, search, sources, sparse, trees
 from nlattn.tiled.executors import identity
 from nlattn.tiled.features import Features
-from nlattn.tiled.plan import check
+from nlattn.tiled.plan import carry_out
 from nlattn.tiled.points import Points
-from nlattn.tiled.run import Executor, Told, run
+from nlattn.tiled.run import Executor, Told
 from nlattn.tiled.task import Record, Stage
 
 OP = "tiled"
@@ -195,7 +195,4 @@ def scram(
     list of Record
         What was done, and what it took. The files have the same bytes for any tile and executor.
     """
-    told = job(image, **options)
-    check(told, executor.workers if executor else 1, max_bytes)
-    how = {"executor": executor, "resume": resume, "progress": progress, "note": told.note}
-    return run(out, told.stages(), told.header(), **how)  # type: ignore[arg-type]
+    return carry_out(job(image, **options), out, executor, resume, progress, max_bytes)
