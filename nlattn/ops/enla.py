@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from nlattn import _check
@@ -180,7 +182,8 @@ def enlca_loss(
     >>> loss = nlattn.enlca_loss(q, k, positives=5, negatives=(20, 25))
     """
     fit = set_fit("enlca_loss", nonfinite, q=q, k=k)
-    loss = _ranked(fit, amplification, floor, positives, negatives, margin, eps, parity)
+    asked = LossArguments(amplification, floor, positives, negatives, margin, eps, parity)
+    loss = _ranked(fit, asked)
     if loss is None:
         return fit.unfold(np.full(fit.batch, np.nan, fit.dtype))
     return fit.unfold(contrastive.loss(loss).astype(fit.dtype))
@@ -212,7 +215,8 @@ def enlca_loss_vjp(
     """
     arrays = {"q": (q, "n d"), "k": (k, "m d"), "dout": (dout, "")}
     fit = _check.fit("enlca_loss_vjp", arrays, nonfinite=nonfinite)
-    loss = _ranked(fit, amplification, floor, positives, negatives, margin, eps, parity)
+    asked = LossArguments(amplification, floor, positives, negatives, margin, eps, parity)
+    loss = _ranked(fit, asked)
     if loss is None:
         gradients = [np.full((fit.batch, *fit.shape(s)), np.nan) for s in ("n d", "m d")]
     else:
@@ -274,7 +278,8 @@ def enlca_loss_jvp(
     >>> change = nlattn.enlca_loss_jvp(q, k, 1e-3 * q, 0 * k, positives=4, negatives=(8, 12))
     """
     fit = set_fit("enlca_loss_jvp", nonfinite, q=q, k=k, dq=dq, dk=dk)
-    loss = _ranked(fit, amplification, floor, positives, negatives, margin, eps, parity)
+    asked = LossArguments(amplification, floor, positives, negatives, margin, eps, parity)
+    loss = _ranked(fit, asked)
     change = np.full(fit.batch, np.nan)
     if loss is not None:
         change = contrastive.jvp(loss, fit["dq"], fit["dk"], fit.slices("dq", "dk"))
@@ -300,26 +305,30 @@ def _amplitude(op: str, amplification: float | None, floor: float) -> tuple[floa
     return float(np.sqrt(_check.number(op, "amplification", amplification, positive=True))), floor
 
 
-def _ranked(
-    fit: _check.Fit,
-    amplification: float | None,
-    floor: float,
-    positives: int,
-    negatives: tuple[int, int],
-    margin: float,
-    eps: float,
-    parity: bool,
-) -> contrastive.Ranks | None:
+class LossArguments(NamedTuple):
+    """The options of `enlca_loss`, as they came."""
+
+    amplification: float | None
+    floor: float
+    positives: int
+    negatives: tuple[int, int]
+    margin: float
+    eps: float
+    parity: bool
+
+
+def _ranked(fit: _check.Fit, asked: LossArguments) -> contrastive.Ranks | None:
     op, m = fit.op, fit.dims["m"]
-    amplitude, floor = _amplitude(op, amplification, floor)
-    positives = _check.integer(op, "positives", positives, low=1)
-    first, last = _check.pair_of(op, "negatives", negatives, "two ranks (first, after the last)")
+    amplitude, floor = _amplitude(op, asked.amplification, asked.floor)
+    positives = _check.integer(op, "positives", asked.positives, low=1)
+    ranks = "two ranks (first, after the last)"
+    first, last = _check.pair_of(op, "negatives", asked.negatives, ranks)
     low = _check.integer(op, "negatives[0]", first, low=positives)
     high = _check.integer(op, "negatives[1]", last, low=low + 1)
-    margin = _check.number(op, "margin", margin)
-    eps = at_least_0(op, "eps", eps)
+    margin = _check.number(op, "margin", asked.margin)
+    eps = at_least_0(op, "eps", asked.eps)
     if m <= low:
-        if _check.flag(op, "parity", parity):
+        if _check.flag(op, "parity", asked.parity):
             return None
         text = f"expected at least {low + 1} for the negatives at rank {low}"
         _check.fail(op, f"{m} positions,", f"{text}; parity=True gives NaN")
