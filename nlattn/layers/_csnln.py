@@ -32,6 +32,18 @@ SAME = Stride(3, 1, 1)
 FLOOR = 1e-4
 
 
+class CellArguments(NamedTuple):
+    """Options of a layer, as they came."""
+
+    scale: int
+    patch: int
+    temperature: float
+    assign: Assign
+    overlap: Overlap
+    pad: Pad
+    parity: bool
+
+
 class CellOptions(NamedTuple):
     """Of the cross-scale attention inside."""
 
@@ -68,31 +80,21 @@ class Net:
         return self.w.gradients(self.found)
 
 
-def checked(
-    op: str,
-    scales: tuple[int, ...] | None,
-    scale: object,
-    patch: int,
-    temperature: float,
-    assign: Assign,
-    overlap: Overlap,
-    pad: Pad,
-    parity: object,
-) -> CellOptions:
-    """CellOptions, those of parity in place of what they replace."""
-    parity = _check.flag(op, "parity", parity)
-    scale = _check.integer(op, "scale", scale, low=1)
+def checked(op: str, scales: tuple[int, ...] | None, asked: CellArguments) -> CellOptions:
+    """Options, those of parity in place of what they replace; of `scales` there are weights."""
+    parity = _check.flag(op, "parity", asked.parity)
+    scale = _check.integer(op, "scale", asked.scale, low=1)
+    overlap, pad = asked.overlap, asked.pad
     if scales is not None and scale not in scales:
         _check.fail(op, f"scale={scale}", f"is none of {scales}, which have weights")
     if parity:
         overlap, pad = "divide", "error"
-        if scales is not None and patch != 3:
+        if scales is not None and asked.patch != 3:
             text = "with parity=True, where the published sizes fit for patch=3 alone"
-            _check.fail(op, f"patch={patch}", text)
+            _check.fail(op, f"patch={asked.patch}", text)
     _check.choice(op, "pad", pad, get_args(Pad))
-    return CellOptions(
-        scale, patch, temperature, assign, overlap, pad, "published" if parity else "exact"
-    )
+    crop: Crop = "published" if parity else "exact"
+    return CellOptions(scale, asked.patch, asked.temperature, asked.assign, overlap, pad, crop)
 
 
 def of_block(prefix: str = "") -> dict[str, str]:
