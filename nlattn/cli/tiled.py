@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -170,6 +171,11 @@ def _done(job: _Job, options: Namespace) -> int:
         records = run(options.out, job.stages(), job.header(), executor, options.resume, bar, note)
     except WorkersLostError as error:
         raise MachineError(str(error)) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        more = "--resume goes on where it stopped, once there is room"
+        raise MachineError(f"{error.filename}: {error.strerror}; {more}") from None
     finally:
         bar.clear()
     if options.picture and not options.picture.exists():

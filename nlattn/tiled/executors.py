@@ -76,8 +76,11 @@ class Processes:
             except BrokenProcessPool:
                 self._pool, deaths = None, deaths + 1
                 if deaths == _DEATHS:
-                    text = "worker processes died, such as for lack of memory; a smaller tile needs"
-                    raise WorkersLostError(f"{OP}: {deaths} {text} less") from None
+                    text = (
+                        "worker processes died: for lack of memory, then a smaller tile needs less"
+                    )
+                    more = "or they run a script whose calls lack if __name__ == '__main__':"
+                    raise WorkersLostError(f"{OP}: {deaths} {text}; {more}") from None
             finally:
                 for future in futures:
                     future.cancel()

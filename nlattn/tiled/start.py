@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from multiprocessing.context import BaseContext
 
 _NEEDED = ("nlattn.tiled.scram", "nlattn.tiled.nl_means")
+_owner = 0
+"""The process whose child the server is: one that is forked from it cannot ask whether it lives."""
 
 
 def prepare() -> BaseContext:
     """The way to start workers; begins to import for them, if that is not under way."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+    global _owner
+    if "forkserver" not in multiprocessing.get_all_start_methods() or _owner not in (
+        0,
+        os.getpid(),
+    ):
         return multiprocessing.get_context("spawn")
     from multiprocessing import forkserver
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*_NEEDED])
-    forkserver.ensure_running()
+    try:
+        forkserver.ensure_running()
+    except ChildProcessError:  # the server of a process from which this one was forked
+        return multiprocessing.get_context("spawn")
+    _owner = os.getpid()
     return context

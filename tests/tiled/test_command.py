@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ import nlattn
 from nlattn.cli import main
 from nlattn.cli.tiled import _Progress
 from nlattn.cli.words import span
-from nlattn.tiled import scram
+from nlattn.tiled import folder, scram
 
 SMALL = ["--candidates", "random", "--patch", "3", "--channels", "3", "--iterations", "1"]
 
@@ -161,3 +162,17 @@ def test_a_full_disk_ends_a_run_that_goes_on_elsewhere(
     assert sorted(os.listdir(out)) == sorted(os.listdir(whole))
     for path in whole.glob("*.npy"):
         assert path.read_bytes() == (out / path.name).read_bytes()
+
+
+def test_a_disk_without_room_says_how_to_go_on(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(folder, "_reserve", full)
+    code, _, err = run(capsys, "map", image, "--tile", 64, "--out", tmp_path / "map", *SMALL)
+    assert code == 3
+    assert err.endswith(
+        ": No space left on device; --resume goes on where it stopped, once there is room\n"
+    )

@@ -77,6 +77,22 @@ def test_a_task_that_kills_is_given_up(tmp_path: Path, monkeypatch: pytest.Monke
     crew.close()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_of_a_fork_has_workers_of_its_own(tmp_path: Path, whole: Path) -> None:
+    """Those of its parent start from a process that is no child of its own."""
+    Processes(1).close()
+    pid = os.fork()
+    if not pid:
+        try:
+            signal.alarm(300)
+            scram(whole / "image.npy", tmp_path / "out", executor=Processes(1), **OPTIONS)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    same(tmp_path / "out", whole)
+
+
 def _fatal(_: Folder) -> Any:
     kill(os.getpid())
 
