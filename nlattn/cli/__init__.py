@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -126,7 +127,7 @@ def _flushed() -> bool:
 
 def _interruptible(work: Callable[[], int]) -> int:
     """Do the work in another thread: Ctrl-C is then heard while compiled code runs."""
-    outcome: list[Any] = []
+    outcome: list[int | BaseException] = []
 
     def catch() -> None:
         try:
@@ -140,7 +141,7 @@ def _interruptible(work: Callable[[], int]) -> int:
         thread.join(0.1)
     if isinstance(outcome[0], BaseException):
         raise outcome[0]
-    return int(outcome[0])
+    return outcome[0]
 
 
 @contextmanager
@@ -159,12 +160,12 @@ def _told(wanted: bool) -> Iterator[None]:
         log.setLevel(before)
 
 
-def _run(command: Callable[[Any], int], options: Any) -> int:
+def _run(command: Callable[[Namespace], int], options: Namespace) -> int:
     with _told(options.verbose):
         return _ended(command, options)
 
 
-def _ended(command: Callable[[Any], int], options: Any) -> int:
+def _ended(command: Callable[[Namespace], int], options: Namespace) -> int:
     """The command's exit code, or that of what ended it."""
     try:
         if options.threads is not None:

@@ -7,13 +7,11 @@ edges of a support: nothing of size n x m is made.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import DTypeLike
 
 from nlattn import _check
-from nlattn._types import Floats, Ints
+from nlattn._types import Floats, Ints, Result
 from nlattn.engines import dense, unseen
 from nlattn.engines.sparse import Edges, WeightFunction
 from nlattn.kernels import softmax_jvp
@@ -190,7 +188,7 @@ def on_edges(
     return out, dlse
 
 
-def unfolded(edges: Edges, out: Floats, lse: Floats, return_lse: bool) -> Any:
+def unfolded(edges: Edges, out: Floats, lse: Floats, return_lse: bool) -> Result:
     """Changes with the leading axes and the grid of the call."""
     fit, grid = edges.fit, edges.query_grid
     result = fit.unfold(out.reshape(fit.batch, *grid, out.shape[2]))

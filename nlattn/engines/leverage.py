@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, get_args
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, get_args
 
 import numpy as np
 from scipy.linalg import lapack, qr, solve_triangular
@@ -97,7 +97,7 @@ def part_count(n: int, d: int) -> int:
     return max(1, min(PARTS, n // max(kernels.BLOCK, 4 * d)))
 
 
-def _blocks(states: Floats, n: int, cost: int) -> Any:
+def _blocks(states: Floats, n: int, cost: int) -> Iterator[range]:
     batch, parts, d, _ = states.shape
     blocks = kernels.part_rows(n, parts) // kernels.BLOCK
     return groups(blocks, cost * batch * parts * kernels.BLOCK * d * d)

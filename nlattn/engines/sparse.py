@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._modes import MaskedRows, Weight
-from nlattn._types import Floats, Ints, Support, Work
+from nlattn._types import Floats, Ints, Result, Support, Work
 from nlattn.engines.support import Transposed, checked_support
 from nlattn.kernels import sparse as kernels
 from nlattn.runtime.jit import blocks
@@ -133,7 +133,7 @@ class Edges:
         self.nnz = int(sizes_[-1])
         self.shift = sizes_[:-1] - starts
 
-    def attend(self, weights: WeightFunction, return_lse: bool) -> Any:
+    def attend(self, weights: WeightFunction, return_lse: bool) -> Result:
         """Outputs of all heads, and the logarithms of their normalisers if asked for."""
         fit = self.fit
         out, lse = self._attended(weights)

@@ -16,13 +16,18 @@ Status: author code; "average" and "mass" are ours. Real, longdouble and complex
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from nlattn.oracle.layout import any_layout
 
 Array = np.ndarray
+PADS: dict[str, Literal["edge", "reflect", "constant"]] = {
+    "edge": "edge",
+    "reflect": "reflect",
+    "zero": "constant",
+}
 
 
 @any_layout
@@ -49,7 +54,7 @@ def downscale_vjp(x: Array, dout: Array, scale: int, *, pad: str = "edge") -> Ar
 def padded(x: Array, s: int, pad: str) -> Array:
     """At bottom and right to multiples of s."""
     H, W = x.shape[-3:-1]
-    mode: Any = {"edge": "edge", "reflect": "reflect", "zero": "constant"}[pad]
+    mode = PADS[pad]
     return np.pad(x, [(0, 0)] * (x.ndim - 3) + [(0, -H % s), (0, -W % s), (0, 0)], mode=mode)
 
 
@@ -59,7 +64,7 @@ def padded_vjp(dx: Array, shape: tuple[int, ...], pad: str) -> Array:
     out = np.zeros(shape, dx.dtype)
     at = np.arange(H * W).reshape(1, H, W, 1) + 1
     s = np.array(dx.shape[-3:-1])
-    mode: Any = {"edge": "edge", "reflect": "reflect", "zero": "constant"}[pad]
+    mode = PADS[pad]
     source = np.pad(at[0], [(0, s[0] - H), (0, s[1] - W), (0, 0)], mode=mode)[..., 0]
     for y, x in np.ndindex(*source.shape):
         if source[y, x] > 0:

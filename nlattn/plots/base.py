@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,16 +22,13 @@ NARROW = 4.0
 
 def figure(width: float, height: float) -> Figure:
     """A white figure in inches; in a notebook one that is shown."""
-    size: dict[str, Any] = {"figsize": (width, height), "layout": "constrained"}
-    size["facecolor"] = "white"
     if "ipykernel" in sys.modules:
         from matplotlib import pyplot
 
-        made: Figure = pyplot.figure(**size)
-        return made
+        return pyplot.figure(figsize=(width, height), layout="constrained", facecolor="white")
     from matplotlib.figure import Figure
 
-    return Figure(**size)
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
 def aspect(shape: tuple[int, ...]) -> float:

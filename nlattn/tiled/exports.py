@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Ints
+from nlattn._types import Array, Ints
 from nlattn.tiled.folder import Folder
 from nlattn.tiled.pyramid import levels
 
@@ -30,7 +30,7 @@ class Level(NamedTuple):
     """(H, W, C), on the disk."""
     dtype: np.dtype
 
-    def part(self, rows: slice, columns: slice) -> Any:
+    def part(self, rows: slice, columns: slice) -> Array:
         """Some of it, as it is written: integers are shares of their range, rounded."""
         x = self.values[rows, columns]
         if self.dtype.kind == "f":

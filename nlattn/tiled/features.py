@@ -5,8 +5,8 @@ Queries are keys with a last channel of 1, so there is no file of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -115,12 +115,12 @@ def _stage(
     x: Features,
     reads: tuple[str, ...],
     makes: list[ArraySpec],
-    function: Any,
+    function: Callable[..., Done],
     parts: Sequence[Band] | Sequence[range],
     nbytes: int,
     scores: int = 0,
     *,
-    more: tuple[Any, ...] = (),
+    more: tuple[object, ...] = (),
     drops: tuple[str, ...] = (),
 ) -> Stage:
     """Tasks of some parts, bands or groups of rows, or of all if there are none."""

@@ -8,12 +8,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nlattn._types import Options
+from nlattn._types import Array, Options
 from nlattn.files import npy
 
 _CHUNK = 1 << 24  # bytes that are hashed at a time
@@ -72,7 +72,7 @@ class Folder:
             draft.unlink(missing_ok=True)
             raise
 
-    def read(self, name: str) -> Any:
+    def read(self, name: str) -> Array:
         """An array, mapped into memory, read-only."""
         return npy.mapped("tiled", self.file(name), kinds="iufb").view(np.ndarray)
 

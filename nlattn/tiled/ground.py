@@ -6,12 +6,10 @@ by precision) is the files whose names begin with its number.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Ints, JsonObject
+from nlattn._types import Array, Ints, JsonObject
 from nlattn.engines.certified import Descent, Ground
 from nlattn.engines.nearest import ALL, SHARE
 from nlattn.kernels.boxes import Tree
@@ -53,7 +51,7 @@ def save(folder: Folder, ground: Ground) -> JsonObject:
     return made
 
 
-def _arrays(part: Descent, n: int) -> list[Any]:
+def _arrays(part: Descent, n: int) -> list[Array]:
     tree, asked = part.tree, part.asked
     position = np.full(n, -1, np.int64)
     position[asked.order] = np.arange(len(asked.order))

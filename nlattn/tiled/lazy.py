@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nlattn._types import Array
 from nlattn.tiled.folder import Folder
 
 _BLOCK = 1 << 26  # bytes of a block
@@ -26,7 +27,7 @@ class OnDisk:
         x = Folder(folder).read(name)
         self.shape, self.dtype, self.ndim = x.shape, x.dtype, x.ndim
 
-    def __getitem__(self, index: object) -> Any:
+    def __getitem__(self, index: Any) -> Array:
         """Some of it, mapped into memory."""
         return Folder(self.folder).read(self.name)[index]
 

@@ -221,7 +221,7 @@ def _whiten(folder: Folder, job: LewisJob, _: int, first: int, last: int) -> Don
     }, 0
 
 
-def _state(job: LewisJob, logs: Floats, before: Floats, left: float) -> tuple[Any, ...]:
+def _state(job: LewisJob, logs: Floats, before: Floats, left: float) -> tuple[Floats, ...]:
     return logs, before, np.array([(exponent(job.p) * logs).max()]), np.array([left])
 
 

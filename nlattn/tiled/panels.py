@@ -6,7 +6,7 @@ panel is one of the whole. What panels give up is left to dense attention, some 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -146,7 +146,7 @@ def _gathering(x: Points, options: CertifiedOptions, p: int, scored: int) -> Sta
 
 def _gather(
     folder: Folder, x: Points, options: CertifiedOptions, p: int, first: int, last: int
-) -> Any:
+) -> Done:
     whole = ground.part(folder, p)
     assert whole is not None
     w, asked = width(whole.tree.shorts), whole.asked.panels

@@ -7,7 +7,6 @@ a query, not on who makes it, so the matches are those of `patchmatch` on the wh
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -71,7 +70,7 @@ def _stage(
     halo: int,
     reads: tuple[str, ...],
     makes: tuple[str, str],
-) -> Callable[[Any, tuple[Any, ...], int], Stage]:
+) -> Callable[[Callable[..., Done], tuple[object, ...], int], Stage]:
     shape = (*x.query_grid, options.topk)
     arrays = [ArraySpec(makes[0], shape, "int32"), ArraySpec(makes[1], shape, x.dtype)]
     near, size = x.bands(halo), np.dtype(x.dtype).itemsize
@@ -79,7 +78,7 @@ def _stage(
     nbytes = widest * (2 * size * x.d + (8 + 2 * size) * options.topk + 8)
     disk = sum(array.nbytes for array in arrays)
 
-    def made(function: Any, more: tuple[Any, ...], tried: int) -> Stage:
+    def made(function: Callable[..., Done], more: tuple[object, ...], tried: int) -> Stage:
         def tasks(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
             return arrays, [
                 TileTask(
@@ -117,7 +116,7 @@ def inputs(folder: Folder, x: Points, options: SearchOptions, band: Band) -> tup
 
 def _begin(
     folder: Folder, x: Points, options: SearchOptions, band: Band, makes: tuple[str, str]
-) -> Any:
+) -> Done:
     arrays, plan = inputs(folder, x, options, band)
     state = _empty(plan, options.topk, x.dtype)
     valid = np.zeros((1, 2 + x.m), np.int32)  # its list is looked at with a mask alone

@@ -5,7 +5,7 @@ The files are the arrays of a `SparseMap`, in the order of queries: bands follow
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -108,7 +108,7 @@ def _count(folder: Folder, x: Points, chosen: NearKeys, band: Band) -> Done:
 
 def _weigh(
     folder: Folder, x: Points, chosen: NearKeys, band: Band, first: int, values: bool
-) -> Any:
+) -> Done:
     support, keys = _support(folder, x, chosen, band), x.keys(folder)
     q = x.queries(folder, band.first, band.last)
     arrays = {"q": (q, "Hq Wq d"), "k": (keys, "Hk Wk d")}

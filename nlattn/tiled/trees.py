@@ -6,8 +6,6 @@ who else tries it.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from nlattn import _check
@@ -135,7 +133,7 @@ def _try(
     r: int,
     t: int,
     band: Band,
-) -> Any:
+) -> Done:
     (q, k, _, masks, pairs), plan = search.inputs(folder, x, options, band)
     order, home, planes, thresholds = (_check.frozen(folder.read(name)) for name in _files(t))
     n = plan.Hq * plan.Wq
