@@ -237,8 +237,13 @@ def gather(
         aligned(BATCH * w, tree.shorts),
     )
     here = counts[group]
-    here[0] = approach(tree, terms, queries, panel, batch, way)
-    if refer(terms, queries, tree.dims, panel, batch.total):
+    sound = False
+    for _ in range(2):  # what needs float64 needs a reference in float64, too
+        here[0] += approach(tree, terms, queries, panel, batch, way)
+        sound = refer(terms, queries, tree.dims, panel, batch.total)
+        if terms.mixed or not panel.wide[0]:
+            break
+    if sound:
         descend(tree, terms, queries, panel, batch, deep, way, here, lists)
     else:
         here[2] = UNSOUND

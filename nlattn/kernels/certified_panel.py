@@ -33,8 +33,8 @@ FIRST = 32
 """Keys of the first batch: what may be missed depends on what was found."""
 PARTS = 3
 """Parts of the coordinates whose squares are summed apart: shorter sums round less."""
-_LEAST = 0.99  # the reference key's weight, less rounding
-_VAGUE = 0.005  # what rounding may move the reference's exponent
+_LEAST = 0.7  # the reference key's weight, less rounding
+_VAGUE = 0.3  # what rounding may move the reference's exponent
 _HIGHER = 30.0  # an exponent that makes its key the new reference
 _FAR = 41.0  # exponents above the reference's beyond which a weight is nothing
 _LIGHT = 0.01  # of a light key's weight, what rounding may move
@@ -46,8 +46,9 @@ _SPARE = 0.999
 @jit.device(inline=True)
 def refer(terms: Terms, queries: Ints, dims: int, panel: Panel, best: Floats) -> bool:
     """Begin with the exponents of keys that are near; whether rounding leaves enough to be kept."""
-    worst, vague = 0.0, 2 * terms.u_box * (-(-dims // PARTS) + PARTS + 9)
+    worst = 0.0
     for wide in range(int(terms.mixed), 2):
+        vague = terms.u_box * (1.1 if wide else 2 * (-(-dims // PARTS) + PARTS + 9))
         worst, panel.wide[0] = 0.0, wide == 1
         for l in range(panel.sharp.size):
             here = terms.numbers[queries[l] if l < queries.size else queries[0]]
