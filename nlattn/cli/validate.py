@@ -23,6 +23,7 @@ from nlattn.conformance.eight_bit import QUANTISED
 from nlattn.conformance.judge.search import DTYPES, SEARCHES, searches, verdict_name
 from nlattn.conformance.judge.verdict import Verdict
 from nlattn.conformance.report.causes import coverage, raised, unjudged
+from nlattn.conformance.report.common import in_common
 from nlattn.conformance.report.files import difference, junit, page
 from nlattn.conformance.report.text import Report, as_data, from_data, lines, told
 from nlattn.conformance.runner import run
@@ -70,6 +71,7 @@ def validate(options: Namespace) -> int:
     covered = [
         *coverage(fixed, verdicts),
         *raised(fixed, verdicts),
+        *in_common(fixed, verdicts),
         *([f"{name} {slow}"] if slow else []),
     ]
     report = Report(

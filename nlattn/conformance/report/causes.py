@@ -72,7 +72,7 @@ def coverage(cases: Iterable[Case], verdicts: Iterable[Verdict]) -> Iterator[str
         if judged:
             kinds = dict.fromkeys(c.kind for c in judged)
             dtypes = dict.fromkeys(c.dtype for c in judged)
-            named = dict.fromkeys(name for c in judged for name in _options(c))
+            named = dict.fromkeys(name for c in judged for name in options_of(c))
             said += f": {', '.join(kinds)}; {', '.join(dtypes)}; {_sizes(judged)}"
             said += f"; with {', '.join(named)}" if named else ""
             ran = Counter(status[c.name].ran for c in judged if status[c.name].ran)
@@ -110,7 +110,8 @@ def raised(cases: Iterable[Case], verdicts: Iterable[Verdict]) -> Iterator[str]:
             )
 
 
-def _options(case: Case) -> list[str]:
+def options_of(case: Case) -> list[str]:
+    """Options and arrays of a case beside those that each case of its operator has."""
     extra = [name.split(".")[0] for name in case.arrays]
     known = {*case.spec.arrays, *case.directions} - {*case.spec.optional}
     return [n for n in (*case.options, *extra) if n not in known and n not in case.spec.options]
