@@ -266,8 +266,9 @@ function describe(maps, pictures) {
         `(${f.row}, ${f.column}) ${brief(f.weight)}`));
     const note = document.createElement("p");
     note.className = "help";
+    const holders = found.length === 1 ? "1 key shown holds" : `${found.length} keys shown hold`;
     note.textContent = found.length
-      ? `${found.length} keys shown hold ${brief(shownShare(map, slot(map, at)))} of its weight.`
+      ? `${holders} ${brief(shownShare(map, slot(map, at)))} of its weight.`
       : "It looks at no key.";
     if (map.step > 1) note.textContent += ` One pixel in ${map.step} x ${map.step} is known; the nearest is shown.`;
     box.append(head, row, note);
