@@ -103,9 +103,10 @@ def _draw(channels: Any, keys: Any, share: Any, ratio: Any, options: argparse.Na
     for axis, values, title, form in zip(
         axes, (share, ratio), titles, ("{:.2f}", "{:.1f}"), strict=True
     ):
-        axis.imshow(np.log(values), cmap="viridis", aspect="auto")
+        shown = axis.imshow(np.log(values), cmap="viridis", aspect="auto")
         for (row, column), x in np.ndenumerate(values):
-            axis.text(column, row, form.format(x), ha="center", va="center", color="w")
+            color = "k" if shown.norm(np.log(x)) > 0.6 else "w"
+            axis.text(column, row, form.format(x), ha="center", va="center", color=color)
         axis.set_xticks(range(len(channels)), channels)
         axis.set_yticks(range(len(keys)), keys)
         axis.set_xlabel("channels")

@@ -33,7 +33,7 @@ _OFTEN = 4096  # keys that a panel sums often
 _FEW, _MANY = 6000, 24000
 """Harmonic means of queries and keys: with fewer, dense attention is faster than planting trees;
 with more, that takes little beside dense attention, and they are planted to be tried."""
-_THIN, _ROUGH = 4, 0.01
+_THIN, _ROUGH = 4, 0.001
 """Else one in so many queries and keys shows what trees can save, to such a tolerance at least."""
 _PROBE = 64
 """So many panels are tried first; if they cost more than dense attention, all go there."""
