@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nlattn.conformance.backends.backend import Unsupported
+from tests.conftest import NO_JIT
 from tests.faults import FAULTS, RIGHT, TRAPS, Fault, Outcome, cases, judge, matrix, trapped
 from tests.faults.generated import examine, sample
 from tests.faults.report import lines, summary
@@ -14,13 +15,17 @@ from tests.faults.report import lines, summary
 PAGE = Path(__file__).parents[2] / "docs/conformance.md"
 
 
+FEW = {fault.op: fault for fault in FAULTS}.values()
+"""One of each function: no kernel runs here, so that interpreted these tell what all tell."""
+
+
 @pytest.fixture(scope="module")
 def outcomes() -> list[Outcome]:
-    return list(matrix(enough=2))
+    return list(matrix(FEW if NO_JIT else FAULTS, enough=2))
 
 
 def test_every_fault_is_rejected(outcomes: list[Outcome]) -> None:
-    assert len(outcomes) == len(FAULTS) >= 60
+    assert len(FAULTS) >= 60
     assert [o.fault.name for o in outcomes if not o.failed] == []
 
 
@@ -29,6 +34,7 @@ def test_most_faults_are_named(outcomes: list[Outcome]) -> None:
     assert len(missed) <= 0.05 * len(outcomes), missed
 
 
+@pytest.mark.jit
 def test_the_page_has_the_matrix(outcomes: list[Outcome]) -> None:
     assert summary(outcomes) in PAGE.read_text()
     assert len(lines(outcomes)) == len(outcomes) + 1
@@ -49,7 +55,9 @@ def test_a_fault_computes_its_own_function_only() -> None:
 
 
 def test_traps_of_real_kernels_are_rejected() -> None:
-    passed = [o.fault.name for o in trapped(TRAPS[::16], enough=1) if not o.failed]
+    passed = [
+        o.fault.name for o in trapped(TRAPS[:: 64 if NO_JIT else 16], enough=1) if not o.failed
+    ]
     assert passed == []
     assert len(FAULTS) + len(TRAPS) >= 320
 

@@ -211,7 +211,7 @@ def test_factors_that_are_cut_off_are_those_of_tf32(label: str) -> None:
     arrays = {name: cut(x, TF32.unit) for name, x in case.arrays.items()}
     got = transcribed(replace(case, arrays=arrays))
     how = Arithmetic.of("float32", products="tf32")
-    assert judge(case, got).failed
+    assert judge(case, got).failed == (label != "large")  # few rows differ, each one key's values
     three = judge(case, got, how=Arithmetic.of("float32", products="3xtf32"))
     assert three.failed == (label != "large")  # whose scores of 1e4 lose all in either
     assert judge(case, got, how=how).status == "pass"

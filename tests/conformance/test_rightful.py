@@ -10,6 +10,7 @@ from nlattn.conformance.cases.suite import cases
 from nlattn.conformance.judge.bias import Lean, pooled
 from nlattn.conformance.judge.verdict import LEAK, judge
 from tests.conformance.rightful import WAYS, Rightful
+from tests.conftest import NO_JIT
 
 ARRAYS = {"q", "k", "v", "dout", "dlse", "bias", "mask"}
 OPTIONS = {
@@ -29,7 +30,7 @@ def test_right_implementations_pass_everywhere(dtype: str) -> None:
     ]
     assert len(some) > 150
     leans: dict[str, list[Lean]] = {}
-    for case in some:
+    for case in some[:: 8 if NO_JIT else 1]:  # no kernel runs here
         for backend in backends:  # truth and bounds are computed once
             reply = perform(backend, case)
             verdict = judge(case, reply.outputs)

@@ -107,6 +107,10 @@ def judge(
             return replace(base, output=name, detail=f"{name} has shape {y.shape}, not {x.shape}")
     if case.spec.cases.result == "index":
         return _chosen(base, case, want["out"], found["out"])
+    if not promised(case) and all(
+        np.array_equal(y, want[n], equal_nan=True) for n, y in found.items()
+    ):
+        return replace(base, status="pass", ratio=0.0)
     bounds = usable(case, want, {n: factor * x for n, x in allowed(case, how).items()}, how)
     if promised(case):
         said = broken(case, want, found, bounds)

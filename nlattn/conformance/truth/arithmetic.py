@@ -116,7 +116,7 @@ class Arithmetic:
         """Bound, or typical size, of a sum of errors."""
         if self.typical:
             return reduce(np.hypot, errors)
-        return sum(errors)
+        return reduce(np.add, errors)
 
     @property
     def unit(self) -> float:

@@ -25,9 +25,12 @@ from nlattn.conformance.whole import RasterRows, neighbours, rows_of
 from nlattn.ops.sampled import sampled_truth
 
 _DOUBLE = precision(np.dtype(np.float64))
+KEPT = 512
+"""Cases whose truth and bounds are kept: all of a function and dtype, for who judges several
+backends by the same cases."""
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=KEPT)
 def exact(case: Case) -> dict[str, Array]:
     """Results of the float64 oracle by name; of a large call those of `sampled_truth`."""
     if case.whole:
@@ -63,7 +66,7 @@ def _sampled_grid(case: Case) -> dict[str, Array]:
     return {name: np.reshape(getattr(found, name), (*grid, -1)) for name in case.outputs}
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=KEPT)
 def transcribed(case: Case) -> dict[str, Array]:
     """Results of the oracle in the case's dtype; in 16 bits computed in float32, rounded once."""
     case = dequantised(case)
@@ -75,7 +78,7 @@ def transcribed(case: Case) -> dict[str, Array]:
         return {name: np.asarray(x).astype(dtype).astype(float) for name, x in result.items()}
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=2 * KEPT)
 def allowed(case: Case, how: Arithmetic | None = None) -> dict[str, Array]:
     """Bound of each element's error; by default in the arithmetic that its dtype suggests."""
     how = how or Arithmetic.of(case.dtype)

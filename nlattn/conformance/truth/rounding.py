@@ -122,9 +122,12 @@ class Rounded:
     def of(cls, value: Operand, *errors: Operand, units: float = 1.0) -> Rounded:
         """A result, with its own rounding added; infinite where it may overflow."""
         now, size = cls.now, abs(value)
-        error = now.total(*errors, units * now.unit * size, now.sums.tiny * (size != 0))
-        over = ~(size + error <= min(now.sums.huge, _ENDLESS))
-        return cls(value, np.where(np.isfinite(value), np.where(over, np.inf, error), 0.0))
+        own = (units * now.unit * size,) if units else ()
+        error = now.total(*errors, *own, now.sums.tiny * (size != 0))
+        held = np.less_equal(size + error, min(now.sums.huge, _ENDLESS))
+        if not held.all():
+            error = np.where(np.isfinite(value), np.where(held, error, np.inf), 0.0)
+        return cls(value, error)
 
     def __array__(self, *_: Operand, **__: object) -> Operand:
         raise TypeError("this NumPy function has no error analysis")
@@ -272,18 +275,20 @@ def product(how: Function, a: Operand, b: Operand, n: float) -> Rounded:
         a, b = (a, factor(b)) if given(a) else (factor(a), b)
     elif Rounded.backward and np.ndim(a) == np.ndim(b) > 1:  # ``P (dP - delta)``, P in 16 bits
         a, b = factor(a), factor(b)
-    (x, e), (y, f) = parts(a), parts(b)
+    x, y = parts(a)[0], parts(b)[0]
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    e, f = (np.broadcast_to(np.minimum(err, _LARGE), v.shape) for err, v in ((e, x), (f, y)))
+    e, f = (np.minimum(z.error, _LARGE) if isinstance(z, Rounded) else None for z in (a, b))
     with np.errstate(invalid="ignore", over="ignore"):
-        value, size = how(x, y), how(abs(x), abs(y))
-        grown = size * now.gathering(n) if n else 0.0
+        value, u, w = how(x, y), abs(x), abs(y)
+        some = [(s, t) for s, t in ((u, f), (e, w), (e, f)) if s is not None and t is not None]
         if now.typical:
-            errors = [np.sqrt(how(u**2, w**2)) for u, w in ((x, f), (e, y), (e, f))]
+            errors = [np.sqrt(how(s**2, t**2)) for s, t in some]
         else:
-            errors = [how(abs(u), abs(w)) for u, w in ((x, f), (e, y), (e, f))]
-    lost = n * now.sums.tiny * (size != 0)
-    return Rounded.of(value, *errors, grown, lost, units=0.0 if n else 1.0)
+            errors = [how(s, t) for s, t in some]
+        if n:
+            size = how(u, w)
+            errors += [size * now.gathering(n), n * now.sums.tiny * (size != 0)]
+    return Rounded.of(value, *errors, units=0.0 if n else 1.0)
 
 
 def given(x: Operand) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -66,12 +67,18 @@ def _together(heads: Any, lead: tuple[int, ...]) -> Any:
     return joined.reshape((*lead, *joined.shape[1:]))
 
 
+@cache
+def _parameters(oracle: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(oracle).parameters
+
+
 def _call(oracle: Any, arguments: dict[str, Operand]) -> Any:
     """Call an oracle, which names its keys K where it takes a matrix, and a support a tuple."""
-    if "field" in arguments and "field" not in inspect.signature(oracle).parameters:
+    parameters = _parameters(oracle)
+    if "field" in arguments and "field" not in parameters:
         arguments["index"] = arguments.pop("field").index
     positional = []
-    for name, parameter in inspect.signature(oracle).parameters.items():
+    for name, parameter in parameters.items():
         own = name.lower() if name == "K" else name
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and own in arguments:
             positional.append(arguments.pop(own))
