@@ -216,6 +216,8 @@ def _of_variants(case: Case, some: Iterable[variants.Variant]) -> Iterator[Way]:
     def slope(variant: variants.Variant, way: Mapping[str, Array]) -> float:
         moved = _moved(forward, way)
         results = _by_name(case, attempt(variant, moved))
+        if not results:
+            return np.nan
         if (
             "lse" in cotangents and "lse" not in results
         ):  # of it the variant says nothing: it is ours
