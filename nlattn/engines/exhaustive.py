@@ -67,7 +67,7 @@ def rounding(x: Slice, dtype: DTypeLike, enough: float = np.inf) -> Floats:
         if found.max(initial=0) > enough:
             step = -(-d // 8)
             long_q, long_k = _leading(x.q - centre, step), _leading(x.k - centre, step)
-            chain = times * step * (long_q @ long_k.max(0))
+            chain = times * step * (long_q @ long_k.max(0, initial=0))
             found = np.minimum(found, 1.2 * (u * (chain + 8 * size) + sums))
     return np.where(np.isnan(found), np.inf, found)
 
