@@ -32,18 +32,6 @@ SAME = Stride(3, 1, 1)
 FLOOR = 1e-4
 
 
-class CellArguments(NamedTuple):
-    """Options of a layer, as they came."""
-
-    scale: int
-    patch: int
-    temperature: float
-    assign: Assign
-    overlap: Overlap
-    pad: Pad
-    parity: bool
-
-
 class CellOptions(NamedTuple):
     """Of the cross-scale attention inside."""
 
@@ -53,7 +41,7 @@ class CellOptions(NamedTuple):
     assign: Assign
     overlap: Overlap
     pad: Pad
-    crop: Crop
+    crop: Crop = "exact"
 
 
 class Net:
@@ -80,21 +68,21 @@ class Net:
         return self.w.gradients(self.found)
 
 
-def checked(op: str, scales: tuple[int, ...] | None, asked: CellArguments) -> CellOptions:
+def checked(
+    op: str, scales: tuple[int, ...] | None, asked: CellOptions, parity: bool
+) -> CellOptions:
     """Options, those of parity in place of what they replace; of `scales` there are weights."""
-    parity = _check.flag(op, "parity", asked.parity)
     scale = _check.integer(op, "scale", asked.scale, low=1)
-    overlap, pad = asked.overlap, asked.pad
+    found = asked._replace(scale=scale)
     if scales is not None and scale not in scales:
         _check.fail(op, f"scale={scale}", f"is none of {scales}, which have weights")
-    if parity:
-        overlap, pad = "divide", "error"
+    if _check.flag(op, "parity", parity):
+        found = found._replace(overlap="divide", pad="error", crop="published")
         if scales is not None and asked.patch != 3:
             text = "with parity=True, where the published sizes fit for patch=3 alone"
             _check.fail(op, f"patch={asked.patch}", text)
-    _check.choice(op, "pad", pad, get_args(Pad))
-    crop: Crop = "published" if parity else "exact"
-    return CellOptions(scale, asked.patch, asked.temperature, asked.assign, overlap, pad, crop)
+    _check.choice(op, "pad", found.pad, get_args(Pad))
+    return found
 
 
 def of_block(prefix: str = "") -> dict[str, str]:

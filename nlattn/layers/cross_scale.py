@@ -64,8 +64,8 @@ def cross_scale_block(
     >>> y = nlattn.layers.cross_scale_block(x, weights, scale=2)
     """
     op = "cross_scale_block"
-    asked = parts.CellArguments(scale, patch, temperature, assign, overlap, pad, parity)
-    options = parts.checked(op, None, asked)
+    asked = parts.CellOptions(scale, patch, temperature, assign, overlap, pad)
+    options = parts.checked(op, None, asked, parity)
     net = Net(op, {"x": (x, "H W C")}, weights, parts.of_block(), nonfinite)
     _multiples(net, options.scale, options.scale, options.pad)
     return net.fit.unfold(parts.across(net, "", net.fit["x"], options)[0])
@@ -93,8 +93,8 @@ def cross_scale_block_vjp(
     >>> dx, dweights = nlattn.layers.cross_scale_block_vjp(x, weights, np.ones_like(y), scale=2)
     """
     op = "cross_scale_block_vjp"
-    asked = parts.CellArguments(scale, patch, temperature, assign, overlap, pad, parity)
-    options = parts.checked(op, None, asked)
+    asked = parts.CellOptions(scale, patch, temperature, assign, overlap, pad)
+    options = parts.checked(op, None, asked, parity)
     arrays = {"x": (x, "H W C"), "dout": (dout, "Ho Wo C")}
     net = Net(op, arrays, weights, parts.of_block(), nonfinite)
     _multiples(net, options.scale, options.scale, options.pad)
@@ -156,8 +156,8 @@ def multi_source_projection(
     >>> y = nlattn.layers.multi_source_projection(x, weights, scale=2)
     """
     op = "multi_source_projection"
-    asked = parts.CellArguments(scale, patch, temperature, assign, overlap, pad, parity)
-    options = parts.checked(op, SCALES, asked)
+    asked = parts.CellOptions(scale, patch, temperature, assign, overlap, pad)
+    options = parts.checked(op, SCALES, asked, parity)
     shapes = parts.of_projection(options.scale)
     net = Net(op, {"x": (x, "H W C")}, weights, shapes, nonfinite)
     _multiples(net, options.scale, parts.STEP[options.scale], options.pad)
@@ -187,8 +187,8 @@ def multi_source_projection_vjp(
     >>> dx, dw = nlattn.layers.multi_source_projection_vjp(x, weights, dout, scale=2)
     """
     op = "multi_source_projection_vjp"
-    asked = parts.CellArguments(scale, patch, temperature, assign, overlap, pad, parity)
-    options = parts.checked(op, SCALES, asked)
+    asked = parts.CellOptions(scale, patch, temperature, assign, overlap, pad)
+    options = parts.checked(op, SCALES, asked, parity)
     arrays = {"x": (x, "H W C"), "dout": (dout, "Ho Wo C")}
     net = Net(op, arrays, weights, parts.of_projection(options.scale), nonfinite)
     _multiples(net, options.scale, parts.STEP[options.scale], options.pad)
@@ -223,8 +223,8 @@ def sem_cell(
     >>> final, h = nlattn.layers.sem_cell(x, weights, scale=2)
     """
     op = "sem_cell"
-    asked = parts.CellArguments(scale, patch, temperature, assign, overlap, pad, parity)
-    options = parts.checked(op, SCALES, asked)
+    asked = parts.CellOptions(scale, patch, temperature, assign, overlap, pad)
+    options = parts.checked(op, SCALES, asked, parity)
     net = Net(op, {"x": (x, "H W C")}, weights, parts.of_cell(options.scale), nonfinite)
     _multiples(net, options.scale, parts.STEP[options.scale], options.pad)
     final, h, _ = _cell(net, net.fit["x"], options)
@@ -254,8 +254,8 @@ def sem_cell_vjp(
     >>> dx, dweights = nlattn.layers.sem_cell_vjp(x, weights, final, h, scale=2)
     """
     op = "sem_cell_vjp"
-    asked = parts.CellArguments(scale, patch, temperature, assign, overlap, pad, parity)
-    options = parts.checked(op, SCALES, asked)
+    asked = parts.CellOptions(scale, patch, temperature, assign, overlap, pad)
+    options = parts.checked(op, SCALES, asked, parity)
     arrays = {"x": (x, "H W C"), "dfinal": (dfinal, "H W C"), "dh": (dh, "Ho Wo C")}
     net = Net(op, arrays, weights, parts.of_cell(options.scale), nonfinite)
     _multiples(net, options.scale, parts.STEP[options.scale], options.pad)

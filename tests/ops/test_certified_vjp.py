@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import nlattn
-from nlattn import _check, certified_attention_map, certified_attention_vjp
+from nlattn import certified_attention_map, certified_attention_vjp
 from nlattn.engines import certified as engine
 from nlattn.engines import certified_vjp as backward
 from nlattn.oracle import certified as oracle
 from tests.ops.test_certified import always_down_the_tree, smooth
+from tests.tiled.test_certified import fewer
 
 pytestmark = pytest.mark.jit
 FACTOR = 1500.0
@@ -66,16 +67,7 @@ def test_gradients_are_within_their_bounds(weight: str, masked: str, tolerance: 
 
 def test_what_is_left_to_dense_attention_is_of_all_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     (q, k, v, dout), options = arrays("softmax", "causal")
-    sound = engine._sound
-
-    def fewer(*given: Any) -> Any:
-        part, left = sound(*given)
-        panels = part.asked.panels
-        left = np.union1d(left, engine.queries_of(part, panels[::3]))
-        kept = _check.frozen(np.delete(panels, np.s_[::3]))
-        return part._replace(asked=part.asked._replace(panels=kept)), left
-
-    monkeypatch.setattr(engine, "_sound", fewer)
+    monkeypatch.setattr(engine, "_sound", fewer(engine._sound))
     got = certified_attention_vjp(q, k, v, dout, tolerance=1e-9, **options)
     want = oracle.certified_attention_vjp(q, k, v, dout, **options)
     for a, b in zip(got, want, strict=True):
