@@ -121,11 +121,23 @@ def only(case: Case, want: Mapping[str, Array], got: Mapping[str, Array]) -> str
         right = fine(case, want, got)
         right = [n for n in want if n in right or _one(case, want[n], got[n], unit) == "right"]
     wrong = [name for name in want if name not in right]
+    if wrong and all(_reordered(want[n], got[n], slack(unit)) for n in wrong):
+        return f"{' and '.join(wrong)} holds ours, each row in another order"
     if not right or not wrong:
         return ""
     return (
         f"{' and '.join(wrong)} {'are' if len(wrong) > 1 else 'is'} wrong, not {' or '.join(right)}"
     )
+
+
+def _reordered(want: Array, got: Array, share: float) -> bool:
+    """Whether each row has our numbers, at other places."""
+    if want.ndim < 1 or want.shape[-1] < 2:
+        return False
+    mine, ours = np.sort(got, -1), np.sort(want, -1)
+    size = abs(ours[np.isfinite(ours)]).max(initial=0)
+    with np.errstate(invalid="ignore"):
+        return bool(((abs(mine - ours) <= share * size) | (mine == ours)).all())
 
 
 def _stale(want: Array, got: Array) -> str:

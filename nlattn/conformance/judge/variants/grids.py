@@ -73,6 +73,18 @@ def _convolved(
     return softmax(T * (flipped @ K.T) / nu), S, Q, K, nu, above
 
 
+def _floor_added(
+    _: Call, f: Function, q: Array, k: Array, p: int, T: float, floor: float, assign: str
+) -> Result:
+    """Lengths plus the floor, in place of the larger of them."""
+    _, _, Q, K, _, above = f(q, k, p, T, floor, assign)
+    if assign == "argmax":
+        raise ValueError
+    more = np.sqrt((K * K).sum(1)) + floor
+    S = Q @ K.T / more
+    return softmax(T * S), S, Q, K, more, above
+
+
 def _pixel_norms(
     _: Call, f: Function, q: Array, k: Array, p: int, T: float, floor: float, assign: str
 ) -> Result:
@@ -231,6 +243,7 @@ VARIANTS = (
     ),
     Variant("with convolution in place of correlation", _CROSS, step("weights", _convolved)),
     Variant("with pixels of length 1 in place of patches", _CROSS, step("weights", _pixel_norms)),
+    Variant("with the floor added to the lengths", _CROSS, step("weights", _floor_added)),
     Variant("with the best key only", _CROSS, option(assign="argmax")),
     Variant("with overlaps divided by 6", _CROSS, option(overlap="divide", divisor=6.0)),
     Variant(

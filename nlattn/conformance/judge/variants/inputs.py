@@ -48,9 +48,14 @@ def _flipped(*names: str) -> Run:
     return lambda c: c.given(**{name: np.flip(c[name], -2) for name in names})()
 
 
-def _by_columns(c: Call) -> Result:
-    v = c["v"]
-    return c.given(v=np.swapaxes(v, -2, -3).reshape(v.shape))()
+def _by_columns(*names: str) -> Run:
+    def run(c: Call) -> Result:
+        if any("H" not in _dims(c.op, name) for name in names):
+            raise ValueError
+        turned = {n: np.swapaxes(c[n], -2, -3).reshape(c[n].shape) for n in names}
+        return c.given(**turned)()
+
+    return run
 
 
 def _ungiven(name: str) -> Run:
@@ -76,7 +81,8 @@ OPTIONS = sorted(
 UNGIVEN = tuple(Variant(f"as if {name} were not given", ANY, _ungiven(name)) for name in OPTIONS)
 
 VARIANTS = (
-    Variant("with values read by columns, not by rows", _GRIDS, _by_columns),
+    Variant("with values read by columns, not by rows", _GRIDS, _by_columns("v")),
+    Variant("with keys and values read by columns, not by rows", _GRIDS, _by_columns("k", "v")),
     Variant("with queries and keys swapped", _SETS, _swapped("q", "k")),
     Variant("with keys and values swapped", _SETS, _swapped("k", "v")),
     Variant("with queries of length 1", _SETS, _normalised("q")),

@@ -389,6 +389,26 @@ VARIANTS = (
         option(negatives=lambda c: [x + 1 for x in c["negatives"]]),
     ),
     Variant(
+        "with one negative too many, the next rank",
+        _LOSS,
+        option(negatives=lambda c: [c["negatives"][0], c["negatives"][1] + 1]),
+    ),
+    Variant(
+        "without the last of the negatives",
+        _LOSS,
+        option(negatives=lambda c: [c["negatives"][0], c["negatives"][1] - 1]),
+    ),
+    Variant(
+        "with one negative too many, the rank before",
+        _LOSS,
+        option(negatives=lambda c: [c["negatives"][0] - 1, c["negatives"][1]]),
+    ),
+    Variant(
+        "without the first of the negatives",
+        _LOSS,
+        option(negatives=lambda c: [c["negatives"][0] + 1, c["negatives"][1]]),
+    ),
+    Variant(
         "with all later keys as negatives",
         _LOSS,
         option(negatives=lambda c: [c["negatives"][0], _m(c)]),

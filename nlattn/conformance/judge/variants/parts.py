@@ -95,14 +95,18 @@ def _held(c: Call) -> Result:
     return out + held, lse
 
 
-def _overwritten(case: Case, want: Mapping[str, Array]) -> dict[str, Array]:
-    """The gradient of the last place of each page, not the sum over all."""
-    if "pages" not in case.arrays:
-        raise ValueError
-    table, found = case.arrays["table"], np.zeros(want["dpages"].shape)
-    each = np.asarray(case.arrays["dout"], float).reshape(*table.shape, *found.shape[1:])
-    found[table[table >= 0]] = each[table >= 0]
-    return {"dpages": found}
+def _of_one_place(step: int) -> Callable[..., dict[str, Array]]:
+    """The gradient of the last place of each page, or the first, not the sum over all."""
+
+    def make(case: Case, want: Mapping[str, Array]) -> dict[str, Array]:
+        if "pages" not in case.arrays:
+            raise ValueError
+        table, found = case.arrays["table"], np.zeros(want["dpages"].shape)
+        each = np.asarray(case.arrays["dout"], float).reshape(*table.shape, *found.shape[1:])
+        found[table[table >= 0][::step]] = each[table >= 0][::step]
+        return {"dpages": found}
+
+    return make
 
 
 def _scores(change: Callable[[Array, Array, Array], Array]) -> Callable[..., dict[str, Array]]:
@@ -126,7 +130,8 @@ def _even_douts(case: Case, want: Mapping[str, Array]) -> dict[str, Array]:
 
 
 GRADIENTS: tuple[tuple[str, Callable[..., dict[str, Array]]], ...] = (
-    ("with the last place of a page in place of the sum over all", _overwritten),
+    ("with the last place of a page in place of the sum over all", _of_one_place(1)),
+    ("with the first place of a page in place of the sum over all", _of_one_place(-1)),
     ("without the mean over sets in dlses", _scores(lambda p, inner, rest: p * (inner + rest))),
     (
         "without the shares in dlses",

@@ -63,6 +63,10 @@ def _transposed(c: Call) -> Result:
     return c.given(**given)()
 
 
+def _of_first_phase(name: str) -> Run:
+    return lambda c: c.given(**{name: c[name][..., :1, :, :, :] + 0 * c[name]})()
+
+
 def _rearranged(order: Callable[[Array, int], Array]) -> Run:
     """Other queries for each phase."""
 
@@ -160,6 +164,8 @@ VARIANTS = (
     Variant("with windows one column too far left", _PLACED, _shifted(0, -1)),
     Variant("with rows and columns of phases exchanged", _UP, _rearranged(lambda f, s: f.T)),
     Variant("with the first phase's queries for all", _UP, _rearranged(lambda f, s: f * 0)),
+    Variant("with the first phase's bias for all", _UP, _of_first_phase("bias")),
+    Variant("with the first phase's gate for all", _UP, _of_first_phase("gate")),
     Variant("with phases in reverse order", _UP, _rearranged(lambda f, s: np.flip(f))),
     Variant("with phases side by side, not interleaved", _UP, after(_blocks)),
 )
