@@ -168,7 +168,8 @@ def heavy_attention(
     bad: str, q: Any, k: Any, *, eps: float, p: float = 2.0, causal: bool = False
 ) -> Any:
     """All entries, then the large ones."""
-    f = abs(q @ k.T) ** (1.0 if bad == "p" else p)
+    s = abs(q @ k.T)
+    f = (s / max(s.max(initial=0), 1e-30)) ** (1.0 if bad == "p" else p)
     if causal and bad != "not causal":
         f = np.tril(f)
     if bad == "softmax":

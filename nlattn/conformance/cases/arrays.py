@@ -45,6 +45,8 @@ def values(rng: np.random.Generator, spec: OpSpec, recipe: Recipe) -> dict[str, 
         arrays["outs"] = np.where(np.isneginf(arrays["lses"])[..., None], np.nan, arrays["outs"])
     for name in spec.cases.shares:
         arrays[name] = shares(rng, arrays[name], next(iter(arrays.values())))
+        if recipe.values == "parts":
+            arrays[name] *= rng.uniform(0.3, 0.9, (*arrays[name].shape[:-1], 1))
     if recipe.values in KINDS and "q" in arrays:
         grid = arrays["k"].shape[-len(spec.arrays["k"].split()) : -1]
         harden(recipe.values, arrays, scale_of(recipe.options, arrays["q"]), grid)
@@ -124,6 +126,8 @@ _VALUES: dict[str, Callable[[np.random.Generator, str, Array], Array]] = {
         rng.integers(-1, 2, x.shape) * np.where(rng.random(x.shape) < 0.5, -1.0, 1.0)
     ),
     "shifted": lambda _, name, x: x if name == "v" else x + 32,
+    "huge": lambda _, __, x: x * 1e10,
+    "parts": lambda _, __, x: x,
     "ones": lambda _, __, x: np.ones_like(x),
     "no keys": lambda _, name, x: 0 * x if name == "k" else x,
     "alone": lambda _, __, x: np.where(np.arange(x.shape[-2])[:, None] == 1, 4.0, 0.0) + 0 * x,
@@ -163,6 +167,11 @@ def _pairs(spec: OpSpec, arrays: dict[str, Array]) -> tuple[tuple[int, ...], int
     return before, int(np.prod(q.shape[len(before) : -1])), int(np.prod(k.shape[-dims - 1 : -1]))
 
 
+def _apart(lead: tuple[int, ...], detail: str) -> tuple[int, ...]:
+    """Leading axes of what heads share, all of them or those of a batch, or batches do."""
+    return {"shared": (), "batch": (*lead[:-1], 1), "heads": lead[-1:]}.get(detail, lead)
+
+
 def _mask(
     rng: np.random.Generator, spec: OpSpec, recipe: Recipe, arrays: dict[str, Array], detail: str
 ) -> dict[str, Array]:
@@ -174,7 +183,7 @@ def _mask(
     if detail == "blocks":
         rows, columns = np.broadcast_to(recipe.options["mask_block"], 2)
         n, m = -(-n // rows), -(-m // columns)
-    lead, n = {"shared": ((), n), "keys": (lead, 1)}.get(detail, (lead, n))
+    lead, n = (_apart(lead, detail), 1 if detail == "keys" else n)
     mask = rng.random((*lead, n, m)) < 0.5
     if n > 1:
         mask[..., n // 2, :] = False
@@ -197,7 +206,7 @@ def _bias(
 ) -> Any:
     """For every pair; shared by heads, or by heads and queries; or forbidding a third."""
     lead, n, m = _pairs(spec, arrays)
-    lead, n = {"shared": ((), n), "keys": ((), 1)}.get(detail, (lead, n))
+    lead, n = ((), 1) if detail == "keys" else (_apart(lead, detail), n)
     bias = rng.standard_normal((*lead, n, m))
     if detail == "inf":
         bias = np.where(rng.random(bias.shape) < 0.3, -np.inf, bias)

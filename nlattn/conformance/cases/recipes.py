@@ -74,7 +74,7 @@ def recipes(spec: OpSpec) -> list[Recipe]:
         *(level for factor in spec.cases.choices for level in factor),
         *spec.cases.recipes,
     ]
-    found = [*alone, *_pairs(spec), *_crossed(spec), *_zeros(spec)]
+    found = [*alone, *_pairs(spec), *_crossed(spec), *_zeros(spec), *_shared(spec)]
     found = [_completed(spec, r) for r in found]
     return list({recipe.label: recipe for recipe in found}.values())
 
@@ -88,6 +88,17 @@ def _zeros(spec: OpSpec) -> list[Recipe]:
         one = next(level for level in every if name in level.options)
         found.append(Recipe(f"{name}-0", {**one.options, name: 0.0}, lead=lead))
     return found
+
+
+def _shared(spec: OpSpec) -> list[Recipe]:
+    """Masks and biases that the heads of a batch share, or that batches do."""
+    extras = {x for factor in spec.cases.choices for level in factor for x in level.extra}
+    names = [] if spec.cases.one_head else sorted({"mask", "bias"} & extras - {*spec.arrays})
+    return [
+        Recipe(f"{name}-{label}", extra=(f"{name}:{detail}",), lead=(2, 3))
+        for name in names
+        for label, detail in (("of-batch", "batch"), ("of-heads", "heads"))
+    ]
 
 
 def _common(spec: OpSpec) -> list[Recipe]:

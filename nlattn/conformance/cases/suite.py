@@ -21,7 +21,7 @@ from nlattn.conformance.truth.bounds import floating
 from nlattn.conformance.truth.transcription import transcription
 
 SEED = 20260
-_WIDE_ONLY = ("large", "subnormal", "deep", "faint")
+_WIDE_ONLY = ("large", "subnormal", "deep", "faint", "huge")
 """Values that 16 bits hold only where a recipe says so."""
 
 

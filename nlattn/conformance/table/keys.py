@@ -33,6 +33,7 @@ ROWS = (
                 Recipe("low-rank-svd", {"method": "svd"}, values="low rank"),
                 Recipe("few-keys", sizes={"n": 3, "d": 5}),
                 Recipe("rcond", {"rcond": 1e-3}, values="low rank"),
+                Recipe("rcond-of-small-keys", {"rcond": 0.1}, values="small"),
                 Recipe("rank", {"return_rank": True}, dtypes=ALL),
                 Recipe("rank-low", {"return_rank": True}, lead=(2,), values="low rank"),
                 Recipe("rank-few", {"return_rank": True}, sizes={"n": 3, "d": 5}),
@@ -237,6 +238,8 @@ ROWS = (
                 Recipe("equal-to-eps", {"eps": 0.5}, sizes={"n": 3, "m": 2, "d": 1}, values="ones"),
                 Recipe("sums", {"normaliser": "dense"}),
                 Recipe("sums-factor", {"normaliser": "factor", "p": 4.0}),
+                Recipe("huge", values="huge"),
+                Recipe("huge-p-4", {"p": 4.0}, values="huge"),
             ),
             unasked={
                 "universal": "keys chosen before, which change no entry",

@@ -40,6 +40,15 @@ ROWS = (
                 Recipe("own-simplices", extra=("simplices:own",)),
                 Recipe("one-channel", sizes={"d": 1}),
                 Recipe("integers", values="ties"),
+                *(
+                    Recipe(f"own-{label}", options, extra=("simplices:own",), lead=(2,))
+                    for label, options in (
+                        ("published", {"normalize": False}),
+                        ("softmax", {"weight": "softmax", "return_lse": True}),
+                        ("keys-alone", {"query_vertices": False}),
+                        ("complete", {"lattice": "complete"}),
+                    )
+                ),
             ),
         ),
         growth=Growth(

@@ -120,7 +120,11 @@ PARTS = (
             outputs=("loss",),
             shares=("weights",),
             without=("no-keys",),
-            recipes=(*_HIDDEN, Recipe("far", values="far", dtypes=ALL)),
+            recipes=(
+                *_HIDDEN,
+                Recipe("far", values="far", dtypes=ALL),
+                Recipe("weights-below-1", values="parts"),
+            ),
         ),
         growth=Growth(),
         wrong=("divergence",),

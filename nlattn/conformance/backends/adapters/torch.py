@@ -109,6 +109,8 @@ class Backend:
             extra = mask if extra is None else mask & extra
         if bias is not None:
             extra = bias if extra is None else bias.masked_fill(~extra, -np.inf)
+        if extra is not None and extra.ndim > 3:  # heads of a batch may share it
+            extra = extra.expand(*shape[:-1], *extra.shape[-2:])
         if extra is not None and extra.ndim > 2:
             extra = extra.reshape(*(q.shape[:2] if extra.ndim > 3 else (1, -1)), *extra.shape[-2:])
         d, e = q.shape[-1], v.shape[-1]

@@ -58,6 +58,15 @@ def _by_columns(*names: str) -> Run:
     return run
 
 
+def _of_first_batch(name: str) -> Run:
+    def run(c: Call) -> Result:
+        if c[name].ndim < 4:
+            raise ValueError
+        return c.given(**{name: c[name][..., :1, :, :, :]})()
+
+    return run
+
+
 def _ungiven(name: str) -> Run:
     """An option that is not looked at."""
 
@@ -83,6 +92,8 @@ UNGIVEN = tuple(Variant(f"as if {name} were not given", ANY, _ungiven(name)) for
 VARIANTS = (
     Variant("with values read by columns, not by rows", _GRIDS, _by_columns("v")),
     Variant("with keys and values read by columns, not by rows", _GRIDS, _by_columns("k", "v")),
+    Variant("with the mask of the first batch for all", ANY, _of_first_batch("mask")),
+    Variant("with the bias of the first batch for all", ANY, _of_first_batch("bias")),
     Variant("with queries and keys swapped", _SETS, _swapped("q", "k")),
     Variant("with keys and values swapped", _SETS, _swapped("k", "v")),
     Variant("with queries of length 1", _SETS, _normalised("q")),
