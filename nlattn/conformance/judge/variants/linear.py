@@ -1,4 +1,4 @@
-"""Linear attention, products without a softmax, random features and ENLCA's loss gone wrong."""
+"""Linear attention, products without a softmax, and random features gone wrong."""
 
 from __future__ import annotations
 
@@ -126,12 +126,6 @@ def _as_they_are(c: Call) -> Result:
     return step("amplify", lambda _, __, x, *___: x)(c)
 
 
-def _unhinged(c: Call) -> Result:
-    """The mean of what the hinge would cut: a margin so large that it cuts nothing, taken off."""
-    far = 1e3
-    return c.given(margin=c["margin"] + far)() - far
-
-
 def _scaled_features(change: Callable[[Array, float], Result]) -> Run:
     """Another factor on the rows that are projected, whatever the scale that is given."""
 
@@ -181,22 +175,6 @@ def _amplified(side: str) -> Run:
 
 def _amplification(c: Call) -> float:
     return float(c.get("amplification", 6.0))
-
-
-def _loss(change: Callable[[Array, Array, Array, float], Result]) -> Run:
-    """``change(hinge, pos, neg, margin)`` in place of the hinge."""
-
-    def wrong(_: Call, f: Function, scores: Array, *args: Any) -> Result:
-        margin = args[2]
-        hinge, pos, neg = f(scores, *args)
-        return change(hinge, pos, neg, margin), pos, neg
-
-    return step("_hinge", wrong)
-
-
-def _ascending(c: Call, f: Function, q: Array, k: Array, *args: object) -> Result:  # noqa: ARG001
-    order, scores = f(q, -k, *args)
-    return order, 1 / scores
 
 
 def _linear_scores(c: Call) -> Result:
@@ -350,67 +328,5 @@ VARIANTS = (
         "with lengths over positions, not over channels",
         (*_ENLA, *_LOSS),
         step("_length", lambda _, f, x: np.sqrt((x * x).sum(-2, keepdims=True))),
-    ),
-    Variant("summed over queries, not averaged", _LOSS, _times(_n)),
-    Variant("without the hinge", _LOSS, _unhinged),
-    Variant("with the margin's sign turned", _LOSS, option(margin=lambda c: -c["margin"])),
-    Variant("without the margin", _LOSS, option(margin=0.0)),
-    Variant(
-        "with logarithms in base 2",
-        _LOSS,
-        _loss(lambda hinge, pos, neg, margin: margin + (hinge - margin) / np.log(2)),
-    ),
-    Variant(
-        "with logarithms in base 10",
-        _LOSS,
-        _loss(lambda hinge, pos, neg, margin: margin + (hinge - margin) / np.log(10)),
-    ),
-    Variant(
-        "without the logarithm",
-        _LOSS,
-        _loss(lambda hinge, pos, neg, margin: margin - pos / (neg + 1e-6)),
-    ),
-    Variant(
-        "with positives and negatives exchanged",
-        _LOSS,
-        _loss(lambda hinge, pos, neg, margin: 2 * margin - hinge),
-    ),
-    Variant("with the least scores first", _LOSS, step("_ranked", _ascending)),
-    Variant("with one positive too few", _LOSS, option(positives=lambda c: c["positives"] - 1)),
-    Variant("with one positive too many", _LOSS, option(positives=lambda c: c["positives"] + 1)),
-    Variant(
-        "with the negatives one rank too early",
-        _LOSS,
-        option(negatives=lambda c: [x - 1 for x in c["negatives"]]),
-    ),
-    Variant(
-        "with the negatives one rank too late",
-        _LOSS,
-        option(negatives=lambda c: [x + 1 for x in c["negatives"]]),
-    ),
-    Variant(
-        "with one negative too many, the next rank",
-        _LOSS,
-        option(negatives=lambda c: [c["negatives"][0], c["negatives"][1] + 1]),
-    ),
-    Variant(
-        "without the last of the negatives",
-        _LOSS,
-        option(negatives=lambda c: [c["negatives"][0], c["negatives"][1] - 1]),
-    ),
-    Variant(
-        "with one negative too many, the rank before",
-        _LOSS,
-        option(negatives=lambda c: [c["negatives"][0] - 1, c["negatives"][1]]),
-    ),
-    Variant(
-        "without the first of the negatives",
-        _LOSS,
-        option(negatives=lambda c: [c["negatives"][0] + 1, c["negatives"][1]]),
-    ),
-    Variant(
-        "with all later keys as negatives",
-        _LOSS,
-        option(negatives=lambda c: [c["negatives"][0], _m(c)]),
     ),
 )
