@@ -54,6 +54,7 @@ def test_failures_of_one_mistake_are_together() -> None:
 def test_nothing_judged_is_said(operators: Any, verdicts: Any, said: str) -> None:
     found = [Verdict(f"{op}/forward/float32/x", status, detail=d) for op, status, d in verdicts]
     assert unjudged(operators, found) == said
+    assert unjudged(["attention"], [Verdict("attention/jvp/float32/x", "pass")]) == ""
 
 
 REFUSING = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ WRONG = "WrongResult"
 """The name of what went wrong where a call ended, with results that are none."""
 GUARD = 64
 """Elements before and after an input that nobody may touch."""
+_given: deque[Array] = deque(maxlen=8)
+"""The last results as they were given: they are held, so that no call may have their memory."""
 
 
 class Reply(NamedTuple):
@@ -55,6 +58,10 @@ def perform(backend: object, case: Case, layouts: Mapping[str, str] | None = Non
         for out, y in outputs.items():
             if y.size and x.size and np.shares_memory(y, whole):
                 flaws.append(f"aliasing: {out} shares memory with {name}")
+    for out, y in outputs.items():
+        if y.size and any(np.shares_memory(y, x) for x in _given):
+            flaws.append(f"aliasing: {out} is written over a result of an earlier call")
+    _given.extend(outputs.values())
     copies = {name: np.array(x) for name, x in outputs.items()}
     return reply._replace(outputs=copies, flaws=tuple(flaws))
 

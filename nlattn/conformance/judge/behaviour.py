@@ -1,7 +1,7 @@
 """How a backend behaves, beside being right: each rule is a verdict of its own.
 
     inputs         arrays that were passed in, and the memory beside them, are left as they were
-    aliasing       no result shares memory with an input
+    aliasing       no result shares memory with an input, or with a result of an earlier call
     repeatable     the same call twice gives the same bits, a small one and one of many rows
     dtype          results are not narrower than what was given
     heads          a slice of the leading axes alone gives what it gives among the others; the
@@ -129,9 +129,12 @@ def _repeatable(more: Case | None, ask: Ask, case: Case, first: Reply) -> str:
 
 
 def _again(ask: Ask, case: Case, first: Reply) -> str:
-    again = ask(case).outputs
+    again = ask(case)
+    for flaw in again.flaws:
+        if flaw.startswith("aliasing"):
+            return flaw
     for name, x in first.outputs.items():
-        y = again.get(name)
+        y = again.outputs.get(name)
         if y is None or y.shape != x.shape or y.dtype != x.dtype:
             return f"{name} has another shape or dtype from one call to the next"
         if y.tobytes() != x.tobytes():

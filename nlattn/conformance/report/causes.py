@@ -146,7 +146,7 @@ def unjudged(operators: Iterable[str] | None, verdicts: Iterable[Verdict]) -> st
     none = sorted(
         f for f in operators
         if not judged[f] and owner(f) in asked
-        and not (f in asked and judged[f"{f}_vjp"])
+        and not (f in asked and (judged[f"{f}_vjp"] or judged[f"{f}_jvp"]))
     )  # fmt: skip
     if not none:
         return ""
