@@ -86,9 +86,10 @@ def certified_attention(
     """
     op = "certified_attention"
     arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e")}
-    call = _call(
-        op, arrays, tolerance, weight, scale, bandwidth, mask, causal, nonfinite, max_bytes
+    asked = CertifiedArguments(
+        tolerance, weight, scale, bandwidth, mask, causal, nonfinite, max_bytes
     )
+    call = _call(op, arrays, asked)
     fit = call.fit
     out, lse, missed = fit.empty("n e"), fit.empty("n", float), fit.empty("n", float)
     for b, (*_, part) in enumerate(fit.slices("q", "k", "v")):
@@ -129,9 +130,10 @@ def certified_attention_map(
     """
     op = "certified_attention_map"
     arrays = {"q": (q, "n d"), "k": (k, "m d")}
-    call = _call(
-        op, arrays, tolerance, weight, scale, bandwidth, mask, causal, nonfinite, max_bytes
+    asked = CertifiedArguments(
+        tolerance, weight, scale, bandwidth, mask, causal, nonfinite, max_bytes
     )
+    call = _call(op, arrays, asked)
     if call.fit.lead:
         _check.fail(op, "q, k", f"have leading axes {call.fit.lead}, expected one head (n, d)")
     return CertifiedMap(call.slice(0), call.tolerance, query_grid, key_grid)
@@ -165,7 +167,8 @@ def certified_attention_vjp(
     """
     op = "certified_attention_vjp"
     arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e"), "dout": (dout, "n e")}
-    call = _call(op, arrays, tolerance, weight, scale, bandwidth, mask, causal, nonfinite, 4e9)
+    asked = CertifiedArguments(tolerance, weight, scale, bandwidth, mask, causal, nonfinite)
+    call = _call(op, arrays, asked)
     grounds = [call.ground(b) for b in range(len(call.fit.slices("q")))]
     if any(ground.parts for ground in grounds):
         return _through_trees(call.fit, grounds)
@@ -225,7 +228,8 @@ def certified_attention_jvp(
     op = "certified_attention_jvp"
     arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e")}
     arrays |= {"dq": (dq, "n d"), "dk": (dk, "m d"), "dv": (dv, "m e")}
-    call = _call(op, arrays, tolerance, weight, scale, bandwidth, mask, causal, nonfinite, 4e9)
+    asked = CertifiedArguments(tolerance, weight, scale, bandwidth, mask, causal, nonfinite)
+    call = _call(op, arrays, asked)
     x, y, z, dx, dy, dz = (np.asarray(part).astype(np.float64) for part, _ in arrays.values())
     factor = scale
     if weight != "softmax":  # -|q - k|^2 / 2 as a product of d + 2 channels
@@ -243,6 +247,19 @@ def certified_attention_jvp(
     out, lse = attention_jvp(x, y, z, dx, dy, dz, scale=factor, return_lse=True, **options)
     out = out.astype(call.fit.out_dtype)
     return (out, lse) if return_lse else out
+
+
+class CertifiedArguments(NamedTuple):
+    """The options of a call, as they came."""
+
+    tolerance: float
+    weight: SoftmaxOrGaussian
+    scale: float | None
+    bandwidth: float
+    mask: Bools | None
+    causal: bool
+    nonfinite: Nonfinite
+    max_bytes: float = 4e9
 
 
 class _Call(NamedTuple):
@@ -274,32 +291,21 @@ class _Call(NamedTuple):
         return engine.survey(self.slice(b), self.tolerance)
 
 
-def _call(
-    op: str,
-    arrays: Mapping[str, tuple[object, str]],
-    tolerance: float,
-    weight: str,
-    scale: float | None,
-    bandwidth: float,
-    mask: Bools | None,
-    causal: bool,
-    nonfinite: Nonfinite,
-    max_bytes: float,
-) -> _Call:
-    fit = _check.fit(op, arrays, nonfinite=nonfinite)
+def _call(op: str, arrays: Mapping[str, tuple[object, str]], asked: CertifiedArguments) -> _Call:
+    fit = _check.fit(op, arrays, nonfinite=asked.nonfinite)
     n, m, d = fit.shape("n m d")
-    share = _check.number(op, "tolerance", tolerance)
+    share = _check.number(op, "tolerance", asked.tolerance)
     if not 0 <= share < 1:
         _check.fail(op, f"tolerance={share}", "is a share of the weights, expected 0 to below 1")
-    kind = _KINDS[_check.choice(op, "weight", weight, tuple(_KINDS))]
-    factor = d**-0.5 if scale is None else _check.number(op, "scale", scale)
+    kind = _KINDS[_check.choice(op, "weight", asked.weight, tuple(_KINDS))]
+    factor = d**-0.5 if asked.scale is None else _check.number(op, "scale", asked.scale)
     if kind == scores.NEG_L2:
-        factor = _check.number(op, "bandwidth", bandwidth, positive=True) ** -2
-    if nonfinite == "propagate" and not all(np.isfinite(fit[name]).all() for name in fit.names):
-        share = 0.0
-    masks, table = fold(fit, "mask", truth_values(fit, mask))
+        factor = _check.number(op, "bandwidth", asked.bandwidth, positive=True) ** -2
+    if asked.nonfinite == "propagate":
+        share = share if all(np.isfinite(fit[name]).all() for name in fit.names) else 0.0
+    masks, table = fold(fit, "mask", truth_values(fit, asked.mask))
     pairs = n * m if masks.shape[1] > 1 else 0
     needed = pairs + 24 * (n + m) * (d + 8)
-    _check.memory(op, needed, max_bytes, f"points and sums of {n} queries", "split q")
-    ahead = _check.flag(op, "causal", causal)
-    return _Call(fit, share, kind, factor, masks, table, mask is not None, ahead)
+    _check.memory(op, needed, asked.max_bytes, f"points and sums of {n} queries", "split q")
+    ahead = _check.flag(op, "causal", asked.causal)
+    return _Call(fit, share, kind, factor, masks, table, asked.mask is not None, ahead)
