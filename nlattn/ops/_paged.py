@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from functools import reduce
+from typing import NamedTuple, TypeAlias, TypedDict
 
 import numpy as np
 
 from nlattn import _check
-from nlattn._modes import Nonfinite
-from nlattn._types import Floats, Ints, Options
+from nlattn._modes import About, Nonfinite
+from nlattn._types import Floats, Ints
+from nlattn.engines.merge import joined
+from nlattn.engines.pages import gather_heads, widened
 from nlattn.ops.dense import attention
-from nlattn.ops.merge import merge_attention
 
 _ROWS = 4096
 """Keys that are gathered at a time."""
+Sides: TypeAlias = tuple[int | None, int | None]
 
 
 class PagedOptions(NamedTuple):
     """Options of a call, as they came."""
 
-    key_lengths: Any
+    key_lengths: int | Ints | None
     scale: float | None
     softcap: float | None
     causal: bool
-    causal_offset: Any
-    window: Any
-    sinks: Any
-    alibi: Any
+    causal_offset: int | Ints | str
+    window: Sides | None
+    sinks: Floats | None
+    alibi: Floats | None
+    nonfinite: Nonfinite
+
+
+class BlockOptions(TypedDict):
+    """What `attention` is asked for the keys of a block."""
+
+    key_lengths: Ints
+    scale: float | None
+    softcap: float | None
+    causal: bool
+    causal_offset: int | Ints
+    window: Sides | None
+    window_about: About
+    sinks: Floats | None
+    alibi: Floats | None
     nonfinite: Nonfinite
 
 
@@ -41,12 +59,13 @@ class Paged(NamedTuple):
     lengths: Ints
     offset: Ints
     asked: PagedOptions
-    dtype: Any
+    dtype: np.dtype
 
     @classmethod
     def of(
-        cls, op: str, q: Any, k_pages: Any, v_pages: Any, table: Any, asked: PagedOptions
-    ) -> Paged:
+        cls, op: str, q: object, k_pages: object, v_pages: object, table: object,
+        asked: PagedOptions,
+    ) -> Paged:  # fmt: skip
         """Check everything that `attention` does not."""
         (k, places), (v, _) = (checked_pages(op, x, table) for x in (k_pages, v_pages))
         queries = _check.array(op, "q", q)
@@ -64,13 +83,16 @@ class Paged(NamedTuple):
         if isinstance(offset, str):
             _check.choice(op, "causal_offset", offset, ("bottom-right",))
             offset = lengths - queries.shape[-2]
-        given = {"sinks": asked.sinks, "alibi": asked.alibi}
-        asked = asked._replace(**{n: of_heads(op, n, x, queries) for n, x in given.items()})
+        sinks, alibi = (
+            of_heads(op, name, x, queries)
+            for name, x in (("sinks", asked.sinks), ("alibi", asked.alibi))
+        )
+        asked = asked._replace(sinks=sinks, alibi=alibi)
         return cls(
             widened(queries), k, v, places, lengths, np.asarray(offset), asked, queries.dtype
         )
 
-    def blocks(self) -> Iterator[tuple[Ints, tuple[Floats, Floats, Floats], Options]]:
+    def blocks(self) -> Iterator[tuple[Ints, tuple[Floats, Floats, Floats], BlockOptions]]:
         """Pages of some thousand keys: their numbers, arrays and options of `attention`."""
         size, width = self.k.shape[1], self.places.shape[-1]
         step, asked = max(1, _ROWS // max(size, 1)), self.asked
@@ -78,7 +100,7 @@ class Paged(NamedTuple):
         placed = asked.causal or asked.alibi is not None or windowed
         for first in range(0, max(width, 1), step):
             some, start = self.places[..., first : first + step], first * size
-            options: Options = {
+            options: BlockOptions = {
                 "key_lengths": np.clip(self.lengths - start, 0, some.shape[-1] * size),
                 "scale": asked.scale, "softcap": asked.softcap, "causal": asked.causal,
                 "causal_offset": self.offset - start if placed else 0,
@@ -86,44 +108,30 @@ class Paged(NamedTuple):
                 "nonfinite": asked.nonfinite, "window": asked.window,
                 "window_about": "offset" if windowed else "query",
             }  # fmt: skip
-            yield some, (self.q, self.gathered(self.k, some), self.gathered(self.v, some)), options
+            yield some, (self.q, gather_heads(self.k, some), gather_heads(self.v, some)), options
 
     def forward(self) -> tuple[Floats, Floats]:
         """Outputs and normalisers, float64."""
-        out, lse = None, None
-        for _, arrays, options in self.blocks():
-            own, log = attention(*arrays, **options, return_lse=True)
-            own = own.astype(np.float64)
-            if out is not None and lse is not None:
-                own, log = merge_attention([out, own], [lse, log], nonfinite="propagate")
-            out, lse = own, log
-        return out, lse  # type: ignore[return-value]
 
-    def gathered(self, pages: Floats, some: Ints) -> Floats:
-        """Rows of some pages of every sequence, heads before them."""
-        rows = widened(rows_of_pages(pages, some))
-        return np.moveaxis(rows, -2, -3) if pages.ndim == 4 else rows
+        def parts() -> Iterator[tuple[Floats, ...]]:
+            for _, arrays, options in self.blocks():
+                own, log = attention(*arrays, **options, return_lse=True)
+                yield own.astype(np.float64), log
 
-    def add(self, some: Ints, rows: Floats, total: Floats) -> None:
-        """Add gradients of gathered rows to their pages."""
-        rows = np.moveaxis(rows, -3, -2) if total.ndim == 4 else rows
-        there = some.reshape(-1) >= 0
-        np.add.at(total, some.reshape(-1)[there], rows.reshape(-1, *total.shape[1:])[there])
+        out, lse = reduce(joined, parts())
+        return out, lse
 
     def like(self, x: Floats) -> Floats:
         """A result in the dtype of the call."""
         return x.astype(self.dtype)
 
 
-def widened(x: Floats) -> Floats:
-    """Of 16 bits in float32."""
-    return x.astype(np.float32) if x.dtype.itemsize < 4 else x
-
-
-def of_heads(op: str, name: str, value: Any, q: Floats) -> Any:
-    """Numbers of heads, of the dtype of q."""
-    if value is None or isinstance(value, (int, float)):
-        return value
+def of_heads(op: str, name: str, value: object, q: Floats) -> Floats | None:
+    """Numbers of heads, of the dtype of q; of 16 bits in float32."""
+    if value is None:
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return np.asarray(value, widened(q[:0]).dtype)
     x = _check.array(op, name, value)
     _check.one_dtype(op, {"q": q.dtype, name: x.dtype})
     return widened(x)
@@ -136,7 +144,7 @@ def of_shape(op: str, name: str, value: object, shape: tuple[int, ...]) -> Float
     return x
 
 
-def checked_pages(op: str, pages: Floats, table: Ints) -> tuple[Floats, Ints]:
+def checked_pages(op: str, pages: object, table: object) -> tuple[Floats, Ints]:
     x = _check.array(op, "pages", pages)
     if x.ndim < 3:
         _check.fail(op, "pages", f"has shape {x.shape}, expected (count, size, ..., d)")
@@ -147,13 +155,3 @@ def checked_pages(op: str, pages: Floats, table: Ints) -> tuple[Floats, Ints]:
         where = _check.first_of(places >= len(x))
         _check.fail(op, f"table{where}", f"is {places[tuple(where)]}, expected below {len(x)}")
     return x, places.astype(np.int64)
-
-
-def rows_of_pages(pages: Floats, places: Ints) -> Floats:
-    """Rows (..., width size, ...) of pages; zeros where a place is below 0."""
-    gap = np.zeros((*places.shape, *pages.shape[1:]), pages.dtype)
-    found = pages[np.maximum(places, 0)] if len(pages) else gap
-    found[places < 0] = 0
-    out: Floats = found.reshape(*places.shape[:-1], places.shape[-1] * pages.shape[1],
-                                *pages.shape[2:])  # fmt: skip
-    return out

@@ -11,6 +11,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._modes import LseBase, Nonfinite
 from nlattn._types import Floats
+from nlattn.engines import merge as engine
 
 _BASES: tuple[LseBase, ...] = get_args(LseBase)
 
@@ -58,8 +59,8 @@ def merge_attention(
     >>> out, lse = nlattn.merge_attention([a[0], b[0]], [a[1], b[1]])
     """
     x, z = _prepared("merge_attention", outs, lses, lse_base, nonfinite)
-    shares, lse = _shares(z)
-    return _mean(shares, x).astype(x.dtype), lse / _unit(lse_base)
+    out, lse = engine.merged(x, z)
+    return out.astype(x.dtype), lse / _unit(lse_base)
 
 
 def merge_attention_vjp(
@@ -83,15 +84,13 @@ def merge_attention_vjp(
     """
     op = "merge_attention_vjp"
     x, z = _prepared(op, outs, lses, lse_base, nonfinite)
-    shares, _ = _shares(z)
-    whole = (*x.shape[:-3], *x.shape[-2:])
+    whole, unit = (*x.shape[:-3], *x.shape[-2:]), _unit(lse_base)
     g = _like(op, "dout", dout, whole, nonfinite)
-    moved = np.where(shares[..., None] == 0, 0, x - _mean(shares, x)[..., None, :, :])
-    inner = _unit(lse_base) * np.einsum("...pne,...ne->...pn", moved, g)
+    beside = np.zeros(whole[:-1])
     if dlse is not None:
-        inner += _like(op, "dlse", dlse, whole[:-1], nonfinite)[..., None, :]
-    douts = (shares[..., None] * g[..., None, :, :]).astype(x.dtype)
-    return douts, np.where(shares == 0, 0, shares * inner)
+        beside = _like(op, "dlse", dlse, whole[:-1], nonfinite) / unit
+    douts, dlses = engine.vjp(x, z, g, beside)
+    return douts.astype(x.dtype), unit * dlses
 
 
 def merge_attention_jvp(
@@ -115,17 +114,13 @@ def merge_attention_jvp(
     """
     op = "merge_attention_jvp"
     x, z = _prepared(op, outs, lses, lse_base, nonfinite)
-    shares, _ = _shares(z)
     dx, dz = _stacked(op, "douts", douts, -3), _stacked(op, "dlses", dlses, -2)
     for name, change, shape in (("douts", dx, x.shape), ("dlses", dz, z.shape)):
         if change.shape != shape:
             _check.fail(op, name, f"has shape {change.shape}, expected {shape}")
-    moved = np.where(shares == 0, 0, dz.astype(np.float64))
-    mean = np.einsum("...pn,...pn->...n", shares, moved)
-    slopes = _unit(lse_base) * shares * (moved - mean[..., None, :])
-    slopes[shares == 0] = 0
-    out = _mean(slopes, x) + _mean(shares, dx)
-    return out.astype(x.dtype), mean
+    unit = _unit(lse_base)
+    out, lse = engine.jvp(x, z, dx, unit * dz.astype(np.float64))
+    return out.astype(x.dtype), lse / unit
 
 
 def _unit(lse_base: str) -> float:
@@ -182,23 +177,3 @@ def _like(
     if nonfinite == "raise":
         _check.finite(op, name, x)
     return x.astype(np.float64)
-
-
-def _shares(z: Floats) -> tuple[Floats, Floats]:
-    """Share of each set in all weights, and the logarithm of the sum of all."""
-    top = z.max(-2, keepdims=True, initial=-np.inf)
-    none = np.isneginf(top)
-    with np.errstate(under="ignore"):
-        powers = np.exp(z - np.where(none, 0, top))
-    total = powers.sum(-2, keepdims=True)
-    lse = np.where(none, -np.inf, np.log(np.where(none, 1, total)) + top)[..., 0, :]
-    return powers / np.where(none, 1, total), lse
-
-
-def _mean(shares: Floats, x: Floats) -> Floats:
-    """Mean of outputs (..., n, e) float64, one set after the other."""
-    out: Floats = np.zeros((*x.shape[:-3], *x.shape[-2:]))
-    for s in range(x.shape[-3]):
-        share = shares[..., s, :, None]
-        out += np.where(share == 0, 0, share * x[..., s, :, :])
-    return out

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from collections.abc import Iterator
+from functools import reduce
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._modes import LseBase, Nonfinite
-from nlattn._types import Floats, Ints, Options, Result
-from nlattn.ops._paged import (
-    Paged,
-    PagedOptions,
-    checked_pages,
-    of_heads,
-    of_shape,
-    rows_of_pages,
-    widened,
-)
+from nlattn._types import Floats, Ints, Result
+from nlattn.engines.merge import joined, part_vjp
+from nlattn.engines.pages import gather, gather_heads, scatter, scatter_heads, widened
+from nlattn.ops._paged import Paged, PagedOptions, Sides, checked_pages, of_heads, of_shape
 from nlattn.ops._scores import in_base
 from nlattn.ops.dense import attention, attention_vjp
 from nlattn.ops.forward_mode import attention_jvp
-from nlattn.ops.merge import merge_attention, merge_attention_jvp
 
 
 def gather_pages(pages: Floats, table: Ints) -> Floats:
@@ -58,7 +51,7 @@ def gather_pages(pages: Floats, table: Ints) -> Floats:
     >>> keys = nlattn.gather_pages(pages, [3, 0])
     >>> out = nlattn.attention(q, keys, keys, key_lengths=20)
     """
-    return rows_of_pages(*checked_pages("gather_pages", pages, table))
+    return gather(*checked_pages("gather_pages", pages, table))
 
 
 def gather_pages_vjp(pages: Floats, table: Ints, dout: Floats) -> Floats:
@@ -76,11 +69,9 @@ def gather_pages_vjp(pages: Floats, table: Ints, dout: Floats) -> Floats:
     g = _check.array(op, "dout", dout)
     if g.shape != shape:
         _check.fail(op, "dout", f"has shape {g.shape}, expected {shape}")
-    flat = g.reshape(math.prod(places.shape), *x.shape[1:])
     wide = np.float64 if x.dtype == np.float64 else np.float32
     total: Floats = np.zeros(x.shape, wide)
-    there = places.reshape(-1) >= 0
-    np.add.at(total, places.reshape(-1)[there], flat[there].astype(wide))
+    scatter(g.astype(wide), places, total)
     return total.astype(x.dtype)
 
 
@@ -95,7 +86,7 @@ def paged_attention(
     softcap: float | None = None,
     causal: bool = False,
     causal_offset: int | Ints | str = 0,
-    window: tuple[int | None, int | None] | None = None,
+    window: Sides | None = None,
     sinks: Floats | None = None,
     alibi: Floats | None = None,
     nonfinite: Nonfinite = "raise",
@@ -150,22 +141,22 @@ def paged_attention_vjp(
     q: Floats,
     k_pages: Floats,
     v_pages: Floats,
-    table: Any,
+    table: Ints,
     dout: Floats,
     *,
     dlse: Floats | None = None,
     lse_base: LseBase = "e",
-    key_lengths: Any = None,
+    key_lengths: int | Ints | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     causal: bool = False,
     causal_offset: int | Ints | str = 0,
-    window: tuple[int | None, int | None] | None = None,
+    window: Sides | None = None,
     sinks: Floats | None = None,
     alibi: Floats | None = None,
     alibi_gradient: bool = False,
     nonfinite: Nonfinite = "raise",
-) -> Any:
+) -> Result:
     """Gradients (dq, dk_pages, dv_pages[, dsinks][, dalibi]) of ``sum(dout out) + sum(dlse lse)``.
 
     Arguments as for `paged_attention`; dalibi with `alibi_gradient`. Gradients of keys lie in pages
@@ -190,23 +181,22 @@ def paged_attention_vjp(
     beside = beside * in_base(op, lse_base)
     slopes = _check.flag(op, "alibi_gradient", alibi_gradient)
     dq, dk, dv = (np.zeros(np.shape(x)) for x in (q, k_pages, v_pages))
-    dsinks: Any = None
-    dalibi: Any = 0
+    dsinks: list[Floats] = []
+    dalibi: Floats = np.zeros(())
     for pages, arrays, options in call.blocks():
         own, log = attention(*arrays, **options, return_lse=True)
         with np.errstate(invalid="ignore", under="ignore"):  # of numbers that are not finite
             share = np.where(np.isneginf(log), 0, np.exp(log - lse))
-            moved = share * (beside + ((own - out) * g).sum(-1))
-            here = (share[..., None] * g).astype(own.dtype)
-        moved = np.where(share == 0, 0, moved).astype(own.dtype)
-        more: Options = {"dlse": moved, "alibi_gradient": slopes, **options}
-        of_q, of_k, of_v, *rest = attention_vjp(*arrays, here, **more)
+            here, moved = (x.astype(own.dtype) for x in part_vjp(share, own, out, g, beside))
+        of_q, of_k, of_v, *rest = attention_vjp(
+            *arrays, here, dlse=moved, alibi_gradient=slopes, **options
+        )
         dq += of_q
-        call.add(pages, of_k, dk)
-        call.add(pages, of_v, dv)
-        dalibi = dalibi + rest.pop().astype(np.float64) if slopes else dalibi
-        dsinks = rest[0] if rest else dsinks
-    gradients = [dq, dk, dv, *([] if dsinks is None else [dsinks]), *([dalibi] if slopes else [])]
+        scatter_heads(of_k, pages, dk)
+        scatter_heads(of_v, pages, dv)
+        dalibi = dalibi + rest.pop() if slopes else dalibi
+        dsinks = dsinks or rest
+    gradients = [dq, dk, dv, *dsinks, *([dalibi] if slopes else [])]
     return tuple(map(call.like, gradients))
 
 
@@ -214,25 +204,25 @@ def paged_attention_jvp(
     q: Floats,
     k_pages: Floats,
     v_pages: Floats,
-    table: Any,
+    table: Ints,
     dq: Floats,
     dk_pages: Floats,
     dv_pages: Floats,
     *,
     dsinks: Floats | None = None,
     dalibi: Floats | None = None,
-    key_lengths: Any = None,
+    key_lengths: int | Ints | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     causal: bool = False,
     causal_offset: int | Ints | str = 0,
-    window: tuple[int | None, int | None] | None = None,
+    window: Sides | None = None,
     sinks: Floats | None = None,
     alibi: Floats | None = None,
     nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
     lse_base: LseBase = "e",
-) -> Any:
+) -> Result:
     """Change of `paged_attention` along (dq, dk_pages, dv_pages[, dsinks][, dalibi]).
 
     Arguments as there; with `return_lse` also that of ``lse``, float64. Memory as there.
@@ -255,24 +245,22 @@ def paged_attention_jvp(
         for name, x, like in (("dq", dq, q), ("dk_pages", dk_pages, k_pages),
                               ("dv_pages", dv_pages, v_pages))
     ]  # fmt: skip
-    beside: dict[str, Any] = {}
-    for name, x, like in (("dsinks", dsinks, sinks), ("dalibi", dalibi, alibi)):
-        if x is not None and like is None:
-            _check.fail(op, name, f"is given without {name[1:]}, expected None")
-        if x is not None:
-            beside[name] = of_heads(op, name, x, np.asarray(q))
+    along = {"sinks": dsinks, "alibi": dalibi}
+    for name, like in (("sinks", sinks), ("alibi", alibi)):
+        if along[name] is not None and like is None:
+            _check.fail(op, f"d{name}", f"is given without {name}, expected None")
+        along[name] = of_heads(op, f"d{name}", along[name], np.asarray(q))
     unit = in_base(op, lse_base)
-    found: list[Any] = []
-    for number, (pages, (own_q, k, v), options) in enumerate(call.blocks()):
-        own = attention(own_q, k, v, **options, return_lse=True)
-        dk, dv = (call.gathered(x, pages) for x in changes[1:])
-        more = {name: x for name, x in beside.items() if name != "dsinks" or not number}
-        moved = attention_jvp(own_q, k, v, changes[0], dk, dv, **options, **more, return_lse=True)
-        new = [np.asarray(x, np.float64) for x in (*own, *moved)]
-        if found:
-            pairs = [[x, y] for x, y in zip(found, new, strict=True)]
-            change = merge_attention_jvp(*pairs, nonfinite="propagate")
-            found = [*merge_attention(*pairs[:2], nonfinite="propagate"), *change]
-        else:
-            found = new
-    return (call.like(found[2]), found[3] * unit) if return_lse else call.like(found[2])
+
+    def parts() -> Iterator[tuple[Floats, ...]]:
+        for number, (pages, arrays, options) in enumerate(call.blocks()):
+            own = attention(*arrays, **options, return_lse=True)
+            moves = changes[0], *(gather_heads(x, pages) for x in changes[1:])
+            first = along["sinks"] if number == 0 else None
+            moved = attention_jvp(
+                *arrays, *moves, dsinks=first, dalibi=along["alibi"], **options, return_lse=True
+            )
+            yield tuple(np.asarray(x, np.float64) for x in (*own, *moved))
+
+    _, _, out, lse = reduce(joined, parts())
+    return (call.like(out), lse * unit) if return_lse else call.like(out)
