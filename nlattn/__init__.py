@@ -114,10 +114,10 @@ if TYPE_CHECKING:
     from nlattn.ops.qna import qna as qna
     from nlattn.ops.qna import qna_jvp as qna_jvp
     from nlattn.ops.qna import qna_map as qna_map
-    from nlattn.ops.qna import qna_upsample as qna_upsample
-    from nlattn.ops.qna import qna_upsample_jvp as qna_upsample_jvp
-    from nlattn.ops.qna import qna_upsample_vjp as qna_upsample_vjp
     from nlattn.ops.qna import qna_vjp as qna_vjp
+    from nlattn.ops.qna_upsample import qna_upsample as qna_upsample
+    from nlattn.ops.qna_upsample import qna_upsample_jvp as qna_upsample_jvp
+    from nlattn.ops.qna_upsample import qna_upsample_vjp as qna_upsample_vjp
     from nlattn.ops.refined import channel_mixing as channel_mixing
     from nlattn.ops.refined import refined_self_attention as refined_self_attention
     from nlattn.ops.refined import refined_self_attention_jvp as refined_self_attention_jvp
@@ -245,11 +245,13 @@ _HOME = {
     "ops.qna": (
         "qna",
         "qna_map",
+        "qna_jvp",
+        "qna_vjp",
+    ),
+    "ops.qna_upsample": (
         "qna_upsample",
         "qna_upsample_jvp",
         "qna_upsample_vjp",
-        "qna_jvp",
-        "qna_vjp",
     ),
     "ops.sampled": ("SampledTruth", "sampled_truth"),
     "ops.scram": ("scram", "scram_map", "scram_support", "scram_jvp", "scram_vjp"),

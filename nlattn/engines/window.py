@@ -6,15 +6,12 @@ pixels that these see, become NaN afterwards.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from typing import NamedTuple, TypeAlias
-
 import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Floats, Ints
 from nlattn.engines.unseen import cleaned, finite, wild
+from nlattn.engines.window_geometry import WindowGeometry
 from nlattn.kernels import window as kernels
 from nlattn.kernels import window_attend, window_vjp
 from nlattn.kernels.panel import groups
@@ -23,33 +20,6 @@ LANES = 256
 """Values of a row that a tile sums at once."""
 ROWS = 16
 """Rows of a tile, at least."""
-
-
-class WindowGeometry(NamedTuple):
-    """Image, windows and outputs."""
-
-    H: int
-    W: int
-    Ho: int
-    Wo: int
-    kh: int
-    kw: int
-    sh: int
-    sw: int
-    ph: int
-    pw: int
-
-
-class WindowChange(NamedTuple):
-    """Changes of the arrays of a call, and which slices of each (B, 5) belong together."""
-
-    dq: Floats
-    dk: Floats
-    dv: Floats
-    dbias: Floats | None
-    """(B., t, kh kw), as dgate."""
-    dgate: Floats | None
-    slices: Ints
 
 
 class Local:
@@ -92,8 +62,8 @@ class Local:
         plain = None if dout is None else cleaned(dout)
         result, delta, dbias, dgate = self._attend(cleaned(v), plain, out=out, learn=learn)
         values: Bools = np.logical_not(np.isfinite(v[self.slices[:, 2]]))
-        lost = self._seeing(self._spoilt()[..., None])
-        struck = lost | self._seeing(values)
+        lost = self.to.seeing(self._spoilt()[..., None])
+        struck = lost | self.to.seeing(values)
         if out:
             result[struck] = np.nan
         else:
@@ -108,22 +78,6 @@ class Local:
         """(B, H, W) pixels whose key is not finite."""
         none = np.zeros((len(self.slices), self.to.H, self.to.W), bool)
         return none if self.bad is None else self.bad
-
-    def _seeing(self, pixels: Bools) -> Bools:
-        """Windows (B, Ho, Wo, c) that see one of some pixels (B, H, W, c)."""
-        to = self.to
-        found = np.zeros((len(pixels), to.Ho, to.Wo, pixels.shape[3]), bool)
-        for here, there in _taps(to):
-            found[here] |= pixels[there]
-        return found
-
-    def _seen_by(self, windows: Bools) -> Bools:
-        """Pixels (B, H, W, c) that one of some windows (B, Ho, Wo, c) sees."""
-        to = self.to
-        found = np.zeros((len(windows), to.H, to.W, windows.shape[3]), bool)
-        for here, there in _taps(to):
-            found[there] |= windows[here]
-        return found
 
     def _attend(
         self, v: Floats, dout: Floats | None = None, *, out: bool, learn: bool = False
@@ -144,56 +98,6 @@ class Local:
             window_attend.attend(some, g, arrays, self.slices, result, norm, delta, dbias, dgate)
         return (result if out else norm), delta, dbias.sum(1), dgate.sum(1)
 
-    def reading(
-        self, gate: Floats, at: int | Ints, of_v: int | Ints, query: int | None = None
-    ) -> Local:
-        """The same scores with other gates (B., t, kh kw) and values; of one query, or of all."""
-        other, some = copy.copy(self), slice(query, None if query is None else query + 1)
-        other.slices = self.slices.copy()
-        other.slices[:, 2], other.slices[:, 4] = of_v, at
-        other.q, other.bias = self.q[:, some], _check.frozen(self.bias[:, some])
-        other.score, other.gate = _check.frozen(self.score[:, some]), _check.frozen(gate[:, some])
-        other.box = all(bool((x == x[..., :1]).all()) for x in (other.bias, other.gate))
-        return other
-
-    @np.errstate(invalid="ignore", over="ignore")  # of numbers that are not finite
-    def jvp(self, v: Floats, change: WindowChange) -> Floats:
-        """Change of the outputs (B, Ho, Wo, e), by outputs for other values and gates.
-
-        With ``F(g, v)`` the output of one query for gates g and values v, ds the change of its
-        scores and db of its bias:
-        ``F(g, ds v + dv) + F(dg, v) + F(g db, v) - (F(1, ds) + F(db, 1)) F(g, v)``.
-        """
-        of_v, of_gate, own = self.slices[:, 2], self.slices[:, 4], np.arange(len(self.slices))
-        values, along, e = v[of_v], change.dv[change.slices[:, 2]], v.shape[3]
-        out: Floats = np.zeros((len(own), self.to.Ho, self.to.Wo, e), v.dtype)
-        if change.dgate is not None:
-            out += self.reading(change.dgate, change.slices[:, 4], of_v).attend(v, out=True)[0]
-        one: Floats = np.ones((1, self.q.shape[1], self.bias.shape[2]), v.dtype)
-        for t in range(self.q.shape[1]):
-            ds = self._moved_score(change, t)[..., None]
-            both = _check.frozen(np.concatenate([ds * values + along, values], 3))
-            read = self.reading(self.gate, of_gate, own, t).attend(both, out=True)[0]
-            moved, whole = read[..., :e], read[..., e:]
-            mean = self.reading(one, 0, own, t).attend(_check.frozen(ds), out=True)[0]
-            if change.dbias is not None:
-                db = change.dbias[change.slices[:, 3]]
-                ones = _check.frozen(np.ones((1, *ds.shape[1:]), v.dtype))
-                mean = mean + self.reading(db, own, 0, t).attend(ones, out=True)[0]
-                gated = self.gate[of_gate] * db
-                moved = moved + self.reading(gated, own, of_v, t).attend(v, out=True)[0]
-            out += moved - mean * whole
-        return out
-
-    def _moved_score(self, change: WindowChange, t: int) -> Floats:
-        """Change (B, H, W) of the scores of one query."""
-        rows = zip(self.slices[:, :2], change.slices[:, :2], strict=True)
-        moved = [
-            self.k[b] @ change.dq[i, t] + change.dk[j] @ self.q[a, t] for (a, b), (i, j) in rows
-        ]
-        shape = len(self.slices), self.to.H, self.to.W
-        return self.scale * np.reshape(moved, shape).astype(self.q.dtype)
-
     def vjp(self, v: Floats, dout: Floats, norm: Floats, delta: Floats) -> tuple[Floats, Floats]:
         """Gradients of values (B, H, W, e) and scores (B, t, H, W)."""
         if finite(v, dout, norm, delta):
@@ -204,8 +108,8 @@ class Local:
         total = np.where(struck[:, None, None], 0, norm).astype(norm.dtype)
         dv, dscore = self._vjp(cleaned(v), cleaned(dout), _check.frozen(total), cleaned(delta))
         dv += self._spared(v, dout, norm, struck & ~lost[..., 0])
-        dv[self._seen_by(given)] = np.nan
-        seen = self._seen_by(struck[..., None])[..., 0]
+        dv[self.to.seen_by(given)] = np.nan
+        seen = self.to.seen_by(struck[..., None])[..., 0]
         dscore[np.broadcast_to(seen[:, None], dscore.shape)] = np.nan
         return dv, dscore
 
@@ -259,9 +163,6 @@ class Local:
         return kernels.windows(sizes, self.q.shape[1], self.box, learn, reach, self.q)
 
 
-Slices: TypeAlias = tuple[slice, slice, slice]
-
-
 def _bad_pixels(q: Floats, k: Floats, bias: Floats, gate: Floats, slices: Ints) -> Bools:
     """(B, H, W) pixels whose scores are not finite; all, where something that all share is not."""
     parts = [wild(k)[slices[:, 1]]]
@@ -269,22 +170,3 @@ def _bad_pixels(q: Floats, k: Floats, bias: Floats, gate: Floats, slices: Ints) 
         parts.append(wild(x, (1, 2))[slices[:, column], None, None])
     found: Bools = np.logical_or.reduce(np.broadcast_arrays(*parts))
     return found
-
-
-def _taps(to: WindowGeometry) -> Iterator[tuple[Slices, Slices]]:
-    """For each tap: the windows that have it inside the image, and the pixels that they read."""
-    for u in range(to.kh):
-        for w in range(to.kw):
-            parts = [
-                _line(u, to.Ho, to.sh, to.ph, to.H),
-                _line(w, to.Wo, to.sw, to.pw, to.W),
-            ]
-            (here, there), (across, beside) = parts
-            yield (slice(None), here, across), (slice(None), there, beside)
-
-
-def _line(tap: int, outputs: int, stride: int, padding: int, size: int) -> tuple[slice, slice]:
-    first = max(0, -(-(padding - tap) // stride))
-    last = max(first, min(outputs, (size - 1 - tap + padding) // stride + 1))
-    begin = first * stride + tap - padding
-    return slice(first, last), slice(begin, begin + (last - first) * stride, stride)

@@ -187,10 +187,9 @@ class _Call:
             scale=1.0,
             nonfinite="propagate",
         )
-        self.v = self._split(conv(self.x, self.weights["to_v.kernel"].T, self._bias("to_v.bias")))
-
-    def _bias(self, name: str) -> Floats | None:
-        return self.weights.get(name)
+        self.v = self._split(
+            conv(self.x, self.weights["to_v.kernel"].T, self.weights.get("to_v.bias"))
+        )
 
     def _split(self, y: Floats) -> Floats:
         """(B, H, W, F) to (B, h, H, W, d)."""
@@ -205,7 +204,7 @@ class _Call:
         keys = w["Wk"].reshape(len(w["Wk"]), self.kind.heads, -1)
         seen = np.einsum("chd,htd->htc", keys, self.q)  # t h columns, where keys have F
         heads = self._join(qna(seen, self.x[:, None], self.v, **self.options))
-        return heads, conv(heads, w["to_out.kernel"].T, self._bias("to_out.bias"))
+        return heads, conv(heads, w["to_out.kernel"].T, self.weights.get("to_out.bias"))
 
     def backward(self) -> tuple[Floats, dict[str, Floats]]:
         """Gradients of the input and of all weights."""

@@ -72,15 +72,10 @@ def qna_upsample_block(
     >>> y = nlattn.layers.qna_upsample_block(x, weights, heads=2, scale=2, window=3)
     """
     options = _Phase(
-        heads=heads,
-        window=window,
-        gate=gate,
-        position=position,
-        normalize_queries=normalize_queries,
-        detach_query_norm=detach_query_norm,
+        heads=heads, window=window, gate=gate, position=position, nonfinite=nonfinite,
+        normalize_queries=normalize_queries, detach_query_norm=detach_query_norm,
         scale_rpe_bias=scale_rpe_bias,
-        nonfinite=nonfinite,
-    )
+    )  # fmt: skip
     phases = _phases("qna_upsample_block", weights, scale, window)
     each = [qna_block(x, phase, **options) for phase in phases]
     *lead, H, W, C = each[0].shape
@@ -115,15 +110,10 @@ def qna_upsample_block_vjp(
     """
     op = "qna_upsample_block_vjp"
     options = _Phase(
-        heads=heads,
-        window=window,
-        gate=gate,
-        position=position,
-        normalize_queries=normalize_queries,
-        detach_query_norm=detach_query_norm,
+        heads=heads, window=window, gate=gate, position=position, nonfinite=nonfinite,
+        normalize_queries=normalize_queries, detach_query_norm=detach_query_norm,
         scale_rpe_bias=scale_rpe_bias,
-        nonfinite=nonfinite,
-    )
+    )  # fmt: skip
     phases = _phases(op, weights, scale, window)
     fit = _check.fit(op, {"x": (x, "H W C"), "dout": (dout, "Ho Wo Cout")}, nonfinite=nonfinite)
     H, W = (scale * size for size in fit.shape("H W"))

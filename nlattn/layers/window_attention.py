@@ -144,19 +144,16 @@ class _Call:
         if mask is not None:
             mask = np.asarray(mask)
             mask = mask if mask.ndim < 3 else _folded(op, mask, fit)
-        qkv = conv(fit["x"], self.weights["to_qkv.kernel"].T, self._bias("to_qkv.bias"))
+        qkv = conv(fit["x"], self.weights["to_qkv.kernel"].T, self.weights.get("to_qkv.bias"))
         self.qkv = np.split(qkv.reshape(*qkv.shape[:2], self.heads, -1).swapaxes(1, 2), 3, axis=-1)
         bias = np.moveaxis(self.weights[TABLE][self.place], -1, 0)
         self.options = _Attention(bias=bias, mask=mask, nonfinite="propagate")
-
-    def _bias(self, name: str) -> Floats | None:
-        return self.weights.get(name)
 
     def forward(self) -> tuple[Floats, Floats]:
         """The heads side by side, and the result."""
         out = attention(*self.qkv, **self.options).swapaxes(1, 2)
         heads: Floats = out.reshape(len(out), out.shape[1], -1)
-        return heads, conv(heads, self.weights["to_out.kernel"].T, self._bias("to_out.bias"))
+        return heads, conv(heads, self.weights["to_out.kernel"].T, self.weights.get("to_out.bias"))
 
     def backward(self) -> tuple[Floats, dict[str, Floats]]:
         """Gradients of the input and of all weights."""

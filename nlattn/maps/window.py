@@ -7,7 +7,8 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Bools, Floats, Ints, State, Work
 from nlattn.engines.dense import log_normaliser
-from nlattn.engines.window import Local, WindowGeometry
+from nlattn.engines.window import Local
+from nlattn.engines.window_geometry import WindowGeometry
 from nlattn.maps.base import OP, AttentionMap
 from nlattn.maps.state import Stored
 

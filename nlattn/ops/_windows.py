@@ -6,7 +6,9 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats
-from nlattn.engines.window import Local, WindowChange, WindowGeometry
+from nlattn.engines.window import Local
+from nlattn.engines.window_geometry import WindowGeometry
+from nlattn.engines.window_jvp import WindowChange
 
 
 def geometry(fit: _check.Fit, window: object, stride: object, padding: object) -> WindowGeometry:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import nlattn
-from nlattn.oracle import qna as oracle
+from nlattn.oracle import qna_upsample as oracle
 
 
 def case(scale: int, window: Any, lead: tuple[int, ...] = ()) -> tuple[list[Any], dict[str, Any]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nlattn.oracle import dense
-from nlattn.oracle.qna import qna, qna_upsample, qna_upsample_vjp, qna_vjp
+from nlattn.oracle.qna import qna, qna_vjp
 
 LOG3 = np.log(3.0)
 
@@ -102,33 +102,6 @@ def step_by_step(loss: Any, arrays: Any, name: str, gradient: Any) -> None:
         moved[name][index] += 1e-30j
         want[index] = loss(moved).imag / 1e-30
     np.testing.assert_allclose(gradient, want, rtol=0, atol=1e-14 * max(1, abs(want).max()))
-
-
-def test_phases_are_interleaved_row_by_row() -> None:
-    rng = np.random.default_rng(3)
-    q, k, v = image(rng)
-    q = rng.standard_normal((4, 2, 3))
-    out = qna_upsample(q, k, v, scale=2, window=3)
-    assert out.shape == (8, 10, 2)
-    for f in range(4):
-        want = qna(q[f], k, v, window=3)
-        np.testing.assert_array_equal(out[f // 2 :: 2, f % 2 :: 2], want)
-
-
-def test_gradients_of_upsampling() -> None:
-    rng = np.random.default_rng(4)
-    _, k, v = image(rng, (2,))
-    arrays = {"q": rng.standard_normal((4, 2, 3)), "k": k, "v": v}
-    arrays["bias"], arrays["gate"] = rng.standard_normal((2, 4, 2, 3, 3))
-    dout = rng.standard_normal((2, 8, 10, 2))
-    options = {"scale": 2, "window": 3}
-    rest = {name: arrays[name] for name in ("bias", "gate")}
-    gradients = qna_upsample_vjp(arrays["q"], k, v, dout, **rest, **options)
-    for name, gradient in zip(arrays, gradients, strict=True):
-        assert gradient is not None
-        step_by_step(
-            lambda moved: (dout * qna_upsample(**moved, **options)).sum(), arrays, name, gradient
-        )
 
 
 def test_longdouble_stays_longdouble() -> None:

@@ -47,7 +47,7 @@ ROWS = (
     ),
     OpSpec(
         name="qna_upsample",
-        stem="qna",
+        stem="qna_upsample",
         arrays={
             "q": "f t d",
             "k": "H W d",
