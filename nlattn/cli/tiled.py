@@ -10,13 +10,13 @@ from argparse import Namespace
 from typing import TypeAlias
 
 from nlattn import _check
-from nlattn._types import JsonObject
 from nlattn.cli.output import MachineError, peak_memory, table, to_json
 from nlattn.cli.words import span
 from nlattn.tiled import arrays, certified, exports, overview, scram, sources
 from nlattn.tiled import nl_means as means
 from nlattn.tiled import plan as plans
 from nlattn.tiled.executors import Dask, Processes, WorkersLostError
+from nlattn.tiled.options import PictureOptions, SearchedOptions
 from nlattn.tiled.run import Executor, run
 from nlattn.tiled.task import Record
 
@@ -40,8 +40,10 @@ def one_map(options: Namespace) -> int:
         raise ValueError("--picture and --query go with an IMAGE: arrays are none")
     given = options.q, options.k, options.v
     if options.method == "certified":
-        told = {"tile": options.tile, "tolerance": options.tolerance, "scale": options.scale}
-        return _done(certified.job(*given, **told), options)
+        told = certified.job(
+            *given, tile=options.tile, tolerance=options.tolerance, scale=options.scale
+        )
+        return _done(told, options)
     return _done(arrays.job(*given, scale=options.scale, **_searching(options)), options)
 
 
@@ -128,7 +130,7 @@ def _refuse_drawing(options: Namespace) -> None:
         raise ValueError("--query goes with --method scram: certified attention keeps no map")
 
 
-def _searching(options: Namespace) -> JsonObject:
+def _searching(options: Namespace) -> SearchedOptions:
     """Options of the search, of the support, and of tiles."""
     return {
         "tile": options.tile,
@@ -143,12 +145,19 @@ def _searching(options: Namespace) -> JsonObject:
 
 def _map_job(options: Namespace) -> scram.ScramJob | certified.CertifiedPictureJob:
     _refuse_drawing(options)
-    names = ("patch", "channels", "gain", "scale", "keys", "seed")
-    told = {name: getattr(options, name) for name in names}
+    told: PictureOptions = {
+        "tile": options.tile,
+        "patch": options.patch,
+        "channels": options.channels,
+        "gain": options.gain,
+        "scale": options.scale,
+        "keys": options.keys,
+        "seed": options.seed,
+    }
     if options.method == "certified":
-        how = {"tile": options.tile, "tolerance": options.tolerance}
-        return certified.picture_job(options.image, **how, **told)
-    return scram.job(options.image, **{**told, **_searching(options)})
+        return certified.picture_job(options.image, tolerance=options.tolerance, **told)
+    whole: PictureOptions = {**told, **_searching(options)}
+    return scram.job(options.image, **whole)
 
 
 def _done(job: _Job, options: Namespace) -> int:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Candidates, Propagate, SupportKind
 from nlattn._types import Floats, JsonObject
 from nlattn.engines.patchmatch import SearchOptions
 from nlattn.files import npy
 from nlattn.tiled import scram, sources, sparse
 from nlattn.tiled.executors import identity
 from nlattn.tiled.folder import ArraySpec, Folder
+from nlattn.tiled.options import ArraysOptions
 from nlattn.tiled.plan import carry_out
 from nlattn.tiled.points import Points, given
 from nlattn.tiled.run import Executor, Told
 from nlattn.tiled.task import Cost, Done, Record, Stage, TileTask
+
+if TYPE_CHECKING:
+    from typing import Unpack
 
 OP = "tiled"
 _LOOKED = 1 << 26  # bytes that are looked at in one task
@@ -115,12 +120,12 @@ def job(
     *,
     tile: int = 1024,
     scale: float | None = None,
-    candidates: str = "random",
+    candidates: Candidates = "random",
     iterations: int | None = None,
     trees: int = 4,
     topk: int = 1,
-    propagate: str = "both",
-    kind: str = "window",
+    propagate: Propagate = "both",
+    kind: SupportKind = "window",
     window: int = 3,
     reach: int = 1,
     seed: int = 0,
@@ -143,7 +148,7 @@ def scram_arrays(
     resume: bool = False,
     progress: Told = None,
     max_bytes: float = 4e9,
-    **options: Any,
+    **options: Unpack[ArraysOptions],
 ) -> list[Record]:
     """`scram_map` of arrays on disk, and ``A @ v``.
 

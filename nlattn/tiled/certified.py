@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from nlattn import _check
+from nlattn._modes import SoftmaxOrGaussian
 from nlattn._types import FilePath, JsonObject
 from nlattn.kernels import scores
 from nlattn.tiled import arrays, features, panels, pyramid, scram, sources
 from nlattn.tiled.executors import identity
+from nlattn.tiled.options import PictureOptions
 from nlattn.tiled.panels import CertifiedOptions
 from nlattn.tiled.plan import carry_out
 from nlattn.tiled.points import Points, given
 from nlattn.tiled.run import Executor, Told
 from nlattn.tiled.task import Record, Stage
+
+if TYPE_CHECKING:
+    from typing import Unpack
 
 OP = "tiled"
 _KINDS = {"softmax": scores.DOT, "gaussian": scores.NEG_L2}
@@ -99,11 +104,11 @@ class CertifiedPictureJob(NamedTuple):
 
 
 def picture_job(
-    image: object, *, tile: int = 1024, tolerance: float = 1e-3, **options: Any
+    image: object, *, tolerance: float = 1e-3, **options: Unpack[PictureOptions]
 ) -> CertifiedPictureJob:
     """A checked job on a picture; options of its features as for SCRAM."""
-    told = scram.job(image, tile=tile, **options)
-    return CertifiedPictureJob(told, checked(tolerance, scores.DOT, tile))
+    told = scram.job(image, **options)
+    return CertifiedPictureJob(told, checked(tolerance, scores.DOT, told.tile))
 
 
 def job(
@@ -113,7 +118,7 @@ def job(
     *,
     tile: int = 1024,
     tolerance: float = 1e-3,
-    weight: str = "softmax",
+    weight: SoftmaxOrGaussian = "softmax",
     scale: float | None = None,
     bandwidth: float = 1.0,
 ) -> CertifiedJob:
@@ -146,7 +151,11 @@ def certified_attention(
     resume: bool = False,
     progress: Told = None,
     max_bytes: float = 4e9,
-    **options: Any,
+    tile: int = 1024,
+    tolerance: float = 1e-3,
+    weight: SoftmaxOrGaussian = "softmax",
+    scale: float | None = None,
+    bandwidth: float = 1.0,
 ) -> list[Record]:
     """`certified_attention` of arrays on disk: ``out``, ``lse`` and ``missed`` of the folder `out`.
 
@@ -159,8 +168,11 @@ def certified_attention(
     executor, resume, progress, max_bytes
         As for `nlattn.tiled.scram.scram`. One task surveys all queries and keys: some 30 bytes a
         channel of each.
-    **options
-        `tile`: tasks have about ``tile * tile`` queries; `tolerance`, `weight`, `scale`,
-        `bandwidth` as for `nlattn.certified_attention`.
+    tile : int
+        Tasks have about ``tile * tile`` queries.
+    tolerance, weight, scale, bandwidth
+        As for `nlattn.certified_attention`.
     """
-    return carry_out(job(q, k, v, **options), out, executor, resume, progress, max_bytes)
+    told = job(q, k, v, tile=tile, tolerance=tolerance, weight=weight, scale=scale,
+        bandwidth=bandwidth)  # fmt: skip
+    return carry_out(told, out, executor, resume, progress, max_bytes)

@@ -7,7 +7,7 @@ each band of queries in turn: its edges come in the order of the transposed supp
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -185,7 +185,8 @@ def scram_vjp(
     resume: bool = False,
     progress: Told = None,
     max_bytes: float = 4e9,
-    **options: Any,
+    tile: int = 1024,
+    scale: float | None = None,
 ) -> list[Record]:
     """`scram_vjp` on the support of a map on disk: ``dq``, ``dk`` and ``dv`` of the folder `out`.
 
@@ -199,9 +200,8 @@ def scram_vjp(
         Folder of the gradients; their bits are those of the operator, for any tile and executor.
     executor, resume, progress, max_bytes
         As for `nlattn.tiled.scram.scram`.
-    **options
-        `tile`, of queries and of keys, and `scale`.
+    tile, scale : int, float, optional
+        Tasks have about ``tile * tile`` queries or keys; that of the map.
     """
-    return carry_out(
-        job(folder, q, k, v, dout, **options), out, executor, resume, progress, max_bytes
-    )
+    told = job(folder, q, k, v, dout, tile=tile, scale=scale)
+    return carry_out(told, out, executor, resume, progress, max_bytes)

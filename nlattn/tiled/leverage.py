@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from nlattn.tiled.run import Executor, Told
 from nlattn.tiled.task import Cost, Done, Record, Stage, TileTask
 
 OP = "tiled"
-_METHODS = ("qr", "svd")
+Method: TypeAlias = Literal["qr", "svd"]
 
 
 class LeverageJob(NamedTuple):
@@ -141,7 +141,11 @@ def _score(folder: Folder, job: LeverageJob, first: int, last: int) -> Done:
 
 
 def job(
-    k: str | os.PathLike[str], *, tile: int = 1024, method: str = "qr", rcond: float | None = None
+    k: str | os.PathLike[str],
+    *,
+    tile: int = 1024,
+    method: Method = "qr",
+    rcond: float | None = None,
 ) -> LeverageJob:
     """A checked job."""
     path = os.path.abspath(k)
@@ -154,7 +158,12 @@ def job(
         _check.fail(OP, f"rcond={rcond},", "expected from 0 to less than 1")
     side = _check.integer(OP, "tile", tile, low=1)
     return LeverageJob(
-        path, x.shape[0], x.shape[1], side, _check.choice(OP, "method", method, _METHODS), rcond
+        path,
+        x.shape[0],
+        x.shape[1],
+        side,
+        _check.choice(OP, "method", method, get_args(Method)),
+        rcond,
     )
 
 
@@ -166,7 +175,9 @@ def leverage_scores(
     resume: bool = False,
     progress: Told = None,
     max_bytes: float = 4e9,
-    **options: Any,
+    tile: int = 1024,
+    method: Method = "qr",
+    rcond: float | None = None,
 ) -> list[Record]:
     """`leverage_scores` of keys on disk, to ``leverage.npy`` (n,) and ``rank.npy`` of `out`.
 
@@ -178,7 +189,10 @@ def leverage_scores(
         Folder of the results; their bits are those of the operator, for any tile and executor.
     executor, resume, progress, max_bytes
         As for `nlattn.tiled.scram.scram`.
-    **options
-        `tile`: tasks have ``tile * tile`` keys; `method` "qr" or "svd", and `rcond`, as there.
+    tile : int
+        Tasks have ``tile * tile`` keys.
+    method, rcond : {"qr", "svd"}, float, optional
+        As there.
     """
-    return carry_out(job(k, **options), out, executor, resume, progress, max_bytes)
+    told = job(k, tile=tile, method=method, rcond=rcond)
+    return carry_out(told, out, executor, resume, progress, max_bytes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -277,7 +277,10 @@ def lewis_weights(
     resume: bool = False,
     progress: Told = None,
     max_bytes: float = 4e9,
-    **options: Any,
+    tile: int = 1024,
+    eta: float | None = None,
+    tol: float = 1e-12,
+    steps: int = 100,
 ) -> list[Record]:
     """`lewis_weights` of keys on disk: ``weights.npy`` (n,), ``residual.npy`` by tasks, of `out`.
 
@@ -291,8 +294,10 @@ def lewis_weights(
         Folder of the results; their bits are those of the operator, for any tile and executor.
     executor, resume, progress, max_bytes
         As for `nlattn.tiled.scram.scram`.
-    **options
-        `tile`: tasks have ``tile * tile`` keys, in whole blocks of 1024; `eta`, `tol` and `steps`
-        (100 at most, if omitted) as for `nlattn.lewis_weights`.
+    tile : int
+        Tasks have ``tile * tile`` keys, in whole blocks of 1024.
+    eta, tol, steps
+        As for `nlattn.lewis_weights`.
     """
-    return carry_out(job(k, p, **options), out, executor, resume, progress, max_bytes)
+    told = job(k, p, tile=tile, eta=eta, tol=tol, steps=steps)
+    return carry_out(told, out, executor, resume, progress, max_bytes)

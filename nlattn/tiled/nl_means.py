@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,10 +18,14 @@ from nlattn.tiled import pyramid, search, sources, trees
 from nlattn.tiled.bands import Band, bands
 from nlattn.tiled.executors import identity
 from nlattn.tiled.folder import ArraySpec, Folder
+from nlattn.tiled.options import MeansOptions
 from nlattn.tiled.plan import carry_out
 from nlattn.tiled.points import Points
 from nlattn.tiled.run import Executor, Told
 from nlattn.tiled.task import Cost, Done, Record, Stage, TileTask
+
+if TYPE_CHECKING:
+    from typing import Unpack
 
 OP = "tiled"
 _NEAR = "window", "union"
@@ -186,15 +190,16 @@ def nl_means(
     image: object,
     out: str | os.PathLike[str],
     *,
+    sigma: float,
     executor: Executor | None = None,
     resume: bool = False,
     progress: Told = None,
     max_bytes: float = 4e9,
-    **options: Any,
+    **options: Unpack[MeansOptions],
 ) -> list[Record]:
     """`nl_means` of a picture on disk, to ``out.npy`` of the folder `out`.
 
     Options: all of `nl_means` that say what is compared and how, and `tile`: tasks are bands of
     whole rows of about `tile` by `tile` pixels. Matches of the whole picture are found by tiles.
     """
-    return carry_out(job(image, **options), out, executor, resume, progress, max_bytes)
+    return carry_out(job(image, sigma=sigma, **options), out, executor, resume, progress, max_bytes)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Candidates, Propagate, SupportKind
 from nlattn._types import JsonObject
 from nlattn.engines.matches import KINDS
 from nlattn.engines.patchmatch import CANDIDATES, JUMPS, PROPAGATE, SearchOptions
 from nlattn.tiled import features, pyramid, search, sources, sparse, trees
 from nlattn.tiled.executors import identity
 from nlattn.tiled.features import Features
+from nlattn.tiled.options import PictureOptions
 from nlattn.tiled.plan import carry_out
 from nlattn.tiled.points import Points
 from nlattn.tiled.run import Executor, Told
 from nlattn.tiled.task import Record, Stage
+
+if TYPE_CHECKING:
+    from typing import Unpack
 
 OP = "tiled"
 
@@ -90,12 +95,12 @@ def note(x: Points, records: Sequence[Record]) -> JsonObject:
 def searched(
     grid: tuple[int, int],
     seed: int,
-    candidates: str,
+    candidates: Candidates,
     iterations: int | None,
     trees: int,
     topk: int,
-    propagate: str,
-    kind: str,
+    propagate: Propagate,
+    kind: SupportKind,
     window: int,
     reach: int,
 ) -> tuple[SearchOptions, sparse.NearKeys]:
@@ -128,12 +133,12 @@ def job(
     gain: float = 1.5,
     scale: float | None = None,
     keys: float = 16.0,
-    candidates: str = "random",
+    candidates: Candidates = "random",
     iterations: int | None = None,
     trees: int = 4,
     topk: int = 1,
-    propagate: str = "both",
-    kind: str = "neighbours",
+    propagate: Propagate = "both",
+    kind: SupportKind = "neighbours",
     window: int = 1,
     reach: int = 1,
     seed: int = 0,
@@ -166,7 +171,7 @@ def scram(
     resume: bool = False,
     progress: Told = None,
     max_bytes: float = 4e9,
-    **options: Any,
+    **options: Unpack[PictureOptions],
 ) -> list[Record]:
     """Attention of a picture on disk to itself, as `scram_map` of its patch features.
 
