@@ -34,17 +34,24 @@ class Entries(NamedTuple):
 
 def far_apart(q: Floats, k: Floats) -> bool:
     """Whether squares of keys or products with queries may leave float64."""
-    largest = np.frexp(abs(k.astype(np.float64)).max(initial=0))[1]
-    return bool(abs(largest) > _SPREAD or _spread(k, None) > _SPREAD or _spread(q, 1) > _SPREAD)
+    largest = np.frexp(abs(k).max(initial=0))[1]
+    return bool(
+        abs(largest) > _SPREAD
+        or _spread(k, None) > _SPREAD
+        or (_spread(q, None) > _SPREAD and _spread(q, 1) > _SPREAD)  # rows are no wider
+    )
 
 
-def _spread(x: Floats, axis: int | None) -> float:
+def _spread(x: Floats, axis: int | None) -> int:
     """Powers of two between the largest and the smallest entry other than 0, at most of a row."""
-    size = np.frexp(abs(x.astype(np.float64)))[1].astype(float)
-    there = (x != 0) & np.isfinite(x)
-    high = np.where(there, size, -np.inf).max(axis, initial=-np.inf)
-    low = np.where(there, size, np.inf).min(axis, initial=np.inf)
-    return float(np.max(np.asarray(high - low), initial=0))
+    size = abs(x)
+    high = size.max(axis, initial=0)
+    if not np.isfinite(high).all():
+        size[~np.isfinite(size)] = 0
+        high = size.max(axis, initial=0)
+    size[size == 0] = np.inf
+    low = np.where(high > 0, size.min(axis, initial=np.inf), 0)
+    return int(np.max(np.frexp(high)[1] - np.frexp(low)[1], initial=0))
 
 
 def entries(q: Floats, k: Floats, eps: float, p: float, causal: bool) -> Entries:
