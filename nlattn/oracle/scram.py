@@ -8,7 +8,7 @@ A support is written as the set it is: built key by key, sorted at the end.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -22,11 +22,34 @@ from nlattn.oracle.sparse import (
     sparse_attention_vjp,
 )
 
+if TYPE_CHECKING:
+    from typing import Unpack
+
 PAIRED = {"softmax": "dot", "dot": "dot", "abspow": "absdot", "gaussian": "neg_l2"}
-WEIGHTS = ("weight", "scale", "bandwidth", "power", "masked_rows")
-MASKS = ("key_mask", "mask", "causal")
-SHAPE = ("kind", "window")
-SEARCH = ("iterations", "topk", "propagate", "seed")
+
+
+class Weights(TypedDict, total=False):
+    """What makes a weight of a score."""
+
+    weight: str
+    scale: float | None
+    bandwidth: float
+    power: float
+
+
+class ScramOptions(Weights, total=False):
+    """All that says which keys, and how much of each."""
+
+    masked_rows: str
+    kind: str | tuple[str, ...]
+    window: int
+    key_mask: Array | None
+    mask: Array | None
+    causal: bool
+    iterations: int
+    topk: int
+    propagate: str
+    seed: int
 
 
 def box(y: int, x: int, radius: int, grid: tuple[int, int]) -> set[tuple[int, int]]:
@@ -158,12 +181,12 @@ def scram(
     field: Found | None = None,
     support: Support | None = None,
     return_lse: bool = False,
-    **options: object,
+    **options: Unpack[ScramOptions],
 ) -> Array | tuple[Array, Array]:
     """Outputs (..., Hq, Wq, e) of the support given, or that of the field given, or found."""
     weights, support = _chosen(q, k, field, support, options)
-    flat = _flat(q), _flat(k), _flat(v)
-    out, lse = sparse_attention(*flat, support, return_lse=True, **weights)
+    flat, rows = (_flat(q), _flat(k), _flat(v)), options.get("masked_rows", "zero")
+    out, lse = sparse_attention(*flat, support, masked_rows=rows, return_lse=True, **weights)
     grid = q.shape[-3:-1]
     out = out.reshape((*out.shape[:-2], *grid, out.shape[-1]))
     return (out, lse.reshape((*lse.shape[:-1], *grid))) if return_lse else out
@@ -179,7 +202,7 @@ def scram_vjp(
     dlse: Array | None = None,
     field: Found | None = None,
     support: Support | None = None,
-    **options: object,
+    **options: Unpack[ScramOptions],
 ) -> tuple[Array, Array, Array]:
     """Gradients (dq, dk, dv), the support held fixed."""
     weights, support = _chosen(q, k, field, support, options)
@@ -203,11 +226,10 @@ def scram_jvp(
     field: Found | None = None,
     support: Support | None = None,
     return_lse: bool = False,
-    **options: object,
+    **options: Unpack[ScramOptions],
 ) -> Array | tuple[Array, Array]:
     """Change of `out`, and of `lse`, along dq, dk, dv, the support held fixed."""
     weights, support = _chosen(q, k, field, support, options)
-    weights.pop("masked_rows", None)
     flat, changes = (_flat(q), _flat(k), _flat(v)), (_flat(dq), _flat(dk), _flat(dv))
     out, lse = sparse_attention_jvp(*flat, support, *changes, return_lse=True, **weights)
     grid = q.shape[-3:-1]
@@ -216,23 +238,24 @@ def scram_jvp(
 
 
 def _chosen(
-    q: Array, k: Array, field: Found | None, support: Support | None, options: dict[str, Any]
-) -> tuple[dict[str, Any], Support]:
+    q: Array, k: Array, field: Found | None, support: Support | None, given: ScramOptions
+) -> tuple[Weights, Support]:
     """Options of the weights, and the support that the others make."""
-    unknown = {*options} - {*WEIGHTS, *MASKS, *SHAPE, *SEARCH}
+    unknown = {*given} - {*ScramOptions.__annotations__}
     if unknown:
         raise TypeError(f"scram: unexpected options {sorted(unknown)}")
-    weights, masks, shape, search = (
-        {name: options[name] for name in names if name in options}
-        for names in (WEIGHTS, MASKS, SHAPE, SEARCH)
-    )
-    if support is not None:
-        return weights, support
-    if field is None:
-        formula = {name: weights[name] for name in ("scale", "bandwidth") if name in weights}
-        score = PAIRED[weights.get("weight", "softmax")]
-        field = _searched(q, k, masks, score=score, **formula, **search)
-    return weights, scram_support(field, **shape, **masks)
+    weights = Weights(
+        weight=given.get("weight", "softmax"), scale=given.get("scale"),
+        bandwidth=given.get("bandwidth", 1.0), power=given.get("power", 2.0),
+    )  # fmt: skip
+    if support is None:
+        support = scram_support(
+            _searched(q, k, given) if field is None else field,
+            kind=given.get("kind", "window"), window=given.get("window", 3),
+            key_mask=given.get("key_mask"), mask=given.get("mask"),
+            causal=given.get("causal", False),
+        )  # fmt: skip
+    return weights, support
 
 
 @dataclass(frozen=True)
@@ -243,18 +266,26 @@ class Found:
     key_grid: tuple[int, int]
 
 
-def _searched(q: Array, k: Array, masks: dict[str, Any], **options: Any) -> Found:
+def _searched(q: Array, k: Array, given: ScramOptions) -> Found:
     """A field for every slice of the leading axes."""
     lead = np.broadcast_shapes(q.shape[:-3], k.shape[:-3])
-    axes = {"q": 3, "k": 3, "key_mask": 2, "mask": 4, "causal": 0}
-    given: dict[str, Any] = {name: np.asarray(x) for name, x in masks.items() if x is not None}
-    given |= {"q": q, "k": k}
-    for name, x in given.items():
-        given[name] = np.broadcast_to(x, lead + x.shape[x.ndim - axes[name] :])
-    fields = []
-    for number, b in enumerate(np.ndindex(lead)):
-        own = {name: x[b] for name, x in given.items()}
-        fields.append(patchmatch(**own, **options, first_slice=number).index)
+    q, k = (np.broadcast_to(x, lead + x.shape[-3:]) for x in (q, k))
+    key_mask, mask = given.get("key_mask"), given.get("mask")
+    if key_mask is not None:
+        key_mask = np.broadcast_to(key_mask, lead + np.shape(key_mask)[-2:])
+    if mask is not None:
+        mask = np.broadcast_to(mask, lead + np.shape(mask)[-4:])
+    fields = [
+        patchmatch(
+            q[b], k[b], score=PAIRED[given.get("weight", "softmax")], scale=given.get("scale"),
+            bandwidth=given.get("bandwidth", 1.0), iterations=given.get("iterations", 5),
+            topk=given.get("topk", 1), propagate=given.get("propagate", "both"),
+            seed=given.get("seed", 0), causal=given.get("causal", False), first_slice=number,
+            key_mask=None if key_mask is None else key_mask[b],
+            mask=None if mask is None else mask[b],
+        ).index
+        for number, b in enumerate(np.ndindex(lead))
+    ]  # fmt: skip
     return Found(np.reshape(fields, lead + fields[0].shape), (k.shape[-3], k.shape[-2]))
 
 
