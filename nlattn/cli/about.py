@@ -10,7 +10,6 @@ from argparse import Namespace
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from nlattn.cli import report
 from nlattn.cli.output import table, to_json
 from nlattn.conformance.cases.calls import call
 from nlattn.conformance.table import TABLE
+from nlattn.maps.base import AttentionMap
 from nlattn.runtime import jit, threads
 
 
@@ -71,14 +71,14 @@ def warmup_(options: Namespace) -> int:
 
 def _compile_all(dtype: str) -> None:
     for spec in TABLE:
-        kinds: list[Any] = ["", *["map"] * spec.has_map, *["vjp"] * spec.has_vjp]
-        for kind in kinds:
-            result = spec.function(kind)(**call(spec, kind, dtype=dtype))
-            if kind == "map":
-                _use(result)
+        spec.function()(**call(spec, "", dtype=dtype))
+        if spec.has_map:
+            _use(spec.function("map")(**call(spec, "map", dtype=dtype)))
+        if spec.has_vjp:
+            spec.function("vjp")(**call(spec, "vjp", dtype=dtype))
 
 
-def _use(A: Any) -> None:
+def _use(A: AttentionMap) -> None:
     A @ np.zeros((A.shape[1], 1), A.dtype)
     A.T @ np.zeros((A.shape[0], 1), A.dtype)
     A.rows([0])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._modes import Overlap
-from nlattn._types import Floats
+from nlattn._types import Floats, Ints
 from nlattn.kernels import patches as kernels
 from nlattn.kernels.patches import Grid
 from nlattn.runtime.jit import blocks
@@ -211,7 +211,7 @@ def add_outer(a: Floats, b: Floats, out: Floats) -> None:
     kernels.add_outer(blocks(len(out), kernels.BLOCK), a, b, out)
 
 
-def _patches(places: Any, length: int, patch: int) -> Any:
+def _patches(places: Ints, length: int, patch: int) -> Ints:
     """How many patches with centres 0 to ``length - 1`` cover each place."""
     r = patch // 2
     return np.minimum(length - 1, places + r) - np.maximum(0, places - r) + 1

@@ -102,7 +102,7 @@ def key_sums(f: Identity, x: Floats, y: Floats, slices: Ints, mask: Bools | None
     )
     tasks = groups(batch, x.shape[1], r * e)
 
-    def part(number: int) -> Any:
+    def part(number: int) -> tuple[Ints, Floats, Floats, Floats, Floats, Ints]:
         some = tasks[number]
         t = len(some)
         high, where = np.tile(start.astype(x.dtype), (t, 1)), np.zeros((t, 2), np.int64)

@@ -7,11 +7,11 @@ largest exponent met so far.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from nlattn._types import Bools, Floats, Ints
+from nlattn._types import Bools, Floats, Ints, Scalar
 from nlattn.engines.factored import offset
 from nlattn.engines.features import Block, ColumnExp, Identity, Random
 from nlattn.engines.unseen import cleaned, finite
@@ -39,7 +39,7 @@ class Causal(NamedTuple):
     shift: Floats | None = None
     """(slices of v, 1, e) what has been taken from values."""
 
-    def own_eps(self, top: Floats) -> Any:
+    def own_eps(self, top: Floats) -> Scalar:
         """`eps` in the units of features relative to `top`."""
         if isinstance(self.keys, Random):
             root = np.sqrt(len(self.keys.projection))
@@ -222,7 +222,12 @@ def _vjp(p: Causal, dout: Floats, moving: list[Ints | None]) -> tuple[Floats, Fl
 
 
 def _keys_vjp(
-    p: Causal, head: int, known: list[Any], where: Ints | None, dk: Floats, dv: Floats
+    p: Causal,
+    head: int,
+    known: Sequence[tuple[slice, Floats, Floats, Floats]],
+    where: Ints | None,
+    dk: Floats,
+    dv: Floats,
 ) -> None:
     """Blocks in reverse: every key sums over the queries after it."""
     q, k, v = (x[part] for x, part in zip((p.q, p.k, p.v), p.slices[head], strict=True))

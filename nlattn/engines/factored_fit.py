@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -86,7 +86,8 @@ def read(
     fit: _check.Fit, f: Identity, context: Floats, norm: Floats | None = None
 ) -> tuple[Floats, Floats]:
     """``phi(q) context``, over ``phi(q).norm`` if given, and that one's logarithm."""
-    return factored.read(f, fit["q"], fit.slices("q")[:, 0], *_cast(fit, context, norm))
+    context, norm = _cast(fit, context), None if norm is None else _cast(fit, norm)
+    return factored.read(f, fit["q"], fit.slices("q")[:, 0], context, norm)
 
 
 def write(
@@ -111,16 +112,18 @@ def queries_vjp(
     fit: _check.Fit, f: Identity, context: Floats, norm: Floats | None = None
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients of queries (batch, n, d), context (batch, r, e) and norm (batch, r)."""
-    given = _cast(fit, context, norm)
-    return factored.queries_vjp(f, fit["q"], fit["dout"], fit.slices("q", "dout"), *given)
+    context, norm = _cast(fit, context), None if norm is None else _cast(fit, norm)
+    return factored.queries_vjp(f, fit["q"], fit["dout"], fit.slices("q", "dout"), context, norm)
 
 
 def keys_vjp(fit: _check.Fit, f: Identity, hidden: Hidden, g: KeyGradient) -> tuple[Floats, Floats]:
     """Gradients of keys and values from those of the sums of ``scale phi(k)`` times (v, 1)."""
     slices = np.column_stack([fit.slices("k", "v"), hidden.parts])
-    g = g._replace(**dict(zip(("scale", "context", "norm"), _cast(fit, *g[1:4]), strict=True)))
+    g = g._replace(
+        scale=_cast(fit, g.scale), context=_cast(fit, g.context), norm=_cast(fit, g.norm)
+    )
     return factored.keys_vjp(f, fit["k"], fit["v"], slices, g, hidden.mask)
 
 
-def _cast(fit: _check.Fit, *arrays: Floats | None) -> list[Any]:
-    return [None if x is None else x.astype(fit.dtype) for x in arrays]
+def _cast(fit: _check.Fit, x: Floats) -> Floats:
+    return x.astype(fit.dtype)

@@ -6,7 +6,7 @@ between compiled feature maps.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,7 +36,7 @@ def key_sums(fit: _check.Fit, f: Identity, hidden: Hidden, sums: KeySums) -> Key
     fall = [top_change(f, sums, b, fit["dk"][slices[b, 2]]) for b in range(batch)] if m else []
 
     @np.errstate(invalid="ignore", over="ignore")  # of numbers that are not finite
-    def part(number: int) -> Any:
+    def part(number: int) -> tuple[int, Floats, Floats]:
         b, rows = tasks[number]
         k, v, dk, dv = (fit[n][i, rows] for n, i in zip(names, slices[b], strict=True))
         if hidden.mask is not None:
@@ -65,16 +65,18 @@ def top_change(f: Identity, sums: KeySums, b: int, dk: Floats) -> float:
 
 
 def read(
-    fit: _check.Fit, f: Identity, context: Floats, dcontext: Floats, norm: Any = None,
-    dnorm: Any = None,
+    fit: _check.Fit, f: Identity, context: Floats, dcontext: Floats,
+    norms: tuple[Floats, Floats] | None = None,
 ) -> Floats:  # fmt: skip
-    """Change (batch, n, e) of ``phi(q) context``, over ``phi(q).norm`` if that is given."""
+    """Change (batch, n, e) of ``phi(q) context``, over ``phi(q).norm`` if that is given.
+
+    `norms` are the norm and its change, (batch, r).
+    """
     batch, n, kind = fit.batch, fit.dims["n"], fit.dtype
     out: Floats = np.empty((batch, n, context.shape[2]), kind)
     slices, tasks, start = fit.slices("q", "dq"), chunks(batch, n), np.zeros(context.shape[1])
     context, dcontext = context.astype(kind), dcontext.astype(kind)
-    if norm is not None:
-        norm, dnorm = norm.astype(kind), dnorm.astype(kind)
+    each = None if norms is None else [x.astype(kind) for x in norms]
 
     @np.errstate(invalid="ignore", over="ignore")
     def part(number: int) -> None:
@@ -83,9 +85,10 @@ def read(
         phi, dphi = block.whole, f.jvp(block, fit["dq"][slices[b, 1], rows])
         moved = dphi @ context[b]
         moved += phi @ dcontext[b]
-        if norm is not None:
-            total = (phi @ norm[b])[:, None]
-            change = (dphi @ norm[b] + phi @ dnorm[b])[:, None]
+        if each is not None:
+            norm, dnorm = (x[b] for x in each)
+            total = (phi @ norm)[:, None]
+            change = (dphi @ norm + phi @ dnorm)[:, None]
             moved -= (phi @ context[b]) * (change / total)
             moved /= total
         out[b, rows] = moved

@@ -8,15 +8,17 @@ may grow from block to block, and the caller rescales what it has summed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Bools, Floats
+from nlattn._types import Bools, Floats, Ints, Scalar
 from nlattn.kernels import rows
 from nlattn.kernels.rows import FeatureRows
 from nlattn.runtime.helpers import remembered
+
+_NOTHING = _check.frozen(np.empty((0, 1)))
 
 
 class Block(NamedTuple):
@@ -28,11 +30,11 @@ class Block(NamedTuple):
     """(rows, r) features without eps, relative to the maxima."""
     top: Floats
     """(r,) or (rows, 1) the maxima."""
-    eps: Any = 0.0
+    eps: Floats | Scalar = 0.0
     """What each feature still lacks, in the units of `phi`: a number, or (rows, 1)."""
-    length: Any = None
+    length: Floats = _NOTHING
     """(rows, 1) of the rows as they came, if they were brought to one length."""
-    first: Any = None
+    first: Ints | tuple[int, int] | None = None
     """Where a maximum that moves was attained: (rows,) features, or one (row, feature)."""
 
     @property
@@ -185,9 +187,9 @@ class Random(Identity):
         return rows.RandomRows(stabilizer, self.joint, self.moving, self._panel, *scalars)
 
     def _block(self, x: Floats, top: Floats, phi: Floats, space: rows.Space) -> Block:
-        own, length, first = space.top[:, None], None, None
+        own, length, first = space.top[:, None], _NOTHING, None
         relative = x.dtype.type(top[0]) if self.joint else own
-        eps: Any = x.dtype.type(self.eps)
+        eps: Floats | Scalar = x.dtype.type(self.eps)
         if self.stabilizer == "neutral":
             eps = np.exp(self._log_eps - relative).astype(x.dtype)
         if self.moving:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
@@ -21,7 +21,7 @@ KINDS = {
     "local": kernels.LOCAL,
     "union": kernels.WINDOW | kernels.NEIGHBOURS | kernels.TOPK | kernels.LOCAL,
 }
-Masks = tuple[Any, Any, bool]
+Masks: TypeAlias = tuple[object, object, bool]
 
 
 def support_of_field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 
@@ -103,7 +103,9 @@ class PictureMeans(NamedTuple):
         indices = _check.frozen(self.support.indices[indptr[0] : indptr[-1]])
         return _check.frozen(indptr - indptr[0]), indices
 
-    def weigh(self, b: int, indptr: Ints, indices: Ints, total: Floats, top: Floats) -> Any:
+    def weigh(
+        self, b: int, indptr: Ints, indices: Ints, total: Floats, top: Floats
+    ) -> tuple[Floats, Ints]:
         """Scores of the edges, and the place of each pixel's best."""
         scores = np.empty(len(indices), self.fit["image"].dtype)
         best, options = np.empty(self.n, np.int64), _check.frozen(self.options(1))

@@ -7,7 +7,7 @@ matches of the query itself, or those of all patches over it. A key may occur se
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -190,7 +190,13 @@ class Votes:
         ), kept
 
     def _gather(
-        self, rows: Support, by_key: Any, c: Floats, name: str, shape: Any, slope: Any = _PLAIN
+        self,
+        rows: Support,
+        by_key: Transposed | None,
+        c: Floats,
+        name: str,
+        shape: tuple[int, ...],
+        slope: Floats = _PLAIN,
     ) -> Floats:
         """``sum c x_j``, or ``slope sum c (x_j - y_i)``; x is `name`, y the other of q and k."""
         out: Floats = np.empty((self.fit.batch, *shape), self.fit.dtype)

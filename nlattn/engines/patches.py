@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from nlattn._types import Floats, Ints
@@ -24,8 +22,7 @@ def padded_vjp(dpadded: Floats, patch: int) -> Floats:
         shape = [*dpadded.shape]
         shape[axis] = length
         summed = np.zeros(shape, dpadded.dtype)
-        place: Any = (slice(None),) * axis + (source,)
-        np.add.at(summed, place, dpadded)
+        np.add.at(summed.swapaxes(0, axis), source, dpadded.swapaxes(0, axis))
         dpadded = summed
     return dpadded
 

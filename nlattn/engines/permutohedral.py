@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -181,7 +182,9 @@ def jvp(fit: _check.Fit, options: PermutohedralOptions, given: Given) -> tuple[F
     return out, lse
 
 
-def _heads(fit: _check.Fit, options: PermutohedralOptions, given: Given) -> Any:
+def _heads(
+    fit: _check.Fit, options: PermutohedralOptions, given: Given
+) -> Iterator[tuple[int, Head]]:
     """Every slice and its head; slices of the same queries and keys share one."""
     shared: dict[tuple[int, ...], Head] = {}
     chosen = given.q is not None or given.k is not None

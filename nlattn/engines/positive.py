@@ -57,8 +57,8 @@ class Positive(NamedTuple):
         """Change of the output along dq, dk and dv."""
         context, norm, sums = self.sums(fit)
         change = factored_jvp.key_sums(fit, self.keys, Hidden.checked(fit, None), sums)
-        of_keys = context, change.values, norm, change.features
-        return fit.unfold(factored_jvp.read(fit, self.queries, *of_keys))
+        norms = norm, change.features
+        return fit.unfold(factored_jvp.read(fit, self.queries, context, change.values, norms))
 
     def factors(self, fit: _check.Fit) -> Factors:
         """The factors of one head's map; those of queries are divided by their row's sum."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from nlattn._types import Ints
 
 
-def joined(a: Any, b: object) -> tuple[int, int] | None:
+def joined(a: ArrayLike, b: ArrayLike) -> tuple[int, int] | None:
     """The first numbers that two sets share, as one range; None if they share none."""
     for low, high in np.asarray(b, np.int64):
         for start, stop in np.asarray(a, np.int64):

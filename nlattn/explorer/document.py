@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Mapping
 from importlib.resources import files
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,7 @@ def page(
     image: object,
     maps: Mapping[str, AttentionMap] | AttentionMap,
     *,
-    keys: Any = None,
+    keys: object = None,
     layers: Mapping[str, Layer] | None = None,
     top: int = 9,
     title: str = "",

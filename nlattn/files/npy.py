@@ -7,7 +7,7 @@ import os
 import re
 import struct
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Literal, NamedTuple
 
 import numpy as np
 
@@ -120,7 +120,7 @@ def mapped(op: str, path: str | os.PathLike[str], *, kinds: str) -> Array:
             header = _checked_header(file, kinds)
         except ValueError as error:
             raise ValueError(f"{op}: {Path(path).name} {one_line(error)}") from None
-        order: Any = "F" if header.fortran else "C"
+        order: Literal["F", "C"] = "F" if header.fortran else "C"
         if not header.nbytes:
             return np.empty(header.shape, header.dtype, order)
         return np.memmap(file, header.dtype, "r", header.start, header.shape, order)

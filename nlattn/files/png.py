@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def chunks(file: IO[bytes]) -> Png:
     return Png(width, height, depth, kind, interlaced, samples, b"".join(parts))
 
 
-def deep(png: Png) -> tuple[Ints, Any]:
+def deep(png: Png) -> tuple[Ints, Floats | None]:
     """Samples (H, W, 1 or 3) of 16 bits, and opacity (H, W, 1) of 0 to 1 if there is any."""
     from PIL import Image
 

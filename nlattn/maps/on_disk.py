@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats, Support, Work
+from nlattn._types import Array, Floats, Support, Work
 from nlattn.engines.support import checked_support
 from nlattn.files import npy
 from nlattn.files.untrusted import one_line, open_regular, parse_json
@@ -94,7 +93,7 @@ def open_map(folder: str | os.PathLike[str]) -> DiskMap:
     return DiskMap(support, *parts, Work(scores, multiply_adds, n_bytes), *grids)
 
 
-def _mapped(path: Path, kinds: str) -> Any:
+def _mapped(path: Path, kinds: str) -> Array:
     return _check.frozen(npy.mapped(OP, path, kinds=kinds).view(np.ndarray))
 
 

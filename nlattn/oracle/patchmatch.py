@@ -8,7 +8,7 @@ variant, its order and random numbers ours.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -203,7 +203,11 @@ class _Search:
         return int(valid[self.draw(0, p, 0, len(valid))])
 
     def propagate(
-        self, p: int, matches: Callable[[int], list[int]], kind: str, steps: Sequence[Any]
+        self,
+        p: int,
+        matches: Callable[[int], list[int]],
+        kind: str,
+        steps: Sequence[tuple[int, int]],
     ) -> None:
         y, x = divmod(p, self.Wq)
         order = [(p, dy, dx) for dy, dx in steps]

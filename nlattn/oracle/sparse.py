@@ -23,7 +23,6 @@ that the complex step differentiates it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -43,7 +42,7 @@ def scores(q: Array, k: Array, weight: str, scale: float, bandwidth: float) -> A
 
 def probabilities(
     s: Array, weight: str, power: float, sink: Array | None = None
-) -> tuple[Array, Any]:
+) -> tuple[Array, float | np.floating]:
     """Weights over their normaliser, (s,), and the normaliser's logarithm; no key gives -inf."""
     if weight == "dot":
         w, top, Z = s, 0.0, s.dtype.type(len(s))
@@ -241,14 +240,14 @@ def _unit(x: Array, eps: float | None) -> Array:
     return x if eps is None else rms_normalised(x, eps)
 
 
-def _in_base(lse: Any, lse_base: str) -> Array:
+def _in_base(lse: Array, lse_base: str) -> Array:
     return lse / LOG_2 if lse_base == "2" else lse
 
 
-def _capped(s: Array, softcap: float | None) -> tuple[Array, Any]:
+def _capped(s: Array, softcap: float | None) -> tuple[Array, Array]:
     """Capped scores, and the slope of the cap."""
     if softcap is None:
-        return s, 1
+        return s, np.ones(s.shape)
     bent = np.tanh(s / softcap)
     return softcap * bent, 1 - bent**2
 

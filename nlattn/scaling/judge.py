@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -166,7 +166,7 @@ def _line(x: Floats, z: Floats, place: int | None) -> _Line:
     columns = [np.ones_like(x), x]
     if place is not None:
         columns.append((np.arange(len(x)) > place).astype(np.float64))
-    M: Any = np.stack(columns, 1)
+    M: Floats = np.stack(columns, 1)
     inverse = np.linalg.inv(M.T @ M)
     found = inverse @ (M.T @ z)
     rest = float(((z - M @ found) ** 2).sum())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -80,7 +80,7 @@ def extrapolate(n: Sequence[int], cost: Sequence[float], at: int, seed: int = 0)
     centres = np.array([fit.level + float(growth(fit.law).log2(at)) for fit in fits])
     spreads = np.array([math.sqrt(fit.rest / max(1, len(n) - 2)) for fit in fits])
     noise = rng.standard_t(max(1, len(n) - 2), _DRAWS) * math.sqrt(1 + 1 / len(n))
-    drawn: Any = np.exp2(centres[chosen] + spreads[chosen] * noise)
+    drawn: Floats = np.exp2(centres[chosen] + spreads[chosen] * noise)
     low, middle, high = np.quantile(drawn, [0.025, 0.5, 0.975])
     return Range(float(middle), float(low), float(high))
 

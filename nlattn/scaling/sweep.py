@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -174,7 +173,7 @@ class Sweep:
             if found is not None:
                 self.curves[one.name].quality[scene.n] = found
 
-    def _shuffled(self, what: str) -> Any:
+    def _shuffled(self, what: str) -> Iterator[tuple[CostSubject, Scene]]:
         """Subjects and scenes in random order, as far as the budget goes."""
         pairs = [(one, scene) for one in self.subjects for scene in self.scenes]
         for i in self._rng.permutation(len(pairs)):
