@@ -12,17 +12,12 @@ from nlattn._modes import Candidates, Propagate, Score
 from nlattn._types import Bools, Field, Floats, Ints, Work
 from nlattn.engines import nearest, random_search, tree_search
 from nlattn.engines.random_search import Progress
-from nlattn.kernels import exact, scores
+from nlattn.engines.scores import SCORES, vectors
+from nlattn.kernels import exact
 from nlattn.kernels import patchmatch as kernels
 from nlattn.kernels.matching import SAME, SHIFT, TILE, Plan
 
 CANDIDATES: tuple[Candidates, ...] = get_args(Candidates)
-SCORES: dict[Score, int] = {
-    "dot": scores.DOT,
-    "cosine": scores.DOT,
-    "neg_l2": scores.NEG_L2,
-    "absdot": scores.ABSDOT,
-}
 PROPAGATE: dict[Propagate, int] = {"same": SAME, "shift": SHIFT, "both": SAME | SHIFT}
 JUMPS = (8, 4, 2, 1)
 _LINE = 64  # bytes of a cache line
@@ -154,13 +149,8 @@ def search(
 
 
 def features(x: Floats, score: str, patch: int) -> Floats:
-    """Features as the kernels read them: padded for patches, of unit length for the cosine."""
-    if score == "cosine":
-        top = abs(x).max(-1, keepdims=True, initial=0)  # powers of two spare squares their limits
-        x = np.ldexp(x, -np.where(np.isfinite(top), np.frexp(top)[1], 0))
-        length = np.sqrt((x * x).sum(-1, keepdims=True))
-        with np.errstate(invalid="ignore"):  # infinities have no direction
-            x = np.divide(x, length, out=np.zeros_like(x), where=length > 0)
+    """Features as the kernels read them: as the score takes them, padded for patches."""
+    x = vectors(x, score)
     if patch > 1:
         around = (patch // 2, patch // 2)
         x = np.pad(x, ((0, 0), around, around, (0, 0)), mode="reflect")

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._modes import NearestScore, Nonfinite
 from nlattn._types import Bools, Field, Floats, Ints, Nearest
-from nlattn.engines import laws, matches, nearest
+from nlattn.engines import laws, matches, nearest, scores
 from nlattn.engines.magnitude import ranged
 from nlattn.engines.patchmatch import features
-from nlattn.kernels import scores
 from nlattn.kernels.matching import SAME, Plan
 from nlattn.ops._scores import fold, truth_values
 
 OP = "nearest_keys"
-SCORES = {"dot": scores.DOT, "cosine": scores.DOT, "neg_l2": scores.NEG_L2}
+SCORES: tuple[NearestScore, ...] = get_args(NearestScore)
 
 
 @ranged(laws.bounded)
@@ -81,12 +81,8 @@ def nearest_keys(
     fit = _check.fit(OP, {"q": (q, "n d"), "k": (k, "m d")}, nonfinite=nonfinite)
     n, m, d = fit.shape("n m d")
     wanted = _check.integer(OP, "topk", topk, low=1, high=64)
-    kind = SCORES[_check.choice(OP, "score", score, tuple(SCORES))]
-    factor = 1.0 if score == "cosine" else d**-0.5
-    if scale is not None:
-        factor = _check.number(OP, "scale", scale)
-    if kind == scores.NEG_L2:
-        factor = _check.number(OP, "bandwidth", bandwidth, positive=True) ** -2
+    kind = scores.SCORES[_check.choice(OP, "score", score, SCORES)]
+    factor = scores.factor(OP, score, d, scale, bandwidth)
     if max(n, m) >= 1 << 31:
         _check.fail(OP, "q" if n > m else "k", f"has {max(n, m)} rows, expected under 2^31")
     ahead = int(_check.flag(OP, "causal", causal))

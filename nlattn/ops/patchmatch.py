@@ -14,8 +14,9 @@ from nlattn._types import Bools, Field, Floats, Ints
 from nlattn.engines import laws
 from nlattn.engines import patchmatch as engine
 from nlattn.engines.magnitude import ranged
-from nlattn.engines.patchmatch import CANDIDATES, JUMPS, PROPAGATE, SCORES, Masks, SearchOptions
+from nlattn.engines.patchmatch import CANDIDATES, JUMPS, PROPAGATE, Masks, SearchOptions
 from nlattn.engines.random_search import Progress
+from nlattn.engines.scores import SCORES, factor
 
 OP = "patchmatch"
 METHODS: tuple[SearchMethod, ...] = get_args(SearchMethod)
@@ -122,7 +123,7 @@ def patchmatch(
     options = SearchOptions(
         topk,
         _check.choice(OP, "score", score, tuple(SCORES)),
-        _factor(fit, score, scale, bandwidth),
+        factor(OP, score, fit.dims["d"], scale, bandwidth),
         _check.odd(OP, "patch", patch, "its centre is a pixel"),
         candidates,
         iterations,
@@ -144,15 +145,6 @@ def patchmatch(
     if max(n, m) >= 1 << 31:
         _check.fail(OP, "q" if n > m else "k", f"has {max(n, m)} pixels, expected under 2^31")
     return engine.search(fit, options, _masks(fit, key_mask, mask), progress, max_bytes)
-
-
-def _factor(fit: _check.Fit, score: str, scale: float | None, bandwidth: float) -> float:
-    """What scores are multiplied by."""
-    width = _check.number(OP, "bandwidth", bandwidth, positive=True)
-    factor = 1.0 if score == "cosine" else fit.dims["d"] ** -0.5
-    if scale is not None:
-        factor = _check.number(OP, "scale", scale)
-    return width**-2 if score == "neg_l2" else float(factor)
 
 
 def _masks(fit: _check.Fit, key_mask: Bools | None, mask: Bools | None) -> Masks:

@@ -17,6 +17,7 @@ from nlattn.engines import patchmatch as engine
 from nlattn.engines import random_search
 from nlattn.engines.patchmatch import Masks, SearchOptions
 from nlattn.engines.random_search import Inputs
+from nlattn.engines.scores import SCORES
 from nlattn.kernels import patchmatch as kernels
 from nlattn.kernels.matching import TILE, Plan, Round
 from nlattn.tiled.bands import Band
@@ -103,7 +104,7 @@ def inputs(folder: Folder, x: Points, options: SearchOptions, band: Band) -> tup
     q = x.queries(folder, band.above, band.below)
     plan = Plan(
         *(band.below - band.above, wide, *x.key_grid, x.d, options.patch),
-        *(engine.SCORES[options.score], factor),
+        *(SCORES[options.score], factor),
         *(engine.PROPAGATE[options.propagate], 0, options.signed_seed, 0),
         above=band.above * wide,
         rows=high,
