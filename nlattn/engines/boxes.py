@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from nlattn import _check
 from nlattn._types import Floats, Ints
@@ -48,24 +47,18 @@ def leading(x: Floats) -> int:
     return some if some + 1 < x.shape[1] else x.shape[1]
 
 
-def rounded(x: Floats, kind: DTypeLike) -> Floats:
-    """Points of another dtype; infinite where it does not reach."""
-    with np.errstate(over="ignore", under="ignore"):
-        return x.astype(kind, copy=False)
-
-
-def plant(x: Floats, k: Floats, keys: Ints, kind: DTypeLike | None = None) -> Tree:
+def plant(x: Floats, lows: Floats, k: Floats, keys: Ints) -> Tree:
     """Tree over points `x` (m, dims) of the rows `keys`, ascending, of features `k`.
 
-    Boxes and short points are of dtype `kind`, that of points if omitted.
+    `lows` are what the points' rounding left, or empty.
     """
     m, dims = x.shape
     depth = levels(m, LEAF)
     order = ordered(x, depth)
-    points = np.empty((m, dims), x.dtype)
-    kernels.place(1 << depth, x, depth, order, points)
+    points, rests = np.empty((m, dims), x.dtype), np.empty_like(lows)
+    kernels.place(1 << depth, x, lows, depth, order, points, rests)
     order = keys[order]
-    shorts = rounded(shorten(points, leading(x)), kind or x.dtype)
+    shorts = shorten(points, leading(x))
     nodes, short = 2 << depth, shorts.shape[1]
     box = np.zeros((nodes, 2, short), shorts.dtype)
     least, most, uniform = (
@@ -79,6 +72,7 @@ def plant(x: Floats, k: Floats, keys: Ints, kind: DTypeLike | None = None) -> Tr
         dims,
         _check.frozen(order),
         _check.frozen(points.reshape(-1)),
+        _check.frozen(rests.reshape(-1)),
         short,
         _check.frozen(shorts.reshape(-1)),
         _check.frozen(box.reshape(-1)),

@@ -21,7 +21,7 @@ from nlattn.engines.exhaustive import Slice
 from nlattn.engines.random_search import Progress
 from nlattn.kernels import certified as kernels
 from nlattn.kernels.boxes import Tree
-from nlattn.kernels.certified_arrays import LOOSE, MOVED, ROOT, SHARP, THERE
+from nlattn.kernels.certified_arrays import COARSE, LOOSE, MOVED, ROOT, SHARP, THERE
 from nlattn.kernels.certified_panel import UNSOUND
 from nlattn.kernels.certified_terms import Terms
 from nlattn.kernels.gemm import width
@@ -56,7 +56,7 @@ class Descent(NamedTuple):
     tree: Tree
     asked: Asked
     numbers: Floats
-    """(n, 5) by query, see `kernels.certified_arrays`."""
+    """(n, 6) by query, see `kernels.certified_arrays`."""
     top: Floats
     """(n,) score of a key at distance 0."""
     slack: float
@@ -172,7 +172,7 @@ def _part(ground: Ground, kind: DTypeLike, mixed: bool, queries: Ints) -> Descen
     """Trees in one precision for some queries."""
     x, keys = ground.slice, ground.keys
     plan = Plan(1, len(x.q), 1, len(x.k), x.q.shape[1], 1, x.kind, x.factor, SAME, 0, 0, 0)
-    ready = nearest.prepare(x.q, x.k, keys, plan, kind, exact=True)
+    ready = nearest.prepare(x.q, x.k, keys, plan, kind, lows=mixed)
     order = ready.asked.order
     if len(queries) < len(order):
         wanted = np.zeros(len(order), bool)
@@ -188,7 +188,7 @@ def _part(ground: Ground, kind: DTypeLike, mixed: bool, queries: Ints) -> Descen
 def _numbers(shape: Geometry, kind: DTypeLike, mixed: bool) -> tuple[Floats, Floats, float]:
     """Numbers for the kernel, scores at distance 0, slack of bounds whose dtype is `kind`."""
     given, info = shape.numbers, np.finfo(kind)
-    u, numbers = float(info.eps) / 2, np.zeros((len(given), 5))
+    u, numbers = float(info.eps) / 2, np.zeros((len(given), 6))
     with np.errstate(all="ignore"):
         sharp = 1 / given[:, PER_SCORE]
         wild = ~np.isfinite(sharp) | ~(shape.far < float(info.max) ** 0.25)
@@ -202,8 +202,9 @@ def _numbers(shape: Geometry, kind: DTypeLike, mixed: bool) -> tuple[Floats, Flo
         moved = sharp * (point**2 + more + rest) + 150 * _unit(kind, mixed) + mixed * _VALUES
         moved += 2e-7 if kind == np.float32 and not mixed else 1e-15
         numbers[:, MOVED], numbers[:, ROOT] = 1.2 * moved, 2.4 * np.sqrt(sharp) * point
+        numbers[:, COARSE] = 2.4 * np.sqrt(sharp) * (point + mixed * 1.01 * u * shape.far)
     numbers[wild | ~np.isfinite(numbers).all(1), MOVED] = np.inf
-    slack = 2 * (shape.keys.shape[1] + 8) * u + shape.rounding + _THETA
+    slack = shape.rounding + _THETA
     return numbers, top, slack
 
 

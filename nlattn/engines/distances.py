@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from nlattn import _check
-from nlattn._types import Floats, Ints
+from nlattn._types import Floats
 from nlattn.kernels import scores
 from nlattn.kernels.nearest import ERROR, PER_SCORE, SLACK, SLOPE, TINY, TOP, WIDTH
 from nlattn.runtime.threads import serial_blas
@@ -34,6 +34,10 @@ class Geometry(NamedTuple):
     """(n, dims), in the dtype that boxes and distances are computed in."""
     keys: Floats
     """(m, dims)."""
+    lows: Floats
+    """What the rounding of the points of queries left; or empty,"""
+    key_lows: Floats
+    """as for those of keys."""
     numbers: Floats
     """(n, 7) float64, see `kernels.nearest`."""
     rounding: float
@@ -43,9 +47,10 @@ class Geometry(NamedTuple):
 
 
 class _Form(NamedTuple):
-    """Points before they are turned: ``p = factor_i q_i[kept]``, ``x = k[kept]``, and a height."""
+    """Points before they are turned: ``p = factor_i q_i``, ``x = k``, and a height."""
 
-    kept: Ints | slice
+    without: int
+    """Channel that is left out; -1 for none."""
     factor: Floats
     height: Floats
     """(m,) the additional coordinate of keys; queries have 0 there."""
@@ -54,8 +59,13 @@ class _Form(NamedTuple):
     slack: Floats
 
 
-def geometry(q: Floats, k: Floats, kind: int, factor: float, dtype: DTypeLike) -> Geometry:
-    """Points of queries (n, d) and keys (m, d), for points and distances in `dtype`."""
+def geometry(
+    q: Floats, k: Floats, kind: int, factor: float, dtype: DTypeLike, *, lows: bool = False
+) -> Geometry:
+    """Points of queries (n, d) and keys (m, d), for points and distances in `dtype`.
+
+    With `lows` what their rounding left, in that dtype, is kept too, and they are known to it.
+    """
     n, d = q.shape
     unit = max(_unit(k), _unit(q) * 2.0**-900)
     lengths, key_lengths = _lengths(q, unit), _lengths(k, unit)
@@ -63,23 +73,30 @@ def geometry(q: Floats, k: Floats, kind: int, factor: float, dtype: DTypeLike) -
     if kind == scores.NEG_L2:
         steep = factor * unit * unit
         per = np.full(n, 1 / steep if steep > 0 else np.inf)
-        form = _Form(slice(None), np.ones(n), np.zeros(0), np.zeros(n), per, np.zeros(n))
+        form = _Form(-1, np.ones(n), np.zeros(0), np.zeros(n), per, np.zeros(n))
     else:
         form = _products(q, k, factor, unit, lengths, key_lengths, longest)
-    points, places, far, centre = _turned(q, k, form, unit, dtype)
+    points, places, far, left, centre = _turned(q, k, form, unit, dtype, lows)
     numbers = np.zeros((n, 7))
     numbers[:, TOP], numbers[:, PER_SCORE] = form.top, form.per
     numbers[:, SLACK] = form.slack
     u = float(np.finfo(dtype).eps) / 2
-    dims = points.shape[1]
+    dims = points.shape[2]
     steps = 32 * (dims + 8) * _U
     reach = np.abs(form.factor) * lengths + longest + centre
-    numbers[:, WIDTH] = 1.01 * u * far + steps * reach
+    numbers[:, WIDTH] = 1.01 * (u if lows else 1) * left + steps * reach
     numbers[:, TINY] = 4 * dims * float(np.finfo(dtype).tiny)
     _errors(numbers, q.dtype, kind, abs(factor), lengths * unit, longest * unit, d)
     rounding = 2 * (dims + 8) * u + steps
+    none = _check.frozen(np.empty((0, 0), dtype))
     return Geometry(
-        _check.frozen(points), _check.frozen(places), _check.frozen(numbers), rounding, far
+        _check.frozen(points[0]),
+        _check.frozen(places[0]),
+        _check.frozen(points[1]) if lows else none,
+        _check.frozen(places[1]) if lows else none,
+        _check.frozen(numbers),
+        rounding,
+        far,
     )
 
 
@@ -97,11 +114,24 @@ def _lengths(x: Floats, unit: float) -> Floats:
     """Length of each row, in units."""
     out = np.empty(len(x))
     for rows in _blocks(len(x)):
-        some = x[rows].astype(np.float64) / unit
-        big = np.abs(some).max(1, initial=0, keepdims=True)
-        some /= np.where(big > 0, big, 1)
-        out[rows] = np.sqrt(np.einsum("nc,nc->n", some, some)) * big[:, 0]
+        some = x[rows].astype(np.float64)
+        some /= unit
+        square = np.einsum("nc,nc->n", some, some)
+        out[rows] = np.sqrt(square)
+        odd = ~((square > 1e-200) & (square < 1e200))  # also of zeros
+        if odd.any():
+            few = some[odd]
+            big = np.abs(few).max(1, initial=0, keepdims=True)
+            few /= np.where(big > 0, big, 1)
+            out[rows][odd] = np.sqrt(np.einsum("nc,nc->n", few, few)) * big[:, 0]
     return out
+
+
+def _without(x: Floats, channel: int) -> Floats:
+    """All other channels."""
+    if channel == x.shape[1] - 1:
+        return x[:, :channel]
+    return x[:, np.arange(x.shape[1]) != channel]
 
 
 def _products(
@@ -118,8 +148,7 @@ def _products(
     with np.errstate(all="ignore"):
         if hidden is not None:
             channel, gain, constant = hidden[0], np.float64(hidden[1]), hidden[2]
-            kept = np.arange(q.shape[1]) != channel
-            inner, key_inner = _lengths(q[:, kept], unit), _lengths(k[:, kept], unit)
+            inner, key_inner = _lengths(_without(q, channel), unit), hidden[3]
             height = k[:, channel].astype(np.float64) / unit
             offset = key_inner**2 + 2 * gain * constant * height
             most = float(offset.max(initial=0))
@@ -130,7 +159,7 @@ def _products(
             )
             if np.isfinite(size).all():
                 return _Form(
-                    kept,
+                    channel,
                     np.full(len(q), gain),
                     np.sqrt(most - offset),
                     gain**2 * inner**2 + most,
@@ -140,7 +169,7 @@ def _products(
         known = (lengths > 0) & (longest > 0)
         stretch = np.where(known, np.minimum(longest / lengths, 2.0**500), 1.0) * np.sign(factor)
         return _Form(
-            slice(None),
+            -1,
             stretch,
             np.sqrt(np.maximum(longest**2 - key_lengths**2, 0)),
             (stretch * lengths) ** 2 + longest**2,
@@ -149,14 +178,19 @@ def _products(
         )
 
 
-def _disguised(q: Floats, k: Floats, factor: float, unit: float) -> tuple[int, float, float] | None:
-    """The constant channel of queries that hides a distance, its gain, and the constant."""
+def _disguised(
+    q: Floats, k: Floats, factor: float, unit: float
+) -> tuple[int, float, float, Floats] | None:
+    """The constant channel of queries that hides a distance, its gain, and the constant.
+
+    And the lengths of keys without it.
+    """
     if q.shape[1] < 2 or not len(q) or not len(k) or factor <= 0:
         return None
     for channel in np.flatnonzero((q == q[:1]).all(0))[::-1]:
         constant = float(q[0, channel]) / unit
-        kept = np.arange(q.shape[1]) != channel
-        square = _lengths(k[:, kept], unit) ** 2
+        lengths = _lengths(_without(k, channel), unit)
+        square = lengths**2
         height = constant * k[:, channel].astype(np.float64) / unit
         square_c, height_c = square - square.mean(), height - height.mean()
         with np.errstate(over="ignore", invalid="ignore"):  # then it is no distance
@@ -165,48 +199,59 @@ def _disguised(q: Floats, k: Floats, factor: float, unit: float) -> tuple[int, f
                 for a, b in ((square_c, square_c), (square_c, height_c), (height_c, height_c))
             )
         if spread > 0 > rise and math.inf > rise * rise >= _DISGUISED * spread * steep:
-            return int(channel), -spread / (2 * rise), constant
+            return int(channel), -spread / (2 * rise), constant, lengths
     return None
 
 
 @serial_blas
 def _turned(
-    q: Floats, k: Floats, form: _Form, unit: float, dtype: DTypeLike
-) -> tuple[Floats, Floats, Floats, float]:
-    """Centred points on the principal axes of the keys.
+    q: Floats, k: Floats, form: _Form, unit: float, dtype: DTypeLike, lows: bool
+) -> tuple[Floats, Floats, Floats, Floats, float]:
+    """Centred points on the principal axes of the keys, (1 or 2, any, dims): rounded, and the rest.
 
-    And of each query its length and that of the farthest key together, and the centre's length.
+    And of each query its length and that of the farthest key together, the same of what rounding
+    leaves of them, and the centre's length.
     """
+    tall = form.height.size > 0
+    dims = k.shape[1] - (form.without >= 0) + tall
 
-    def key_rows(rows: slice) -> Floats:
-        x = k[rows].astype(np.float64)[:, form.kept] / unit
-        return np.concatenate([x, form.height[rows, None]], 1) if form.height.size else x
+    def begun(x: Floats) -> Floats:
+        some = _without(x, form.without) if form.without >= 0 else x
+        out = np.zeros((len(x), dims))
+        np.divide(some, unit, out=out[:, : some.shape[1]], dtype=np.float64)
+        return out
 
-    def query_rows(rows: slice) -> Floats:
-        x = q[rows].astype(np.float64)[:, form.kept] / unit * form.factor[rows, None]
-        return np.concatenate([x, np.zeros((len(x), 1))], 1) if form.height.size else x
+    def keys(rows: slice, centre: Floats) -> Floats:
+        out = begun(k[rows])
+        if tall:
+            out[:, -1] = form.height[rows]
+        return np.subtract(out, centre, out=out)
 
-    dims = key_rows(slice(0, 0)).shape[1]
-    centre, square = np.zeros(dims), np.zeros((dims, dims))
-    places, points = np.empty((len(k), dims), dtype), np.empty((len(q), dims), dtype)
-    far, farthest = np.empty(len(q)), 0.0
+    def queries(rows: slice, centre: Floats) -> Floats:
+        out = begun(q[rows])
+        out *= form.factor[rows, None]
+        return np.subtract(out, centre, out=out)
+
+    points, places = (np.empty((1 + lows, len(x), dims), dtype) for x in (q, k))
+    far, left = (np.empty(len(q)), np.empty(len(k))), (np.empty(len(q)), np.empty(len(k)))
     with np.errstate(all="ignore"):
-        for rows in _blocks(len(k)):
-            centre += key_rows(rows).sum(0)
-        centre /= max(len(k), 1)
-        for rows in _blocks(len(k)):
-            x = key_rows(rows) - centre
-            square += x.T @ x
-        axes = np.linalg.eigh(square)[1][:, ::-1] if len(k) else np.eye(dims)
-        for rows in _blocks(len(k)):
-            x = (key_rows(rows) - centre) @ axes
-            farthest = max(farthest, float(_norms(x).max()))
-            places[rows] = x
-        for rows in _blocks(len(q)):
-            x = (query_rows(rows) - centre) @ axes
-            far[rows] = _norms(x)
-            points[rows] = x
-    return points, places, far + farthest, float(np.linalg.norm(centre))
+        some = keys(slice(None, None, len(k) // _BLOCK | 1), np.zeros(dims))
+        centre = some.sum(0) / max(len(some), 1)
+        some -= centre
+        axes = np.linalg.eigh(some.T @ some)[1][:, ::-1] if len(k) else np.eye(dims)
+        for rows_of, out, length, rest in zip(
+            (queries, keys), (points, places), far, left, strict=True
+        ):
+            for rows in _blocks(out.shape[1]):
+                x = rows_of(rows, centre) @ axes
+                length[rows] = _norms(x)
+                out[0, rows] = x
+                x -= out[0, rows]
+                rest[rows] = _norms(x)
+                if lows:
+                    out[1, rows] = x
+        reach, missed = (a + float(b.max(initial=0)) for a, b in (far, left))
+    return points, places, reach, missed, float(np.linalg.norm(centre))
 
 
 def _norms(x: Floats) -> Floats:

@@ -39,24 +39,34 @@ def prepare(
     plan: Plan,
     kind: DTypeLike | None = None,
     *,
-    exact: bool = False,
+    lows: bool = False,
 ) -> Ready:
-    """Trees over the `keys` of a slice, queries in order; boxes of dtype `kind`, or that of q.
+    """Trees over the `keys` of a slice, queries in order; points of dtype `kind`, or that of q.
 
-    Points are of that dtype too, or float64 where they shall be `exact`.
+    With `lows` what their rounding left is kept, too.
     """
     rows, places = unfolded(q, plan, plan.Hq, plan.Wq), unfolded(k, plan, plan.Hk, plan.Wk)
     rows, places = _check.frozen(rows), _check.frozen(places)
     some = places if len(keys) == len(places) else places[keys]
     kind = q.dtype if kind is None else kind
-    shape = geometry(rows, some, plan.kind, plan.factor, np.float64 if exact else kind)
-    tree = boxes.plant(shape.keys, places, keys, kind)
+    shape = geometry(rows, some, plan.kind, plan.factor, kind, lows=lows)
+    tree = boxes.plant(shape.keys, shape.key_lows, places, keys)
     wide = width(tree.shorts)
     few = tree.dims if tree.short == tree.dims else tree.short - 1
-    shorts = _check.frozen(boxes.rounded(boxes.shorten(shape.queries, few), kind))
+    shorts = _check.frozen(boxes.shorten(shape.queries, few))
     order = _check.frozen(boxes.ordered(shape.queries, boxes.levels(len(rows), wide)))
     panels = _check.frozen(np.arange(-(-len(rows) // wide)))
-    asked = Asked(order, shape.queries, shorts, shape.numbers, shape.rounding, panels, ALL, SHARE)
+    asked = Asked(
+        order,
+        shape.queries,
+        shape.lows,
+        shorts,
+        shape.numbers,
+        shape.rounding,
+        panels,
+        ALL,
+        SHARE,
+    )
     return Ready(tree, asked, shape)
 
 

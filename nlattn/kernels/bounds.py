@@ -9,9 +9,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nlattn._types import Floats, Scalar
-from nlattn.kernels.gemm import PANEL_BYTES, VECTOR_BYTES, width
+from nlattn.kernels.gemm import width
 from nlattn.kernels.lanes import Lanes
-from nlattn.runtime.emitting import Builder, Context, Kind, Signature, Value, Values
+from nlattn.runtime.emitting import Builder, Context, Signature, Value, Values
 
 _CEILING = 64.0
 NOTHING = 1e27
@@ -115,103 +115,35 @@ def _compiled_bear(  # type: ignore[no-untyped-def]
     return numba.types.boolean(far, numba.types.int64, kind, kind, allowed, spent), emit
 
 
-def _copy(a: Floats, at: int, b: Floats, to: int, count: int) -> None:
-    b[to : to + count] = a[at : at + count]
+def _joined(a: Floats, b: Floats, at: int, out: Floats, to: int, count: int) -> None:
+    out[to : to + count] = a[at : at + count].astype(out.dtype) + b[at : at + count]
 
 
 @intrinsic
-def _compiled_copy(_, a, at, b, to, count):  # type: ignore[no-untyped-def]  # pragma: no cover
-    def emit(context: Context, builder: Builder, signature: Signature, arguments: Values) -> Value:
-        a_, at_, b_, to_, count_ = arguments
-        source = builder.gep(_data(context, builder, signature, 0, a_), [at_])
-        target = builder.gep(_data(context, builder, signature, 2, b_), [to_])
-        size = context.get_abi_sizeof(context.get_value_type(signature.args[0].dtype))
-        cgutils.raw_memcpy(builder, target, source, count_, size)
-        return context.get_dummy_value()
-
-    i = numba.types.int64
-    return numba.types.void(a, i, b, i, i), emit
-
-
-def _less(a: Floats, at: int, centre: Floats, b: Floats, to: int, count: int) -> None:
-    b[to : to + count] = a[at : at + count] - centre[:count]
-
-
-@intrinsic
-def _compiled_less(  # type: ignore[no-untyped-def]
-    _, a, at, centre, b, to, count
+def _compiled_joined(  # type: ignore[no-untyped-def]
+    _, a, b, at, out, to, count
 ):  # pragma: no cover - the compiler runs it
     def emit(context: Context, builder: Builder, signature: Signature, arguments: Values) -> Value:
-        a_, at_, centre_, b_, to_, count_ = arguments
-        source = builder.gep(_data(context, builder, signature, 0, a_), [at_])
-        middle = _data(context, builder, signature, 2, centre_)
-        target = builder.gep(_data(context, builder, signature, 3, b_), [to_])
+        a_, b_, at_, out_, to_, count_ = arguments
+        parts = [
+            builder.gep(_data(context, builder, signature, n, x), [at_])
+            for n, x in ((0, a_), (1, b_))
+        ]
+        target = builder.gep(_data(context, builder, signature, 3, out_), [to_])
         with cgutils.for_range(builder, count_, intp=_SIZE) as loop:
-            x, c = (builder.load(builder.gep(p, [loop.index])) for p in (source, middle))
-            rounded = _rounded(builder, builder.fsub(x, c), target.type.pointee)
-            builder.store(rounded, builder.gep(target, [loop.index]))
+            found = [builder.load(builder.gep(p, [loop.index])) for p in parts]
+            kind = target.type.pointee
+            high, low = (x if x.type == kind else builder.fpext(x, kind) for x in found)
+            builder.store(builder.fadd(high, low), builder.gep(target, [loop.index]))
         return context.get_dummy_value()
 
     i = numba.types.int64
-    return numba.types.void(a, i, centre, b, i, i), emit
-
-
-def _relative(
-    x: Floats, count: int, steep: Floats, high: Floats, first: int, s: Floats, w: int
-) -> None:
-    part = width(x)
-    lanes = slice(first, first + part)
-    square = x[: count * part].reshape(count, part)
-    s[: count * w].reshape(count, w)[:, lanes] = square * steep[lanes] - high[lanes]
-
-
-@intrinsic
-def _compiled_relative(  # type: ignore[no-untyped-def]
-    _, x, count, steep, high, first, s, w
-):  # pragma: no cover - the compiler runs it
-    part = PANEL_BYTES // (x.dtype.bitwidth // 8)
-    lanes = VECTOR_BYTES // (x.dtype.bitwidth // 8)
-
-    def emit(context: Context, builder: Builder, signature: Signature, arguments: Values) -> Value:
-        x_, count_, steep_, high_, first_, s_, w_ = arguments
-        squares = _data(context, builder, signature, 0, x_)
-        wide = ir.VectorType(squares.type.pointee, lanes)
-        slopes = builder.gep(_data(context, builder, signature, 2, steep_), [first_])
-        shifts = builder.gep(_data(context, builder, signature, 3, high_), [first_])
-        target = builder.gep(_data(context, builder, signature, 5, s_), [first_])
-
-        def load(pointer: Value, first: int) -> Value:
-            size = context.get_abi_sizeof(pointer.type.pointee)
-            kind = ir.VectorType(pointer.type.pointee, lanes).as_pointer()
-            place = builder.bitcast(builder.gep(pointer, [_SIZE(first)]), kind)
-            found = builder.load(place, align=size)
-            return found if found.type == wide else builder.fpext(found, wide)
-
-        given = [(load(slopes, l), load(shifts, l)) for l in range(0, part, lanes)]
-        narrow = ir.VectorType(target.type.pointee, lanes)
-        size = context.get_abi_sizeof(target.type.pointee)
-        with cgutils.for_range(builder, count_, intp=_SIZE) as loop:
-            source = builder.gep(squares, [builder.mul(loop.index, _SIZE(part))])
-            row = builder.gep(target, [builder.mul(loop.index, w_)])
-            for n, (a, b) in enumerate(given):
-                new = builder.fsub(builder.fmul(load(source, n * lanes), a), b)
-                place = builder.gep(row, [_SIZE(n * lanes)])
-                place = builder.bitcast(place, narrow.as_pointer())
-                builder.store(_rounded(builder, new, narrow), place, align=size)
-        return context.get_dummy_value()
-
-    i = numba.types.int64
-    return numba.types.void(x, i, steep, high, i, s, i), emit
+    return numba.types.void(a, b, i, out, i, i), emit
 
 
 def _data(context: Context, builder: Builder, signature: Signature, n: int, value: Value) -> Value:
     """Pointer to the numbers of an array."""
     return context.make_array(signature.args[n])(context, builder, value).data
-
-
-def _rounded(builder: Builder, x: Value, kind: Kind) -> Value:
-    """A number in the type of another array."""
-    return x if x.type == kind else builder.fptrunc(x, kind)
 
 
 _JIT = not numba.config.DISABLE_JIT
@@ -223,10 +155,5 @@ weights = _compiled_weights if _JIT else _weights
 bear = _compiled_bear if _JIT else _bear
 """``bear(far, at, part, count, allowed, spent)``: whether ``far part`` is allowed in every lane;
 then ``far count`` goes from `allowed` to `spent`."""
-copy = _compiled_copy if _JIT else _copy
-"""``copy(a, at, b, to, count)``: numbers of one array into another; no index is looked at."""
-less = _compiled_less if _JIT else _less
-"""``less(a, at, centre, b, to, count)``: differences from a centre, rounded to the dtype of b."""
-relative = _compiled_relative if _JIT else _relative
-"""``relative(x, count, steep, high, first, s, w)``: ``s = x steep - high`` of the lanes of x, which
-are those of `s` from the `first`; rows of `s` hold w."""
+joined = _compiled_joined if _JIT else _joined
+"""``joined(a, b, at, out, to, count)``: sums of two arrays' numbers in the dtype of out."""

@@ -36,6 +36,8 @@ class Tree(NamedTuple):
     """(size,) the key of each point, ascending in a leaf."""
     points: Floats
     """size rows of `dims` numbers, leaf by leaf."""
+    lows: Floats
+    """What their rounding left, of the same shape; or empty."""
     short: int
     """Numbers of a short point: leading coordinates, and the length of what they leave out.
     Short points are no farther from each other than points; most of a distance is in them."""
@@ -61,7 +63,8 @@ def _outside(boxes: Floats, at: int, panel: Floats, dims: int, out: Floats, out0
     w = width(panel)
     low, high = np.swapaxes(boxes[at : at + 4 * dims].reshape(2, 2, dims, 1), 0, 1)
     x = panel[: dims * w].reshape(dims, w)
-    out[out0 : out0 + 2 * w] = (np.fmax(np.fmax(low - x, x - high), 0) ** 2).sum(1).reshape(-1)
+    total = ((x - np.fmin(np.fmax(x, low), high)) ** 2).sum(1).reshape(-1)
+    out[out0 : out0 + 2 * w] = np.fmax(total, 0)  # of NaN, 0
 
 
 @intrinsic
@@ -83,12 +86,13 @@ def _compiled_outside(  # type: ignore[no-untyped-def]
             for box, registers in enumerate(totals):
                 low, high = edges[2 * box : 2 * box + 2]
                 for x, register in zip(xs, registers, strict=True):
-                    below, above = builder.fsub(low, x), builder.fsub(x, high)
-                    gap = on.larger(on.larger(below, above), on.every(0))
+                    inside = on.smaller(on.larger(x, low), high)
+                    gap = builder.fsub(x, inside)
                     builder.store(on.muladd(gap, gap, builder.load(register)), register)
         for box, registers in enumerate(totals):
             place = builder.add(out0_, at_.type(2 * box * on.count))
-            on.store([builder.load(x) for x in registers], on.row(4, out_, place))
+            known = [on.larger(builder.load(x), on.every(0)) for x in registers]  # of NaN, 0
+            on.store(known, on.row(4, out_, place))
         return context.get_dummy_value()
 
     i = numba.types.int64
@@ -124,13 +128,17 @@ def divide(node: int, x: Floats, level: int, order: Ints, value: Floats) -> None
 
 
 @jit.kernel
-def place(leaf: int, x: Floats, levels: int, order: Ints, points: Floats) -> None:
-    """Sort the keys of every leaf and copy their points to where they belong."""
+def place(
+    leaf: int, x: Floats, lows: Floats, levels: int, order: Ints, points: Floats, rests: Floats
+) -> None:
+    """Sort the keys of every leaf and copy their points, and lows, to where they belong."""
     m = len(x)
     first, last = leaf * m >> levels, (leaf + 1) * m >> levels
     order[first:last] = np.sort(order[first:last])
     for t in range(first, last):
         points[t] = x[order[t]]
+        if len(lows) > 0:
+            rests[t] = lows[order[t]]
 
 
 @jit.device

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nlattn._types import Floats, Ints
-from nlattn.kernels.bounds import copy, nearer_last, weights
+from nlattn.kernels.bounds import nearer_last, weights
 from nlattn.kernels.boxes import Tree, begin, outside
 from nlattn.kernels.certified_arrays import BATCH, Batch, Deep, Panel, batch_of, deep_of, panel_of
 from nlattn.kernels.certified_panel import (
@@ -22,6 +22,7 @@ from nlattn.kernels.certified_panel import (
     allowance,
     drop,
     measure,
+    moving,
     refer,
     skip,
 )
@@ -91,6 +92,33 @@ def approach(
 
 
 @jit.device(inline=True)
+def come_near(
+    tree: Tree, terms: Terms, queries: Ints, panel: Panel, batch: Batch, far: Floats
+) -> int:
+    """As `approach`, in a box that is near a lane of whose weights rounding may move much."""
+    w, short, total, looked = panel.sharp.size, tree.short, batch.total, 0
+    for l in range(queries.size):
+        away, here = max(-np.float64(total[l]), terms.floor), terms.numbers[queries[l]]
+        fine = away <= terms.spread or moving(terms, here, away, tree.dims) <= terms.reserve / 4
+        if fine or panel.budget[l] < 0:
+            continue
+        node = 1
+        while node < 1 << tree.levels:
+            outside(tree.boxes, 4 * node * short, panel.shorts, short, far, 0)
+            node = 2 * node + int(far[w + l] < far[l])
+        start = begin(tree, node, tree.levels)
+        count = min(begin(tree, node + 1, tree.levels) - start, BATCH)
+        for t in range(count):
+            batch.places[t] = start + t
+        measure(tree, panel, batch, count)
+        if masked(terms):
+            forbid(terms, tree, queries, batch.places, count, batch.s)
+        highest(batch.s, count, total)
+        looked += count
+    return looked
+
+
+@jit.device(inline=True)
 def choose(
     tree: Tree, terms: Terms, panel: Panel, batch: Batch, deep: Deep, leaf: tuple[int, int],
     held: tuple[int, int], brief: Floats,
@@ -100,27 +128,22 @@ def choose(
     The leaf is its first key and their number. Returns how many the batches hold then.
     """
     (start, count), (light, heavy) = leaf, held
-    e, short, w = terms.channels, tree.short, panel.sharp.size
+    short, w = tree.short, panel.sharp.size
     filtered = short < tree.dims or terms.mixed
     if filtered:
-        allowance(count, panel)
+        allowance(count, terms, panel)
         distances(tree.shorts, start * short, panel.shorts, 0, brief, 0, count, short)
     kept = heavy - held[1]
     for t in range(count):
-        if filtered and within(brief, t * w, panel.limits) == 0:
-            continue
-        at = (start + t) * e
-        if terms.mixed and within(brief, t * w, panel.heavy) != 0:
+        seen = not filtered or within(brief, t * w, panel.limits) != 0
+        if terms.mixed and seen and within(brief, t * w, panel.heavy) != 0:
             deep.places[heavy] = start + t
-            for c in range(e):
-                deep.values[heavy * e + c] = terms.values[at + c]
             heavy += 1
             kept += 1
-        else:
+        else:  # written over by the next one, if it is left out
             batch.places[light] = start + t
-            copy(terms.values, at, batch.values, light * e, e)
-            light += 1
-            kept += int(not terms.mixed)
+            light += int(seen)
+            kept += int(seen and not terms.mixed)
     if kept < count:
         skip(count - kept, panel)
     return light, heavy
@@ -132,7 +155,7 @@ def descend(
     counts: Ints, lists: Ints,
 ) -> None:  # fmt: skip
     """Sum what matters to a panel; `counts` (5,) as for `gather`."""
-    short, e, w, leaves = tree.short, terms.channels, panel.sharp.size, 1 << tree.levels
+    short, w, leaves = tree.short, panel.sharp.size, 1 << tree.levels
     stack, depth, far = way.stack, way.depth, way.far
     lowest, latest = queries[0], queries[0]
     for i in queries:
@@ -146,7 +169,7 @@ def descend(
         given_up = int(looked * KEY + shortly * SHORT + boxes * BOX > terms.most)
         top -= 1
         last = top < 0
-        start, count, alike = 0, 0, False
+        node, start, count, alike = 0, 0, 0, False
         if not last:
             node, level = stack[top], depth[top]
             start, end = begin(tree, node, level), begin(tree, node + 1, level)
@@ -187,9 +210,6 @@ def descend(
                         deep.places[0], heavy = start, 1
                     else:
                         batch.places[0], light = start, 1
-                    for c in range(e):
-                        deep.values[c] = terms.totals[node * e + c]
-                        batch.values[c] = terms.totals[node * e + c]
                 else:
                     before = light + heavy
                     light, heavy = choose(
@@ -201,7 +221,7 @@ def descend(
                 amount = heavy if deeply else light
                 if amount > 0 and (full or amount >= enough):
                     absorb(
-                        tree, terms, queries, panel, batch, deep, (amount, times), far,
+                        tree, terms, queries, panel, batch, deep, (amount, times, node), far,
                         max(top, 0), deeply == 1,
                     )  # fmt: skip
                     enough = min(2 * enough, BATCH - FIRST)
@@ -229,7 +249,7 @@ def gather(
     first, lanes = group * w, min(w, n - group * w)
     queries = asked.order[first : first + lanes]
     panel, batch = panel_of(tree, asked, terms, queries), batch_of(tree, e)
-    deep, panel.wide[0] = deep_of(tree, e, panel), terms.mixed
+    deep = deep_of(tree, terms, panel)
     way = Way(
         np.empty(nodes, np.int64),
         np.empty(nodes, np.int64),
@@ -237,12 +257,9 @@ def gather(
         aligned(BATCH * w, tree.shorts),
     )
     here = counts[group]
-    sound = False
-    for _ in range(2):  # what needs float64 needs a reference in float64, too
-        here[0] += approach(tree, terms, queries, panel, batch, way)
-        sound = refer(terms, queries, tree.dims, panel, batch.total)
-        if terms.mixed or not panel.wide[0]:
-            break
+    here[0] += approach(tree, terms, queries, panel, batch, way)
+    here[0] += come_near(tree, terms, queries, panel, batch, way.far)
+    sound = refer(terms, queries, tree.dims, panel, batch.total)
     if sound:
         descend(tree, terms, queries, panel, batch, deep, way, here, lists)
     else:

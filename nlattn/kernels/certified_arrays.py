@@ -6,17 +6,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nlattn._types import Bools, Floats, Ints
+from nlattn._types import Floats, Ints
 from nlattn.kernels.boxes import Tree
 from nlattn.kernels.certified_terms import Terms
 from nlattn.kernels.gemm import aligned, width
 from nlattn.kernels.nearest import Asked
 from nlattn.runtime import jit
 
-SHARP, MOVED, ROOT, LOOSE, THERE = range(5)
+SHARP, MOVED, ROOT, LOOSE, THERE, COARSE = range(6)
 """Columns of a query's numbers. Points alone move ``MOVED + ROOT sqrt(x)`` of its weights, x a
-bound of the mean exponent; the bound of a key's weight is loosened by ``exp(LOOSE)``; THERE is 0
-for a query that may attend to no key."""
+bound of the mean exponent, and without what they are less than their lows ``COARSE sqrt(x)``; the
+bound of a key's weight is loosened by ``exp(LOOSE)``; THERE is 0 for a query that may attend to no
+key."""
 BATCH = 128
 """Keys that are summed in the dtype of values before float64."""
 
@@ -25,16 +26,12 @@ class Panel(NamedTuple):
     """What a panel of queries has at hand; of each lane one number, where nothing else is said."""
 
     exact: Floats
-    """(dims, width) float64, in panels of float64's width one behind the other."""
+    """(dims, width) float64, in panels of float64's width one behind the other, where some keys are
+    summed in it; else empty."""
     points: Floats
-    """(dims, width) less `centre`, rounded."""
-    centre: Floats
+    """(dims, width)"""
     shorts: Floats
     """(short, width)"""
-    radius: Floats
-    """Length of a lane's point."""
-    wide: Bools
-    """(1,) whether distances are computed in float64."""
     sharp: Floats
     """-SHARP"""
     steep: Floats
@@ -76,7 +73,8 @@ class Deep(NamedTuple):
 
     places: Ints
     """Where they lie in the tree."""
-    values: Floats
+    exact: Floats
+    """(BATCH, dims) points."""
     s: Floats
     """Exponents, weights; panel by panel."""
     steep: Floats
@@ -94,17 +92,8 @@ class Batch(NamedTuple):
 
     places: Ints
     """Where they lie in the tree."""
-    exact: Floats
-    """(BATCH, dims) float64."""
-    squares: Floats
-    """(BATCH, float64's width) float64 distances of a part of the panel."""
-    points: Floats
-    """(BATCH, dims) less the panel's centre, rounded; part by part of the coordinates."""
-    values: Floats
     s: Floats
     """(BATCH, width) distances, exponents, weights."""
-    more: Floats
-    """(BATCH, width) distances in a part of the coordinates."""
     total: Floats
     part: Floats
     """(channels, width) sums of this batch."""
@@ -116,7 +105,8 @@ class Batch(NamedTuple):
 def panel_of(tree: Tree, asked: Asked, terms: Terms, queries: Ints) -> Panel:
     """The panel of some queries; lanes beyond them are those of the first, and ask for nothing."""
     dims, short, like, w = tree.dims, tree.short, tree.shorts, width(tree.shorts)
-    exact, part = aligned(dims * w, tree.points), width(tree.points)
+    part, deep = width(terms.totals), dims if terms.mixed else 0
+    exact = aligned(deep * w, terms.totals)
     points, shorts = aligned(dims * w, like), aligned(short * w, like)
     sharp, high, loosely, loose = (
         aligned(w, like),
@@ -130,27 +120,24 @@ def panel_of(tree: Tree, asked: Asked, terms: Terms, queries: Ints) -> Panel:
         aligned(w, like),
         aligned(w, like),
     )
-    budget, centre, radius, steep = np.empty(w), np.zeros(dims), np.zeros(w), np.empty(w)
-    for i in queries:
-        for c in range(dims):
-            centre[c] += asked.points[i, c] / queries.size
+    budget, steep = np.empty(w), np.empty(w)
     for l in range(w):
         spent[l], small[l] = 0, 0
         i, at = queries[l] if l < queries.size else queries[0], l // part * dims * part + l % part
         for c in range(dims):
-            exact[at + c * part] = asked.points[i, c]
-            points[c * w + l] = asked.points[i, c] - centre[c]
-            radius[l] += np.float64(points[c * w + l]) ** 2
+            points[c * w + l] = asked.points[i, c]
+        for c in range(deep):
+            low = np.float64(asked.lows[i, c])
+            exact[at + c * part] = np.float64(asked.points[i, c]) + low
         for c in range(short):
             shorts[c * w + l] = asked.shorts[i, c]
-        radius[l] = np.sqrt(radius[l])
         sharp[l] = steep[l] = -terms.numbers[i, SHARP]
         loosely[l] = -terms.numbers[i, SHARP] * (1 - terms.slack)
         budget[l] = 0 if l < queries.size and terms.numbers[i, THERE] != 0 else -1
     return Panel(
-        exact, points, centre, shorts, radius, np.zeros(1, np.bool_), sharp, steep, high, loosely,
-        loose, budget, np.zeros(w), np.zeros(w), np.zeros(w), np.zeros(w), spent, allowed, limits,
-        small, aligned(w, like), aligned(w, like), aligned(w, like),
+        exact, points, shorts, sharp, steep, high, loosely, loose, budget, np.zeros(w), np.zeros(w),
+        np.zeros(w), np.zeros(w), spent, allowed, limits, small, aligned(w, like), aligned(w, like),
+        aligned(w, like),
     )  # fmt: skip
 
 
@@ -160,11 +147,6 @@ def batch_of(tree: Tree, e: int) -> Batch:
     like, w = tree.shorts, width(tree.shorts)
     return Batch(
         np.empty(BATCH, np.int64),
-        aligned(BATCH * tree.dims, tree.points),
-        aligned(BATCH * width(tree.points), tree.points),
-        aligned(BATCH * tree.dims, like),
-        aligned(BATCH * e, like),
-        aligned(BATCH * w, like),
         aligned(BATCH * w, like),
         aligned(w, like),
         aligned(e * w, like),
@@ -173,17 +155,18 @@ def batch_of(tree: Tree, e: int) -> Batch:
 
 
 @jit.device(once=True)
-def deep_of(tree: Tree, e: int, panel: Panel) -> Deep:
-    """Room for a batch of keys in float64."""
-    like, w = tree.points, width(tree.shorts)
+def deep_of(tree: Tree, terms: Terms, panel: Panel) -> Deep:
+    """Room for a batch of keys in float64, if there are such."""
+    like, w = terms.totals, width(tree.shorts)
+    some = BATCH if terms.mixed else 0
     return Deep(
-        np.empty(BATCH, np.int64),
-        aligned(BATCH * e, like),
-        aligned(BATCH * w, like),
+        np.empty(some, np.int64),
+        aligned(some * tree.dims, like),
+        aligned(some * w, like),
         panel.steep,
         aligned(w, like),
         aligned(w, like),
         np.zeros(w),
         aligned(w, like),
-        aligned(e * w, like),
+        aligned(terms.channels * w, like),
     )

@@ -21,12 +21,12 @@ class Terms(NamedTuple):
     """Sums of the values of every node, float64."""
     channels: int
     numbers: Floats
-    """(n, 5) float64 by query."""
+    """(n, 6) float64 by query."""
     tolerance: float
     reserve: float
     """Share of the weights that rounding may move at most; else the panel is given up."""
     u: float
-    """Unit of rounding of weights and boxes; that of points is float64's."""
+    """Unit of rounding of weights."""
     u_box: float
     """That of boxes, and of light keys."""
     spread: float

@@ -15,7 +15,7 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from nlattn._types import Floats, Scalar
+from nlattn._types import Floats, Ints, Scalar
 from nlattn.runtime import jit
 from nlattn.runtime.emitting import (
     ArrayKind,
@@ -52,15 +52,19 @@ def aligned(size: int, like: Floats) -> Floats:
     return buffer[skip : skip + size]
 
 
-def _emitter(rows: int, squares: bool = False) -> Emit:  # pragma: no cover - the compiler runs it
+def _emitter(  # pragma: no cover - the compiler runs it
+    rows: int, squares: bool = False, picked: str = ""
+) -> Emit:
     """Code of ``c[r, :] = factor sum_k a[r, k] b[k, :]`` for `rows` rows and one panel.
 
-    Or, with `squares`, of ``factor sum_k (b[k, :] - a[r, k])^2``.
+    Or, with `squares`, of ``factor sum_k (b[k, :] - a[r, k])^2``. Of two more arguments, an index
+    and where it begins, come the rows of A where "rows" are `picked`, or its columns. Picked rows
+    are added to what stands in C, unless the factor is 0.
     """
 
     def emit(context: Context, builder: Builder, signature: Signature, arguments: Values) -> Value:
-        a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, depth, factor = arguments
-        element = context.get_value_type(signature.args[0].dtype)
+        a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, depth, factor, *index = arguments
+        element = context.get_value_type(signature.args[4].dtype)
         size = context.get_abi_sizeof(element)
         lanes = VECTOR_BYTES // size
         vector, i32, i64 = ir.VectorType(element, lanes), ir.IntType(32), ir.IntType(64)
@@ -76,17 +80,27 @@ def _emitter(rows: int, squares: bool = False) -> Emit:  # pragma: no cover - th
             return builder.bitcast(place, vector.as_pointer())
 
         left, right, result = address(0, a, a0), address(4, b, b0), address(7, c, c0)
+        places = address(12, *index) if picked else None
+
+        def place(n: Value) -> Value:
+            return builder.load(builder.gep(places, [n]))
+
+        starts = [left] * rows
+        if picked == "rows":
+            starts = [builder.gep(left, [builder.mul(place(i64(r)), a_row)]) for r in range(rows)]
         before = builder.basic_block
         loop, after = builder.append_basic_block("k"), builder.append_basic_block("end")
         builder.branch(loop)
         builder.position_at_end(loop)
         k = builder.phi(i64)
         total = [[builder.phi(vector) for _ in range(VECTORS)] for _ in range(rows)]
-        row, column = builder.mul(k, b_k), builder.mul(k, a_k)
+        row, column = builder.mul(k, b_k), builder.mul(place(k) if picked == "columns" else k, a_k)
         panel = [builder.load(part(right, row, v), align=size) for v in range(VECTORS)]
-        for chains in total:
-            scalar = builder.load(builder.gep(left, [column]))
-            column = builder.add(column, a_row)
+        for start, chains in zip(starts, total, strict=True):
+            scalar = builder.load(builder.gep(start, [column]))
+            if scalar.type != element:
+                scalar = builder.fpext(scalar, element)
+            column = column if picked == "rows" else builder.add(column, a_row)
             spread = builder.insert_element(undefined, scalar, i32(0))
             spread = builder.shuffle_vector(spread, undefined, first_lane)
             for v, chain in enumerate(chains):
@@ -102,22 +116,31 @@ def _emitter(rows: int, squares: bool = False) -> Emit:  # pragma: no cover - th
         k.add_incoming(following, loop)
         builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
         builder.position_at_end(after)
+        alone = builder.fcmp_ordered("==", factor, factor.type(0.0))
         factor = builder.insert_element(undefined, factor, i32(0))
         factor = builder.shuffle_vector(factor, undefined, first_lane)
         for r, chains in enumerate(total):
             row = builder.mul(c_row, i64(r))
             for v, chain in enumerate(chains):
-                builder.store(builder.fmul(chain, factor), part(result, row, v), align=size)
+                where = part(result, row, v)
+                if picked == "rows":
+                    before = builder.select(alone, zero, builder.load(where, align=size))
+                    builder.store(builder.fadd(before, chain), where, align=size)
+                else:
+                    builder.store(builder.fmul(chain, factor), where, align=size)
         return context.get_dummy_value()
 
     return emit
 
 
-def _signature(a: ArrayKind, b: ArrayKind, c: ArrayKind) -> Signature:  # pragma: no cover
-    if any(not isinstance(x, numba.types.Array) or x.layout != "C" for x in (a, b, c)):
+def _signature(a: ArrayKind, b: ArrayKind, c: ArrayKind, *index: ArrayKind) -> Signature:
+    # pragma: no cover
+    if any(not isinstance(x, numba.types.Array) or x.layout != "C" for x in (a, b, c, *index)):
         return None
     i = numba.types.int64
-    return numba.types.void(a, i, i, i, b, i, i, c, i, i, i, c.dtype)
+    return numba.types.void(
+        a, i, i, i, b, i, i, c, i, i, i, c.dtype, *((*index, i) if index else ())
+    )
 
 
 @intrinsic
@@ -294,3 +317,81 @@ distances = _interpreted_distances if numba.config.DISABLE_JIT else jit.device(_
 Arrays are flat; rows of `a` hold `depth` numbers, those of `b` and `c` a panel's width. From
 differences: a small distance of long vectors keeps its digits.
 """
+
+
+@intrinsic
+def _apart_of(  # type: ignore[no-untyped-def]
+    _, a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, depth, factor, index, i0
+):  # pragma: no cover - the compiler runs it
+    return _signature(a, b, c, index), _emitter(_ROWS, squares=True, picked="rows")
+
+
+@intrinsic
+def _one_apart_of(  # type: ignore[no-untyped-def]
+    _, a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, depth, factor, index, i0
+):  # pragma: no cover - the compiler runs it
+    return _signature(a, b, c, index), _emitter(1, squares=True, picked="rows")
+
+
+@intrinsic
+def _tile_of(  # type: ignore[no-untyped-def]
+    _, a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, depth, factor, index, i0
+):  # pragma: no cover - the compiler runs it
+    return _signature(a, b, c, index), _emitter(_ROWS, picked="columns")
+
+
+@intrinsic
+def _tail_of(  # type: ignore[no-untyped-def]
+    _, a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, depth, factor, index, i0
+):  # pragma: no cover - the compiler runs it
+    return _signature(a, b, c, index), _emitter(1, picked="columns")
+
+
+def _compiled_distances_of(  # pragma: no cover - compiled
+    a: Floats, index: Ints, b: Floats, c: Floats, rows: int, depth: int, parts: int
+) -> None:
+    w, kind, step = width(c), c.dtype.type, -(-depth // parts)
+    whole = rows - rows % _ROWS
+    for k in range(0, depth, step):
+        count, more = min(step, depth - k), kind(k > 0)
+        for r in range(0, whole, _ROWS):
+            _apart_of(a, k, depth, 1, b, k * w, w, c, r * w, w, count, more, index, r)
+        for r in range(whole, rows):
+            _one_apart_of(a, k, depth, 1, b, k * w, w, c, r * w, w, count, more, index, r)
+
+
+def _interpreted_distances_of(
+    a: Floats, index: Ints, b: Floats, c: Floats, rows: int, depth: int, parts: int
+) -> None:
+    some = a.reshape(-1, depth)[index[:rows]].reshape(-1)
+    _interpreted_distances(some, 0, b, 0, c, 0, rows, depth)
+
+
+def _compiled_totals_of(  # pragma: no cover - compiled
+    a: Floats, index: Ints, columns: int, b: Floats, c: Floats, depth: int
+) -> None:
+    w, one = width(c), c.dtype.type(1)
+    whole = columns - columns % _ROWS
+    for r in range(0, whole, _ROWS):
+        _tile_of(a, r, 1, columns, b, 0, w, c, r * w, w, depth, one, index, 0)
+    for r in range(whole, columns):
+        _tail_of(a, r, 1, columns, b, 0, w, c, r * w, w, depth, one, index, 0)
+
+
+def _interpreted_totals_of(
+    a: Floats, index: Ints, columns: int, b: Floats, c: Floats, depth: int
+) -> None:
+    w = width(c)
+    right = b[: depth * w].reshape(depth, w)
+    c[: columns * w] = (a.reshape(-1, columns)[index[:depth]].T @ right).reshape(-1)
+
+
+_JIT = not numba.config.DISABLE_JIT
+distances_of = jit.device(_compiled_distances_of) if _JIT else _interpreted_distances_of
+"""``distances_of(a, index, b, c, rows, depth, parts)``: `distances` of the rows ``a[index[r]]``.
+
+Some `parts` of the coordinates are summed apart: shorter sums round less.
+"""
+totals_of = jit.device(_compiled_totals_of) if _JIT else _interpreted_totals_of
+"""``totals_of(a, index, columns, b, c, depth)``: ``c[r, l] = sum_k a[index[k], r] b[k, l]``, of
+rows of `columns` numbers; they may be of less precision than the others."""

@@ -116,6 +116,10 @@ class Lanes:  # pragma: no cover - the compiler runs it
         """Lane by lane; of NaN and b, b."""
         return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
 
+    def smaller(self, a: Value, b: Value) -> Value:
+        """Lane by lane; of NaN and b, b."""
+        return self.builder.select(self.builder.fcmp_ordered("<", a, b), a, b)
+
     def muladd(self, a: Value, b: Value, c: Value) -> Value:
         """``a b + c``, fused where the CPU can."""
         product = self.builder.fmul(a, b, flags=["contract"])

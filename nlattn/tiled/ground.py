@@ -17,8 +17,8 @@ from nlattn.kernels.nearest import Asked
 from nlattn.tiled.folder import ArraySpec, Folder
 
 PARTS = 3
-_TREE = ("order", "points", "shorts", "boxes", "least", "most", "uniform")
-_ASKED = ("queries", "places", "brief", "bounds", "panels")
+_TREE = ("order", "points", "lows", "shorts", "boxes", "least", "most", "uniform")
+_ASKED = ("queries", "places", "below", "brief", "bounds", "panels")
 _OTHERS = ("sizes", "numbers", "top", "errors", "position")
 WHOLE = ("dense", "dense_rounding", "dense_wide")
 """Files of what is left to dense attention, whatever the values."""
@@ -57,7 +57,7 @@ def _arrays(part: Descent, n: int) -> list[Array]:
     position[asked.order] = np.arange(len(asked.order))
     return [
         *(getattr(tree, name) for name in _TREE),
-        *(asked.order, asked.points, asked.shorts, asked.numbers, asked.panels),
+        *(asked.order, asked.points, asked.lows, asked.shorts, asked.numbers, asked.panels),
         np.array([tree.levels, tree.size, tree.dims, tree.short, part.mixed]),
         part.numbers,
         part.top,
@@ -75,9 +75,9 @@ def part(folder: Folder, number: int) -> Descent | None:
     levels, size, dims, short, mixed = (int(x) for x in held["sizes"])
     arrays = {name: _check.frozen(held[name]) for name in _TREE}
     tree = Tree(levels=levels, size=size, dims=dims, short=short, **arrays)
-    order, points, shorts, bounds, panels = (_check.frozen(held[name]) for name in _ASKED)
+    order, points, lows, shorts, bounds, panels = (_check.frozen(held[name]) for name in _ASKED)
     rounding, slack = (float(x) for x in held["errors"])
-    asked = Asked(order, points, shorts, bounds, rounding, panels, ALL, SHARE)
+    asked = Asked(order, points, lows, shorts, bounds, rounding, panels, ALL, SHARE)
     return Descent(tree, asked, _check.frozen(held["numbers"]), held["top"], slack, bool(mixed))
 
 
@@ -87,6 +87,7 @@ def some(whole: Descent, first: int, last: int, panels: Ints) -> Descent:
     fewer = asked._replace(
         order=_check.frozen(np.arange(len(own)), np.int32),
         points=_check.frozen(asked.points[own]),
+        lows=_check.frozen(asked.lows[own] if len(asked.lows) else asked.lows),
         shorts=_check.frozen(asked.shorts[own]),
         numbers=_check.frozen(asked.numbers[own]),
         panels=_check.frozen(panels, asked.panels.dtype),

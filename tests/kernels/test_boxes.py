@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nlattn.engines import boxes
-from nlattn.kernels.bounds import bear, copy, less, nearer_last, relative, weights
+from nlattn.kernels.bounds import bear, joined, nearer_last, weights
 from nlattn.kernels.boxes import outside
 from nlattn.kernels.gemm import distances, width
 from nlattn.kernels.lanes import within
@@ -31,12 +31,8 @@ def steps_of_lanes(
 
 
 @jit.function
-def steps_of_keys(
-    x: np.ndarray, steep: np.ndarray, high: np.ndarray, b: np.ndarray, s: np.ndarray
-) -> None:
-    copy(b, 3, b, 20, 5)
-    less(x, 2, steep, b, 1, 7)
-    relative(x, 2, steep, high, 0, s, steep.size)
+def sums(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    joined(a, b, 2, out, 1, 7)
 
 
 @jit.function
@@ -96,16 +92,13 @@ def test_steps_on_the_bounds_of_lanes(dtype: type) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_keys_are_copied_and_centred(dtype: type) -> None:
-    part = width(np.zeros(1))
-    x, steep, high = np.arange(2.0 * part), np.full(2 * part, 0.5), np.ones(2 * part, dtype)
-    b, s = np.arange(30).astype(dtype), np.full(4 * part, np.nan, dtype)
-    steps_of_keys(x, steep, high, b, s)
-    np.testing.assert_array_equal(b[20:25], [3, 4, 5, 6, 7])
-    np.testing.assert_array_equal(b[1:8], np.arange(2, 9) - 0.5)
-    lanes = s.reshape(2, 2 * part)
-    np.testing.assert_array_equal(lanes[:, :part], x.reshape(2, part) / 2 - 1)
-    assert np.isnan(lanes[:, part:]).all()
+def test_points_are_joined_with_what_rounding_left(dtype: type) -> None:
+    x = np.random.default_rng(0).standard_normal(20)
+    high = x.astype(dtype)
+    out = np.full(10, np.nan)
+    sums(high, (x - high).astype(dtype), out)
+    np.testing.assert_allclose(out[1:8], x[2:9], rtol=2.0**-47)
+    assert np.isnan(out[[0, 8, 9]]).all()
 
 
 def test_a_tree_holds_every_key_once_and_boxes_hold_their_points() -> None:
@@ -115,7 +108,7 @@ def test_a_tree_holds_every_key_once_and_boxes_hold_their_points() -> None:
     keys = np.arange(0, 999, 3, dtype=np.int32)
     features = np.zeros((999, 4))
     features[keys] = x
-    tree = boxes.plant(x, features, keys)
+    tree = boxes.plant(x, x[:0], features, keys)
     assert sorted(tree.order) == keys.tolist()
     points, ends = tree.points.reshape(-1, 4), tree.boxes.reshape(-1, 2, 4)
     np.testing.assert_array_equal(points, x[tree.order // 3])

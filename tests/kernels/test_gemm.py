@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nlattn.kernels.gemm import aligned, distances, multiply, scaled, width
+from nlattn.kernels.gemm import (
+    aligned,
+    distances,
+    distances_of,
+    multiply,
+    scaled,
+    totals_of,
+    width,
+)
 from nlattn.runtime import jit
 
 
@@ -81,3 +89,33 @@ def test_a_factor_is_applied_once() -> None:
     a, b, c = np.arange(18.0).reshape(9, 2), np.arange(2.0 * w).reshape(2, w), np.empty((9, w))
     thrice(a.ravel(), b.ravel(), c.ravel())
     np.testing.assert_array_equal(c, 3 * (a @ b))
+
+
+@jit.function
+def of_rows(a: Any, index: Any, b: Any, c: Any, rows: int, depth: int) -> None:
+    distances_of(a, index, b, c, rows, depth, 2)
+
+
+@jit.function
+def of_columns(a: Any, index: Any, columns: int, b: Any, c: Any, depth: int) -> None:
+    totals_of(a, index, columns, b, c, depth)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_picked_rows_need_not_be_copied(dtype: Any) -> None:
+    rng = np.random.default_rng(2)
+    w, rows, depth, columns = address(np.empty(0, dtype), 1)[2], 19, 5, 11
+    index = rng.integers(0, 40, rows)
+    a, b = rng.standard_normal((40, depth)).astype(dtype), np.empty((depth, w), dtype)
+    b[:], c = rng.standard_normal(b.shape), np.full((rows + 1, w), np.nan, dtype)
+    of_rows(a.ravel(), index, b.ravel(), c.ravel(), rows, depth)
+    want = ((a[index, :, None].astype(float) - b) ** 2).sum(1)
+    np.testing.assert_allclose(c[:rows], want, rtol=(depth + 3) * np.finfo(dtype).eps)
+    assert np.isnan(c[rows]).all()
+    values = rng.standard_normal((40, columns)).astype(np.float32)  # of less precision, too
+    s, out = rng.random((rows, w)).astype(dtype), np.full((columns + 1, w), np.nan, dtype)
+    of_columns(values.ravel(), index, columns, s.ravel(), out.ravel(), rows)
+    some = values[index].T.astype(float)
+    bound = rows * np.finfo(dtype).eps * (abs(some) @ s)
+    assert (abs(out[:columns] - some @ s) <= bound).all()
+    assert np.isnan(out[columns]).all()

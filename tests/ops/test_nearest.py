@@ -178,8 +178,8 @@ def test_bounds_must_be_widened_by_their_rounding(monkeypatch: pytest.MonkeyPatc
     np.testing.assert_array_equal(nearest_keys(q, k, scale=1.0).index, want)
     whole = engine.geometry
 
-    def narrow(*arguments: Any) -> Any:
-        shape = whole(*arguments)
+    def narrow(*arguments: Any, **options: Any) -> Any:
+        shape = whole(*arguments, **options)
         numbers = shape.numbers.copy()
         numbers[:, 2:] = 0
         numbers.flags.writeable = False
