@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from nlattn import _check
 from nlattn._types import Floats, Ints, State, Work
 from nlattn.engines import certified as engine
+from nlattn.engines import certified_rows, exhaustive
 from nlattn.engines import certified_vjp as backward
-from nlattn.engines import exhaustive
 from nlattn.engines.exhaustive import Slice
 from nlattn.kernels import scores
-from nlattn.maps.base import AttentionMap
+from nlattn.maps.base import OP, AttentionMap
 from nlattn.maps.state import Stored, common
 
 
@@ -19,7 +20,8 @@ class CertifiedMap(AttentionMap):
     """Exponential weights of all keys; sums of values miss at most `tolerance` of each row.
 
     So do sums over queries, ``A.T @ g``: ``sum_j |error_j|`` is at most twice ``tolerance`` times
-    ``sum |g|``, and rounding.
+    ``sum |g|``, and rounding. Rows are those of the keys that could not be left out, others have
+    weight 0: at most twice ``tolerance`` is misplaced in each.
 
     `work` counts the keys and boxes that were compared with each query for the normalisers.
     """
@@ -56,7 +58,24 @@ class CertifiedMap(AttentionMap):
         return backward.adjoint(self._ground, self._visits, self.lse, x).astype(self.dtype)
 
     def _rows(self, index: Ints) -> Floats:
+        if self._ground.parts:
+            return certified_rows.rows(self._ground, index)
         return exhaustive.rows(self._x, index, normalise=True)
+
+    def _to_csr(self, max_bytes: float) -> csr_array:
+        if not self._ground.parts:
+            return super()._to_csr(max_bytes)
+        found, held = [], 0
+        for kept in certified_rows.kept(self._ground):
+            row, column = np.nonzero(kept.weights)
+            part = kept.rows[row], kept.keys[column], kept.weights[row, column].astype(self.dtype)
+            held += sum(x.nbytes for x in part)
+            _check.memory(
+                f"{OP}.to_csr", held, max_bytes, "some of the rows", "use rows() or topk()"
+            )
+            found.append(part)
+        rows, keys, weights = (np.concatenate(x) for x in zip(*found, strict=True))
+        return csr_array((weights, (rows, keys)), self.shape)
 
     def _scores(self, index: Ints) -> Floats:
         return exhaustive.rows(self._x, index, normalise=False)

@@ -11,8 +11,8 @@ from nlattn import _check
 from nlattn._modes import Nonfinite, SoftmaxOrGaussian
 from nlattn._types import Array, Bools, Floats, Ints, Options, Result
 from nlattn.engines import certified as engine
+from nlattn.engines import certified_rows, laws
 from nlattn.engines import certified_vjp as backward
-from nlattn.engines import laws
 from nlattn.engines.exhaustive import Slice
 from nlattn.engines.magnitude import ranged
 from nlattn.engines.random_search import Progress
@@ -119,8 +119,8 @@ def certified_attention_map(
     """The map of one head's `certified_attention`, options as there.
 
     ``A @ v`` and ``A.lse`` keep the tolerance, and ``A.missed`` says what was spent of it.
-    ``A.topk`` is proved, ``A.rows`` look at all keys. Of ``A.T @ g`` no more than twice the
-    tolerance times ``sum |g|`` is misplaced.
+    ``A.topk`` is proved. Of each of ``A.rows``, which hold the keys that could not be left out, no
+    more than twice the tolerance is misplaced; of ``A.T @ g`` no more than that times ``sum |g|``.
 
     Examples
     --------
@@ -219,7 +219,9 @@ def certified_attention_jvp(
     """Change of `certified_attention` along (dq, dk, dv), to first order.
 
     Arguments as there; changes have the shapes of their arrays. With `return_lse` also that of
-    ``lse``. Computed from all keys in float64: nothing is missed.
+    ``lse``. In float64, over the keys that cannot be left out: what is missed of the output is at
+    most `tolerance` times the range of dv, and 1.5 times those of v and of a row's changes of
+    scores; of ``lse`` at most `tolerance` times the latter.
 
     Examples
     --------
@@ -230,6 +232,10 @@ def certified_attention_jvp(
     arrays |= {"dq": (dq, "n d"), "dk": (dk, "m d"), "dv": (dv, "m e")}
     asked = CertifiedArguments(tolerance, weight, scale, bandwidth, mask, causal, nonfinite)
     call = _call(op, arrays, asked)
+    grounds = [call.ground(b) for b in range(len(call.fit.slices("q")))]
+    if any(ground.parts for ground in grounds):
+        out, lse = _along_trees(call.fit, grounds)
+        return (out, lse) if return_lse else out
     x, y, z, dx, dy, dz = (np.asarray(part).astype(np.float64) for part, _ in arrays.values())
     factor = scale
     if weight != "softmax":  # -|q - k|^2 / 2 as a product of d + 2 channels
@@ -247,6 +253,18 @@ def certified_attention_jvp(
     out, lse = attention_jvp(x, y, z, dx, dy, dz, scale=factor, return_lse=True, **options)
     out = out.astype(call.fit.out_dtype)
     return (out, lse) if return_lse else out
+
+
+def _along_trees(fit: _check.Fit, grounds: list[engine.Ground]) -> tuple[Floats, Floats]:
+    """Changes of outputs and lse over the keys that cannot be left out."""
+    out, lse = fit.empty("n e"), fit.empty("n", float)
+    for b, (v, *of) in enumerate(fit.slices("v", "dq", "dk", "dv")):
+        dq, dk, dv = (
+            fit[name][place].astype(np.float64)
+            for name, place in zip(("dq", "dk", "dv"), of, strict=True)
+        )
+        out[b], lse[b] = certified_rows.jvp(grounds[b], fit["v"][v], (dq, dk, dv))
+    return fit.unfold(out), fit.unfold(lse, cast=False)
 
 
 class CertifiedArguments(NamedTuple):
