@@ -11,7 +11,8 @@ import pytest
 from nlattn.conformance.case import Case
 from nlattn.conformance.cases import suite
 from nlattn.conformance.judge import variants
-from nlattn.conformance.judge.diagnosis import attempt, diagnose
+from nlattn.conformance.judge.diagnosis import diagnose
+from nlattn.conformance.judge.measure import attempt
 from nlattn.conformance.judge.structure import bisect
 from nlattn.conformance.table import TABLE
 from nlattn.conformance.truth.bounds import exact, wide

@@ -196,7 +196,7 @@ GRADIENT = {
     "dbias after the slope": "with dbias after the softcap's slope",
     "unnormalised": "with dq of weights that are not divided by their sum",
     "unscaled dk": "dk is ours times sqrt(d)",
-    "one head": "with the first query head's part alone in dk and dv",
+    "one head": "with the part of the first head alone of those that share an array",
     "sign": "with the sign turned",
     "swapped": "dk has the shape of dv",
     "or": "with the default in place of scale = 0, as if 0 were nothing",

@@ -232,7 +232,7 @@ FAULTS: dict[str, dict[str, str]] = {
         "normalised": "with scores that sum to 1",
     },
     "universal_set": {
-        "lengths": "with squared lengths in place of leverage",
+        "lengths": "your set holds all keys: everything is selected",
         "squared": "with eps squared",
         "relative": "with scores relative to the largest",
         "inverted": "inverted: the keys that are not in it",

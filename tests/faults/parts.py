@@ -297,9 +297,9 @@ FAULTS: dict[str, dict[str, str]] = {
     },
     "index_scores_vjp": {
         "no gate": "without the relu",
-        "no weight": "each row times a factor of its own",
-        "one head": "dk is wrong, not dq",
-        "negative products in dw": "dw is wrong, not dq",
+        "no weight": "with `on` in place of `w[..., None] * on`",
+        "one head": "with the first head alone, in dk alone",
+        "negative products in dw": "with `1` in place of `where(s.real > 0, 1, 0)`",
     },
     "topk_keys": {
         "lowest": "with the lowest scores",
@@ -321,7 +321,7 @@ FAULTS: dict[str, dict[str, str]] = {
         "no maximum": "infinite everywhere",
     },
     "index_loss_vjp": {
-        "sum taken as 1": "your output is right but wrong at row",
+        "sum taken as 1": "with `p` in place of `p * weights.sum(-1, keepdims=True)`",
         "no dloss": "for a cotangent of ones",
         "weights alone": "without the softmax of scores",
         "turned": "with the sign turned",

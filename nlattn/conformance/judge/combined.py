@@ -26,6 +26,9 @@ LARGEST = 2500
 LIKELY = 10
 """Variants of which each is tried with every other: those that explain most on their own."""
 
+FEW_ROWS, MOST_ROWS = 4, 8
+"""Rows at one end, or here and there, of which a mistake may be told that others do not show."""
+
 Results = Mapping[str, Array]
 
 
@@ -38,8 +41,11 @@ def in_part(case: Case, want: Results, got: Results, effort: Effort) -> list[str
     size = rms(ours)
     wrong = ~((abs(mine - ours) <= slack(case) * size) | (mine == ours))
     wrong &= ~(np.isnan(mine) & np.isnan(ours))
-    where = place(wrong, last_axis(case, ours))
-    if wrong.sum() < 4 or not where:
+    where, places = place(wrong, last_axis(case, ours))
+    seen = mine[wrong & np.isfinite(mine)]
+    if wrong.sum() < 4 or not where or not seen.any():  # much gives 0, or NaN
+        return []
+    if "leading" not in where and places < (MOST_ROWS if where.startswith("at") else FEW_ROWS):
         return []
     error = distance(mine[wrong], ours[wrong])
     for variant, made in variants_made(case).within(effort):
@@ -88,7 +94,7 @@ def _share(got: Array, want: Array) -> float:
 
 def pair(case: Case, want: Results, got: Results, effort: Effort) -> list[str]:
     """Two variants that explain a result together."""
-    if case.kind != "forward" or _pairs(case) > LARGEST:
+    if case.kind != "forward" or pairs(case) > LARGEST:
         return []
     name = next(iter(want))
     mine, ours = got[name], want[name]
@@ -124,7 +130,8 @@ def same(x: Array, y: Array, limit: float) -> bool:
     return distance(x, y) <= 1e-3 * limit * rms(y)
 
 
-def _pairs(case: Case) -> int:
+def pairs(case: Case) -> int:
+    """Pairs of queries and keys, of all heads."""
     arrays = case.arrays
     if not {"q", "k"} <= arrays.keys():
         return max((x.size for x in arrays.values()), default=0)

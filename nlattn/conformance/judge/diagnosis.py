@@ -2,26 +2,23 @@
 
 A variant explains results if it leaves a tenth of their error at most, and no more than rounding
 makes of a number of their size. Of several the one that leaves least is named, or all that leave
-the same. Gradients g of a wrong forward pass f are recognised by their products with random
-directions u, without any wrong gradient: ``g.u = Im dout.f(x + ihu)/h``.
+the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import lru_cache, partial
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
 
-from nlattn._types import JsonObject, Result
 from nlattn.conformance.case import Array, Case, dtype_of
 from nlattn.conformance.eight_bit import dequantised
-from nlattn.conformance.judge import combined, structure, variants
+from nlattn.conformance.judge import by_formula, combined, structure, variants
 from nlattn.conformance.judge.measure import (
     Effort,
     Lazy,
-    attempt,
     call_of,
     distance,
     results,
@@ -29,13 +26,14 @@ from nlattn.conformance.judge.measure import (
     slack,
     variants_made,
 )
+from nlattn.conformance.judge.sight import by_sight
+from nlattn.conformance.judge.slopes import Slopes, Way, changed, slopes, whole
 from nlattn.conformance.judge.variants import changes, codes, detached, gradients, options
-from nlattn.conformance.judge.variants.base import Call
 from nlattn.conformance.judge.variants.options import DEFAULT
 from nlattn.conformance.truth.arithmetic import precision
-from nlattn.conformance.truth.bounds import exact, wide
+from nlattn.conformance.truth.bounds import exact
 
-_STEP = 1e-30
+Results: TypeAlias = Mapping[str, Array]
 SAME = "your output equals ours "
 """How a diagnosis begins that names a mistake."""
 
@@ -75,15 +73,18 @@ def _diagnosis(
         said.append(structure.shapes(want, got))
     else:
         said.append(
-            _sentence(_explanations(case, got, _again(case, effort.names)))
+            structure.selection(case, got)
+            or _sentence(_explanations(case, got, _again(case, effort.names)))
             or _sentence(_explanations(case, got, _ways(case).within(effort)))
             or structure.padding(case, want, got)
+            or by_sight(case, want, got)
             or _beside_nan(case, want, got, effort)
             or _sentence(combined.in_part(case, want, got, effort))
             or structure.multiples(case, want, got)
             or _sentence(combined.other_number(case, want, got))
             or structure.unwritten(case, want, got)
             or _sentence(_explanations(case, got, _held(case).within(effort)))
+            or _sentence(_of_formulas(case, want, got, effort, new=two))
             or structure.describe(case, want, got)
             or (_sentence(combined.pair(case, want, got, effort)) if two else "")
             or structure.only(case, want, got)
@@ -101,6 +102,19 @@ def _beside_nan(
     filled = {name: np.where(bad[name], 0, x) for name, x in got.items() if name in bad}
     found = _sentence(_explanations(case, filled, _ways(case).within(effort)))
     return f"{found}; queries that see no key get NaN" if found else ""
+
+
+def _tells(case: Case, name: str, wrong: Array) -> bool:
+    """Whether what a variant gives is its own: much empties a set, fills it, or makes NaN of all.
+
+    Gradients are finite.
+    """
+    if case.kind != "forward":
+        return bool(np.isfinite(wrong).all())
+    if case.spec.cases.result == "set" and wrong.all():
+        return False
+    overflows = any(word in name for word in ("NaN", "maximum", "float16"))
+    return overflows or bool(wrong[np.isfinite(wrong)].any())
 
 
 def _sentence(found: list[str]) -> str:
@@ -124,7 +138,7 @@ def _explanations(
                 continue
             wrong = measure(None)
             rest = distance(theirs, wrong)
-            told = case.kind == "forward" or np.isfinite(wrong).all()
+            told = _tells(case, name, wrong)
             if told and rest <= min(part * error, slack(case) * rms(wrong)):
                 left[name] = min(rest, left.get(name, rest))
     plain = {n: rest for n, rest in left.items() if not n.startswith("as if ")}
@@ -134,11 +148,6 @@ def _explanations(
     twice = {n for n in said if " in place of" in n and n.partition(" in place of")[0] in said}
     said = [n for n in said if n not in twice]
     return [n for n in said if n.startswith(DEFAULT)] or said[:most]
-
-
-Measure: TypeAlias = Callable[[Mapping[str, Array] | None], Array]
-"""What of results is compared with a variant's; of None, the variant's own."""
-Way: TypeAlias = tuple[str, Measure]
 
 
 @lru_cache(maxsize=64)
@@ -155,10 +164,10 @@ def _again(case: Case, names: set[str]) -> Iterator[Way]:
         call = call_of(case)
         for variant in _known(case):
             if variant.name in names and (made := results(case, variant, call)) is not None:
-                yield variant.name, _whole(made, precision(dtype_of(case.dtype)).huge)
+                yield variant.name, whole(made, precision(dtype_of(case.dtype)).huge)
     elif case.kind == "vjp":
         some = (*_known(case), *detached.paths(case))
-        yield from _of_variants(case, [v for v in some if v.name in names])
+        yield from slopes(case, [v for v in some if v.name in names])
 
 
 def _known(case: Case) -> list[variants.Variant]:
@@ -168,64 +177,24 @@ def _known(case: Case) -> list[variants.Variant]:
 @lru_cache(maxsize=64)
 def _held(case: Case) -> Lazy[Way]:
     """Gradients that leave out a path."""
-    return Lazy(_of_variants(case, detached.paths(case)) if case.kind == "vjp" else iter(()))
+    return Lazy(slopes(case, detached.paths(case)) if case.kind == "vjp" else iter(()))
 
 
 def _forward(case: Case) -> Iterator[Way]:
     huge = precision(dtype_of(case.dtype)).huge
     for name, made in codes.wrong(case):
-        yield name, _whole(made, huge)
+        yield name, whole(made, huge)
     for variant, made in variants_made(case).within(Effort()):
-        yield variant.name, _whole(made, huge)
-
-
-def _whole(made: Mapping[str, Array], huge: float = np.inf) -> Measure:
-    """The results that a variant gives; what its dtype cannot hold is infinite."""
-
-    def joined(results: Mapping[str, Array]) -> Array:
-        return np.concatenate([np.ravel(results[name]) for name in made]).astype(float)
-
-    own = joined(made)
-    own = np.where(abs(own) > huge, np.sign(own) * np.inf, own)
-    return lambda results: own if results is None else joined(results)
+        yield variant.name, whole(made, huge)
 
 
 def _vjp(case: Case) -> Iterator[Way]:
     """Gradients of variants along random directions; then what goes wrong in gradients alone."""
     want = exact(case)
-    yield from _of_variants(case, _known(case))
+    yield from slopes(case, _known(case))
     for name, made in gradients.wrong(case, want):
         if all(made[n].shape == x.shape for n, x in want.items()):
-            yield name, _whole(made)
-
-
-def _of_variants(case: Case, some: Iterable[variants.Variant]) -> Iterator[Way]:
-    """Gradients of wrong forward passes, along random directions."""
-    want = exact(case)
-    arrays = wide(case.arrays)
-    cotangents = {name[1:]: arrays.pop(name) for name in case.directions}
-    forward = Call(case.op, arrays, dict(case.options), case.dtype)
-    rng = np.random.default_rng(0)
-    ways: list[dict[str, Array]] = [
-        {n: np.asarray(rng.standard_normal(x.shape)) for n, x in want.items()} for _ in range(3)
-    ]
-
-    def along(results: Mapping[str, Array]) -> Array:
-        return np.array([sum((results[n] * u).sum() for n, u in way.items()) for way in ways])
-
-    def slope(variant: variants.Variant, way: Mapping[str, Array]) -> float:
-        moved = _moved(forward, way)
-        results = _by_name(case, attempt(variant, moved))
-        if not results:
-            return np.nan
-        if (
-            "lse" in cotangents and "lse" not in results
-        ):  # of it the variant says nothing: it is ours
-            results["lse"] = moved.given(return_lse=True)()[1]
-        return float(sum(_inner(results.get(n), x) for n, x in cotangents.items()) / _STEP)
-
-    for variant in some:
-        yield variant.name, Slopes(along, [partial(slope, variant, way) for way in ways])
+            yield name, whole(made)
 
 
 def _jvp(case: Case) -> Iterator[Way]:
@@ -233,57 +202,27 @@ def _jvp(case: Case) -> Iterator[Way]:
     want = exact(case)
     for name, made in changes.wrong(case, want):
         if all(made[n].shape == x.shape for n, x in want.items()):
-            yield name, _whole(made)
-    arrays = wide(case.arrays)
-    way = {name: arrays.pop(name) for name in case.directions}
-    moved = _moved(Call(case.op, arrays, dict(case.options), case.dtype), way)
+            yield name, whole(made)
     for variant in _known(case):
-        given = _by_name(case, attempt(variant, moved))
-        made = {f"d{n}": np.imag(x) / _STEP for n, x in given.items() if f"d{n}" in want}
-        if made and all(made[n].shape == want[n].shape for n in made):
-            yield variant.name, _whole(made)
+        if made := changed(case, variant):
+            yield variant.name, whole(made)
 
 
-def _moved(forward: Call, way: Mapping[str, Array]) -> Call:
-    """The call with arrays a step along a way, in imaginary numbers."""
-    return forward.given(**{n[1:]: forward.arrays[n[1:]] + 1j * _STEP * u for n, u in way.items()})
+@lru_cache(maxsize=64)
+def _by_formula(case: Case, names: tuple[str, ...]) -> Lazy[Way]:
+    return Lazy(by_formula.ways(case, names, _known(case)))
 
 
-def _by_name(case: Case, result: Result) -> JsonObject:
-    """Results of a variant, which may give the first alone; of None there are none."""
-    given = result if isinstance(result, tuple) else (result,)
-    return {n: x for n, x in zip(case.results, given, strict=False) if x is not None}
+def _of_formulas(case: Case, want: Results, got: Results, effort: Effort, new: bool) -> list[str]:
+    """Changes of the oracle's formulas that explain those results that are wrong.
 
-
-def _inner(result: Array | None, cotangent: Array) -> float:
-    """How much a result moves along its cotangent; NaN of another shape."""
-    if result is None or np.shape(result) != cotangent.shape:
-        return np.nan
-    change = np.where(np.isfinite(np.real(result)), np.imag(result), 0)
-    return float((cotangent * change).sum())
-
-
-class Slopes:
-    """Slopes of a variant along some directions, made as far as they are asked for."""
-
-    def __init__(
-        self, along: Callable[[Mapping[str, Array]], Array], slopes: list[Callable[[], float]]
-    ):
-        self._along, self._slopes = along, slopes
-        self._made = list[float]()
-
-    def __call__(self, results: Mapping[str, Array] | None) -> Array:
-        """Results along the directions; of None, the variant's own slopes."""
-        if results is not None:
-            return self._along(results)
-        return np.array([self._slope(i) for i in range(len(self._slopes))])
-
-    def _slope(self, i: int) -> float:
-        while len(self._made) <= i:
-            self._made.append(self._slopes[len(self._made)]())
-        return self._made[i]
-
-    def least(self, theirs: Array) -> float:
-        """What the distance of results along the directions is at least, by the first alone."""
-        apart = abs(float(theirs[0]) - self._slope(0))
-        return apart / len(self._slopes) ** 0.5 if np.isfinite(apart) else np.inf
+    Names that earlier failures have are tried first, others if `new`.
+    """
+    right = structure.fine(case, want, got)
+    names = tuple(n for n in want if n not in right)
+    ways = _by_formula(case, names)
+    before = (way for way in ways.within(effort) if way[0] in effort.names) if effort.names else ()
+    found = _explanations(case, got, before)
+    if not found and new and combined.pairs(case) <= by_formula.LARGEST:
+        found = _explanations(case, got, ways.within(effort), most=2)
+    return found

@@ -17,6 +17,8 @@ _FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "ours without its sign": np.abs,
     "ours with 0 for what is negative": lambda x: np.maximum(x, 0),
 }
+_LEFT = 0.3
+"""The share of an error that factors may leave if they are to explain it."""
 
 
 def relation(want: Array, got: Array, share: float) -> str:
@@ -34,6 +36,8 @@ def relation(want: Array, got: Array, share: float) -> str:
     def equal(x: Array, y: Array) -> bool:
         return bool((abs(x - y) <= 4 * share * max(abs(y).max(), 1e-300)).all())
 
+    if equal(got, want):  # no more than rounding
+        return ""
     for words, other in _candidates(want):
         if other.shape == got.shape and np.isfinite(other).all() and equal(got, other):
             return words
@@ -103,7 +107,9 @@ def _factors(want: Array, got: Array, share: float) -> str:
             continue
         size = (want * want).sum(over, keepdims=True)
         factor = (got * want).sum(over, keepdims=True) / np.where(size == 0, 1, size)
-        if (abs(got - factor * want) <= 4 * share * max(abs(got).max(), 1e-300)).all():
+        left = got - factor * want
+        near = (abs(left) <= 4 * share * max(abs(got).max(), 1e-300)).all()
+        if near and (left**2).mean() <= _LEFT**2 * ((got - want) ** 2).mean():
             some = factor[size > 0]
             low, high = float(some.min()), float(some.max())
             span = f"{low:.4g} to {high:.4g}"

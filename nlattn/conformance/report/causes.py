@@ -14,6 +14,8 @@ from nlattn.conformance.table import owner
 
 _NUMBERS = re.compile(r"-?\d[\d.e+-]*(, -?\d[\d.e+-]*)*(\.\.\.)?")
 _SHAPE = re.compile(r"\((\d+(, )?)*,?\)")
+_CHANCE = 10
+"""Failures among which a name of one alone is believed."""
 JUDGED = ("pass", "suspicious", "fail", "crash", "timeout")
 
 
@@ -24,13 +26,32 @@ class Cause(NamedTuple):
     others: list[Verdict]
 
 
+class Reading(NamedTuple):
+    """A word for what could be wrong with results of an operator."""
+
+    op: str
+    words: str
+    name: bool
+    """Whether the words name the mistake; else they say where or how results are off."""
+
+
 def causes(verdicts: Iterable[Verdict]) -> list[Cause]:
-    """Failures by operator and by what explains most of them, those that no name explains last."""
+    """Failures by operator and by what explains most of them.
+
+    Mistakes that have a name come first, then what is said of results, then what nothing is said
+    of. A name that explains one failure of many may be a chance, and waits with the second.
+    """
     left = [v for v in verdicts if v.failed]
+    failed = Counter(_operator(v) for v in left)
     found = []
     while left:
         counts = Counter(key for v in left for key in _readings(v))
-        best = max(counts, key=lambda key: (bool(key[1]), counts[key]))
+
+        def rank(key: Reading, counts: Mapping[Reading, int] = counts) -> tuple[int, int]:
+            sure = key.name and (counts[key] > 1 or _CHANCE * counts[key] >= failed[key.op])
+            return int(sure) + bool(key.words), counts[key]
+
+        best = max(counts, key=rank)
         own = [v for v in left if best in _readings(v)]
         left = [v for v in left if best not in _readings(v)]
         own.sort(key=lambda v: (v.ratio == v.ratio, v.ratio), reverse=True)
@@ -38,16 +59,20 @@ def causes(verdicts: Iterable[Verdict]) -> list[Cause]:
     return found
 
 
-def _readings(v: Verdict) -> list[tuple[str, str]]:
-    """Names of what could be wrong with a result: an operator and a word for each."""
-    op = v.case.split("/")[0]
+def _operator(v: Verdict) -> str:
+    return v.case.split("/")[0]
+
+
+def _readings(v: Verdict) -> list[Reading]:
+    """What could be wrong with a result."""
+    op = _operator(v)
     if v.diagnosis and not v.diagnosis.startswith(SAME):  # where it is wrong, in this case
-        return [(op, _NUMBERS.sub("#", v.diagnosis))]
+        return [Reading(op, _NUMBERS.sub("#", v.diagnosis), name=False)]
     if v.diagnosis:
         names = v.diagnosis.removeprefix(SAME).split(" or ")
-        return [(op, _SHAPE.sub("(...)", name)) for name in dict.fromkeys(names)]
+        return [Reading(op, _SHAPE.sub("(...)", x), name=True) for x in dict.fromkeys(names)]
     said = _NUMBERS.sub("#", v.detail)
-    return [(op, said and f"{v.status}: {said}")]
+    return [Reading(op, said and f"{v.status}: {said}", name=bool(said))]
 
 
 def others(cause: Cause, shown: int = 6) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from nlattn.conformance.judge.variants import (
     activations,
+    blocks,
     decoder,
+    ends,
     grids,
     indexer,
     inputs,
@@ -40,6 +42,8 @@ VARIANTS: tuple[Variant, ...] = (
     *windows.VARIANTS,
     *neighbours.VARIANTS,
     *keys.VARIANTS,
+    *ends.VARIANTS,
+    *blocks.VARIANTS,
     *tables.VARIANTS,
     *thresholds.VARIANTS,
     *lattice.VARIANTS,

@@ -18,7 +18,7 @@ from nlattn.conformance.case import scale_of
 from nlattn.conformance.table import find
 from nlattn.conformance.truth.transcription import transcription
 
-_lock = threading.RLock()
+lock = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def step(name: str, wrong: Function, stem: str | None = None) -> Run:
         def instead(*args: object, **options: object) -> Result:
             return wrong(c, function, *args, **options)
 
-        with _lock, patch.object(module, name, instead):
+        with lock, patch.object(module, name, instead):
             return c()
 
     return run

@@ -41,19 +41,19 @@ def _functions(op: str) -> list[tuple[str, list[str]]]:
 
 
 def _constant(_: Call, f: Function, *args: Any, **options: Any) -> Result:
-    return _held(f(*args, **options))
+    return held(f(*args, **options))
 
 
 def _of_argument(name: str, i: int) -> Run:
     def wrong(_: Call, f: Function, *args: Any, **options: Any) -> Result:
-        return f(*(_held(x) if at == i else x for at, x in enumerate(args)), **options)
+        return f(*(held(x) if at == i else x for at, x in enumerate(args)), **options)
 
     return step(name, wrong)
 
 
-def _held(x: Any) -> Any:
+def held(x: Any) -> Any:
     """Without its imaginary part, which is its change."""
     if isinstance(x, tuple):
-        return tuple(map(_held, x))
+        return tuple(map(held, x))
     complex_ = isinstance(x, np.ndarray) and x.dtype.kind == "c"
     return x.real.astype(x.dtype) if complex_ else x

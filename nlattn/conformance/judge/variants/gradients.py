@@ -9,7 +9,7 @@ import numpy as np
 
 from nlattn._types import Result
 from nlattn.conformance.case import Array, Case
-from nlattn.conformance.judge.variants import options, parts
+from nlattn.conformance.judge.variants import lost, options, parts, shared
 from nlattn.conformance.judge.variants.base import Call
 from nlattn.conformance.judge.variants.dense import stages, translated
 from nlattn.conformance.truth.bounds import exact
@@ -20,7 +20,14 @@ Way: TypeAlias = Callable[[Case, Gradients], Result]
 
 def wrong(case: Case, want: Gradients) -> Iterator[tuple[str, dict[str, Array]]]:
     """Names, and the gradients that a backend gives which is wrong in this way."""
-    for name, make in (*_WAYS, *_parts_of_dout(case), *_modes(case), *parts.GRADIENTS):
+    for name, make in (
+        *_WAYS,
+        *_parts_of_dout(case),
+        *_modes(case),
+        *parts.GRADIENTS,
+        *lost.GRADIENTS,
+        *shared.GRADIENTS,
+    ):
         try:
             made = make(case, want)
         except (LookupError, TypeError, ValueError):
@@ -189,31 +196,6 @@ def _without_the_cap(case: Case, _: Gradients) -> Result:
     return {"dq": scale * dS @ k, "dk": scale * np.swapaxes(dS, -1, -2) @ q}
 
 
-def _of_one_head(which: int) -> Way:
-    """Gradients of shared heads from one of the query heads that share them."""
-
-    def make(case: Case, want: Gradients) -> Result:
-        if not case.options["gqa"]:
-            raise ValueError
-        heads, shared = case.arrays["q"].shape[-3], case.arrays["k"].shape[-3]
-        group = heads // shared
-        q, dout = (x.reshape(*x.shape[:-3], shared, group, *x.shape[-2:])[..., which, :, :]
-                   for x in (case.arrays["q"], case.arrays["dout"]))  # fmt: skip
-        arrays = {**case.arrays, "q": q, "dout": dout}
-        rest = {n: x for n, x in case.options.items() if n != "gqa"}
-        one = exact(Case(case.name, case.op, case.kind, case.dtype, arrays, rest))
-        return {"dq": want["dq"], "dk": one["dk"], "dv": one["dv"]}
-
-    return make
-
-
-def _averaged_heads(case: Case, want: Gradients) -> Result:
-    if not case.options["gqa"]:
-        raise ValueError
-    group = case.arrays["q"].shape[-3] // case.arrays["k"].shape[-3]
-    return {name: want[name] / group for name in ("dk", "dv")}
-
-
 _WAYS: tuple[tuple[str, Way], ...] = (
     ("with dk and dv swapped", _exchanged("dk", "dv")),
     ("with dq and dk swapped", _exchanged("dq", "dk")),
@@ -239,13 +221,10 @@ _WAYS: tuple[tuple[str, Way], ...] = (
     ("without the slope of the softcap", _without_the_cap),
     ("with dbias after the softcap's slope", _after_the_slope),
     ("with dq of weights that are not divided by their sum", _unnormalised),
-    ("with the first query head's part alone in dk and dv", _of_one_head(0)),
-    ("with the last query head's part alone in dk and dv", _of_one_head(-1)),
     ("with the gradient of lse in base e", _with(lse_base=None)),
     ("with dropout in the forward pass alone", _undropped),
     ("with dropped weights in dv", _dropped_in_dv),
     ("without the gradient of the norms", _without_the_norms),
     ("with dsinks from out alone", _sinks_alone),
     ("with the sign of dsinks turned", _sinks_turned),
-    ("with dk and dv averaged over the query heads that share them", _averaged_heads),
 )

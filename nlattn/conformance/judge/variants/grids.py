@@ -7,13 +7,29 @@ from collections.abc import Callable
 import numpy as np
 
 from nlattn._types import Array, Function, Result
-from nlattn.conformance.judge.variants.base import Call, Run, Variant, needs, option, softmax, step
+from nlattn.conformance.judge.variants.base import (
+    Call,
+    Run,
+    Variant,
+    after,
+    needs,
+    option,
+    softmax,
+    step,
+)
 
 _MEANS, _CROSS, _PSAL = ("patch means",), ("pasted patches",), ("patch votes",)
 
 
 def _h(c: Call) -> float:
     return float(c.get("h") or 0.6 * c["sigma"])
+
+
+def _turned_cells(c: Call, out: Array) -> Array:
+    s = int(c["scale"])
+    *lead, H, W, e = out.shape
+    cells = out.reshape(*lead, H // s, s, W // s, s, e)
+    return np.swapaxes(cells, -4, -2).reshape(out.shape)
 
 
 def _numbers(c: Call) -> int:
@@ -252,6 +268,7 @@ VARIANTS = (
     Variant("without a division by overlaps", _CROSS, _overlap(lambda z, p: z * 0 + 1)),
     Variant("with overlaps counted by patches", _CROSS, option(overlap="average")),
     Variant("with overlaps weighted by attention", _CROSS, option(overlap="mass")),
+    Variant("with rows and columns of each cell of s x s exchanged", _CROSS, after(_turned_cells)),
     Variant(
         "with another crop",
         _CROSS,

@@ -67,6 +67,15 @@ def _of_first_batch(name: str) -> Run:
     return run
 
 
+def _of_first_in_batch(name: str) -> Run:
+    def run(c: Call) -> Result:
+        if c[name].ndim < 4:
+            raise ValueError
+        return c.given(**{name: c[name][..., :1, :, :]})()
+
+    return run
+
+
 def _ungiven(name: str) -> Run:
     """An option that is not looked at."""
 
@@ -92,8 +101,11 @@ UNGIVEN = tuple(Variant(f"as if {name} were not given", ANY, _ungiven(name)) for
 VARIANTS = (
     Variant("with values read by columns, not by rows", _GRIDS, _by_columns("v")),
     Variant("with keys and values read by columns, not by rows", _GRIDS, _by_columns("k", "v")),
-    Variant("with the mask of the first batch for all", ANY, _of_first_batch("mask")),
-    Variant("with the bias of the first batch for all", ANY, _of_first_batch("bias")),
+    *(
+        Variant(f"with the {words} of the first {of} for all", ANY, run(name))
+        for name, words in (("mask", "mask"), ("bias", "bias"), ("dropout_mask", "dropout mask"))
+        for of, run in (("batch", _of_first_batch), ("head of each batch", _of_first_in_batch))
+    ),
     Variant("with queries and keys swapped", _SETS, _swapped("q", "k")),
     Variant("with keys and values swapped", _SETS, _swapped("k", "v")),
     Variant("with queries of length 1", _SETS, _normalised("q")),

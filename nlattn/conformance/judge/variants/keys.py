@@ -63,6 +63,11 @@ def _p(c: Call) -> float:
     return float(c.get("p", 2.0))
 
 
+def _lse_of_all(c: Call) -> Result:
+    every = np.broadcast_to(np.arange(c["k"].shape[-2]), (*c["index"].shape[:-1], c["k"].shape[-2]))
+    return c()[0], c.given(index=every.copy(), return_lse=True)()[1]
+
+
 def _sides(change: Callable[[Call, Array, Array], Result]) -> Run:
     return lambda c: change(c, *c())
 
@@ -108,8 +113,10 @@ def _rows(change: Callable[[list[Array], int], list[Array]]) -> Run:
 def _probabilities(wrong: Function) -> Run:
     """``wrong(s, P, weight)`` in place of the weights of one query, from their scores."""
 
-    def instead(_: Call, f: Function, s: Array, weight: str, power: float) -> Result:
-        P, lse = f(s, weight, power)
+    def instead(
+        _: Call, f: Function, s: Array, weight: str, power: float, *sink: Array | None
+    ) -> Result:
+        P, lse = f(s, weight, power, *sink)
         return wrong(s, P, weight), lse
 
     return step("probabilities", instead, "sparse")
@@ -191,17 +198,6 @@ VARIANTS = (
     Variant("with the weights to the power 2/p", _LEWIS, after(lambda c, out: out ** (2 / _p(c)))),
     Variant("with p = 2", (*_BOUNDS, *_ONE, *_SET, *_HEAVY), option(p=2.0)),
     Variant("with p = 1", _HEAVY, option(p=1.0)),
-    Variant("with the two ends exchanged", _BOUNDS, _sides(lambda c, low, high: (high, low))),
-    Variant("with the lower end for both", _BOUNDS, _sides(lambda c, low, high: (low, low))),
-    Variant("with the upper end for both", _BOUNDS, _sides(lambda c, low, high: (high, high))),
-    Variant(
-        "with leverage as the lower bound",
-        _BOUNDS,
-        _sides(lambda c, low, high: (_leverage(c), high)),
-    ),
-    Variant(
-        "with 1 as the upper bound", _BOUNDS, _sides(lambda c, low, high: (low, np.ones_like(high)))
-    ),
     Variant("with reciprocals", _ONE, _sides(lambda c, low, high: (1 / low, 1 / high))),
     Variant("of the key after", _ONE, option(i=lambda c: c["i"] + 1)),
     Variant("of the key before", _ONE, option(i=lambda c: c["i"] - 1)),
@@ -356,6 +352,7 @@ VARIANTS = (
     ),
     Variant("with a scale of 1", _SUPPORT, _of_weight("dot", option(scale=1.0))),
     Variant("with all keys, whatever the chosen ones are", _LEV, _index(_all)),
+    Variant("with lse over all keys", _LEV, _lse_of_all),
     Variant("without the last of the chosen keys", _LEV, _index(lambda index, m: index[..., :-1])),
     Variant("without the first of the chosen keys", _LEV, _index(lambda index, m: index[..., 1:])),
     Variant("with every key index one too large", _LEV, _index(lambda index, m: (index + 1) % m)),

@@ -173,6 +173,14 @@ def _amplified(side: str) -> Run:
     return step("amplify", wrong)
 
 
+def _floor_under_the_root(
+    _: Call, __: Function, x: Array, amplification: Any = 6.0, floor: float = 5e-5
+) -> Any:
+    if amplification is None:
+        raise ValueError
+    return amplification**0.5 * x / np.sqrt((x * x).sum(-1, keepdims=True) + floor)
+
+
 def _amplification(c: Call) -> float:
     return float(c.get("amplification", 6.0))
 
@@ -323,6 +331,11 @@ VARIANTS = (
     Variant("without the amplification", (*_ENLA, *_LOSS), option(amplification=1.0)),
     Variant(
         "with vectors as they are, neither normalised nor amplified", (*_ENLA, *_LOSS), _as_they_are
+    ),
+    Variant(
+        "with the floor added to squared lengths, not their least",
+        _ENLA,
+        step("amplify", _floor_under_the_root),
     ),
     Variant(
         "with lengths over positions, not over channels",

@@ -305,6 +305,7 @@ _MASKS = tuple(
         ("with the mask on the first head alone", _on_first_head("mask", True)),
         ("with the bias of the first head for all", _of_first_head("bias")),
         ("with the mask of the first head for all", _of_first_head("mask")),
+        ("with the dropout mask of the first head for all", _of_first_head("dropout_mask")),
         ("with keys of the first head for all", _of_first_head("k")),
         ("with values of the first head for all", _of_first_head("v")),
         ("with queries of the first head for all", _of_first_head("q")),

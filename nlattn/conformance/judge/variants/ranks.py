@@ -30,6 +30,14 @@ def _loss(change: Callable[[Array, Array, Array, float], Result]) -> Run:
     return step("_hinge", wrong)
 
 
+def _geometric(
+    _: Call, f: Function, scores: Array, positives: int, negatives: Any, margin: float, eps: float
+) -> Result:
+    _, pos, neg = f(scores, positives, negatives, margin, eps)
+    logs = np.log(scores[..., negatives[0] : negatives[1]]).mean(-1)
+    return margin - (np.log(pos) - logs), pos, neg
+
+
 def _ascending(c: Call, f: Function, q: Array, k: Array, *args: object) -> Result:  # noqa: ARG001
     order, scores = f(q, -k, *args)
     return order, 1 / scores
@@ -75,6 +83,11 @@ VARIANTS = (
         "with positives and negatives exchanged",
         _LOSS,
         _loss(lambda hinge, pos, neg, margin: 2 * margin - hinge),
+    ),
+    Variant(
+        "with the mean of logarithms of the negatives, not of their scores",
+        _LOSS,
+        step("_hinge", _geometric),
     ),
     Variant("with the least scores first", _LOSS, step("_ranked", _ascending)),
     Variant("with one positive too few", _LOSS, option(positives=lambda c: c["positives"] - 1)),

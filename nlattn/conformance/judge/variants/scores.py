@@ -23,6 +23,20 @@ from nlattn.conformance.judge.variants.dense import (
 )
 from nlattn.oracle.dense import Stages
 
+PADDED = (8, 16, 32, 64, 128)
+
+
+def _padded_scale(block: int) -> Callable[[Call, float], float]:
+    """The default scale of channels that are filled up to whole blocks."""
+
+    def scale(c: Call, now: float) -> float:
+        d = c["q"].shape[-1]
+        if d % block == 0 or not np.isclose(now, d**-0.5):
+            raise ValueError
+        return float((-(-d // block) * block) ** -0.5)
+
+    return scale
+
 
 def _scaled(change: Callable[[Call, float], float]) -> Run:
     return given(scale=lambda c: change(c, c.scale))
@@ -30,6 +44,14 @@ def _scaled(change: Callable[[Call, float], float]) -> Run:
 
 def _masked(st: Stages, scores: Array) -> Array:
     return np.where(np.isfinite(st.masked.real), scores, -np.inf)
+
+
+def _sloped(c: Call, st: Stages) -> Array:
+    """Scores capped as they should be, whose change meets the slope of the cap's second use."""
+    capped, softcap = np.real(st.capped), c["softcap"]
+    if not np.iscomplexobj(st.raw):  # it is of gradients
+        raise ValueError
+    return capped + 1j * np.imag(st.raw) * (1 - np.tanh(capped / softcap) ** 2)
 
 
 def _unrescaled(block: int, *, outputs_alone: bool) -> Callable[[Call, Stages], Array]:
@@ -118,6 +140,13 @@ _SCORES = tuple(
     Variant(name, OPS, run)
     for name, run in (
         ("with a scale of 1", _scaled(lambda _, s: 1.0)),
+        *(
+            (
+                f"with the default scale of channels padded to a multiple of {b}",
+                _scaled(_padded_scale(b)),
+            )
+            for b in PADDED
+        ),
         ("with the scale squared", _scaled(lambda _, s: s * s)),
         ("with the scale's square root", _scaled(lambda _, s: s**0.5)),
         ("with the scale inverted", _scaled(lambda _, s: 1 / s)),
@@ -229,6 +258,10 @@ _OPTIONS = tuple(
                     st, c["softcap"] * np.tanh((st.raw + c["bias"]) / c["softcap"])
                 )
             ),
+        ),
+        (
+            "with the softcap's slope taken at the capped score",
+            scoring(lambda c, st: _masked(st, _sloped(c, st) + _bias(c))),
         ),
         ("without the softcap", of(lambda c: c.given(softcap=None if c["softcap"] else 0)())),
         (

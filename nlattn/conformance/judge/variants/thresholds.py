@@ -55,7 +55,7 @@ def _signed(c: Call) -> Result:
     if c["weight"] != "abspow":
         raise ValueError
 
-    def wrong(_: Call, f: Function, s: Array, weight: str, power: float) -> Any:
+    def wrong(_: Call, f: Function, s: Array, weight: str, power: float, *__: Any) -> Any:
         powers = np.sign(s.real) * abs(s) ** power
         return powers / abs(powers).sum(), f(s, weight, power)[1]
 
@@ -65,7 +65,7 @@ def _signed(c: Call) -> Result:
 def _normaliser_held(c: Call) -> Result:
     """Weights over a sum that does not move."""
 
-    def wrong(_: Call, f: Function, s: Array, weight: str, power: float) -> Any:
+    def wrong(_: Call, f: Function, s: Array, weight: str, power: float, *__: Any) -> Any:
         P, lse = f(s, weight, power)
         if weight == "dot" or not s.size:
             raise ValueError

@@ -1,0 +1,232 @@
+"""The oracle's own formulas with one thing of them changed: a term, a factor, a function left out.
+
+What nobody thought of naming is named by the formula: "with `dP` in place of `dP - inner` in
+attention_vjp". Every term of every function that an oracle calls is tried, and of gradients every
+place where one thing may be held constant.
+"""
+
+from __future__ import annotations
+import __future__
+
+import ast
+import copy
+import importlib
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import count
+from types import CodeType, FunctionType
+from typing import Any
+from unittest.mock import patch
+
+from nlattn._types import Function, Result
+from nlattn.conformance.judge.variants.base import Call, Variant, lock
+from nlattn.conformance.judge.variants.detached import held
+from nlattn.conformance.table import find, owner
+from nlattn.conformance.truth.transcription import transcription
+from nlattn.oracle.layout import any_layout
+
+MOST_USES = 4
+"""Calls of a function from which on no single one is changed."""
+_ROOT = "nlattn.oracle."
+_LONGEST = 80
+"""Letters of an expression that is quoted whole."""
+_PLAIN = {"abs", "exp", "log", "log1p", "expm1", "sqrt", "tanh", "square", "cosh", "maximum"}
+"""Functions that may be forgotten."""
+_LESS: dict[type, type] = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt}
+_OVER = {"sum": "mean", "mean": "sum"}
+_HELD = "_held_constant"
+_FUTURE = __future__.annotations
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """One node of a function of an oracle, and what stands in its place."""
+
+    name: str
+    """Completes "your output equals ours ...": "with `a` in place of `a - b` in f"."""
+    function: Function
+    tree: ast.FunctionDef
+    node: ast.AST
+    changed: ast.AST
+    use: int | None = None
+    """Which of the calls of the function is changed, where not all are: queries, then keys."""
+
+    def __call__(self, op: str, c: Call) -> Result:
+        """What a function of the table gives with it."""
+        own = inspect.unwrap(self.function)
+        with lock, ExitStack() as stack:
+            for name, module in list(sys.modules.items()):
+                if name.startswith(_ROOT) and getattr(module, own.__name__, 0) is self.function:
+                    stack.enter_context(patch.object(module, own.__name__, self._instead()))
+            return transcription(op, c.arrays, c.options)
+
+    def _instead(self) -> Function:
+        made, calls = _compiled(self), count()
+
+        def instead(*args: object, **options: object) -> Result:
+            now = next(calls)
+            if self.use is not None and now >= MOST_USES:
+                raise ValueError  # a function of rows, not of arrays
+            changed = self.use in (None, now)
+            return (made if changed else self.function)(*args, **options)
+
+        return instead
+
+
+def variants(op: str) -> Iterator[Variant]:
+    """Forward passes with one thing changed."""
+    for change in (*changes(op), *uses(op)):
+        yield Variant(change.name, (), _of(change, op))
+
+
+def constants(op: str) -> Iterator[Variant]:
+    """Forward passes in which one thing is held constant, so that its gradient is missing."""
+    for change in (*changes(op, constant=True), *uses(op, constant=True)):
+        yield Variant(change.name, (), _of(change, op))
+
+
+def _of(change: Change, op: str) -> Callable[[Call], Result]:
+    return lambda c: change(op, c)
+
+
+def uses(op: str, constant: bool = False) -> Iterator[Change]:
+    """Changes in one call alone of a function that is called for queries and for keys."""
+    for change in changes(op, constant):
+        if change.function.__name__ != op:
+            for use, word in enumerate(("first", "second")):
+                yield replace(change, name=f"{change.name}, in its {word} use", use=use)
+
+
+@cache
+def changes(op: str, constant: bool = False) -> list[Change]:
+    """All that may be changed in the functions that one calls, such as ``enla_vjp``."""
+    found: dict[str, Change] = {}
+    for function in _called(op):
+        tree = _tree(function)
+        options = {x.arg for x in tree.args.kwonlyargs}
+        for line in tree.body:
+            for node, of in _nodes(line, line):
+                made = _constant(node, of, options) if constant else _changed(node)
+                for text, changed in made:
+                    name = f"{text} in {function.__name__.strip('_')}"
+                    if " or " not in name:
+                        found.setdefault(name, Change(name, function, tree, node, changed))
+    return [*found.values()]
+
+
+@cache
+def _called(op: str) -> list[Function]:
+    """Functions of oracles that one of them needs, itself first."""
+    module = importlib.import_module(_ROOT + find(owner(op)).stem)
+    found, left = list[Function](), [getattr(module, op)] if hasattr(module, op) else []
+    while left:
+        function = left.pop(0)
+        found.append(function)
+        own = inspect.unwrap(function)
+        names = (x.id for x in ast.walk(_tree(function)) if isinstance(x, ast.Name))
+        for name in dict.fromkeys(names):
+            used = own.__globals__.get(name)
+            if isinstance(used, FunctionType) and inspect.unwrap(used).__module__.startswith(_ROOT):
+                left += [used] if used not in found and used not in left else []
+    return [f for f in found if inspect.unwrap(f).__module__ != f"{_ROOT}layout"]
+
+
+@cache
+def _tree(function: Function) -> ast.FunctionDef:
+    source = textwrap.dedent(inspect.getsource(inspect.unwrap(function)))
+    tree = ast.parse(source).body[0]
+    assert isinstance(tree, ast.FunctionDef)
+    return tree
+
+
+def _compiled(change: Change) -> Function:
+    return _made(change.function, change.tree, change.node, change.changed)
+
+
+@cache
+def _made(function: Function, whole: ast.FunctionDef, node: ast.AST, changed: ast.AST) -> Function:
+    memo: dict[int, Any] = {id(node): ast.copy_location(changed, node)}
+    tree = ast.fix_missing_locations(copy.deepcopy(whole, memo))
+    tree.decorator_list, own = [], inspect.unwrap(function)
+    module = compile(ast.Module([tree], []), tree.name, "exec", _FUTURE.compiler_flag)
+    code = next(x for x in module.co_consts if isinstance(x, CodeType) and x.co_name == tree.name)
+    made = FunctionType(code, {**own.__globals__, _HELD: held}, tree.name, own.__defaults__)
+    made.__kwdefaults__ = own.__kwdefaults__
+    return any_layout(made)
+
+
+def _nodes(node: ast.AST, line: ast.stmt) -> Iterator[tuple[ast.AST, ast.stmt]]:
+    """Nodes of a statement, outer ones first, and the innermost statement that each is in.
+
+    Places in arrays, and the names of functions, are none; nor is what decides when a loop ends.
+    """
+    if isinstance(node, ast.While):
+        return
+    yield node, line
+    for name, value in ast.iter_fields(node):
+        if name in ("slice", "annotation", "func") and not isinstance(value, ast.Attribute):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.Attribute) and name == "func":
+                yield from _nodes(child.value, line)
+            elif isinstance(child, ast.AST):
+                yield from _nodes(child, child if isinstance(child, ast.stmt) else line)
+
+
+def _changed(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+    """What may stand in place of a node, and the words for it."""
+    for other in _others(node) if ".shape" not in ast.unparse(node) else ():
+        yield f"with {_quoted(other)} in place of {_quoted(node)}", other
+    if isinstance(node, ast.AugAssign):
+        yield f"without {_quoted(node)}", ast.Pass()
+
+
+def _others(node: ast.AST) -> Iterator[ast.AST]:
+    match node:
+        case ast.BinOp(a, ast.Add(), b):
+            yield from (a, b, ast.BinOp(a, ast.Sub(), b))
+        case ast.BinOp(a, ast.Sub(), b):
+            yield from (a, ast.UnaryOp(ast.USub(), b), ast.BinOp(a, ast.Add(), b))
+        case ast.BinOp(a, ast.Mult(), b):
+            yield from (a, b)
+        case ast.BinOp(a, ast.Div() | ast.Pow(), _):
+            yield a
+        case ast.UnaryOp(ast.USub(), a) if not isinstance(a, ast.Constant):
+            yield a
+        case ast.Compare(a, [op], [b]) if type(op) in _LESS:
+            yield ast.Compare(a, [_LESS[type(op)]()], [b])
+        case ast.IfExp(_, a, b):
+            yield from (a, b)
+        case ast.Call(ast.Attribute(ast.Name("np"), name), [_, a, b], []) if name == "where":
+            yield from (a, b)
+        case ast.Call(ast.Attribute(ast.Name("np"), name), some, []) if name in _PLAIN:
+            yield from some
+        case ast.Call(ast.Name(_), [a], []):
+            yield a
+        case ast.Call(ast.Attribute(x, name), some, words) if name in _OVER:
+            yield ast.Call(ast.Attribute(x, _OVER[name], ast.Load()), some, words)
+
+
+def _constant(node: ast.AST, line: ast.stmt, options: set[str]) -> Iterator[tuple[str, ast.AST]]:
+    """The same number, which does not move as what it is made of moves."""
+    kinds = (ast.BinOp, ast.Call, ast.Subscript, ast.IfExp, ast.Name)
+    lines = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Return)
+    if not isinstance(node, kinds) or not isinstance(line, lines):
+        return
+    if isinstance(node, ast.Name) and (node.id in options or node.id == "np"):
+        return
+    if any(x is node for x in ast.walk(line.value or node)) and ".shape" not in ast.unparse(node):
+        inside = "" if line.value is node else f" of {_quoted(line)}"
+        changed = ast.Call(ast.Name(_HELD, ast.Load()), [node], [])
+        yield f"with {_quoted(node)}{inside} held constant", changed
+
+
+def _quoted(node: ast.AST) -> str:
+    text = ast.unparse(node).replace("np.", "").replace("\n", " ")
+    short = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+    return f"`{short.removeprefix('return ')}`"
