@@ -265,6 +265,16 @@ def keywords(function: Callable[..., Any]) -> set[str]:
     return {name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
+def test_names_of_tests_say_what_they_test() -> None:
+    """Folders are the package's; tests of engines and kernels bear the name of what they import."""
+    tests = sorted((ROOT / "tests").glob("*/test_*.py"))
+    assert {p.parent.name for p in tests} - {"fuzz"} <= {p.name for p in ROOT.glob("nlattn/*/")}
+    for path in (p for p in tests if p.parent.name in ("engines", "kernels")):
+        stem, _, through = path.stem.removeprefix("test_").partition("_through_")
+        assert (ROOT / "nlattn" / path.parent.name / f"{stem}.py").is_file(), path
+        assert re.search(rf"import .*\b{through or stem}\b|{stem} import", path.read_text()), path
+
+
 def test_a_layer_is_complete() -> None:
     page = (ROOT / "docs" / "layers.md").read_text()
     tests = "".join(p.read_text() for p in (ROOT / "tests" / "layers").glob("test_*.py"))
