@@ -87,20 +87,25 @@ def key_range(p: Scores, head: int, rows: Ints, first: int) -> tuple[int, int]:
 
 
 @jit.device
-def wholly_masked(p: Scores, head: int, rows: Ints, first: int, j0: int, count: int) -> bool:
-    """Whether `mask` forbids a panel of queries all keys of a block."""
+def sees(p: Scores, head: int, rows: Ints, first: int, j0: int, count: int) -> bool:
+    """Whether band and mask leave a panel of queries some key of a block."""
+    low, high = key_range(p, head, rows, first)
+    if high <= j0 or low >= j0 + count:
+        return False
+    if not p.has_mask:
+        return True
     part = p.slices[head, 4]
     last = min(first + width(p.q), rows.size)
     for l in range(first, last):
         i = rows[l] // p.rows if p.mask.shape[1] > 1 else 0
         if p.mask.shape[2] == 1:
             if p.mask[part, i, 0]:
-                return False
+                return True
         else:
             for j in range(j0 // p.columns, (j0 + count - 1) // p.columns + 1):
                 if p.mask[part, i, j]:
-                    return False
-    return True
+                    return True
+    return False
 
 
 @jit.device
@@ -206,6 +211,16 @@ def soften(s: Floats, count: int, w: int, top: Floats, total: Floats, room: Floa
         shrink[l] = exp(shrink[l] - shift[l])
         total[l] *= shrink[l]
     exponentials(s, count, shift, total)
+
+
+@jit.device
+def add(part: Floats, e: int, shrink: Floats, acc: Floats) -> None:
+    """``acc = acc shrink + part``, channel by channel of a panel."""
+    w = shrink.size
+    for c in range(e):
+        whole, new = acc[c * w : c * w + w], part[c * w : c * w + w]
+        for l in range(w):
+            whole[l] = whole[l] * shrink[l] + new[l]
 
 
 @jit.device

@@ -11,13 +11,14 @@ from nlattn.kernels.panel import (
     KEYS,
     TILE,
     Scores,
+    add,
     drop,
     key_range,
     load_norm,
     pack,
     score,
+    sees,
     soften,
-    wholly_masked,
 )
 from nlattn.runtime import jit
 
@@ -50,21 +51,14 @@ def attend_tile(p: Scores, v: Floats, head: int, i0: int, out: Floats, norm: Flo
         count = min(KEYS, end - j0)
         value = (p.slices[head, 2] * m + j0) * e
         for a in range(panels):
-            low, high = key_range(p, head, rows, a * w)
-            if high <= j0 or low >= j0 + count:
-                continue
-            if p.has_mask and wholly_masked(p, head, rows, a * w, j0, count):
+            if not sees(p, head, rows, a * w, j0, count):
                 continue
             score(p, head, rows, a * w, queries[a * d * w :], j0, count, s, 0, w, s[:0])
             soften(s, count, w, tops[a * w : a * w + w], totals[a * w : a * w + w], shrink)
             if p.has_dropout:
                 drop(p, head, rows, a * w, j0, count, s, 0, w)
             multiply(v, value, 1, e, s, 0, w, part, 0, w, e, count)
-            for c in range(e):
-                at = (a * e + c) * w
-                whole, new = acc[at : at + w], part[c * w : c * w + w]
-                for l in range(w):
-                    whole[l] = whole[l] * shrink[l] + new[l]
+            add(part, e, shrink[:w], acc[a * e * w : (a + 1) * e * w])
     for x in range(rows.size):
         total, at = totals[x], (x // w * e) * w + x % w
         norm[0, head, i0 + x], norm[1, head, i0 + x] = tops[x], total

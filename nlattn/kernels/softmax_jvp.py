@@ -19,12 +19,13 @@ from nlattn.kernels.panel import (
     KEYS,
     TILE,
     Scores,
+    add,
     drop,
     key_range,
     pack,
     score,
+    sees,
     soften,
-    wholly_masked,
 )
 from nlattn.runtime import jit
 
@@ -114,16 +115,6 @@ def weigh(
             mean[l] += sums[l]
 
 
-@jit.device
-def add(part: Floats, e: int, shrink: Floats, acc: Floats) -> None:
-    """``acc = acc shrink + part``, channel by channel of a panel."""
-    w = shrink.size
-    for c in range(e):
-        whole, new = acc[c * w : c * w + w], part[c * w : c * w + w]
-        for l in range(w):
-            whole[l] = whole[l] * shrink[l] + new[l]
-
-
 @jit.device(once=True)
 def attend_tile(
     p: Scores, v: Floats, x: Changes, head: int, i0: int, out: Floats, lse: Floats
@@ -161,10 +152,7 @@ def attend_tile(
         count = min(KEYS, end - j0)
         value = (p.slices[head, 2] * m + j0) * e
         for a in range(panels):
-            low, high = key_range(p, head, rows, a * w)
-            if high <= j0 or low >= j0 + count:
-                continue
-            if p.has_mask and wholly_masked(p, head, rows, a * w, j0, count):
+            if not sees(p, head, rows, a * w, j0, count):
                 continue
             own, at = queries[a * 2 * d * w :], a * w
             score(p, head, rows, at, own, j0, count, s, 0, w, slope)
