@@ -16,13 +16,28 @@ Status: author code; "average" and "mass" are ours. Real, longdouble and complex
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 
 from nlattn.oracle.layout import any_layout
 
 Array = np.ndarray
+
+
+class Options(TypedDict):
+    """All that is given beside arrays."""
+
+    scale: int
+    patch: int
+    temperature: float
+    floor: float
+    overlap: str
+    divisor: float
+    assign: str
+    crop: str
+
+
 PADS: dict[str, Literal["edge", "reflect", "constant"]] = {
     "edge": "edge",
     "reflect": "reflect",
@@ -152,10 +167,8 @@ def cross_scale_attention(
     lead = np.broadcast_shapes(*(x.shape[:-3] for x in (q, k, v)))
     q, k, v = (np.broadcast_to(x, lead + x.shape[-3:]) for x in (q, k, v))
     if lead:
-        options: dict[str, Any] = {
-            "scale": scale, "patch": patch, "temperature": temperature, "floor": floor,
-            "overlap": overlap, "divisor": divisor, "assign": assign, "crop": crop,
-        }  # fmt: skip
+        options = Options(scale=scale, patch=patch, temperature=temperature, floor=floor,
+            overlap=overlap, divisor=divisor, assign=assign, crop=crop)  # fmt: skip
         each = [cross_scale_attention(q[b], k[b], v[b], **options) for b in np.ndindex(lead)]
         return np.stack(each).reshape(lead + each[0].shape)
     s, p, (H, W), (h, w), e = scale, patch, q.shape[:2], k.shape[:2], v.shape[2]
@@ -185,10 +198,8 @@ def cross_scale_attention_vjp(
 ) -> tuple[Array, Array, Array]:
     """Gradients (dq, dk, dv) of ``sum(dout * out)``; of what heads share, sums over these."""
     if dout.ndim > 3:
-        options: dict[str, Any] = {
-            "scale": scale, "patch": patch, "temperature": temperature, "floor": floor,
-            "overlap": overlap, "divisor": divisor, "assign": assign, "crop": crop,
-        }  # fmt: skip
+        options = Options(scale=scale, patch=patch, temperature=temperature, floor=floor,
+            overlap=overlap, divisor=divisor, assign=assign, crop=crop)  # fmt: skip
         lead = dout.shape[:-3]
         whole = [np.broadcast_to(x, (*lead, *x.shape[-3:])) for x in (q, k, v)]
         parts = [
@@ -255,10 +266,8 @@ def cross_scale_attention_jvp(
     """Change of `out` along dq, dk, dv."""
     lead = np.broadcast_shapes(*(x.shape[:-3] for x in (q, k, v)))
     if lead:
-        options: dict[str, Any] = {
-            "scale": scale, "patch": patch, "temperature": temperature, "floor": floor,
-            "overlap": overlap, "divisor": divisor, "assign": assign, "crop": crop,
-        }  # fmt: skip
+        options = Options(scale=scale, patch=patch, temperature=temperature, floor=floor,
+            overlap=overlap, divisor=divisor, assign=assign, crop=crop)  # fmt: skip
         whole = [np.broadcast_to(x, lead + x.shape[-3:]) for x in (q, k, v, dq, dk, dv)]
         each = [
             cross_scale_attention_jvp(*(x[b] for x in whole), **options) for b in np.ndindex(lead)

@@ -118,8 +118,8 @@ def enla_jvp(
     for role, x, dx in (("query", q, dq), ("key", k, dk)):
         u, du = amplify(x, amplification, floor), amplify_vjp(x, dx, amplification, floor)
         phi = positive_features(u, projection, eps=eps, **FEATURES)
-        options: Any = {"role": role, "phi": phi, "projection": projection, "eps": eps}
-        made.append((phi, features_jvp(u, du, **options, **FEATURES)))
+        moved = features_jvp(u, du, phi=phi, projection=projection, role=role, eps=eps, **FEATURES)
+        made.append((phi, moved))
     (phi_q, dphi_q), (phi_k, dphi_k) = made
     A = phi_q @ np.swapaxes(phi_k, -1, -2)
     D = A.sum(-1, keepdims=True)

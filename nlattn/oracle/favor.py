@@ -8,7 +8,7 @@ complex arrays the imaginary part is a perturbation, so maxima are those of the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -96,11 +96,11 @@ def features(
     stabilizer = stabilizer or ("neutral" if causal else "max")
     if causal and stabilizer == "neutral":
         stabilizer = "none"  # the same value, and denominator_eps is added to the bare sum
-    options: Any = {"scale": scale, "eps": eps, "stabilizer": stabilizer}
-    return (
-        positive_features(q, projection, **options),
-        positive_features(k, projection, **options, role="key"),
+    phi_q, phi_k = (
+        positive_features(x, projection, scale=scale, eps=eps, stabilizer=stabilizer, role=role)
+        for x, role in ((q, "query"), (k, "key"))
     )
+    return phi_q, phi_k
 
 
 @any_layout
@@ -247,12 +247,11 @@ def features_vjp(
 
 
 def _exponentials(
-    x: Array, projection: Array, projected: Array, c: Any, eps: float, stabilizer: str, role: str
+    x: Array, projection: Array, projected: Array, c: float, eps: float, stabilizer: str, role: str
 ) -> Array:
     """Features without eps."""
     if stabilizer != "neutral":
-        options: Any = {"scale": c, "stabilizer": stabilizer, "role": role}
-        return np.asarray(positive_features(x, projection, eps=0, **options))
+        return positive_features(x, projection, scale=c, eps=0, stabilizer=stabilizer, role=role)
     t = projected - (c * x * (c * x)).sum(-1, keepdims=True) / 2
     axes = (-1,) if role == "query" else (-1, -2)
     with np.errstate(divide="ignore"):

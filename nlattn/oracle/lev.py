@@ -12,8 +12,6 @@ Real, longdouble and complex arrays alike; in complex arrays the selection is th
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from nlattn.oracle.dense import attention, attention_jvp, attention_stages, attention_vjp
@@ -104,8 +102,9 @@ def lev_attention(
     `keys` and what follows are for choosing, where no `index` is given.
     """
     if index is None:
-        how: Any = {"keys": keys, "scores": scores, "select": select, "seed": seed}
-        index = lev_keys(q, k, scale=scale, gqa=gqa, **how)
+        index = lev_keys(
+            q, k, scale=scale, gqa=gqa, keys=keys, scores=scores, select=select, seed=seed
+        )
     k_U, v_U, _ = _gathered(q, k, v, index, gqa)
     return attention(q, k_U, v_U, scale=scale, return_lse=return_lse)
 
@@ -128,8 +127,9 @@ def lev_attention_vjp(
 ) -> tuple[Array, Array, Array]:
     """Gradients (dq, dk, dv) with U held fixed; 0 for keys and values outside it."""
     if index is None:
-        how: Any = {"keys": keys, "scores": scores, "select": select, "seed": seed}
-        index = lev_keys(q, k, scale=scale, gqa=gqa, **how)
+        index = lev_keys(
+            q, k, scale=scale, gqa=gqa, keys=keys, scores=scores, select=select, seed=seed
+        )
     k_U, v_U, place = _gathered(q, k, v, index, gqa)
     dq, *inner = attention_vjp(q, k_U, v_U, dout, dlse=dlse, scale=scale)
     outer = []
@@ -160,8 +160,9 @@ def lev_attention_jvp(
 ) -> Array | tuple[Array, Array]:
     """Change of `out`, and of `lse`, along dq, dk, dv, with U held fixed."""
     if index is None:
-        how: Any = {"keys": keys, "scores": scores, "select": select, "seed": seed}
-        index = lev_keys(q, k, scale=scale, gqa=gqa, **how)
+        index = lev_keys(
+            q, k, scale=scale, gqa=gqa, keys=keys, scores=scores, select=select, seed=seed
+        )
     k_U, v_U, _ = _gathered(q, k, v, index, gqa)
     dk_U, dv_U, _ = _gathered(q, dk, dv, index, gqa)
     return attention_jvp(q, k_U, v_U, dq, dk_U, dv_U, scale=scale, return_lse=return_lse)

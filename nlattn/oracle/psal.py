@@ -13,8 +13,6 @@ longdouble and complex arrays.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from nlattn.oracle.layout import any_layout
@@ -114,9 +112,11 @@ def psal(
     hold no pixel that `key_mask` hides.
     """
     if index is None:
-        how: Any = {"patch": patch, "topk": topk, "iterations": iterations, "seed": seed}
         known = None if key_mask is None else known_patches(key_mask, patch)
-        index = patchmatch(q, k, score="neg_l2", key_mask=known, **how).index
+        index = patchmatch(
+            q, k, score="neg_l2", key_mask=known, patch=patch, topk=topk, iterations=iterations,
+            seed=seed,
+        ).index  # fmt: skip
     c = costs(q, k, index, patch, border)
     return speak(c, v, index, patch // 2 if aggregate else 0, temperature, dedup)
 
