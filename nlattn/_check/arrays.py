@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args, overload
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -16,6 +16,7 @@ from nlattn._check.words import choice, fail, memory
 from nlattn._modes import Nonfinite
 from nlattn._types import Array, Floats, Ints
 
+A = TypeVar("A", bound=Array)
 FLOATS = "float32, float64 (or float16, bfloat16)"
 _FEW = 8192  # entries; BLAS sums their squares faster than NumPy finds the largest
 _known = threading.local()
@@ -57,6 +58,10 @@ def one_dtype(op: str, dtypes: Mapping[str, np.dtype], remedy: str = "") -> None
         raise TypeError(f"{op}: arrays must share one dtype, got {listed}{remedy}")
 
 
+@overload
+def frozen(x: A) -> A: ...
+@overload
+def frozen(x: Array, dtype: DTypeLike) -> Any: ...
 def frozen(x: Array, dtype: DTypeLike | None = None) -> Any:
     """Contiguous, aligned, native and read-only: the one layout that kernels are compiled for."""
     native = native_of(x.dtype) if dtype is None else np.dtype(dtype)

@@ -87,8 +87,8 @@ def key_sums(f: Identity, x: Floats, y: Floats, slices: Ints, mask: Bools | None
     """Sums over keys x of ``phi(x).T (y, 1)``; `slices` (batch, 3) are those of x, y and `mask`."""
     batch, r, e = len(slices), f.size(x.shape[2]), y.shape[2]
     start, m = f.top(x.shape[2]), f.compiled(x)
-    every = EVERY if mask is None else mask
-    x, y, every, slices = (_check.frozen(given) for given in (x, y, every, slices))
+    every = EVERY if mask is None else _check.frozen(mask)
+    x, y, slices = _check.frozen(x), _check.frozen(y), _check.frozen(slices)
     kept = np.full(batch, float(x.shape[1]))
     if mask is not None:
         kept = mask.sum(1, dtype=float)[slices[:, 2]]
@@ -150,7 +150,7 @@ def read(
     log: Floats = np.empty((batch, 0 if norm is None else n))
     m, panels = f.compiled(x), padded(context)
     norm = np.empty((batch, 0), x.dtype) if norm is None else norm
-    x, index, norm = (_check.frozen(given) for given in (x, index, norm))
+    x, index, norm = _check.frozen(x), _check.frozen(index), _check.frozen(norm)
     tasks = groups(batch, n, 1)
 
     def part(number: int) -> None:

@@ -18,7 +18,7 @@ from nlattn.kernels import rows
 from nlattn.kernels.rows import FeatureRows
 from nlattn.runtime.helpers import remembered
 
-_NOTHING = _check.frozen(np.empty((0, 1)))
+_NOTHING: Floats = _check.frozen(np.empty((0, 1)))
 
 
 class Block(NamedTuple):
