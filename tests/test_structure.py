@@ -20,6 +20,7 @@ import nlattn
 from nlattn import _modes, layers
 from nlattn.conformance.cases import arrays as made
 from nlattn.conformance.cases.recipes import recipes
+from nlattn.conformance.judge.variants import VARIANTS
 from nlattn.conformance.judge.variants import of as variants_of
 from nlattn.conformance.table import JUDGED, PARTS, TABLE, OpSpec, find
 from nlattn.conformance.table.row import Growth
@@ -129,6 +130,8 @@ def test_an_operator_is_called_as_all_are(spec: OpSpec) -> None:
 def test_a_row_says_all_there_is_to_say(spec: OpSpec) -> None:
     searched = spec.cases.search is not None
     assert spec.cases.search_only <= searched
+    families = {family for variant in VARIANTS for family in variant.families}
+    assert {*spec.wrong} <= families, f"{spec.name}: no family of {sorted(families)}"
     own = [v for v in variants_of(spec.name) if set(v.families) & set(spec.wrong)]
     assert len(own) >= 5 or spec.cases.search_only, f"{spec.name}: fewer than 5 wrong variants"
     paired = any("+" in recipe.label for recipe in recipes(spec))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from nlattn import _check
+from nlattn._modes import Nonfinite
 from nlattn._types import Floats
 from nlattn.engines import dense as engine
 from nlattn.kernels.panel import Scores
@@ -14,7 +15,7 @@ from nlattn.maps.dense import DenseMap
 
 
 def soft_mean(
-    q: Floats, k: Floats, v: Floats, *, scale: float | None = None, nonfinite: str = "raise"
+    q: Floats, k: Floats, v: Floats, *, scale: float | None = None, nonfinite: Nonfinite = "raise"
 ) -> Floats:
     """Softmax attention: ``out[i] = sum_j softmax_j(scale q[i].k[j]) v[j]``.
 
@@ -45,11 +46,11 @@ def soft_mean(
     out = fit.empty("n e")
     for head, (p, at) in enumerate(_heads(fit, scale)):
         out[head] = engine.attend(p, fit["v"][at])[0]
-    return fit.unfold(out)  # type: ignore[no-any-return]
+    return fit.unfold(out)
 
 
 def soft_mean_map(
-    q: Floats, k: Floats, *, scale: float | None = None, nonfinite: str = "raise"
+    q: Floats, k: Floats, *, scale: float | None = None, nonfinite: Nonfinite = "raise"
 ) -> DenseMap:
     """The map of one head's `soft_mean`."""
     fit = _check.fit("soft_mean_map", {"q": (q, "n d"), "k": (k, "m d")}, nonfinite=nonfinite)
@@ -65,7 +66,7 @@ def soft_mean_vjp(
     dout: Floats,
     *,
     scale: float | None = None,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients (dq, dk, dv) of ``sum(dout * out)``."""
     arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e"), "dout": (dout, "n e")}
