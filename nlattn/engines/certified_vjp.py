@@ -22,7 +22,6 @@ from nlattn.kernels.gemm import width
 from nlattn.kernels.panel import groups
 from nlattn.kernels.scores import NEG_L2
 
-
 _SLOW = 8
 """What a multiply-add takes here, twice over with an exponential, beside one in float32."""
 
@@ -36,6 +35,10 @@ class Visits(NamedTuple):
     key_starts: Ints
     panels: Ints
     left: Ints
+    lse: Floats
+    """(n,) of these queries, for want of others;"""
+    missed: Floats
+    """(n,) share of them that was left out, or moved by rounding."""
 
 
 def visits(ground: Ground) -> list[Visits]:
@@ -46,7 +49,7 @@ def visits(ground: Ground) -> list[Visits]:
 def _visits(ground: Ground, part: Descent) -> Visits:
     v = np.zeros((len(ground.slice.k), 1))
     most = len(ground.slice.k)
-    counts = certified.gather(ground, part, v, most=most).counts
+    _, norm, counts = certified.gather(ground, part, v, most=most)
     starts = np.append(0, np.cumsum(counts[:, 4]))
     leaves = np.zeros(starts[-1], np.int32)
     if len(leaves):
@@ -60,6 +63,9 @@ def _visits(ground: Ground, part: Descent) -> Visits:
     amounts = np.bincount(leaves, minlength=1 << part.tree.levels)
     own = part.asked.panels
     left = certified.queries_of(part, own[gave_up[own]])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lse = part.top - norm[:, 2] + np.log(norm[:, 0])
+        missed = np.where(norm[:, 0] > 0, norm[:, 1] / norm[:, 0] + norm[:, 3], 0)
     return Visits(
         part,
         _check.frozen(starts),
@@ -67,6 +73,8 @@ def _visits(ground: Ground, part: Descent) -> Visits:
         _check.frozen(np.append(0, np.cumsum(amounts))),
         _check.frozen(panels[by_leaf]),
         left,
+        lse,
+        missed,
     )
 
 

@@ -120,7 +120,8 @@ def certified_attention_map(
 
     ``A @ v`` and ``A.lse`` keep the tolerance, and ``A.missed`` says what was spent of it.
     ``A.topk`` is proved. Of each of ``A.rows``, which hold the keys that could not be left out, no
-    more than twice the tolerance is misplaced; of ``A.T @ g`` no more than that times ``sum |g|``.
+    more than twice the tolerance is misplaced; of ``A.T @ g`` no more than that times ``sum |g|``,
+    and ``A.adjoint_bounds(g)`` has an interval for each key.
 
     Examples
     --------
