@@ -104,7 +104,11 @@ def adjoint(ground: Ground, found: list[Visits], lse: Floats, g: Floats) -> Floa
         given = q, k, np.zeros((len(k), g.shape[1])), g64
         _add(ground, part, given, factor, (np.zeros((0, 0)), np.zeros((0, 0)), sums))
     rows = np.sort(np.concatenate(left))
-    return sums + (exhaustive.adjoint(x, lse, g, rows) if len(rows) else 0)
+    for kind, own in ((x.q.dtype, ~ground.dense_wide[rows]), (g64.dtype, ground.dense_wide[rows])):
+        if own.any():
+            there = x._replace(q=_check.frozen(x.q, kind), k=_check.frozen(x.k, kind))
+            sums += exhaustive.adjoint(there, lse, g64.astype(kind), rows[own])
+    return sums
 
 
 def _add(

@@ -76,7 +76,8 @@ class CertifiedMap(AttentionMap):
         return adjoint_bounds(self._ground, self._seen(), self.lse, self.missed, x)
 
     def _rows(self, index: Ints) -> Floats:
-        if self._ground.parts:
+        single = self.dtype == np.float32
+        if self._ground.parts or (single and self._ground.dense_wide[index].any()):
             return certified_rows.rows(self._ground, index)
         return exhaustive.rows(self._x, index, normalise=True)
 

@@ -229,6 +229,15 @@ def test_only_queries_that_float32_cannot_keep_are_float64() -> None:
     wide = A._ground.dense_wide
     assert wide[::3].all()
     assert not wide[1::3].any()
+    x, y = (z.astype(np.float64) for z in (q, k))
+    exact = oracle.certified_attention(x, y, np.eye(120))
+    assert (np.abs(A.rows(np.arange(120)) - exact).sum(1) <= 2e-4).all()
+    g = rng.standard_normal((120, 2)).astype(np.float32)
+    assert (np.abs(A.T @ g - exact.T @ g).sum(0) <= 2e-4 * np.abs(g).sum(0)).all()
+    one = certified_attention_map(
+        q[:1, :1] * 0 + np.float32(0.3456), k[:1, :1] * 0 + 821618, scale=1e3
+    )
+    np.testing.assert_allclose(one.T @ g[:1], g[:1], rtol=1e-6)
     missed = assert_promise(q, k, k, 1e-4)
     assert (missed[wide] < 1e-10).all()
     assert (missed <= 1e-4).all()
