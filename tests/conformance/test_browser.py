@@ -28,7 +28,8 @@ document.getElementById("page").onload = function () {{
   page.querySelector("details").open = true;
   document.querySelector("pre").textContent = JSON.stringify([
     root.scrollWidth <= root.clientWidth, page.querySelectorAll("td").length,
-    page.querySelector("h2.fail") !== null, page.querySelector("pre").textContent.includes("<k>"),
+    page.querySelector("h2.fail") !== null,
+    [...page.querySelectorAll("pre")].some(x => x.textContent.includes("<k>")),
     this.contentWindow.performance.getEntriesByType("resource").length]);
 }};
 </script>"""
