@@ -120,3 +120,25 @@ def test_what_has_a_name_comes_first_and_a_chance_does_not() -> None:
     named = [Verdict(f"{A}n{i}", "fail", 1.0, diagnosis=same + "without the mask") for i in "ab"]
     found = causes([*described, *chance, *named])
     assert [cause.worst.case[len(A) :] for cause in found] == ["na", "d0", "c"]
+
+
+def test_what_rows_without_keys_should_hold_is_told_of_lse_too() -> None:
+    c = case("attention", "forward", causal=True, causal_offset=-2, return_lse=True)
+    want = exact(c)
+    lse = np.where(np.isneginf(want["lse"]), 0.0, want["lse"])
+    assert by_sight(c, want, {**want, "lse": lse}) == (
+        "out is right, lse is right but in queries that see no key, where it should be -inf and "
+        "holds numbers: were they never written?"
+    )
+
+
+def test_sinks_that_count_twice_and_sinks_in_base_2_are_two_mistakes() -> None:
+    c = case("attention", "forward", return_lse=True, lse_base="2")
+    heads = {n: np.broadcast_to(x, (2, *x.shape)).copy() for n, x in c.arrays.items()}
+    c = replace(c, arrays={**heads, "sinks": np.array([0.4, -0.7])})
+    for sinks, words in (
+        (c.arrays["sinks"] * np.log(2), "with sinks in base 2, as lse is"),
+        (c.arrays["sinks"] + np.log(2), "with the sinks counted twice, once for each half"),
+    ):
+        out, lse = call_of(replace(c, arrays={**c.arrays, "sinks": sinks}))()
+        assert diagnose(c, {"out": out, "lse": lse}).startswith(f"your output equals ours {words}")

@@ -111,6 +111,7 @@ def _some_nan(_: object, name: str, x: Array) -> Array:
 _VALUES: dict[str, Callable[[np.random.Generator, str, Array], Array]] = {
     "normal": lambda _, __, x: x,
     "large": lambda _, __, x: x,
+    "nothing": lambda _, __, x: np.where(np.arange(len(x)).reshape(-1, 1, 1) > 0, x, 0),
     "zeros": lambda rng, name, x: x if name == "v" else _mostly_zero(rng, x),
     "small": lambda _, __, x: x * 2.0**-10,
     "ties": lambda rng, _, x: rng.integers(-1, 2, x.shape).astype(float),
@@ -208,6 +209,8 @@ def _bias(
     lead, n, m = _pairs(spec, arrays)
     lead, n = ((), 1) if detail == "keys" else (_apart(lead, detail), n)
     bias = rng.standard_normal((*lead, n, m))
+    if detail == "nothing":  # of the first query
+        bias[..., :1, :] = -np.inf
     if detail == "inf":
         bias = np.where(rng.random(bias.shape) < 0.3, -np.inf, bias)
     return {"bias": bias}

@@ -66,10 +66,12 @@ def _common(case: Case, name: str, want: Array, got: Array, bad: Array) -> str:
         if (rows & ~has).any() or rows.sum() < SHARE * has.sum() or (~has).mean() < RIGHT:
             continue
         what = "NaN" if np.isnan(values).all() else "0" if zero else ""
-        where = "" if not what else f", where it is {what}"
-        if words == _NOTHING[side] and not np.isnan(values).all() and not what:
-            where = ", where it should be 0 and holds numbers: were they never written?"
-        return words + where
+        what = "-inf" if np.isneginf(values).all() else what
+        due = want.reshape(*rows.shape, -1)[rows]
+        if not what and words == _NOTHING[side] and not np.where(np.isneginf(due), 0, due).any():
+            due_ = "-inf" if np.isneginf(due).all() else "0"
+            return f"{words}, where it should be {due_} and holds numbers: were they never written?"
+        return f"{words}, where it is {what}" if what else words
     return ""
 
 
@@ -106,7 +108,7 @@ def _traits(case: Case, side: str, rows: Array) -> Iterator[tuple[str, Array]]:
             of = np.broadcast_to(count, rows.shape)[rows]
             low, high = int(of.min()), int(of.max())
             least, most = count >= low, count <= high  # where these tell all rows apart
-            if min(rows.sum(), (~rows).sum()) > 2 and (rows == least).all():
+            if low > 1 and min(rows.sum(), (~rows).sum()) > 2 and (rows == least).all():
                 yield f"{whose} that {verb} {low} {all_} and more", least
             if min(rows.sum(), (~rows).sum()) > 2 and (rows == most).all():
                 yield f"{whose} that {verb} {high} {all_} at most", most

@@ -97,6 +97,7 @@ ROWS = (
                 Recipe("window-beyond", {"window": [20, 20]}),
                 Recipe("window-beyond-causal", {"window": [20, 2], "causal": True}),
                 Recipe("window-itself", {"window": [0, 0]}),
+                Recipe("bias-nothing", {"return_lse": True}, extra=("bias:nothing",)),
                 Recipe(
                     "nan-rows",
                     {"masked_rows": "nan", "return_lse": True},

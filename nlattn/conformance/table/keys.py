@@ -33,6 +33,7 @@ ROWS = (
                 Recipe("low-rank-svd", {"method": "svd"}, values="low rank"),
                 Recipe("few-keys", sizes={"n": 3, "d": 5}),
                 Recipe("rcond", {"rcond": 1e-3}, values="low rank"),
+                Recipe("nothing", lead=(2,), values="nothing"),
                 Recipe("rcond-of-small-keys", {"rcond": 0.1}, values="small"),
                 Recipe("rank", {"return_rank": True}, dtypes=ALL),
                 Recipe("rank-low", {"return_rank": True}, lead=(2,), values="low rank"),

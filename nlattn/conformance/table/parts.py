@@ -210,6 +210,7 @@ PARTS = (
                     extra=("table", "page_lengths"),
                 ),
                 Recipe("softcap", {"softcap": 1.5, "scale": 0.8}),
+                Recipe("softcap-sinks", {"softcap": 1.5, "return_lse": True}, extra=("sinks",)),
                 Recipe("alibi", {"causal": True, "causal_offset": 3}, extra=("alibi",)),
                 Recipe(
                     "alibi-gradient",

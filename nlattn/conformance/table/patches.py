@@ -139,6 +139,7 @@ ROWS = (
             ),
             recipes=(
                 Recipe("patch-5", {"patch": 5}, sizes={"Hq": 7, "Wq": 6, "Hk": 6, "Wk": 7}),
+                Recipe("narrow-5", {"patch": 5}, sizes={"Hq": 2, "Wq": 3, "Hk": 3, "Wk": 2}),
                 Recipe("default-temperature", {"temperature": None}),
                 Recipe(
                     "edge-5",

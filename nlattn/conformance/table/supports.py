@@ -194,6 +194,11 @@ ROWS = (
                 Recipe("topk-keys", {"kind": "topk"}, extra=("field",), values="offset"),
                 Recipe("local", {"kind": "local"}, extra=("field",), values="offset"),
                 Recipe("several-kinds", {"kind": ["local", "topk"]}, extra=("field",), lead=(2,)),
+                Recipe(
+                    "gaussian-lse",
+                    {"weight": "gaussian", "bandwidth": 2.0, "return_lse": True},
+                    extra=("field",),
+                ),
                 Recipe("union", {"kind": "union", "window": 1}, extra=("field",), lead=(2,)),
                 Recipe("hidden-keys", extra=("field", "hidden keys"), lead=(2,)),
                 Recipe("grid-mask", {"return_lse": True}, extra=("field", "grid mask"), lead=(2,)),

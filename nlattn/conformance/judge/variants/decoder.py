@@ -196,6 +196,12 @@ def _swapped_blocks(c: Call) -> Result:
     return c.given(mask_block=None, mask=pairs)()
 
 
+def _sinks_in_base_2(c: Call) -> Result:
+    if c["lse_base"] != "2":
+        raise ValueError
+    return c.given(sinks=c["sinks"] * np.log(2))()
+
+
 VARIANTS = tuple(
     Variant(name, (*OPTIONS, "sinks") if "sink" in name else OPTIONS, run)
     for name, run in (
@@ -242,6 +248,11 @@ VARIANTS = tuple(
         (
             "with the sinks' exponentials not shifted by the maximum",
             _sinking(lambda c, _, __: np.exp(_sink(c))),
+        ),
+        ("with sinks in base 2, as lse is", of(_sinks_in_base_2)),
+        (
+            "with the sinks counted twice, once for each half of the keys",
+            of(lambda c: c.given(sinks=c["sinks"] + np.log(2))()),
         ),
         ("with a sink of 0", of(lambda c: c.given(sinks=0 * c["sinks"])())),
         ("with lse without the sinks", _own_lse),

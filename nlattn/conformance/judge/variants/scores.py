@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from nlattn._types import Array, Result
+from nlattn.conformance.case import dtype_of
 from nlattn.conformance.judge.variants.base import Call, Run, Variant, softmax
 from nlattn.conformance.judge.variants.dense import (
     BLOCKS,
@@ -40,6 +41,23 @@ def _padded_scale(block: int) -> Callable[[Call, float], float]:
 
 def _scaled(change: Callable[[Call, float], float]) -> Run:
     return given(scale=lambda c: change(c, c.scale))
+
+
+def _under_hidden(_: Call, st: Stages) -> Array:
+    """Weights in float32 beside the maximum of all keys, which may be far above those it sees."""
+    s = np.asarray(st.masked, np.float32)
+    if np.isfinite(s).all() or np.iscomplexobj(st.masked):
+        raise ValueError
+    powers = np.exp(s - np.asarray(st.biased, np.float32).max(-1, keepdims=True)).astype(float)
+    total = powers.sum(-1, keepdims=True)
+    return np.asarray(powers / np.where(total == 0, 1, total))
+
+
+def _narrow_queries(c: Call) -> Result:
+    """Queries that are scaled and stored in 16 bits once more."""
+    if c.dtype not in ("float16", "bfloat16"):
+        raise ValueError
+    return c.given(q=(c.scale * c["q"]).astype(dtype_of(c.dtype)).astype(float), scale=1.0)()
 
 
 def _masked(st: Stages, scores: Array) -> Array:
@@ -178,6 +196,11 @@ _SCORES = tuple(
             ),
         ),
         ("without the normaliser and the maximum", weighing(lambda _, st: np.exp(st.masked))),
+        (
+            "with the maximum of hidden keys, too, below which all others underflow",
+            weighing(_under_hidden),
+        ),
+        ("with scaled queries rounded to 16 bits", of(_narrow_queries)),
         (
             "with the best key only",
             weighing(
