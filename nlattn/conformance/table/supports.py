@@ -195,9 +195,7 @@ ROWS = (
                 Recipe("local", {"kind": "local"}, extra=("field",), values="offset"),
                 Recipe("several-kinds", {"kind": ["local", "topk"]}, extra=("field",), lead=(2,)),
                 Recipe(
-                    "gaussian-lse",
-                    {"weight": "gaussian", "bandwidth": 2.0, "return_lse": True},
-                    extra=("field",),
+                    "gaussian-lse", {"weight": "gaussian", "bandwidth": 2.0, "return_lse": True}
                 ),
                 Recipe("union", {"kind": "union", "window": 1}, extra=("field",), lead=(2,)),
                 Recipe("hidden-keys", extra=("field", "hidden keys"), lead=(2,)),
