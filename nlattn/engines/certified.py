@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike
 from nlattn import _check
 from nlattn._types import Bools, Floats, Ints
 from nlattn.engines import exhaustive, nearest
-from nlattn.engines.distances import Geometry
+from nlattn.engines.distances import Geometry, geometry
 from nlattn.engines.exhaustive import Slice
 from nlattn.engines.random_search import Progress
 from nlattn.kernels import certified as kernels
@@ -113,12 +113,15 @@ def survey(x: Slice, tolerance: float, *, grouped: bool = True) -> Ground:
     size = 2 * n * len(keys) / (n + len(keys))
     if not x.apart and (size < _FEW or (size < _MANY and _hopeless(ground))):
         return ground
+    planted: Descent | None = None
     for kind, mixed in _WAYS if x.q.dtype == np.float32 else _WAYS[-1:]:
         if len(left) < n and len(left) < _SINGLE:
             break
         if _least_rounding(kind, mixed, len(keys)) > _RESERVE * tolerance:
             continue
-        part, left = _sound(ground, _part(ground, kind, mixed, left))
+        whole = _part(ground, kind, mixed, left, planted if mixed else None)
+        planted = whole
+        part, left = _sound(ground, whole)
         if not len(part.asked.panels):
             continue
         if not x.apart and not _pays(ground, part):
@@ -168,11 +171,24 @@ def _sound(ground: Ground, part: Descent) -> tuple[Descent, Ints]:
     return part._replace(asked=part.asked._replace(panels=panels)), left
 
 
-def _part(ground: Ground, kind: DTypeLike, mixed: bool, queries: Ints) -> Descent:
-    """Trees in one precision for some queries."""
+def _part(
+    ground: Ground, kind: DTypeLike, mixed: bool, queries: Ints, planted: Descent | None = None
+) -> Descent:
+    """Trees in one precision for some queries; of one that is `planted` for all it is no other.
+
+    Then only what the rounding of points left is added.
+    """
     x, keys = ground.slice, ground.keys
     plan = Plan(1, len(x.q), 1, len(x.k), x.q.shape[1], 1, x.kind, x.factor, SAME, 0, 0, 0)
-    ready = nearest.prepare(x.q, x.k, keys, plan, kind, lows=mixed)
+    if planted is None:
+        ready = nearest.prepare(x.q, x.k, keys, plan, kind, lows=mixed)
+    else:
+        some = x.k if len(keys) == len(x.k) else x.k[keys]
+        shape = geometry(x.q, some, x.kind, x.factor, kind, lows=mixed)
+        lows = shape.key_lows[np.searchsorted(keys, planted.tree.order)].reshape(-1)
+        tree = planted.tree._replace(lows=_check.frozen(lows))
+        asked = planted.asked._replace(lows=shape.lows, numbers=shape.numbers)
+        ready = nearest.Ready(tree, asked, shape)
     order = ready.asked.order
     if len(queries) < len(order):
         wanted = np.zeros(len(order), bool)
