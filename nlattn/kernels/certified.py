@@ -38,6 +38,9 @@ NEAR = 48
 """Keys among which the reference is looked for, if there are no masks."""
 
 
+_VAIN = 3  # lanes that found nothing nearer, after which the others are not tried
+
+
 class Way(NamedTuple):
     """Nodes that are still to be seen, the next one last."""
 
@@ -96,8 +99,11 @@ def come_near(
     tree: Tree, terms: Terms, queries: Ints, panel: Panel, batch: Batch, far: Floats
 ) -> int:
     """As `approach`, in a box that is near a lane of whose weights rounding may move much."""
-    w, short, total, looked = panel.sharp.size, tree.short, batch.total, 0
+    w, short, total = panel.sharp.size, tree.short, batch.total
+    looked, vain = 0, 0
     for l in range(queries.size):
+        if vain == _VAIN:
+            break
         away, here = max(-np.float64(total[l]), terms.floor), terms.numbers[queries[l]]
         fine = away <= terms.spread or moving(terms, here, away, tree.dims) <= terms.reserve / 4
         if fine or panel.budget[l] < 0:
@@ -115,6 +121,7 @@ def come_near(
             forbid(terms, tree, queries, batch.places, count, batch.s)
         highest(batch.s, count, total)
         looked += count
+        vain += int(-np.float64(total[l]) > away / 2)
     return looked
 
 
