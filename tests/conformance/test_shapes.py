@@ -7,6 +7,7 @@ import pytest
 
 from nlattn.conformance.cases.arrays import lay, layout_of
 from nlattn.conformance.cases.shapes import Shapes, Sizes
+from nlattn.conformance.cases.suite import cases
 
 NAMES = ("n", "m", "d", "e")
 
@@ -55,3 +56,17 @@ def test_an_empty_array_lies_like_any() -> None:
     assert layout_of(empty) == "C"
     assert lay(empty, layout_of(empty)).shape == (0, 2, 3)
     assert layout_of(lay(np.ones((2, 2, 3)), "broadcast")) == "broadcast"
+
+
+def test_packed_sequences_lie_within_their_arrays() -> None:
+    """Whatever sizes they are crossed with; one list of starts may stand for queries and keys."""
+    seen = 0
+    for case in cases("smoke", ("attention",), ("float32",)):
+        starts = case.arrays.get("cu_seqlens_q")
+        if starts is None:
+            continue
+        ends = case.arrays.get("cu_seqlens_k", starts)
+        assert starts[-1] <= case.arrays["q"].shape[-2], case.name
+        assert ends[-1] <= case.arrays["k"].shape[-2], case.name
+        seen += 1
+    assert seen > 20

@@ -80,7 +80,7 @@ def _packed(_: object, __: object, ___: object, arrays: Arrays, detail: str) -> 
     starts = [0, n // 3, n // 3, n // 3 + n // 4, n - n // 8]
     ends = [0, m // 2, m // 2, m // 2, m - m // 8]
     if detail == "alike":
-        return {"cu_seqlens_q": np.array(starts)}
+        return {"cu_seqlens_q": np.minimum(starts, m)}  # they are the keys' starts, too
     return {"cu_seqlens_q": np.array(starts), "cu_seqlens_k": np.array(ends)}
 
 
