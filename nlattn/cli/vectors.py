@@ -11,7 +11,9 @@ from nlattn.conformance.case import DTYPES, Case
 from nlattn.conformance.cases import suite
 from nlattn.conformance.cases import vectors as files
 from nlattn.conformance.judge.diagnosis import diagnose
+from nlattn.conformance.judge.measure import Effort
 from nlattn.conformance.judge.verdict import judge
+from nlattn.conformance.runner import PATIENCE
 from nlattn.conformance.truth import high_precision
 from nlattn.conformance.truth.bounds import allowed, exact
 
@@ -61,6 +63,7 @@ def check(options: Namespace) -> int:
     if options.results is None:
         raise ValueError("vectors check: expected DIR and RESULTS")
     passed = failed = unsupported = 0
+    efforts: dict[str, Effort] = {}
     for case, _, _ in files.read(options.folder):
         if case.error:
             continue
@@ -77,7 +80,8 @@ def check(options: Namespace) -> int:
             if not verdict.failed:
                 passed += 1
                 continue
-            said = "; ".join(filter(None, [said, diagnose(case, got)]))
+            effort = efforts.setdefault(case.op, Effort(PATIENCE))
+            said = "; ".join(filter(None, [said, diagnose(case, got, effort=effort)]))
         failed += 1
         if not options.quiet:
             print(f"{case.name}: {said}")

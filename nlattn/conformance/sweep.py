@@ -17,8 +17,9 @@ from nlattn.conformance.case import DTYPES, Case, Kind
 from nlattn.conformance.cases.arrays import layout_of
 from nlattn.conformance.cases.recipes import recipes
 from nlattn.conformance.cases.suite import fits, make
+from nlattn.conformance.judge.measure import Effort
 from nlattn.conformance.judge.verdict import Verdict
-from nlattn.conformance.runner import Subject, attempt
+from nlattn.conformance.runner import PATIENCE, Subject, attempt
 from nlattn.conformance.table import JUDGED, OpSpec, find
 from nlattn.conformance.table.recipe import Recipe
 
@@ -88,7 +89,7 @@ def _least(
 
     def failing(drawn: tuple[Recipe, int]) -> bool:
         nonlocal worst
-        verdict, _ = attempt(subject, case(drawn), overrides)
+        verdict, _ = attempt(subject, case(drawn), overrides, effort=Effort(0))  # no names yet
         if verdict.failed:
             return True
         if worst.status == "unsupported" or verdict.ratio > worst.ratio:
@@ -107,7 +108,7 @@ def _least(
         least = hypothesis.find(drawn, failing, settings=shrunk, random=Random(seed))
     except hypothesis.errors.NoSuchExample:
         return worst
-    verdict, _ = attempt(subject, case(least), overrides)
+    verdict, _ = attempt(subject, case(least), overrides, effort=Effort(PATIENCE))
     told = f"least case that fails: {described(case(least))}"
     told = "; ".join(filter(None, [verdict.detail, told]))
     return replace(verdict, case=name, seed=seed, detail=told)

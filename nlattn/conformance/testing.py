@@ -14,11 +14,12 @@ from nlattn.conformance.backends.backend import FunctionBackend
 from nlattn.conformance.case import Case, Tier
 from nlattn.conformance.cases.suite import cases
 from nlattn.conformance.judge.behaviour import RULES, behaved
+from nlattn.conformance.judge.measure import Effort
 from nlattn.conformance.judge.search import DTYPES as WIDE
 from nlattn.conformance.judge.search import SEARCHES, searches, verdict_name
 from nlattn.conformance.judge.verdict import Verdict
 from nlattn.conformance.report.text import Report, failure
-from nlattn.conformance.runner import Here, attempt, run
+from nlattn.conformance.runner import PATIENCE, Here, attempt, run
 from nlattn.conformance.table import JUDGED, owner
 
 
@@ -156,13 +157,13 @@ def assert_conforms(
     named = any(callable(getattr(function, name, None)) for name in ("run", op))
     backend = function if named else FunctionBackend(function, op)
     subject = Here(backend)
-    wrong, judged = [], 0
+    wrong, judged, effort = [], 0, Effort(PATIENCE)
     able = subject.capabilities
     wanted = tuple(x for x in dtypes or able.dtypes if x in able.dtypes) or dtypes
     for case in cases(tier, (owner(op),), wanted, "*", able.shapes, able.scales, able.results):
         if case.function != op:
             continue
-        verdict, _ = attempt(subject, case)
+        verdict, _ = attempt(subject, case, effort=effort)
         judged += verdict.status != "unsupported"
         if verdict.failed:
             wrong.append(_told(backend, tier, verdict))
