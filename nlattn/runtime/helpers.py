@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import _thread
 import atexit
+import logging  # noqa: F401  before `_before` is registered: of hooks the last runs first
 import os
 import sys
 import threading
@@ -218,6 +219,7 @@ _forking: list[None] = []
 
 
 def _before() -> None:
+    """Wait for what is half done, which may log: a fork takes the lock of loggers after this."""
     try:
         _forking.append(None)
         _whole.acquire()

@@ -101,3 +101,33 @@ assert np.allclose(nlattn.leverage_scores(x), 1 / 9)
 @pytest.mark.parametrize("seed", range(TIMES))
 def test_the_first_use_may_be_interrupted(seed: int) -> None:
     run("-c", INTERRUPTED.format(seed=seed))
+
+
+LOGS = """
+import os, threading, time
+from nlattn.runtime import helpers
+import logging
+
+def compiling():
+    begun.set()
+    while not helpers._forking:
+        time.sleep(0.001)
+    time.sleep(0.05)
+    logging.getLogger("first used here")
+
+begun = threading.Event()
+other = threading.Thread(target=helpers.undisturbed, args=[helpers.whole(compiling)])
+other.start()
+begun.wait()
+child = os.fork()
+if not child:
+    os._exit(0)
+os.waitpid(child, 0)
+other.join()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+def test_a_fork_waits_for_what_logs() -> None:
+    """Compiling asks loggers, whose lock a fork holds; it must not take that before it waits."""
+    run("-c", LOGS)
