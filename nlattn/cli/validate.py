@@ -50,7 +50,7 @@ def validate(options: Namespace) -> int:
     for path in files.values():
         if path.exists() and not options.force:
             raise ValueError(f"{path} exists; --force overwrites it")
-    chosen(options, None)  # says what is wrong before anything is started
+    check(options)
     start = time.perf_counter()
     with Process(
         options.backend, options.op, timeout=limit(options), memory=options.memory * 1e9,
@@ -183,33 +183,46 @@ def searched(options: Namespace) -> tuple[str, ...]:
     )
 
 
-def chosen(options: Namespace, able: Capabilities | None, sparing: bool = False) -> list[Case]:
+def check(options: Namespace) -> None:
+    """ValueError where no backend could have a case; none is made but the first."""
+    some = offered(options, Capabilities())
+    for narrow in NARROW:  # a backend of these alone is asked for more
+        some = chain(some, offered(options, Capabilities(), narrow))
+    try:
+        if next(some, None) is None and not searched(options) and not options.sweep:
+            raise ValueError(NOTHING)
+    except KeyError as error:
+        raise ValueError(f"--operators: {error.args[0]}") from None
+
+
+def chosen(options: Namespace, able: Capabilities, sparing: bool = False) -> list[Case]:
     """Cases that were asked for, of what a backend names; ValueError if there are none.
 
     `sparing` as for `suite.cases`.
     """
-    unknown = able is None
-    able, ops = able or Capabilities(), asked(options)
-    ops = ops or tuple(spec.name for spec in JUDGED if able.claims(spec.name))
-    try:
-        dtypes = tuple(x for x in options.dtypes or able.dtypes if x in able.dtypes)
-        pattern = options.case or "*"
-        if options.tier == "large":
-            wanted = dtypes if options.dtypes or "float32" not in dtypes else ("float32",)
-            found = list(large(ops, wanted, pattern, able.shapes))
-        else:
-            wanted = dtypes or options.dtypes
-            given = (able.shapes, able.scales, able.results, sparing)
-            found = list(cases(options.tier, ops, wanted, pattern, *given))
-            for narrow in NARROW if unknown else ():  # a backend of these alone is asked for more
-                found = found or list(cases(options.tier, ops, narrow, pattern, *given))
-        named = [c for c in found if able.asked(c.kind, c.function)]
-        found = named or found
-    except KeyError as error:
-        raise ValueError(f"--operators: {error.args[0]}") from None
+    found = list(offered(options, able, sparing=sparing))
     if not found and not searched(options) and not options.sweep:
         raise ValueError(NOTHING)
-    return found
+    return [c for c in found if able.asked(c.kind, c.function)] or found
+
+
+def offered(
+    options: Namespace,
+    able: Capabilities,
+    dtypes: tuple[str, ...] | None = None,
+    sparing: bool = False,
+) -> Iterator[Case]:
+    """Cases that were asked for, of a backend's operators, dtypes and sizes."""
+    ops = asked(options) or tuple(spec.name for spec in JUDGED if able.claims(spec.name))
+    pattern = options.case or "*"
+    own = tuple(x for x in options.dtypes or able.dtypes if x in able.dtypes)
+    if options.tier == "large":
+        wanted = own if options.dtypes or "float32" not in own else ("float32",)
+        return large(ops, wanted, pattern, able.shapes)
+    dtypes = dtypes or own or options.dtypes
+    return cases(
+        options.tier, ops, dtypes, pattern, able.shapes, able.scales, able.results, sparing
+    )
 
 
 def shown(verdicts: Iterable[Verdict], count: int, quiet: bool) -> Iterator[Verdict]:

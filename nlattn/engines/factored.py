@@ -45,10 +45,19 @@ def offset(y: Floats) -> Floats:
     Where they are within a factor of 2 it is the one nearest 0, and all differences from it are
     exact, as Sterbenz showed; else 0.
     """
-    low, high = y.min(1, initial=np.inf), y.max(1, initial=-np.inf)
-    above = (low > 0) & (high / 2 <= low) & (high < np.inf) & (low <= high)
-    below = (high < 0) & (low / 2 >= high) & (low > -np.inf) & (low <= high)
-    return np.where(above, low, np.where(below, high, 0))[:, None].astype(y.dtype)
+    for some in (y[:, :CHUNK], y):  # mostly the first values tell that there is none
+        low, high = some.min(1, initial=np.inf), some.max(1, initial=-np.inf)
+        above = (low > 0) & (high / 2 <= low) & (high < np.inf) & (low <= high)
+        below = (high < 0) & (low / 2 >= high) & (low > -np.inf) & (low <= high)
+        found = np.where(above, low, np.where(below, high, 0))[:, None].astype(y.dtype)
+        if not found.any():
+            break
+    return found
+
+
+def relative(y: Floats, shift: Floats) -> Floats:
+    """Values less what they share: no copy where that is 0."""
+    return y - shift if shift.any() else y
 
 
 def chunks(batch: int, n: int) -> list[tuple[int, slice]]:

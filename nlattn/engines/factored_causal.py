@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nlattn._types import Bools, Floats, Ints, Scalar
-from nlattn.engines.factored import offset
+from nlattn.engines.factored import offset, relative
 from nlattn.engines.features import Block, ColumnExp, Identity, Random
 from nlattn.engines.unseen import cleaned, finite
 from nlattn.runtime import threads
@@ -186,7 +186,7 @@ def vjp(p: Causal, dout: Floats, moving: list[Ints | None]) -> tuple[Floats, Flo
     `moving` holds key and feature of each head's maximum, or None where it is held fixed.
     """
     shift = offset(p.v)
-    p = p._replace(v=p.v - shift, shift=shift)
+    p = p._replace(v=relative(p.v, shift), shift=shift)
     if finite(p.q, p.k, p.v, dout):
         return _vjp(p, dout, moving)
     dq, dk, dv = _vjp(_clean(p), cleaned(dout), moving)

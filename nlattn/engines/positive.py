@@ -9,7 +9,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Floats, Work
 from nlattn.engines import factored_fit, factored_jvp
-from nlattn.engines.factored import KeyGradient, KeySums, offset
+from nlattn.engines.factored import KeyGradient, KeySums, offset, relative
 from nlattn.engines.factored_fit import Factors, Hidden, few_at_once
 from nlattn.engines.features import Identity, Random, Relu
 
@@ -45,7 +45,7 @@ class Positive(NamedTuple):
     @few_at_once
     def vjp(self, fit: _check.Fit) -> tuple[Floats, Floats, Floats]:
         """Gradients of q, k and v. What values share changes none, but for what rounding leaves."""
-        fit = fit.replaced("v", fit["v"] - offset(fit["v"]))
+        fit = fit.replaced("v", relative(fit["v"], offset(fit["v"])))
         context, norm, sums = self.sums(fit)
         dq, dcontext, dnorm = factored_fit.queries_vjp(fit, self.queries, context, norm)
         g = KeyGradient(sums.top, np.ones_like(norm), dcontext, dnorm, sums.first)

@@ -304,3 +304,4 @@ def test_offsets_are_exact_and_leave_other_values_alone() -> None:
     assert factored.offset(y).tolist() == [[[1, -1.6, 0, 0, 0, 0]]]
     assert factored.offset(np.full((1, 2, 1), np.inf)).tolist() == [[[0]]]
     assert factored.offset(y[:, :0]).tolist() == [[[0] * 6]]
+    assert factored.relative(y, np.zeros((1, 1, 6))) is y  # no copy
