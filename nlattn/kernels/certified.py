@@ -30,6 +30,7 @@ from nlattn.kernels.certified_terms import Terms, forbid, masked
 from nlattn.kernels.gemm import aligned, distances, width
 from nlattn.kernels.lanes import highest, within
 from nlattn.kernels.nearest import Asked
+from nlattn.kernels.scores import fetch
 from nlattn.runtime import jit
 
 KEY, SHORT, BOX = 1.2, 0.4, 1.0
@@ -127,33 +128,27 @@ def come_near(
 
 @jit.device(inline=True)
 def choose(
-    tree: Tree, terms: Terms, panel: Panel, batch: Batch, deep: Deep, leaf: tuple[int, int],
-    held: tuple[int, int], brief: Floats,
-) -> tuple[int, int]:  # fmt: skip
-    """Add the keys of a leaf to batches that hold some, but for those that may be left out.
+    tree: Tree, terms: Terms, panel: Panel, batch: Batch, start: int, count: int, held: int,
+    brief: Floats,
+) -> int:  # fmt: skip
+    """Add the keys of a leaf to a batch that holds some, but for those that may be left out.
 
-    The leaf is its first key and their number. Returns how many the batches hold then.
+    The leaf is its first key and their number. Returns how many the batch holds then.
     """
-    (start, count), (light, heavy) = leaf, held
-    short, w = tree.short, panel.sharp.size
-    filtered = short < tree.dims or terms.mixed
+    short, w, first = tree.short, panel.sharp.size, held
+    filtered = short < tree.dims
     if filtered:
         allowance(count, terms, panel)
         distances(tree.shorts, start * short, panel.shorts, 0, brief, 0, count, short)
-    kept = heavy - held[1]
     for t in range(count):
-        seen = not filtered or within(brief, t * w, panel.limits) != 0
-        if terms.mixed and seen and within(brief, t * w, panel.heavy) != 0:
-            deep.places[heavy] = start + t
-            heavy += 1
-            kept += 1
-        else:  # written over by the next one, if it is left out
-            batch.places[light] = start + t
-            light += int(seen)
-            kept += int(seen and not terms.mixed)
-    if kept < count:
-        skip(count - kept, panel)
-    return light, heavy
+        batch.places[held] = start + t  # written over by the next one, if it is left out
+        held += int(not filtered or within(brief, t * w, panel.limits) != 0)
+    for t in range(first, held):
+        fetch(tree.points, batch.places[t] * tree.dims)
+        fetch(terms.values, batch.places[t] * terms.channels)
+    if held - first < count:
+        skip(count - (held - first), panel)
+    return held
 
 
 @jit.device(inline=True)
@@ -171,7 +166,7 @@ def descend(
         far[l] = 1
     looked, boxes, shortly, given_up, listed = counts[0], 0, 0, 0, counts[4]
     stack[0], depth[0], top = 1, 0, 1
-    light, heavy, enough, left = 0, 0, FIRST, tree.size
+    held, enough, left = 0, FIRST, tree.size
     while top >= 0 and given_up == 0:
         given_up = int(looked * KEY + shortly * SHORT + boxes * BOX > terms.most)
         top -= 1
@@ -208,31 +203,22 @@ def descend(
                 listed += 1
         # what is held already goes first, if there is no more room, or before what is alike
         for step in range(1 if last else 2):
-            room = max(light, heavy) + count <= BATCH
-            times, full = 1, last or alike or (step == 0 and not room)
-            if step == 1:
-                if alike:
-                    times, looked = count, looked + 1
-                    if terms.mixed:
-                        deep.places[0], heavy = start, 1
-                    else:
-                        batch.places[0], light = start, 1
-                else:
-                    before = light + heavy
-                    light, heavy = choose(
-                        tree, terms, panel, batch, deep, (start, count), (light, heavy), way.brief
-                    )
-                    shortly += count
-                    looked += light + heavy - before
-            for deeply in range(1 + int(terms.mixed)):
-                amount = heavy if deeply else light
-                if amount > 0 and (full or amount >= enough):
-                    absorb(
-                        tree, terms, queries, panel, batch, deep, (amount, times, node), far,
-                        max(top, 0), deeply == 1,
-                    )  # fmt: skip
-                    enough = min(2 * enough, BATCH - FIRST)
-                    light, heavy = (light, 0) if deeply else (0, heavy)
+            times, full = 1, last or alike or (step == 0 and held + count > BATCH)
+            if step == 1 and alike:
+                times, looked, batch.places[0], held = count, looked + 1, start, 1
+            elif step == 1:
+                before = held
+                held = choose(tree, terms, panel, batch, start, count, held, way.brief)
+                shortly += count
+                looked += held - before
+            if held > 0 and (full or held >= enough):
+                for deeply in range(1 + int(terms.mixed)):
+                    if held > 0:
+                        held = absorb(
+                            tree, terms, queries, panel, batch, deep, (held, times, node), far,
+                            max(top, 0), deeply == 1,
+                        )  # fmt: skip
+                enough = min(2 * enough, BATCH - FIRST)
     counts[0], counts[1], counts[2], counts[3] = looked, boxes, given_up, shortly
     if lists.size == 0:
         counts[4] = listed

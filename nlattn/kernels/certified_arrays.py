@@ -63,7 +63,7 @@ class Panel(NamedTuple):
     light: Floats
     """What rounding may move of a light key's weight, as a share of it."""
     heavy: Floats
-    """Squared distances of short points above which a key is light."""
+    """Exponents above which a key is no light one."""
     wanted: Floats
     """Room for one number of each lane."""
 

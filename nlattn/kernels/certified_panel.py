@@ -24,7 +24,7 @@ from nlattn.kernels.certified_arrays import (
 )
 from nlattn.kernels.certified_terms import Terms, forbid, masked
 from nlattn.kernels.gemm import distances, distances_of, totals_of, width
-from nlattn.kernels.lanes import exponentials, exponents, highest
+from nlattn.kernels.lanes import exponentials, exponents, highest, within
 from nlattn.runtime import jit
 
 UNSOUND = 2
@@ -38,7 +38,9 @@ _VAGUE = 0.3  # what rounding may move the reference's exponent
 _HIGHER = 30.0  # an exponent that makes its key the new reference
 _FAR = 41.0  # exponents above the reference's beyond which a weight is nothing
 _LIGHT = 0.01  # of a light key's weight, what rounding may move
+_LARGER = 1.02  # so much larger it is at most before that
 _KEYS, _NODES = 4096, 64  # a key, or a node, may cost so much of what may still be missed
+_ROUNDED = 2 * BATCH  # and rounding of a light key, so that a batch never costs more than half
 _OVER = 1.001  # what is spent, rounding included
 _SPARE = 0.999
 
@@ -54,7 +56,7 @@ def refer(terms: Terms, queries: Ints, dims: int, panel: Panel, best: Floats) ->
         panel.high[l], panel.loose[l] = -away, -away - here[LOOSE]
         panel.moved[l] = moving(terms, here, away, dims)
         panel.light[l] = lightly(away + _FAR, here[COARSE], dims, u)
-        panel.allowed[l], panel.limits[l], panel.heavy[l] = np.inf, -1, -1
+        panel.allowed[l], panel.limits[l] = np.inf, -1
         if there:
             worst = panel.moved[l] if not panel.moved[l] <= worst else worst
             vague = 2 * rounding(away, here[COARSE], dims, u) + here[COARSE] ** 2
@@ -100,9 +102,6 @@ def permit(terms: Terms, panel: Panel) -> None:
             if panel.small[l] > 0 and sharp > 0:
                 room = (-panel.loose[l] - np.log(panel.small[l])) / sharp
             panel.limits[l] = max(room / _SPARE, 0.0)
-            if terms.mixed:  # what rounding moves of a light key may cost what leaving one out may
-                nearer = np.log(np.float64(panel.light[l])) / sharp if sharp > 0 else np.inf
-                panel.heavy[l] = max(room + nearer, 0.0) / _SPARE
 
 
 @jit.device(inline=True)
@@ -132,6 +131,8 @@ def raise_reference(panel: Panel, whole: Floats, far: Floats, held: int) -> None
             panel.most[l] *= factor
             panel.spent[l] *= factor
             panel.missed[l] *= factor
+            if panel.budget[l] >= 0:
+                panel.allowed[l] *= factor
             for x in range(l, whole.size, w):
                 whole[x] *= factor
             for x in range(l, held * w, w):
@@ -195,16 +196,41 @@ def hide(
 
 
 @jit.device(inline=True)
+def sift(panel: Panel, batch: Batch, deep: Deep, count: int, times: int) -> int:
+    """Put keys of which rounding would move too much into `deep`; how many of `count` stay.
+
+    Each stands for several, `times`.
+    """
+    w, stay, moved = panel.sharp.size, 0, 0
+    for l in range(w):
+        may = np.float64(panel.allowed[l]) / (_ROUNDED * times * np.float64(panel.light[l]))
+        panel.heavy[l] = np.log(may) if may > 0 else -np.inf
+    for t in range(count):
+        if within(batch.s, t * w, panel.heavy) == (1 << w) - 1:
+            row, to = batch.s[t * w : (t + 1) * w], batch.s[stay * w : (stay + 1) * w]
+            for l in range(w if stay < t else 0):
+                to[l] = row[l]
+            batch.places[stay] = batch.places[t]
+            stay += 1
+        else:
+            deep.places[moved] = batch.places[t]
+            moved += 1
+    return stay
+
+
+@jit.device(inline=True)
 def absorb(
     tree: Tree, terms: Terms, queries: Ints, panel: Panel, batch: Batch, deep: Deep,
     amounts: tuple[int, int, int], far: Floats, held: int, deeply: bool,
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
     """Sum so many keys of a batch, or one that stands for several of a node, `amounts`.
 
-    `far` holds the bounds of `held` nodes, which are in the same units.
+    `far` holds the bounds of `held` nodes, which are in the same units. Returns how many keys are
+    left to be summed in float64.
     """
     e, w, part = terms.channels, width(tree.shorts), width(deep.s)
     count, times, node = amounts
+    asked = count
     for attempt in range(2):
         if deeply:
             measure_deeply(tree, panel, deep, count)
@@ -217,6 +243,11 @@ def absorb(
         if not higher or attempt == 1:
             break
         raise_reference(panel, batch.whole, far, held)
+    if terms.mixed and not deeply:
+        count = sift(panel, batch, deep, count, times)
+        if terms.apart:
+            panel.wanted[:] = -np.inf
+            highest(batch.s, count, panel.wanted)
     for l in range(w if terms.apart else 0):
         panel.most[l] = max(panel.most[l], np.exp(np.float64(panel.wanted[l])))
     if deeply:
@@ -228,12 +259,12 @@ def absorb(
             if times == 1:
                 totals_of(terms.values, deep.places, e, s, deep.part, count)
             for c in range(e):
+                whole, one = batch.whole[c * w + l0 : c * w + l0 + part], deep.part[c * part :]
                 for l in range(part):
-                    one = total[l] * terms.totals[node * e + c]
-                    batch.whole[c * w + l0 + l] += one if times > 1 else deep.part[c * part + l]
+                    whole[l] += total[l] * terms.totals[node * e + c] if times > 1 else one[l]
             for l in range(part):
                 panel.sums[l0 + l] += total[l] * times
-    else:
+    elif count > 0:
         for l in range(w):
             panel.wanted[l], batch.total[l] = 0, 0
         exponentials(batch.s, count, panel.wanted, batch.total)
@@ -246,8 +277,12 @@ def absorb(
                 for l in range(w):
                     batch.whole[c * w + l] += batch.total[l] * terms.totals[node * e + c]
         for l in range(w):
-            panel.sums[l] += np.float64(batch.total[l]) * times
+            weight = np.float64(batch.total[l]) * times
+            panel.sums[l] += weight
+            if terms.mixed and weight > 0:
+                panel.missed[l] += _LARGER * panel.light[l] * weight
     permit(terms, panel)
+    return asked - count
 
 
 @jit.device(inline=True)

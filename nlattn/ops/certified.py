@@ -11,7 +11,7 @@ from nlattn import _check
 from nlattn._modes import Nonfinite, SoftmaxOrGaussian
 from nlattn._types import Array, Bools, Floats, Ints, Options, Result
 from nlattn.engines import certified as engine
-from nlattn.engines import certified_rows, laws
+from nlattn.engines import certified_once, certified_rows, laws
 from nlattn.engines import certified_vjp as backward
 from nlattn.engines.exhaustive import Slice
 from nlattn.engines.magnitude import ranged
@@ -93,7 +93,7 @@ def certified_attention(
     fit = call.fit
     out, lse, missed = fit.empty("n e"), fit.empty("n", float), fit.empty("n", float)
     for b, (*_, part) in enumerate(fit.slices("q", "k", "v")):
-        found = engine.attend(call.ground(b), fit["v"][part], progress)
+        found = certified_once.attend(call.slice(b), call.tolerance, fit["v"][part], progress)
         out[b], lse[b], missed[b] = found.out, found.lse, found.missed
     results = [fit.unfold(out)]
     results += [fit.unfold(lse, cast=False)] if return_lse else []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import nlattn
 from nlattn import attention, attention_vjp, certified_attention, certified_attention_map
 from nlattn.engines import certified as engine
-from nlattn.engines import exhaustive
+from nlattn.engines import certified_once, exhaustive
 from nlattn.kernels.certified_arrays import MOVED, ROOT
 from nlattn.oracle import certified as oracle
 from tests.ops.test_nearest import KINDS, keys_of
@@ -267,6 +267,32 @@ def test_a_tree_takes_little_more_than_its_keys(dtype: Any, times: float) -> Non
     part = engine._part(ground, dtype, False, np.arange(len(f)))
     held = sum(a.nbytes for a in part.tree if isinstance(a, np.ndarray))
     assert held < times * f.nbytes
+
+
+def test_queries_that_are_alike_are_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    always_down_the_tree(monkeypatch)
+    f, v, asked = smooth(20, 3), smooth(20, 2, seed=1), []
+    which = np.random.default_rng(0).integers(0, len(f), 2 * len(f))
+    survey = engine.survey
+    monkeypatch.setattr(engine, "survey", lambda x, t: asked.append(len(x.q)) or survey(x, t))
+    options = {"weight": "gaussian", "bandwidth": 0.02}
+    assert_promise(f[which], f, v, 1e-3, **options)
+    out = certified_attention(f[which], f, v, **options)
+    for i in range(5):
+        assert (out[which == which[i]] == out[i]).all()
+    certified_attention(f[which], f, v, mask=np.ones((1, len(f)), bool), **options)
+    certified_attention(f[which], f, v, mask=np.ones((len(which), len(f)), bool), **options)
+    once = len(np.unique(which))
+    assert asked == [once, once, once, len(which)]
+
+
+def test_queries_that_a_sum_does_not_tell_apart_are_all_asked() -> None:
+    x = np.array([[1.0, 0], [1, 1e-300], [1, 0], [1, 0]])
+    for found in certified_once.alike(x):
+        np.testing.assert_array_equal(found, np.arange(4))
+    first, which = certified_once.alike(x[[0, 2, 3]])
+    assert first.tolist() == [0]
+    assert which.tolist() == [0, 0, 0]
 
 
 def test_progress_is_told() -> None:
