@@ -26,6 +26,8 @@ from nlattn.conformance.table import JUDGED, PARTS, TABLE, OpSpec, find
 from nlattn.conformance.table.row import Growth
 from tests.faults.generated import mutants
 
+pytestmark = pytest.mark.plain
+
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "nlattn").rglob("*.py"))
 OPTIONAL = {"matplotlib", "PIL", "tqdm", "ml_dtypes", "torch", "jax", "onnxruntime", "skimage"}

@@ -14,6 +14,8 @@ from nlattn.conformance.cases import suite
 from nlattn.conformance.runner import Here, run
 from nlattn.conformance.truth.transcription import transcription
 
+pytestmark = pytest.mark.plain
+
 CASES = [
     case
     for case in suite.cases("smoke", ("attention", "sparse_attention", "qna"), ("float32",))

@@ -17,6 +17,8 @@ from nlattn.conformance.table import find
 from nlattn.conformance.table.recipe import Recipe
 from tests.conformance.rightful import Rightful
 
+pytestmark = pytest.mark.plain
+
 
 class Leaning:
     """Right but for a factor, in float32, rounded once."""

@@ -16,6 +16,8 @@ from nlattn.conformance.judge.verdict import Verdict
 from nlattn.conformance.report.causes import causes, others, raised, unjudged
 from nlattn.conformance.table import TABLE
 
+pytestmark = pytest.mark.plain
+
 A = "attention/forward/float32/"
 
 

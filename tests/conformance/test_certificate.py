@@ -15,6 +15,8 @@ from nlattn.conformance.table import TABLE
 from nlattn.conformance.truth.bounds import allowed, exact, ratios, transcribed
 from nlattn.conformance.truth.high_precision import share
 
+pytestmark = pytest.mark.plain
+
 
 def digits50(q: Any, k: Any, v: Any, yes: Any, softcap: float | None) -> Any:
     """Softmax attention of one head, every operation in 50 digits."""

@@ -15,6 +15,8 @@ from nlattn.conformance.judge.relations import relation
 from nlattn.conformance.judge.variants.base import Variant, both
 from nlattn.conformance.truth.bounds import exact
 
+pytestmark = pytest.mark.plain
+
 RNG = np.random.default_rng(4)
 BY_NAME = {variant.name: variant for variant in variants.of("attention")}
 CAUSAL = "causal by one key too few"

@@ -11,6 +11,8 @@ from nlattn.conformance.cases import suite
 from nlattn.conformance.judge.verdict import Verdict
 from nlattn.conformance.report.common import in_common
 
+pytestmark = pytest.mark.plain
+
 CASES = [
     c for c in suite.cases("smoke", ("attention",), ("float32", "float16")) if c.kind == "forward"
 ]

@@ -19,6 +19,8 @@ from nlattn.conformance.truth.bounds import exact, wide
 from nlattn.oracle import dense
 from tests.faults import commonest
 
+pytestmark = pytest.mark.plain
+
 RNG = np.random.default_rng(1)
 SLOW = ("lewis_weights", "sensitivity_bounds", "lp_sensitivity", "nl_means", "universal_set")
 

@@ -16,6 +16,8 @@ from nlattn.conformance.truth.arithmetic import Arithmetic
 from nlattn.conformance.truth.bounds import allowed
 from tests.faults import commonest
 
+pytestmark = pytest.mark.plain
+
 FILE = str(Path(__file__).parents[2] / "docs/examples/eight_bit_attention.py")
 
 

@@ -18,6 +18,8 @@ from nlattn.conformance.judge.measure import Effort
 from nlattn.conformance.runner import Here, attempt
 from tests.faults import commonest
 
+pytestmark = pytest.mark.plain
+
 EXAMPLES = Path(__file__).parents[2] / "docs/examples"
 FILE = str(EXAMPLES / "blocked_attention.py")
 

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from nlattn.conformance.case import Case
 from nlattn.conformance.cases import folders
 
+pytestmark = pytest.mark.plain
+
 RNG = np.random.default_rng(0)
 
 

@@ -19,6 +19,8 @@ from nlattn.conformance.judge.verdict import Verdict
 from nlattn.conformance.report.causes import causes
 from nlattn.conformance.truth.bounds import exact
 
+pytestmark = pytest.mark.plain
+
 RNG = np.random.default_rng(6)
 
 

@@ -16,6 +16,8 @@ from nlattn.conformance.judge.verdict import LEAK, judge
 from nlattn.conformance.truth.arithmetic import TF32, Arithmetic
 from nlattn.conformance.truth.bounds import allowed, exact, ratios, transcribed, typical
 
+pytestmark = pytest.mark.plain
+
 CASES = {case.name: case for case in suite.cases("smoke", ("attention",))}
 CAUSAL = CASES["attention/forward/float32/causal"]
 

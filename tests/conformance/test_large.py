@@ -16,6 +16,8 @@ from nlattn.conformance.truth.bounds import exact, transcribed
 from nlattn.conformance.whole import FAR, TOWARDS, LongRows, made, needed
 from tests.faults.offsets import Backend
 
+pytestmark = pytest.mark.plain
+
 BITS = 18
 
 

@@ -12,6 +12,8 @@ from nlattn.conformance.cases import suite
 from nlattn.conformance.judge.search import KINDS, SEARCHES, picture
 from nlattn.conformance.table import JUDGED, OpSpec
 
+pytestmark = pytest.mark.plain
+
 PAGE = (Path(__file__).parents[2] / "docs/conformance.md").read_text()
 OF_CALLS = {"nonfinite", "max_bytes", "progress", "query_grid", "key_grid"}
 """How a call is made, not what it computes."""

@@ -14,6 +14,8 @@ from nlattn.conformance.judge.verdict import judge
 from nlattn.oracle.certified import scores, weights
 from nlattn.oracle.lewis import lewis_weights, lp_sensitivity
 
+pytestmark = pytest.mark.plain
+
 Results = dict[str, Any]
 
 

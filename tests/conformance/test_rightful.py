@@ -12,6 +12,8 @@ from nlattn.conformance.judge.verdict import LEAK, judge
 from tests.conformance.rightful import WAYS, Rightful
 from tests.conftest import NO_JIT
 
+pytestmark = pytest.mark.plain
+
 ARRAYS = {"q", "k", "v", "dout", "dlse", "bias", "mask"}
 OPTIONS = {
     *("scale", "softcap", "causal", "causal_offset", "window", "gqa", "masked_rows", "return_lse")

@@ -22,6 +22,8 @@ from nlattn.conformance.truth.arithmetic import Arithmetic
 from nlattn.conformance.truth.heads import together
 from nlattn.conformance.truth.rounding import Rounded, factor
 
+pytestmark = pytest.mark.plain
+
 X = np.array([0.5, 1.25, 3.0, 0.75])
 Y = np.array([2.0, -1.5, 0.625, -4.0])
 E, F = 2.0**-6 * np.array([1.0, 2.0, 0.5, 3.0]), 2.0**-6 * np.array([0.5, 4.0, 1.0, 2.0])

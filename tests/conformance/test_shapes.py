@@ -9,6 +9,8 @@ from nlattn.conformance.cases.arrays import lay, layout_of
 from nlattn.conformance.cases.shapes import Shapes, Sizes
 from nlattn.conformance.cases.suite import cases
 
+pytestmark = pytest.mark.plain
+
 NAMES = ("n", "m", "d", "e")
 
 

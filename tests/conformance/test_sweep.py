@@ -15,6 +15,8 @@ from nlattn.conformance.sweep import LAYOUTS, sweep
 from nlattn.conformance.table import TABLE, OpSpec
 from nlattn.oracle.dense import attention
 
+pytestmark = pytest.mark.plain
+
 pytest.importorskip("hypothesis")
 ONE: Any = {"ops": ("attention",), "dtypes": ("float64",)}
 

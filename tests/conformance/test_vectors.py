@@ -16,6 +16,8 @@ from nlattn.conformance.case import Case
 from nlattn.conformance.cases import vectors
 from tests.conformance.test_folders import attention, sparse
 
+pytestmark = pytest.mark.plain
+
 CASES = [attention(), attention(np.float64, causal=True), sparse()]
 
 
