@@ -14,6 +14,8 @@ Array: TypeAlias = np.ndarray
 Floats: TypeAlias = NDArray[np.floating]
 Scalar: TypeAlias = float | np.floating
 """One number, of a dtype or not."""
+PerHead: TypeAlias = Floats | float
+"""One number, or an array that broadcasts to the leading axes."""
 Ints: TypeAlias = NDArray[np.integer]
 Bools: TypeAlias = NDArray[np.bool_]
 

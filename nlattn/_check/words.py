@@ -120,6 +120,14 @@ def number(
     return result
 
 
+def share(op: str, name: str, value: object) -> float:
+    """`value` as a share of weights that may be misplaced: at least 0, below 1."""
+    result = number(op, name, value)
+    if not 0 <= result < 1:
+        fail(op, f"{name}={result}", "is a share of the weights, expected 0 to below 1")
+    return result
+
+
 def flag(op: str, name: str, value: object) -> bool:
     """`value`, a bool."""
     if not isinstance(value, (bool, np.bool_)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nlattn import _check
-from nlattn._modes import Score
+from nlattn._modes import Score, SoftmaxOrGaussian
 from nlattn._types import Floats
 from nlattn.kernels import scores
 
@@ -15,6 +15,17 @@ SCORES: dict[Score, int] = {
     "neg_l2": scores.NEG_L2,
     "absdot": scores.ABSDOT,
 }
+
+
+_WEIGHTS: dict[SoftmaxOrGaussian, Score] = {"softmax": "dot", "gaussian": "neg_l2"}
+
+
+def weighing(
+    op: str, weight: SoftmaxOrGaussian, d: int, scale: float | None, bandwidth: float
+) -> tuple[int, float]:
+    """Number and factor of the scores whose exponentials are the weights."""
+    score = _WEIGHTS[_check.choice(op, "weight", weight, tuple(_WEIGHTS))]
+    return SCORES[score], factor(op, score, d, scale, bandwidth)
 
 
 def factor(op: str, score: str, d: int, scale: float | None, bandwidth: float) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
-
 import numpy as np
 
 from nlattn import _check
@@ -71,13 +69,13 @@ def qna_upsample_block(
     --------
     >>> y = nlattn.layers.qna_upsample_block(x, weights, heads=2, scale=2, window=3)
     """
-    options = _Phase(
-        heads=heads, window=window, gate=gate, position=position, nonfinite=nonfinite,
-        normalize_queries=normalize_queries, detach_query_norm=detach_query_norm,
-        scale_rpe_bias=scale_rpe_bias,
-    )  # fmt: skip
     phases = _phases("qna_upsample_block", weights, scale, window)
-    each = [qna_block(x, phase, **options) for phase in phases]
+    each = [
+        qna_block(x, phase, heads=heads, window=window, gate=gate, position=position,
+            normalize_queries=normalize_queries, detach_query_norm=detach_query_norm,
+            scale_rpe_bias=scale_rpe_bias, nonfinite=nonfinite)
+        for phase in phases
+    ]  # fmt: skip
     *lead, H, W, C = each[0].shape
     y = np.stack(each, -2).reshape(*lead, H, W, scale, scale, C)
     return np.moveaxis(y, -3, -4).reshape(*lead, scale * H, scale * W, C)
@@ -109,11 +107,6 @@ def qna_upsample_block_vjp(
     >>> dx, dw = nlattn.layers.qna_upsample_block_vjp(x, weights, np.ones_like(y), **options)
     """
     op = "qna_upsample_block_vjp"
-    options = _Phase(
-        heads=heads, window=window, gate=gate, position=position, nonfinite=nonfinite,
-        normalize_queries=normalize_queries, detach_query_norm=detach_query_norm,
-        scale_rpe_bias=scale_rpe_bias,
-    )  # fmt: skip
     phases = _phases(op, weights, scale, window)
     fit = _check.fit(op, {"x": (x, "H W C"), "dout": (dout, "Ho Wo Cout")}, nonfinite=nonfinite)
     H, W = (scale * size for size in fit.shape("H W"))
@@ -126,29 +119,18 @@ def qna_upsample_block_vjp(
     )
     dx, each = zip(
         *(
-            qna_block_vjp(x, phase, dy, **options)
+            qna_block_vjp(x, phase, dy, heads=heads, window=window, gate=gate, position=position,
+                normalize_queries=normalize_queries, detach_query_norm=detach_query_norm,
+                scale_rpe_bias=scale_rpe_bias, nonfinite=nonfinite)
             for phase, dy in zip(phases, cotangents, strict=True)
         ),
         strict=True,
-    )
+    )  # fmt: skip
     found = {
         name: np.stack([d[name] for d in each]) if name in PHASED else sum(d[name] for d in each)
         for name in each[0]
     }
     return sum(dx), found
-
-
-class _Phase(TypedDict):
-    """Options of each phase's layer."""
-
-    heads: int
-    window: int | tuple[int, int]
-    gate: Gate
-    position: Position
-    normalize_queries: bool
-    detach_query_norm: bool
-    scale_rpe_bias: bool
-    nonfinite: Nonfinite
 
 
 def _phases(op: str, weights: object, scale: object, window: object) -> list[dict[str, object]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._modes import MaskedRows, Nonfinite, Weight
-from nlattn._types import Array, Bools, Floats, Support
+from nlattn._types import Array, Bools, Floats, PerHead, Support
 from nlattn.engines.normalised import normalised
 from nlattn.engines.sparse import Edges, WeightFunction
 from nlattn.ops._scores import per_head
@@ -24,7 +24,7 @@ class SparseArguments(NamedTuple):
     power: float
     softcap: float | None
     bias: Floats | None
-    sinks: Floats | None
+    sinks: PerHead | None
     qk_norm: float | None
     dropout_mask: Bools | None
     dropout_scale: float

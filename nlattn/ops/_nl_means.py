@@ -118,9 +118,7 @@ def _search(op: str, asked: NLMeansArguments) -> PixelSearch:
 def _certified(op: str, asked: NLMeansArguments, h: float) -> None:
     """ValueError for what all pixels, to a tolerance, cannot be asked with."""
     _check.choice(op, "support", str(asked.support), ("certified",))
-    share = _check.number(op, "tolerance", asked.tolerance)
-    if not 0 <= share < 1:
-        _check.fail(op, f"tolerance={share}", "is a share of the weights, expected 0 to below 1")
+    _check.share(op, "tolerance", asked.tolerance)
     if h == 0:
         text = "has no bounds of weights with support='certified', expected a positive bandwidth"
         _check.fail(op, f"h={h}", text)

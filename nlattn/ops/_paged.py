@@ -10,7 +10,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._modes import About, Nonfinite
-from nlattn._types import Floats, Ints
+from nlattn._types import Floats, Ints, PerHead
 from nlattn.engines.merge import joined
 from nlattn.engines.pages import gather_heads, widened
 from nlattn.ops.dense import attention
@@ -29,8 +29,8 @@ class PagedOptions(NamedTuple):
     causal: bool
     causal_offset: int | Ints | str
     window: Sides | None
-    sinks: Floats | None
-    alibi: Floats | None
+    sinks: PerHead | None
+    alibi: PerHead | None
     nonfinite: Nonfinite
 
 
@@ -44,8 +44,8 @@ class BlockOptions(TypedDict):
     causal_offset: int | Ints
     window: Sides | None
     window_about: About
-    sinks: Floats | None
-    alibi: Floats | None
+    sinks: PerHead | None
+    alibi: PerHead | None
     nonfinite: Nonfinite
 
 

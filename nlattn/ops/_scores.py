@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 from nlattn import _check
 from nlattn._check import Fit
 from nlattn._modes import Nonfinite
-from nlattn._types import Array, Bools, Floats, Ints
+from nlattn._types import Array, Bools, Floats, Ints, PerHead
 from nlattn.engines.normalised import normalised
 from nlattn.kernels.panel import Scores
 from nlattn.ops._band import Positions
@@ -26,8 +26,8 @@ class ScoreArguments(NamedTuple):
     bias: Floats | None = None
     mask: Bools | None = None
     mask_block: int | tuple[int, int] | None = None
-    sinks: Floats | float | None = None
-    alibi: Floats | float | None = None
+    sinks: PerHead | None = None
+    alibi: PerHead | None = None
     dropout_mask: Bools | None = None
     dropout_scale: float = 1.0
     qk_norm: float | None = None

@@ -16,13 +16,11 @@ from nlattn.engines import certified_vjp as backward
 from nlattn.engines.exhaustive import Slice
 from nlattn.engines.magnitude import ranged
 from nlattn.engines.random_search import Progress
-from nlattn.kernels import scores
+from nlattn.engines.scores import weighing
 from nlattn.maps.certified import CertifiedMap
 from nlattn.ops._scores import fold, truth_values
 from nlattn.ops.dense import attention_vjp
 from nlattn.ops.forward_mode import attention_jvp
-
-_KINDS = {"softmax": scores.DOT, "gaussian": scores.NEG_L2}
 
 
 @ranged(laws.weight)
@@ -313,13 +311,8 @@ class _Call(NamedTuple):
 def _call(op: str, arrays: Mapping[str, tuple[object, str]], asked: CertifiedArguments) -> _Call:
     fit = _check.fit(op, arrays, nonfinite=asked.nonfinite)
     n, m, d = fit.shape("n m d")
-    share = _check.number(op, "tolerance", asked.tolerance)
-    if not 0 <= share < 1:
-        _check.fail(op, f"tolerance={share}", "is a share of the weights, expected 0 to below 1")
-    kind = _KINDS[_check.choice(op, "weight", asked.weight, tuple(_KINDS))]
-    factor = d**-0.5 if asked.scale is None else _check.number(op, "scale", asked.scale)
-    if kind == scores.NEG_L2:
-        factor = _check.number(op, "bandwidth", asked.bandwidth, positive=True) ** -2
+    share = _check.share(op, "tolerance", asked.tolerance)
+    kind, factor = weighing(op, asked.weight, d, asked.scale, asked.bandwidth)
     if asked.nonfinite == "propagate":
         share = share if all(np.isfinite(fit[name]).all() for name in fit.names) else 0.0
     masks, table = fold(fit, "mask", truth_values(fit, asked.mask))

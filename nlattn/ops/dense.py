@@ -8,7 +8,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._modes import About, LseBase, MaskedRows, Nonfinite
-from nlattn._types import Bools, Floats, Ints, Result
+from nlattn._types import Bools, Floats, Ints, PerHead, Result
 from nlattn.engines import dense as engine
 from nlattn.engines import laws
 from nlattn.engines.forward_mode import slopes_vjp
@@ -41,8 +41,8 @@ def attention(
     query_lengths: int | Ints | None = None,
     cu_seqlens_q: Ints | None = None,
     cu_seqlens_k: Ints | None = None,
-    sinks: Floats | None = None,
-    alibi: Floats | None = None,
+    sinks: PerHead | None = None,
+    alibi: PerHead | None = None,
     qk_norm: float | None = None,
     dropout_mask: Bools | None = None,
     dropout_scale: float = 1.0,
@@ -77,9 +77,9 @@ def attention(
     cu_seqlens_q, cu_seqlens_k : (sequences + 1,) integers, optional
         Where packed sequences start, and where the last one ends; each sees its own keys alone, and
         positions begin anew. Without `cu_seqlens_k` keys are packed as queries are.
-    sinks : array that broadcasts to the leading axes, optional
+    sinks : number, or array that broadcasts to the leading axes, optional
         A score of a key without a value, neither scaled nor capped; -inf for none.
-    alibi : array that broadcasts to the leading axes, optional
+    alibi : number, or array that broadcasts to the leading axes, optional
         Slopes: ``-slope |i + causal_offset - j|`` is added to the scores.
     qk_norm : float, optional
         Queries and keys are divided by ``sqrt(mean(x^2) + qk_norm)`` first.
@@ -162,8 +162,8 @@ def attention_map(
     window_about: About = "query",
     key_lengths: int | None = None,
     query_lengths: int | None = None,
-    sinks: float | None = None,
-    alibi: float | None = None,
+    sinks: PerHead | None = None,
+    alibi: PerHead | None = None,
     qk_norm: float | None = None,
     dropout_mask: Bools | None = None,
     query_grid: tuple[int, ...] | None = None,
@@ -227,8 +227,8 @@ def attention_vjp(
     query_lengths: int | Ints | None = None,
     cu_seqlens_q: Ints | None = None,
     cu_seqlens_k: Ints | None = None,
-    sinks: Floats | None = None,
-    alibi: Floats | None = None,
+    sinks: PerHead | None = None,
+    alibi: PerHead | None = None,
     alibi_gradient: bool = False,
     qk_norm: float | None = None,
     dropout_mask: Bools | None = None,

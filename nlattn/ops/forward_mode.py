@@ -6,7 +6,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._modes import About, LseBase, Nonfinite, Weight
-from nlattn._types import Bools, Floats, Ints, Result, Support
+from nlattn._types import Bools, Floats, Ints, PerHead, Result, Support
 from nlattn.engines import forward_mode, laws, neighbourhood
 from nlattn.engines.magnitude import ranged
 from nlattn.engines.normalised import normalised_vjp
@@ -26,8 +26,8 @@ def attention_jvp(
     dv: Floats,
     *,
     dbias: Floats | None = None,
-    dsinks: Floats | None = None,
-    dalibi: Floats | None = None,
+    dsinks: PerHead | None = None,
+    dalibi: PerHead | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     bias: Floats | None = None,
@@ -41,8 +41,8 @@ def attention_jvp(
     query_lengths: int | Ints | None = None,
     cu_seqlens_q: Ints | None = None,
     cu_seqlens_k: Ints | None = None,
-    sinks: Floats | None = None,
-    alibi: Floats | None = None,
+    sinks: PerHead | None = None,
+    alibi: PerHead | None = None,
     qk_norm: float | None = None,
     dropout_mask: Bools | None = None,
     dropout_scale: float = 1.0,
@@ -93,7 +93,7 @@ def attention_jvp(
     return fit.unfold(out), fit.unfold(lse * unit, cast=False)
 
 
-def _alike(op: str, name: str, change: Floats | None, array: Floats | None) -> None:
+def _alike(op: str, name: str, change: PerHead | None, array: PerHead | None) -> None:
     """Refuse a change of what is not there, or of another shape."""
     if change is not None and (array is None or np.shape(change) != np.shape(array)):
         there = "nothing" if array is None else f"{np.shape(array)}"
@@ -111,14 +111,14 @@ def sparse_attention_jvp(
     dv: Floats,
     *,
     dbias: Floats | None = None,
-    dsinks: Floats | None = None,
+    dsinks: PerHead | None = None,
     weight: Weight = "softmax",
     scale: float | None = None,
     bandwidth: float = 1.0,
     power: float = 2.0,
     softcap: float | None = None,
     bias: Floats | None = None,
-    sinks: Floats | None = None,
+    sinks: PerHead | None = None,
     qk_norm: float | None = None,
     dropout_mask: Bools | None = None,
     dropout_scale: float = 1.0,

@@ -246,10 +246,7 @@ class _Call:
 
     def share(self, tolerance: float, pairwise: str) -> float:
         """Share of the weights that may be misplaced."""
-        share = _check.number(self.fit.op, "tolerance", tolerance)
-        if not 0 <= share < 1:
-            text = "is a share of the weights, expected 0 to below 1"
-            _check.fail(self.fit.op, f"tolerance={share}", text)
+        share = _check.share(self.fit.op, "tolerance", tolerance)
         if share and pairwise in ("dot_product", "concatenation"):
             text = f"has no place in pairwise={pairwise!r}, whose sums are exact"
             _check.fail(self.fit.op, f"tolerance={share}", text)

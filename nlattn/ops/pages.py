@@ -9,7 +9,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._modes import LseBase, Nonfinite
-from nlattn._types import Floats, Ints, Result
+from nlattn._types import Floats, Ints, PerHead, Result
 from nlattn.engines.merge import joined, part_vjp
 from nlattn.engines.pages import gather, gather_heads, scatter, scatter_heads, widened
 from nlattn.ops._paged import Paged, PagedOptions, Sides, checked_pages, of_heads, of_shape
@@ -87,8 +87,8 @@ def paged_attention(
     causal: bool = False,
     causal_offset: int | Ints | str = 0,
     window: Sides | None = None,
-    sinks: Floats | None = None,
-    alibi: Floats | None = None,
+    sinks: PerHead | None = None,
+    alibi: PerHead | None = None,
     nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
     lse_base: LseBase = "e",
@@ -152,8 +152,8 @@ def paged_attention_vjp(
     causal: bool = False,
     causal_offset: int | Ints | str = 0,
     window: Sides | None = None,
-    sinks: Floats | None = None,
-    alibi: Floats | None = None,
+    sinks: PerHead | None = None,
+    alibi: PerHead | None = None,
     alibi_gradient: bool = False,
     nonfinite: Nonfinite = "raise",
 ) -> Result:
@@ -209,16 +209,16 @@ def paged_attention_jvp(
     dk_pages: Floats,
     dv_pages: Floats,
     *,
-    dsinks: Floats | None = None,
-    dalibi: Floats | None = None,
+    dsinks: PerHead | None = None,
+    dalibi: PerHead | None = None,
     key_lengths: int | Ints | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     causal: bool = False,
     causal_offset: int | Ints | str = 0,
     window: Sides | None = None,
-    sinks: Floats | None = None,
-    alibi: Floats | None = None,
+    sinks: PerHead | None = None,
+    alibi: PerHead | None = None,
     nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
     lse_base: LseBase = "e",

@@ -9,7 +9,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._modes import Beyond, LseBase, MaskedRows, Nonfinite, Weight
-from nlattn._types import Bools, Floats, Ints, Result, Support
+from nlattn._types import Bools, Floats, Ints, PerHead, Result, Support
 from nlattn.engines import laws
 from nlattn.engines.magnitude import ranged
 from nlattn.engines.normalised import normalised_vjp
@@ -159,7 +159,7 @@ def sparse_attention(
     power: float = 2.0,
     softcap: float | None = None,
     bias: Floats | None = None,
-    sinks: Floats | None = None,
+    sinks: PerHead | None = None,
     qk_norm: float | None = None,
     dropout_mask: Bools | None = None,
     dropout_scale: float = 1.0,
@@ -188,7 +188,7 @@ def sparse_attention(
     bias : (nnz,) array, optional
         Added to the scores of the support's edges, in its order: the logarithm of how often a key
         counts. For exponential weights, as are sinks.
-    sinks : array that broadcasts to the leading axes, optional
+    sinks : number, or array that broadcasts to the leading axes, optional
         A score of a key without a value, which is not scaled; -inf for none.
     qk_norm : float, optional
         Queries and keys are divided by ``sqrt(mean(x^2) + qk_norm)`` first.
@@ -244,7 +244,7 @@ def sparse_attention_map(
     power: float = 2.0,
     softcap: float | None = None,
     bias: Floats | None = None,
-    sinks: Floats | None = None,
+    sinks: PerHead | None = None,
     qk_norm: float | None = None,
     dropout_mask: Bools | None = None,
     dropout_scale: float = 1.0,
@@ -286,7 +286,7 @@ def sparse_attention_vjp(
     power: float = 2.0,
     softcap: float | None = None,
     bias: Floats | None = None,
-    sinks: Floats | None = None,
+    sinks: PerHead | None = None,
     qk_norm: float | None = None,
     dropout_mask: Bools | None = None,
     dropout_scale: float = 1.0,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from nlattn import _check
 from nlattn._modes import SoftmaxOrGaussian
 from nlattn._types import FilePath, JsonObject
+from nlattn.engines.scores import weighing
 from nlattn.kernels import scores
 from nlattn.tiled import arrays, features, panels, pyramid, scram, sources
 from nlattn.tiled.executors import identity
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from typing import Unpack
 
 OP = "tiled"
-_KINDS = {"softmax": scores.DOT, "gaussian": scores.NEG_L2}
 
 
 class CertifiedJob(NamedTuple):
@@ -126,19 +126,13 @@ def job(
     x = given(q, k, v, tile=tile)
     if not x.e:
         _check.fail(OP, "v", "is missing, expected values: certified attention sums them")
-    kind = _KINDS[_check.choice(OP, "weight", weight, tuple(_KINDS))]
-    factor = x.d**-0.5 if scale is None else _check.number(OP, "scale", scale)
-    if kind == scores.NEG_L2:
-        factor = _check.number(OP, "bandwidth", bandwidth, positive=True) ** -2
+    kind, factor = weighing(OP, weight, x.d, scale, bandwidth)
     return CertifiedJob(tile, x, factor, checked(tolerance, kind, tile))
 
 
 def checked(tolerance: float, kind: int, tile: int) -> CertifiedOptions:
     """Options whose tolerance is a share."""
-    share = _check.number(OP, "tolerance", tolerance)
-    if not 0 <= share < 1:
-        _check.fail(OP, f"tolerance={share}", "is a share of the weights, expected 0 to below 1")
-    return CertifiedOptions(share, kind, tile * tile)
+    return CertifiedOptions(_check.share(OP, "tolerance", tolerance), kind, tile * tile)
 
 
 def certified_attention(
