@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import nlattn
 from nlattn.conformance.case import Case, native
 from nlattn.conformance.cases.suite import cases
-from nlattn.conformance.table import TABLE, OpSpec
+from nlattn.conformance.table import TABLE, OpSpec, find
 from nlattn.oracle import indexer, merge
 from tests.hidden import SCENES, Array, Scene
 
@@ -23,8 +24,8 @@ NAMED = pytest.mark.parametrize("spec", ROWS, ids=lambda spec: spec.name)
 STEP = 1e-200
 """Its square is 0: a score of 0 stays one."""
 COUNT = 8 if numba.config.DISABLE_JIT else 30
-"""So many cases of an operator are tried at most, those whose names have the least checksums: they
-stay nearly the same when the kit is given more."""
+"""So many cases of an operator are tried at most, half as many in float32: those whose names have
+the least checksums, which stay nearly the same when the kit is given more."""
 HARD = {"large", "large-mask", "deep", "deep-mask", "faint", "mask-poison"}
 HARD |= {"rising", "falling", "last", "sink", "channel", "negative", "offset", "long"}
 """Values whose scores are so large that the rounding of a score changes its weight much."""
@@ -45,7 +46,7 @@ def calls(spec: OpSpec, dtype: str = "float64") -> list[Case]:
         if all(np.isfinite(c.arrays[n]).all() for n in spec.arrays if n in c.arrays)
     ]
     found.sort(key=lambda c: zlib.crc32(c.name.split("/")[-1].encode()))
-    return found[:COUNT]
+    return found[: COUNT if dtype == "float64" else COUNT // 2]
 
 
 def moved(case: Case, rng: Any) -> dict[str, Any]:
@@ -99,16 +100,41 @@ def by_oracle(spec: OpSpec, kind: Any, given: dict[str, Any], options: dict[str,
     return (np.reshape(heads, (*lead, *np.shape(heads[0]))),)
 
 
+class Moved(NamedTuple):
+    """A case, a direction, and what its outputs do along it."""
+
+    case: Case
+    directions: dict[str, Any]
+    options: dict[str, Any]
+    got: tuple[Any, ...]
+    truth: tuple[Any, ...]
+    """By the oracle in float64."""
+
+
+@functools.cache
+def along(name: str, dtype: str) -> list[Moved]:
+    """The cases of an operator, each along one direction; asked by several tests."""
+    spec, rng, found = find(name), np.random.default_rng(5), []
+    jvp = getattr(nlattn, f"{name}_jvp")
+    for case in calls(spec, dtype):
+        directions, options = moved(case, rng), with_lse(jvp, forward_options(case))
+        given = {**forward(case), **directions}
+        wide = {
+            n: x.astype(float) if getattr(x, "dtype", None) == np.float32 else x
+            for n, x in given.items()
+        }
+        got, truth = tuples(jvp(**given, **options)), by_oracle(spec, "jvp", wide, options)
+        found.append(Moved(case, directions, options, got, truth))
+    return found
+
+
 @NAMED
 def test_it_is_the_transpose_of_the_gradient(spec: OpSpec) -> None:
-    rng, tried = np.random.default_rng(4), 0
-    jvp, vjp = (getattr(nlattn, f"{spec.name}_{kind}") for kind in ("jvp", "vjp"))
-    for case in calls(spec):
-        directions, options = moved(case, rng), forward_options(case)
-        found = tuples(jvp(**forward(case), **directions, **with_lse(jvp, options)))
+    vjp = getattr(nlattn, f"{spec.name}_vjp")
+    for case, directions, _, got, _ in along(spec.name, "float64"):
         gradients = [g for g in tuples(vjp(**native(case.arrays), **case.options)) if g is not None]
         left, size = 0.0, 0.0
-        for change, name in zip(found, ("dout", "dlse"), strict=False):
+        for change, name in zip(got, ("dout", "dlse"), strict=False):
             if name in case.arrays:
                 left += (change * case.arrays[name]).sum()
                 size += abs(change * case.arrays[name]).sum()
@@ -116,25 +142,15 @@ def test_it_is_the_transpose_of_the_gradient(spec: OpSpec) -> None:
         right = sum((x * g).sum() for x, g in pairs)
         size += sum(abs(x * g).sum() for x, g in pairs)
         assert abs(left - right) <= 1e-12 * size + 1e-300, case.name
-        tried += 1
-    assert tried >= min(COUNT, 8)
+    assert len(along(spec.name, "float64")) >= min(COUNT, 8)
 
 
 @NAMED
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_it_is_the_oracle(spec: OpSpec, dtype: str) -> None:
     """Sums of some hundred terms."""
-    rng = np.random.default_rng(5)
-    jvp = getattr(nlattn, f"{spec.name}_jvp")
     tolerance = 64 * np.finfo(dtype).eps
-    for case in calls(spec, dtype):
-        directions, options = moved(case, rng), forward_options(case)
-        got = tuples(jvp(**forward(case), **directions, **with_lse(jvp, options)))
-        wide = {
-            n: x.astype(float) if getattr(x, "dtype", None) == np.float32 else x
-            for n, x in {**forward(case), **directions}.items()
-        }
-        want = by_oracle(spec, "jvp", wide, with_lse(jvp, options))
+    for case, directions, _, got, want in along(spec.name, dtype):
         for mine, truth in zip(got, want, strict=True):
             assert mine.shape == truth.shape
             atol = tolerance * (terms(case, directions) + abs(truth).max(initial=0))
@@ -150,16 +166,12 @@ def terms(case: Case, directions: dict[str, Any]) -> float:
 
 @NAMED
 def test_the_oracle_is_the_complex_step(spec: OpSpec) -> None:
-    rng = np.random.default_rng(6)
-    for case in calls(spec):
-        directions, options = moved(case, rng), forward_options(case)
+    for case, directions, options, _, change in along(spec.name, "float64"):
         given = forward(case)
-        along = {n[1:]: given[n[1:]] + 1j * STEP * x for n, x in directions.items()}
-        options = with_lse(spec.oracle("jvp"), options)
-        options.pop("stabilizer_gradient", None)
+        stepped = {n[1:]: given[n[1:]] + 1j * STEP * x for n, x in directions.items()}
+        options = {n: x for n, x in options.items() if n != "stabilizer_gradient"}
         with np.errstate(invalid="ignore"):  # -inf and a complex number
-            result = by_oracle(spec, "", {**given, **along}, options)
-        change = by_oracle(spec, "jvp", {**given, **directions}, options)
+            result = by_oracle(spec, "", {**given, **stepped}, options)
         for mine, moving in zip(change, result, strict=False):
             want = np.where(np.isneginf(np.real(moving)), 0, np.imag(moving) / STEP)
             size = terms(case, directions) + abs(want).max(initial=0)

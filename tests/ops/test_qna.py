@@ -29,11 +29,11 @@ OPTIONS: list[dict[str, Any]] = [
 TABLES = ["", "bias", "gate", "bias gate", "constant"]
 
 
-@pytest.fixture(params=["one tile", "many tiles"], autouse=True)
-def tiles(request: Any, monkeypatch: Any) -> None:
-    if request.param == "many tiles":
-        monkeypatch.setattr(engine, "ROWS", 2)
-        monkeypatch.setattr(engine, "LANES", 8)
+@pytest.fixture(autouse=True)
+def many_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of small arrays, too."""
+    monkeypatch.setattr(engine, "ROWS", 2)
+    monkeypatch.setattr(engine, "LANES", 8)
 
 
 def case(rng: Any, options: Any, some: str, dtype: Any, size: float = 1, e: int = 3) -> Any:
@@ -145,7 +145,10 @@ def test_any_small_geometry(
 @pytest.mark.jit
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("some", TABLES)
-def test_many_threads_and_tiles(some: str, dtype: Any) -> None:
+def test_many_threads_and_whole_tiles(
+    some: str, dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal(s).astype(dtype) for s in ((3, 8), (70, 90, 8), (70, 90, 24)))
     options: dict[str, Any] = {"window": 7, "stride": 2}
