@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,12 @@ def published(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         return {key: file[key] for key in file.files if key != "meta"}, json.loads(
             str(file["meta"])
         )
+
+
+def joined(runs: Sequence[tuple[Any, Any, Any]]) -> Iterator[list[Any]]:
+    """Of runs (got, plain, exact), each result as one row: an average error needs many numbers."""
+    for each in zip(*runs, strict=True):
+        yield [np.concatenate([np.ravel(x) for x in same]) for same in zip(*each, strict=True)]
 
 
 def assert_as_exact_as_numpy(got: Any, plain: Any, exact: Any) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import nlattn
 from nlattn.oracle import cross_scale as oracle
+from tests.helpers import assert_as_exact_as_numpy, joined
 
 DATA = Path(__file__).parent.parent / "data"
 OPTIONS: list[dict[str, Any]] = [
@@ -56,10 +57,7 @@ def test_it_is_as_exact_as_numpy(options: dict[str, Any], dtype: Any, wide: Any)
         exact = results(oracle, [x.astype(wide) for x in inputs], dout.astype(wide), options)
         assert [(x.dtype, x.shape) for x in got] == [(dtype, x.shape) for x in exact]
         runs.append((got, plain, exact))
-    for which in range(4):
-        a, b, c = (np.concatenate([run[i][which].ravel() for run in runs]) for i in range(3))
-        error, allowed = (np.sqrt(((x - c) ** 2).mean()) for x in (a, b))
-        assert error <= 2 * allowed + np.spacing(dtype(abs(c).max()))
+    assert_as_exact_as_numpy(*joined(runs))
 
 
 @given(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import nlattn
 from nlattn import images
 from nlattn.oracle import nl_means as oracle
+from tests.helpers import assert_as_exact_as_numpy, joined
 
 MODES = [(a, s) for a in ("patch", "pixel") for s in ("max", "one", "zero")]
 SMALL: dict[str, Any] = {"sigma": 0.6, "h": 1.0, "patch_size": 3, "patch_distance": 2}
@@ -48,10 +49,7 @@ def test_it_is_as_exact_as_numpy(
         exact = results(oracle, u.astype(wide), dout.astype(wide), options)
         runs.append((got, plain, exact))
         assert [x.dtype for x in got] == [dtype, dtype]
-    for which in range(2):
-        a, b, c = (np.concatenate([run[i][which].ravel() for run in runs]) for i in range(3))
-        error, allowed = (np.sqrt(((x - c) ** 2).mean()) for x in (a, b))
-        assert error <= 2 * allowed + np.spacing(dtype(abs(c).max()))
+    assert_as_exact_as_numpy(*joined(runs))
 
 
 @given(

@@ -15,6 +15,7 @@ import nlattn
 from nlattn.kernels.concatenation import KEYS, QUERIES
 from nlattn.oracle import nonlocal_mean as oracle
 from nlattn.runtime import threads
+from tests.helpers import assert_as_exact_as_numpy, joined
 
 PAIRWISE = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
 DTYPES = [(np.float32, np.float64), (np.float64, np.longdouble)]
@@ -35,12 +36,6 @@ def widened(some: dict[str, Any], wide: Any) -> dict[str, Any]:
     return {k: x.astype(wide) if k == "weight" else x for k, x in some.items()}
 
 
-def assert_as_exact(got: Any, plain: Any, exact: Any) -> None:
-    """Root mean square error at most twice that of `plain`, plus one spacing."""
-    error, allowed = (np.sqrt(((x - exact) ** 2).mean()) for x in (got, plain))
-    assert error <= 2 * allowed + np.spacing(plain.dtype.type(abs(exact).max(initial=0)))
-
-
 @pytest.mark.parametrize(("dtype", "wide"), DTYPES)
 @pytest.mark.parametrize("pairwise", PAIRWISE)
 def test_it_is_as_exact_as_numpy(pairwise: str, dtype: Any, wide: Any) -> None:
@@ -57,8 +52,7 @@ def test_it_is_as_exact_as_numpy(pairwise: str, dtype: Any, wide: Any) -> None:
         for a, b in zip(got, exact, strict=True):
             assert (a.dtype, a.shape) == (dtype, b.shape)
         runs.append((got, plain, exact))
-    for x in range(len(runs[0][0])):
-        assert_as_exact(*(np.concatenate([np.ravel(run[i][x]) for run in runs]) for i in range(3)))
+    assert_as_exact_as_numpy(*joined(runs))
 
 
 @pytest.mark.parametrize(("dtype", "wide"), DTYPES)
@@ -78,8 +72,7 @@ def test_large_numbers_that_cancel(size: float, seed: int, dtype: Any, wide: Any
     wider = [x.astype(wide) for x in inputs]
     got, plain = results(nlattn, inputs, dout, some), results(oracle, inputs, dout, some)
     exact = results(oracle, wider, dout.astype(wide), widened(some, wide))
-    for a, b, c in zip(got, plain, exact, strict=True):
-        assert_as_exact(a, b, c)
+    assert_as_exact_as_numpy(got, plain, exact)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -12,6 +12,7 @@ import pytest
 import nlattn
 from nlattn import Field, Work
 from nlattn.oracle import psal as oracle
+from tests.helpers import assert_as_exact_as_numpy, joined
 
 DATA = Path(__file__).parent.parent / "data"
 DTYPES = [(np.float32, np.float64), (np.float64, np.longdouble)]
@@ -56,12 +57,10 @@ def test_it_is_as_exact_as_numpy(options: Any, dtype: Any, wide: Any) -> None:
     for seed in range(3):
         arrays, field = case(seed, dtype)
         exact = literal([x.astype(wide) for x in arrays], field, options)
-        runs.append((results(arrays, field, options), literal(arrays, field, options), exact))
-    for x in range(4):
-        assert (runs[0][0][x].dtype, runs[0][0][x].shape) == (dtype, runs[0][2][x].shape)
-        got, plain, exact = (np.concatenate([run[i][x].ravel() for run in runs]) for i in range(3))
-        error, allowed = (np.sqrt(((y - exact) ** 2).mean()) for y in (got, plain))
-        assert error <= 2 * allowed + np.spacing(dtype(abs(exact).max()))
+        got, plain = results(arrays, field, options), literal(arrays, field, options)
+        assert [(x.dtype, x.shape) for x in got] == [(dtype, x.shape) for x in exact]
+        runs.append((got, plain, exact))
+    assert_as_exact_as_numpy(*joined(runs))
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
