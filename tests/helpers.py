@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+import nlattn
+
 DATA = Path(__file__).parent / "data"
 
 
@@ -44,6 +46,21 @@ def published(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         return {key: file[key] for key in file.files if key != "meta"}, json.loads(
             str(file["meta"])
         )
+
+
+def for_any_threads(call: Callable[[], Sequence[Any]]) -> Sequence[Any]:
+    """The arrays that a call gives, the same bits with one thread, two, and all there are."""
+    before, found = nlattn.threads(), []
+    try:
+        for count in sorted({1, min(2, nlattn.max_threads()), nlattn.max_threads()}):
+            nlattn.set_threads(count)
+            found.append(call())
+    finally:
+        nlattn.set_threads(before)
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+    return found[0]
 
 
 def joined(runs: Sequence[tuple[Any, Any, Any]]) -> Iterator[list[Any]]:

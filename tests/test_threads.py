@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from nlattn.conformance.cases import calls as cases
-from nlattn.runtime import threads
+from tests.helpers import for_any_threads
 from tests.test_inputs import KINDS, flat, label
 
 # Several tiles of queries and of keys, none of them full.
@@ -20,26 +19,12 @@ SIZES |= {"H": 37, "W": 70}
 pytestmark = pytest.mark.jit
 
 
-@pytest.fixture
-def restore_threads() -> Iterator[None]:
-    before = threads.threads()
-    yield
-    threads.set_threads(before)
-
-
-@pytest.mark.usefixtures("restore_threads")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("spec", "kind"), KINDS, ids=label)
 def test_any_number_of_threads_gives_the_same_bits(spec: Any, kind: Any, dtype: type) -> None:
     lead = () if kind == "map" or not spec.heads else (2,)
     arguments = cases.call(spec, kind, sizes=SIZES, lead=lead, dtype=dtype)
-    results = []
-    for count in range(1, threads.max_threads() + 1):
-        threads.set_threads(count)
-        results.append(flat(spec.function(kind)(**arguments)))
-    for other in results[1:]:
-        for a, b in zip(results[0], other, strict=True):
-            np.testing.assert_array_equal(a, b)
+    for_any_threads(lambda: flat(spec.function(kind)(**arguments)))
 
 
 @pytest.mark.parametrize(("spec", "kind"), KINDS, ids=label)

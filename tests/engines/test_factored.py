@@ -11,7 +11,7 @@ import pytest
 from nlattn.engines import factored
 from nlattn.engines.features import ColumnExp, Identity, JointExp, Random, Relu, RowSoftmax
 from nlattn.kernels.rows import BLOCK
-from nlattn.runtime import threads
+from tests.helpers import for_any_threads
 
 SIZES = [(1, 1, 1), (BLOCK + 1, 17, 33), (2 * BLOCK + 3, 16, 5)]
 EXPONENT = 100
@@ -119,12 +119,4 @@ def eps_unit(f: Any, x: Any) -> Any:
 
 def test_bits_do_not_depend_on_threads_or_groups() -> None:
     x, y = rows(9000, 8, np.float64, 4), rows(9000, 3, np.float64, 5)
-    before, found = threads.threads(), []
-    try:
-        for count in range(1, threads.max_threads() + 1):
-            threads.set_threads(count)
-            found.append(factored.key_sums(ColumnExp(), x, y, NONE).values)
-    finally:
-        threads.set_threads(before)
-    for values in found[1:]:
-        np.testing.assert_array_equal(values, found[0])
+    for_any_threads(lambda: [factored.key_sums(ColumnExp(), x, y, NONE).values])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from scipy.sparse.linalg import svds
 
 import nlattn
 from nlattn.maps.sparse import SparseMap
-from nlattn.runtime import threads
+from tests.helpers import for_any_threads
 
 N, M = 6, 9
 
@@ -100,25 +99,15 @@ def test_the_csr_refuses_to_grow() -> None:
         A.to_csr(max_bytes=10)
 
 
-@pytest.fixture
-def restore_threads() -> Iterator[None]:
-    before = threads.threads()
-    yield
-    threads.set_threads(before)
-
-
 @pytest.mark.jit
-@pytest.mark.usefixtures("restore_threads")
 def test_products_are_the_same_bits_for_any_number_of_threads() -> None:
     rng = np.random.default_rng(2)
     q, k = rng.standard_normal((2, 3000, 4)).astype(np.float32)
     support = nlattn.support_from_index(rng.integers(0, 3000, (3000, 7)), 3000)
     x = rng.standard_normal((3000, 5)).astype(np.float32)
-    results = []
-    for count in range(1, threads.max_threads() + 1):
-        threads.set_threads(count)
+
+    def results() -> tuple[Any, ...]:
         A = nlattn.sparse_attention_map(q, k, support)
-        results.append((A @ x, A.T @ x, A.weights, A.lse))
-    for other in results[1:]:
-        for a, b in zip(results[0], other, strict=True):
-            np.testing.assert_array_equal(a, b)
+        return A @ x, A.T @ x, A.weights, A.lse
+
+    for_any_threads(results)

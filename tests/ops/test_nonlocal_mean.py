@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 import nlattn
 from nlattn.kernels.concatenation import KEYS, QUERIES
 from nlattn.oracle import nonlocal_mean as oracle
-from nlattn.runtime import threads
-from tests.helpers import assert_as_exact_as_numpy, joined
+from tests.helpers import assert_as_exact_as_numpy, for_any_threads, joined
 
 PAIRWISE = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
 DTYPES = [(np.float32, np.float64), (np.float64, np.longdouble)]
@@ -145,15 +144,7 @@ def test_any_number_of_threads_gives_the_same_bits(pairwise: str, dtype: Any) ->
     shapes = (2, 700, 5), (2, 2 * KEYS + 7, 5), (2, 2 * KEYS + 7, 3), (2, 700, 3)
     *inputs, dout = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
     some = options(pairwise, 5, dtype)
-    got = results(nlattn, inputs, dout, some)
-    before = threads.threads()
-    try:
-        threads.set_threads(1)
-        alone = results(nlattn, inputs, dout, some)
-    finally:
-        threads.set_threads(before)
-    for a, b in zip(got, alone, strict=True):
-        np.testing.assert_array_equal(a, b)
+    for_any_threads(lambda: results(nlattn, inputs, dout, some))
 
 
 @pytest.mark.parametrize("pairwise", ["dot_product", "concatenation"])

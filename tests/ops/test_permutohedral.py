@@ -15,7 +15,7 @@ from nlattn._types import Simplices
 from nlattn.engines import lattice as lattices
 from nlattn.oracle import permutohedral as oracle
 from tests.golden import FORWARD, GRADIENT
-from tests.helpers import assert_as_exact_as_numpy, published
+from tests.helpers import assert_as_exact_as_numpy, for_any_threads, published
 
 RUNS = ("pam_op_d1_n15_coincident", "pam_op_d3_n40", "pam_op_d5_n200", "pam_ties_d3_n40")
 OPTIONS: list[dict[str, Any]] = [
@@ -109,20 +109,12 @@ def test_single_precision_is_as_exact_as_numpy() -> None:
 
 def test_bits_do_not_depend_on_threads_or_on_the_batch() -> None:
     q, k, v, dout = sets(700, 900, 3, 3)
-    before, found = nlattn.threads(), []
-    try:
-        for count in (1, 2, 5):
-            nlattn.set_threads(min(count, nlattn.max_threads()))
-            out = permutohedral_attention(q, k, v)
-            found.append((out, *permutohedral_attention_vjp(q, k, v, dout)))
-    finally:
-        nlattn.set_threads(before)
-    for other in found[1:]:
-        for a, b in zip(found[0], other, strict=True):
-            np.testing.assert_array_equal(a, b)
+    out, *_ = for_any_threads(
+        lambda: (permutohedral_attention(q, k, v), *permutohedral_attention_vjp(q, k, v, dout))
+    )
     batch = [np.stack([x, x[::-1]]) for x in (q, k, v)]
     both = permutohedral_attention(*batch)
-    np.testing.assert_array_equal(both[0], found[0][0])
+    np.testing.assert_array_equal(both[0], out)
     np.testing.assert_array_equal(both[1], permutohedral_attention(*(x[1] for x in batch)))
 
 
