@@ -16,6 +16,7 @@ from nlattn.engines.whitened import U
 _SPREAD = 480
 """Powers of two between the entries of an array whose products no float loses."""
 _PAIRS = 1 << 18
+_ROWS = 2048  # looked at together
 _NOTHING = -(1 << 40)
 
 
@@ -34,23 +35,33 @@ class Entries(NamedTuple):
 
 def far_apart(q: Floats, k: Floats) -> bool:
     """Whether squares of keys or products with queries may leave float64."""
-    largest = np.frexp(abs(k).max(initial=0))[1]
-    return bool(
-        abs(largest) > _SPREAD
-        or _spread(k, None) > _SPREAD
-        or (_spread(q, None) > _SPREAD and _spread(q, 1) > _SPREAD)  # rows are no wider
-    )
+    low, high = _sizes(k)
+    largest = np.frexp(high.max(initial=0))[1]
+    if abs(largest) > _SPREAD or _spread(low.min(initial=np.inf), high.max(initial=0)) > _SPREAD:
+        return True
+    low, high = _sizes(q)  # rows are no wider than all of it
+    wide = _spread(low.min(initial=np.inf), high.max(initial=0)) > _SPREAD
+    return wide and _spread(low, high) > _SPREAD
 
 
-def _spread(x: Floats, axis: int | None) -> int:
-    """Powers of two between the largest and the smallest entry other than 0, at most of a row."""
-    size = abs(x)
-    high = size.max(axis, initial=0)
-    if not np.isfinite(high).all():
-        size[~np.isfinite(size)] = 0
-        high = size.max(axis, initial=0)
-    size[size == 0] = np.inf
-    low = np.where(high > 0, size.min(axis, initial=np.inf), 0)
+def _sizes(x: Floats) -> tuple[Floats, Floats]:
+    """The smallest and the largest finite entry other than 0 of each row; of none, inf and 0."""
+    low, high = np.full(len(x), np.inf), np.zeros(len(x))
+    for start in range(0, len(x), _ROWS):
+        some = slice(start, start + _ROWS)
+        size = abs(x[some])
+        high[some] = size.max(1, initial=0)
+        if not np.isfinite(high[some]).all():
+            size[~np.isfinite(size)] = 0
+            high[some] = size.max(1, initial=0)
+        size[size == 0] = np.inf
+        low[some] = size.min(1, initial=np.inf)
+    return low, high
+
+
+def _spread(low: Floats, high: Floats) -> int:
+    """Powers of two between sizes, at most; 0 where there are none."""
+    low = np.where(high > 0, low, 0)
     return int(np.max(np.frexp(high)[1] - np.frexp(low)[1], initial=0))
 
 
