@@ -189,11 +189,10 @@ def _scaling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sizes",
         type=span,
-        default=((32, 32), (256, 256)),
         metavar="HxW:HxW",
-        help="smallest and largest grid (32x32:256x256)",
+        help="smallest and largest grid (32x32:256x256; certified_attention 80x80:384x384)",
     )
-    parser.add_argument("--points", type=positive, default=9, help="sizes in between (9)")
+    parser.add_argument("--points", type=positive, help="sizes in between (9; or 14)")
     parser.add_argument("--runs", type=positive, default=5, help="samples of each time (5)")
     parser.add_argument("--count", action="store_true", help="count work only, time nothing")
     parser.add_argument(

@@ -30,7 +30,7 @@ def scaling(options: Namespace) -> int:
     for law in filter(None, (claim, options.claim_memory)):
         growth(law)
     subjects = [subject.find(name) for name in dict.fromkeys(options.operators)]
-    sizes = grids(options.sizes[0], options.sizes[1], options.points)
+    sizes = _sizes(subjects, options)
     drawn = find_spec("matplotlib") is not None
     files = ["scaling.json", *["scaling.png"] * drawn]
     output = Output(options.out, files, force=options.force)
@@ -47,6 +47,13 @@ def scaling(options: Namespace) -> int:
     elif not options.quiet:
         print(_text(report))
     return int(any(_outgrows(one, options) for one in report["subjects"]))
+
+
+def _sizes(subjects: list[subject.CostSubject], options: Namespace) -> list[tuple[int, int]]:
+    """Grids that are asked for, or else show how the work of every subject grows."""
+    first, last, points = (max(each) for each in zip(*(one.sides for one in subjects), strict=True))
+    least, most = options.sizes or ((first, first), (last, last))
+    return grids(least, most, options.points or points)
 
 
 def _outgrows(one: JsonObject, options: Namespace) -> bool:

@@ -88,7 +88,7 @@ def judge(
     sizes, costs = _points(n, cost)
     x, z = np.log2(sizes), np.log2(costs) - f.log2(sizes)
     constant = float(np.exp2(z.max()))
-    if len(np.unique(x)) < _FEWEST or np.ptp(x) < _FEWEST - 1:
+    if len(np.unique(x)) < _FEWEST or np.ptp(x) < (_FEWEST - 1) * (1 - 1e-9):
         text = f"{len(np.unique(x))} sizes over {np.ptp(x):.1f} octaves decide nothing"
         nan = float("nan")
         return GrowthVerdict("undecided", text, constant, nan, nan, nan, nan, ())

@@ -14,6 +14,7 @@ import numpy as np
 from nlattn._types import Function, JsonObject, Work
 from nlattn.conformance.backends.backend import load, run
 from nlattn.conformance.table import TABLE, OpSpec
+from nlattn.conformance.table.row import Growth
 from nlattn.ops.features import orthogonal_features
 from nlattn.ops.sparse import support_from_index
 from nlattn.scaling.quality import compared
@@ -30,6 +31,8 @@ class CostSubject(Protocol):
     name: str
     separable: bool
     """Whether a share of the queries takes that share of the time."""
+    sides: tuple[int, int, int]
+    """Sides of the smallest and the largest grid, and how many, that show how its work grows."""
 
     def call(self, scene: Scene, rows: int | None = None) -> Callable[[], object]:
         """The call to time, its arguments made; of the first `rows` queries."""
@@ -46,7 +49,7 @@ class Operator:
 
     def __init__(self, spec: OpSpec):
         self.spec, self.name = spec, spec.name
-        self.separable = spec.growth.separable
+        self.separable, self.sides = spec.growth.separable, spec.growth.sides
 
     def arguments(self, scene: Scene) -> tuple[JsonObject, JsonObject]:
         """Arrays, and options."""
@@ -125,6 +128,7 @@ class Own:
 
     def __init__(self, name: str, function: Function):
         self.name, self._function, self.separable = name, function, False
+        self.sides = Growth().sides
         parameters = inspect.signature(function).parameters.values()
         needed = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         unknown = [p.name for p in needed if p.default is p.empty and p.name not in _GIVEN]

@@ -86,6 +86,11 @@ def test_what_is_slower_is_no_part(law: str) -> None:
         assert judge(SIZES, np.round(f + rest), law, cliffs=False).part == 0
 
 
+def test_exactly_four_octaves_decide() -> None:
+    sizes = [6400, 12800, 25600, 51200, 102400]  # their logarithms are less than 4 apart
+    assert judge(sizes, [float(n) for n in sizes], "n").verdict == "consistent"
+
+
 def test_few_sizes_decide_nothing() -> None:
     found = judge([64, 128, 256], [1, 2, 4], "n")
     assert found.verdict == "undecided"

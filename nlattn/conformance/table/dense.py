@@ -250,7 +250,11 @@ ROWS = (
             ),
         ),
         growth=Growth(
-            counted="map", follows="n m (d + e)", options={"tolerance": 1e-3}, scaled=True
+            counted="map",
+            follows="n m (d + e)",
+            options={"tolerance": 1e-3},
+            scaled=True,
+            sides=(80, 384, 14),  # of few keys all are looked at; counts depend on the picture
         ),
         behaviour=("keys", "linear"),
         softmax=Softmax(only={"weight": ("softmax",)}),

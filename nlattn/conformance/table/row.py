@@ -48,6 +48,8 @@ class Growth:
     """Options of full-sized pictures, where the row's own are of small ones."""
     scaled: bool = False
     """Whether ``scale`` is a factor on scores that a scene chooses."""
+    sides: tuple[int, int, int] = (32, 256, 9)
+    """Sides of the smallest and the largest picture, and how many, that show how work grows."""
     separable: bool = False
     """Whether a share of the queries takes that share of the time."""
     channels: int = 0
