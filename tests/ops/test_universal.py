@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from nlattn.oracle.heavy import polynomial_attention
 from tests import adversary
 from tests.conftest import NO_JIT
 
-INSTANCES = 80 if NO_JIT else 1680  # of each p; six of them
+INSTANCES = 80 if NO_JIT else 1680 if os.environ.get("NLATTN_THOROUGH") else 420
+"""Of each p; six of them."""
 
 
 @pytest.mark.parametrize("p", adversary.POWERS)
