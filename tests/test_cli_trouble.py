@@ -107,12 +107,12 @@ def test_a_picture_may_have_any_name(name: str, tmp_path: Path, capfd, monkeypat
     assert capfd.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("shape", [(2, 30), (30, 2), (1, 100), (100, 1), (1, 1)])
+@pytest.mark.parametrize("shape", [(1, 100), (100, 1), (1, 1)])
 def test_figures_of_narrow_pictures_are_bounded(shape: tuple[int, int], tmp_path: Path):
     x = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
     Image.fromarray(x).save(tmp_path / "x.png")
     call = ["map", str(tmp_path / "x.png"), "--method", "dense", "--patch", "3", "--channels", "4"]
-    assert main([*call, "--out", str(tmp_path / "o"), "--quiet"]) == 0
+    assert main([*call, "--out", str(tmp_path / "o"), "--only-shown", "--quiet"]) == 0
     with Image.open(tmp_path / "o" / "overlay.png") as picture:
         assert max(picture.size) < 6000
         assert min(picture.size) > 300

@@ -12,6 +12,8 @@ import pytest
 from nlattn import plots
 from nlattn.plots import base, field
 
+pytestmark = pytest.mark.plain
+
 pytest.importorskip("matplotlib")
 
 REACH = 100.0

@@ -11,6 +11,8 @@ import nlattn
 from nlattn.scaling import judge
 from nlattn.scaling.growth import FAMILY, growth
 
+pytestmark = pytest.mark.plain
+
 SIZES = np.array([round(32 * 2 ** (i / 2)) ** 2 for i in range(9)])
 
 
