@@ -18,6 +18,7 @@ from nlattn.cli import main
 from nlattn.cli.tiled import _Progress
 from nlattn.cli.words import span
 from nlattn.tiled import folder, scram
+from tests.cli.commands import run
 
 SMALL = ["--candidates", "random", "--patch", "3", "--channels", "3", "--iterations", "1"]
 
@@ -26,12 +27,6 @@ SMALL = ["--candidates", "random", "--patch", "3", "--channels", "3", "--iterati
 def image(tmp_path: Path) -> Path:
     np.save(tmp_path / "image.npy", np.random.default_rng(0).random((12, 10, 3), np.float32))
     return tmp_path / "image.npy"
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code = main([str(a) for a in arguments])
-    said = capsys.readouterr()
-    return code, said.out, said.err
 
 
 def test_a_map_and_a_clean_picture(

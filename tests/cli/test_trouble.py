@@ -13,17 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import nlattn
 from nlattn.cli import main
 from nlattn.cli.output import MachineError, Output
 from nlattn.cli.words import of_command
+from tests.cli.commands import ENVIRONMENT
 
 pytest.importorskip("PIL")
 pytest.importorskip("matplotlib")
 from PIL import Image
 
-DATA = Path(__file__).parent / "data" / "pictures"
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(nlattn.__file__).parents[1])}
 SMALL = ["--iterations", "2", "--patch", "3", "--channels", "4", "--query", "0,0"]
 posix = pytest.mark.skipif(os.name != "posix", reason="of POSIX systems")
 
