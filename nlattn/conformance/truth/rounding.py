@@ -34,6 +34,8 @@ _LARGE = 1e150
 """Stands for an infinite error in products, where 0 times it must be 0."""
 _ENDLESS = 1e140
 """Errors above it are infinite."""
+_MANY = 1e6
+"""Errors so much larger than another are not changed by it."""
 
 
 class Doubtful(np.ndarray):
@@ -278,17 +280,30 @@ def product(how: Function, a: Operand, b: Operand, n: float) -> Rounded:
     x, y = parts(a)[0], parts(b)[0]
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     e, f = (np.minimum(z.error, _LARGE) if isinstance(z, Rounded) else None for z in (a, b))
+    grown = now.gathering(n) if n else 0.0
     with np.errstate(invalid="ignore", over="ignore"):
         value, u, w = how(x, y), abs(x), abs(y)
-        some = [(s, t) for s, t in ((u, f), (e, w), (e, f)) if s is not None and t is not None]
         if now.typical:
-            errors = [np.sqrt(how(s**2, t**2)) for s, t in some]
+            e, f = (None if z is None else z**2 for z in (e, f))
+            errors = [np.sqrt(_lost(how, u**2, w**2, e, f))]
+            errors += [how(u, w) * grown] if n else []
         else:
-            errors = [how(s, t) for s, t in some]
-        if n:
-            size = how(u, w)
-            errors += [size * now.gathering(n), n * now.sums.tiny * (size != 0)]
+            errors = [_lost(how, u, w, e, f, grown)]
+        tiny = n * now.sums.tiny  # what products lose that are subnormal
+        if ((errors[-1] > 0) & (errors[-1] < _MANY * tiny)).any():
+            errors.append(tiny * (how(u, w) != 0))
     return Rounded.of(value, *errors, units=0.0 if n else 1.0)
+
+
+def _lost(
+    how: Function, u: Array, w: Array, e: Array | None, f: Array | None, grown: float = 0.0
+) -> Array:
+    """``u f + e w + e f + grown u w``, the errors e of u and f of w, in two products at most."""
+    beside = w if f is None else w + f
+    if f is None and not grown:
+        return how(e, beside)
+    more = how(u, grown * w if f is None else f + grown * w if grown else f)
+    return more if e is None else more + how(e, beside)
 
 
 def given(x: Operand) -> bool:
