@@ -356,7 +356,8 @@ def rms_normalised_vjp(x: Array, g: Array, eps: float) -> Array:
     root = np.sqrt((x * x).sum(-1, keepdims=True) / x.shape[-1] + eps)
     y = x / root
     gradient: Array = (g - y * ((g * y).sum(-1, keepdims=True) / x.shape[-1])) / root
-    return np.where((g != 0).any(-1, keepdims=True), gradient, 0)
+    size = abs(g).sum(-1, keepdims=True)
+    return np.where((size.real > 0) | ~np.isfinite(size), gradient, 0)
 
 
 def _of_pairs(mask: Array, block: int | tuple[int, int], n: int, m: int) -> Array:

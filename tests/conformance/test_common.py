@@ -30,17 +30,25 @@ def said(fails: Callable[[Case], bool]) -> list[str]:
         (lambda c: c.options.get("window_about") == "offset", "window_about='offset'"),
         (lambda c: "bias" in c.arrays and "mask" in c.arrays, "mask with bias"),
         (lambda c: "key_lengths" in c.arrays, "key_lengths"),
-        (lambda c: c.sizes()["m"] > 256, "m of 260 or more"),
-        (lambda c: c.sizes()["d"] % 4 != 0, "d that 4 does not divide"),
+        (lambda c: c.sizes()["m"] > 256, "m above 256"),
+        (lambda c: c.sizes()["d"] % 4 != 0, "d no multiple of 4"),
         (lambda c: c.dtype == "float16", "dtype float16"),
         (lambda c: "reversed" in c.name, "arrays that lie reversed"),
+        (lambda c: "causal" in c.options and c.sizes()["n"] > 64, "causal with n above 64"),
+        (
+            lambda c: c.sizes()["m"] > 64 and c.sizes()["m"] % 64 > 0,
+            "m above 64 and no multiple of 64",
+        ),
+        (lambda c: "mask" in c.arrays and "bias" not in c.arrays, "mask without bias"),
+        (lambda c: "integers" in c.name, "small integers"),
     ],
 )
 def test_a_trait_that_tells_failing_cases_is_named(
     fails: Callable[[Case], bool], words: str
 ) -> None:
     failing, passing = sum(map(fails, CASES)), sum(not fails(c) for c in CASES)
-    whole = f"attention: all {failing} failing cases have {words}"
+    all_ = f"all {failing} failing cases have" if failing > 1 else "the case that fails has"
+    whole = f"attention: {all_} {words}"
     assert said(fails)[0].startswith(whole)
     assert said(fails)[0].endswith(f", none of the {passing} that pass")
 

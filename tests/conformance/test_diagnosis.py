@@ -107,7 +107,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "a head": (
         lambda g: g | {"dk": g["dk"] + (np.arange(9)[:, None] < 2)},
-        "dq is right, dk is right but wrong up to row 1, dv is right",
+        "dq is right, dk is right, but not up to row 1, dv is right",
     ),
     "all NaN": (
         lambda g: g | {"dv": g["dv"] * np.nan},

@@ -255,7 +255,7 @@ FAULTS: dict[str, dict[str, str]] = {
         "keys ignored": "without the key lengths",
         "whole pages": "with the rest of the last page",
         "full pages": "without the last page where it is not full",
-        "first length": "with the length of the first sequence for all",
+        "first length": "with the first sequence's number of keys for all",
         "top left": "causal from the top left corner",
         "no window": "without the window",
         "still window": "with the window about the query itself",
@@ -265,7 +265,7 @@ FAULTS: dict[str, dict[str, str]] = {
         "first table": "with the table of the first sequence",
         "keys ignored": "without the key lengths",
         "overwritten": "dk_pages",
-        "averaged": "dk_pages",
+        "averaged": "with the mean over the places of a page, not the sum",
         "no dlse": "without the gradient of lse",
     },
     "merge_attention": {
@@ -342,7 +342,7 @@ FAULTS: dict[str, dict[str, str]] = {
     },
     "gather_pages_vjp": {
         "overwritten": "with the last place of a page",
-        "averaged": "each row times a factor of its own",
+        "averaged": "with the mean over the places of a page, not the sum",
         "empty counted": "with the last page for an empty one",
     },
 }

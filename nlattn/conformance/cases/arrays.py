@@ -89,6 +89,13 @@ def _low_rank(rng: np.random.Generator, _: str, x: Array) -> Array:
     return x
 
 
+def _uneven(_: object, __: str, x: Array) -> Array:
+    """The last column is nearly the first, so that a coarser rank leaves it out."""
+    x = x.copy()
+    x[..., -1] = x[..., 0] + x[..., -1] / 16
+    return x
+
+
 def _tight(_: object, __: str, x: Array) -> Array:
     """Unit vectors, the first of them once, the others several times."""
     m, d = x.shape[-2:]
@@ -119,6 +126,7 @@ _VALUES: dict[str, Callable[[np.random.Generator, str, Array], Array]] = {
     "constant": lambda _, __, x: np.full_like(x, 0.75),
     "subnormal": lambda _, __, x: x,
     "low rank": _low_rank,
+    "uneven": _uneven,
     "hidden NaN": lambda _, __, x: x,
     "hidden NaN keys": lambda _, __, x: x,
     "NaN": _some_nan,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -17,31 +17,39 @@ Place = tuple[int, int]
 _NONE = Recipe("")
 
 
-def pairs(factors: Sequence[Levels]) -> list[Recipe]:
+def pairs(
+    factors: Sequence[Levels], apart: Mapping[str, Collection[str]] | None = None
+) -> list[Recipe]:
     """Recipes in which every level of a factor meets every level of every other.
 
-    A recipe starts with a pair that has not met yet; of each other factor it takes the level that
-    meets most others for the first time, and of several the one taken least.
+    `apart` are labels of levels that exclude each other. A recipe starts with a pair that has not
+    met yet; of each other factor it takes the level that meets most others for the first time, and
+    of several the one taken least.
     """
     levels = [[_NONE, *factor] for factor in factors]
     places = [(f, i) for f, some in enumerate(levels) for i in range(len(some))]
-    apart: set[tuple[Place, Place]] = {
-        (a, b) for a, b in combinations(places, 2) if a[0] != b[0] and (a[1] or b[1])
+
+    def fits(a: Place, b: Place) -> bool:
+        one, other = levels[a[0]][a[1]].label, levels[b[0]][b[1]].label
+        never = apart or {}
+        return other not in never.get(one, ()) and one not in never.get(other, ())
+
+    left: set[tuple[Place, Place]] = {
+        (a, b) for a, b in combinations(places, 2) if a[0] != b[0] and (a[1] or b[1]) and fits(a, b)
     }
     taken, found = Counter[Place](), []
-    while apart:
-        row = dict(min(apart, key=lambda pair: (sum(taken[place] for place in pair), pair)))
+    while left:
+        row = dict(min(left, key=lambda pair: (sum(taken[place] for place in pair), pair)))
         for f, some in enumerate(levels):
             if f not in row:
-                new = Counter(
-                    {
-                        i: sum((min(p, (f, i)), max(p, (f, i))) in apart for p in row.items())
-                        for i in range(len(some))
-                    }
-                )
-                row[f] = min(range(len(some)), key=lambda i: (-new[i], taken[f, i], i))
+                legal = [i for i in range(len(some)) if all(fits((f, i), p) for p in row.items())]
+                new = {
+                    i: sum((min(p, (f, i)), max(p, (f, i))) in left for p in row.items())
+                    for i in legal
+                }
+                row[f] = min(legal, key=lambda i: (-new[i], taken[f, i], i))
         taken.update(row.items())
-        apart -= {(min(a, b), max(a, b)) for a, b in combinations(row.items(), 2)}
+        left -= {(min(a, b), max(a, b)) for a, b in combinations(row.items(), 2)}
         found.append(together([levels[f][i] for f, i in sorted(row.items())]))
     return found
 

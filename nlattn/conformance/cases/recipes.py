@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from nlattn.conformance.cases.covering import crossings, everywhere, pairs, spread
+from nlattn.conformance.cases.covering import crossings, everywhere, pairs, spread, together
 from nlattn.conformance.cases.crossed import GRIDS, LAYOUTS, SETS
 from nlattn.conformance.table import TABLE, OpSpec
 from nlattn.conformance.table.recipe import ALL, LONG, ONES, PRIMES, TILES, WIDE, Recipe
@@ -64,6 +64,8 @@ _FEW = 4000
 """Pairs of queries and keys, of a slow oracle's crossings."""
 _NARROW: tuple[tuple[str, ...], ...] = ((), (), ("float16",), (), ("bfloat16",))
 """Dtypes of some crossings beside float32."""
+_OTHERS = ("float16", "bfloat16", "float64")
+"""Dtypes of pairs of options beside float32, in turn."""
 _LIKE_SUMS = ("channel", "negative", "offset")
 
 
@@ -74,7 +76,14 @@ def recipes(spec: OpSpec) -> list[Recipe]:
         *(level for factor in spec.cases.choices for level in factor),
         *spec.cases.recipes,
     ]
-    found = [*alone, *_pairs(spec), *_crossed(spec), *_zeros(spec), *_shared(spec)]
+    found = [
+        *alone,
+        *_pairs(spec),
+        *_together(spec),
+        *_crossed(spec),
+        *_zeros(spec),
+        *_shared(spec),
+    ]
     found = [_completed(spec, r) for r in found]
     return list({recipe.label: recipe for recipe in found}.values())
 
@@ -172,12 +181,20 @@ def _pairs(spec: OpSpec) -> list[Recipe]:
     values = [Recipe(x, values=x) for x in (_hard(spec) if "q" in spec.arrays else ())]
     found = list(spread(pairs(factors), _turns(values, sizes, _LAYOUTS)))
     if spec.cases.costly:
-        found = [
-            _rarer(r) if i % 2 else replace(r, dtypes=("float32",)) for i, r in enumerate(found)
-        ]
+        found = [replace(r, dtypes=("float32",)) for r in found]
+        found = [_seldom(spec, r) if i % 2 else r for i, r in enumerate(found)]
     else:
-        found = [everywhere(recipe) for recipe in found]
+        found = [
+            replace(r, dtypes=("float32", _OTHERS[i % len(_OTHERS)])) for i, r in enumerate(found)
+        ]
     return [recipe for recipe in found if "+" in recipe.label]
+
+
+def _together(spec: OpSpec) -> list[Recipe]:
+    """Every two of all that an operator may be asked, many at once."""
+    found = pairs(spec.cases.together, spec.cases.apart)
+    made = [replace(together([r, spec.cases.beside]), label=r.label) for r in found]
+    return [replace(r, dtypes=("float32",)) for r in made if "+" in r.label]
 
 
 def _crossed(spec: OpSpec) -> list[Recipe]:
@@ -233,6 +250,12 @@ def _one_option(recipe: Recipe) -> bool:
 def _rarer(recipe: Recipe) -> Recipe:
     """The same, at the next tier."""
     return replace(recipe, tier="standard")
+
+
+def _seldom(spec: OpSpec, recipe: Recipe) -> Recipe:
+    """At the next tier, where options meet elsewhere, too; else without forward mode."""
+    kinds = tuple(kind for kind in recipe.kinds if kind != "jvp")
+    return _rarer(recipe) if spec.cases.together else replace(recipe, kinds=kinds)
 
 
 def _turns(*kinds: Sequence[Recipe]) -> list[Recipe]:

@@ -50,7 +50,7 @@ def ways(case: Case, names: tuple[str, ...], known: Iterable[Variant]) -> Iterat
                 part = partial(_part, case, variant, way)
                 yield f"{variant.name}, in the part of {way} alone{also}", _Later(part, names)
     for change in (*formulas.changes(case.function), *formulas.uses(case.function)):
-        yield change.name + also, _Later(partial(_changed, case, change), names)
+        yield change.name + also, _Later(partial(with_change, case, change), names)
 
 
 def _part(case: Case, variant: Variant, way: str) -> Mapping[str, Array] | None:
@@ -61,7 +61,7 @@ def _part(case: Case, variant: Variant, way: str) -> Mapping[str, Array] | None:
     return {n: want[n] - ours[n] + x for n, x in theirs.items()}
 
 
-def _changed(case: Case, change: formulas.Change) -> Mapping[str, Array] | None:
+def with_change(case: Case, change: formulas.Change) -> Mapping[str, Array] | None:
     """What the oracle's own gradient, or forward mode, gives with a change."""
     call = Call(case.op, wide(case.arrays), dict(case.options), case.dtype)
     run = Variant(change.name, (), partial(change, case.function))

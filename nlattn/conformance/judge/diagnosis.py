@@ -16,6 +16,7 @@ import numpy as np
 from nlattn.conformance.case import Array, Case, dtype_of
 from nlattn.conformance.eight_bit import dequantised
 from nlattn.conformance.judge import by_formula, combined, structure, variants
+from nlattn.conformance.judge.amounts import amounts
 from nlattn.conformance.judge.measure import (
     Effort,
     Lazy,
@@ -34,6 +35,11 @@ from nlattn.conformance.truth.arithmetic import precision
 from nlattn.conformance.truth.bounds import exact
 
 Results: TypeAlias = Mapping[str, Array]
+_OF_NAN = (
+    "NaN", "masked_rows", "maximum", "nothing", "no key", "empty", "float16", "log", "length",
+    "sinks", "after the root", "in the norm", "floor", "eps", "rank", "row", "exponential",
+)  # fmt: skip
+"""Words of names that explain numbers that are not finite."""
 SAME = "your output equals ours "
 """How a diagnosis begins that names a mistake."""
 
@@ -85,6 +91,7 @@ def _diagnosis(
             or structure.unwritten(case, want, got)
             or _sentence(_explanations(case, got, _held(case).within(effort)))
             or _sentence(_of_formulas(case, want, got, effort, new=two))
+            or _sentence(_of_amounts(case, want, got, effort, new=two))
             or structure.describe(case, want, got)
             or (_sentence(combined.pair(case, want, got, effort)) if two else "")
             or structure.only(case, want, got)
@@ -141,13 +148,38 @@ def _explanations(
             told = _tells(case, name, wrong)
             if told and rest <= min(part * error, slack(case) * rms(wrong)):
                 left[name] = min(rest, left.get(name, rest))
-    plain = {n: rest for n, rest in left.items() if not n.startswith("as if ")}
-    left = plain or left  # an option that is not looked at mostly has a better name
+    left = _apt(left, want, got)
+    plain = {
+        n: rest
+        for n, rest in left.items()
+        if not n.startswith("as if ") and not options.GUESS.search(n)
+    }
+    ungiven = {n: rest for n, rest in left.items() if n.startswith("as if ")}
+    left = plain or ungiven or left  # an option not looked at mostly has a better name
     least = min(left.values(), default=0.0)
     said = [n for n, rest in left.items() if rest <= near * least + unit * 1e-3]
     twice = {n for n in said if " in place of" in n and n.partition(" in place of")[0] in said}
     said = [n for n in said if n not in twice]
-    return [n for n in said if n.startswith(DEFAULT)] or said[:most]
+    stems = [*dict.fromkeys(map(_stem, said))][:most]  # a block may be of any size
+    said = [n for n in said if _stem(n) in stems]
+    return [n for n in said if n.startswith(DEFAULT)] or said
+
+
+def _stem(name: str) -> str:
+    return name.rstrip("0123456789")
+
+
+def _apt(left: dict[str, float], want: Results, got: Results) -> dict[str, float]:
+    """Of names that fit those that speak of NaN, where nothing but NaN is wrong."""
+    finite = {n: np.isfinite(got[n]) & np.isfinite(x) for n, x in want.items() if n in got}
+    with np.errstate(all="ignore"):
+        off = [abs(got[n] - want[n])[some].max(initial=0) for n, some in finite.items()]
+        size = [abs(want[n])[some].max(initial=0) for n, some in finite.items()]
+    missing = any((np.isnan(x) & np.isfinite(got[n])).any() for n, x in want.items() if n in got)
+    if all(some.all() for some in finite.values()) or max(off) > 1e-3 * max(size):
+        return left
+    words = ("NaN", "masked_rows") if missing else _OF_NAN
+    return {n: rest for n, rest in left.items() if any(word in n for word in words)}
 
 
 @lru_cache(maxsize=64)
@@ -226,3 +258,9 @@ def _of_formulas(case: Case, want: Results, got: Results, effort: Effort, new: b
     if not found and new and combined.pairs(case) <= by_formula.LARGEST:
         found = _explanations(case, got, ways.within(effort), most=2)
     return found
+
+
+def _of_amounts(case: Case, want: Results, got: Results, effort: Effort, new: bool) -> list[str]:
+    right = structure.fine(case, want, got)
+    names = tuple(n for n in want if n not in right)
+    return amounts(case, names, want, got, effort, new)

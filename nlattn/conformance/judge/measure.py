@@ -35,6 +35,8 @@ class Effort:
         self.seconds = seconds
         """Of the processor, that are left."""
         self.names: set[str] = set()
+        self.amounts: list[Any] = []
+        """Terms of formulas that had a number more."""
         self._since: float | None = None
 
     @contextmanager

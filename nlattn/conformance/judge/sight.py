@@ -102,7 +102,7 @@ def _traits(case: Case, side: str, rows: Array) -> Iterator[tuple[str, Array]]:
                 theirs = (sees & ~np.swapaxes(sees, -1, -2)).any(-2)
                 yield (
                     "keys of queries that they do not see as queries: neighbours not mutual",
-                    (theirs),
+                    theirs,
                 )
         if _fits(count, rows):
             of = np.broadcast_to(count, rows.shape)[rows]

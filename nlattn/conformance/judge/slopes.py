@@ -45,9 +45,7 @@ def slopes(
         results = by_name(case, attempt(variant, there))
         if not results:
             return np.nan
-        if (
-            "lse" in cotangents and "lse" not in results
-        ):  # of it the variant says nothing: it is ours
+        if "lse" in cotangents and "lse" not in results:  # the variant says nothing: it is ours
             results["lse"] = there.given(return_lse=True)()[1]
         return float(sum(_inner(results.get(n), x) for n, x in cotangents.items()) / STEP)
 

@@ -19,6 +19,11 @@ from nlattn.conformance.truth.transcription import transcription
 
 _MANY, _LEAN = 32, 6.0
 """Errors that are enough to see a common sign, and the standard errors that this must pass."""
+PRECISION = "your output is as far from ours as one"
+_ENOUGH = 16
+"""Elements without which errors tell nothing of how they were made."""
+_TOGETHER = 1.6
+"""The square of a sum of errors over the sum of their squares, in the mean; roundings have 1."""
 _LEFT = 0.3
 """The share of an error that a factor may leave if it is to explain it."""
 
@@ -118,12 +123,12 @@ def _one(case: Case, want: Array, got: Array, unit: float, name: str = "") -> st
         return (
             _stale(want, got)
             or relation(want, got, slack(unit))
-            or _where(wrong, got, last_axis(case, want, name))
+            or _where(wrong, want, got, last_axis(case, want, name))
         )
     return (
         _stale(want, got)
         or _multiple(case, want, got, unit)
-        or _where(wrong, got, last_axis(case, want, name))
+        or _where(wrong, want, got, last_axis(case, want, name))
         or relation(want, got, slack(unit))
     )
 
@@ -173,18 +178,17 @@ def _multiple(case: Case, want: Array, got: Array, unit: float) -> str:
     if rest > _LEFT * np.sqrt(((got - want) ** 2).mean()):
         return ""
     tolerance = max(slack(unit), 1e-9) * abs(factor)
-    words = [name for name, x in _numbers(case) if abs(x - factor) <= tolerance]
+    words = [name for name, x in numbers(case) if abs(x - factor) <= tolerance]
     number = (
         f"{factor:.6g}" if abs(factor - 1) > 1e-4 else f"1 {'+-'[factor < 1]} {abs(factor - 1):.2g}"
     )
     return f"ours times {words[0] if words else number}"
 
 
-def _numbers(case: Case) -> Iterator[tuple[str, float]]:
+def numbers(case: Case) -> Iterator[tuple[str, float]]:
     """Factors that are forgotten or used twice."""
     yield "-1", -1.0
-    yield "2: added to a buffer that already held it, or counted twice", 2.0
-    yield "1/2", 0.5
+    yield from _of_options(case)
     arrays = case.arrays
     if {"q", "k"} <= arrays.keys():
         dims = len(case.spec.arrays["q"].split()) - 1
@@ -201,6 +205,11 @@ def _numbers(case: Case) -> Iterator[tuple[str, float]]:
         if d > 1:
             yield f"sqrt(d), with d = {d}: a factor 1/sqrt(d) is missing", d**0.5
             yield f"1/sqrt(d), with d = {d}: once too often", d**-0.5
+        for name, x in numbers.items():
+            if x > 2:
+                yield f"{name}/({name} - 1), with {name} = {x}: divided by {name} - 1?", x / (x - 1)
+                yield f"sqrt({name}), with {name} = {x}", x**0.5
+                yield f"1/sqrt({name}), with {name} = {x}", x**-0.5
     given = case.options.get("scale")
     if "q" in arrays and isinstance(given, float) and given:
         default = arrays["q"].shape[-1] ** -0.5
@@ -208,24 +217,40 @@ def _numbers(case: Case) -> Iterator[tuple[str, float]]:
             f"the default scale over {given:g}: scale = {given:g} is not looked at",
             default / given,
         )
-    for name, x in case.options.items():
-        if type(x) in (int, float) and x not in (0, 1):
-            yield f"1/{name}, with {name} = {x:g}: the {name} is missing", 1 / x
-            yield f"{name}, {x:g}, once too often", float(x)
-            yield f"{name} squared, {x:g} twice too often", float(x * x)
+    yield "2: added to a buffer that already held it, or counted twice", 2.0
+    yield "1/2", 0.5
     yield "log 2", math.log(2)
     yield "1/log 2", 1 / math.log(2)
 
 
-def _where(wrong: Array, got: Array, last: str) -> str:
+def _of_options(case: Case) -> Iterator[tuple[str, float]]:
+    """Simple functions of options: one that is forgotten, or used twice."""
+    for name, x in case.options.items():
+        if type(x) not in (int, float) or x in (0, 1):
+            continue
+        yield f"1/{name}, with {name} = {x:g}: the {name} is missing", 1 / x
+        yield f"{name}, {x:g}, once too often", float(x)
+        yield f"{name} squared, {x:g} twice too often", float(x * x)
+        yield f"1/{name}^2, with {name} = {x:g}: its square is missing", 1 / (x * x)
+        if x > 0:
+            yield f"sqrt({name}), with {name} = {x:g}", x**0.5
+            yield f"1/sqrt({name}), with {name} = {x:g}: the root of {name} is missing", x**-0.5
+
+
+def _where(wrong: Array, want: Array, got: Array, last: str) -> str:
     """Along which axis the wrong elements are the last ones, or the first, or of few places."""
     what = "NaN" if np.isnan(got[wrong]).all() else "0" if not got[wrong].any() else "wrong"
     where, _ = place(wrong, last)
-    tail = (
-        what != "wrong" and where.startswith("from") and last != "head" and "leading" not in where
-    )
+    if not where:
+        return ""
+    if what == "wrong":
+        return f"right, but not {where}"
+    if not np.isfinite(want[wrong]).any():
+        due = "NaN" if np.isnan(want[wrong]).all() else "infinite"
+        return f"right but {what} {where}, where it should be {due}"
+    tail = where.startswith("from") and last != "head" and "leading" not in where
     left = ", as if the rest of a block were left out" if tail else ""
-    return f"right but {what} {where}{left}" if where else ""
+    return f"right but {what} {where}{left}"
 
 
 def place(wrong: Array, final: str = "channel") -> tuple[str, int]:
@@ -261,6 +286,8 @@ def _axes(ndim: int, last: str = "channel") -> list[str]:
 def last_axis(case: Case, x: Array, name: str = "") -> str:
     """What the last axis of a result is of: keys, channels, or rows where it has no channels."""
     letters = case.spec.out.split()
+    if case.spec.cases.result == "set":
+        return "key"
     if name == "dsinks" or not letters:
         return "head"
     if case.kind == "forward" and letters:
@@ -273,19 +300,19 @@ def last_axis(case: Case, x: Array, name: str = "") -> str:
 def _precision(case: Case, want: Mapping[str, Array], got: Mapping[str, Array]) -> str:
     """Whether errors have the size of those of the oracle in less precision, nearly everywhere."""
     ours = _error(want, got)
-    if not 0 < ours < 0.1 or not _spread(want, got) or _leans(want, got):
+    if not 0 < ours < 0.1 or not _spread(want, got) or _leans(want, got) or _smooth(want, got):
         return ""
     now = precision(dtype_of(case.dtype)).unit
     if case.dtype == "float16":
         worse = _error(want, _computed(case, want, np.float16))
         sums = worse / 4 <= ours <= 4 * worse and ours > 2 * _error(want, transcribed(case))
-        return "your output is as far from ours as one of sums in float16" if sums else ""
+        return f"{PRECISION} of sums in float16" if sums else ""
     for name, dtype in (("float32", np.float32), ("float16 or TF32", np.float16)):
         if precision(np.dtype(dtype)).unit <= now:
             continue
         error = _error(want, _computed(case, want, dtype))
         if error / 8 <= ours <= min(4 * error, 8 * precision(np.dtype(dtype)).unit):
-            return f"your output is as far from ours as one computed in {name}"
+            return f"{PRECISION} computed in {name}"
     return ""
 
 
@@ -317,6 +344,30 @@ def _leans(want: Mapping[str, Array], got: Mapping[str, Array]) -> bool:
         if error.size >= _MANY and abs(float((error * sign).sum())) > _LEAN * size:
             return True
     return False
+
+
+def _smooth(want: Mapping[str, Array], got: Mapping[str, Array]) -> bool:
+    """Whether errors hold together along rows or columns, or are too few to tell.
+
+    Roundings have signs of their own: a sum of n is as large as the root of n, on the whole.
+    """
+    told = False
+    for name, x in want.items():
+        error = np.asarray(got[name], float) - x
+        error = np.where(np.isfinite(error), error, 0)
+        if not error.any():
+            continue
+        if error.size < _ENOUGH:
+            return True
+        for signs in (1.0, np.sign(np.where(np.isfinite(x), x, 0))):
+            for axis in range(error.ndim):
+                own = (error**2).sum(axis)
+                together = (error * signs).sum(axis)[own > 0] ** 2 / own[own > 0]
+                some = error.shape[axis] >= 4 and together.size >= 8
+                if some and together.mean() > _TOGETHER * (1 + 3 * (2 / together.size) ** 0.5):
+                    return True
+        told = True
+    return not told
 
 
 def _error(want: Mapping[str, Array], got: Mapping[str, Array]) -> float:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from nlattn.conformance.case import Case
 from nlattn.conformance.judge.diagnosis import SAME
+from nlattn.conformance.judge.structure import PRECISION
 from nlattn.conformance.judge.verdict import Verdict
 from nlattn.conformance.table import owner
 
@@ -43,6 +45,12 @@ def causes(verdicts: Iterable[Verdict]) -> list[Cause]:
     """
     left = [v for v in verdicts if v.failed]
     failed = Counter(_operator(v) for v in left)
+    coarse = Counter(_operator(v) for v in left if PRECISION in v.diagnosis)
+    rare = {op for op, count in coarse.items() if 2 * count < failed[op]}
+    left = [
+        replace(v, diagnosis="") if PRECISION in v.diagnosis and _operator(v) in rare else v
+        for v in left
+    ]  # less precision shows nearly everywhere
     found = []
     while left:
         counts = Counter(key for v in left for key in _readings(v))
@@ -55,8 +63,21 @@ def causes(verdicts: Iterable[Verdict]) -> list[Cause]:
         own = [v for v in left if best in _readings(v)]
         left = [v for v in left if best not in _readings(v)]
         own.sort(key=lambda v: (v.ratio == v.ratio, v.ratio), reverse=True)
-        found.append(Cause(own[0], own[1:]))
+        found.append(Cause(_plainly(own), own[1:]))
     return found
+
+
+def _plainly(own: list[Verdict]) -> Verdict:
+    """The worst failure; of several names for it those that explain all others, too."""
+    worst, every = own[0], [{*_readings(v)} for v in own]
+    if not worst.diagnosis.startswith(SAME):
+        return worst
+    names = [r.words for r in _readings(worst) if all(r in some for some in every)]
+    if not names or len(names) == len(_readings(worst)):
+        return worst
+    told = worst.diagnosis.removeprefix(SAME).split(" or ")
+    kept = [x for x in told if _SHAPE.sub("(...)", x) in names]
+    return replace(worst, diagnosis=SAME + " or ".join(kept))
 
 
 def _operator(v: Verdict) -> str:

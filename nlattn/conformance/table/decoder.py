@@ -57,34 +57,10 @@ DECODER = (
     Recipe("block-mask", {"mask_block": [4, 5]}, lead=_LEAD, extra=("mask:blocks",)),
     Recipe("block-mask-8", {"mask_block": 8}, {"n": 20, "m": 37}, extra=("mask:blocks",)),
     Recipe("dropout", {"dropout_scale": 1.25}, lead=_LEAD, extra=("dropout_mask",), dtypes=ALL),
-    Recipe("block-causal", {"mask_block": [4, 5], "causal": True}, extra=("mask:blocks",)),
-    Recipe(
-        "block-window", {"mask_block": 4, "window": [5, 2], "scale": 0.4}, extra=("mask:blocks",)
-    ),
-    Recipe("block-bias-cap", {"mask_block": 4, "softcap": 1.5}, extra=("mask:blocks", "bias")),
-    Recipe("lengths-mask", {"return_lse": True}, lead=(4, 2), extra=("key_lengths", "mask")),
-    Recipe("lengths-bias", {"softcap": 1.5}, lead=(4, 2), extra=("key_lengths", "bias")),
-    Recipe("lengths-causal", {"causal": True, "scale": 0.4}, lead=(4, 2), extra=_LENGTHS),
-    Recipe("dropout-lse", {"return_lse": True}, lead=_LEAD, extra=("dropout_mask", "mask")),
-    Recipe(
-        "dropout-sinks",
-        {"causal": True, "return_lse": True, "dropout_scale": 1.25},
-        lead=_LEAD,
-        extra=("dropout_mask", "sinks", "bias"),
-    ),
-    Recipe("packed-bias", {"softcap": 1.5}, lead=_LEAD, extra=("packed", "bias")),
     Recipe("packed-alike", sizes={"n": 24, "m": 24}, lead=_LEAD, extra=("packed:alike",)),
-    Recipe("packed-mask", {"scale": 0.4}, lead=_LEAD, extra=("packed", "mask")),
-    Recipe("alibi-cap", {"softcap": 1.5}, lead=_LEAD, extra=("alibi", "bias")),
-    Recipe("alibi-mask", {"return_lse": True}, lead=_LEAD, extra=("alibi", "mask")),
-    Recipe("sinks-cap", {"softcap": 1.5, "return_lse": True}, lead=_LEAD, extra=("sinks", "bias")),
-    Recipe("sinks-causal", {"causal": True, "window": [3, 0]}, lead=_LEAD, extra=("sinks",)),
     Recipe("sinks-empty", {"return_lse": True}, lead=_LEAD, extra=("sinks", "mask")),
-    Recipe("lse-2-mask", {"return_lse": True, "lse_base": "2"}, extra=("mask", "bias")),
     Recipe("qk-norm", {"qk_norm": 1e-2}, lead=_LEAD, dtypes=ALL),
     Recipe("qk-norm-scale", {"qk_norm": 1e-6, "scale": 0.7}, values="offset"),
-    Recipe("qk-norm-cap", {"qk_norm": 1e-2, "softcap": 1.5, "causal": True}, extra=("bias",)),
-    Recipe("qk-norm-lse", {"qk_norm": 1e-2, "return_lse": True}, lead=_LEAD, extra=("mask",)),
     Recipe(
         "decoder",
         {
@@ -102,3 +78,42 @@ DECODER = (
         dtypes=ALL,
     ),
 )
+
+TOGETHER = (
+    (Recipe("scale", {"scale": 0.4}),),
+    (Recipe("softcap", {"softcap": 1.5}),),
+    (Recipe("qk-norm", {"qk_norm": 1e-2}),),
+    (Recipe("sinks", extra=("sinks",)),),
+    (Recipe("alibi", extra=("alibi",)),),
+    (Recipe("bias", extra=("bias",)),),
+    (
+        Recipe("mask", extra=("mask",)),
+        Recipe("blocks", {"mask_block": [3, 4]}, extra=("mask:blocks",)),
+    ),
+    (Recipe("dropout", {"dropout_scale": 1.25}, extra=("dropout_mask",)),),
+    (
+        Recipe("lse", {"return_lse": True}),
+        Recipe("lse-2", {"return_lse": True, "lse_base": "2"}),
+    ),
+    (
+        Recipe("key-lengths", extra=("key_lengths",)),
+        Recipe("lengths", extra=_LENGTHS),
+        Recipe("packed", extra=("packed",)),
+    ),
+    (
+        Recipe("causal", {"causal": True}),
+        Recipe("offset", {"causal": True, "causal_offset": 3}),
+        Recipe("corner", _CORNER),
+        Recipe("offsets", {"causal": True}, extra=("causal_offset",)),
+    ),
+    (
+        Recipe("window", {"window": [2, 1]}),
+        Recipe("window-moved", {"window": [3, 2], "window_about": "offset"}),
+    ),
+    (Recipe("rows-nan", {"masked_rows": "nan"}),),
+    (
+        Recipe("grouped", {"gqa": True}, lead=(2, 6), extra=("groups:2",)),
+        Recipe("keys-shared", lead=_LEAD, extra=("shared:k v",)),
+    ),
+)
+"""All that one call of a decoder may ask."""

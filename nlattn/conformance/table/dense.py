@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nlattn.conformance.table.decoder import DECODER
+from nlattn.conformance.table.decoder import DECODER, TOGETHER
 from nlattn.conformance.table.recipe import ALL, TILES, Recipe
 from nlattn.conformance.table.row import Cases, Growth, Law, OpSpec, Softmax
 
@@ -87,6 +87,8 @@ ROWS = (
                 (Recipe("rows-nan", {"masked_rows": "nan"}),),
                 (Recipe("lse", {"return_lse": True}),),
             ),
+            together=TOGETHER,
+            beside=Recipe("", lead=(2, 3)),
             heads=(
                 Recipe("grouped", {"gqa": True}, lead=(2, 6), extra=("groups:2",), dtypes=ALL),
                 Recipe("multi-query", {"gqa": True}, lead=(6,), extra=("groups:1",)),
@@ -104,7 +106,6 @@ ROWS = (
                     extra=("mask",),
                     kinds=("forward",),
                 ),
-                Recipe("softcap-bias", {"softcap": 1.5}, extra=("bias",)),
                 Recipe(
                     "everything",
                     {
@@ -188,6 +189,13 @@ ROWS = (
             ),
             recipes=(
                 Recipe("gaussian-scale", {"pairwise": "gaussian", "scale": 0.4}, lead=(2,)),
+                Recipe(
+                    "concatenation-zeros",
+                    {"pairwise": "concatenation"},
+                    extra=("weight",),
+                    values="zeros",
+                    dtypes=("float32",),
+                ),
                 Recipe(
                     "dot-product-tiles", {"pairwise": "dot_product"}, sizes=TILES, tier="standard"
                 ),

@@ -200,6 +200,23 @@ PARTS = (
                 ),
                 (Recipe("sinks", {"return_lse": True}, extra=("sinks",)),),
             ),
+            together=(
+                (Recipe("lengths", extra=("page_lengths",)),),
+                (
+                    Recipe("causal", {"causal": True, "causal_offset": 2}),
+                    Recipe("corner", {"causal": True, "causal_offset": "bottom-right"}),
+                ),
+                (Recipe("sinks", extra=("sinks",)),),
+                (Recipe("softcap", {"softcap": 1.5}),),
+                (Recipe("scale", {"scale": 0.8}),),
+                (Recipe("window", {"window": [3, 1]}),),
+                (Recipe("alibi", extra=("alibi",)),),
+                (
+                    Recipe("lse", {"return_lse": True}),
+                    Recipe("lse-2", {"return_lse": True, "lse_base": "2"}),
+                ),
+            ),
+            beside=Recipe("", extra=("table",)),
             recipes=(
                 Recipe("lengths-16-bits", extra=("table", "page_lengths"), dtypes=ALL),
                 Recipe("empty", extra=("table:empty",)),
@@ -210,7 +227,6 @@ PARTS = (
                     extra=("table", "page_lengths"),
                 ),
                 Recipe("softcap", {"softcap": 1.5, "scale": 0.8}),
-                Recipe("softcap-sinks", {"softcap": 1.5, "return_lse": True}, extra=("sinks",)),
                 Recipe("alibi", {"causal": True, "causal_offset": 3}, extra=("alibi",)),
                 Recipe(
                     "alibi-gradient",
@@ -228,6 +244,6 @@ PARTS = (
             ),
         ),
         growth=Growth(),
-        wrong=("paged",),
+        wrong=("paged", "softmax", "dense options"),
     ),
 )

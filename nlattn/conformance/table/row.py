@@ -11,6 +11,7 @@ from nlattn._types import Function, Options, Work
 from nlattn.conformance.table.recipe import Recipe
 
 Status = Literal["paper", "author code", "reconstruction", "ours"]
+_PLAIN = Recipe("")
 GRIDS = {"q": "Hq Wq d", "k": "Hk Wk d"}
 
 
@@ -74,6 +75,12 @@ class Cases:
 
     choices: tuple[tuple[Recipe, ...], ...] = ()
     """Its options, each with the values that it is tried with: alone, in pairs, and with heads."""
+    together: tuple[tuple[Recipe, ...], ...] = ()
+    """All that may be asked at once, rare options too: each two of them meet, in float32."""
+    apart: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Labels among `together` that exclude each other."""
+    beside: Recipe = _PLAIN
+    """What these recipes need beside: heads, a support."""
     heads: tuple[Recipe, ...] = ()
     """Ways to share heads that not all operators have."""
     recipes: tuple[Recipe, ...] = ()

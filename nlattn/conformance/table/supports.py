@@ -15,6 +15,9 @@ _OF_PATCHMATCH = {
     **dict.fromkeys(("mask", "causal"), "judged by operators on supports"),
 }
 
+_GAUSSIAN = Recipe("gaussian", {"weight": "gaussian", "bandwidth": 2.0})
+_CUBIC = Recipe("abspow-3", {"weight": "abspow", "power": 3.0})
+
 ROWS = (
     OpSpec(
         name="patchmatch",
@@ -78,6 +81,17 @@ ROWS = (
                 ),
             ),
             ways=("start",),
+            together=(
+                (
+                    Recipe("distance", {"score": "neg_l2", "bandwidth": 2.0}),
+                    Recipe("cosine", {"score": "cosine"}),
+                ),
+                (Recipe("scale", {"scale": 0.3}),),
+                (Recipe("causal", {"causal": True}),),
+                (Recipe("mask", extra=("mask",)),),
+                (Recipe("start", extra=("start",)),),
+            ),
+            beside=Recipe("", {"topk": 3}, lead=(2,)),
         ),
         growth=Growth(counted="field", follows="n m d", scaled=True),
         wrong=("nearest",),
@@ -117,6 +131,28 @@ ROWS = (
                 (Recipe("rows-nan", {"masked_rows": "nan"}),),
             ),
             differentiable=("bias", "sinks"),
+            together=(
+                (_GAUSSIAN, _CUBIC, Recipe("dot", {"weight": "dot"})),
+                (Recipe("empty-rows", extra=("support:gaps",)),),
+                (Recipe("scale", {"scale": 0.3}),),
+                (Recipe("softcap", {"softcap": 0.8}),),
+                (Recipe("norm", {"qk_norm": 0.01}),),
+                (Recipe("sinks", extra=("sinks",)),),
+                (Recipe("edge-bias", extra=("edge_bias",)),),
+                (Recipe("dropout", {"dropout_scale": 1.25}, extra=("edge_dropout",)),),
+                (
+                    Recipe("lse", {"return_lse": True}),
+                    Recipe("lse-2", {"return_lse": True, "lse_base": "2"}),
+                ),
+                (Recipe("rows-nan", {"masked_rows": "nan"}),),
+                (Recipe("keys-shared", lead=(2, 2), extra=("shared:k v",)),),
+            ),
+            apart={
+                "gaussian": ("scale", "softcap"),
+                "abspow-3": ("softcap", "sinks", "edge-bias"),
+                "dot": ("softcap", "sinks", "edge-bias"),
+            },
+            beside=Recipe("", lead=(2, 2), extra=("support",)),
             recipes=(
                 Recipe("long-rows", extra=("support:all",), sizes={"n": 5, "m": 150}),
                 Recipe("sinks", {"return_lse": True}, lead=(2, 3), extra=("sinks",)),
@@ -185,6 +221,25 @@ ROWS = (
             costly=True,
             search=Search("all keys", {"iterations": 2, "scale": 4.0}),
             given="support",
+            together=(
+                (_GAUSSIAN, _CUBIC, Recipe("dot", {"weight": "dot"})),
+                tuple(
+                    Recipe(kind, {"kind": kind})
+                    for kind in ("neighbours", "topk", "local", "union")
+                ),
+                (Recipe("scale", {"scale": 0.3}),),
+                (Recipe("window-5", {"window": 5}),),
+                (
+                    Recipe("hidden-keys", extra=("hidden keys",)),
+                    Recipe("grid-mask", extra=("grid mask",)),
+                ),
+                (Recipe("causal", {"causal": True}),),
+                (Recipe("lse", {"return_lse": True}),),
+                (Recipe("rows-nan", {"masked_rows": "nan"}),),
+                (Recipe("keys-shared", lead=(2,), extra=("shared:k v",)),),
+            ),
+            apart={"gaussian": ("scale",)},
+            beside=Recipe("", sizes={"Hk": 5, "Wk": 3}, lead=(2,), extra=("field:gaps",)),
             recipes=(
                 Recipe("field", extra=("field",), layout="strided"),
                 Recipe("lse-empty", {"return_lse": True}, lead=(2,), extra=("support:gaps",)),

@@ -165,6 +165,6 @@ ROWS = (
         ),
         growth=Growth(counted="map", follows="9 n (d + e)", scaled=True),
         behaviour=("linear",),
-        wrong=("neighbours", "grids", "triples"),
+        wrong=("neighbours", "softmax", "grids", "triples"),
     ),
 )

@@ -76,7 +76,8 @@ class Real(np.ndarray):
         a, b = np.asarray(self), np.asarray(other)
         outcome = np.asarray(how(a, b)).view(Doubtful)
         with np.errstate(invalid="ignore"):
-            outcome.doubt = abs(a - b) <= self.error + getattr(other, "error", 0.0)
+            error = self.error + getattr(other, "error", 0.0)
+            outcome.doubt = (abs(a - b) <= error) & (error > 0)
         return outcome
 
 

@@ -1,14 +1,15 @@
 """The catalogue of wrong variants: every way we know of to get an operator wrong.
 
 A variant is an oracle with something about it changed: its options, its arrays, one of its steps,
-or its output. Common traps come first. They serve gradients, too: the complex step differentiates
-an oracle, right or wrong (`diagnosis`).
+or its output. What is made from rows comes first, then common traps. They serve gradients, too:
+the complex step differentiates an oracle, right or wrong (`diagnosis`).
 """
 
 from __future__ import annotations
 
 from nlattn.conformance.judge.variants import (
     activations,
+    alike,
     blocks,
     decoder,
     ends,
@@ -32,6 +33,8 @@ from nlattn.conformance.judge.variants.base import Call, Variant
 from nlattn.conformance.table import find
 
 VARIANTS: tuple[Variant, ...] = (
+    *alike.VARIANTS,
+    *blocks.VARIANTS,
     *scores.VARIANTS,
     *masks.VARIANTS,
     *decoder.VARIANTS,
@@ -43,7 +46,6 @@ VARIANTS: tuple[Variant, ...] = (
     *neighbours.VARIANTS,
     *keys.VARIANTS,
     *ends.VARIANTS,
-    *blocks.VARIANTS,
     *tables.VARIANTS,
     *thresholds.VARIANTS,
     *lattice.VARIANTS,

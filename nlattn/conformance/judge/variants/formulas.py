@@ -15,7 +15,7 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import count
@@ -39,7 +39,9 @@ _PLAIN = {"abs", "exp", "log", "log1p", "expm1", "sqrt", "tanh", "square", "cosh
 """Functions that may be forgotten."""
 _LESS: dict[type, type] = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt}
 _OVER = {"sum": "mean", "mean": "sum"}
-_HELD = "_held_constant"
+_HELD, _PLUS, _TIMES = "_held_constant", "_with_more", "_times_more"
+_NUMBER = [0.0]
+"""What `more` says."""
 _FUTURE = __future__.annotations
 
 
@@ -53,6 +55,8 @@ class Change:
     tree: ast.FunctionDef
     node: ast.AST
     changed: ast.AST
+    added: bool = False
+    """Whether a number is added, not a factor put on the node, where there is one."""
     use: int | None = None
     """Which of the calls of the function is changed, where not all are: queries, then keys."""
 
@@ -94,9 +98,9 @@ def _of(change: Change, op: str) -> Callable[[Call], Result]:
     return lambda c: change(op, c)
 
 
-def uses(op: str, constant: bool = False) -> Iterator[Change]:
+def uses(op: str, constant: bool = False, some: list[Change] | None = None) -> Iterator[Change]:
     """Changes in one call alone of a function that is called for queries and for keys."""
-    for change in changes(op, constant):
+    for change in changes(op, constant) if some is None else some:
         if change.function.__name__ != op:
             for use, word in enumerate(("first", "second")):
                 yield replace(change, name=f"{change.name}, in its {word} use", use=use)
@@ -117,6 +121,71 @@ def changes(op: str, constant: bool = False) -> list[Change]:
                     if " or " not in name:
                         found.setdefault(name, Change(name, function, tree, node, changed))
     return [*found.values()]
+
+
+@contextmanager
+def more(number: float) -> Iterator[None]:
+    """With this number in the changes of `amounts`."""
+    with lock:
+        _NUMBER[0] = number
+        yield
+
+
+_OWN = {
+    _HELD: held,
+    _PLUS: lambda x: x + _NUMBER[0],
+    _TIMES: lambda x: x * (1 + _NUMBER[0]),
+}
+"""What changed functions know beside their own."""
+
+
+@cache
+def amounts(op: str) -> list[Change]:
+    """Terms to which a number is added, and terms with one more factor; ``#`` is the number.
+
+    Numbers are added to what is divided by, and to what a function such as a root is taken of.
+    """
+    found: dict[str, Change] = {}
+    for function in _called(op):
+        tree = _tree(function)
+        for line in tree.body:
+            for node, of in _nodes(line, line):
+                for added, term, name in _terms(node, of):
+                    words = f"{name} in {function.__name__.strip('_')}"
+                    called = ast.Name(_PLUS if added else _TIMES, ast.Load())
+                    changed = ast.Call(called, [term], [])  # type: ignore[list-item]
+                    if " or " not in words:
+                        change = Change(words, function, tree, term, changed, added)
+                        found.setdefault(words, change)
+    return [*found.values()]
+
+
+def _terms(node: ast.AST, line: ast.stmt) -> Iterator[tuple[bool, ast.AST, str]]:
+    if ".shape" in ast.unparse(node):
+        return
+    match node:
+        case ast.BinOp(_, ast.Div(), x):
+            yield True, x, f"with `{_bare(x)} + #` in place of {_quoted(x)}"
+        case ast.Call(ast.Attribute(ast.Name("np"), name), [x, *_]) if name in _PLAIN:
+            yield True, x, f"with `{_bare(x)} + #` in place of {_quoted(x)}"
+        case ast.Assign([to], x):
+            yield True, x, f"with # added to {_quoted(to)}"
+        case ast.AnnAssign(to, _, x) if x is not None:
+            yield True, x, f"with # added to {_quoted(to)}"
+        case ast.Return(x) if x is not None:
+            yield True, x, f"with # added to {_quoted(node)}"
+    match node:
+        case ast.BinOp(a, ast.Add() | ast.Sub() | ast.MatMult() | ast.Mult(), b):
+            for x in (a, b):
+                yield False, x, f"with {_quoted(x)} of {_quoted(line)} times #"
+        case ast.Call(_, some, _):
+            for x in some:
+                if isinstance(x, (ast.Name, ast.BinOp, ast.Call)):
+                    yield False, x, f"with {_quoted(x)} of {_quoted(line)} times #"
+
+
+def _bare(node: ast.AST) -> str:
+    return _quoted(node).strip("`")
 
 
 @cache
@@ -155,7 +224,7 @@ def _made(function: Function, whole: ast.FunctionDef, node: ast.AST, changed: as
     tree.decorator_list, own = [], inspect.unwrap(function)
     module = compile(ast.Module([tree], []), tree.name, "exec", _FUTURE.compiler_flag)
     code = next(x for x in module.co_consts if isinstance(x, CodeType) and x.co_name == tree.name)
-    made = FunctionType(code, {**own.__globals__, _HELD: held}, tree.name, own.__defaults__)
+    made = FunctionType(code, {**own.__globals__, **_OWN}, tree.name, own.__defaults__)
     made.__kwdefaults__ = own.__kwdefaults__
     return any_layout(made)
 

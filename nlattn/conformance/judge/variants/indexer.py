@@ -73,6 +73,12 @@ def _hidden_kept(c: Call) -> Result:
     return c.given(scores=np.where(np.isneginf(c["scores"]), -1e30, c["scores"]))()
 
 
+def _short(x: Array) -> Array:
+    """Numbers of 8 bits of precision."""
+    mantissa, exponent = np.frexp(np.where(np.isfinite(x), x, 0.0))
+    return np.where(np.isfinite(x), np.ldexp(np.round(mantissa * 256) / 256, exponent), x)
+
+
 def _loss(how: Callable[[Array, Array, Array], Array]) -> Run:
     """Of scores, their softmax p and the weights w."""
 
@@ -121,6 +127,8 @@ VARIANTS = (
     *several(
         _TABLE,
         {
+            "with scores rounded to float16": _chosen(lambda _, x: x.astype(np.float16) + 0.0),
+            "with scores rounded to bfloat16": _chosen(lambda _, x: _short(x)),
             "with the lowest scores": _chosen(lambda _, x: -x),
             "with the largest magnitudes": _chosen(lambda _, x: abs(x)),
             "with the scores of the query before": _chosen(lambda _, x: np.roll(x, 1, -2)),

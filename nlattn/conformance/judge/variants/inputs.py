@@ -90,10 +90,10 @@ OPTIONS = sorted(
     {
         name
         for spec in JUDGED
-        for factor in spec.cases.choices
+        for factor in (*spec.cases.choices, spec.cases.recipes)
         for level in factor
         for name in level.options
-        if name != "return_lse"
+        if not name.startswith("return_") and name not in spec.cases.ways
     }
 )
 UNGIVEN = tuple(Variant(f"as if {name} were not given", ANY, _ungiven(name)) for name in OPTIONS)

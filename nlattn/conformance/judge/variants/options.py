@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Any
 
@@ -14,6 +15,13 @@ from nlattn.conformance.table.row import OpSpec
 
 DEFAULT = "with the default in place of "
 """How a variant begins that takes an option of 0 for one that is not given."""
+GUESS = re.compile(r" = [-0-9.e+]+ in place of [-0-9.e+]+(, its [a-z]+)?$")
+"""A number in place of another, which may fit by chance."""
+_SLIPS: dict[str, Callable[[float], float]] = {
+    "reciprocal": lambda x: 1 / x, "square": lambda x: x * x, "root": lambda x: abs(x) ** 0.5,
+    "double": lambda x: 2 * x, "half": lambda x: x / 2,
+}  # fmt: skip
+"""What is computed of an option, or not, by mistake."""
 MOST_STEPS = 40
 """Steps of an iteration that is stopped too soon."""
 
@@ -27,7 +35,7 @@ def others(case: Case) -> Iterator[Variant]:
     for name, value in values(case):
         words = f"with {name} = {shown(value)}"
         if name in case.options:
-            words += f" in place of {shown(case.options[name])}"
+            words += f" in place of {shown(case.options[name])}{_slip(value, case.options[name])}"
         yield Variant(words, (), partial(_with, name, value))
 
 
@@ -49,9 +57,17 @@ def values(case: Case) -> Iterator[tuple[str, Any]]:
                 yield from ((name, type(default)(y)) for y in (default / 2, 2 * default))
     for name, x in now.items():
         if type(x) is float and x:
-            yield from ((name, y) for y in (1 / x, x * x, abs(x) ** 0.5, 2 * x, x / 2) if y != x)
+            made = (slip(x) for slip in _SLIPS.values())
+            yield from ((name, y) for y in made if y != x)
     if "steps" in _taken(case.spec.name) and "steps" not in case.spec.cases.ways:
         yield from (("steps", n) for n in range(MOST_STEPS))
+
+
+def _slip(value: object, own: object) -> str:
+    """What of an option a number is, in words."""
+    if type(value) is not float or type(own) is not float or not own:
+        return ""
+    return next((f", its {word}" for word, slip in _SLIPS.items() if slip(own) == value), "")
 
 
 def shown(value: object) -> str:

@@ -109,6 +109,18 @@ def _of_one_place(step: int) -> Callable[..., dict[str, Array]]:
     return make
 
 
+def _mean_of_places(case: Case, want: Mapping[str, Array]) -> dict[str, Array]:
+    """Gradients of pages divided by how often each is used."""
+    names = [n for n in want if n.endswith("pages")]
+    table = case.arrays["table"]
+    size = len(want[names[0]]) if names else 0
+    count = np.bincount(table[table >= 0].ravel(), minlength=size)
+    if not names or (count <= 1).all():
+        raise ValueError
+    over = np.maximum(count, 1).reshape(-1, 1, 1, 1)
+    return {n: want[n] / over if n in names else x for n, x in want.items()}
+
+
 def _scores(change: Callable[[Array, Array, Array], Array]) -> Callable[..., dict[str, Array]]:
     """``dlses = change(shares, inner, dlse)``, inner the products of outputs and dout."""
 
@@ -132,6 +144,7 @@ def _even_douts(case: Case, want: Mapping[str, Array]) -> dict[str, Array]:
 GRADIENTS: tuple[tuple[str, Callable[..., dict[str, Array]]], ...] = (
     ("with the last place of a page in place of the sum over all", _of_one_place(1)),
     ("with the first place of a page in place of the sum over all", _of_one_place(-1)),
+    ("with the mean over the places of a page, not the sum", _mean_of_places),
     ("without the mean over sets in dlses", _scores(lambda p, inner, rest: p * (inner + rest))),
     (
         "without the shares in dlses",
@@ -280,7 +293,7 @@ VARIANTS = (
             ),
             "with pages in reverse order": _moved_pages(lambda t, _: t[..., ::-1]),
             "without the key lengths": _lengths(lambda _, most: np.array(most)),
-            "with the length of the first sequence for all": _lengths(lambda x, _: 0 * x + x[0]),
+            "with the first sequence's number of keys for all": _lengths(lambda x, _: 0 * x + x[0]),
             "with the rest of the last page": _whole_pages,
             "without the last page where it is not full": _only_whole_pages,
             "with the last key left out": _lengths(lambda x, _: np.maximum(x - 1, 0)),

@@ -1,0 +1,100 @@
+"""What every operator is named alike, from its row; and what is not named by chance."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nlattn.conformance.case import Case
+from nlattn.conformance.cases.suite import cases
+from nlattn.conformance.judge import structure
+from nlattn.conformance.judge.diagnosis import diagnose
+from nlattn.conformance.judge.measure import call_of
+from nlattn.conformance.truth.bounds import exact
+
+
+def first(op: str, pattern: str) -> Case:
+    return next(cases("smoke", (op,), ("float64", "float32"), pattern))
+
+
+def answer(c: Case, **changes: Any) -> dict[str, np.ndarray]:
+    made = call_of(c).given(**changes)()
+    return dict(zip(c.outputs, made if isinstance(made, tuple) else (made,), strict=False))
+
+
+@pytest.mark.parametrize(
+    ("op", "axis", "words"),
+    [
+        ("efficient_attention", "m", "without the keys after the last whole block of 64"),
+        ("refined_self_attention", "d", "without the channels after the last whole block of 64"),
+        ("nearest_keys", "m", "without the keys after the last whole block of 64"),
+        ("index_scores", "h", "without the heads after the last whole block of 2"),
+    ],
+)
+def test_lost_tails_have_names_in_every_operator(op: str, axis: str, words: str) -> None:
+    case = {"m": "keys-300", "d": "channels-72", "h": "primes"}[axis]
+    c = first(op, f"{op}/forward/*/{case}")
+    changed = {}
+    for name, dims in c.spec.arrays.items():
+        letters = dims.split()
+        if axis in letters:
+            x, at = np.asarray(c.arrays[name], float), letters.index(axis)
+            kept = x.shape[at] // (2 if axis == "h" else 64) * (2 if axis == "h" else 64)
+            if axis == "d":
+                x = x * (np.arange(x.shape[at]) < kept)
+                changed[name] = x
+            else:
+                changed[name] = np.take(x, range(kept), at)
+    assert words in diagnose(c, answer(c, **changed))
+
+
+def test_pages_and_windows_have_the_names_of_attention() -> None:
+    c = first("paged_attention", "paged_attention/forward/float32/alibi")
+    offset = c.options["causal_offset"]
+    slopes = c.arrays["alibi"][:, None, None]
+    i, j = np.arange(c.arrays["q"].shape[-2])[:, None], np.arange(c.arrays["table"].shape[-1] * 4)
+    bias = -slopes * abs(i - j)
+    wrong = answer(c, alibi=None, bias=np.broadcast_to(bias, (*c.arrays["q"].shape[:-1], len(j))))
+    assert "with a linear bias without the causal offset" in diagnose(c, wrong), offset
+    c = first("neighbourhood_attention", "neighbourhood_attention/forward/float32/even")
+    assert "scale" in diagnose(c, answer(c, scale=1.0))
+
+
+def test_a_number_in_a_formula_is_found() -> None:
+    c = first("efficient_attention", "efficient_attention/forward/float32/primes")
+    q, k, v = (np.asarray(c.arrays[n], float) for n in "qkv")
+    Q, K = np.exp(q), np.exp(k)
+    out = Q / Q.sum(-1, keepdims=True) @ ((K / (K.sum(-2, keepdims=True) + 0.01)).T @ v)
+    moved = np.exp(k - k.max(-2))
+    own = Q / Q.sum(-1, keepdims=True) @ ((moved / (moved.sum(-2) + 0.01)).T @ v)
+    assert diagnose(c, {"out": own}).startswith(
+        "your output equals ours with 0.01 added to `total`"
+    )
+    assert "0.01 added to `total`" not in diagnose(c, {"out": out})
+
+
+def test_errors_that_hold_together_are_no_less_precision() -> None:
+    c = first("attention", "attention/forward/float32/even")
+    want = exact(c)["out"]
+    smooth = want + 3e-4 * np.sin(np.arange(want.shape[0]))[:, None] * np.ones(want.shape[1])
+    assert structure.PRECISION not in diagnose(c, {"out": smooth}, two=False)
+
+
+def test_only_what_speaks_of_nan_explains_nan() -> None:
+    c = first("efficient_attention", "efficient_attention/forward/float32/mask-none")
+    said = diagnose(c, {"out": np.full(exact(c)["out"].shape, np.nan)})
+    assert "divided by" not in said
+    assert "no key get NaN" in said
+
+
+def test_factors_are_told_by_options_first() -> None:
+    c = first("certified_attention", "certified_attention/vjp/float32/gaussian")
+    want = exact(c)
+    said = diagnose(c, want | {n: 2 * want[n] for n in ("dq", "dk")}, two=False)
+    assert "ours times bandwidth, 2, once too often" in said
+    more = replace(c, options={**c.options, "bandwidth": 4.0})
+    want = exact(more)
+    assert "sqrt(bandwidth)" in diagnose(more, want | {"dq": 2 * want["dq"]}, two=False)
