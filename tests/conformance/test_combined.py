@@ -57,7 +57,7 @@ def test_a_mistake_of_the_last_head_alone_says_so() -> None:
     got = exact(c)["out"].copy()
     got[-1] = made(c, BY_NAME["with the scale squared"])["out"][-1]
     assert diagnose(c, {"out": got}) == (
-        "your output equals ours with the scale squared, from leading index 0: 2 on alone"
+        "your output equals ours with the scale squared, from head 2 on alone"
     )
 
 

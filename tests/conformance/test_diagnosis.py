@@ -98,16 +98,16 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "a NaN": (
         lambda g: g | {"dv": g["dv"] + np.where(np.arange(9)[:, None] == 4, np.nan, 0)},
-        "dq is right, dk is right, dv is right but NaN at row 4",
+        "dq is right, dk is right, dv is right but NaN at key 4",
     ),
     "a tail": (
         lambda g: g | {"dk": g["dk"] * (np.arange(9)[:, None] < 8)},
-        "dq is right, dk is right but 0 from row 8 on, as if the rest of a block were left out, "
+        "dq is right, dk is right but 0 from key 8 on, as if the rest of a block were left out, "
         "dv is right",
     ),
     "a head": (
         lambda g: g | {"dk": g["dk"] + (np.arange(9)[:, None] < 2)},
-        "dq is right, dk is right, but not up to row 1, dv is right",
+        "dq is right, dk is right, but not up to key 1, dv is right",
     ),
     "all NaN": (
         lambda g: g | {"dv": g["dv"] * np.nan},

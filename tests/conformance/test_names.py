@@ -98,3 +98,23 @@ def test_factors_are_told_by_options_first() -> None:
     more = replace(c, options={**c.options, "bandwidth": 4.0})
     want = exact(more)
     assert "sqrt(bandwidth)" in diagnose(more, want | {"dq": 2 * want["dq"]}, two=False)
+
+
+def test_tables_and_heads_have_names_in_every_operator() -> None:
+    c = first("psal", "psal/forward/float32/no-matches")
+    index = np.asarray(c.arrays["field.index"])
+    wrong = answer(c, field__index=np.where(index < 0, c.arrays["k"][..., 0].size - 1, index))
+    assert diagnose(c, wrong) == "your output equals ours with the last key for a match of -1"
+    c = first("favor_attention", "favor_attention/forward/float32/heads")
+    wrong = answer(c, k=np.broadcast_to(c.arrays["k"][:, :1], c.arrays["k"].shape).copy())
+    assert "with the keys of the first head for all" in diagnose(c, wrong)
+    want = exact(c)["out"]
+    late = np.where(np.arange(want.shape[1])[:, None, None] > 1, want[..., ::-1], want)
+    assert "not from head 2 on" in diagnose(c, {"out": late}, two=False)
+
+
+def test_causality_off_by_one_has_a_name_where_there_is_a_mask() -> None:
+    c = first("nearest_keys", "nearest_keys/forward/float32/causal")
+    n, m = c.arrays["q"].shape[-2], c.arrays["k"].shape[-2]
+    wrong = answer(c, causal=None, mask=np.tri(n, m, -1, dtype=bool))
+    assert "causal by one key too few" in diagnose(c, wrong)

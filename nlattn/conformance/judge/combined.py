@@ -18,7 +18,7 @@ from nlattn.conformance.judge.measure import (
     slack,
     variants_made,
 )
-from nlattn.conformance.judge.structure import last_axis, place
+from nlattn.conformance.judge.structure import axes, place
 from nlattn.conformance.judge.variants.base import Variant, both, first
 
 LARGEST = 2500
@@ -41,11 +41,12 @@ def in_part(case: Case, want: Results, got: Results, effort: Effort) -> list[str
     size = rms(ours)
     wrong = ~((abs(mine - ours) <= slack(case) * size) | (mine == ours))
     wrong &= ~(np.isnan(mine) & np.isnan(ours))
-    where, places = place(wrong, last_axis(case, ours))
+    where, places = place(wrong, axes(case, ours, name))
     seen = mine[wrong & np.isfinite(mine)]
     if wrong.sum() < 4 or not where or not seen.any():  # much gives 0, or NaN
         return []
-    if "leading" not in where and places < (MOST_ROWS if where.startswith("at") else FEW_ROWS):
+    whole = "head" in where or "batch" in where
+    if not whole and places < (MOST_ROWS if where.startswith("at") else FEW_ROWS):
         return []
     error = distance(mine[wrong], ours[wrong])
     for variant, made in variants_made(case).within(effort):

@@ -24,6 +24,9 @@ SHARE = 0.7
 """Of the rows that have something in common, those that must be wrong for it to be the reason."""
 SPREAD = 0.5
 """Of the channels of wrong rows, those that must be wrong."""
+LIMITS = (1, 16, 32, 64, 128, 256)
+"""Keys of a row beyond which kernels go wrong; another number is a chance."""
+FEW_SEEN = 2
 RIGHT = 0.1
 """The share of rows, at least, that is right."""
 Results = Mapping[str, Array]
@@ -108,9 +111,9 @@ def _traits(case: Case, side: str, rows: Array) -> Iterator[tuple[str, Array]]:
             of = np.broadcast_to(count, rows.shape)[rows]
             low, high = int(of.min()), int(of.max())
             least, most = count >= low, count <= high  # where these tell all rows apart
-            if low > 1 and min(rows.sum(), (~rows).sum()) > 2 and (rows == least).all():
+            if low - 1 in LIMITS and min(rows.sum(), (~rows).sum()) > 2 and (rows == least).all():
                 yield f"{whose} that {verb} {low} {all_} and more", least
-            if min(rows.sum(), (~rows).sum()) > 2 and (rows == most).all():
+            if high <= FEW_SEEN and min(rows.sum(), (~rows).sum()) > 2 and (rows == most).all():
                 yield f"{whose} that {verb} {high} {all_} at most", most
     if len(case.spec.arrays["q"].split()) == 3:
         grid = case.arrays[side].shape[-3:-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -14,7 +14,7 @@ from nlattn.conformance.judge.relations import relation
 from nlattn.conformance.judge.variants.base import Call
 from nlattn.conformance.judge.variants.dense import stages as oracle_stages
 from nlattn.conformance.truth.arithmetic import precision
-from nlattn.conformance.truth.bounds import allowed, exact, ratios, transcribed, wide
+from nlattn.conformance.truth.bounds import allowed, ratios, transcribed, wide
 from nlattn.conformance.truth.transcription import transcription
 
 _MANY, _LEAN = 32, 6.0
@@ -123,12 +123,12 @@ def _one(case: Case, want: Array, got: Array, unit: float, name: str = "") -> st
         return (
             _stale(want, got)
             or relation(want, got, slack(unit))
-            or _where(wrong, want, got, last_axis(case, want, name))
+            or _where(wrong, want, got, axes(case, want, name))
         )
     return (
         _stale(want, got)
         or _multiple(case, want, got, unit)
-        or _where(wrong, want, got, last_axis(case, want, name))
+        or _where(wrong, want, got, axes(case, want, name))
         or relation(want, got, slack(unit))
     )
 
@@ -237,10 +237,10 @@ def _of_options(case: Case) -> Iterator[tuple[str, float]]:
             yield f"1/sqrt({name}), with {name} = {x:g}: the root of {name} is missing", x**-0.5
 
 
-def _where(wrong: Array, want: Array, got: Array, last: str) -> str:
+def _where(wrong: Array, want: Array, got: Array, names: Sequence[str]) -> str:
     """Along which axis the wrong elements are the last ones, or the first, or of few places."""
     what = "NaN" if np.isnan(got[wrong]).all() else "0" if not got[wrong].any() else "wrong"
-    where, _ = place(wrong, last)
+    where, _ = place(wrong, names)
     if not where:
         return ""
     if what == "wrong":
@@ -248,17 +248,16 @@ def _where(wrong: Array, want: Array, got: Array, last: str) -> str:
     if not np.isfinite(want[wrong]).any():
         due = "NaN" if np.isnan(want[wrong]).all() else "infinite"
         return f"right but {what} {where}, where it should be {due}"
-    tail = where.startswith("from") and last != "head" and "leading" not in where
+    tail = where.startswith("from") and "head" not in where and "batch" not in where
     left = ", as if the rest of a block were left out" if tail else ""
     return f"right but {what} {where}{left}"
 
 
-def place(wrong: Array, final: str = "channel") -> tuple[str, int]:
-    """Where along one axis all wrong elements are, and at how many places.
+def place(wrong: Array, names: Sequence[str]) -> tuple[str, int]:
+    """Where along one axis, of these names, all wrong elements are, and at how many places.
 
     Empty and 0 if they are spread over most of all.
     """
-    names = _axes(wrong.ndim, final)
     for axis in range(wrong.ndim):
         others = tuple(a for a in range(wrong.ndim) if a != axis)
         bad = np.flatnonzero(wrong.any(others))
@@ -277,24 +276,37 @@ def place(wrong: Array, final: str = "channel") -> tuple[str, int]:
     return "", 0
 
 
-def _axes(ndim: int, last: str = "channel") -> list[str]:
-    before = ["row"] * (last not in ("row", "head"))
-    leading = [f"leading index {i}:" for i in range(ndim - 1 - len(before))]
-    return [*leading, *before, last][-ndim:]
+_AXES = {
+    "n": "row", "m": "key", "h": "head", "s": "sequence", "t": "learned query", "kh": "row of taps",
+    "kw": "column of taps", "count": "page", "parts": "set", "f": "phase",
+}  # fmt: skip
+"""What lies along axes of arrays; of grids rows and columns, else channels."""
 
 
-def last_axis(case: Case, x: Array, name: str = "") -> str:
-    """What the last axis of a result is of: keys, channels, or rows where it has no channels."""
-    letters = case.spec.out.split()
-    if case.spec.cases.result == "set":
-        return "key"
-    if name == "dsinks" or not letters:
-        return "head"
-    if case.kind == "forward" and letters:
-        if len(letters) == 1 or x.ndim < exact(case)[case.results[0]].ndim:
-            return "row"
-        return {"m": "key", "n": "row"}.get(letters[-1], "channel")
-    return "channel"
+def axes(case: Case, x: Array, name: str = "") -> list[str]:
+    """What lies along each axis of a result: heads, rows, channels."""
+    spec, first = case.spec, case.results[0]
+    own = name if case.kind == "forward" else name[1:]
+    if case.kind == "vjp":
+        letters = spec.arrays.get(own, "").split()
+    else:  # beside the first result one number for each row
+        letters = spec.out.split() if own in ("", first) else spec.out.split()[:-1]
+    if name == "dsinks":
+        letters = []
+    elif name in ("dbias", "dweight"):
+        letters = ["n", "m"][-x.ndim :]
+    if spec.cases.result == "set":
+        letters = ["m"]
+    words = [_axis(letter) for letter in letters][-x.ndim :]
+    before = x.ndim - len(words)
+    lead = ["head"] if before == 1 else [*["batch"] * (before - 1), "head"]
+    return [*(lead if before > 0 else []), *words]
+
+
+def _axis(letter: str) -> str:
+    if letter[0] in "HW":
+        return "row of the grid" if letter[0] == "H" else "column of the grid"
+    return _AXES.get(letter, "channel")
 
 
 def _precision(case: Case, want: Mapping[str, Array], got: Mapping[str, Array]) -> str:
