@@ -10,7 +10,7 @@ import pytest
 
 from nlattn.conformance.case import Case
 from nlattn.conformance.cases.suite import cases
-from nlattn.conformance.judge import structure
+from nlattn.conformance.judge.coarse import PRECISION
 from nlattn.conformance.judge.diagnosis import diagnose
 from nlattn.conformance.judge.measure import call_of
 from nlattn.conformance.truth.bounds import exact
@@ -80,7 +80,7 @@ def test_errors_that_hold_together_are_no_less_precision() -> None:
     c = first("attention", "attention/forward/float32/even")
     want = exact(c)["out"]
     smooth = want + 3e-4 * np.sin(np.arange(want.shape[0]))[:, None] * np.ones(want.shape[1])
-    assert structure.PRECISION not in diagnose(c, {"out": smooth}, two=False)
+    assert PRECISION not in diagnose(c, {"out": smooth}, two=False)
 
 
 def test_only_what_speaks_of_nan_explains_nan() -> None:

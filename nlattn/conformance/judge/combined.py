@@ -18,8 +18,8 @@ from nlattn.conformance.judge.measure import (
     slack,
     variants_made,
 )
-from nlattn.conformance.judge.structure import axes, place
 from nlattn.conformance.judge.variants.base import Variant, both, first
+from nlattn.conformance.judge.where import axes, place
 
 LARGEST = 2500
 """Pairs of queries and keys above which two mistakes are not looked for."""

@@ -6,24 +6,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from nlattn._types import Array
 from nlattn.conformance.case import STAGES, Case, dtype_of
+from nlattn.conformance.judge.coarse import coarse
 from nlattn.conformance.judge.relations import relation
 from nlattn.conformance.judge.variants.base import Call
 from nlattn.conformance.judge.variants.dense import stages as oracle_stages
+from nlattn.conformance.judge.where import axes, place
 from nlattn.conformance.truth.arithmetic import precision
-from nlattn.conformance.truth.bounds import allowed, ratios, transcribed, wide
-from nlattn.conformance.truth.transcription import transcription
+from nlattn.conformance.truth.bounds import allowed, ratios, wide
 
-_MANY, _LEAN = 32, 6.0
-"""Errors that are enough to see a common sign, and the standard errors that this must pass."""
-PRECISION = "your output is as far from ours as one"
-_ENOUGH = 16
-"""Elements without which errors tell nothing of how they were made."""
-_TOGETHER = 1.6
-"""The square of a sum of errors over the sum of their squares, in the mean; roundings have 1."""
 _LEFT = 0.3
 """The share of an error that a factor may leave if it is to explain it."""
 
@@ -68,7 +61,7 @@ def describe(case: Case, want: Mapping[str, Array], got: Mapping[str, Array]) ->
         }
     wrong = {name: text for name, text in said.items() if text != "right"}
     if not wrong or not any(wrong.values()):
-        return _precision(case, want, got)
+        return coarse(case, want, got)
     said = {name: text or "wrong" for name, text in said.items()}
     wrong = {name: text or "wrong" for name, text in wrong.items()}
     if len(set(wrong.values())) == 1 and len(wrong) == len(want):
@@ -251,146 +244,6 @@ def _where(wrong: Array, want: Array, got: Array, names: Sequence[str]) -> str:
     tail = where.startswith("from") and "head" not in where and "batch" not in where
     left = ", as if the rest of a block were left out" if tail else ""
     return f"right but {what} {where}{left}"
-
-
-def place(wrong: Array, names: Sequence[str]) -> tuple[str, int]:
-    """Where along one axis, of these names, all wrong elements are, and at how many places.
-
-    Empty and 0 if they are spread over most of all.
-    """
-    for axis in range(wrong.ndim):
-        others = tuple(a for a in range(wrong.ndim) if a != axis)
-        bad = np.flatnonzero(wrong.any(others))
-        size = wrong.shape[axis]
-        if not 0 < len(bad) < size:
-            continue
-        last = np.array_equal(bad, np.arange(bad[0], size))
-        if len(bad) > size / 2 and not (last and (bad[0] % 8 == 0 or names[axis] == "head")):
-            continue
-        if last:
-            return f"from {names[axis]} {bad[0]} on", len(bad)
-        if np.array_equal(bad, np.arange(bad[-1] + 1)):
-            return f"up to {names[axis]} {bad[-1]}", len(bad)
-        few = f"{', '.join(map(str, bad[:6]))}{'...' * (len(bad) > 6)}"
-        return f"at {names[axis]} {few}", len(bad)
-    return "", 0
-
-
-_AXES = {
-    "n": "row", "m": "key", "h": "head", "s": "sequence", "t": "learned query", "kh": "row of taps",
-    "kw": "column of taps", "count": "page", "parts": "set", "f": "phase",
-}  # fmt: skip
-"""What lies along axes of arrays; of grids rows and columns, else channels."""
-
-
-def axes(case: Case, x: Array, name: str = "") -> list[str]:
-    """What lies along each axis of a result: heads, rows, channels."""
-    spec, first = case.spec, case.results[0]
-    own = name if case.kind == "forward" else name[1:]
-    if case.kind == "vjp":
-        letters = spec.arrays.get(own, "").split()
-    else:  # beside the first result one number for each row
-        letters = spec.out.split() if own in ("", first) else spec.out.split()[:-1]
-    if name == "dsinks":
-        letters = []
-    elif name in ("dbias", "dweight"):
-        letters = ["n", "m"][-x.ndim :]
-    if spec.cases.result == "set":
-        letters = ["m"]
-    words = [_axis(letter) for letter in letters][-x.ndim :]
-    before = x.ndim - len(words)
-    lead = ["head"] if before == 1 else [*["batch"] * (before - 1), "head"]
-    return [*(lead if before > 0 else []), *words]
-
-
-def _axis(letter: str) -> str:
-    if letter[0] in "HW":
-        return "row of the grid" if letter[0] == "H" else "column of the grid"
-    return _AXES.get(letter, "channel")
-
-
-def _precision(case: Case, want: Mapping[str, Array], got: Mapping[str, Array]) -> str:
-    """Whether errors have the size of those of the oracle in less precision, nearly everywhere."""
-    ours = _error(want, got)
-    if not 0 < ours < 0.1 or not _spread(want, got) or _leans(want, got) or _smooth(want, got):
-        return ""
-    now = precision(dtype_of(case.dtype)).unit
-    if case.dtype == "float16":
-        worse = _error(want, _computed(case, want, np.float16))
-        sums = worse / 4 <= ours <= 4 * worse and ours > 2 * _error(want, transcribed(case))
-        return f"{PRECISION} of sums in float16" if sums else ""
-    for name, dtype in (("float32", np.float32), ("float16 or TF32", np.float16)):
-        if precision(np.dtype(dtype)).unit <= now:
-            continue
-        error = _error(want, _computed(case, want, dtype))
-        if error / 8 <= ours <= min(4 * error, 8 * precision(np.dtype(dtype)).unit):
-            return f"{PRECISION} computed in {name}"
-    return ""
-
-
-def _computed(case: Case, want: Mapping[str, Array], dtype: DTypeLike) -> dict[str, Array]:
-    """What the oracle gives in a dtype."""
-    arrays = {
-        n: x.astype(dtype) if x.dtype.kind == "f" else x for n, x in wide(case.arrays).items()
-    }
-    result: object = transcription(case.function, arrays, case.options)
-    results = result if isinstance(result, tuple) else (result,)
-    return dict(zip(want, results, strict=False))
-
-
-def _spread(want: Mapping[str, Array], got: Mapping[str, Array]) -> bool:
-    """Whether most elements are off, as roundings make them, and none far more than others."""
-    parts = [np.ravel(np.asarray(got[n], float) - x) for n, x in want.items() if n in got]
-    apart = abs(np.concatenate(parts))
-    apart = apart[np.isfinite(apart)]
-    size = float(np.sqrt((apart**2).mean())) if apart.size else 0.0
-    return bool(np.mean(apart > size / 50) > 0.5)
-
-
-def _leans(want: Mapping[str, Array], got: Mapping[str, Array]) -> bool:
-    """Whether errors are of one sign more than roundings are: they grow or shrink numbers."""
-    for name, x in want.items():
-        error, sign = (np.asarray(got[name], float) - x).ravel(), np.sign(x).ravel()
-        error = np.where(np.isfinite(error), error, 0)
-        size = float(np.sqrt((error**2).sum()))
-        if error.size >= _MANY and abs(float((error * sign).sum())) > _LEAN * size:
-            return True
-    return False
-
-
-def _smooth(want: Mapping[str, Array], got: Mapping[str, Array]) -> bool:
-    """Whether errors hold together along rows or columns, or are too few to tell.
-
-    Roundings have signs of their own: a sum of n is as large as the root of n, on the whole.
-    """
-    told = False
-    for name, x in want.items():
-        error = np.asarray(got[name], float) - x
-        error = np.where(np.isfinite(error), error, 0)
-        if not error.any():
-            continue
-        if error.size < _ENOUGH:
-            return True
-        for signs in (1.0, np.sign(np.where(np.isfinite(x), x, 0))):
-            for axis in range(error.ndim):
-                own = (error**2).sum(axis)
-                together = (error * signs).sum(axis)[own > 0] ** 2 / own[own > 0]
-                some = error.shape[axis] >= 4 and together.size >= 8
-                if some and together.mean() > _TOGETHER * (1 + 3 * (2 / together.size) ** 0.5):
-                    return True
-        told = True
-    return not told
-
-
-def _error(want: Mapping[str, Array], got: Mapping[str, Array]) -> float:
-    """Largest relative error in the mean square of a result."""
-    with np.errstate(all="ignore"):
-        errors = [
-            np.sqrt(np.mean((np.asarray(got[n], float) - x) ** 2) / max(np.mean(x**2), 1e-300))
-            for n, x in want.items()
-            if n in got and x.size
-        ]
-    return float(max(errors, default=0.0))
 
 
 def bisect(case: Case, stages: Mapping[str, Array]) -> str:

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from nlattn.conformance.case import Case
+from nlattn.conformance.judge.coarse import PRECISION
 from nlattn.conformance.judge.diagnosis import SAME
-from nlattn.conformance.judge.structure import PRECISION
 from nlattn.conformance.judge.verdict import Verdict
 from nlattn.conformance.table import owner
 
