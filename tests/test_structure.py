@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import inspect
 import re
@@ -48,6 +49,12 @@ MAY_USE_OPTIONAL = (
     "_check",
 )
 MAY_USE_OPTIONAL += ("scaling/figure", "tensors", "torch")
+
+
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    """A file, parsed once for all tests."""
+    return ast.parse(path.read_text())
 
 
 def name_of(path: Path) -> str:
@@ -191,7 +198,7 @@ def test_operators_are_listed_in_the_table_alone(path: Path) -> None:
     names = {spec.name + end for spec in JUDGED for end in ("", "_vjp", "_jvp", "_map")}
     if name_of(path).startswith("cli/"):  # methods of the command are words of its own
         names -= {spec.stem for spec in TABLE}
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         texts: list[ast.expr | None] = []
         if isinstance(node, (ast.Tuple, ast.List, ast.Set)):
             texts = [*node.elts]
@@ -213,7 +220,7 @@ def test_input_errors_are_worded_by_the_checks(path: Path) -> None:
     """``_check`` raises them all; `from_state` says what a saved map lacks, to who reads it."""
     if name_of(path) in READERS:
         return
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     readers = [x for x in ast.walk(tree) if getattr(x, "name", "") == "from_state"]
     own = {id(x) for reader in readers for x in ast.walk(reader)}
     for node in ast.walk(tree):
@@ -231,7 +238,7 @@ def test_no_two_classes_share_a_name() -> None:
     where: dict[str, list[str]] = {}
     for path in SOURCES:
         if not name_of(path).startswith(("oracle/", "conformance/backends/adapters/")):
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in ast.walk(tree_of(path)):
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                     where.setdefault(node.name, []).append(name_of(path))
     assert {name: files for name, files in where.items() if len(files) > 1} == {}
@@ -284,9 +291,7 @@ def test_a_layer_is_complete() -> None:
     page = (ROOT / "docs" / "layers.md").read_text()
     tests = "".join(p.read_text() for p in (ROOT / "tests" / "layers").glob("test_*.py"))
     for path in sorted((ROOT / "nlattn" / "layers").glob("[a-z]*.py")):
-        defined = (
-            n.name for n in ast.parse(path.read_text()).body if isinstance(n, ast.FunctionDef)
-        )
+        defined = (n.name for n in tree_of(path).body if isinstance(n, ast.FunctionDef))
         for name in (n for n in defined if n.endswith("_block")):
             assert hasattr(layers, name), name
             assert hasattr(layers, f"{name}_vjp"), name
@@ -311,14 +316,13 @@ def test_the_table_answers_by_name() -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_a_file_is_short_and_says_what_it_is(path: Path) -> None:
-    text = path.read_text()
-    assert len(text.splitlines()) <= 400
-    assert ast.get_docstring(ast.parse(text)), f"{path} has no first line"
+    assert len(path.read_text().splitlines()) <= 400
+    assert ast.get_docstring(tree_of(path)), f"{path} has no first line"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_optional_packages_are_imported_inside_functions(path: Path) -> None:
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     roots = {name.split(".")[0] for name in imports(tree)}
     if not name_of(path).startswith(MAY_USE_OPTIONAL):
         assert not roots & OPTIONAL
@@ -332,7 +336,7 @@ def test_optional_packages_are_imported_inside_functions(path: Path) -> None:
 def test_an_oracle_imports_numpy_alone(path: Path) -> None:
     allowed = {"__future__", "numpy", "typing", "collections", "dataclasses", "math", "itertools"}
     allowed |= {"functools"}
-    for name in imports(ast.parse(path.read_text())):
+    for name in imports(tree_of(path)):
         assert name.split(".")[0] in allowed or name.startswith("nlattn.oracle"), name
 
 
