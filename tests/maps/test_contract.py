@@ -89,6 +89,7 @@ MORE: dict[str, Make] = {
     "plain factors": of("efficient_attention", normalization="scaling"),
     "random features": of("favor_attention", kernel="relu"),
     "one learned query": of("qna", bias=Dims("t kh kw"), query=1, stride=2),
+    "gated windows": of("qna", bias=Dims("t kh kw"), gate=Dims("t kh kw")),
     "average": of("cross_scale_attention", overlap="average"),
     "divide": of("cross_scale_attention", overlap="divide"),
     "absolute powers": of("sparse_attention", weight="abspow", power=1.0),
@@ -187,7 +188,7 @@ class TestAttentionMap:
             np.testing.assert_allclose(dense.sum(1), some, **close(A))
             assert A.lse.shape == (n,)
             assert A.lse.dtype == np.float64
-        if name == "qna_map":  # a sum of several softmaxes
+        if name in ("qna_map", "gated windows"):  # a sum of several softmaxes
             with pytest.raises(ValueError, match=r"attention_map.scores: the map is a sum of 2"):
                 A.scores(0)
             return
@@ -217,6 +218,7 @@ class TestAttentionMap:
         np.testing.assert_array_equal(B.to_dense(), A.to_dense())
         np.testing.assert_array_equal(B @ np.eye(A.shape[1]), A @ np.eye(A.shape[1]))
         np.testing.assert_array_equal(getattr(B, "lse", 0), getattr(A, "lse", 0))
+        assert B.nbytes == A.nbytes or type(A) is not type(B)
 
     def test_no_columns_and_no_rows(self, name: str, dtype: Any) -> None:
         A = made(name, dtype)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-import nlattn
 from nlattn._types import Work
 from nlattn.maps.factored import FactoredMap
 from nlattn.maps.io import KINDS
@@ -40,22 +37,6 @@ def test_rows_products_and_ranks_agree_with_the_matrix() -> None:
 def test_equal_weights_are_ranked_by_key() -> None:
     one = FactoredMap(np.ones((2, 1)), np.ones((5, 1)), None, Work(0, 7, 56))
     np.testing.assert_array_equal(one.topk(3)[1], [[0, 1, 2], [0, 1, 2]])
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("signed", [False, True])
-def test_a_saved_map_is_the_same_map(tmp_path: Path, dtype: type, signed: bool) -> None:
-    one = small(dtype)
-    if signed:
-        one = FactoredMap(one.left, -one.right, None, one.work, (2, 3), (2, 4))
-    one.save(tmp_path / "map.npz")
-    back = nlattn.load_map(tmp_path / "map.npz")
-    assert isinstance(back, FactoredMap)
-    assert back.normalised is not signed
-    assert (back.query_grid, back.key_grid, back.work) == ((2, 3), (2, 4), one.work)
-    np.testing.assert_array_equal(back.to_dense(), one.to_dense())
-    if not signed:
-        np.testing.assert_array_equal(back.lse, one.lse)
 
 
 def test_a_state_that_does_not_fit_is_refused() -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import nlattn
-from nlattn.maps.io import load_map
 from nlattn.maps.selected import SelectedMap
 
 N, M, INDEX = 6, 9, [1, 4, 5]
@@ -40,17 +38,6 @@ def test_it_is_its_matrix(dtype: Any) -> None:
     np.testing.assert_allclose(weights, dense[:, INDEX], rtol=tolerance)
 
 
-@pytest.mark.parametrize("k", [2, 3, 5])
-def test_the_largest_weights(k: int) -> None:
-    A, dense = example()
-    values, keys = A.topk(k)
-    order = np.argsort(-dense, axis=1)[:, : min(k, 3)]
-    np.testing.assert_array_equal(keys[:, :3], order)
-    np.testing.assert_allclose(values[:, :3], np.take_along_axis(dense, order, 1), rtol=1e-14)
-    assert (keys[:, 3:] == -1).all()
-    assert not values[:, 3:].any()
-
-
 def test_size_and_work_are_counted() -> None:
     A, _ = example(np.float32)
     assert A.work.scores == N * 3
@@ -58,18 +45,6 @@ def test_size_and_work_are_counted() -> None:
     assert 4 * 3 * (N + 3) < A.nbytes < 4 * 3 * (N + 3) + 8 * N + 8 * 3 + 16
     with pytest.raises(MemoryError, match=r"attention_map.to_csr: needs 216 B \(6 x 3 float32\)"):
         A.to_csr(max_bytes=10)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_saved_map_comes_back(dtype: Any, tmp_path: Path) -> None:
-    A, _ = example(dtype)
-    A.save(tmp_path / "map.npz")
-    B = load_map(tmp_path / "map.npz")
-    assert isinstance(B, SelectedMap)
-    assert (B.shape, B.dtype, B.query_grid, B.key_grid) == (A.shape, A.dtype, (2, 3), (3, 3))
-    np.testing.assert_array_equal(B.index, INDEX)
-    np.testing.assert_array_equal(B.to_dense(), A.to_dense())
-    np.testing.assert_array_equal(B.lse, A.lse)
 
 
 def test_the_first_key_may_be_selected_and_one_without_a_number_is_last() -> None:

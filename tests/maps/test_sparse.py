@@ -54,18 +54,6 @@ def test_scores_and_normalisers_explain_the_weights() -> None:
     np.testing.assert_allclose(np.exp(scores[rows] - A.lse[rows, None]), dense[rows], rtol=1e-14)
 
 
-@pytest.mark.parametrize("k", [1, 4, M])
-def test_the_largest_weights(k: int) -> None:
-    A, dense = example()
-    values, keys = A.topk(k)
-    for row in range(N):
-        order = np.lexsort((np.arange(M), -dense[row]))
-        order = order[dense[row][order] > 0][:k]
-        assert keys[row].tolist() == [*order, *[-1] * (k - len(order))]
-        np.testing.assert_array_equal(values[row, : len(order)], dense[row][order])
-        assert not values[row, len(order) :].any()
-
-
 def test_ties_go_to_the_lowest_key() -> None:
     support = nlattn.support_from_index([[3, 1, 2]], 4)
     A = nlattn.sparse_attention_map(np.zeros((1, 2)), np.zeros((4, 2)), support)

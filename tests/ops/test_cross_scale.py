@@ -98,7 +98,7 @@ def test_it_is_the_published_operator(name: str) -> None:
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_a_map_is_the_operator(options: dict[str, Any], tmp_path: Path) -> None:
+def test_a_map_is_the_operator(options: dict[str, Any]) -> None:
     q, k, v = arrays(1, options["scale"])
     A = nlattn.cross_scale_attention_map(q, k, **options)
     out = nlattn.cross_scale_attention(q, k, v, **options)
@@ -110,18 +110,7 @@ def test_a_map_is_the_operator(options: dict[str, Any], tmp_path: Path) -> None:
     np.testing.assert_allclose(A.T @ dout, dense.T @ dout, rtol=1e-9, atol=1e-12)
     some = [3, 0, A.shape[0] - 1]
     np.testing.assert_array_equal(A.rows(some), dense[some])
-    values, keys = A.topk(4)
-    np.testing.assert_array_equal(values, -np.sort(-dense, axis=1, kind="stable")[:, :4])
-    found = keys >= 0
-    np.testing.assert_array_equal(
-        np.take_along_axis(dense, np.maximum(keys, 0), 1)[found], values[found]
-    )
-    assert not values[~found].any()
     assert A.work.scores == 5 * 4 * 12
-    A.save(tmp_path / "map.npz")
-    again = nlattn.load_map(tmp_path / "map.npz")
-    np.testing.assert_array_equal(again.rows(some), dense[some])
-    assert again.nbytes == A.nbytes > 0
     if options.get("overlap") == "mass" and options.get("patch") != 5:
         np.testing.assert_allclose(dense.sum(1), 1)
     with pytest.raises(AttributeError, match=r"attention_map.lse: a row of cross-scale attention"):

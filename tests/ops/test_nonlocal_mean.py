@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -201,7 +200,7 @@ def test_concatenation_far_from_its_kink() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("pairwise", PAIRWISE)
-def test_a_map_is_the_operator(pairwise: str, dtype: Any, tmp_path: Path) -> None:
+def test_a_map_is_the_operator(pairwise: str, dtype: Any) -> None:
     rng = np.random.default_rng(0)
     q, k = rng.standard_normal((6, 3)).astype(dtype), rng.standard_normal((8, 3)).astype(dtype)
     v, g = rng.standard_normal((8, 2)).astype(dtype), rng.standard_normal((6, 2)).astype(dtype)
@@ -215,14 +214,6 @@ def test_a_map_is_the_operator(pairwise: str, dtype: Any, tmp_path: Path) -> Non
     np.testing.assert_allclose(A.to_dense(), dense, atol=small)
     np.testing.assert_allclose(A @ v, nlattn.nonlocal_mean(q, k, v, **some), atol=3 * small)
     np.testing.assert_allclose(A.T @ g, dense.T @ g, atol=3 * small)
-    np.testing.assert_array_equal(A.rows([4, 0]), A.to_dense()[[4, 0]])
-    values, keys = A.topk(8)
-    np.testing.assert_array_equal(values, -np.sort(-A.to_dense(), axis=1))
-    assert (np.take_along_axis(A.to_dense(), keys, 1) == values)[keys >= 0].all()
-    A.save(tmp_path / "map.npz")
-    B = nlattn.load_map(tmp_path / "map.npz")
-    np.testing.assert_array_equal(B @ v, A @ v)
-    assert B.nbytes == A.nbytes > 0
     assert A.work.multiply_adds > 0
     assert A.normalised == (pairwise in oracle.SOFTMAX)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -194,9 +193,7 @@ def test_invariants() -> None:
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("some", TABLES)
 @pytest.mark.parametrize("query", [None, 1])
-def test_the_map_is_the_operator(
-    options: Any, some: str, query: int | None, tmp_path: Path
-) -> None:
+def test_the_map_is_the_operator(options: Any, some: str, query: int | None) -> None:
     arrays, given = case(np.random.default_rng(0), options, some, np.float64)
     q, k, v = arrays[0][0], arrays[1], arrays[2][0]
     if "gate" in given:
@@ -207,20 +204,8 @@ def test_the_map_is_the_operator(
         given.update({name: given[name][[query]] for name in ("bias", "gate") if name in given})
     out, lse = oracle.qna(q, k, v, return_lse=True, **given)
     np.testing.assert_allclose(A @ v.reshape(30, 3), out.reshape(-1, 3), atol=1e-13)
-    dense, n = A.to_dense(), len(out.reshape(-1, 3))
-    np.testing.assert_allclose(dense @ v.reshape(30, 3), out.reshape(-1, 3), atol=1e-13)
-    g = np.random.default_rng(1).standard_normal((n, 2))
-    np.testing.assert_allclose(A.T @ g, dense.T @ g, atol=1e-13)
     assert A.normalised == (query is not None and "gate" not in given)
     assert (A.query_grid, A.key_grid) == (out.shape[:2], (5, 6))
-    weights, keys = A.topk(4)
-    order = np.argsort(-dense, axis=1, kind="stable")[:, :4]
-    some_keys = keys >= 0
-    if "gate" not in given:
-        np.testing.assert_array_equal(keys[some_keys], order[some_keys])
-    np.testing.assert_allclose(
-        weights, np.where(some_keys, np.take_along_axis(dense, np.maximum(keys, 0), 1), 0)
-    )
     if query is None:
         with pytest.raises(AttributeError, match="is a sum of 2 queries, expected one; "):
             _ = A.lse
@@ -229,13 +214,8 @@ def test_the_map_is_the_operator(
     else:
         np.testing.assert_allclose(A.lse, lse.ravel(), atol=1e-13)
         with np.errstate(over="ignore"):
-            total = np.exp(A.scores(np.arange(n))).sum(1)
+            total = np.exp(A.scores(np.arange(A.shape[0]))).sum(1)
         np.testing.assert_allclose(total, np.exp(lse).ravel(), atol=1e-12)
-    A.save(tmp_path / "map.npz")
-    B = nlattn.load_map(tmp_path / "map.npz")
-    np.testing.assert_array_equal(B.to_dense(), dense)
-    assert B.work[:3] == A.work[:3]
-    assert B.nbytes == A.nbytes
 
 
 def test_the_map_counts_its_work() -> None:

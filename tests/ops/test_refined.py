@@ -45,10 +45,6 @@ def test_the_map_is_signed_and_says_so() -> None:
     np.testing.assert_allclose(one.to_dense(), q @ k.T / 70, atol=1e-15)
     np.testing.assert_array_equal(one.scores([3]), one.rows([3]))
     np.testing.assert_allclose(one @ v, nlattn.refined_self_attention(q, k, v), atol=1e-15)
-    values, keys = one.topk(3)
-    dense = one.to_dense()
-    np.testing.assert_array_equal(keys, np.argsort(-dense, axis=1, kind="stable")[:, :3])
-    np.testing.assert_array_equal(values, np.take_along_axis(dense, keys, 1))
     assert not one.normalised
 
 
