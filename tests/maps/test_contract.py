@@ -215,6 +215,7 @@ class TestAttentionMap:
         assert isinstance(A, type(B))  # what stays on the disk is read back into memory
         assert (B.shape, B.dtype, B.normalised) == (A.shape, A.dtype, A.normalised)
         assert (B.query_grid, B.key_grid, B.work[:3]) == (A.query_grid, A.key_grid, A.work[:3])
+        np.testing.assert_array_equal(B.work.per_query, A.work.per_query)
         np.testing.assert_array_equal(B.to_dense(), A.to_dense())
         np.testing.assert_array_equal(B @ np.eye(A.shape[1]), A @ np.eye(A.shape[1]))
         np.testing.assert_array_equal(getattr(B, "lse", 0), getattr(A, "lse", 0))

@@ -29,22 +29,6 @@ def dense(dtype: Any = np.float64) -> Any:
     return nlattn.attention_map(Q.astype(dtype), K.astype(dtype), mask=mask, softcap=3.0)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("make", [sparse, dense])
-def test_a_saved_map_comes_back(make: Any, dtype: Any, tmp_path: Path) -> None:
-    A = make(dtype)
-    A.save(tmp_path / "map.npz")
-    B = load_map(tmp_path / "map.npz")
-    assert type(B) is type(A)
-    assert (B.shape, B.dtype, B.query_grid, B.key_grid) == (A.shape, A.dtype, (6,), (4,))
-    np.testing.assert_array_equal(B.to_dense(), A.to_dense())
-    np.testing.assert_array_equal(B.lse, A.lse)
-    assert B.work[:3] == A.work[:3]
-    np.testing.assert_array_equal(B.work.per_query, A.work.per_query)
-    v = RNG.standard_normal((4, 2)).astype(dtype)
-    np.testing.assert_array_equal(B @ v, A @ v)
-
-
 SAVED = Path(__file__).parent.parent / "data" / "maps"
 
 

@@ -252,7 +252,7 @@ def test_two_blocks_of_keys(options: dict[str, Any]) -> None:
 def test_many_tiles(name: str, dtype: Any) -> None:
     """Several tiles and blocks, none of them whole, and every number of threads the same bits."""
     rng = np.random.default_rng(0)
-    n, m = 700, 650
+    n, m = 330, 520
     inputs = normal(rng, dtype, (2, n, 33), (2, m, 33), (2, m, 34))
     cotangents = normal(rng, dtype, (2, n, 34), (2, n))
     options = OPTIONS[name](Case(rng, dtype, 2, n, m))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -108,15 +107,6 @@ def test_single_precision_is_as_exact_as_numpy() -> None:
     exact = [oracle.hamming_attention(*wide[:3])], oracle.hamming_attention_vjp(*wide)
     for (got, plain), want in zip(pairs, exact, strict=True):
         assert_as_exact_as_numpy(got, plain, want)
-
-
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-def test_half_precision(dtype: Any) -> None:
-    q, k, v, _ = (x.astype(dtype) for x in sets(9, 12, 20))
-    out = hamming_attention(q, k, v, keys=5)
-    assert out.dtype == dtype
-    single = hamming_attention(*(x.astype(np.float32) for x in (q, k, v)), keys=5)
-    np.testing.assert_array_equal(out, single.astype(dtype))
 
 
 def test_sets_without_points() -> None:

@@ -13,7 +13,6 @@ import nlattn
 from nlattn import nearest_keys, patchmatch
 from nlattn.engines import nearest as engine
 from nlattn.oracle import nearest as oracle
-from tests.helpers import for_any_threads
 
 KINDS = (
     "normal",
@@ -155,17 +154,6 @@ def test_clustered_keys_are_mostly_left_out() -> None:
     work = nearest_keys(k, k, score="neg_l2").work
     assert work.scores < 0.1 * len(k) ** 2
     assert work.per_query.sum() == work.scores
-
-
-@pytest.mark.jit
-def test_same_bits_for_any_number_of_threads() -> None:
-    k = np.random.default_rng(5).standard_normal((500, 8))
-
-    def found() -> list[Any]:
-        nearest = nearest_keys(k, k, topk=3)
-        return [nearest.index, nearest.score, nearest.work.per_query]
-
-    for_any_threads(found)
 
 
 @pytest.mark.jit

@@ -184,16 +184,9 @@ def test_keys_of_rows_that_do_not_fit_one_word() -> None:
 
 
 @pytest.mark.parametrize("options", OPTIONS[:4], ids=str)
-def test_maps_are_saved(options: dict[str, Any], tmp_path: Any) -> None:
-    q, k, v, dout = sets(8, 6, 2)
+def test_maps_that_do_not_fit_are_refused(options: dict[str, Any]) -> None:
+    q, k, *_ = sets(8, 6, 2)
     A = permutohedral_attention_map(q.astype(np.float32), k.astype(np.float32), **options)
-    A.save(tmp_path / "map.npz")
-    B = nlattn.load_map(tmp_path / "map.npz")
-    assert B.kind == "permutohedral"
-    assert B.dtype == np.float32
-    for x, y in ((A @ v, B @ v), (A.T @ dout, B.T @ dout), (A.to_dense(), B.to_dense())):
-        np.testing.assert_array_equal(x, y)
-    assert A.nbytes == B.nbytes
     state = A.state()
     for name, wrong in (
         ("points", state["points"][::-1]),
