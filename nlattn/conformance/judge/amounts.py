@@ -29,6 +29,8 @@ LEAST = 12
 """Elements without which any number could be had."""
 NEARLY_0 = 1e-3
 """A factor below which a term is left out, not multiplied."""
+TINY = 1e-6
+"""A number that no one adds: what it explains is a comparison that it turns."""
 STEPS = 6
 Results = Mapping[str, Array]
 
@@ -76,7 +78,7 @@ def _fitting(
         if effort.over:
             break
         number, left = _number(case, names, ours, theirs, change)
-        if number and (change.added or abs(1 + number) > NEARLY_0):
+        if abs(number) > TINY and (change.added or abs(1 + number) > NEARLY_0):
             found.append((left, change, number))
     return found
 
