@@ -79,3 +79,10 @@ def test_the_suite_is_the_same_each_time() -> None:
     for a, b in zip(*some, strict=True):
         assert a.name == b.name
         assert all(a.arrays[n].tobytes() == b.arrays[n].tobytes() for n in a.arrays)
+
+
+def test_the_logarithm_of_a_count_is_rounded() -> None:
+    (case,) = cases("smoke", ("sparse_attention",), ("float32",), "*/forward/*/dot+scale+lse")
+    assert judge(case, transcribed(case)).status == "pass"
+    off = {**transcribed(case), "lse": transcribed(case)["lse"] * (1 + 1e-6)}
+    assert judge(case, off).failed

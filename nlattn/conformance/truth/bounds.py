@@ -103,6 +103,9 @@ def allowed(case: Case, how: Arithmetic | None = None) -> dict[str, Array]:
         for name, x in more.items():
             x = together(x, np.shape(arrays[name[1:]]))
             result[name].error = np.maximum(result[name].error, x.error)
+    if isinstance(lse := result.get("lse"), Rounded):  # of a count alone it is a logarithm, too
+        lost = how.total(2 * how.unit, how.unit * abs(lse.value))
+        lse.error = np.where((lse.error == 0) & (lse.value != 0), lost, lse.error)
     return {
         name: _stored(x, how) if isinstance(x, Rounded) else 0.0 * x for name, x in result.items()
     }
