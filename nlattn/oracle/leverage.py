@@ -55,7 +55,8 @@ def pivoted_basis(K: Array, rcond: float) -> Array:
 def jacobi_basis(K: Array, rcond: float) -> Array:
     """Left singular vectors (n, r): columns rotated in pairs until all are orthogonal."""
     U, u = K.copy(), np.finfo(K.dtype).eps
-    nothing = (rcond * np.sqrt((K**2).sum(0)).real.max(initial=0)) ** 2
+    lost = min(rcond, max(K.shape) * u)  # columns of rounding alone never settle
+    nothing = (lost * np.sqrt((K**2).sum(0)).real.max(initial=0)) ** 2
     for _ in range(60):
         worst = 0.0
         for a in range(K.shape[1]):

@@ -138,3 +138,13 @@ def test_a_sketch_that_keeps_all_gives_the_scores() -> None:
     turned = hadamard_matrix(20, 32, seed=2)
     np.testing.assert_allclose(sketched_leverage_scores(k, turned), want, rtol=1e-13)
     np.testing.assert_allclose(sketched_leverage_scores(k, turned, np.eye(3) * 3**0.5), want)
+
+
+def test_a_coarse_rank_keeps_the_largest_singular_vectors() -> None:
+    K = np.random.default_rng(0).standard_normal((17, 5))
+    K[:, -1] = K[:, 0] + K[:, -1] / 16
+    U, sizes, _ = np.linalg.svd(equilibrated(K), full_matrices=False)
+    want = (U[:, sizes > 0.1 * sizes[0]] ** 2).sum(1)
+    assert len(sizes[sizes > 0.1 * sizes[0]]) == 4
+    got = leverage_scores(K, method="svd", rcond=0.1)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-14)
