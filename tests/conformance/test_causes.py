@@ -13,7 +13,7 @@ from nlattn.cli import main
 from nlattn.conformance.backends.capabilities import Capabilities, capable
 from nlattn.conformance.cases import suite
 from nlattn.conformance.judge.verdict import Verdict
-from nlattn.conformance.report.causes import causes, others, raised, unjudged
+from nlattn.conformance.report.causes import causes, doubts, others, raised, unjudged
 from nlattn.conformance.table import TABLE
 
 pytestmark = pytest.mark.plain
@@ -57,6 +57,21 @@ def test_nothing_judged_is_said(operators: Any, verdicts: Any, said: str) -> Non
     found = [Verdict(f"{op}/forward/float32/x", status, detail=d) for op, status, d in verdicts]
     assert unjudged(operators, found) == said
     assert unjudged(["attention"], [Verdict("attention/jvp/float32/x", "pass")]) == ""
+    some = ["attention", "attention_vjp"]  # of which forward cases alone were asked for
+    assert unjudged(some, [Verdict("attention/forward/float32/x", "pass")]) == ""
+
+
+def test_what_is_suspicious_is_said() -> None:
+    verdicts = [
+        Verdict(A + "a", "suspicious", 1.2),
+        Verdict(A + "b", "suspicious", detail="query [3] holds other keys"),
+        Verdict(A + "c", "suspicious", detail="query [12] holds other keys"),
+        Verdict(A + "d", "fail", 8.0),
+    ]
+    assert list(doubts(verdicts)) == [
+        f"suspicious, attention: query [3] holds other keys ({A}b and 1 more)",
+        f"suspicious, attention: 1.2 times the bound; NumPy's own is as far off ({A}a)",
+    ]
 
 
 REFUSING = """

@@ -76,7 +76,8 @@ def test_fewer_programs_and_all_kinds_of_cases() -> None:
 
     plain = [c for c in cases("smoke", ("attention",)) if c.kind != "jvp"]
     spared = [c for c in cases("smoke", ("attention",), sparing=True) if c.kind != "jvp"]
-    assert programs(spared, program) < 0.55 * programs(plain, program)
+    # one dtype of each, where most have two
+    assert programs(spared, program) < 0.6 * programs(plain, program)
     names = {c.name for c in plain}
     assert {c.name for c in spared} < names
     for kind in ("forward", "vjp"):

@@ -177,6 +177,19 @@ def _span(ns: set[int]) -> str:
     return str(low) if low == high else f"{low}-{high}"
 
 
+def doubts(verdicts: Iterable[Verdict]) -> Iterator[str]:
+    """A line for each reason why cases of an operator are suspicious, the commonest first."""
+    found: dict[tuple[str, str], list[Verdict]] = {}
+    for v in verdicts:
+        if v.status == "suspicious":
+            found.setdefault((_operator(v), _NUMBERS.sub("#", v.detail)), []).append(v)
+    for (op, _), some in sorted(found.items(), key=lambda item: -len(item[1])):
+        worst = max(some, key=lambda v: v.ratio)
+        said = worst.detail or f"{worst.ratio:.3g} times the bound; NumPy's own is as far off"
+        more = f" and {len(some) - 1} more" if len(some) > 1 else ""
+        yield f"suspicious, {op}: {said} ({worst.case}{more})"
+
+
 def unjudged(operators: Iterable[str] | None, verdicts: Iterable[Verdict]) -> str:
     """A sentence where a backend, or an operator that it names, had no case judged at all."""
     judged = Counter[str]()
@@ -188,11 +201,9 @@ def unjudged(operators: Iterable[str] | None, verdicts: Iterable[Verdict]) -> st
             reasons.setdefault(op, Counter())[v.detail] += 1
     if operators is None:
         return "" if judged.total() or not reasons else f"nothing was judged{_why(reasons, None)}"
-    asked = {owner(name) for name in judged} | {*reasons}
     none = sorted(
         f for f in operators
-        if not judged[f] and owner(f) in asked
-        and not (f in asked and (judged[f"{f}_vjp"] or judged[f"{f}_jvp"]))
+        if f in judged and not any(judged[name] for name in (f, f"{f}_vjp", f"{f}_jvp"))
     )  # fmt: skip
     if not none:
         return ""

@@ -7,11 +7,12 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import islice
 
 from nlattn import __version__
 from nlattn._types import JsonObject
 from nlattn.conformance.judge.verdict import Verdict
-from nlattn.conformance.report.causes import causes, others
+from nlattn.conformance.report.causes import causes, doubts, others
 
 STATUSES = ("pass", "suspicious", "fail", "crash", "timeout", "unsupported")
 
@@ -125,6 +126,7 @@ def told(report: Report, most: int) -> str:
     if report.unasked:
         names = ", ".join(report.unasked[:3]) + ", ..." * (len(report.unasked) > 3)
         text.append(f"not asked: {len(report.unasked)} operators that it does not name ({names})")
+    text += islice(doubts(report.verdicts), most)
     found = causes(report.verdicts)
     for cause in found[:most]:
         text += ["", failure(report, cause.worst)]
