@@ -30,7 +30,7 @@ def nonlocal_mean(
         if bad == "halves":
             theta, phi = phi, theta
         s = (q @ theta)[..., None] + (k @ phi)[..., None, :]
-        s = s if bad == "no relu" else np.maximum(s, 0)
+        s = s if bad == "no relu" else np.where(s.real <= 0, 0, s)  # of slope 0 at 0
     else:
         s = q @ _turned(k)
     return s @ v / {"by n": n, "undivided": 1}.get(bad, m)
