@@ -122,7 +122,7 @@ FAULTS = {
     "hamming_attention": {
         "numbers": "with scores of the numbers, not of signs",
         "farthest": "with the farthest keys",
-        "ties": "with ties to the highest index",
+        "ties": "with the highest of equal keys, not the lowest",
         "fewer": "with a key fewer",
         "agreeing": "with scores that count agreeing signs: half of ours",
         "no scale": "with a scale of 1",

@@ -200,7 +200,7 @@ VARIANTS = (
     Variant("with a key fewer", _SIGNS, option(keys=lambda c: c["keys"] - 1)),
     Variant("with a key more", _SIGNS, option(keys=lambda c: c["keys"] + 1)),
     Variant(
-        "with ties to the highest index",
+        "with the highest of equal keys, not the lowest",
         _SIGNS,
         _ranked(lambda s, keys: np.argsort(s, axis=-1, kind="stable")[..., -keys:]),
     ),
