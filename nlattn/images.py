@@ -13,8 +13,10 @@ from nlattn import _check
 from nlattn._types import Floats, Ints
 from nlattn.engines import components
 from nlattn.files import picture
+from nlattn.files.whole import whole
 
 MAX_PIXELS = 64_000_000
+_MOST = 1 << 14  # numbers of a patch: their covariance is 2 GB
 
 
 def photograph() -> Floats:
@@ -53,7 +55,8 @@ def load(
     >>> nlattn.images.load("small.png").shape
     (64, 64, 3)
     """
-    return picture.read("load", path, max_pixels=max_pixels, page=page).pixels
+    most = _check.number("load", "max_pixels", max_pixels, positive=True)
+    return picture.read("load", path, max_pixels=int(most), page=page).pixels
 
 
 def save(path: str | os.PathLike[str], image: Floats, *, bits: int = 8) -> None:
@@ -67,9 +70,11 @@ def save(path: str | os.PathLike[str], image: Floats, *, bits: int = 8) -> None:
     >>> bool(np.abs(nlattn.images.load("small.png") - image).max() < 0.01)  # eight bits
     True
     """
-    if bits not in (8, 16):
-        _check.fail("save", f"bits={bits!r}", "is unknown here, expected 8 or 16")
-    picture.write(Path(path), _image("save", image), bits=bits)
+    if _check.integer("save", "bits", bits) not in (8, 16):
+        _check.fail("save", f"bits={bits}", "is unknown here, expected 8 or 16")
+    values = _image("save", image, (1, 3))
+    with whole(path) as draft:
+        picture.write(draft, values, bits=bits)
 
 
 def resize(image: Floats, height: int, width: int) -> Floats:
@@ -87,6 +92,8 @@ def resize(image: Floats, height: int, width: int) -> Floats:
         _check.integer("resize", name, n, low=1)
         for name, n in (("width", width), ("height", height))
     )
+    if height * width > MAX_PIXELS:
+        _check.fail("resize", f"{height} x {width}", f"has more than {MAX_PIXELS} pixels")
     planes = [
         np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.LANCZOS))
         for plane in np.moveaxis(values, 2, 0)
@@ -134,9 +141,10 @@ def patch_features(
     values = _image(op, image)
     width = _check.odd(op, "patch", patch, "its centre is a pixel")
     size = width * width * values.shape[2]
+    if size > _MOST:
+        _check.fail(op, f"patch={width}", f"takes {size} numbers, expected at most {_MOST}")
     kept = _check.integer(op, "channels", channels, low=1, high=size)
-    if np.dtype(dtype) not in (np.float32, np.float64):
-        _check.fail(op, "dtype", f"is {np.dtype(dtype)}, expected float32 or float64")
+    _check.wide_dtype(op, dtype)
 
     height, length = values.shape[:2]
     parts = components.groups(height, length)
@@ -150,16 +158,9 @@ def patch_features(
     return out
 
 
-def _image(op: str, image: object) -> Floats:
-    values = np.asarray(image)
-    _check.picture(op, "image", values)
-    if values.dtype.kind not in "fiu":
-        _check.fail_type(op, "image", f"has dtype {values.dtype}, expected real numbers")
-    if values.dtype.kind != "f":
-        values = values.astype(np.float32)
-    if not np.isfinite(values).all():
-        _check.fail(op, "image", "holds NaN or infinities")
-    return values
+def _image(op: str, image: object, channels: tuple[int, ...] = ()) -> Floats:
+    values = _check.pixels(op, "image", image, channels)
+    return values if values.dtype.kind == "f" else values.astype(np.float32)
 
 
 def queries_and_keys(features: Floats, *, gain: float = 1.5) -> tuple[Floats, Floats]:
@@ -184,7 +185,10 @@ def queries_and_keys(features: Floats, *, gain: float = 1.5) -> tuple[Floats, Fl
     f = _features(op, features)
     parts = components.groups(*f.shape[:2])
     sums = np.stack([components.sum_of_squares(f, rows) for rows in parts])
-    offset = components.offset(f, sums, math.prod(f.shape[:2]), factor)
+    with np.errstate(over="ignore"):
+        offset = components.offset(f, sums, math.prod(f.shape[:2]), factor)
+    if not np.isfinite(offset).all():
+        _check.fail(op, f"gain={factor:g}", f"gives these features keys that no {f.dtype} holds")
     return np.concatenate([f, np.ones_like(offset)], -1), np.concatenate([f, offset], -1)
 
 
@@ -227,8 +231,18 @@ def softmax_scale(
     """
     op = "softmax_scale"
     target = _check.number(op, "keys", keys, positive=True)
-    queries, places = (x.reshape(-1, x.shape[-1]) for x in (_features(op, q), _features(op, k)))
-    chosen = sample(len(queries), _check.integer(op, "rows", rows, low=1), seed)
+    fit = _check.fit(op, {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d")}, remedy=False)
+    _check.one_head(fit, "(Hq, Wq, d), (Hk, Wk, d)")
+    product = _check.largest(fit["q"]) * _check.largest(fit["k"])
+    wide = fit.dtype if 1e-24 < product < 1e30 else np.float64
+    queries, places = (
+        fit[name].reshape(-1, fit.dims["d"]).astype(wide, copy=False) for name in "qk"
+    )
+    count, start = (
+        _check.integer(op, name, x, low=low)
+        for name, x, low in (("rows", rows, 1), ("seed", seed, 0))
+    )
+    chosen = sample(len(queries), count, start)
     near = nearest_enough(len(places), target)
     return fitting_scale(components.largest_scores(queries[chosen], places, near), target)
 
@@ -247,6 +261,7 @@ def _features(op: str, x: object) -> Floats:
     f = _check.array(op, "features", x)
     if f.ndim != 3 or 0 in f.shape:
         _check.fail(op, "features", f"has shape {f.shape}, expected (H, W, d), none of them 0")
+    _check.finite(op, "features", f, remedy=False)
     return f
 
 

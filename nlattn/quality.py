@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -10,10 +9,10 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Array, Floats, Ints
 from nlattn.engines.draws import hashes
+from nlattn.engines.estimates import Estimate, mean, proportion, ratio
 from nlattn.maps.base import AttentionMap
 from nlattn.maps.certified import CertifiedMap
 
-_Z = 1.959963984540054  # two-sided 95 % of a normal distribution
 _TAG = 0x51A11CE5  # keeps these draws apart from every search's
 _MORE_THAN_ALL = 1.05  # of all keys' weight: rounding of scores and sums stays far below
 _BLOCK_BYTES = 1 << 24  # of one (rows, m) float64 array; about eight are alive at a time
@@ -21,17 +20,6 @@ _BLOCK_BYTES = 1 << 24  # of one (rows, m) float64 array; about eight are alive 
 
 LEVELS = (0.5, 0.9, 0.95, 0.99)
 """Shares of exact attention by which queries are counted."""
-
-
-class Estimate(NamedTuple):
-    """A figure over all queries, estimated from the compared ones."""
-
-    value: float
-    error: float
-    """Standard error; 0 if every query was compared."""
-    low: float
-    """Lower end of the 95 % confidence interval."""
-    high: float
 
 
 class Quality(NamedTuple):
@@ -109,7 +97,7 @@ def compare(
         The reference; from an array, scores are the logarithms of weights.
     v : (m, e) array, optional
         Values, for the output error.
-    rows : int or array of int
+    rows : int or sequence of int
         How many queries to compare: those of the smallest keyed hashes; or which ones, taken for a
         random sample. All, and exactly, if there are no more; else finite-population errors.
     seed : int
@@ -137,16 +125,17 @@ def compare(
     if A.shape != shape:
         turned = "; its rows are keys" if shape == A.shape[::-1] else ""
         _check.fail(op, "B", f"has shape {shape}, expected {A.shape} from A{turned}")
-    if v is not None and (np.ndim(v) != 2 or len(v) != shape[1]):
-        hint = f"; its {shape[0]} rows are queries" if np.shape(v)[:1] == shape[:1] else ""
-        text = f"has shape {np.shape(v)}, expected (m, e) with m={shape[1]} from A{hint}"
-        _check.fail(op, "v", text)
+    if 0 in shape:
+        _check.fail(op, "A", f"has shape {shape}, expected some queries and keys")
+    if not isinstance(B, AttentionMap):
+        B = _check.array(op, "B", B)
+    values = None if v is None else _values(op, v, shape)
     k = min(_check.integer(op, "k", k, low=1), shape[1])
-    if isinstance(rows, np.ndarray) and rows.ndim:
-        chosen = _chosen(op, rows, shape[0])
+    if np.ndim(rows):
+        chosen = _chosen(op, _check.integers(op, "rows", rows), shape[0])
     else:
-        chosen = sample(shape[0], _check.integer(op, "rows", rows, low=1), seed)
-    values = None if v is None else np.asarray(v, np.float64)
+        count = _check.integer(op, "rows", rows, low=1)
+        chosen = sample(shape[0], count, _check.integer(op, "seed", seed, low=0, high=2**63 - 1))
     step = max(1, _BLOCK_BYTES // (8 * shape[1]))
     blocks = [chosen[i : i + step] for i in range(0, len(chosen), step)]
     kept = [_block(A, B, values, block, k) for block in blocks]
@@ -198,8 +187,13 @@ def compare_all(A: AttentionMap, B: AttentionMap, v: Floats | None = None) -> Ev
     if not isinstance(B, CertifiedMap):
         text = f"is a {type(B).__name__}, expected the map of certified_attention_map"
         _check.fail_type(op, "B", f"{text}; compare takes any map")
+    _check.instance(op, "A", A, AttentionMap, "the map to judge")
     if A.shape != B.shape:
         _check.fail(op, "B", f"has shape {B.shape}, expected {A.shape} from A")
+    if not A.normalised:
+        _check.fail(
+            op, "A", "has weights of any sign, expected those of a softmax; compare takes any"
+        )
     alive = np.isfinite(B.lse)
     lse, missed = B.lse[alive], B.missed[alive]
     if not alive.any():
@@ -217,8 +211,10 @@ def compare_all(A: AttentionMap, B: AttentionMap, v: Floats | None = None) -> Ev
     held[alive] = share
     output = None
     if v is not None:
-        exact = np.asarray(B @ v, np.float64)
-        output = float(np.linalg.norm(exact - (A @ v)) / np.linalg.norm(exact))
+        values = _values(op, v, A.shape)
+        exact = np.asarray(B @ values, np.float64)
+        wrong, right = ((x**2).sum() for x in (exact - (A @ values), exact))
+        output = ratio(np.array([wrong]), np.array([right]), 1).value
     return Every(
         int(alive.sum()),
         float((reached >= best - spacing * np.abs(best)).mean()),
@@ -228,6 +224,18 @@ def compare_all(A: AttentionMap, B: AttentionMap, v: Floats | None = None) -> Ev
         held,
         output,
     )
+
+
+def _values(op: str, v: Floats, shape: tuple[int, ...]) -> Floats:
+    values = _check.array(op, "v", v)
+    if values.ndim != 2 or len(values) != shape[1]:
+        hint = f"; its {shape[0]} rows are queries" if values.shape[:1] == shape[:1] else ""
+        text = f"has shape {values.shape}, expected (m, e) with m={shape[1]} from A{hint}"
+        _check.fail(op, "v", text)
+    if not values.shape[1]:
+        _check.fail(op, "v", "has 0 channels, expected at least 1")
+    _check.finite(op, "v", values, remedy=False)
+    return values.astype(np.float64)
 
 
 def _chosen(op: str, rows: Ints, n: int) -> Ints:
@@ -260,8 +268,10 @@ def _block(
         exact, score = np.asarray(B.rows(index), np.float64), B.scores(index)
     else:
         exact = np.asarray(B[index], np.float64)
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             score = np.log(exact)
+    if not ((exact >= 0) & (exact < np.inf)).all():
+        _check.fail("compare", "B", "holds weights that are negative or not finite")
     spacing = max(float(np.finfo(x).eps) for x in (A.dtype, score.dtype))
     other, score = A.rows(index), np.asarray(score, np.float64)
     alive = exact.any(1)
@@ -344,57 +354,19 @@ def _summary(f: dict[str, Floats], of: int, k: int, *, exact: bool) -> Quality:
         rows=count,
         of=of,
         support=float(f["support"].mean()),
-        recall=_proportion(f["recall"], n),
-        recall_k=_mean(f["recall_k"], n, high=1),
+        recall=proportion(f["recall"], n),
+        recall_k=mean(f["recall_k"], n, high=1),
         k=k,
-        gap=_mean(f["gap"], n),
+        gap=mean(f["gap"], n),
         gap_p95=float(np.quantile(f["gap"], 0.95, method="higher")),
-        mass=_mean(f["mass"], n, high=1),
+        mass=mean(f["mass"], n, high=1),
         mass_p5=float(np.quantile(f["mass"], 0.05, method="lower")),
         mass_best=float(f["best"].mean()),
         mass_random=float(f["random"].mean()),
-        tv=_mean(f["tv"], n, high=1),
-        kl=_mean(f["kl"], n),
+        tv=mean(f["tv"], n, high=1),
+        kl=mean(f["kl"], n),
         effective=float(np.median(f["effective"])),
-        output=_ratio(f["wrong"], f["right"], n) if output else None,
+        output=ratio(f["wrong"], f["right"], n) if output else None,
         output_max=float(f["largest"].max()) if output else None,
         mass_above=tuple(float((f["mass"] > level).mean()) for level in LEVELS),
     )
-
-
-def _mean(x: Floats, n: int, high: float = math.inf) -> Estimate:
-    """Mean of a sample without replacement: ``SE^2 = (1 - r/n) s^2 / r``."""
-    value, r = float(x.mean()), len(x)
-    if not math.isfinite(value):
-        return Estimate(value, math.inf, 0.0, high)
-    error = math.sqrt((1 - r / n) * float(x.var(ddof=1)) / r) if r > 1 else 0.0
-    if r == 1 < n:
-        return Estimate(value, math.inf, 0.0, high)
-    return Estimate(value, error, max(0.0, value - _Z * error), min(high, value + _Z * error))
-
-
-def _proportion(x: Floats, n: int) -> Estimate:
-    """Wilson's interval, the sample counted as if drawn from endlessly many."""
-    value, r = float(x.mean()), len(x)
-    if r >= n:
-        return Estimate(value, 0.0, value, value)
-    error = math.sqrt((1 - r / n) * value * (1 - value) / max(r - 1, 1))
-    size = r * (n - 1) / (n - r)
-    spread = _Z * math.sqrt(value * (1 - value) / size + (_Z / (2 * size)) ** 2)
-    centre, scale = value + _Z**2 / (2 * size), 1 + _Z**2 / size
-    low, high = (centre - spread) / scale, (centre + spread) / scale
-    return Estimate(value, error, max(0.0, low), min(1.0, max(high, value)))
-
-
-def _ratio(a: Floats, b: Floats, n: int) -> Estimate:
-    """``sqrt(sum a / sum b)``, its error by linearisation."""
-    if not b.sum():
-        value = math.inf if a.sum() else 0.0
-        return Estimate(value, 0.0, value, value)
-    ratio, r = float(a.sum() / b.sum()), len(a)
-    root = math.sqrt(ratio)
-    if r == 1 < n:
-        return Estimate(root, math.inf, 0.0, math.inf)
-    residual = float(((a - ratio * b) ** 2).sum()) / max(r - 1, 1)
-    error = math.sqrt((1 - r / n) / r * residual) / float(b.mean()) / (2 * root) if root else 0.0
-    return Estimate(root, error, max(0.0, root - _Z * error), root + _Z * error)

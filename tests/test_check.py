@@ -271,11 +271,62 @@ def test_a_shared_array_has_no_leading_axes() -> None:
             "eps=-1.0, expected at least 0",
         ),
         (lambda: _check.number("op", "p", 2, high=1), ValueError, "p=2, expected at most 1"),
+        (
+            lambda: _check.number("op", "p", 10**400),
+            ValueError,
+            f"p=1{'0' * 60}... is more than a f",
+        ),
+        (
+            lambda: _check.number("op", "p", np.complex128(1)),
+            TypeError,
+            "p=np.complex128(1+0j) is no",
+        ),
+        (lambda: _check.number("op", "p", b"1"), TypeError, "p=b'1' is no number"),
+        (
+            lambda: _check.number("op", "p", np.timedelta64(1)),
+            TypeError,
+            "p=np.timedelta64(1) is no",
+        ),
+        (
+            lambda: _check.integer("op", "n", 10**5000, high=1),
+            ValueError,
+            "n=<int>, expected at most",
+        ),
+        (lambda: _check.flag("op", "x", np.zeros((9, 9))), TypeError, "x=array([[0., 0., "),
+        (
+            lambda: _check.integers("op", "i", [[1], [1, 2]]),
+            TypeError,
+            "i=[[1], [1, 2]] holds no int",
+        ),
+        (
+            lambda: _check.integers("op", "i", np.ma.masked_equal([1, 2], 2)),
+            TypeError,
+            "i is a masked array, expected integers; use i.filled()",
+        ),
+        (lambda: _check.memory("op", 1, "4GB", "", ""), TypeError, "max_bytes='4GB' is no number"),
+        (lambda: _check.memory("op", 1, np.nan, "", ""), ValueError, "max_bytes is nan, expected"),
+        (lambda: _check.wide_dtype("op", int), ValueError, "dtype=int64 is unknown here"),
     ],
 )
 def test_what_stands_beside_arrays_is_refused_in_words(call: Any, kind: Any, text: str) -> None:
     with pytest.raises(kind, match=f"^op: {re.escape(text)}"):
         call()
+
+
+class Shy:
+    """What nobody can print."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    "value", [Shy(), np.zeros((99, 99)), "x" * 999, "a\nb", 10**9999, [Shy()]], ids=type
+)
+def test_whatever_was_given_is_quoted_in_a_short_line(value: Any) -> None:
+    text = _check.quoted(value)
+    assert "\n" not in text
+    assert len(text) <= 64
 
 
 def test_slices_of_arrays_that_broadcast() -> None:

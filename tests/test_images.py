@@ -201,7 +201,7 @@ def test_the_scale_spreads_attention_as_asked():
         ({"image": np.full((3, 3, 1), np.nan)}, "image holds NaN or infinities"),
         ({"patch": 4}, "patch=4 is even, expected an odd width so that its centre is a pixel"),
         ({"channels": 28}, "channels=28, expected at most 27"),
-        ({"dtype": np.float16}, "dtype is float16, expected float32 or float64"),
+        ({"dtype": np.float16}, "dtype=float16 is unknown here, expected float32 or float64"),
     ],
 )
 def test_wrong_features_are_refused(change: dict, text: str):
@@ -213,8 +213,44 @@ def test_wrong_features_are_refused(change: dict, text: str):
 def test_complex_images_and_flat_features_are_refused():
     with pytest.raises(TypeError, match="image has dtype complex128"):
         images.patch_features(np.ones((3, 3, 1), complex))
-    with pytest.raises(ValueError, match=r"features has shape \(3, 2\), expected \(H, W, d\)"):
+    with pytest.raises(
+        ValueError, match=r"softmax_scale: q has shape \(3, 2\), expected \(Hq, Wq, d\)"
+    ):
         images.softmax_scale(np.ones((3, 2)), np.ones((3, 2)))
+
+
+F = np.random.default_rng(0).random((3, 4, 2))
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: images.softmax_scale(F, F[..., :1]), r"k has shape \(3, 4, 1\), expected"),
+        (
+            lambda: images.softmax_scale(F, F * np.nan),
+            r"k\[0, 0, 0\] is nan, expected finite values$",
+        ),
+        (lambda: images.softmax_scale(F, F.astype(np.float32)), "arrays must share one dtype"),
+        (lambda: images.softmax_scale(F[None], F), r"q has leading axes \(1,\), expected one head"),
+        (lambda: images.softmax_scale(F, F, seed=-1), "seed=-1, expected at least 0"),
+        (
+            lambda: images.queries_and_keys(F * np.inf),
+            r"features\[.*\] is inf, expected finite values$",
+        ),
+        (
+            lambda: images.queries_and_keys(F, gain=10**400),
+            "gain=10000.*is more than a float holds",
+        ),
+        (
+            lambda: images.patch_features(F, dtype="nonsense"),
+            "dtype='nonsense' is none, expected float32",
+        ),
+        (lambda: images.save("x.png", F[..., :1], bits=True), "bits=True is no integer"),
+    ],
+)
+def test_features_and_options_that_do_not_fit_are_refused(call, text: str):
+    with pytest.raises((TypeError, ValueError), match=text):
+        call()
 
 
 def test_gaussian_points_have_the_weights_of_queries_and_keys() -> None:

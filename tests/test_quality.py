@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from nlattn import quality
 from nlattn._types import Work
+from nlattn.engines.estimates import proportion
 from nlattn.maps.base import AttentionMap
 from nlattn.quality import compare, sample
 
@@ -172,9 +173,9 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
 
 def test_wilson_by_hand():
     # 8 of 10 drawn from so many that the correction is nil: (.4902, .9433), Wilson 1927
-    e = quality._proportion(np.array([1.0] * 8 + [0] * 2), 10**9)
+    e = proportion(np.array([1.0] * 8 + [0] * 2), 10**9)
     assert (e.low, e.high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
-    assert quality._proportion(np.ones(4), 4) == (1, 0, 1, 1)
+    assert proportion(np.ones(4), 4) == (1, 0, 1, 1)
 
 
 def test_one_row_says_that_it_knows_little():
@@ -194,7 +195,8 @@ def test_rows_may_be_chosen():
     for wrong in (np.array([1, 1]), np.array([9]), np.array([-1])):
         with pytest.raises(ValueError, match="compare: rows holds doubles or leaves 0 to 8"):
             compare(A, B, rows=wrong)
-    with pytest.raises(ValueError, match=r"rows has shape \(1,\) and dtype float64, expected int"):
+    assert compare(A, B, rows=[7, 2], k=1) == r
+    with pytest.raises(TypeError, match="rows has dtype float64, expected integers"):
         compare(A, B, rows=np.array([1.0]))
 
 
@@ -226,12 +228,44 @@ def test_outputs_of_nothing():
         ({"v": np.ones((2, 1)), "A": Given(np.eye(2, 3)), "B": np.eye(2, 3)}, "rows are queries"),
         ({"rows": 0}, "compare: rows=0, expected at least 1"),
         ({"k": 0}, "compare: k=0, expected at least 1"),
+        ({"seed": -1}, "compare: seed=-1, expected at least 0"),
+        ({"B": np.full((3, 3), np.nan)}, "compare: B holds weights that are negative or not fin"),
+        ({"B": -np.eye(3)}, "compare: B holds weights that are negative"),
+        (
+            {"A": Given(np.zeros((0, 3))), "B": np.zeros((0, 3))},
+            r"A has shape \(0, 3\), expected so",
+        ),
+        (
+            {"A": Given(np.zeros((3, 0))), "B": np.zeros((3, 0))},
+            r"A has shape \(3, 0\), expected so",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(change: dict, text: str):
     arguments = {"A": Given(np.eye(3)), "B": np.eye(3), "v": None, "rows": 3, "k": 1, **change}
     with pytest.raises(ValueError, match=text):
         compare(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"B": None}, r"compare: B has shape \(\)"),
+        ({"B": np.ma.masked_less(np.eye(3), 1)}, "compare: B is a masked array"),
+        ({"B": np.eye(3, dtype=int)}, r"compare: B has dtype int64, .*convert it"),
+        ({"v": np.eye(3) * 1j}, "compare: v is complex"),
+        ({"seed": 0.5}, "compare: seed=0.5 is no integer"),
+    ],
+)
+def test_what_holds_no_numbers_is_refused(change: dict, text: str):
+    arguments = {"A": Given(np.eye(3)), "B": np.eye(3), "v": None, "rows": 3, "k": 1, **change}
+    with pytest.raises((TypeError, ValueError), match=text):
+        compare(**arguments)
+
+
+def test_weights_may_be_a_list():
+    A = Given(np.eye(3))
+    assert compare(A, np.eye(3).tolist(), k=1) == compare(A, np.eye(3), k=1)
 
 
 def test_swapped_maps_are_noticed():

@@ -103,8 +103,8 @@ def known_finite(arrays: Sequence[Floats]) -> Iterator[None]:
         _known.numbers = before
 
 
-def finite(op: str, name: str, x: Floats) -> None:
-    """Refuse NaN and infinities, naming the first."""
+def finite(op: str, name: str, x: Floats, *, remedy: bool = True) -> None:
+    """Refuse NaN and infinities, naming the first; the `remedy` is the option to let them pass."""
     if math.isfinite(largest(x)):
         return
     flat = x.reshape(-1)
@@ -113,11 +113,9 @@ def finite(op: str, name: str, x: Floats) -> None:
         if bad.any():
             first = start + int(bad.argmax())
             where = tuple(int(i) for i in np.unravel_index(first, x.shape))
-            fail(
-                op,
-                f"{name}{list(where)}",
-                f"is {flat[first]}, expected finite values; nonfinite='propagate' lets them pass",
-            )
+            text = f"is {flat[first]}, expected finite values"
+            passes = "; nonfinite='propagate' lets them pass" if remedy else ""
+            fail(op, f"{name}{list(where)}", text + passes)
 
 
 class Fit:
@@ -215,6 +213,7 @@ def fit(
     gqa: bool = False,
     shared: Sequence[str] = (),
     max_bytes: float = 4e9,
+    remedy: bool = True,
 ) -> Fit:
     """Check arrays against their dimensions and each other, and fold their leading axes.
 
@@ -222,7 +221,7 @@ def fit(
     before them are leading and broadcast. The first array leads: with ``gqa=True`` its last
     leading axis may be a multiple of the others'. The `shared` arrays serve all slices and have no
     leading axes. Dimensions `d`, `e`, `C` and those that start with `H`, `W`, `T` or `L` must not
-    be empty.
+    be empty. `remedy` says whether the caller has the option `nonfinite`, which an error names.
     """
     choice(op, "nonfinite", nonfinite, get_args(Nonfinite))
     given = {name: array(op, name, value) for name, (value, _) in arrays.items()}
@@ -255,7 +254,7 @@ def fit(
         )
         folded = frozen(x, result.dtype)
         if nonfinite == "raise" and id(arrays[name][0]) not in getattr(_known, "numbers", ()):
-            finite(op, name, folded)
+            finite(op, name, folded, remedy=remedy)
         result._shapes[name] = x.shape
         result._folded[name] = folded.reshape(
             (math.prod(leads[name]), *x.shape[len(leads[name]) :])

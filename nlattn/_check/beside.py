@@ -7,13 +7,18 @@ import math
 import numpy as np
 
 from nlattn._check.arrays import Fit
-from nlattn._check.words import fail
+from nlattn._check.words import fail, quoted
 from nlattn._types import Array, Bools, Ints
 
 
 def integers(op: str, name: str, value: object) -> Ints:
     """`value` as an array of integers."""
-    result: Array = np.asarray(value)
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{op}: {name} is a masked array, expected integers; use {name}.filled()")
+    try:
+        result: Array = np.asarray(value)
+    except (ValueError, OverflowError):
+        raise TypeError(f"{op}: {name}={quoted(value)} holds no integers of one shape") from None
     if result.dtype.kind not in "iu" and result.size:
         raise TypeError(f"{op}: {name} has dtype {result.dtype}, expected integers")
     return result
@@ -82,3 +87,27 @@ def picture(op: str, name: str, x: Array, channels: tuple[int, ...] = ()) -> Non
         fail(op, name, text)
     last = " or ".join(map(str, channels)) or "C"
     fail(op, name, f"has shape {shape}, expected (H, W, {last}), none of them 0")
+
+
+def real(op: str, name: str, value: object) -> Array:
+    """`value` as an array of real numbers, whole ones and bools too."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{op}: {name} is a masked array, whose mask would be lost; fill it")
+    try:
+        result: Array = np.asarray(value)
+    except ValueError:
+        fail(op, name, "is a ragged sequence, expected an array")
+    if result.dtype.kind not in "fiub":
+        raise TypeError(f"{op}: {name} has dtype {result.dtype}, expected real numbers")
+    return result
+
+
+def pixels(op: str, name: str, image: object, channels: tuple[int, ...] = ()) -> Array:
+    """A picture (H, W, channels) of finite real numbers."""
+    values = real(op, name, image)
+    picture(op, name, values, channels)
+    if values.dtype.kind == "b":
+        raise TypeError(f"{op}: {name} has dtype bool, expected real numbers")
+    if not np.isfinite(values).all():
+        fail(op, name, "holds NaN or infinities")
+    return values

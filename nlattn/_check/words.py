@@ -18,8 +18,12 @@ def fail(op: str, name: str, text: str) -> NoReturn:
 
 
 def quoted(value: object, most: int = 64) -> str:
-    """`value` as it would be written, cut to some characters."""
-    text = repr(value[: most + 1] if isinstance(value, (str, bytes, list, tuple)) else value)
+    """`value` as it would be written, on one line, cut to some characters."""
+    try:
+        text = repr(value[: most + 1] if isinstance(value, (str, bytes, list, tuple)) else value)
+    except Exception:  # an int of too many digits, an object of others
+        text = f"<{type(value).__name__}>"
+    text = " ".join(text.split()) if "\n" in text else text
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
@@ -43,7 +47,7 @@ def instance(op: str, name: str, value: object, kind: type, wanted: str = "") ->
 def pair_of(op: str, name: str, value: object, what: str) -> Sequence[object]:
     """`value`, a tuple or list of two."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise TypeError(f"{op}: {name}={value!r}, expected {what}")
+        raise TypeError(f"{op}: {name}={quoted(value)}, expected {what}")
     return value
 
 
@@ -53,7 +57,7 @@ def choice(op: str, name: str, value: object, options: Sequence[W]) -> W:
         if isinstance(value, str) and value == option:
             return option
     listed = " or ".join(filter(None, [", ".join(map(repr, options[:-1])), repr(options[-1])]))
-    raise ValueError(f"{op}: {name}={value!r}, expected {listed}")
+    raise ValueError(f"{op}: {name}={quoted(value)}, expected {listed}")
 
 
 def integer(
@@ -65,11 +69,11 @@ def integer(
             raise TypeError
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"{op}: {name}={value!r} is no integer") from None
+        raise TypeError(f"{op}: {name}={quoted(value)} is no integer") from None
     if low is not None and number < low:
-        raise ValueError(f"{op}: {name}={number}, expected at least {low}")
+        raise ValueError(f"{op}: {name}={quoted(number)}, expected at least {low}")
     if high is not None and number > high:
-        raise ValueError(f"{op}: {name}={number}, expected at most {high}")
+        raise ValueError(f"{op}: {name}={quoted(number)}, expected at most {high}")
     return number
 
 
@@ -85,7 +89,7 @@ def pair(op: str, name: str, value: object, low: int) -> tuple[int, int]:
     """One integer for both axes, or one for each."""
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
-            fail(op, f"{name}={value!r}", "has not two entries, expected an int or a pair")
+            fail(op, f"{name}={quoted(value)}", "has not two entries, expected an int or a pair")
         first, second = (integer(op, f"{name}[{i}]", x, low=low) for i, x in enumerate(value))
         return first, second
     number = integer(op, name, value, low=low)
@@ -103,12 +107,7 @@ def number(
     why: str = "",
 ) -> float:
     """`value` as a finite float, of at least `low` and at most `high`; `why` ends the error."""
-    try:
-        if isinstance(value, (bool, np.bool_, str)):
-            raise TypeError
-        result = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise TypeError(f"{op}: {name}={value!r} is no number") from None
+    result = _real(op, name, value)
     if not math.isfinite(result):
         raise ValueError(f"{op}: {name}={result} is not finite")
     if positive and result <= 0:
@@ -118,6 +117,19 @@ def number(
     if high is not None and result > high:
         raise ValueError(f"{op}: {name}={result:g}, expected at most {high:g}{why}")
     return result
+
+
+def _real(op: str, name: str, value: object) -> float:
+    """`value` as a float, infinite ones and NaN too."""
+    kind = getattr(getattr(value, "dtype", None), "kind", "f")
+    try:
+        if isinstance(value, (bool, str, bytes)) or kind in "bcmMSU":
+            raise TypeError
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise TypeError(f"{op}: {name}={quoted(value)} is no number") from None
+    except OverflowError:
+        fail(op, f"{name}={quoted(value)}", "is more than a float holds")
 
 
 def share(op: str, name: str, value: object) -> float:
@@ -131,15 +143,28 @@ def share(op: str, name: str, value: object) -> float:
 def flag(op: str, name: str, value: object) -> bool:
     """`value`, a bool."""
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{op}: {name}={value!r} is no bool")
+        raise TypeError(f"{op}: {name}={quoted(value)} is no bool")
     return bool(value)
+
+
+def wide_dtype(op: str, dtype: object) -> None:
+    """Refuse every dtype of a result but float32 and float64."""
+    try:
+        found = np.dtype(dtype)  # type: ignore[call-overload]
+    except TypeError:
+        fail(op, f"dtype={quoted(dtype)}", "is none, expected float32 or float64")
+    if found not in (np.float32, np.float64):
+        fail(op, f"dtype={found}", "is unknown here, expected float32 or float64")
 
 
 def memory(op: str, needed: int, max_bytes: float, what: str, remedy: str) -> None:
     """Refuse an allocation of `needed` bytes above `max_bytes`; `what` is e.g. "n x m float32"."""
-    if needed > max_bytes:
+    most = _real(op, "max_bytes", max_bytes)
+    if math.isnan(most):
+        fail(op, "max_bytes", "is nan, expected a number of bytes")
+    if needed > most:
         raise MemoryError(
-            f"{op}: needs {size(needed)} ({what}), above max_bytes={size(max_bytes)}; {remedy}"
+            f"{op}: needs {size(needed)} ({what}), above max_bytes={size(most)}; {remedy}"
         )
 
 

@@ -197,6 +197,8 @@ def _ended(command: Callable[[Namespace], int], options: Namespace) -> int:
         if options.debug:
             raise
         return _say(str(error) or type(error).__name__, 2)
+    except SystemExit as end:  # of code of others, which is no answer
+        return _say(f"the code that was given ended the process, with {end.code!r}", 2)
     finally:
         Output.discard_all()
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import webbrowser
 from argparse import Namespace
 from pathlib import Path
 
 from nlattn import explorer, images, load_map
-from nlattn._types import Floats, JsonObject
+from nlattn._types import Floats, Json, JsonObject
 from nlattn.cli.attend import built_in
 from nlattn.files.untrusted import open_regular, parse_json
+from nlattn.files.whole import whole
 
 _REPORT = 1 << 20
 
@@ -29,12 +28,8 @@ def explore(options: Namespace) -> int:
     image = _picture(options)
     keys = None if options.keys_image is None else images.load(options.keys_image)
     page = explorer.page(image, maps, keys=keys, top=options.top)
-    draft = options.out.with_name(f".{options.out.name}.{secrets.token_hex(4)}.tmp")
-    try:
+    with whole(options.out) as draft:
         draft.write_text(page, "utf-8")
-        os.replace(draft, options.out)
-    finally:
-        draft.unlink(missing_ok=True)
     if not options.quiet:
         print(options.out)
     if options.open:
@@ -48,19 +43,23 @@ def _picture(options: Namespace) -> Floats:
         return images.load(options.image, page=options.page)
     for folder in filter(Path.is_dir, options.maps):
         report = _report(folder / "report.json")
+        told = report.get("options", {})
         if report.get("command") == "demo":
-            return built_in(report["options"].get("size"))
-        named = report.get("options", {}).get("image")
-        if named:
-            return images.load(named, page=report["options"].get("page"))
+            return built_in(told.get("size"))
+        if told.get("image"):
+            return images.load(told["image"], page=told.get("page"))
     raise ValueError(f"{options.maps[0]} does not say which picture it is of; --image names it")
 
 
 def _report(path: Path) -> JsonObject:
     with open_regular("explore", path) as file:
         report = parse_json(file.read(_REPORT))
-    fits = isinstance(report, dict) and isinstance(report.get("options", {}), dict)
-    if not fits:
+    told: Json = report.get("options", {}) if isinstance(report, dict) else None
+    kinds = {"size": int, "page": int, "image": str}
+    fits = isinstance(told, dict) and all(
+        told.get(name) is None or type(told[name]) is kind for name, kind in kinds.items()
+    )
+    if not fits or (told.get("size") or 1) < 1:
         raise ValueError(f"{path} is no report of nlattn map")
     found: JsonObject = report
     return found

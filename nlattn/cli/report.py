@@ -12,8 +12,9 @@ from nlattn._types import Floats, JsonObject
 from nlattn.cli.methods import Result, Task
 from nlattn.cli.output import table
 from nlattn.cli.words import printable
+from nlattn.engines.estimates import Estimate
 from nlattn.ops.wish import Wish
-from nlattn.quality import LEVELS, Estimate, Quality
+from nlattn.quality import LEVELS, Quality
 from nlattn.runtime import threads
 
 _NOT_RUN = ("compile", "compare", "write")

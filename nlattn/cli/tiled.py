@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 import time
 from argparse import Namespace
@@ -12,6 +11,7 @@ from typing import TypeAlias
 from nlattn import _check
 from nlattn.cli.output import MachineError, peak_memory, table, to_json
 from nlattn.cli.words import span
+from nlattn.files.whole import whole
 from nlattn.tiled import arrays, certified, exports, overview, scram, sources
 from nlattn.tiled import nl_means as means
 from nlattn.tiled import plan as plans
@@ -116,9 +116,8 @@ def _overlay(options: Namespace) -> None:
     name = f"Where pixels look: {options.image}"
     title = name if found.step == 1 else f"{name}, 1 : {found.step}"
     axes = plots.overlay(found.image, found.weights, found.points, title=title)
-    draft = options.out / ".overlay.png.tmp"
-    axes.figure.savefig(draft, dpi=_DPI, format="png")
-    os.replace(draft, options.out / "overlay.png")
+    with whole(options.out / "overlay.png") as draft:
+        axes.figure.savefig(draft, dpi=_DPI)
 
 
 def _refuse_drawing(options: Namespace) -> None:

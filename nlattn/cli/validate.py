@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import time
@@ -30,6 +29,7 @@ from nlattn.conformance.runner import run
 from nlattn.conformance.sweep import sweep
 from nlattn.conformance.table import JUDGED, TABLE, owner
 from nlattn.files.untrusted import open_regular, parse_json
+from nlattn.files.whole import whole
 
 _REPORT = 1 << 28  # bytes
 SHOWN = 20
@@ -80,7 +80,7 @@ def validate(options: Namespace) -> int:
     )  # fmt: skip
     writers = {"json": lambda r: to_json(as_data(r)) + "\n", "junit": junit, "html": page}
     for kind, path in files.items():
-        whole(path, writers[kind](report))
+        save(path, writers[kind](report))
     say(report, options)
     return 1 if report.failed else 0
 
@@ -141,14 +141,12 @@ def compare(old: Path, new: Path) -> int:
     return 1 if any(v.failed and v.case not in failed for v in reports[1].verdicts) else 0
 
 
-def whole(path: Path, text: str) -> None:
+def save(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
+        with whole(path) as draft:
+            draft.write_text(text, encoding="utf-8")
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise MachineError(f"cannot write to {path}: {error.strerror}") from None
 
 

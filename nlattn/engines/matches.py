@@ -50,7 +50,7 @@ def support_of_field(
         text = f"do not broadcast, got {listed}, mask: {mask.shape[:-4]}"
         _check.fail(op, "leading axes", text)
 
-    kinds = (kind,) if isinstance(kind, str) else tuple(kind)
+    kinds = tuple(kind) if isinstance(kind, (tuple, list)) else (kind,)
     flags = 0
     for name in kinds:
         flags |= KINDS[_check.choice(op, "kind", name, tuple(KINDS))]

@@ -63,6 +63,10 @@ def page(
     >>> nlattn.explorer.page(x, A)[:15]
     '<!doctype html>'
     """
+    if not isinstance(maps, AttentionMap):
+        _check.instance(
+            _OP, "maps", maps, Mapping, "an AttentionMap, or a mapping of names to some"
+        )
     named = {"attention": maps} if isinstance(maps, AttentionMap) else dict(maps)
     if not 1 <= len(named) <= 2:
         _check.fail(_OP, "maps", f"holds {len(named)} maps, expected one or two")
@@ -70,11 +74,19 @@ def page(
     other = ground if keys is None else _picture("keys", keys)
     here, there = ground.shape[:2], other.shape[:2]
     for name, A in named.items():
+        _check.instance(_OP, f"maps[{name!r}]", A, AttentionMap)
         for what, shape, grid in (("image", here, A.query_grid), ("keys", there, A.key_grid)):
             if tuple(grid) not in (shape, (math.prod(shape),)):
                 _check.fail(_OP, what, f"is {shape[0]} x {shape[1]}, map {name!r} has {grid}")
     count = _check.integer(_OP, "top", top, low=1, high=64)
+    _check.instance(_OP, "layers", layers or {}, Mapping, "a mapping of names to Layer")
     views, planes = [], dict(layers or {})
+    for name, layer in planes.items():
+        _check.instance(_OP, f"layers[{name!r}]", layer, Layer)
+        shape = _check.real(_OP, f"layers[{name!r}]", layer.values).shape
+        if shape != here:
+            _check.fail(_OP, f"layers[{name!r}]", f"has shape {shape}, expected {here} from image")
+    title = str(title or "Where pixels look")
     for name, A in named.items():
         count_of = min(count, A.shape[1])
         views.append(contents.of_looks(name, contents.looks(A, here, count_of), there))
@@ -82,18 +94,17 @@ def page(
         if given is not None and keys is None:
             planes["received" if len(named) == 1 else f"received, {name}"] = given
     data = {
-        "title": title or "Where pixels look",
+        "title": title,
         "picture": contents.of_picture(ground),
         "keys": None if keys is None else contents.of_picture(other),
         "maps": views,
         "layers": {name: contents.of_layer(layer) for name, layer in planes.items()},
     }
-    return _fill(title or "Where pixels look", data)
+    return _fill(title, data)
 
 
 def _picture(name: str, image: object) -> Floats:
-    x = np.asarray(image)
-    _check.picture(_OP, name, x, (1, 3))
+    x = _check.pixels(_OP, name, image, (1, 3))
     if x.dtype.kind in "iu":
         return x / np.iinfo(x.dtype).max
     return np.asarray(x, np.float64)

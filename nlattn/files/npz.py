@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import struct
 import zipfile
 import zlib
@@ -22,6 +21,7 @@ from nlattn import _check
 from nlattn._types import Array, Arrays
 from nlattn.files import npy
 from nlattn.files.untrusted import one_line
+from nlattn.files.whole import whole
 
 TEXT = 256  # longest string in a file, in bytes
 _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -112,16 +112,10 @@ def write(op: str, path: str | os.PathLike[str], members: Arrays, *, overwrite: 
     target = Path(path)
     if target.exists() and not overwrite:
         raise FileExistsError(f"{op}: {target} exists; pass overwrite=True to replace it")
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            with zipfile.ZipFile(file, "w") as archive:
-                for name, value in members.items():
-                    with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as to:
-                        np.lib.format.write_array(to, np.asarray(value), allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with whole(target) as draft, open(draft, "xb") as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, value in members.items():
+                with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as to:
+                    np.lib.format.write_array(to, np.asarray(value), allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())

@@ -238,4 +238,9 @@ def write(
     options |= {"dpi": dpi} if dpi else {}
     if suffix in (".jpg", ".jpeg"):
         options |= jpeg or {"quality": 95, "subsampling": 0}
-    Image.fromarray(samples[:, :, 0] if samples.shape[2] == 1 else samples).save(path, **options)
+    try:
+        Image.fromarray(samples[:, :, 0] if samples.shape[2] == 1 else samples).save(
+            path, **options
+        )
+    except (ValueError, KeyError) as error:  # no format of this name, or none so large
+        raise ValueError(f"save: {path.name} cannot be written: {one_line(error)}") from None

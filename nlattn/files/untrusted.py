@@ -27,7 +27,13 @@ def open_regular(op: str, path: str | os.PathLike[str], *, links: bool = False) 
 
     Links are followed if `links`, and refused otherwise.
     """
-    _regular(op, path, os.stat(path, follow_symlinks=links).st_mode)
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise TypeError(f"{op}: path is a {type(path).__name__}, expected the name of a file")
+    try:
+        mode = os.stat(path, follow_symlinks=links).st_mode
+    except ValueError:  # no system has such a name
+        raise ValueError(f"{op}: {one_line(path)!r} is no name of a file") from None
+    _regular(op, path, mode)
     flags = 0 if links else getattr(os, "O_NOFOLLOW", 0)
 
     def opener(name: str, wanted: int) -> int:
@@ -45,7 +51,8 @@ def open_regular(op: str, path: str | os.PathLike[str], *, links: bool = False) 
 def _regular(op: str, path: str | os.PathLike[str], mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "no file")
-        raise ValueError(f"{op}: {Path(path).name} is {kind}, expected a plain file")
+        name = Path(os.fsdecode(path)).name or os.fsdecode(path)
+        raise ValueError(f"{op}: {name} is {kind}, expected a plain file")
 
 
 def parse_json(data: bytes, *, infinite: bool = False) -> Json:

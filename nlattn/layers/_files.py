@@ -78,8 +78,8 @@ def load_weights(
     >>> nlattn.layers.load_weights("weights.npz", prefix="encoder.nl.")
     {'gamma': array([1.])}
     """
-    if dtype is not None and np.dtype(dtype) not in (np.float32, np.float64):
-        _check.fail(OP, f"dtype={np.dtype(dtype)}", "is unknown here, expected float32 or float64")
+    if dtype is not None:
+        _check.wide_dtype(OP, dtype)
     kind = Path(path).suffix
     if kind not in (".npz", ".safetensors"):
         _check.fail(
@@ -95,7 +95,9 @@ def load_weights(
             _refuse(path, error)
     kept = {name[len(prefix) :]: x for name, x in arrays.items() if name.startswith(prefix)}
     if prefix and not kept:
-        _check.fail(OP, f"prefix={prefix!r}", f"starts none of the names in {os.fspath(path)}")
+        _check.fail(
+            OP, f"prefix={_check.quoted(prefix)}", f"starts none of the names in {os.fspath(path)}"
+        )
     if dtype is None:
         return kept
     return {name: x.astype(dtype) if x.dtype.kind == "f" else x for name, x in kept.items()}

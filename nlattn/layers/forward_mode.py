@@ -62,7 +62,9 @@ def block_jvp(
     """
     op = "block_jvp"
     if not callable(block) or getattr(block, "__module__", "").rpartition(".")[0] != __package__:
-        _check.fail_type(op, "block", f"is {block!r}, expected a layer of nlattn.layers")
+        _check.fail_type(
+            op, "block", f"is {_check.quoted(block)}, expected a layer of nlattn.layers"
+        )
     given = _state.mapping(op, weights)
     changes = {} if dweights is None else _state.mapping(op, dweights)
     for name, change in changes.items():

@@ -108,7 +108,7 @@ class Positions(NamedTuple):
             _check.slices(op, "causal_offset", offset.shape, fit.lead)
         if not used and (isinstance(given, str) or offset.any()):
             text = "has no meaning without causal=True, alibi or window_about='offset'"
-            _check.fail(op, f"causal_offset={given!r}", text)
+            _check.fail(op, f"causal_offset={_check.quoted(given)}", text)
         return offset
 
 

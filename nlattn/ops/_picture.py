@@ -50,6 +50,7 @@ class Picture:
 
     def _floating(self, op: str, image: object, data_range: float | None) -> Array:
         kind = getattr(image, "dtype", None)
+        kind = _check.native_of(kind) if isinstance(kind, np.dtype) else None
         if kind not in (np.uint8, np.uint16) or isinstance(image, np.ma.MaskedArray):
             if data_range is not None:
                 text = "is for pictures of uint8 or uint16; floats are measured as sigma is"

@@ -121,7 +121,7 @@ def _blocks(op: str, mask: object, block: object) -> tuple[int, int]:
     if block is None:
         return 1, 1
     if mask is None:
-        _check.fail(op, f"mask_block={block!r}", "has no place without a mask")
+        _check.fail(op, f"mask_block={_check.quoted(block)}", "has no place without a mask")
     return _check.pair(op, "mask_block", block, 1)
 
 

@@ -15,6 +15,8 @@ from nlattn.engines.features import Identity, Random
 _NORMS: tuple[Norms, ...] = get_args(Norms)
 STABILIZERS: tuple[Stabilizer, ...] = get_args(Stabilizer)
 
+_MOST = 1 << 29
+
 
 def orthogonal_features(d: int, r: int, seed: int, *, norms: Norms = "chi") -> Floats:
     """Random directions for `favor_attention`: rows orthogonal in blocks of d, each block Haar.
@@ -52,6 +54,10 @@ def orthogonal_features(d: int, r: int, seed: int, *, norms: Norms = "chi") -> F
     """
     op = "orthogonal_features"
     d, r = (_check.integer(op, name, x, low=1) for name, x in (("d", d), ("r", r)))
+    if d * max(d, r) > _MOST:
+        _check.fail(
+            op, f"d={d}, r={r}", f"are more than {_MOST} numbers, 4 GB; draw fewer features"
+        )
     _check.choice(op, "norms", norms, _NORMS)
     rng = np.random.default_rng(_check.integer(op, "seed", seed, low=0))
     blocks = []

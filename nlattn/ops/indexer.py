@@ -231,13 +231,15 @@ def index_loss_vjp(scores: Floats, weights: Floats, dloss: Floats) -> Floats:
     >>> bool(np.abs(dscores).max() < 1e-12)
     True
     """
-    s, p = _rows("index_loss_vjp", scores, weights)
-    g = _check.array("index_loss_vjp", "dloss", dloss).astype(np.float64)[..., None]
-    if g.shape[:-1] != s.shape[:-1]:
-        text = f"has shape {g.shape[:-1]}, expected {s.shape[:-1]}, a number for each query"
-        _check.fail("index_loss_vjp", "dloss", text)
-    gradient: Floats = (g * (_softmax(s) * p.sum(-1, keepdims=True) - p)).astype(scores.dtype)
-    return gradient
+    op = "index_loss_vjp"
+    s, p = _rows(op, scores, weights)
+    g = _check.array(op, "dloss", dloss).astype(np.float64)
+    if g.shape != s.shape[:-1]:
+        text = f"has shape {g.shape}, expected {s.shape[:-1]}, a number for each query"
+        _check.fail(op, "dloss", text)
+    _check.finite(op, "dloss", g, remedy=False)
+    gradient: Floats = g[..., None] * (_softmax(s) * p.sum(-1, keepdims=True) - p)
+    return gradient.astype(_check.array(op, "scores", scores).dtype)
 
 
 @np.errstate(over="ignore")
@@ -255,7 +257,9 @@ def index_loss_jvp(scores: Floats, weights: Floats, dscores: Floats) -> Floats:
         text = f"has shape {moved.shape}, expected {s.shape} as scores has"
         _check.fail("index_loss_jvp", "dscores", text)
     slope = _softmax(s) * p.sum(-1, keepdims=True) - p
-    change: Floats = (slope * np.where(np.isneginf(s), 0, moved.astype(np.float64))).sum(-1)
+    moved = np.where(np.isneginf(s), 0, moved.astype(np.float64))
+    _check.finite("index_loss_jvp", "dscores", moved, remedy=False)
+    change: Floats = (slope * moved).sum(-1)
     return change
 
 
@@ -290,6 +294,14 @@ def _rows(op: str, scores: object, weights: object) -> tuple[Floats, Floats]:
         _check.fail(op, "scores", f"has shape {s.shape}, expected (n, m) and at least one key")
     if s.shape != p.shape:
         _check.fail(op, "weights", f"has shape {p.shape}, expected {s.shape} as scores has")
+    for name, x, bad in (
+        ("scores", s, np.isnan(s) | np.isposinf(s)),
+        ("weights", p, np.isposinf(p)),
+    ):
+        if bad.any():
+            where = _check.first_of(bad)
+            expected = "finite values or -inf" if name == "scores" else "finite values"
+            _check.fail(op, f"{name}{where}", f"is {x[tuple(where)]}, expected {expected}")
     lone = (np.isneginf(s) & (p > 0)) | (p < 0) | np.isnan(p)
     if lone.any():
         where = _check.first_of(lone)

@@ -118,6 +118,10 @@ def merge_attention_jvp(
     for name, change, shape in (("douts", dx, x.shape), ("dlses", dz, z.shape)):
         if change.shape != shape:
             _check.fail(op, name, f"has shape {change.shape}, expected {shape}")
+    some = ~np.isneginf(z)
+    if nonfinite == "raise":
+        _check.finite(op, "douts", np.where(some[..., None], dx, dx.dtype.type(0)))
+        _check.finite(op, "dlses", np.where(some, dz, dz.dtype.type(0)))
     unit = _unit(lse_base)
     out, lse = engine.jvp(x, z, dx, unit * dz.astype(np.float64))
     return out.astype(x.dtype), lse / unit

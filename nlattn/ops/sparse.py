@@ -18,6 +18,8 @@ from nlattn.maps.sparse import SparseMap
 from nlattn.ops._edges import SparseArguments, prepared
 from nlattn.ops._scores import in_base
 
+_WINDOW = 24  # bytes that a key of a window takes until the support is made
+
 
 def support(indptr: Ints, indices: Ints, shape: tuple[int, ...]) -> Support:
     """The keys of every query as compressed rows, checked.
@@ -64,6 +66,7 @@ def support_from_index(
     causal: bool = False,
     causal_offset: int = 0,
     return_counts: bool = False,
+    max_bytes: float = 4e9,
 ) -> Result:
     """The support whose row r holds the keys ``index[r]``, in any order, and those of a window.
 
@@ -82,6 +85,8 @@ def support_from_index(
     return_counts : bool
         Also return how often each key was named, (nnz,), a window naming it once. Their logarithms
         are the `bias` with which `sparse_attention` counts a key as often as it is named.
+    max_bytes : float
+        Most bytes that windows may take.
 
     Returns
     -------
@@ -94,6 +99,8 @@ def support_from_index(
         A key is not below `n_keys`.
     TypeError
         `index` holds no integers.
+    MemoryError
+        Above `max_bytes`.
 
     Notes
     -----
@@ -119,7 +126,7 @@ def support_from_index(
             f"index{where}",
             f"is {keys[tuple(where)]}, expected below {m}; beyond='empty' drops it",
         )
-    keys = np.where(outside, -1, np.maximum(keys, -1)).astype(np.int32)
+    keys = np.where(outside, -1, np.maximum(keys.astype(np.int64), -1)).astype(np.int32)
     ahead = _check.flag(op, "causal", causal)
     offset = _check.integer(op, "causal_offset", causal_offset)
     if offset and not ahead and window is None:
@@ -130,6 +137,9 @@ def support_from_index(
             min(_check.integer(op, f"window[{i}]", side, low=0), m)
             for i, side in enumerate(_check.pair_of(op, "window", window, "(left, right)"))
         )
+        needed = _WINDOW * math.prod(shape[:-1]) * (left + right + 1)
+        what = f"windows of {left + right + 1} keys"
+        _check.memory(op, needed, max_bytes, what, "use a smaller window, or attention(window=)")
         near = own + np.arange(-left, right + 1)
         near = np.where((near >= 0) & (near < m), near, -1).astype(np.int32)
         keys = np.concatenate([keys, np.broadcast_to(near, (*shape[:-1], near.shape[1]))], -1)

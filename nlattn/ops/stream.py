@@ -121,7 +121,7 @@ class LeverageStream:
             return self
         step = max(_CHUNK // self.d, int(min(self.d / self.eps, 1e9)))
         for low in range(0, shape[0], step):
-            chunk = _check.array(op, "block", np.asarray(source[low : low + step]))
+            chunk = _check.array(op, "block", source[low : low + step])
             k = _check.frozen(chunk, np.float32 if chunk.dtype.itemsize < 8 else np.float64)
             self._finite(op, k, start + low)
             part = np.array([[start + low, start + low + len(k)]], np.int64)
@@ -186,12 +186,16 @@ class LeverageStream:
         """The stream that gave these arrays; ValueError if they do not fit each other."""
         op = "LeverageStream.from_arrays"
         names = ("format", "method", "eps", "next", "ranges", "peak", "state", "index", "keys")
+        _check.instance(op, "arrays", arrays, Mapping, "a mapping of names to arrays")
         missing = [name for name in names if name not in arrays]
         if missing:
             _check.fail(op, "arrays", f"lack {', '.join(missing)}")
         x = {name: np.asarray(arrays[name]) for name in names}
-        if int(x["format"]) != _FORMAT or not 0 <= int(x["method"]) < len(METHODS):
-            found = f"format {x['format']} and method {x['method']}"
+        form, method, after = (
+            _check.integer(op, name, x[name]) for name in ("format", "method", "next")
+        )
+        if form != _FORMAT or not 0 <= method < len(METHODS):
+            found = f"format {form} and method {method}"
             _check.fail(op, "arrays", f"have {found}, expected {_FORMAT} and 0 or 1")
         d, held = x["peak"].size, x["index"].size
         shapes = {"ranges": (len(np.atleast_1d(x["ranges"])), 2), "peak": (d,), "state": (d, d)}
@@ -202,7 +206,7 @@ class LeverageStream:
                 _check.fail(op, name, text)
             if not np.isfinite(x[name]).all():
                 _check.fail(op, name, "is not finite")
-        made = cls(d, float(x["eps"]), first=int(x["next"]), method=METHODS[int(x["method"])])
+        made = cls(d, _check.number(op, "eps", x["eps"]), first=after, method=METHODS[method])
         ranges: Ints = np.zeros((0, 2), np.int64)
         for row in x["ranges"].astype(np.int64):
             if row[0] < 0 or row[1] <= row[0] or joined(ranges, row[None]):

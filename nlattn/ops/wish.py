@@ -110,7 +110,7 @@ def scram_for_mass(
     (True, (256, 256))
     """
     op = "scram_for_mass"
-    fit = _check.fit(op, {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d")})
+    fit = _check.fit(op, {"q": (q, "Hq Wq d"), "k": (k, "Hk Wk d")}, remedy=False)
     _check.one_head(fit, "(Hq, Wq, d), (Hk, Wk, d)")
     share = _check.number(op, "mass", mass)
     if not 0 < share < 1:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Array, Floats
+from nlattn._types import Array, Floats, Ints
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,12 +38,31 @@ def aspect(shape: tuple[int, ...]) -> float:
 
 def rgb(op: str, image: Array) -> Floats:
     """An image (H, W, 1 or 3) as colours of 0 to 1; whole numbers count up to their largest."""
-    values = np.asarray(image)
-    _check.picture(op, "image", values, (1, 3))
+    values = _check.pixels(op, "image", image, (1, 3))
     if values.dtype.kind in "iu":
         values = values / np.iinfo(values.dtype).max
     clipped = np.clip(values.astype(np.float64), 0, 1)
     return np.broadcast_to(clipped, (*values.shape[:2], 3))
+
+
+def points(op: str, name: str, value: object, grid: tuple[int, ...]) -> Ints:
+    """Rows and columns (r, 2) of points of a grid."""
+    places = _check.integers(op, name, value)
+    if places.ndim != 2 or places.shape[1] != 2:
+        _check.fail(op, name, f"has shape {places.shape}, expected (r, 2), rows and columns")
+    outside = (places < 0) | (places >= np.array(grid))
+    if outside.any():
+        first = places[outside.any(1)][0].tolist()
+        _check.fail(op, name, f"holds {first}, expected points of the {grid[0]} x {grid[1]} grid")
+    return places.astype(np.int64)
+
+
+def numbers(op: str, name: str, value: object, shape: tuple[int, ...]) -> Floats:
+    """An array of real numbers of a shape, as float64."""
+    x = _check.real(op, name, value).astype(np.float64)
+    if x.shape != shape:
+        _check.fail(op, name, f"has shape {x.shape}, expected {shape} from the pictures")
+    return x
 
 
 def dimmed(image: Floats) -> Floats:
@@ -70,7 +89,8 @@ def tint(colour: str, alpha: Floats) -> Floats:
 
 def title(axes: Axes, text: str, size: float = 11) -> None:
     """A title in which nothing is mathematics; unknown letters are question marks."""
-    lines = ["".join(c if c.isprintable() else "?" for c in line) for line in text.split("\n")[:3]]
+    given = str(text).split("\n")[:3]
+    lines = ["".join(c if c.isprintable() else "?" for c in line) for line in given]
     short = [line if len(line) <= 90 else f"{line[:60]}...{line[-27:]}" for line in lines]
     axes.set_title("\n".join(short), fontsize=size, color=INK, parse_math=False)
 

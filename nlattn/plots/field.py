@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,9 +42,15 @@ def match_field(
     >>> field = nlattn.patchmatch(grid, grid)
     >>> axes = nlattn.plots.match_field(field.index[..., 0], field.key_grid)
     """
-    index = np.asarray(index)
-    if index.ndim != 2:
-        _check.fail("match_field", "index", f"has shape {index.shape}, expected (Hq, Wq)")
+    op = "match_field"
+    index = _check.integers(op, "index", index)
+    if index.ndim != 2 or 0 in index.shape:
+        _check.fail(op, "index", f"has shape {index.shape}, expected (Hq, Wq), none of it 0")
+    key_grid = _check.pair(op, "key_grid", key_grid, 1)
+    if index.max() >= math.prod(key_grid):
+        text = f"holds {index.max()}, expected keys of the {key_grid[0]} x {key_grid[1]} grid"
+        _check.fail(op, "index", text)
+    index = index.astype(np.int64)
     down, right = _displacement(index, key_grid)
     reach = float(np.hypot(*key_grid))
     colours = _hue(down, right, reach)

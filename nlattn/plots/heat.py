@@ -13,6 +13,7 @@ from nlattn.plots import base
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_LEAST = 1e-290
 _DECADES = 1e4
 """Colours of a logarithm span so much at most."""
 
@@ -42,12 +43,12 @@ def heat(
     """
     from matplotlib.colors import LogNorm, Normalize
 
-    x = np.asarray(values, np.float64)
-    if x.ndim != 2:
-        _check.fail("heat", "values", f"has shape {x.shape}, expected (H, W)")
+    x = _check.real("heat", "values", values).astype(np.float64)
+    if x.ndim != 2 or 0 in x.shape:
+        _check.fail("heat", "values", f"has shape {x.shape}, expected (H, W), none of it 0")
     known = x[np.isfinite(x) & ((x > 0) | (not log))]
     low, high = np.quantile(known, (0.005, 0.995)) if known.size else (0.0, 1.0)
-    low = max(low, high / _DECADES) if log else low
+    low = max(low, high / _DECADES, _LEAST) if log else low
     if not low < high:
         low, high = (low / 2, low * 2) if log and low > 0 else (low - 0.5, low + 0.5)
     if ax is None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nlattn import _check
 from nlattn._types import Floats
 from nlattn.plots import base
 
@@ -33,14 +34,20 @@ def mechanisms(image: Floats, weights: Mapping[str, Floats], query: tuple[int, i
     >>> panels = {"SCRAM": A.rows([100]).reshape(16, 16)}
     >>> axes = nlattn.plots.mechanisms(image[:16, :16], panels, (6, 4))
     """
-    ground = base.rgb("mechanisms", image)
+    op = "mechanisms"
+    ground = base.rgb(op, image)
+    _check.instance(op, "weights", weights, Mapping, "a mapping of titles to arrays")
+    base.points(op, "query", [query], ground.shape[:2])
+    named = {
+        n: base.numbers(op, f"weights[{n!r}]", w, ground.shape[:2]) for n, w in weights.items()
+    }
     panels = base.figure(2.6 * (len(weights) + 1), 3.0).subplots(
         1, len(weights) + 1, squeeze=False
     )[0]
     panels[0].imshow(ground)
     base.title(panels[0], "the query", 9)
-    for axes, (name, w) in zip(panels[1:], weights.items(), strict=True):
-        size = np.asarray(w, np.float64)
+    for axes, (name, w) in zip(panels[1:], named.items(), strict=True):
+        size = np.nan_to_num(w)
         shown = size[size != 0]
         reach = float(np.quantile(abs(shown), 0.999)) if shown.size else 1.0
         axes.imshow(base.dimmed(ground))

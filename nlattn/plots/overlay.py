@@ -19,6 +19,8 @@ PANELS = 12
 _COLUMNS = 3
 _SHOWN = 0.98
 """Of the keys, those that the large picture does not show: all points share it."""
+_LEAST = 1e-290
+"""Weights so small are drawn as none: their logarithms have no digits."""
 _SPAN = 1e3
 """Colours span so much below the largest weight, or less if the weights do."""
 
@@ -65,11 +67,16 @@ def overlay(
     >>> axes = nlattn.plots.overlay(image, A.rows(queries @ (64, 1)).reshape(2, 64, 64), queries)
     """
     ground = base.rgb("overlay", image if keys is None else keys)
-    points, sizes = np.asarray(queries), np.abs(np.asarray(weights, np.float64))
-    expected = (len(points), *ground.shape[:2])
-    if sizes.shape != expected:
-        text = f"has shape {sizes.shape}, expected {expected} from the pictures"
-        _check.fail("overlay", "weights", text)
+    op = "overlay"
+    grid = base.rgb(op, image).shape[:2] if keys is not None else ground.shape[:2]
+    points = base.points(op, "queries", queries, grid)
+    weights = base.numbers(op, "weights", weights, (len(points), *ground.shape[:2]))
+    for name, x in (("mass", mass), ("exact", exact)):
+        if x is not None:
+            base.numbers(op, name, x, (len(points),))
+    if cutoff is not None:
+        cutoff = _check.number(op, "cutoff", cutoff, positive=True)
+    sizes = np.abs(weights)
     norm = _norm(sizes, cutoff)
     shown = len(points[:PANELS])
     main, panels = (ax, []) if ax is not None else _layout(ground.shape, shown)
@@ -114,7 +121,7 @@ def _norm(sizes: Floats, cutoff: float | None) -> Any:
     """Logarithmic colours that span the weights there are."""
     from matplotlib.colors import LogNorm
 
-    positive = sizes[sizes > 0]
+    positive = sizes[(sizes > _LEAST) & (sizes < np.inf)]
     high = float(positive.max(initial=0)) or 1.0
     low = high / _SPAN if cutoff is None else min(cutoff, high)
     if positive.size and cutoff is None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from nlattn._types import Work
+from nlattn import _check
 from nlattn.scaling.judge import GrowthVerdict, judge
 from nlattn.scaling.work import number_of, of_result
 
@@ -48,6 +48,11 @@ def assert_complexity(
     >>> nlattn.assert_complexity(lambda n: n * (n - 1) // 2, "n^2").verdict
     'consistent'
     """
+    op = "assert_complexity"
+    if not callable(fn):
+        _check.fail_type(op, "fn", f"is a {type(fn).__name__}, expected a function of n")
+    _check.instance(op, "sizes", sizes, Iterable, "integers")
+    sizes = [_check.integer(op, f"sizes[{i}]", n, low=2) for i, n in enumerate(sizes)]
     amounts = [_amount(fn(n), unit) for n in sizes]
     found = judge(sizes, amounts, law, cliffs=False)
     if found.verdict != "consistent":
@@ -59,10 +64,7 @@ def assert_complexity(
 def _amount(result: object, unit: str) -> float:
     work = of_result(result)
     if work is not None:
-        if unit not in Work._fields[:3]:
-            raise ValueError(
-                f"assert_complexity: unit={unit!r}, expected 'multiply_adds', 'scores' or 'bytes'"
-            )
+        _check.choice("assert_complexity", "unit", unit, ("multiply_adds", "scores", "bytes"))
         return float(getattr(work, unit))
     number = number_of(result)
     if number is None:

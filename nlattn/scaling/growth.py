@@ -8,9 +8,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from nlattn import _check
 from nlattn._types import Floats
 
 _FORM = re.compile(r"(?:n(?:\^(?P<power>\d+(?:\.\d+)?))?)?\s*(?:log(?:\^(?P<logs>\d+))? n)?")
+_STEEPEST = 16
+"""Largest power: of more, a float does not hold the work."""
 
 
 class GrowthRate(NamedTuple):
@@ -39,14 +42,13 @@ class GrowthRate(NamedTuple):
 
 def growth(law: str) -> GrowthRate:
     """Read a law such as "n", "n log n", "n log^2 n", "n^1.5"; ValueError if it is none."""
-    text = law.strip()
+    text = law.strip() if isinstance(law, str) else ""
     if text.startswith("O(") and text.endswith(")"):
         text = text[2:-1].strip()
     found = _FORM.fullmatch(text)
-    if not text or found is None:
-        raise ValueError(
-            f"growth: law={law!r}, expected n^a log^b n such as 'n', 'n log n' or 'n^2'"
-        )
+    if not text or found is None or float(found["power"] or 1) > _STEEPEST:
+        expected = "expected n^a log^b n such as 'n', 'n log n' or 'n^2'"
+        raise ValueError(f"growth: law={_check.quoted(law)}, {expected}")
     power = float(found["power"] or 1) if text.startswith("n") else 0.0
     return GrowthRate(power, int(found["logs"] or 1) if "log" in text else 0)
 

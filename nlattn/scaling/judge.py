@@ -84,7 +84,7 @@ def judge(
     a part of 1 % or more that outgrows this one (`parts`): from 10 % on it is "inconsistent", if
     the cost cannot jump.
     """
-    f = growth(law) if isinstance(law, str) else law
+    f = law if isinstance(law, GrowthRate) else growth(law)
     sizes, costs = _points(n, cost)
     x, z = np.log2(sizes), np.log2(costs) - f.log2(sizes)
     constant = float(np.exp2(z.max()))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
@@ -145,7 +146,17 @@ class Own:
         shapes = {"q": "n d", "k": "m d", "v": "m e", "image": "H W e"}
         arrays = scene.arrays({name: shapes[name] for name in self._needed if name in shapes})
         arguments = {name: {**given, **arrays}[name] for name in self._needed}
-        return lambda: self._function(**arguments)
+
+        def call() -> object:
+            try:
+                return self._function(**arguments)
+            except MemoryError:
+                raise
+            except Exception as error:
+                text = f"scaling: {self.name} raised {type(error).__name__}: {error}"
+                raise ValueError(text) from error
+
+        return call
 
     def count(self, scene: Scene) -> Counted | None:
         """The work it returns, if it does: a `Work`, what has one, or a number."""
@@ -183,21 +194,23 @@ def _row(name: str) -> OpSpec:
 
 def _load(text: str) -> Function:
     place, _, name = text.rpartition(":")
-    if place.endswith(".py"):
-        path = Path(place)
-        if not path.is_file():
-            raise ValueError(f"scaling: {place} is no file")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    else:
-        try:
-            module = importlib.import_module(place)
-        except ModuleNotFoundError as error:
-            raise ValueError(f"scaling: cannot import {place!r}: {error}") from None
+    if place.endswith(".py") and not Path(place).is_file():
+        raise ValueError(f"scaling: {place} is no file")
+    try:
+        module = _module_of_file(Path(place)) if place.endswith(".py") else import_module(place)
+    except Exception as error:  # whatever the code of others raises
+        text = f"scaling: cannot import {place!r}: {type(error).__name__}: {error}"
+        raise ValueError(text) from error
     function = getattr(module, name, None)
     if not callable(function):
         raise ValueError(f"scaling: {place} has no function {name!r}")
     return function
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    spec = spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

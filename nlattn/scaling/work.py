@@ -59,7 +59,11 @@ def number_of(result: object) -> float | None:
         result = result.item()
     if isinstance(result, (bool, np.bool_)) or not isinstance(result, Real):
         return None
-    return float(result) if math.isfinite(result) else None
+    try:
+        number = float(result)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _sizes(spec: OpSpec, arrays: Arrays, options: Options) -> dict[str, int]:

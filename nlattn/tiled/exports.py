@@ -73,7 +73,7 @@ def picture(
     check(path)
     kinds = {0: "f4", 8: "u1", 16: "u2"}
     if bits not in kinds:
-        _check.fail(OP, f"bits={bits!r},", "expected 0, 8 or 16")
+        _check.fail(OP, f"bits={_check.quoted(bits)},", "expected 0, 8 or 16")
     dtype = np.dtype(kinds[bits])
     held = Folder(folder)
     whole = held.read(name)

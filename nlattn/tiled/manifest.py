@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from nlattn import _check
 from nlattn._types import JsonObject, Options
-from nlattn.files.untrusted import open_regular, parse_json
+from nlattn.files.untrusted import one_line, open_regular, parse_json
 from nlattn.tiled.folder import Folder, Written
 from nlattn.tiled.task import Record
 
@@ -113,24 +113,36 @@ class Manifest:
         """Records of an earlier run of the same header; a last line cut short is dropped."""
         with open_regular("tiled", self.path) as file:
             lines = file.read().decode(errors="replace").split("\n")
-        whole = [parse_json(line.encode()) for line in lines[:-1]]
-        if not whole or not isinstance(whole[0], dict):
-            _check.fail("tiled", str(self.path), "is no manifest of a run")
-        differs = _differences(whole[0], self._header)
+        try:
+            header = self._take(lines[:-1])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            text = f"is damaged: {one_line(error)}; another folder begins anew"
+            _check.fail("tiled", str(self.path), text)
+        differs = _differences(header, self._header)
         if differs:
             text = f"was begun with {differs}; another folder begins anew"
             _check.fail("tiled", str(self.folder.path), text)
-        for line in whole[1:]:
-            if "task" in line:
-                parts = tuple(Written(*part) for part in line["parts"])
-                record = Record(line["task"], parts, line["scores"], line["seconds"])
-                self.records[record.task] = record
-            self.dropped |= {*line.get("dropped", ())}
-            self.complete |= line.get("complete", False)
         for draft in self.folder.path.glob(".*.tmp"):
             draft.unlink(missing_ok=True)
         if lines[-1]:
             self.rewrite()
+
+    def _take(self, lines: list[str]) -> JsonObject:
+        """Take in what lines say, and return the first; an error if they are not those of a run."""
+        if not lines:
+            raise ValueError("it has no whole line")
+        header, *rest = (parse_json(line.encode()) for line in lines)
+        for line in rest:
+            if "task" in line:
+                parts = tuple(
+                    Written(str(array), int(first), int(last), str(digest))
+                    for array, first, last, digest in line["parts"]
+                )
+                record = Record(line["task"], parts, int(line["scores"]), float(line["seconds"]))
+                self.records[record.task] = record
+            self.dropped |= {*line.get("dropped", ())}
+            self.complete |= bool(line.get("complete", False))
+        return {**header}
 
 
 def _line(record: Record) -> JsonObject:

@@ -92,6 +92,10 @@ def _remove(folder: Folder, names: Iterable[str]) -> None:
 def _look(folder: Folder, stages: Sequence[Stage], manifest: Manifest) -> None:
     """Forget what is recorded but no longer there, and all that was made from it."""
     number = {name: i for i, stage in enumerate(stages) for name in stage.makes}
+    told = {part.array for record in manifest.records.values() for part in record.parts}
+    if told - {*number}:
+        text = f"is damaged: no stage makes {_check.quoted(min(told - {*number}))}"
+        _check.fail("tiled", str(manifest.path), f"{text}; another folder begins anew")
     damaged: dict[int, set[str]] = {}
     for record in manifest.records.values():
         for part in record.parts:

@@ -139,3 +139,13 @@ def test_bad_calls_are_refused_in_a_line(capsys, tmp_path: Path, arguments, text
     code, out, err = run(capsys, *arguments, "--out", tmp_path)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert text in err
+
+
+def test_code_that_ends_the_process_has_not_answered(capsys, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("import sys\ndef f(n):\n    sys.exit(0)\n")
+    call = [f"{path}:f", "--count", "--sizes", "2x2:4x4", "--out", tmp_path / "o"]
+    code, out, err = run(capsys, *call)
+    assert (code, out) == (2, "")
+    assert err == "nlattn: the code that was given ended the process, with 0\n"
+    assert not (tmp_path / "o").exists()

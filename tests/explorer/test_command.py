@@ -64,6 +64,21 @@ def test_what_is_missing_is_said(capsys, there: Path):
     text = said(capsys, there, "--image", "y.png", code=2)
     assert "image is 4 x 7, map 'run' has (5, 7)" in text
     assert not Path("explorer.html").exists()
+    text = said(capsys, there, "--image", "x.png", "--out", "no/a.html", code=2)
+    assert text == "nlattn: no/a.html: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    "options",
+    ['{"size": "9"}', '{"size": -9}', '{"size": 9.5}', '{"image": 5}', '{"image": ["x.png"]}',
+     '{"image": "x.png", "page": "0"}', "5", "null"],
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["demo", "map"])
+def test_reports_of_others_are_read_without_trust(
+    capsys, there: Path, command: str, options: str
+) -> None:
+    (there / "report.json").write_text(f'{{"command": "{command}", "options": {options}}}')
+    assert said(capsys, there, code=2).endswith("report.json is no report of nlattn map")
 
 
 def test_the_share_held_is_that_of_the_weights():

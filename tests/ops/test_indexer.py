@@ -61,6 +61,13 @@ def test_loss_and_its_gradient() -> None:
     )
 
 
+def test_losses_of_lists_are_those_of_arrays() -> None:
+    scores, weights = np.array([[1.0, -np.inf, 3.0]]), np.array([[0.25, 0.0, 0.75]])
+    want = nlattn.index_loss_vjp(scores, weights, np.ones(1))
+    got = nlattn.index_loss_vjp(scores.tolist(), weights.tolist(), [1.0])  # type: ignore[arg-type]
+    np.testing.assert_array_equal(got, want)
+
+
 def test_from_scores_to_attention() -> None:
     """The chosen keys hold the share of the weights that their normalisers say."""
     rng = np.random.default_rng(0)
@@ -112,6 +119,28 @@ def test_from_scores_to_attention() -> None:
             lambda: nlattn.index_loss_vjp(np.zeros((2, 3)), np.full((2, 3), 1 / 3), np.ones(3)),
             ValueError,
             r"index_loss_vjp: dloss has shape \(3,\), expected \(2,\), a number for each query$",
+        ),
+        (
+            lambda: nlattn.index_loss(np.array([[np.nan, 0]]), np.full((1, 2), 0.5)),
+            ValueError,
+            r"index_loss: scores\[0, 0\] is nan, expected finite values or -inf$",
+        ),
+        (
+            lambda: nlattn.index_loss(np.zeros((1, 2)), np.array([[0.5, np.inf]])),
+            ValueError,
+            r"index_loss: weights\[0, 1\] is inf, expected finite values$",
+        ),
+        (
+            lambda: nlattn.index_loss_vjp(np.zeros((1, 2)), np.ones((1, 2)), np.array([np.inf])),
+            ValueError,
+            r"index_loss_vjp: dloss\[0\] is inf, expected finite values$",
+        ),
+        (
+            lambda: nlattn.index_loss_jvp(
+                np.zeros((1, 2)), np.ones((1, 2)), np.full((1, 2), np.nan)
+            ),
+            ValueError,
+            r"index_loss_jvp: dscores\[0, 0\] is nan, expected finite values$",
         ),
     ],
 )

@@ -98,6 +98,10 @@ def test_cotangents_and_changes_that_do_not_fit_are_refused_in_words() -> None:
          r"merge_attention_vjp: dout\[0, 0\] is nan, expected finite values"),
         (lambda: nlattn.merge_attention_jvp(outs, lses, outs[:1], lses),
          r"merge_attention_jvp: douts has shape \(1, 3, 1\), expected \(2, 3, 1\)$"),
+        (lambda: nlattn.merge_attention_jvp(outs, lses, outs * np.nan, lses),
+         r"merge_attention_jvp: douts\[0, 0, 0\] is nan, expected finite values"),
+        (lambda: nlattn.merge_attention_jvp(outs, lses, outs, lses * np.inf),
+         r"merge_attention_jvp: dlses\[0, 0\] is inf, expected finite values"),
         (lambda: nlattn.merge_attention([np.ones(2)], [np.ones(2)]),
          r"merge_attention: outs\[0\] has shape \(2,\), expected \(..., n, e\)$"),
     ):  # fmt: skip

@@ -201,6 +201,13 @@ def test_levels_and_where_the_channels_are() -> None:
     assert out.dtype == np.uint8
     floats = nlattn.nl_means(u.astype(np.float32), sigma=20, patch_size=3)
     np.testing.assert_array_equal(out, np.rint(floats).astype(np.uint8))
+    deep = u.astype(np.uint16)
+    options = {"sigma": 20, "data_range": 65535}
+    want, got = (
+        nlattn.nl_means(x, **options) for x in (deep, deep.astype(deep.dtype.newbyteorder()))
+    )
+    np.testing.assert_array_equal(got, want)
+    assert got.dtype == want.dtype
     fractions = nlattn.nl_means(u, sigma=20 / 255, data_range=1, patch_size=3)
     assert abs(fractions.astype(int) - out).max() <= 1
     first = nlattn.nl_means(floats.transpose(2, 0, 1), sigma=20, channel_axis=0)

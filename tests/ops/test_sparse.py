@@ -180,6 +180,22 @@ def test_conventions_of_index_tables() -> None:
     assert (empty.shape, empty.indptr[-1]) == ((2, 3, 5), 0)
 
 
+@pytest.mark.parametrize("dtype", ["u1", "u8", "i1", ">i2"])
+def test_index_tables_are_of_any_integers(dtype: str) -> None:
+    table = np.array([[2, 0], [1, 1]], dtype)
+    support = nlattn.support_from_index(table, 300, window=(1, 0), causal=True)
+    assert support.indices.tolist() == [0, 0, 1]
+    if np.dtype(dtype).kind == "u":
+        table[0, 0] = np.iinfo(dtype).max
+        assert nlattn.support_from_index(table, 3, beyond="empty").indices.tolist() == [0, 1]
+
+
+def test_windows_beyond_memory_are_refused() -> None:
+    text = r"support_from_index: needs 240 GB \(windows of 2000000001 keys\), above max_bytes=4 GB"
+    with pytest.raises(MemoryError, match=text):
+        nlattn.support_from_index([[0]] * 5, 2**31 - 1, window=(10**9, 10**9))
+
+
 def test_a_key_counts_as_often_as_it_is_named() -> None:
     """As if it stood in the list of keys so often; the gradient of a copy is a share."""
     rng = np.random.default_rng(0)

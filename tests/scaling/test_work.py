@@ -97,10 +97,33 @@ def test_a_function_of_ones_own_gets_what_its_parameters_name(
         subject.find(f"{path}:three")
     with pytest.raises(ValueError, match=r"gone\.py is no file"):
         subject.find("gone.py:x")
-    with pytest.raises(ValueError, match="cannot import 'no_such': No module named 'no_such'"):
+    with pytest.raises(
+        ValueError, match="cannot import 'no_such': ModuleNotFoundError: No module named 'no_such'"
+    ):
         subject.find("no_such:x")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert subject.find("mine:silent").name == "mine:silent"
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("def f(n) return n", r"cannot import '.*': SyntaxError: "),
+        ("1 / 0", r"cannot import '.*': ZeroDivisionError: division by zero"),
+        ("def f(n): return 1 / 0", r":f raised ZeroDivisionError: division by zero"),
+        ("def f(n): return f(n)", r":f raised RecursionError: "),
+    ],
+)
+def test_what_the_code_of_others_raises_is_said_in_a_line(
+    code: str, text: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(code)
+    with pytest.raises(ValueError, match=f"^scaling: .*{text}"):
+        subject.find(f"{tmp_path}/mine.py:f").count(Scene((2, 2), 1, 0))
+
+
+def test_a_count_beyond_all_floats_is_no_number() -> None:
+    assert number_of(10**400) is None
 
 
 def test_work_is_found_in_results() -> None:
