@@ -198,6 +198,7 @@ def _part(
     asked = ready.asked._replace(order=order, panels=_check.frozen(panels))
     numbers, top, slack = _numbers(ready.geometry, kind, mixed)
     numbers[:, THERE] = exhaustive.attends(x)
+    numbers[:, MOVED] += exhaustive.blurred(x)
     return Descent(ready.tree, asked, _check.frozen(numbers), top, slack, mixed)
 
 
@@ -356,7 +357,7 @@ def attend(ground: Ground, v: Floats, progress: Progress = None) -> Sums:
         rows = rows[norm[rows, 0] > 0]
         total = norm[rows, 0]
         out[rows] = sums[rows] / total[:, None] + middle
-        unit = part.top[rows] - norm[rows, 2] + x.floor
+        unit = part.top[rows] - norm[rows, 2] + (x.floor + x.above)
         lse[rows] = unit + np.log(total)
         with np.errstate(divide="ignore"):
             best[rows] = unit + np.log(norm[rows, 4])

@@ -32,7 +32,8 @@ def adjoint_bounds(
     for part in found:
         rows = part.part.asked.order[np.isfinite(part.lse[part.part.asked.order])]
         share[rows] = np.maximum(share[rows], part.missed[rows])
-    share = share + exhaustive.rounding(wide, np.float64) + 4 * len(g) * 2.0**-53
+    share = share + exhaustive.rounding(wide, np.float64)
+    share += 4 * (len(g) + abs(x.above)) * 2.0**-53
     lost = ~(share <= _LOST)
     sure = np.where(lost[:, None], 0, size * np.where(lost, 0, share)[:, None])
     e = g.shape[1]

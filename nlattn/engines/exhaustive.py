@@ -5,6 +5,7 @@ A Gaussian weight is that of a dot product with one more channel, less a number 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -43,6 +44,10 @@ class Slice(NamedTuple):
     """Weights are ``exp(-max(x - floor, 0))`` of ``x = factor |q - k|^2``; 0 for products."""
     apart: bool = False
     """Whether no query attends to the key of its own number."""
+    above: float = 0.0
+    """Is added to all scores."""
+    blur: float = 0.0
+    """How far scores may be from those that were asked for."""
 
 
 def rounding(x: Slice, dtype: DTypeLike, enough: float = np.inf) -> Floats:
@@ -69,7 +74,13 @@ def rounding(x: Slice, dtype: DTypeLike, enough: float = np.inf) -> Floats:
             long_q, long_k = _leading(x.q - centre, step), _leading(x.k - centre, step)
             chain = times * step * (long_q @ long_k.max(0, initial=0))
             found = np.minimum(found, 1.2 * (u * (chain + 8 * size) + sums))
+        found = found + blurred(x)
     return np.where(np.isnan(found), np.inf, found)
+
+
+def blurred(x: Slice) -> float:
+    """Share of the weights, of those that were left out too, that the blur may move."""
+    return 2 * math.expm1(min(2 * x.blur, 700.0))
 
 
 def _leading(x: Floats, step: int) -> Floats:
@@ -254,7 +265,7 @@ def pairs(x: Slice, keys: Ints) -> Floats:
     else:
         q -= k
         found = -x.factor * np.einsum("nc,nc->n", q, q)
-    return np.where(keys >= 0, found, -np.inf)
+    return np.where(keys >= 0, found + x.above, -np.inf)
 
 
 def topk(x: Slice, k: int) -> tuple[Floats, Ints]:
@@ -264,19 +275,19 @@ def topk(x: Slice, k: int) -> tuple[Floats, Ints]:
     index, score = np.full((n, k), -1, np.int32), np.full((n, k), -np.inf, x.q.dtype)
     flat = x.q.reshape(-1), x.k.reshape(-1), x.key_mask, x.pairs
     nearest.search(*flat, None, plan, index, score)
-    return score.astype(np.float64), index.astype(np.int64)
+    return score.astype(np.float64) + x.above, index.astype(np.int64)
 
 
 def products(x: Slice, dtype: DTypeLike) -> tuple[Floats, Floats, float, Floats]:
     """Queries, keys and a factor whose products are the scores, less a number of each query."""
     q, k = x.q.astype(dtype), x.k.astype(dtype)
     if x.kind == scores.DOT:
-        return _check.frozen(q), _check.frozen(k), x.factor, np.zeros(len(q))
+        return _check.frozen(q), _check.frozen(k), x.factor, np.full(len(q), x.above)
     centre = _centre(k)
     far = x.q.astype(np.float64) - centre
     q, k = q - centre, k - centre
     height = -(k * k).sum(1, keepdims=True) / 2
     ones = np.ones((len(q), 1), dtype)
     q_more, k_more = np.concatenate([q, ones], 1), np.concatenate([k, height], 1)
-    shift = -x.factor * (far * far).sum(1)
+    shift = x.above - x.factor * (far * far).sum(1)
     return _check.frozen(q_more), _check.frozen(k_more), 2 * x.factor, shift

@@ -128,7 +128,9 @@ class CertifiedMap(AttentionMap):
         arrays = {"q": x.q, "k": x.k, "key_mask": x.key_mask, "pairs": x.pairs}
         numbers = np.array([x.factor, self.tolerance])
         flags = np.array([x.kind, x.causal], np.int64)
-        return {**common(self), **arrays, "factor": numbers, "flags": flags}
+        state = {**common(self), **arrays, "factor": numbers, "flags": flags}
+        biased = {"bias": np.array([x.above, x.blur])} if x.above or x.blur else {}
+        return {**state, **biased}
 
     @classmethod
     def from_state(cls, state: State, max_bytes: float = 4e9) -> CertifiedMap:
@@ -141,15 +143,17 @@ class CertifiedMap(AttentionMap):
             stored.array("pairs", "b", (None, None)),
         )
         factor, tolerance = (float(x) for x in stored.array("factor", "f", (2,)))
+        biased = stored.optional("bias", "f", (2,))
+        above, blur = (0.0, 0.0) if biased is None else (float(x) for x in biased)
         kind, causal = (int(x) for x in stored.array("flags", "i", (2,)))
         stored.array("lse", "f", (len(q),))
         if q.dtype not in (np.float32, np.float64) or q.dtype != k.dtype:
             raise ValueError("its arrays are not of one dtype, float32 or float64")
         if key_mask.size not in (0, len(k)) or pairs.shape not in ((0, 0), (len(q), len(k))):
             raise ValueError(f"its masks are not those of {len(q)} queries and {len(k)} keys")
-        if kind not in (scores.DOT, scores.NEG_L2) or not 0 <= tolerance < 1:
-            raise ValueError(f"kind is {kind} and tolerance {tolerance}")
-        x = Slice(q, k, kind, factor, key_mask, pairs, bool(causal))
+        if kind not in (scores.DOT, scores.NEG_L2) or not 0 <= tolerance < 1 or not blur >= 0:
+            raise ValueError(f"kind is {kind}, tolerance {tolerance} and blur {blur}")
+        x = Slice(q, k, kind, factor, key_mask, pairs, bool(causal), above=above, blur=blur)
         grids = stored.grid("query_grid"), stored.grid("key_grid")
         stored.work(len(q))
         stored.done()

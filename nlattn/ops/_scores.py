@@ -50,7 +50,7 @@ def prepare(fit: Fit, where: Positions, asked: ScoreArguments, nonfinite: Nonfin
     slices[:, :named] = fit.index[:, :named]
     folded_bias, folded_mask, folded_kept = _absent(fit.dtype), _absent(np.bool_), _absent(np.bool_)
     if bias is not None:
-        folded_bias, slices[:, 3] = fold(fit, "bias", _bias(fit, bias, nonfinite))
+        folded_bias, slices[:, 3] = fold(fit, "bias", biases(fit, bias, nonfinite))
     if mask is not None:
         blocks = -(-n // rows), -(-m // columns)
         folded_mask, slices[:, 4] = fold(fit, "mask", truth_values(fit, mask), blocks)
@@ -125,7 +125,8 @@ def _blocks(op: str, mask: object, block: object) -> tuple[int, int]:
     return _check.pair(op, "mask_block", block, 1)
 
 
-def _bias(fit: Fit, bias: object, nonfinite: Nonfinite) -> Floats:
+def biases(fit: Fit, bias: object, nonfinite: Nonfinite) -> Floats:
+    """What is added to scores, finite or -inf."""
     op = fit.op
     x = _check.array(op, "bias", bias)
     _check.one_dtype(op, {"q": fit.out_dtype, "bias": x.dtype})
@@ -156,3 +157,10 @@ def fold(fit: Fit, name: str, x: Array, pairs: tuple[int, int] | None = None) ->
     table = _check.slices(fit.op, name, lead, fit.lead)
     dtype = fit.dtype if name == "bias" else np.bool_
     return _check.frozen(x, dtype).reshape((math.prod(lead), *x.shape[-2:])), table
+
+
+def alike(op: str, name: str, change: PerHead | None, array: PerHead | None) -> None:
+    """Refuse a change of what is not there, or of another shape."""
+    if change is not None and (array is None or np.shape(change) != np.shape(array)):
+        there = "nothing" if array is None else f"{np.shape(array)}"
+        _check.fail(op, name, f"has shape {np.shape(change)}, expected {there} as {name[1:]} has")

@@ -11,14 +11,15 @@ from nlattn import _check
 from nlattn._modes import Nonfinite, SoftmaxOrGaussian
 from nlattn._types import Array, Bools, Floats, Ints, Options, Result
 from nlattn.engines import certified as engine
-from nlattn.engines import certified_once, certified_rows, laws
+from nlattn.engines import certified_once, certified_rows, key_bias, laws
 from nlattn.engines import certified_vjp as backward
 from nlattn.engines.exhaustive import Slice
+from nlattn.engines.key_bias import KeyBias
 from nlattn.engines.magnitude import ranged
 from nlattn.engines.random_search import Progress
 from nlattn.engines.scores import weighing
 from nlattn.maps.certified import CertifiedMap
-from nlattn.ops._scores import fold, truth_values
+from nlattn.ops._scores import alike, biases, fold, truth_values
 from nlattn.ops.dense import attention_vjp
 from nlattn.ops.forward_mode import attention_jvp
 
@@ -33,6 +34,7 @@ def certified_attention(
     weight: SoftmaxOrGaussian = "softmax",
     scale: float | None = None,
     bandwidth: float = 1.0,
+    bias: Floats | None = None,
     mask: Bools | None = None,
     causal: bool = False,
     nonfinite: Nonfinite = "raise",
@@ -54,6 +56,8 @@ def certified_attention(
         Share of a row's weight that may be misplaced, in [0, 1); 0 is dense attention.
     weight, scale, bandwidth : {"softmax", "gaussian"}, float, float
         ``exp(scale q.k)``, scale ``1/sqrt(d)`` if omitted; or ``exp(-|q - k|^2 / bandwidth^2)``.
+    bias : array that broadcasts to (..., 1, m), optional
+        Added to the scores of each key; -inf hides it.
     mask, causal : bool array that broadcasts to (..., n, m), bool
         True where a query may attend; only keys up to the query. Without any, 0 and lse -inf.
     return_lse, return_missed : bool
@@ -73,8 +77,8 @@ def certified_attention(
     Notes
     -----
     ``|out - exact| <= missed (max v - min v)`` in each channel, plus a spacing of `out`, and
-    ``|lse - exact| <= -log(1 - missed)``. Rounding is part of `missed`, which exceeds the tolerance
-    only where float64 cannot keep it. Source: [gray2001]. Status: ours.
+    ``|lse - exact| <= -log(1 - missed)``, plus four of `lse`. Rounding is part of `missed`, which
+    exceeds the tolerance only where float64 cannot keep it. Source: [gray2001]. Status: ours.
 
     Examples
     --------
@@ -85,7 +89,7 @@ def certified_attention(
     op = "certified_attention"
     arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e")}
     asked = CertifiedArguments(
-        tolerance, weight, scale, bandwidth, mask, causal, nonfinite, max_bytes
+        tolerance, weight, scale, bandwidth, bias, mask, causal, nonfinite, max_bytes
     )
     call = _call(op, arrays, asked)
     fit = call.fit
@@ -107,6 +111,7 @@ def certified_attention_map(
     weight: SoftmaxOrGaussian = "softmax",
     scale: float | None = None,
     bandwidth: float = 1.0,
+    bias: Floats | None = None,
     mask: Bools | None = None,
     causal: bool = False,
     query_grid: tuple[int, ...] | None = None,
@@ -130,7 +135,7 @@ def certified_attention_map(
     op = "certified_attention_map"
     arrays = {"q": (q, "n d"), "k": (k, "m d")}
     asked = CertifiedArguments(
-        tolerance, weight, scale, bandwidth, mask, causal, nonfinite, max_bytes
+        tolerance, weight, scale, bandwidth, bias, mask, causal, nonfinite, max_bytes
     )
     call = _call(op, arrays, asked)
     if call.fit.lead:
@@ -149,11 +154,12 @@ def certified_attention_vjp(
     weight: SoftmaxOrGaussian = "softmax",
     scale: float | None = None,
     bandwidth: float = 1.0,
+    bias: Floats | None = None,
     mask: Bools | None = None,
     causal: bool = False,
     nonfinite: Nonfinite = "raise",
-) -> tuple[Floats, Floats, Floats]:
-    """Gradients (dq, dk, dv) of ``sum(dout * out)``, options as for `certified_attention`.
+) -> tuple[Floats, ...]:
+    """Gradients (dq, dk, dv[, dbias]) of ``sum(dout * out)``, as for `certified_attention`.
 
     In float64, over the keys that cannot be left out: what is missed of `dq` is at most 1.5
     `tolerance` ``|scale|`` times the ranges of ``dout_i.v_j`` and of a channel of k; of dv, all
@@ -166,34 +172,40 @@ def certified_attention_vjp(
     """
     op = "certified_attention_vjp"
     arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e"), "dout": (dout, "n e")}
-    asked = CertifiedArguments(tolerance, weight, scale, bandwidth, mask, causal, nonfinite)
+    asked = CertifiedArguments(tolerance, weight, scale, bandwidth, bias, mask, causal, nonfinite)
     call = _call(op, arrays, asked)
     grounds = [call.ground(b) for b in range(len(call.fit.slices("q")))]
     if any(ground.parts for ground in grounds):
-        return _through_trees(call.fit, grounds)
+        return _through_trees(call, grounds)
     options: Options = {"mask": mask, "causal": causal, "nonfinite": nonfinite}
+    options["bias"] = None if bias is None else np.asarray(bias).astype(np.float64)
     q_, k_, v_, g_ = (np.asarray(x).astype(np.float64) for x in (q, k, v, dout))
     if weight == "softmax":
-        dq, dk, dv = attention_vjp(q_, k_, v_, g_, scale=scale, **options)
+        dq, dk, dv, *db = attention_vjp(q_, k_, v_, g_, scale=scale, **options)
     else:
         ones = np.ones((*q_.shape[:-1], 1))
         height = -(k_ * k_).sum(-1, keepdims=True) / 2
         more = np.concatenate([q_, ones], -1), np.concatenate([k_, height], -1)
-        dq, dk, dv = attention_vjp(*more, v_, g_, scale=2 * bandwidth**-2, **options)
+        dq, dk, dv, *db = attention_vjp(*more, v_, g_, scale=2 * bandwidth**-2, **options)
         lift = dk[..., -1:]
         dq, dk = dq[..., :-1], dk[..., :-1] - np.where(lift == 0, 0, lift * k_)
-    kind = call.fit.out_dtype
-    return dq.astype(kind), dk.astype(kind), dv.astype(kind)
+    return tuple(x.astype(call.fit.out_dtype) for x in (dq, dk, dv, *db))
 
 
-def _through_trees(fit: _check.Fit, grounds: list[engine.Ground]) -> tuple[Floats, Floats, Floats]:
+def _through_trees(call: _Call, grounds: list[engine.Ground]) -> tuple[Floats, ...]:
     """Gradients of every slice over the keys that cannot be left out."""
-    found = [
-        backward.vjp(ground, fit["v"][a], fit["dout"][b])
-        for ground, (a, b) in zip(grounds, fit.slices("v", "dout"), strict=True)
-    ]
-    dq, dk, dv = (np.stack(parts) for parts in zip(*found, strict=True))
-    return fit.reduce("q", dq), fit.reduce("k", dk), fit.reduce("v", dv)
+    fit, found, biased = call.fit, [], call.biases is not None
+    dbias = np.zeros(call.biases.shape if biased else 0)
+    for b, (ground, (v, g)) in enumerate(zip(grounds, fit.slices("v", "dout"), strict=True)):
+        dq, dk, dv = backward.vjp(ground, fit["v"][v], fit["dout"][g])
+        if biased:
+            dq, dk, db = call.biased(b).gradients(dq, dk)
+            dbias[call.beside[b]] += db if dbias.shape[-1] == len(db) else db.sum()
+        found.append((dq, dk, dv))
+    made = (np.stack(parts) for parts in zip(*found, strict=True))
+    gradients = tuple(fit.reduce(name, x) for name, x in zip("qkv", made, strict=True))
+    more = (dbias.reshape(call.given).astype(fit.out_dtype),) if biased else ()
+    return gradients + more
 
 
 @ranged(laws.along(laws.weight))
@@ -206,16 +218,18 @@ def certified_attention_jvp(
     dk: Floats,
     dv: Floats,
     *,
+    dbias: Floats | None = None,
     tolerance: float = 1e-3,
     weight: SoftmaxOrGaussian = "softmax",
     scale: float | None = None,
     bandwidth: float = 1.0,
+    bias: Floats | None = None,
     mask: Bools | None = None,
     causal: bool = False,
     nonfinite: Nonfinite = "raise",
     return_lse: bool = False,
 ) -> Result:
-    """Change of `certified_attention` along (dq, dk, dv), to first order.
+    """Change of `certified_attention` along (dq, dk, dv[, dbias]), to first order.
 
     Arguments as there; changes have the shapes of their arrays. With `return_lse` also that of
     ``lse``. In float64, over the keys that cannot be left out: what is missed of the output is at
@@ -229,11 +243,12 @@ def certified_attention_jvp(
     op = "certified_attention_jvp"
     arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e")}
     arrays |= {"dq": (dq, "n d"), "dk": (dk, "m d"), "dv": (dv, "m e")}
-    asked = CertifiedArguments(tolerance, weight, scale, bandwidth, mask, causal, nonfinite)
+    asked = CertifiedArguments(tolerance, weight, scale, bandwidth, bias, mask, causal, nonfinite)
     call = _call(op, arrays, asked)
     grounds = [call.ground(b) for b in range(len(call.fit.slices("q")))]
+    alike("certified_attention_jvp", "dbias", dbias, bias)
     if any(ground.parts for ground in grounds):
-        out, lse = _along_trees(call.fit, grounds)
+        out, lse = _along_trees(call, grounds, dbias)
         return (out, lse) if return_lse else out
     x, y, z, dx, dy, dz = (np.asarray(part).astype(np.float64) for part, _ in arrays.values())
     factor = scale
@@ -249,19 +264,32 @@ def certified_attention_jvp(
             np.concatenate(parts, -1) for parts in ((dy, fall_k, 0 * for_k), (y, high_k, for_k))
         )
     options: Options = {"mask": mask, "causal": causal, "nonfinite": nonfinite}
+    for name, some in (("bias", bias), ("dbias", dbias)):
+        options[name] = None if some is None else np.asarray(some).astype(np.float64)
     out, lse = attention_jvp(x, y, z, dx, dy, dz, scale=factor, return_lse=True, **options)
     out = out.astype(call.fit.out_dtype)
     return (out, lse) if return_lse else out
 
 
-def _along_trees(fit: _check.Fit, grounds: list[engine.Ground]) -> tuple[Floats, Floats]:
+def _along_trees(
+    call: _Call, grounds: list[engine.Ground], dbias: Floats | None
+) -> tuple[Floats, Floats]:
     """Changes of outputs and lse over the keys that cannot be left out."""
+    fit, m = call.fit, *call.fit.shape("m")
+    moved = (
+        None
+        if dbias is None
+        else fold(fit, "bias", _check.array(fit.op, "dbias", dbias), (1, m))[0]
+    )
     out, lse = fit.empty("n e"), fit.empty("n", float)
     for b, (v, *of) in enumerate(fit.slices("v", "dq", "dk", "dv")):
         dq, dk, dv = (
             fit[name][place].astype(np.float64)
             for name, place in zip(("dq", "dk", "dv"), of, strict=True)
         )
+        if call.biases is not None:
+            db = 0.0 if moved is None else moved[call.beside[b], 0]
+            dq, dk = call.biased(b).changes(dq, dk, db)
         out[b], lse[b] = certified_rows.jvp(grounds[b], fit["v"][v], (dq, dk, dv))
     return fit.unfold(out), fit.unfold(lse, cast=False)
 
@@ -273,6 +301,7 @@ class CertifiedArguments(NamedTuple):
     weight: SoftmaxOrGaussian
     scale: float | None
     bandwidth: float
+    bias: Floats | None
     mask: Bools | None
     causal: bool
     nonfinite: Nonfinite
@@ -288,9 +317,23 @@ class _Call(NamedTuple):
     table: Ints
     masked: bool
     causal: bool
+    biases: Floats | None
+    """(any, 1, m or 1),"""
+    beside: Ints
+    """which of them belongs to each slice,"""
+    given: tuple[int, ...]
+    """and the shape in which they came."""
 
     def slice(self, b: int) -> Slice:
-        """Arrays and options of one slice."""
+        """Arrays and options of one slice, keys with their bias."""
+        return self._plain(b) if self.biases is None else self.biased(b).slice
+
+    def biased(self, b: int) -> KeyBias:
+        """One slice, and how gradients go through the bias of its keys."""
+        m = self.fit.shape("m")
+        return key_bias.add(self._plain(b), np.broadcast_to(self.biases[self.beside[b]][0], m))
+
+    def _plain(self, b: int) -> Slice:
         (a, c), n, m = self.fit.slices("q", "k")[b], *self.fit.shape("n m")
         keys, pairs = np.empty(0, bool), np.empty((0, 0), bool)
         if self.masked:
@@ -320,4 +363,9 @@ def _call(op: str, arrays: Mapping[str, tuple[object, str]], asked: CertifiedArg
     needed = pairs + 24 * (n + m) * (d + 8)
     _check.memory(op, needed, asked.max_bytes, f"points and sums of {n} queries", "split q")
     ahead = _check.flag(op, "causal", asked.causal)
-    return _Call(fit, share, kind, factor, masks, table, asked.mask is not None, ahead)
+    some, beside = None, table
+    if asked.bias is not None:
+        some, beside = fold(fit, "bias", biases(fit, asked.bias, asked.nonfinite), (1, m))
+        share = 0.0 if np.isnan(some).any() else share
+    told = masks, table, asked.mask is not None, ahead
+    return _Call(fit, share, kind, factor, *told, some, beside, np.shape(asked.bias))

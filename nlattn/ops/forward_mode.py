@@ -12,7 +12,7 @@ from nlattn.engines.magnitude import ranged
 from nlattn.engines.normalised import normalised_vjp
 from nlattn.ops._band import Positions
 from nlattn.ops._edges import SparseArguments, edge_terms, prepared
-from nlattn.ops._scores import ScoreArguments, fold, in_base, per_head, prepare
+from nlattn.ops._scores import ScoreArguments, alike, fold, in_base, per_head, prepare
 from nlattn.ops.neighbourhood import Flags, Sizes, moving, on_grid, on_neighbours
 
 
@@ -77,9 +77,9 @@ def attention_jvp(
     )
     p = prepare(fit, where, asked, nonfinite)
     unit = in_base(op, lse_base)
-    _alike(op, "dbias", dbias, bias)
-    _alike(op, "dsinks", dsinks, sinks)
-    _alike(op, "dalibi", dalibi, alibi)
+    alike(op, "dbias", dbias, bias)
+    alike(op, "dsinks", dsinks, sinks)
+    alike(op, "dalibi", dalibi, alibi)
     if qk_norm is not None:  # the derivative is its own transpose
         for name in "qk":
             fit.put(f"d{name}", normalised_vjp(fit[name], fit[f"d{name}"], qk_norm))
@@ -91,13 +91,6 @@ def attention_jvp(
     if not return_lse:
         return fit.unfold(out)
     return fit.unfold(out), fit.unfold(lse * unit, cast=False)
-
-
-def _alike(op: str, name: str, change: PerHead | None, array: PerHead | None) -> None:
-    """Refuse a change of what is not there, or of another shape."""
-    if change is not None and (array is None or np.shape(change) != np.shape(array)):
-        there = "nothing" if array is None else f"{np.shape(array)}"
-        _check.fail(op, name, f"has shape {np.shape(change)}, expected {there} as {name[1:]} has")
 
 
 @ranged(laws.along(laws.weight))
@@ -147,8 +140,8 @@ def sparse_attention_jvp(
         for name, x, dx in (("dq", q, dq), ("dk", k, dk)):
             moved = normalised_vjp(np.asarray(x), np.asarray(dx), qk_norm)
             fit.put(name, moved.reshape(fit[name].shape))
-    _alike(op, "dbias", dbias, bias)
-    _alike(op, "dsinks", dsinks, sinks)
+    alike(op, "dbias", dbias, bias)
+    alike(op, "dsinks", dsinks, sinks)
     moved_bias, _ = edge_terms(edges, dbias, None, nonfinite)
     moved_sinks = None if dsinks is None else per_head(fit, "dsinks", dsinks, nonfinite)
     out, lse = forward_mode.on_edges(edges, weights, moved_bias, moved_sinks)

@@ -8,7 +8,7 @@ most ``t/2`` of it. Arrays may be of any real or complex dtype.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -26,24 +26,44 @@ def scores(
     weight: str = "softmax",
     scale: float | None = None,
     bandwidth: float = 1.0,
+    bias: Array | None = None,
     mask: Array | None = None,
     causal: bool = False,
 ) -> Array:
-    """Exponents, (..., n, m); -inf where a query may not attend."""
+    """Exponents, (..., n, m); -inf where a query may not attend, and for keys whose `bias` it is.
+
+    The bias broadcasts to (..., 1, m).
+    """
     if weight == "gaussian":
         difference = q[..., :, None, :] - k[..., None, :, :]
         s = -(difference**2).sum(-1) / bandwidth**2
     else:
-        factor = q.real.dtype.type(q.shape[-1]) ** -0.5 if scale is None else scale
-        s = factor * (q @ np.swapaxes(k, -1, -2))
-    return np.asarray(np.where(allowed(s, mask, causal), s, -np.inf))
+        s = _factor(q, scale) * (q @ np.swapaxes(k, -1, -2))
+    s = s if bias is None else s + bias
+    return np.asarray(np.where(allowed(s, bias, mask, causal), s, -np.inf))
 
 
-def allowed(s: Array, mask: Array | None = None, causal: bool = False) -> Array:
+def allowed(
+    s: Array, bias: Array | None = None, mask: Array | None = None, causal: bool = False
+) -> Array:
     """Which keys each query may attend to, (..., n, m) as the scores."""
     n, m = s.shape[-2:]
     yes = np.ones((n, m), bool) if mask is None else np.broadcast_to(mask, (*mask.shape[:-2], n, m))
+    yes = yes if bias is None else yes & ~np.isneginf(bias.real)
     return yes & (np.arange(m) <= np.arange(n)[:, None]) if causal else yes
+
+
+def _seen(s: Array, options: ScoreOptions) -> Array:
+    return allowed(s, options.get("bias"), options.get("mask"), options.get("causal", False))
+
+
+def _factor(q: Array, scale: float | None) -> Any:
+    return q.real.dtype.type(q.shape[-1]) ** -0.5 if scale is None else scale
+
+
+def _steep(options: ScoreOptions) -> float:
+    """Change of a Gaussian's exponent with half the squared distance."""
+    return -2 / options.get("bandwidth", 1.0) ** 2
 
 
 def weights(s: Array) -> tuple[Array, Array]:
@@ -64,6 +84,7 @@ class ScoreOptions(TypedDict, total=False):
     weight: str
     scale: float | None
     bandwidth: float
+    bias: Array | None
     mask: Array | None
     causal: bool
 
@@ -81,7 +102,7 @@ def certified_attention(
     """``out[i] = sum_j softmax_j(s_ij) v[j]``; options as for `scores`. Nothing is missed."""
     s = scores(q, k, **options)
     P, lse = weights(s)
-    seen = allowed(s, options.get("mask"), options.get("causal", False))
+    seen = _seen(s, options)
     out = product(np.where(seen, P, 0), v, seen)
     lse = np.broadcast_to(lse, out.shape[:-1])
     more = [lse] * return_lse + [np.zeros(lse.shape)] * return_missed
@@ -95,28 +116,26 @@ def certified_attention_vjp(
     dout: Array,
     *,
     tolerance: float = 1e-3,  # noqa: ARG001
-    weight: str = "softmax",
-    scale: float | None = None,
-    bandwidth: float = 1.0,
-    mask: Array | None = None,
-    causal: bool = False,
-) -> tuple[Array, Array, Array]:
-    """Gradients of ``sum(dout * out)``, without leading axes that broadcast."""
-    s = scores(q, k, weight, scale, bandwidth, mask, causal)
-    seen = allowed(s, mask, causal)
+    **options: Unpack[ScoreOptions],
+) -> tuple[Array, ...]:
+    """Gradients (dq, dk, dv[, dbias]) of ``sum(dout * out)``, without axes that broadcast."""
+    s = scores(q, k, **options)
+    seen = _seen(s, options)
     P = np.where(seen, weights(s)[0], 0)
     seen_T = np.swapaxes(seen, -1, -2)
     dP = np.where(seen, dout @ np.swapaxes(v, -1, -2), 0)
     ds = np.where(seen, P * (dP - (P * dP).sum(-1, keepdims=True)), 0)
-    if weight == "gaussian":
+    if options.get("weight") == "gaussian":
         difference = q[..., :, None, :] - k[..., None, :, :]
-        dd = np.where(seen[..., None], -2 / bandwidth**2 * ds[..., None] * difference, 0)
+        dd = np.where(seen[..., None], _steep(options) * ds[..., None] * difference, 0)
         dq, dk = dd.sum(-2), -dd.sum(-3)
     else:
-        factor = q.real.dtype.type(q.shape[-1]) ** -0.5 if scale is None else scale
+        factor = _factor(q, options.get("scale"))
         dq = factor * product(ds, k, seen)
         dk = factor * product(np.swapaxes(ds, -1, -2), q, seen_T)
-    return dq, dk, product(np.swapaxes(P, -1, -2), dout, seen_T)
+    dv = product(np.swapaxes(P, -1, -2), dout, seen_T)
+    biased = options.get("bias") is not None
+    return (dq, dk, dv, ds.sum(-2, keepdims=True)) if biased else (dq, dk, dv)
 
 
 def certified_attention_jvp(
@@ -127,26 +146,23 @@ def certified_attention_jvp(
     dk: Array,
     dv: Array,
     *,
+    dbias: Array | None = None,
     tolerance: float = 1e-3,  # noqa: ARG001
-    weight: str = "softmax",
-    scale: float | None = None,
-    bandwidth: float = 1.0,
-    mask: Array | None = None,
-    causal: bool = False,
     return_lse: bool = False,
+    **options: Unpack[ScoreOptions],
 ) -> Array | tuple[Array, Array]:
-    """Change of `out`, and of `lse`, as q, k, v move along dq, dk, dv."""
-    s = scores(q, k, weight, scale, bandwidth, mask, causal)
-    seen = allowed(s, mask, causal)
+    """Change of `out`, and of `lse`, as q, k, v (bias) move along dq, dk, dv (dbias)."""
+    s = scores(q, k, **options)
+    seen = _seen(s, options)
     P = np.where(seen, weights(s)[0], 0)
-    if weight == "gaussian":
+    if options.get("weight") == "gaussian":
         apart = q[..., :, None, :] - k[..., None, :, :]
         moved = dq[..., :, None, :] - dk[..., None, :, :]
-        ds = -2 / bandwidth**2 * (apart * moved).sum(-1)
+        ds = _steep(options) * (apart * moved).sum(-1)
     else:
-        factor = q.real.dtype.type(q.shape[-1]) ** -0.5 if scale is None else scale
+        factor = _factor(q, options.get("scale"))
         ds = factor * (dq @ np.swapaxes(k, -1, -2) + q @ np.swapaxes(dk, -1, -2))
-    ds = np.where(seen, ds, 0)
+    ds = np.where(seen, ds if dbias is None else ds + dbias, 0)
     mean = (P * ds).sum(-1, keepdims=True)
     out = product(np.where(seen, P * (ds - mean), 0), v, seen) + product(P, dv, seen)
     return (out, np.broadcast_to(mean[..., 0], out.shape[:-1])) if return_lse else out

@@ -215,11 +215,11 @@ def _bias(
 ) -> Any:
     """For every pair; shared by heads, or by heads and queries; or forbidding a third."""
     lead, n, m = _pairs(spec, arrays)
-    lead, n = ((), 1) if detail == "keys" else (_apart(lead, detail), n)
+    lead, n = ((), 1) if detail.startswith("keys") else (_apart(lead, detail), n)
     bias = rng.standard_normal((*lead, n, m))
     if detail == "nothing":  # of the first query
         bias[..., :1, :] = -np.inf
-    if detail == "inf":
+    if detail in ("inf", "keys-inf"):
         bias = np.where(rng.random(bias.shape) < 0.3, -np.inf, bias)
     return {"bias": bias}
 

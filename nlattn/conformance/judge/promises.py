@@ -83,7 +83,8 @@ def _missed(case: Case, got: Results, bounds: Results) -> str:
     arrays = wide(case.arrays)
     names = ("weight", "scale", "bandwidth", "causal")
     options = {n: case.options[n] for n in names if n in case.options}
-    P, lse = weights(scores(arrays["q"], arrays["k"], mask=arrays.get("mask"), **options))
+    options |= {name: arrays[name] for name in ("bias", "mask") if name in arrays}
+    P, lse = weights(scores(arrays["q"], arrays["k"], **options))
     seen, rounding = np.isfinite(lse), bounds["out"].sum(-1)
     if "lse" in got:
         factor = np.exp(np.where(seen, got["lse"] - np.where(seen, lse, 0), 0))

@@ -29,6 +29,14 @@ _TOLERANCES = (
         kinds=("forward",),
     ),
     Recipe(
+        "missed-bias",
+        {"tolerance": 1e-3, **_MISSED},
+        {"n": 9, "m": 300, "d": 4, "e": 300},
+        extra=("bias:keys",),
+        values="ones of v",
+        kinds=("forward",),
+    ),
+    Recipe(
         "missed-gaussian",
         {"tolerance": 1e-3, "weight": "gaussian", "bandwidth": 1.5, **_MISSED},
         {"n": 9, "m": 200, "e": 200, "d": 3},
@@ -222,12 +230,17 @@ ROWS = (
         options={"tolerance": 1e-13},
         cases=Cases(
             promises="missed",
+            differentiable=("bias",),
             values=("constant",),
             zeros=("scale",),
             choices=(
                 (Recipe("scale", {"scale": 0.3}),),
                 (Recipe("causal", {"causal": True}),),
                 (Recipe("mask", extra=("mask",)), Recipe("mask-shared", extra=("mask:shared",))),
+                (
+                    Recipe("bias-keys", extra=("bias:keys",)),
+                    Recipe("bias-keys-inf", extra=("bias:keys-inf",)),
+                ),
             ),
             recipes=(
                 Recipe("lse", {"return_lse": True}, kinds=("forward",)),
@@ -249,6 +262,12 @@ ROWS = (
                     dtypes=("float32",),
                 ),
                 Recipe("gaussian", {"weight": "gaussian", "bandwidth": 2.0}),
+                Recipe(
+                    "gaussian-bias",
+                    {"weight": "gaussian", "bandwidth": 2.0},
+                    lead=(2,),
+                    extra=("bias:keys-inf",),
+                ),
                 Recipe(
                     "gaussian-causal",
                     {"weight": "gaussian", "bandwidth": 2.0, "causal": True},
