@@ -235,7 +235,9 @@ def test_bad_biases_are_named() -> None:
         certified_attention(q, k, v, bias=np.zeros((6, 5)))
     with pytest.raises(ValueError, match=r"bias\[0, 2\] is nan, expected finite values or -inf"):
         certified_attention(q, k, v, bias=[[0.0, 1, np.nan, 2, 3]])
-    with pytest.raises(TypeError, match="arrays must share one dtype, got q: float64, bias: float32"):
+    with pytest.raises(
+        TypeError, match="arrays must share one dtype, got q: float64, bias: float32"
+    ):
         certified_attention_map(q, k, bias=np.zeros(5, np.float32))
     given = q, k, v, q, k, v
     with pytest.raises(ValueError, match=r"dbias has shape \(5,\), expected nothing as bias has"):
