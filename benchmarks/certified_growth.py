@@ -1,11 +1,11 @@
 """Where certified attention pays: counted work of photographs, channels, spreads.
 
-    python benchmarks/certified_growth.py growth [--sides 128 256 512] [--tolerance 1e-3]
+    python benchmarks/certified_growth.py growth [--sides 128 256 512] [--only camera.png]
     python benchmarks/certified_growth.py pays [--side 192] [--picture FILE.png]
 
 `growth`: keys and boxes a query, and the exponent of the total work, on pictures of scikit-image
-averaged down to each side. `pays`: work and processor seconds beside dense attention's, over
-channels and effective keys.
+averaged down to each side, or enlarged. `pays`: work and processor seconds beside dense
+attention's, over channels and effective keys.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import zoom
 
 import nlattn
 from nlattn import images
@@ -37,10 +38,12 @@ def pictures() -> dict[str, np.ndarray]:
 
 
 def averaged(image: np.ndarray, side: int) -> np.ndarray:
-    """The largest square in the middle, a power of two, averaged down to a side."""
+    """The largest square in the middle, a power of two, averaged down or enlarged to a side."""
     wide = 1 << (min(image.shape[:2]).bit_length() - 1)
     top, left = ((n - wide) // 2 for n in image.shape[:2])
     square = image[top : top + wide, left : left + wide]
+    if side > wide:
+        return zoom(np.atleast_3d(square), (side // wide, side // wide, 1), order=1)
     return square.reshape(side, wide // side, side, wide // side, -1).mean((1, 3))
 
 
@@ -64,6 +67,8 @@ def seconds(call: Callable[..., Any], *given: Any, **options: Any) -> float:
 
 def growth(options: argparse.Namespace) -> None:
     for name, image in pictures().items():
+        if options.only and name not in options.only:
+            continue
         each, missed = [], 0.0
         for side in options.sides:
             q, k, _, scale = flat(averaged(image, side), 32, 16)
@@ -121,6 +126,7 @@ def main() -> None:
     one = commands.add_parser("growth")
     one.add_argument("--sides", type=int, nargs="+", default=[128, 256, 512])
     one.add_argument("--tolerance", type=float, default=1e-3)
+    one.add_argument("--only", nargs="+", metavar="PICTURE")
     one.set_defaults(run=growth)
     two = commands.add_parser("pays")
     two.add_argument("--side", type=int, default=192)

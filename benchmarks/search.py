@@ -86,6 +86,7 @@ def searches(
     found = {f"nlattn random, {n} iterations": ours(q, k, iterations=n) for n in options.iterations}
     for n in options.trees:
         found[f"nlattn tree, {n} trees"] = ours(q, k, candidates="tree", trees=n)
+    found["nlattn nearest_keys"] = lambda: nlattn.nearest_keys(flat_q, flat_k).index[:, 0]
     found["faiss flat"] = flat(flat_q, flat_k)
     found |= {f"faiss ivf, {p} probes": ivf(flat_q, flat_k, p) for p in options.probes}
     found |= {f"faiss hnsw, effort {e}": hnsw(flat_q, flat_k, e) for e in options.efforts}
@@ -159,7 +160,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, nargs="*", default=[4, 16], metavar="N")
     parser.add_argument("--trees", type=int, nargs="*", default=[4, 8], metavar="N")
     parser.add_argument("--probes", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
-    parser.add_argument("--efforts", type=int, nargs="+", default=[16, 64])
+    parser.add_argument("--efforts", type=int, nargs="*", default=[16, 64])
     parser.add_argument("--no-descent", action="store_true", help="leave pynndescent out")
     parser.add_argument("--rows", type=int, default=512, help="queries that recall is taken from")
     parser.add_argument("--repeats", type=int, default=3)
