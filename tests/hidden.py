@@ -163,9 +163,12 @@ def _efficient() -> list[Scene]:
 
 def _certified() -> list[Scene]:
     pairs, tri = _scattered(), np.tri(24, dtype=bool)
+    bias = np.where(np.isin(np.arange(24), (3, 11)), -np.inf, 0.5)  # and one that is seen
+    some = np.broadcast_to(np.isfinite(bias), (24, 24))
     shown: dict[str, tuple[dict[str, Any], Array]] = {
         "mask": ({"mask": pairs}, pairs),
         "causal": ({"causal": True}, tri),
+        "bias": ({"bias": bias, "causal": True}, some & tri),
         "gaussian": ({"mask": pairs, "weight": "gaussian"}, pairs),
     }
     return [

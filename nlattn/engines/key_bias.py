@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import Floats
+from nlattn._types import Bools, Floats
 from nlattn.engines.exhaustive import Slice
 from nlattn.kernels.scores import DOT, NEG_L2
 
@@ -48,11 +48,11 @@ def add(x: Slice, bias: Floats) -> KeyBias:
     """The slice with a bias (m,) of its keys; -inf hides a key."""
     shown = ~np.isneginf(bias)
     mask = shown & x.key_mask if x.key_mask.size else shown
-    most = float(bias[mask].max(initial=-np.inf))
+    most = float(bias.max(initial=-np.inf, where=mask & np.isfinite(bias)))
     most = most if math.isfinite(most) else 0.0
     with np.errstate(all="ignore"):
         b = np.where(mask, bias.astype(np.float64) - most, 0)
-        far = math.sqrt(abs(x.factor) * x.q.shape[1]) * (_largest(x.q) + _largest(x.k))
+        far = math.sqrt(abs(x.factor) * x.q.shape[1]) * (_largest(x.q) + _largest(x.k[mask]))
         times, lost = 1.0, 0.0
         if far * far <= _WEAK:
             times, lost = x.factor * (2 if x.kind == NEG_L2 else 1), _WEAK
@@ -62,7 +62,7 @@ def add(x: Slice, bias: Floats) -> KeyBias:
             most, b = most + 1, b - 1
             end, ends, slope, held = 0.0, *_heights(-b / x.factor, x)
         else:
-            end, ends, slope, held = _products(b / x.factor, x)
+            end, ends, slope, held = _products(b / x.factor, x, mask)
         blur = lost + float(np.abs(held - b).max(initial=0)) + _ROUNDED * _largest(b)
     kind = x.q.dtype
     q = np.concatenate([x.q, np.full((len(x.q), 2), end, kind)], 1)
@@ -77,11 +77,11 @@ def add(x: Slice, bias: Floats) -> KeyBias:
     return KeyBias(slice_, times, np.broadcast_to(slope, len(k)))
 
 
-def _products(b: Floats, x: Slice) -> tuple[float, Floats, Floats, Floats]:
+def _products(b: Floats, x: Slice, mask: Bools) -> tuple[float, Floats, Floats, Floats]:
     """Channel of queries, those of keys, the slope, and what they hold."""
-    sizes = _largest(x.q), _largest(b), _largest(x.k)
+    sizes = _largest(x.q), _largest(b), _largest(x.k[mask])
     power = 0
-    if all(0 < size < math.inf for size in sizes):  # so that no product of lengths is in vain
+    if all(sizes):  # so that no product of lengths is in vain
         q, own, k = (math.log2(size) for size in sizes)
         most = np.finfo(x.q.dtype).maxexp // 2
         power = max(-most, min(most, round((q + own - k) / 2)))
@@ -106,4 +106,5 @@ def _heights(square: Floats, x: Slice) -> tuple[Floats, Floats, Floats]:
 
 
 def _largest(x: Floats) -> float:
-    return float(np.abs(x).max(initial=0))
+    """The largest finite magnitude."""
+    return float(np.abs(x).max(initial=0, where=np.isfinite(x)))

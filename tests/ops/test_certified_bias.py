@@ -217,8 +217,8 @@ def test_what_rounding_leaves_of_a_bias_must_be_kept(monkeypatch: pytest.MonkeyP
     for name in ("_products", "_heights"):
         made = getattr(key_bias, name)
 
-        def rounded(b: Any, x: Any, made: Any = made) -> Any:
-            *before, ends, slope, _ = made(b, x)
+        def rounded(b: Any, x: Any, *shown: Any, made: Any = made) -> Any:
+            *before, ends, slope, _ = made(b, x, *shown)
             ends[:, 1] = 0
             return *before, ends, slope, x.factor * b * (-1 if x.kind else 1)
 
