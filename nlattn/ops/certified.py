@@ -177,8 +177,8 @@ def certified_attention_vjp(
     grounds = [call.ground(b) for b in range(len(call.fit.slices("q")))]
     if any(ground.parts for ground in grounds):
         return _through_trees(call, grounds)
-    options: Options = {"mask": mask, "causal": causal, "nonfinite": nonfinite}
-    options["bias"] = None if bias is None else np.asarray(bias).astype(np.float64)
+    wide = None if bias is None else np.asarray(bias).astype(np.float64)
+    options: Options = {"mask": mask, "causal": causal, "nonfinite": nonfinite, "bias": wide}
     q_, k_, v_, g_ = (np.asarray(x).astype(np.float64) for x in (q, k, v, dout))
     if weight == "softmax":
         dq, dk, dv, *db = attention_vjp(q_, k_, v_, g_, scale=scale, **options)
@@ -194,13 +194,14 @@ def certified_attention_vjp(
 
 def _through_trees(call: _Call, grounds: list[engine.Ground]) -> tuple[Floats, ...]:
     """Gradients of every slice over the keys that cannot be left out."""
-    fit, found, biased = call.fit, [], call.biases is not None
-    dbias = np.zeros(call.biases.shape if biased else 0)
+    fit, found, biased = call.fit, [], call.biases.size > 0
+    dbias = np.zeros(call.biases.shape)
     for b, (ground, (v, g)) in enumerate(zip(grounds, fit.slices("v", "dout"), strict=True)):
         dq, dk, dv = backward.vjp(ground, fit["v"][v], fit["dout"][g])
         if biased:
             dq, dk, db = call.biased(b).gradients(dq, dk)
-            dbias[call.beside[b]] += db if dbias.shape[-1] == len(db) else db.sum()
+            own = dbias[call.beside[b]]
+            own += db if own.size == len(db) else db.sum()
         found.append((dq, dk, dv))
     made = (np.stack(parts) for parts in zip(*found, strict=True))
     gradients = tuple(fit.reduce(name, x) for name, x in zip("qkv", made, strict=True))
@@ -263,9 +264,9 @@ def certified_attention_jvp(
         dy, y = (
             np.concatenate(parts, -1) for parts in ((dy, fall_k, 0 * for_k), (y, high_k, for_k))
         )
-    options: Options = {"mask": mask, "causal": causal, "nonfinite": nonfinite}
-    for name, some in (("bias", bias), ("dbias", dbias)):
-        options[name] = None if some is None else np.asarray(some).astype(np.float64)
+    named = {"bias": bias, "dbias": dbias}.items()
+    wide = {n: None if b is None else np.asarray(b).astype(np.float64) for n, b in named}
+    options: Options = {"mask": mask, "causal": causal, "nonfinite": nonfinite, **wide}
     out, lse = attention_jvp(x, y, z, dx, dy, dz, scale=factor, return_lse=True, **options)
     out = out.astype(call.fit.out_dtype)
     return (out, lse) if return_lse else out
@@ -287,7 +288,7 @@ def _along_trees(
             fit[name][place].astype(np.float64)
             for name, place in zip(("dq", "dk", "dv"), of, strict=True)
         )
-        if call.biases is not None:
+        if call.biases.size:
             db = 0.0 if moved is None else moved[call.beside[b], 0]
             dq, dk = call.biased(b).changes(dq, dk, db)
         out[b], lse[b] = certified_rows.jvp(grounds[b], fit["v"][v], (dq, dk, dv))
@@ -317,8 +318,8 @@ class _Call(NamedTuple):
     table: Ints
     masked: bool
     causal: bool
-    biases: Floats | None
-    """(any, 1, m or 1),"""
+    biases: Floats
+    """(any, 1, m or 1), or empty,"""
     beside: Ints
     """which of them belongs to each slice,"""
     given: tuple[int, ...]
@@ -326,7 +327,7 @@ class _Call(NamedTuple):
 
     def slice(self, b: int) -> Slice:
         """Arrays and options of one slice, keys with their bias."""
-        return self._plain(b) if self.biases is None else self.biased(b).slice
+        return self.biased(b).slice if self.biases.size else self._plain(b)
 
     def biased(self, b: int) -> KeyBias:
         """One slice, and how gradients go through the bias of its keys."""
@@ -363,9 +364,10 @@ def _call(op: str, arrays: Mapping[str, tuple[object, str]], asked: CertifiedArg
     needed = pairs + 24 * (n + m) * (d + 8)
     _check.memory(op, needed, asked.max_bytes, f"points and sums of {n} queries", "split q")
     ahead = _check.flag(op, "causal", asked.causal)
-    some, beside = None, table
+    some, beside, given = np.zeros(0), table, ()
     if asked.bias is not None:
-        some, beside = fold(fit, "bias", biases(fit, asked.bias, asked.nonfinite), (1, m))
+        bias = biases(fit, asked.bias, asked.nonfinite)
+        (some, beside), given = fold(fit, "bias", bias, (1, m)), bias.shape
         share = 0.0 if np.isnan(some).any() else share
     told = masks, table, asked.mask is not None, ahead
-    return _Call(fit, share, kind, factor, *told, some, beside, np.shape(asked.bias))
+    return _Call(fit, share, kind, factor, *told, some, beside, given)
