@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, NoReturn, ParamSpec, TypeVar
 
 import numpy as np
 
+from nlattn import _check
 from nlattn._types import Array
 
 P = ParamSpec("P")
@@ -34,6 +35,9 @@ def accepting(function: Callable[P, R], public: str) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **options: P.kwargs) -> R:
+        for name in options:
+            if name.startswith("return_"):
+                _check.flag(public, name, options[name])
         if not any(map(is_tensor, args)) and not any(map(is_tensor, options.values())):
             return function(*args, **options)
         library: _Library | None = None

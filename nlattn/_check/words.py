@@ -107,7 +107,7 @@ def number(
     why: str = "",
 ) -> float:
     """`value` as a finite float, of at least `low` and at most `high`; `why` ends the error."""
-    result = _real(op, name, value)
+    result = as_float(op, name, value)
     if not math.isfinite(result):
         raise ValueError(f"{op}: {name}={result} is not finite")
     if positive and result <= 0:
@@ -119,11 +119,11 @@ def number(
     return result
 
 
-def _real(op: str, name: str, value: object) -> float:
+def as_float(op: str, name: str, value: object) -> float:
     """`value` as a float, infinite ones and NaN too."""
     kind = getattr(getattr(value, "dtype", None), "kind", "f")
     try:
-        if isinstance(value, (bool, str, bytes)) or kind in "bcmMSU":
+        if isinstance(value, (bool, str, bytes, np.ma.MaskedArray)) or kind in "bcmMSU":
             raise TypeError
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
@@ -159,7 +159,7 @@ def wide_dtype(op: str, dtype: object) -> None:
 
 def memory(op: str, needed: int, max_bytes: float, what: str, remedy: str) -> None:
     """Refuse an allocation of `needed` bytes above `max_bytes`; `what` is e.g. "n x m float32"."""
-    most = _real(op, "max_bytes", max_bytes)
+    most = as_float(op, "max_bytes", max_bytes)
     if math.isnan(most):
         fail(op, "max_bytes", "is nan, expected a number of bytes")
     if needed > most:

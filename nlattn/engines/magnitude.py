@@ -160,7 +160,9 @@ def _finfo(dtype: np.dtype) -> _Format:
 
 
 def _floating(x: object) -> bool:
-    return isinstance(x, np.ndarray) and (x.dtype.kind == "f" or x.dtype.name == "bfloat16")
+    if not isinstance(x, np.ndarray) or isinstance(x, np.ma.MaskedArray):
+        return False
+    return x.dtype.kind == "f" or x.dtype.name == "bfloat16"
 
 
 def _held(op: str, options: Mapping[str, Any], dtype: np.dtype) -> None:
@@ -170,7 +172,7 @@ def _held(op: str, options: Mapping[str, Any], dtype: np.dtype) -> None:
         plain = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
         if plain and largest < abs(value) < math.inf:
             text = f"expected a magnitude of at most {largest:.6g}, the largest {dtype}"
-            _check.fail(op, f"{name}={value}", f"is out of range, {text}")
+            _check.fail(op, f"{name}={_check.quoted(value)}", f"is out of range, {text}")
 
 
 def _largest_finite(x: Floats) -> float:

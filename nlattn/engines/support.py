@@ -14,7 +14,9 @@ from nlattn.kernels import sparse as kernels
 
 def checked_support(op: str, support: object) -> Support:
     """`support`, frozen; ValueError naming the first row that breaks its rules."""
-    if not (isinstance(support, tuple) and len(support) == 3):
+    if not (
+        isinstance(support, tuple) and len(support) == 3 and isinstance(support[2], (tuple, list))
+    ):
         text = "expected a Support as from support(), support_from_index() or scram_support()"
         _check.fail_type(op, "support", f"is a {type(support).__name__}, {text}")
     shape = tuple(_check.integer(op, "support.shape", size, low=0) for size in support[2])

@@ -67,8 +67,12 @@ class Paged(NamedTuple):
         asked: PagedOptions,
     ) -> Paged:  # fmt: skip
         """Check everything that `attention` does not."""
-        (k, places), (v, _) = (checked_pages(op, x, table) for x in (k_pages, v_pages))
+        given_pages = {"k_pages": k_pages, "v_pages": v_pages}
+        (k, places), (v, _) = (checked_pages(op, x, table, name) for name, x in given_pages.items())
         queries = _check.array(op, "q", q)
+        if queries.ndim < 2:
+            _check.fail(op, "q", f"has shape {queries.shape}, expected (..., n, d)")
+        _check.flag(op, "causal", asked.causal)
         _check.one_dtype(op, {"q": queries.dtype, "k_pages": k.dtype, "v_pages": v.dtype})
         if k.shape[:-1] != v.shape[:-1]:
             text = f"has shape {v.shape}, expected {k.shape[:-1]} and channels"
@@ -131,7 +135,7 @@ def of_heads(op: str, name: str, value: object, q: Floats) -> Floats | None:
     if value is None:
         return None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return np.asarray(value, widened(q[:0]).dtype)
+        return np.asarray(_check.as_float(op, name, value), widened(q[:0]).dtype)
     x = _check.array(op, name, value)
     _check.one_dtype(op, {"q": q.dtype, name: x.dtype})
     return widened(x)
@@ -144,10 +148,12 @@ def of_shape(op: str, name: str, value: object, shape: tuple[int, ...]) -> Float
     return x
 
 
-def checked_pages(op: str, pages: object, table: object) -> tuple[Floats, Ints]:
-    x = _check.array(op, "pages", pages)
+def checked_pages(
+    op: str, pages: object, table: object, name: str = "pages"
+) -> tuple[Floats, Ints]:
+    x = _check.array(op, name, pages)
     if x.ndim < 3:
-        _check.fail(op, "pages", f"has shape {x.shape}, expected (count, size, ..., d)")
+        _check.fail(op, name, f"has shape {x.shape}, expected (count, size, ..., d)")
     places = _check.integers(op, "table", table)
     if not places.ndim:
         _check.fail(op, "table", f"has shape {places.shape}, expected (..., width)")

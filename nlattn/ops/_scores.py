@@ -102,7 +102,7 @@ def per_head(fit: Fit, name: str, value: object, nonfinite: Nonfinite) -> Floats
     """One number for each head, (batch,); -inf stands for no sink."""
     op = fit.op
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = np.asarray(value, fit.out_dtype)
+        value = np.asarray(_check.as_float(op, name, value), fit.out_dtype)
     x = _check.array(op, name, value)
     _check.one_dtype(op, {"q": fit.out_dtype, name: x.dtype})
     table = _check.slices(op, name, x.shape, fit.lead)

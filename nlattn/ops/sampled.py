@@ -95,7 +95,11 @@ def sampled_truth(
     op = "sampled_truth"
     arrays = {"q": q, "k": k, "v": v, "dout": dout, "dlse": dlse}
     shapes = {"q": "n d", "k": "m d", "v": "m e", "dout": "n e", "dlse": "n"}
-    given = {name: _rows(op, name, x, shapes[name]) for name, x in arrays.items() if x is not None}
+    given = {
+        name: _rows(op, name, x, shapes[name])
+        for name, x in arrays.items()
+        if x is not None or name in "qkv"
+    }
     _fit(op, given, shapes)
     n, m = given["q"].shape[0], given["k"].shape[0]
     rows, columns = _numbers(op, "queries", queries, n), _numbers(op, "keys", keys, m)

@@ -120,6 +120,7 @@ def scram_for_mass(
     n, m, d = q.shape[0] * q.shape[1], k.shape[0] * k.shape[1], q.shape[2]
     if not n or not m:
         _check.fail(op, "q, k", f"have grids of {n} and {m} points, expected some of both")
+    seed = _check.integer(op, "seed", seed, low=0, high=2**63 - 1)
     some = np.sort(np.argsort(hashes(seed, 0, 0, np.arange(n), 0), kind="stable")[:count])
     sets = q.reshape(n, d)[some], k.reshape(m, d), np.zeros((m, 1), q.dtype)
     _, exact = certified_attention(*sets, scale=scale, tolerance=tolerance, return_lse=True)
