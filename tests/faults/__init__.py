@@ -32,12 +32,12 @@ from tests.faults import (
     near,
     parts,
 )
+from tests.faults.bug_reports import BUG_REPORTS
 from tests.faults.kernels import KERNELS
-from tests.faults.reports import REPORTS
+from tests.faults.spoilt import Trap
 from tests.faults.traps import TRAPS as SIMPLE
-from tests.faults.traps import Trap
 
-TRAPS = (*SIMPLE, *KERNELS, *REPORTS)
+TRAPS = (*SIMPLE, *KERNELS, *BUG_REPORTS)
 
 ENOUGH = 3
 """Failures of a fault after which it is known well enough."""

@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 
 from nlattn.conformance.case import scale_of
-from nlattn.conformance.truth.transcription import transcription
-from tests.faults.traps import ALL, Trap
+from tests.faults.spoilt import ALL, Arrays, Lying, Options, Trap, again
 
-Arrays = dict[str, Any]
 Spoil = Callable[[Any, "Steps"], Any]
 
 
@@ -25,7 +23,7 @@ class Steps:
     """What a kernel has at hand; `s` are scores before the mask."""
 
     a: Arrays
-    o: dict[str, Any]
+    o: Options
     dtype: str
     s: Any = None
     yes: Any = None
@@ -44,7 +42,7 @@ class Kernel(Trap):
     narrow: Any = None
     """The dtype of sums and products."""
 
-    def run(self, op: str, arrays: Arrays, options: dict[str, Any]) -> Any:
+    def run(self, op: str, arrays: Arrays, options: Options) -> Any:
         """Compute a case."""
         if op != "attention":
             raise NotImplementedError
@@ -59,7 +57,7 @@ class Kernel(Trap):
             results = self._attend(a, o, dtype.name, spoilt)
         return tuple(np.asarray(x).astype(dtype) for x in results)
 
-    def _attend(self, a: Arrays, o: dict[str, Any], dtype: str, spoilt: bool) -> Any:
+    def _attend(self, a: Arrays, o: Options, dtype: str, spoilt: bool) -> Any:
         def step(spoil: Spoil | None, x: Any) -> Any:
             return spoil(x, st) if spoil and spoilt else x
 
@@ -165,8 +163,8 @@ def _far(value: float) -> Spoil:
     return lambda s, st: np.where(st.yes, s, st.s - value)
 
 
-def _drop_if(condition: Callable[[Arrays, dict[str, Any]], bool], *names: str) -> Any:
-    def before(a: Arrays, o: dict[str, Any]) -> None:
+def _drop_if(condition: Callable[[Arrays, Options], bool], *names: str) -> Any:
+    def before(a: Arrays, o: Options) -> None:
         for name in names if condition(a, o) else ():
             a.pop(name, None)
             o.pop(name, None)
@@ -175,7 +173,7 @@ def _drop_if(condition: Callable[[Arrays, dict[str, Any]], bool], *names: str) -
 
 
 def _first_head_only(name: str) -> Any:
-    def before(a: Arrays, _: dict[str, Any]) -> None:
+    def before(a: Arrays, _: Options) -> None:
         if name in a and a[name].ndim == 2 and a["q"].ndim > 2:
             more = np.zeros((*a["q"].shape[:-2], *a[name].shape[-2:]))
             more[(0,) * (a["q"].ndim - 2)] = a[name]
@@ -185,7 +183,7 @@ def _first_head_only(name: str) -> Any:
 
 
 def _row(i: int, every: int = 0) -> Any:
-    def after(r: Any, _: Arrays, __: dict[str, Any]) -> Any:
+    def after(r: Any, _: Arrays, __: Options) -> Any:
         rows = np.arange(r[0].shape[-2])
         bad = rows % every == i if every else rows == i
         r[0] = np.where(bad[:, None], np.roll(r[0], 1, -2), r[0])
@@ -194,7 +192,7 @@ def _row(i: int, every: int = 0) -> Any:
     return after
 
 
-def _none_is_zero(_: Arrays, o: dict[str, Any]) -> None:
+def _none_is_zero(_: Arrays, o: Options) -> None:
     if o.get("window"):
         o["window"] = [side or 0 for side in o["window"]]
 
@@ -203,7 +201,7 @@ def _where(when: Callable[[Arrays], bool], change: Callable[[Any], Any]) -> Any:
     return lambda r, a, _: [change(r[0]) if when(a) else r[0], *r[1:]]
 
 
-def _short_offsets(a: Arrays, _: dict[str, Any]) -> None:
+def _short_offsets(a: Arrays, _: Options) -> None:
     """Offsets in bytes, of float64, in 16 bits with a sign."""
     if a["q"].ndim == 2:
         n, d = a["q"].shape
@@ -319,68 +317,52 @@ def _forward() -> Iterator[Trap]:
     yield kernel("offsets in bytes of 16 bits", before=_short_offsets, dtypes=("float64",))
     yield kernel("the last head has the scale squared", after=_last_head_squared)
     yield kernel("from row 64 on no mask", after=_unmasked_rows)
-    yield Strided("attention", "strided keys are read as if contiguous", "")
-    yield Strided("attention", "heads of stride 0 are read as 0", "", zero=True)
+    strided = "strided keys are read as if contiguous"
+    yield Lying("attention", strided, "", spoil=_as_if_contiguous)
+    yield Lying("attention", "heads of stride 0 are read as 0", "", spoil=_heads_of_stride_0)
 
 
-def _first_mask(a: Arrays, _: dict[str, Any]) -> None:
+def _first_mask(a: Arrays, _: Options) -> None:
     if "mask" in a and a["mask"].ndim == 2 and a["q"].ndim > 2:
         more = np.ones((*a["q"].shape[:-2], *a["mask"].shape), bool)
         more[(0,) * (a["q"].ndim - 2)] = a["mask"]
         a["mask"] = more
 
 
-def _lose_channels(a: Arrays, _: dict[str, Any]) -> None:
+def _lose_channels(a: Arrays, _: Options) -> None:
     d = a["q"].shape[-1]
     if d % 16 == 8 and d > 64:
         a["q"][..., -8:] = 0
 
 
-def _again(a: Arrays, o: dict[str, Any], **changes: Any) -> Any:
-    options = {n: x for n, x in {**o, **changes}.items() if x is not None and n != "return_lse"}
-    return transcription("attention", a, options)
-
-
-def _last_head_squared(r: Any, a: Arrays, o: dict[str, Any]) -> Any:
+def _last_head_squared(r: Any, a: Arrays, o: Options) -> Any:
     if r[0].ndim > 2:
         scale = scale_of(o, a["q"])
-        r[0][..., -1, :, :] = _again(a, o, scale=scale**2)[..., -1, :, :]
+        r[0][..., -1, :, :] = again("attention", a, o, scale=scale**2)[0][..., -1, :, :]
     return r
 
 
-def _unmasked_rows(r: Any, a: Arrays, o: dict[str, Any]) -> Any:
+def _unmasked_rows(r: Any, a: Arrays, o: Options) -> Any:
     if r[0].shape[-2] > 64:
-        other = _again({n: x for n, x in a.items() if n != "mask"}, o, causal=None)
-        r[0][..., 64:, :] = other[..., 64:, :]
+        r[0][..., 64:, :] = again("attention", a, o, mask=None, causal=None)[0][..., 64:, :]
     return r
 
 
-@dataclass(frozen=True, eq=False)
-class Strided(Trap):
-    """Reads keys as they lie in memory."""
+def _spread(arrays: Arrays) -> list[str]:
+    return [n for n in ("k", "v", "bias") if n in arrays and not arrays[n].flags.c_contiguous]
 
-    zero: bool = False
 
-    def run(self, op: str, arrays: Arrays, options: dict[str, Any]) -> Any:
-        """Compute a case."""
-        if op != "attention":
-            raise NotImplementedError
-        given = dict(arrays)
-        for name in ("k", "v", "bias"):
-            x = given.get(name)
-            if x is None or x.flags.c_contiguous:
-                continue
-            if self.zero and 0 in x.strides:
-                given[name] = np.where(
-                    np.arange(x.shape[0]).reshape(-1, *(1,) * (x.ndim - 1)), 0, x
-                )
-            elif not self.zero and min(x.strides) > 0:
-                given[name] = x.ravel("K").reshape(x.shape)
-        result = transcription(
-            op, {n: x if x.dtype == bool else x.astype(float) for n, x in given.items()}, options
-        )
-        results = result if isinstance(result, tuple) else (result,)
-        return tuple(x.astype(arrays["q"].dtype) for x in results)
+def _as_if_contiguous(arrays: Arrays, a: Arrays, _: Options) -> None:
+    for name in _spread(arrays):
+        x = arrays[name]
+        if min(x.strides) > 0:
+            a[name] = x.ravel("K").reshape(x.shape).astype(float)
+
+
+def _heads_of_stride_0(arrays: Arrays, a: Arrays, _: Options) -> None:
+    for name in _spread(arrays):
+        if 0 in arrays[name].strides:
+            a[name][1:] = 0
 
 
 KERNELS = tuple(_forward())

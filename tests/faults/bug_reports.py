@@ -1,62 +1,22 @@
 """Bug reports against attention kernels, most of 2025 and 2026, re-created from what they say.
 
-They were written before the kit had seen them; as in `traps`, the transcription is spoilt.
+They were written before the kit had seen them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from nlattn.conformance.truth.transcription import transcription
-from tests.faults.traps import Arrays, Trap
+from tests.faults.spoilt import Arrays, Lying, Options, Results, Trap, again, keep_only, sizes
 
-Options = dict[str, Any]
-Results = list[Any]
 LOG_2 = float(np.log(2))
-
-
-def _again(op: str, a: Arrays, o: Options, **changes: Any) -> Results:
-    """The results with some arrays or options exchanged; None leaves one out."""
-    given, rest = dict(a), dict(o)
-    for name, x in changes.items():
-        (given if isinstance(x, np.ndarray) or name in given else rest)[name] = x
-    given = {n: x for n, x in given.items() if x is not None}
-    result = transcription(op, given, {n: x for n, x in rest.items() if x is not None})
-    return [np.array(x) for x in (result if isinstance(result, tuple) else (result,))]
-
-
-def _sizes(a: Arrays) -> tuple[int, int]:
-    return a["q"].shape[-2], a["k"].shape[-2]
-
-
-def _band(a: Arrays, keep: Callable[[Any, Any], Any]) -> None:
-    """One more mask, of places."""
-    n, m = _sizes(a)
-    yes = np.broadcast_to(keep(*np.ogrid[:n, :m]), (n, m))
-    a["mask"] = yes & a["mask"] if "mask" in a else yes
 
 
 def _plain_mask(o: Options) -> bool:
     return "mask_block" not in o
-
-
-@dataclass(frozen=True, eq=False)
-class Lying(Trap):
-    """A trap that looks at how arrays lie in memory, which `arrays` still shows."""
-
-    spoil: Callable[[Arrays, Arrays, Options], None] | None = None
-    """Of the arrays as given, and in float64."""
-    results: Callable[[Results, Arrays], Results] | None = None
-
-    def run(self, op: str, arrays: Arrays, options: Options) -> Any:
-        """Compute a case."""
-        before = None if self.spoil is None else lambda a, o: self.spoil(arrays, a, o)  # type: ignore[misc]
-        after = None if self.results is None else lambda r, _, __: self.results(r, arrays)  # type: ignore[misc]
-        return Trap(self.op, self.what, "", before, after, self.dtypes).run(op, arrays, options)
 
 
 # -- attention, forward
@@ -70,8 +30,8 @@ def _wider(_: Arrays, o: Options) -> None:
 
 def _window_about_corner(a: Arrays, o: Options) -> None:
     if o.get("window") and not o.get("causal") and _plain_mask(o):
-        (left, right), (n, m) = o.pop("window"), _sizes(a)
-        _band(
+        (left, right), (n, m) = o.pop("window"), sizes(a)
+        keep_only(
             a,
             lambda i, j: (
                 (left is None or i + m - n - left <= j) & (right is None or j <= i + m - n + right)
@@ -81,7 +41,7 @@ def _window_about_corner(a: Arrays, o: Options) -> None:
 
 def _long_window(a: Arrays, o: Options) -> None:
     left = (o.get("window") or (None, None))[0]
-    if left is not None and left >= _sizes(a)[1]:
+    if left is not None and left >= sizes(a)[1]:
         o.pop("window")
         o.pop("causal", None)
 
@@ -90,19 +50,19 @@ def _sinks_by_row(r: Results, a: Arrays, o: Options) -> Results:
     if "sinks" not in a:
         return r
     heads = len(a["sinks"])
-    each = [_again("attention", a, o, sinks=np.full_like(a["sinks"], s)) for s in a["sinks"]]
+    each = [again("attention", a, o, sinks=np.full_like(a["sinks"], s)) for s in a["sinks"]]
     n = a["q"].shape[-2]
     rows = (np.arange(heads)[:, None] * n + np.arange(n)) % heads
     out = np.stack([x[0] for x in each])
     h, i = np.ogrid[:heads, :n]
-    r[0] = np.moveaxis(np.moveaxis(out, 0, -4)[..., rows, h, i, :], 0, 0)
+    r[0] = np.moveaxis(out, 0, -4)[..., rows, h, i, :]
     return r
 
 
 def _sink_beyond(r: Results, a: Arrays, o: Options) -> Results:
     """A sink that is no part of the maximum: its power overflows."""
     if "sinks" in a and len(r) > 1:
-        bare = _again("attention", a, o, sinks=None, return_lse=True, lse_base=None)[1]
+        bare = again("attention", a, o, sinks=None, return_lse=True, lse_base=None)[1]
         over = np.asarray(a["sinks"])[..., None] - bare > 88
         r[1] = np.where(over & np.isfinite(bare), np.inf, r[1])
     return r
@@ -110,7 +70,7 @@ def _sink_beyond(r: Results, a: Arrays, o: Options) -> Results:
 
 def _empty_with_sink(r: Results, a: Arrays, o: Options) -> Results:
     if "sinks" in a and len(r) > 1:
-        bare = _again("attention", a, o, sinks=None, return_lse=True, lse_base=None)[1]
+        bare = again("attention", a, o, sinks=None, return_lse=True, lse_base=None)[1]
         r[1] = np.where(np.isneginf(bare), -np.inf, r[1])
     return r
 
@@ -124,12 +84,12 @@ def _turned_lse(r: Results, _: Arrays, o: Options) -> Results:
 
 def _empty_part(r: Results, a: Arrays, o: Options) -> Results:
     """Half of the keys hold none that a query sees: its part counts with a lse of 0."""
-    n, m = _sizes(a)
+    n, m = sizes(a)
     if "mask_block" in o or m < 2 or o.get("lse_base") or "sinks" in a or len(r) > 1:
         return r
     left, right = (np.arange(m) < m // 2, np.arange(m) >= m // 2)
     yes = a.get("mask", np.ones((n, m), bool))
-    lse = [_again("attention", a, o, mask=yes & half, return_lse=True)[1] for half in (left, right)]
+    lse = [again("attention", a, o, mask=yes & half, return_lse=True)[1] for half in (left, right)]
     for mine, other in (lse, lse[::-1]):
         alone = np.isneginf(other) & np.isfinite(mine)
         share = 1 / (1 + np.exp(-np.where(alone, mine, 0)))
@@ -141,12 +101,12 @@ def _one_of_32(arrays: Arrays, a: Arrays, o: Options) -> None:
     """A tail of one key is not read, where heads are of stride 0 and there is a mask."""
     m = arrays["k"].shape[-2]
     if 0 in arrays["k"].strides and m % 32 == 1 and m > 1 and "mask" in a and _plain_mask(o):
-        _band(a, lambda _, j: j < m - 1)
+        keep_only(a, lambda _, j: j < m - 1)
 
 
 def _page_beyond(a: Arrays, _: Options) -> None:
     if "key_lengths" in a:
-        x, m = a["key_lengths"], _sizes(a)[1]
+        x, m = a["key_lengths"], sizes(a)[1]
         a["key_lengths"] = np.where((x % 16 == 0) & (x > 0), np.minimum(x + 16, m), x)
 
 
@@ -164,7 +124,7 @@ def _tile_limit(a: Arrays, o: Options) -> None:
     """Of each eight columns at the diagonal at most two are seen."""
     offset = o.get("causal_offset", 0)
     if o.get("causal") and isinstance(offset, int) and _plain_mask(o) and "packed" not in a:
-        _band(
+        keep_only(
             a,
             lambda i, j: (
                 j
@@ -186,7 +146,7 @@ def _slopes_of_first(a: Arrays, _: Options) -> None:
 
 
 def _no_rows_beyond(r: Results, a: Arrays, o: Options) -> Results:
-    n, m = _sizes(a)
+    n, m = sizes(a)
     if o.get("causal") and n > m:
         r[0][..., m:, :] = 0
     return r
@@ -194,13 +154,13 @@ def _no_rows_beyond(r: Results, a: Arrays, o: Options) -> Results:
 
 def _no_causal_corner(a: Arrays, o: Options) -> None:
     """A mask aligned to the other corner where there are not as many queries as keys."""
-    n, m = _sizes(a)
+    n, m = sizes(a)
     if o.get("causal") and not o.get("causal_offset") and n != m:
         o["causal_offset"] = m - n
 
 
 def _whole_tiles(r: Results, a: Arrays, _: Options) -> Results:
-    n, m = _sizes(a)
+    n, m = sizes(a)
     if n % 128 or m % 128:
         r[0][..., n // 128 * 128 :, :] *= 0.5
     return r
@@ -239,7 +199,7 @@ def _heads_mod(r: Results, a: Arrays, o: Options) -> Results:
         return r
     H, G = a["q"].shape[-3], a["k"].shape[-3]
     wide = {n: np.repeat(a[n], H // G, -3) for n in "kv"}
-    apart = _again("attention_vjp", {**a, **wide}, o, gqa=None)
+    apart = again("attention_vjp", {**a, **wide}, o, gqa=None)
     for at in (1, 2):
         x = apart[at]
         r[at] = np.stack([x[..., g::G, :, :].sum(-3) for g in range(G)], -3)
@@ -249,7 +209,7 @@ def _heads_mod(r: Results, a: Arrays, o: Options) -> Results:
 def _narrow_values(r: Results, a: Arrays, o: Options) -> Results:
     d, e = a["q"].shape[-1], a["v"].shape[-1]
     if d < e:
-        r[0] = _again("attention_vjp", a, o, v=a["v"][..., :d], dout=a["dout"][..., :d])[0]
+        r[0] = again("attention_vjp", a, o, v=a["v"][..., :d], dout=a["dout"][..., :d])[0]
     return r
 
 
@@ -262,20 +222,20 @@ def _as_keys_lie(r: Results, arrays: Arrays) -> Results:
 
 
 def _always_causal(a: Arrays, o: Options) -> None:
-    n, m = _sizes(a)
+    n, m = sizes(a)
     if n == m:
         o["causal"] = True
 
 
 def _nan_of_both(r: Results, a: Arrays, _: Options) -> Results:
-    if "bias" in a and "mask" in a and _sizes(a)[0] % 128:
+    if "bias" in a and "mask" in a and sizes(a)[0] % 128:
         r[0][...] = np.nan
     return r
 
 
 def _store_beyond(r: Results, a: Arrays, _: Options) -> Results:
     """A tile of 16 keys is stored whole: zeros reach the first rows of the next head."""
-    m = _sizes(a)[1]
+    m = sizes(a)[1]
     if a["k"].ndim > 2 and m % 16:
         for x in r[1:3]:
             flat = x.reshape(-1, *x.shape[-2:])
@@ -289,7 +249,7 @@ def _no_dsinks(r: Results, a: Arrays, _: Options) -> Results:
 
 def _nan_of_nothing(r: Results, a: Arrays, o: Options) -> Results:
     given = {n: x for n, x in a.items() if n not in ("dout", "dlse", "sinks")}
-    lse = _again("attention", given, {**o, "return_lse": True})[1]
+    lse = again("attention", given, {**o, "return_lse": True})[1]
     r[0] = np.where(np.isneginf(lse)[..., None], np.nan, r[0])
     return r
 
@@ -330,7 +290,7 @@ def _by_query(a: Arrays, o: Options) -> tuple[Any, Any]:
         more = {}
         if "dlse" in a:
             more["dlse"] = np.where(np.arange(a["q"].shape[-2]) == i, a["dlse"], 0)
-        each.append(_again("sparse_attention_vjp", {**a, **more}, o, dout=dout)[1:3])
+        each.append(again("sparse_attention_vjp", {**a, **more}, o, dout=dout)[1:3])
     return np.stack([x[0] for x in each]), np.stack([x[1] for x in each])
 
 
@@ -402,4 +362,4 @@ def _others() -> Iterator[Trap]:
     yield Trap(near, "NaN of partial tiles (NATTEN#341)", "NaN", None, _partial_tile)
 
 
-REPORTS = (*_forward(), *_gradient(), *_others())
+BUG_REPORTS = (*_forward(), *_gradient(), *_others())
