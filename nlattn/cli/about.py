@@ -49,9 +49,7 @@ def list_(options: Namespace) -> int:
 
 
 def _cell(value: object) -> str:
-    return (
-        {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-    )
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
 
 def warmup_(options: Namespace) -> int:

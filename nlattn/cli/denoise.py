@@ -23,7 +23,8 @@ def denoise(options: Namespace) -> int:
     if folder.suffix.lower() in _PICTURES and not folder.is_dir():
         folder, name = folder.parent, folder.name
         names = [name]
-    sigma = options.sigma if options.sigma < 1 else options.sigma / 255
+    arguments = asked(options)
+    sigma = arguments["sigma"]
     output, stages = Output(folder, names, force=options.force), StageClock(quiet=options.quiet)
     source = picture.read("denoise", options.image, max_pixels=MAX_PIXELS, page=options.page)
     image, bits = source.pixels, options.bits or source.bits
@@ -31,15 +32,6 @@ def denoise(options: Namespace) -> int:
         raise ValueError(
             f"{options.image} has 16 bits, {name} holds 8: name a .png, or say --bits 8"
         )
-    arguments: JsonObject = {
-        "sigma": sigma,
-        "h": None if options.strength is None else options.strength * sigma,
-        "patch_size": options.patch,
-        "patch_distance": options.distance,
-        "search": options.search,
-        "topk": options.topk,
-        "seed": options.seed,
-    }
     with stages:
         with stages("compile"):
             nlattn.nl_means(image[:8, :8], **arguments)
@@ -73,6 +65,20 @@ def denoise(options: Namespace) -> int:
             f"{', ' * bool(report['jpeg'])}{report['jpeg'] or ''}"
         )
     return 0
+
+
+def asked(options: Namespace) -> JsonObject:
+    """Arguments of `nl_means`."""
+    sigma = options.sigma if options.sigma < 1 else options.sigma / 255
+    return {
+        "sigma": sigma,
+        "h": None if options.strength is None else options.strength * sigma,
+        "patch_size": options.patch,
+        "patch_distance": options.distance,
+        "search": options.search,
+        "topk": options.topk,
+        "seed": options.seed,
+    }
 
 
 def _tables(name: str, source: picture.PictureFile) -> str | None:

@@ -53,6 +53,17 @@ class Task:
         image = None if self.image is None else cut(self.image)
         return Task(self.name, cut(self.q), cut(self.k), v, self.scale, [(0, 0)], image)
 
+    def shown(self, A: AttentionMap) -> Floats:
+        """Rows of a map for the queries to show, on the grid of the keys."""
+        return A.rows(self.points).reshape(-1, *self.k.shape[:-1])
+
+    def output(self, A: AttentionMap, stages: StageClock) -> Floats | None:
+        """What a map makes of the values, if there are any, on the grid of the queries."""
+        if self.v is None:
+            return None
+        with stages("output"):
+            return (A @ self.flat(self.v)).reshape(*self.q.shape[:-1], -1)
+
     @property
     def points(self) -> list[int]:
         """Raster indices of the queries to show."""
@@ -99,12 +110,8 @@ def scram(task: Task, options: Namespace, stages: StageClock) -> Result:
         support = nlattn.scram_support(field, kind=options.support, window=options.window)
     with stages("weights"):
         weighted = nlattn.scram_map(task.q, task.k, field=field, support=support, scale=task.scale)
-    out = None
-    if task.v is not None:
-        with stages("output"):
-            out = (weighted @ task.flat(task.v)).reshape(*task.q.shape[:-1], -1)
-    weights = weighted.rows(task.points).reshape(-1, *task.k.shape[:-1])
-    return Result(weights, weighted, field, out)
+    out = task.output(weighted, stages)
+    return Result(task.shown(weighted), weighted, field, out)
 
 
 def _wished(task: Task, options: Namespace, stages: StageClock) -> Result:
@@ -112,12 +119,8 @@ def _wished(task: Task, options: Namespace, stages: StageClock) -> Result:
     given = {"mass": options.mass, "scale": task.scale, "seed": options.seed}
     with stages("wish"):
         wish = nlattn.scram_for_mass(task.q, task.k, rows=max(options.rows, 2), **given)
-    out = None
-    if task.v is not None:
-        with stages("output"):
-            out = (wish.map @ task.flat(task.v)).reshape(*task.q.shape[:-1], -1)
-    weights = wish.map.rows(task.points).reshape(-1, *task.k.shape[:-1])
-    return Result(weights, wish.map, wish.field, out, wish=wish)
+    out = task.output(wish.map, stages)
+    return Result(task.shown(wish.map), wish.map, wish.field, out, wish=wish)
 
 
 def lev(task: Task, options: Namespace, stages: StageClock) -> Result:
@@ -127,23 +130,14 @@ def lev(task: Task, options: Namespace, stages: StageClock) -> Result:
         index = nlattn.lev_keys(
             q, k, keys=options.kept, select=options.select, scale=task.scale, seed=options.seed
         )
-    with stages("weights"):
-        grids = task.q.shape[:-1], task.k.shape[:-1]
-        few = nlattn.lev_attention_map(
-            q, k, index=index, scale=task.scale, query_grid=grids[0], key_grid=grids[1]
-        )
-        weights = few.rows(task.points).reshape(-1, *task.k.shape[:-1])
-    out = None
-    if task.v is not None:
-        with stages("output"):
-            out = (few @ task.flat(task.v)).reshape(*task.q.shape[:-1], -1)
-    return Result(weights, few, None, out)
+    make = functools.partial(nlattn.lev_attention_map, index=index, scale=task.scale)
+    return _of_map(task, stages, make)
 
 
 def hamming(task: Task, options: Namespace, stages: StageClock) -> Result:
     """The keys whose signs agree most; the scale of numbers has no place in it."""
     make = functools.partial(nlattn.hamming_attention_map, keys=options.kept, scale=options.scale)
-    return _factored(task, stages, make)
+    return _of_map(task, stages, make)
 
 
 def permutohedral(task: Task, options: Namespace, stages: StageClock) -> Result:
@@ -152,11 +146,11 @@ def permutohedral(task: Task, options: Namespace, stages: StageClock) -> Result:
         make = functools.partial(
             nlattn.permutohedral_attention_map, weight="softmax", scale=task.scale
         )
-        return _factored(task, stages, make)
+        return _of_map(task, stages, make)
     how = {"gain": options.gain, "channels": _COMPONENTS}
     points = images.gaussian_points(task.q[..., :-1], scale=task.scale, **how)
     part = Task(task.name, *points, task.v, task.scale, task.queries, task.image)
-    return _factored(part, stages, nlattn.permutohedral_attention_map)
+    return _of_map(part, stages, nlattn.permutohedral_attention_map)
 
 
 def dense(task: Task, options: Namespace, stages: StageClock) -> Result:
@@ -164,7 +158,7 @@ def dense(task: Task, options: Namespace, stages: StageClock) -> Result:
     q, k = task.flat(task.q), task.flat(task.k)
     with stages("weights"):
         exact = nlattn.attention_map(q, k, scale=task.scale)
-        weights = exact.rows(task.points).reshape(-1, *task.k.shape[:-1])
+        weights = task.shown(exact)
     out = None
     if task.v is not None and not options.only_shown:
         seconds = predict(task)["seconds"]
@@ -182,7 +176,7 @@ def certified(task: Task, options: Namespace, stages: StageClock) -> Result:
     q, k = task.flat(task.q), task.flat(task.k)
     with stages("weights"):
         exact = nlattn.attention_map(q, k, scale=task.scale)
-        weights = exact.rows(task.points).reshape(-1, *task.k.shape[:-1])
+        weights = task.shown(exact)
     if task.v is None:
         return Result(weights)
     with stages("output"):
@@ -195,23 +189,20 @@ def certified(task: Task, options: Namespace, stages: StageClock) -> Result:
 def efficient(task: Task, _: Namespace, stages: StageClock) -> Result:
     """Queries and keys share the scale, which is then a temperature of both softmaxes."""
     root = task.q.dtype.type(abs(task.scale) ** 0.5)
-    return _factored(
-        task,
-        stages,
-        lambda q, k, **grids: nlattn.efficient_attention_map(root * q, root * k, **grids),
-    )
+    make = nlattn.efficient_attention_map
+    return _of_map(task, stages, lambda q, k, **grids: make(root * q, root * k, **grids))
 
 
 def refined(task: Task, _: Namespace, stages: StageClock) -> Result:
     """Products as they are: a factor on them changes nothing but the size of the output."""
-    return _factored(task, stages, nlattn.refined_self_attention_map)
+    return _of_map(task, stages, nlattn.refined_self_attention_map)
 
 
 def enla(task: Task, options: Namespace, stages: StageClock) -> Result:
     """Amplification 6 and 128 features, as published; the scale has no place in it."""
     d = task.q.shape[-1]
     projection = nlattn.orthogonal_features(d, 128, options.seed).astype(task.q.dtype)
-    return _factored(task, stages, functools.partial(nlattn.enla_map, projection=projection))
+    return _of_map(task, stages, functools.partial(nlattn.enla_map, projection=projection))
 
 
 def nonlocal_mean(task: Task, options: Namespace, stages: StageClock) -> Result:
@@ -222,7 +213,7 @@ def nonlocal_mean(task: Task, options: Namespace, stages: StageClock) -> Result:
         None if options.weight is None else array(options.weight, "--weight").astype(task.q.dtype)
     )
     form = {"pairwise": options.pairwise, "weight": weight}
-    return _factored(task, stages, functools.partial(nlattn.nonlocal_mean_map, **form))
+    return _of_map(task, stages, functools.partial(nlattn.nonlocal_mean_map, **form))
 
 
 def array(path: Path, name: str) -> Floats:
@@ -235,16 +226,12 @@ def array(path: Path, name: str) -> Floats:
     return x
 
 
-def _factored(task: Task, stages: StageClock, make: Callable[..., AttentionMap]) -> Result:
+def _of_map(task: Task, stages: StageClock, make: Callable[..., AttentionMap]) -> Result:
     with stages("weights"):
         grids = {"query_grid": task.q.shape[:-1], "key_grid": task.k.shape[:-1]}
         one = make(task.flat(task.q), task.flat(task.k), **grids)
-        weights = one.rows(task.points).reshape(-1, *task.k.shape[:-1])
-    out = None
-    if task.v is not None:
-        with stages("output"):
-            out = (one @ task.flat(task.v)).reshape(*task.q.shape[:-1], -1)
-    return Result(weights, one, None, out)
+        weights = task.shown(one)
+    return Result(weights, one, None, task.output(one, stages))
 
 
 def _in_blocks(q: Floats, k: Floats, v: Floats, scale: float, stages: StageClock) -> Floats:

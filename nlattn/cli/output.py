@@ -209,7 +209,12 @@ class StageClock:
 
     def _say(self, text: str) -> None:
         if self._shown:
-            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+            say(text)
+
+
+def say(text: str) -> None:
+    """Put a text in the place of the terminal's last line of progress; nothing takes it away."""
+    print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

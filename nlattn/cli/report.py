@@ -54,7 +54,7 @@ def collect(
         "seconds": {**seconds, "run": sum(run.values())},
         "scores": None if work is None else work.scores,
         "scores_per_query": None if work is None else work.scores / n,
-        "quality": None if quality is None else quality,
+        "quality": quality,
         "all_queries": every,
         "wish": _wish(result.wish, options),
         "missed": None if result.missed is None else _missed(result.missed),
@@ -81,7 +81,7 @@ def _wish(wish: Wish | None, options: Namespace) -> JsonObject | None:
     """What was wished for and what was chosen, without arrays."""
     if wish is None:
         return None
-    tried = [{**t.setting._asdict(), **t._asdict(), "setting": None} for t in wish.tried]
+    tried = [{**t.setting._asdict(), **t._asdict()} for t in wish.tried]
     for t in tried:
         del t["setting"]
     at = wish.tried.index(wish.chosen)

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 from nlattn import _check
 from nlattn._types import JsonObject
-from nlattn.cli.output import Output, table, to_json
+from nlattn.cli.output import Output, say, table, to_json
 from nlattn.cli.report import environment
 from nlattn.runtime import threads
 from nlattn.scaling import report as reports
@@ -77,7 +77,7 @@ def _sweep(
         runs=options.runs,
         budget=options.budget,
         seed=options.seed,
-        say=_say if sys.stderr.isatty() and not options.quiet else lambda _: None,
+        say=say if sys.stderr.isatty() and not options.quiet else lambda _: None,
     )
     if not options.count:
         sweep.compile()
@@ -86,12 +86,8 @@ def _sweep(
         sweep.time()
         sweep.measure()
     if sys.stderr.isatty() and not options.quiet:
-        _say("")
+        say("")
     return sweep
-
-
-def _say(text: str) -> None:
-    print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def _report(

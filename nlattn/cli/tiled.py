@@ -9,7 +9,8 @@ from argparse import Namespace
 from typing import TypeAlias
 
 from nlattn import _check
-from nlattn.cli.output import MachineError, peak_memory, table, to_json
+from nlattn.cli.denoise import asked
+from nlattn.cli.output import MachineError, peak_memory, say, table, to_json
 from nlattn.cli.words import span
 from nlattn.files.whole import whole
 from nlattn.tiled import arrays, certified, exports, overview, scram, sources
@@ -51,19 +52,7 @@ def denoise(options: Namespace) -> int:
     """A picture without its noise, as an array in a folder."""
     if options.page is not None:
         raise ValueError("--page does not go with --tile")
-    sigma = options.sigma if options.sigma < 1 else options.sigma / 255
-    job = means.job(
-        options.image,
-        sigma=sigma,
-        h=None if options.strength is None else options.strength * sigma,
-        patch_size=options.patch,
-        patch_distance=options.distance,
-        search=options.search,
-        topk=options.topk,
-        seed=options.seed,
-        tile=options.tile,
-    )
-    return _done(job, options)
+    return _done(means.job(options.image, **asked(options), tile=options.tile), options)
 
 
 def plan(options: Namespace) -> int:
@@ -255,12 +244,12 @@ class _Progress:
         text = f"{stage}: {done} of {total} tasks"
         if made > 0:
             text += f", {span((now - self._begun) * rest / made)} left"
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+        say(text)
 
     def clear(self) -> None:
         """Take the line away."""
         if self._shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            say("")
 
 
 def _weight(job: _Job, name: str) -> float:

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
 
-from nlattn.cli.output import MachineError, table, to_json
+from nlattn.cli.output import MachineError, say, table, to_json
 from nlattn.conformance.backends.capabilities import Capabilities
 from nlattn.conformance.backends.compiling import compiling
 from nlattn.conformance.backends.process import Process
@@ -64,7 +64,7 @@ def validate(options: Namespace) -> int:
         found = chain(found, searches(subject, searched(options), options.dtypes))
         if options.sweep:
             found = chain(found, drawn(subject, options))
-        verdicts = list(shown(found, len(fixed), options.quiet))
+        verdicts = list(counted(found, len(fixed), options.quiet))
         name, able = subject.name, subject.capabilities
     if not verdicts:
         raise ValueError(NOTHING)
@@ -81,7 +81,7 @@ def validate(options: Namespace) -> int:
     writers = {"json": lambda r: to_json(as_data(r)) + "\n", "junit": junit, "html": page}
     for kind, path in files.items():
         save(path, writers[kind](report))
-    say(report, options)
+    show(report, options)
     return 1 if report.failed else 0
 
 
@@ -223,18 +223,18 @@ def offered(
     )
 
 
-def shown(verdicts: Iterable[Verdict], count: int, quiet: bool) -> Iterator[Verdict]:
+def counted(verdicts: Iterable[Verdict], count: int, quiet: bool) -> Iterator[Verdict]:
     """Verdicts as they come, counted on a terminal."""
     on = not quiet and sys.stderr.isatty()
     for i, verdict in enumerate(verdicts):
         if on:
-            print(f"\r\x1b[K{i + 1}/{count} {verdict.case}", end="", file=sys.stderr, flush=True)
+            say(f"{i + 1}/{count} {verdict.case}")
         yield verdict
     if on:
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        say("")
 
 
-def say(report: Report, options: Namespace) -> None:
+def show(report: Report, options: Namespace) -> None:
     """Print the report."""
     if options.json == "-":
         print(to_json(as_data(report)))
