@@ -10,15 +10,14 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._modes import Candidates, Propagate, SupportKind
-from nlattn._types import Floats, JsonObject
+from nlattn._types import JsonObject
 from nlattn.engines.patchmatch import SearchOptions
-from nlattn.files import npy
 from nlattn.tiled import scram, sources, sparse
 from nlattn.tiled.executors import identity
 from nlattn.tiled.folder import ArraySpec, Folder
 from nlattn.tiled.options import ArraysOptions
 from nlattn.tiled.plan import carry_out
-from nlattn.tiled.points import Points, given
+from nlattn.tiled.points import Points, given, mapped
 from nlattn.tiled.run import Executor, Told
 from nlattn.tiled.task import Cost, Done, Record, Stage, TileTask
 
@@ -68,16 +67,17 @@ class ArraysJob(NamedTuple):
 def digests(x: Points) -> dict[str, str]:
     """SHA-256 of the files of arrays that were given."""
     named = zip("qkv", x.paths or (), strict=False)
-    return {name: sources.digest(sources.Source("npy", p, (1, 1, 1))) for name, p in named if p}
+    return {name: sources.digest_of(p) for name, p in named if p}
 
 
 def looking(x: Points, scale: float) -> list[Stage]:
     """Refuse numbers that are not finite, and note the factor of scores."""
     parts = []
     for name, path in zip("qkv", x.paths or (), strict=False):
-        high = _rows(path).shape[0] if path else 0
-        step = max(1, _LOOKED // max(1, _rows(path)[:1].nbytes)) if path else 1
-        parts += [(name, path, top, min(top + step, high)) for top in range(0, high, step)]
+        if path:
+            rows = mapped(path)
+            high, step = len(rows), max(1, _LOOKED // max(1, rows[:1].nbytes))
+            parts += [(name, path, top, min(top + step, high)) for top in range(0, high, step)]
 
     def look(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
         return [ArraySpec("looked", (len(parts),), "int64")], [
@@ -96,12 +96,8 @@ def looking(x: Points, scale: float) -> list[Stage]:
     ]
 
 
-def _rows(path: str) -> Floats:
-    return npy.mapped(OP, path, kinds="f").view(np.ndarray)
-
-
 def _look(_: Folder, name: str, path: str, first: int, last: int) -> Done:
-    bad = ~np.isfinite(_rows(path)[first:last])
+    bad = ~np.isfinite(mapped(path)[first:last])
     if bad.any():
         where = [int(i) for i in np.argwhere(bad)[0]]
         where[0] += first

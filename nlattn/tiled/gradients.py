@@ -12,16 +12,15 @@ from typing import NamedTuple
 import numpy as np
 
 from nlattn import _check
-from nlattn._types import FilePath, Floats, JsonObject, Support
+from nlattn._types import FilePath, JsonObject, Support
 from nlattn.engines.sparse import Edges, WeightFunction, key_sums
-from nlattn.files import npy
 from nlattn.maps.on_disk import open_map
 from nlattn.tiled import arrays, sources
 from nlattn.tiled.bands import Band, bands, rows_of
 from nlattn.tiled.executors import identity
 from nlattn.tiled.folder import ArraySpec, Folder
 from nlattn.tiled.plan import carry_out
-from nlattn.tiled.points import Points, given
+from nlattn.tiled.points import Points, given, mapped
 from nlattn.tiled.run import Executor, Told
 from nlattn.tiled.task import Cost, Done, Record, Stage, TileTask
 
@@ -90,7 +89,7 @@ class GradientsJob(NamedTuple):
         """What a folder must agree on to be continued."""
         files = {"dout": self.dout}
         files |= {name: f"{self.map}/{name}.npy" for name in ("indptr", "indices")}
-        named = {n: sources.digest(sources.Source("npy", p, (1, 1, 1))) for n, p in files.items()}
+        named = {n: sources.digest_of(p) for n, p in files.items()}
         told = {"version": identity(), "job": "gradients", "scale": self.scale, "tile": self.tile}
         return {**told, **arrays.digests(self.points), **named}
 
@@ -108,7 +107,7 @@ def _slope(folder: Folder, job: GradientsJob, band: Band) -> Done:
         "q": (x.queries(folder, band.first, band.last), "Hq Wq d"),
         "k": (x.keys(folder), "Hk Wk d"),
         "v": (x.values(folder), "Hk Wk e"),
-        "dout": (_mapped(job.dout)[band.first : band.last], "Hq Wq e"),
+        "dout": (mapped(job.dout)[band.first : band.last], "Hq Wq e"),
     }
     fit = _check.fit(OP, named, nonfinite="propagate")
     weights = WeightFunction.checked(fit, scale=job.scale)
@@ -137,15 +136,11 @@ def _gather(folder: Folder, job: GradientsJob, band: Band) -> Done:
     indptr = np.searchsorted(keys[order], np.arange(first, first + count + 1))
     queries = queries[order]
     q = x.queries(folder, 0, x.query_grid[0]).reshape(x.n, x.d)
-    dout = _check.frozen(_mapped(job.dout).reshape(x.n, x.e))
+    dout = _check.frozen(mapped(job.dout).reshape(x.n, x.e))
     dk = key_sums(dscores[order], indptr, queries, _check.frozen(q), job.scale)
     dv = key_sums(P[order], indptr, queries, dout, 1.0)
     grid = band.last - band.first, x.key_grid[1]
     return {"dk": dk.reshape(*grid, x.d), "dv": dv.reshape(*grid, x.e)}, 2 * len(keys)
-
-
-def _mapped(path: str) -> Floats:
-    return npy.mapped(OP, path, kinds="f").view(np.ndarray)
 
 
 def job(
@@ -166,7 +161,7 @@ def job(
         text = f"is of {A.query_grid} queries and {A.key_grid} keys, expected {x.query_grid}"
         _check.fail(OP, "the map", f"{text} and {x.key_grid} of q and k")
     path = os.path.abspath(dout)
-    found, shape = _mapped(path), (*x.query_grid, x.e)
+    found, shape = mapped(path), (*x.query_grid, x.e)
     if found.shape != shape or found.dtype != x.dtype:
         _check.fail(OP, "dout", f"is {found.dtype} {found.shape}, expected {x.dtype} {shape}")
     factor = x.d**-0.5 if scale is None else _check.number(OP, "scale", scale)

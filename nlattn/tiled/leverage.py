@@ -10,11 +10,11 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Floats, JsonObject
 from nlattn.engines import leverage as engine
-from nlattn.files import npy
 from nlattn.tiled import sources
 from nlattn.tiled.executors import identity
 from nlattn.tiled.folder import ArraySpec, Folder
 from nlattn.tiled.plan import carry_out
+from nlattn.tiled.points import mapped
 from nlattn.tiled.run import Executor, Told
 from nlattn.tiled.task import Cost, Done, Record, Stage, TileTask
 
@@ -88,7 +88,7 @@ class LeverageJob(NamedTuple):
 
     def header(self) -> JsonObject:
         """What a folder must agree on to be continued."""
-        image = sources.digest(sources.Source("npy", self.path, (1, 1, 1)))
+        image = sources.digest_of(self.path)
         job = {"version": identity(), "job": "leverage", "k": image, "tile": self.tile}
         return {**job, "method": self.method, "rcond": self.rcond}
 
@@ -97,13 +97,13 @@ class LeverageJob(NamedTuple):
         return self._replace(tile=tile)
 
 
-def mapped(path: str) -> Floats:
+def keys_of(path: str) -> Floats:
     """Keys where they lie."""
-    return _check.frozen(npy.mapped(OP, path, kinds="f").view(np.ndarray))
+    return _check.frozen(mapped(path))
 
 
 def _measure(_: Folder, job: LeverageJob, first: int, last: int) -> Done:
-    keys = mapped(job.path)[first:last]
+    keys = keys_of(job.path)[first:last]
     bad = ~np.isfinite(keys)
     if bad.any():
         row, channel = (int(i) for i in np.argwhere(bad)[0])
@@ -117,7 +117,7 @@ def _scale(folder: Folder) -> Floats:
 
 def _fold(folder: Folder, job: LeverageJob, part: int) -> Done:
     scale = _check.frozen(_scale(folder)[None])
-    state = engine.part_triangle(mapped(job.path)[None], scale, part)
+    state = engine.part_triangle(keys_of(job.path)[None], scale, part)
     return {"triangles": state[None]}, 0
 
 
@@ -136,7 +136,7 @@ def _score(folder: Folder, job: LeverageJob, first: int, last: int) -> Done:
     rank, inverse = int(folder.read("rank")[0]), np.array(folder.read("inverse"))
     scale, order = (np.array(folder.read(name)) for name in ("scale", "order"))
     factor = engine.Factor(scale, order, inverse[:, :rank], inverse[:0], rank, 1.0)
-    scores = engine.scores(mapped(job.path)[None, first:last], [factor])[0]
+    scores = engine.scores(keys_of(job.path)[None, first:last], [factor])[0]
     return {"leverage": np.clip(scores, 0, 1)}, last - first
 
 
@@ -149,7 +149,7 @@ def job(
 ) -> LeverageJob:
     """A checked job."""
     path = os.path.abspath(k)
-    x = npy.mapped(OP, path, kinds="f").view(np.ndarray)
+    x = mapped(path)
     if x.dtype not in (np.float32, np.float64) or not x.dtype.isnative:
         _check.fail_type(OP, "k", f"holds {x.dtype}, expected float32 or float64")
     if x.ndim != 2 or 0 in x.shape or not x.flags.c_contiguous:

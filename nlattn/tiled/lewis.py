@@ -125,7 +125,7 @@ class LewisJob(NamedTuple):
 
     def header(self) -> JsonObject:
         """What a folder must agree on to be continued."""
-        image = sources.digest(sources.Source("npy", self.path, (1, 1, 1)))
+        image = sources.digest_of(self.path)
         told = self._asdict()
         del told["path"]
         return {"version": identity(), "job": "lewis weights", "k": image, **told}
@@ -151,7 +151,7 @@ def _rests(folder: Folder, job: LewisJob, step: int) -> bool:
 def _rows(folder: Folder, job: LewisJob, step: int, first: int, last: int) -> tuple[Floats, Floats]:
     """Some rows of keys or of whitened keys, and their factors."""
     if not step:
-        return _check.frozen(leverage.mapped(job.path)[first:last]), _ALL
+        return _check.frozen(leverage.keys_of(job.path)[first:last]), _ALL
     logs, _, most, _ = (folder.read(name) for name in _names(step - 1))
     shifted = exponent(job.p) * logs[first:last]
     row = np.exp(shifted - most.max(initial=-math.inf))
@@ -180,7 +180,7 @@ def _products(rows: tuple[Floats, Floats], T: Floats) -> Floats:
 
 
 def _measure(_: Folder, job: LewisJob, __: int, first: int, last: int) -> Done:
-    keys = leverage.mapped(job.path)[first:last]
+    keys = leverage.keys_of(job.path)[first:last]
     bad = ~np.isfinite(keys).all(1) | ~keys.any(1)
     if bad.any():
         text = "is 0 or not finite; leave keys of zeros out: their weight is 0"

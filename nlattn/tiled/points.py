@@ -64,18 +64,18 @@ class Points(NamedTuple):
         """(Hk, Wk, d), where they lie; of patches with what surrounds them."""
         if self.patch:
             return folder.read("padded")
-        return _mapped(self.paths[1]) if self.paths else folder.read("keys")
+        return mapped(self.paths[1]) if self.paths else folder.read("keys")
 
     def values(self, folder: Folder) -> Floats:
         """(Hk, Wk, e), where they lie."""
-        return _mapped(self.paths[2]) if self.paths else folder.read("image")
+        return mapped(self.paths[2]) if self.paths else folder.read("image")
 
     def queries(self, folder: Folder, first: int, last: int) -> Floats:
         """(last - first, Wq, d) of some rows; of patches with what surrounds them."""
         if self.patch:
             return np.asarray(folder.read("padded")[first : last + self.patch - 1])
         if self.paths:
-            return np.asarray(_mapped(self.paths[0])[first:last])
+            return np.asarray(mapped(self.paths[0])[first:last])
         return looking(folder.read("keys"), first, last)
 
 
@@ -96,7 +96,7 @@ def given(
     tile = _check.integer(OP, "tile", tile, low=1)
     paths = [os.path.abspath(q), os.path.abspath(q if k is None else k)]
     paths.append("" if v is None else os.path.abspath(v))
-    arrays = {name: _mapped(path) for name, path in zip("qkv", paths, strict=True) if path}
+    arrays = {name: mapped(path) for name, path in zip("qkv", paths, strict=True) if path}
     for name, x in arrays.items():
         if x.dtype not in (np.float32, np.float64) or not x.dtype.isnative:
             _check.fail_type(OP, name, f"holds {x.dtype}, expected float32 or float64")
@@ -117,5 +117,6 @@ def given(
     return Points((Hq, Wq), (Hk, Wk), d, e, rows, kind, (paths[0], paths[1], paths[2]))
 
 
-def _mapped(path: str) -> Floats:
+def mapped(path: str) -> Floats:
+    """The array of a ``.npy`` file, where it lies."""
     return npy.mapped(OP, path, kinds="f").view(np.ndarray)

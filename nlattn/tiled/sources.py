@@ -85,14 +85,19 @@ def rows(source: Source, first: int, last: int) -> Floats:
 
 
 def digest(source: Source) -> str:
-    """SHA-256 of the file, or of the files of a folder and their names."""
-    total, path = hashlib.sha256(), Path(source.path)
-    if source.kind == "dask":
-        height, width, _ = source.shape
-        step = rows_of(_DIGESTED, width)
-        for first in range(0, height, step):
-            total.update(rows(source, first, min(first + step, height)).tobytes())
-        return total.hexdigest()
+    """SHA-256 of what a picture is read from."""
+    if source.kind != "dask":
+        return digest_of(source.path)
+    total, (height, width, _) = hashlib.sha256(), source.shape
+    step = rows_of(_DIGESTED, width)
+    for first in range(0, height, step):
+        total.update(rows(source, first, min(first + step, height)).tobytes())
+    return total.hexdigest()
+
+
+def digest_of(name: str) -> str:
+    """SHA-256 of a file, or of the files of a folder and their names."""
+    total, path = hashlib.sha256(), Path(name)
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file():
             total.update(file.relative_to(path).as_posix().encode())
