@@ -26,7 +26,7 @@ class ConvGradients(NamedTuple):
 def conv(x: Floats, weight: Floats, bias: Floats | None = None) -> Floats:
     """``y = x weight.T + bias``: x (B, ..., C), weight (c, C), bias (c,); y (B, ..., c)."""
     with np.errstate(all="ignore"):
-        y: Floats = _slices(x) @ weight.T
+        y: Floats = pixels(x) @ weight.T
         if bias is not None:
             y += bias
     return y.reshape(*x.shape[:-1], len(weight))
@@ -37,7 +37,7 @@ def conv_vjp(x: Floats, weight: Floats, dy: Floats) -> ConvGradients:
     """Gradients of input, weight (c, C) and bias (c,) for the cotangent dy (B, ..., c)."""
     rows = dy.reshape(-1, len(weight))
     with np.errstate(all="ignore"):
-        dx = _slices(dy) @ weight
+        dx = pixels(dy) @ weight
         dweight = rows.T @ x.reshape(-1, x.shape[-1])
     return ConvGradients(dx.reshape(x.shape), dweight, total(rows))
 
@@ -48,6 +48,6 @@ def total(rows: Floats) -> Floats:
     return sums.astype(rows.dtype)
 
 
-def _slices(x: Floats) -> Floats:
-    """Pixels of every slice, (B, n, channels): a product for each, whatever batch it is in."""
+def pixels(x: Floats) -> Floats:
+    """Pixels in raster order, (B, n, channels): a product for each slice, whatever its batch."""
     return x.reshape(len(x), math.prod(x.shape[1:-1]), x.shape[-1])

@@ -15,8 +15,9 @@ from nlattn import _check
 from nlattn._modes import Assign, Crop, Nonfinite, Overlap, Pad
 from nlattn._types import Floats
 from nlattn.layers import _moving, _state, _weights
-from nlattn.layers._conv import conv, conv_vjp, total
+from nlattn.layers._conv import total
 from nlattn.layers._operators import attention, cross_scale_attention, downscale, extend
+from nlattn.layers._projection import Projection
 from nlattn.layers._strided import Stride, gather, prelu, prelu_vjp, scatter, weight_gradient
 from nlattn.layers._weights import Weights
 from nlattn.ops.cross_scale import cross_scale_attention_vjp, downscale_vjp, extend_vjp
@@ -139,16 +140,10 @@ def _conv(name: str, shape: str) -> dict[str, str]:
 
 def linear(net: Net, name: str, x: Floats, how: Stride, *, turned: bool = False) -> Part:
     """Convolution and bias; `turned` for the transposed one."""
-    weight, bias = net.w[f"{name}.weight"], net.w[f"{name}.bias"]
     if how.kernel == 1:
-        matrix = net.w.matrix(f"{name}.weight")
-
-        def one_vjp(dy: Floats) -> Floats:
-            g = conv_vjp(x, matrix, dy)
-            net.found |= {f"{name}.weight": g.weight, f"{name}.bias": g.bias}
-            return g.x
-
-        return conv(x, matrix, bias), one_vjp
+        one = Projection.named(name)
+        return one.of(net.w, x), lambda dy: one.vjp(net.w, x, dy, net.found)
+    weight, bias = net.w[f"{name}.weight"], net.w[f"{name}.bias"]
 
     def vjp(dy: Floats) -> Floats:
         pair = (dy, x) if turned else (x, dy)

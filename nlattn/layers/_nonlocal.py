@@ -7,6 +7,7 @@ from typing import NamedTuple, get_args
 from nlattn import _check
 from nlattn._modes import Convention, Pairwise
 from nlattn._types import StateDict
+from nlattn.layers._projection import Projection
 
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 _CAFFE2 = ("embedded_gaussian", "dot_product")
@@ -15,11 +16,11 @@ _CONCAT = "concat_project.0.weight"
 _GRIDS = {1: "L", 2: "H W", 3: "T H W"}
 
 
-class Pair(NamedTuple):
-    """Names of a weight and a bias, or of a scale and a shift."""
+class Affine(NamedTuple):
+    """Names of a scale and a shift."""
 
-    weight: str
-    bias: str
+    scale: str
+    shift: str
 
 
 class Norm(NamedTuple):
@@ -35,12 +36,12 @@ class Names(NamedTuple):
     """Which weights a block has, and how they are put together."""
 
     pairwise: Pairwise
-    g: Pair
-    out: Pair
-    theta: Pair | None
-    phi: Pair | None
+    g: Projection
+    out: Projection
+    theta: Projection | None
+    phi: Projection | None
     concat: str | None
-    affine: Pair | None
+    affine: Affine | None
     """Scale and shift behind the output."""
     norm: Norm | None
     """What normalises before them."""
@@ -101,16 +102,16 @@ def _pytorch(weights: StateDict, pairwise: Pairwise, subsample: bool) -> Names:
     inner = ".0" if subsample else ""
     normed = any(str(name).startswith(("W.0.", "W.1.")) for name in weights)
     embedded = pairwise != "gaussian"
-    g = _pair(f"g{inner}")
+    g = Projection.named(f"g{inner}")
     axes = _axes(weights, g.weight)
     return Names(
         pairwise,
         g,
-        _pair("W.0" if normed else "W"),
-        _pair("theta") if embedded else None,
-        _pair(f"phi{inner}") if embedded else None,
+        Projection.named("W.0" if normed else "W"),
+        Projection.named("theta") if embedded else None,
+        Projection.named(f"phi{inner}") if embedded else None,
         _CONCAT if pairwise == "concatenation" else None,
-        _pair("W.1") if normed else None,
+        Affine("W.1.weight", "W.1.bias") if normed else None,
         Norm("W.1.running_mean", "W.1.running_var", "W.1.num_batches_tracked", 1e-5)
         if normed
         else None,
@@ -124,8 +125,8 @@ def _pytorch(weights: StateDict, pairwise: Pairwise, subsample: bool) -> Names:
 
 def _caffe2(weights: StateDict, pairwise: Pairwise, subsample: bool) -> Names:
     names = ("nl_g", "nl_out", "nl_theta", "nl_phi")
-    g, out, theta, phi = (Pair(f"{name}_w", f"{name}_b") for name in names)
-    kept, affine = ("nl_bn_rm", "nl_bn_riv"), Pair("nl_bn_s", "nl_bn_b")
+    g, out, theta, phi = (Projection(f"{name}_w", f"{name}_b") for name in names)
+    kept, affine = ("nl_bn_rm", "nl_bn_riv"), Affine("nl_bn_s", "nl_bn_b")
     normed = any(name in weights for name in kept)
     axes = _axes(weights, g.weight, 3)
     return Names(
@@ -143,10 +144,6 @@ def _caffe2(weights: StateDict, pairwise: Pairwise, subsample: bool) -> Names:
         True,
         pairwise == "embedded_gaussian",
     )
-
-
-def _pair(name: str) -> Pair:
-    return Pair(f"{name}.weight", f"{name}.bias")
 
 
 def _axes(weights: StateDict, name: str, otherwise: int = 2) -> int:

@@ -11,10 +11,11 @@ from nlattn import _check
 from nlattn._modes import Nonfinite
 from nlattn._types import Floats, StateDict
 from nlattn.layers import _moving, _state, _weights
-from nlattn.layers._conv import conv, conv_vjp
+from nlattn.layers._conv import pixels
+from nlattn.layers._projection import Projection
 from nlattn.layers._weights import Weights
 
-_CONVS = ("query_conv", "key_conv", "value_conv")
+_CONVS = [Projection.named(name) for name in ("query_conv", "key_conv", "value_conv")]
 _EMBEDDINGS = {"query_conv.weight": "c C 1 1", "sn_conv_theta.w": "1 1 C c"}
 
 
@@ -31,14 +32,14 @@ class Port(NamedTuple):
         fit = start(op, nonfinite, given, **arrays)
         inner = fit.dims["C"] // 8
         shapes = {"gamma": "1"}
-        for name, channels in zip(_CONVS, (inner, inner, "C"), strict=True):
-            shapes |= {f"{name}.weight": f"{channels} C 1 1", f"{name}.bias": f"{channels}"}
+        for c, channels in zip(_CONVS, (inner, inner, "C"), strict=True):
+            shapes |= {c.weight: f"{channels} C 1 1", c.bias: f"{channels}"}
         return cls(fit, _weights.take(fit, given, shapes, nonfinite=nonfinite))
 
     def embed(self) -> list[Floats]:
         """Queries, keys and values (B, n, channels)."""
-        x = positions(self.fit["x"])
-        return [conv(x, self.w.matrix(f"{c}.weight"), self.w[f"{c}.bias"]) for c in _CONVS]
+        x = pixels(self.fit["x"])
+        return [c.of(self.w, x) for c in _CONVS]
 
     def forward(self, attend: Callable[..., Floats]) -> Floats:
         """``y`` in the shape of x."""
@@ -50,15 +51,13 @@ class Port(NamedTuple):
         self, attend: Callable[..., Floats], attend_vjp: Callable[..., tuple[Floats, ...]]
     ) -> tuple[Floats, dict[str, Floats]]:
         """Gradients of x and of every weight."""
-        x, dy = positions(self.fit["x"]), positions(self.fit["dout"])
+        x, dy = pixels(self.fit["x"]), pixels(self.fit["dout"])
         sets = self.embed()
         found = {"gamma": inner(dy, attend(*sets, nonfinite="propagate"))}
         gradients = attend_vjp(*sets, self.w["gamma"] * dy, nonfinite="propagate")
         dx = dy.copy()
-        for name, dz in zip(_CONVS, gradients, strict=True):
-            g = conv_vjp(x, self.w.matrix(f"{name}.weight"), dz)
-            found |= {f"{name}.weight": g.weight, f"{name}.bias": g.bias}
-            dx += g.x
+        for c, dz in zip(_CONVS, gradients, strict=True):
+            dx += c.vjp(self.w, x, dz, found)
         return self.fit.unfold(dx.reshape(self.fit["x"].shape)), self.w.gradients(found)
 
 
@@ -76,11 +75,6 @@ def one_image(fit: _check.Fit) -> None:
     """Refuse leading axes."""
     if fit.lead:
         _check.fail(fit.op, "x", f"has leading axes {fit.lead}, expected one image (H, W, C)")
-
-
-def positions(x: Floats) -> Floats:
-    """Pixels in raster order, (B, n, channels)."""
-    return x.reshape(len(x), x.shape[1] * x.shape[2], x.shape[3])
 
 
 def inner(a: Floats, b: Floats) -> Floats:

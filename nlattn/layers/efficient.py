@@ -10,8 +10,9 @@ from nlattn import _check
 from nlattn._modes import Nonfinite, Normalization
 from nlattn._types import Floats, StateDict
 from nlattn.layers import _moving, _state, _weights
-from nlattn.layers._conv import conv, conv_vjp
+from nlattn.layers._conv import pixels
 from nlattn.layers._operators import efficient_attention
+from nlattn.layers._projection import Projection
 from nlattn.layers._weights import Weights
 from nlattn.ops.efficient import efficient_attention_vjp
 
@@ -25,7 +26,8 @@ _SHAPES = {
     "reprojection.weight": "C dv 1 1",
     "reprojection.bias": "C",
 }
-_CONVS = ("queries", "keys", "values")
+_CONVS = [Projection.named(name) for name in ("queries", "keys", "values")]
+_LAST = Projection.named("reprojection")
 
 
 def efficient_attention_block(
@@ -80,7 +82,7 @@ def efficient_attention_block(
         "efficient_attention_block", weights, heads, normalization, parity, nonfinite, x=x
     )
     out = block.join(block.attend(*block.split(*block.embed())))
-    y = conv(out, block.w.matrix("reprojection.weight"), block.w["reprojection.bias"])
+    y = _LAST.of(block.w, out)
     return block.fit.unfold(y.reshape(block.fit["x"].shape) + block.fit["x"])
 
 
@@ -105,24 +107,21 @@ def efficient_attention_block_vjp(
     """
     op = "efficient_attention_block_vjp"
     block = _Block.of(op, weights, heads, normalization, parity, nonfinite, x=x, dout=dout)
-    pixels, dy = block.pixels("x"), block.pixels("dout")
+    image, dy = pixels(block.fit["x"]), pixels(block.fit["dout"])
     projected = block.embed()
     sets = block.split(*projected)
-    g = conv_vjp(block.join(block.attend(*sets)), block.w.matrix("reprojection.weight"), dy)
-    found = {"reprojection.weight": g.weight, "reprojection.bias": g.bias}
-    (dhead,) = block.split(g.x)
+    found: dict[str, Floats] = {}
+    (dhead,) = block.split(_LAST.vjp(block.w, block.join(block.attend(*sets)), dy, found))
     q, k, v = sets
     gradients = efficient_attention_vjp(
         q, k, v, dhead, normalization=normalization, nonfinite="propagate"
     )
     dx = dy.copy()
-    for name, full, dz in zip(_CONVS, projected, gradients, strict=True):
+    for c, full, dz in zip(_CONVS, projected, gradients, strict=True):
         joined = block.join(dz)
         whole = np.zeros(full.shape, full.dtype)
         whole[..., : joined.shape[-1]] = joined
-        g = conv_vjp(pixels, block.w.matrix(f"{name}.weight"), whole)
-        found |= {f"{name}.weight": g.weight, f"{name}.bias": g.bias}
-        dx += g.x
+        dx += c.vjp(block.w, image, whole, found)
     return block.fit.unfold(dx.reshape(block.fit["x"].shape)), block.w.gradients(found)
 
 
@@ -162,15 +161,10 @@ class _Block(NamedTuple):
             _check.fail(op, f"heads={count}", text)
         return cls(fit, w, count, kind)
 
-    def pixels(self, name: str) -> Floats:
-        """An image's positions in raster order, (B, n, C)."""
-        x = self.fit[name]
-        return x.reshape(len(x), x.shape[1] * x.shape[2], x.shape[3])
-
     def embed(self) -> list[Floats]:
         """Queries, keys and values of all heads, (B, n, channels)."""
-        x = self.pixels("x")
-        return [conv(x, self.w.matrix(f"{c}.weight"), self.w[f"{c}.bias"]) for c in _CONVS]
+        x = pixels(self.fit["x"])
+        return [c.of(self.w, x) for c in _CONVS]
 
     def split(self, *arrays: Floats) -> list[Floats]:
         """Heads as an axis, (B, heads, n, channels of one)."""

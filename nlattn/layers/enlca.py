@@ -10,12 +10,12 @@ from nlattn import _check
 from nlattn._modes import Nonfinite
 from nlattn._types import Floats, Result, StateDict
 from nlattn.layers import _moving, _operators, _state, _weights
-from nlattn.layers._conv import conv, conv_vjp
-from nlattn.layers._port import positions
+from nlattn.layers._conv import pixels
+from nlattn.layers._projection import Projection
 from nlattn.layers._weights import Weights
 from nlattn.ops.enla import enla_vjp, enlca_loss_vjp
 
-_CONVS = ("conv_match1.0", "conv_match2.0", "conv_assembly.0")
+_CONVS = [Projection.named(name) for name in ("conv_match1.0", "conv_match2.0", "conv_assembly.0")]
 _PROJECTION = "attn_fn.projection_matrix"
 _SHAPES = {
     "conv_match1.0.weight": "d C 1 1",
@@ -109,7 +109,7 @@ def enlca_block_vjp(
     block = _Block.of(op, weights, res_scale, training, nonfinite, x=x, dout=dout)
     if dloss is not None and not training:
         _check.fail(op, f"dloss={dloss}", "has no meaning without training=True")
-    pixels, dy = positions(block.fit["x"]), positions(block.fit["dout"])
+    image, dy = pixels(block.fit["x"]), pixels(block.fit["dout"])
     q, k, v = block.embed()
     dq, dk, dv = enla_vjp(
         q, k, v, block.scale * dy, projection=block.w[_PROJECTION], nonfinite="propagate"
@@ -119,10 +119,8 @@ def enlca_block_vjp(
         more = enlca_loss_vjp(q, k, each, nonfinite="propagate")
         dq, dk = dq + more[0], dk + more[1]
     dx, found = dy.copy(), dict[str, Floats]()
-    for name, dz in zip(_CONVS, (dq, dk, dv), strict=True):
-        g = conv_vjp(pixels, block.w.matrix(f"{name}.weight"), dz)
-        found |= {f"{name}.weight": g.weight, f"{name}.bias": g.bias}
-        dx += g.x
+    for c, dz in zip(_CONVS, (dq, dk, dv), strict=True):
+        dx += c.vjp(block.w, image, dz, found)
     return block.fit.unfold(dx.reshape(block.fit["x"].shape)), block.w.gradients(found)
 
 
@@ -165,5 +163,5 @@ class _Block(NamedTuple):
 
     def embed(self) -> list[Floats]:
         """Queries, keys and values, (B, n, channels)."""
-        x = positions(self.fit["x"])
-        return [conv(x, self.w.matrix(f"{c}.weight"), self.w[f"{c}.bias"]) for c in _CONVS]
+        x = pixels(self.fit["x"])
+        return [c.of(self.w, x) for c in _CONVS]

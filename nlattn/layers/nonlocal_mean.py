@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -11,10 +10,11 @@ from nlattn import _check
 from nlattn._modes import Convention, Nonfinite
 from nlattn._types import Array, Floats, JsonObject, Result, StateDict
 from nlattn.layers import _moving, _nonlocal, _operators, _state, _weights
-from nlattn.layers._conv import conv, conv_vjp, total
-from nlattn.layers._nonlocal import Names, Norm, Pair
+from nlattn.layers._conv import pixels, total
+from nlattn.layers._nonlocal import Names, Norm
 from nlattn.layers._norm import Statistics, moved, normalise, normalise_vjp, statistics
 from nlattn.layers._pool import max_pool, max_pool_vjp
+from nlattn.layers._projection import Projection
 from nlattn.layers._weights import Weights
 from nlattn.maps.base import AttentionMap
 from nlattn.ops import nonlocal_mean as ops
@@ -104,8 +104,8 @@ def nonlocal_block_map(
         _check.fail(op, "x", f"has leading axes {fit.lead}, expected one image ({names.grid})")
     theta, phi, _ = _embed(fit, names, w)[:3]
     return ops.nonlocal_mean_map(
-        _set(theta)[0],
-        _set(phi)[0],
+        pixels(theta)[0],
+        pixels(phi)[0],
         **_options(names, w),
         query_grid=theta.shape[1:-1],
         key_grid=phi.shape[1:-1],
@@ -141,7 +141,7 @@ def nonlocal_block_vjp(
     batch = _batch(fit, names, training)
     run = _run(fit, names, w)
     dmean, found = _finish_vjp(names, w, run, fit["dout"], batch)
-    sets = [_set(z) for z in (run.theta, run.phi, run.g, dmean)]
+    sets = [pixels(z) for z in (run.theta, run.phi, run.g, dmean)]
     gradients = ops.nonlocal_mean_vjp(*sets, **_options(names, w), nonfinite="propagate")
     dtheta, dphi, dg = (
         d.reshape(z.shape) for d, z in zip(gradients, (run.theta, run.phi, run.g), strict=False)
@@ -231,14 +231,13 @@ def _embed(fit: _check.Fit, names: Names, w: Weights) -> _Embedded:
 def _run(fit: _check.Fit, names: Names, w: Weights, tolerance: float = 0.0) -> _Run:
     made = _embed(fit, names, w)
     theta, _, g = made[:3]
-    sets = (_set(z) for z in made[:3])
+    sets = (pixels(z) for z in made[:3])
     options = _options(names, w)
     if tolerance:
         options["tolerance"] = tolerance
     mean = _operators.nonlocal_mean(*sets, **options, nonfinite="propagate")
     mean = mean.reshape(*theta.shape[:-1], g.shape[-1])
-    out = conv(mean, w.matrix(names.out.weight), w[names.out.bias])
-    return _Run(*made, mean, out)
+    return _Run(*made, mean, names.out.of(w, mean))
 
 
 def _options(names: Names, w: Weights) -> JsonObject:
@@ -267,7 +266,7 @@ def _finish(names: Names, w: Weights, run: _Run, batch: bool) -> tuple[Floats, S
     """What is added to the input, and the statistics that normalised it."""
     if names.affine is None:
         return run.conv, None
-    scale, shift = w[names.affine.weight], w[names.affine.bias]
+    scale, shift = (w[name] for name in names.affine)
     if names.norm is None:
         return run.conv * scale + shift, None
     found = _statistics(names, w, run, batch)
@@ -278,19 +277,18 @@ def _finish_vjp(
     names: Names, w: Weights, run: _Run, dy: Floats, batch: bool
 ) -> tuple[Floats, dict[str, Floats]]:
     """Gradients of the non-local mean, and those of the weights behind it by name."""
-    found = {}
+    found: dict[str, Floats] = {}
     if names.affine is not None:
-        scale = w[names.affine.weight]
+        scale = w[names.affine.scale]
         if names.norm is None:
-            found = {names.affine.weight: total(dy * run.conv), names.affine.bias: total(dy)}
+            found = {names.affine.scale: total(dy * run.conv), names.affine.shift: total(dy)}
             dy = dy * scale
         else:
             s = _statistics(names, w, run, batch)
             g = normalise_vjp(run.conv, s, names.norm.eps, scale, dy)
-            found = {names.affine.weight: g.scale, names.affine.bias: g.shift}
+            found = {names.affine.scale: g.scale, names.affine.shift: g.shift}
             dy = g.x
-    inner = conv_vjp(run.mean, w.matrix(names.out.weight), dy)
-    return inner.x, {**found, names.out.weight: inner.weight, names.out.bias: inner.bias}
+    return names.out.vjp(w, run.mean, dy, found), found
 
 
 def _buffers(
@@ -309,22 +307,13 @@ def _buffers(
     return buffers
 
 
-def _project(w: Weights, pair: Pair | None, x: Floats) -> Floats:
+def _project(w: Weights, by: Projection | None, x: Floats) -> Floats:
     """A convolution, or the input itself where there is none."""
-    return x if pair is None else conv(x, w.matrix(pair.weight), w[pair.bias])
+    return x if by is None else by.of(w, x)
 
 
 def _project_vjp(
-    w: Weights, pair: Pair | None, x: Floats, dy: Floats, found: dict[str, Floats]
+    w: Weights, by: Projection | None, x: Floats, dy: Floats, found: dict[str, Floats]
 ) -> Floats:
     """Gradient of the input of `_project`; those of its weights are added to `found`."""
-    if pair is None:
-        return dy
-    g = conv_vjp(x, w.matrix(pair.weight), dy)
-    found[pair.weight], found[pair.bias] = g.weight, g.bias
-    return g.x
-
-
-def _set(x: Floats) -> Floats:
-    """Positions of every slice in raster order, (B, n, channels)."""
-    return x.reshape(len(x), math.prod(x.shape[1:-1]), x.shape[-1])
+    return dy if by is None else by.vjp(w, x, dy, found)

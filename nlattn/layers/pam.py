@@ -11,12 +11,13 @@ from nlattn import _check
 from nlattn._modes import Lattice, Nonfinite
 from nlattn._types import Floats, StateDict
 from nlattn.layers import _moving, _state, _weights
-from nlattn.layers._conv import conv, conv_vjp
 from nlattn.layers._operators import permutohedral_attention
+from nlattn.layers._projection import Projection
 from nlattn.layers._weights import Weights
 from nlattn.ops.permutohedral import permutohedral_attention_vjp
 
 _LEAK = 0.01
+_FEAT, _DESC = Projection.named("conv_feat"), Projection.named("conv_desc")
 
 
 def pam_block(
@@ -103,18 +104,13 @@ def pam_block_vjp(
         nonfinite="propagate",
     )
     slope = np.where(features > 0, 1, _LEAK).astype(image.dtype)
-    feat = conv_vjp(placed, w.matrix("conv_feat.weight"), call.joined(slope * (dq + dk)))
-    desc = conv_vjp(image, w.matrix("conv_desc.weight"), call.joined(dv))
+    found: dict[str, Floats] = {}
+    dplaced = _FEAT.vjp(w, placed, call.joined(slope * (dq + dk)), found)
+    dx = _DESC.vjp(w, image, call.joined(dv), found)
     C, axes = image.shape[-1], tuple(range(image.ndim - 1))
-    moved = (feat.x[..., C:].astype(np.float64) * call.positions).sum(axes)
-    found = {
-        "scaling_spatial": moved,
-        "conv_feat.weight": feat.weight,
-        "conv_feat.bias": feat.bias,
-        "conv_desc.weight": desc.weight,
-        "conv_desc.bias": desc.bias,
-    }
-    return call.fit.unfold(feat.x[..., :C] + desc.x), w.gradients(found)
+    moved = dplaced[..., C:].astype(np.float64) * call.positions
+    found["scaling_spatial"] = moved.sum(axes)
+    return call.fit.unfold(dplaced[..., :C] + dx), w.gradients(found)
 
 
 class _Call(NamedTuple):
@@ -167,10 +163,9 @@ class _Call(NamedTuple):
         places = self.positions * w["scaling_spatial"].reshape(-1)
         shape = (*x.shape[:-1], places.shape[-1])
         placed = np.concatenate([x, np.broadcast_to(places, shape)], -1)
-        z = conv(placed, w.matrix("conv_feat.weight"), w["conv_feat.bias"])
+        z = _FEAT.of(w, placed)
         features = np.where(z > 0, z, z.dtype.type(_LEAK) * z)
-        values = conv(x, w.matrix("conv_desc.weight"), w["conv_desc.bias"])
-        return placed, self.split(features), self.split(values)
+        return placed, self.split(features), self.split(_DESC.of(w, x))
 
     def split(self, z: Floats) -> Floats:
         """Channels of every split apart, (B, splits, n, channels)."""

@@ -8,10 +8,10 @@ from nlattn import _check
 from nlattn._modes import Form, Nonfinite
 from nlattn._types import Floats, StateDict
 from nlattn.layers import _state, _weights
-from nlattn.layers._conv import conv, conv_vjp
+from nlattn.layers._conv import conv, conv_vjp, pixels
 from nlattn.layers._operators import nonlocal_mean
 from nlattn.layers._pool import max_pool, max_pool_vjp
-from nlattn.layers._port import Port, inner, one_image, positions, start
+from nlattn.layers._port import Port, inner, one_image, start
 from nlattn.layers._weights import Weights
 from nlattn.maps.base import AttentionMap
 from nlattn.ops.nonlocal_mean import nonlocal_mean_map, nonlocal_mean_vjp
@@ -84,7 +84,7 @@ def sagan_block_map(
     else:
         fit, w = _start(op, weights, nonfinite, x=x)
         one_image(fit)
-        q, k, _ = (positions(z) for z in _embed(fit, w)[:3])
+        q, k, _ = (pixels(z) for z in _embed(fit, w)[:3])
         queries = fit["x"].shape[1:3]
         keys = (queries[0] // 2, queries[1] // 2)
     return nonlocal_mean_map(q[0], k[0], query_grid=queries, key_grid=keys)
@@ -114,7 +114,7 @@ def sagan_block_vjp(
     found = {"sigma_ratio": inner(dy, run.out)}
     g = conv_vjp(run.mean, _matrix(w, "attn"), w["sigma_ratio"] * dy)
     found["sn_conv_attn.w"] = g.weight.T
-    sets = [positions(z) for z in (run.theta, run.phi, run.g, g.x)]
+    sets = [pixels(z) for z in (run.theta, run.phi, run.g, g.x)]
     dtheta, dphi, dg = nonlocal_mean_vjp(*sets, nonfinite="propagate")
     dphi = max_pool_vjp(run.all_phi, _POOL, dphi.reshape(run.phi.shape))
     dg = max_pool_vjp(run.all_g, _POOL, dg.reshape(run.g.shape))
@@ -165,7 +165,7 @@ def _embed(fit: _check.Fit, w: Weights) -> tuple[Floats, Floats, Floats, Floats,
 def _run(fit: _check.Fit, w: Weights) -> _Run:
     made = _embed(fit, w)
     theta, g = made[0], made[2]
-    mean = nonlocal_mean(*(positions(z) for z in made[:3]), nonfinite="propagate")
+    mean = nonlocal_mean(*(pixels(z) for z in made[:3]), nonfinite="propagate")
     mean = mean.reshape(*theta.shape[:-1], g.shape[-1])
     return _Run(*made, mean, conv(mean, _matrix(w, "attn")))
 
