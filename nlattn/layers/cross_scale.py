@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from nlattn import _check
 from nlattn._modes import Assign, Nonfinite, Overlap, Pad
@@ -65,9 +65,7 @@ def cross_scale_block(
     """
     op = "cross_scale_block"
     asked = parts.CellOptions(scale, patch, temperature, assign, overlap, pad)
-    options = parts.checked(op, None, asked, parity)
-    net = Net(op, {"x": (x, "H W C")}, weights, parts.of_block(), nonfinite)
-    _multiples(net, options.scale, options.scale, options.pad)
+    net, options = _start(op, {"x": (x, "H W C")}, weights, None, asked, parity, nonfinite)
     return net.fit.unfold(parts.across(net, "", net.fit["x"], options)[0])
 
 
@@ -94,10 +92,8 @@ def cross_scale_block_vjp(
     """
     op = "cross_scale_block_vjp"
     asked = parts.CellOptions(scale, patch, temperature, assign, overlap, pad)
-    options = parts.checked(op, None, asked, parity)
     arrays = {"x": (x, "H W C"), "dout": (dout, "Ho Wo C")}
-    net = Net(op, arrays, weights, parts.of_block(), nonfinite)
-    _multiples(net, options.scale, options.scale, options.pad)
+    net, options = _start(op, arrays, weights, None, asked, parity, nonfinite)
     y, vjp = parts.across(net, "", net.fit["x"], options)
     return _gradients(net, [("dout", y)], lambda d: vjp(d[0]))
 
@@ -157,10 +153,8 @@ def multi_source_projection(
     """
     op = "multi_source_projection"
     asked = parts.CellOptions(scale, patch, temperature, assign, overlap, pad)
-    options = parts.checked(op, SCALES, asked, parity)
-    shapes = parts.of_projection(options.scale)
-    net = Net(op, {"x": (x, "H W C")}, weights, shapes, nonfinite)
-    _multiples(net, options.scale, parts.STEP[options.scale], options.pad)
+    arrays = {"x": (x, "H W C")}
+    net, options = _start(op, arrays, weights, parts.of_projection, asked, parity, nonfinite)
     return net.fit.unfold(parts.projection(net, "", net.fit["x"], options)[0])
 
 
@@ -188,10 +182,8 @@ def multi_source_projection_vjp(
     """
     op = "multi_source_projection_vjp"
     asked = parts.CellOptions(scale, patch, temperature, assign, overlap, pad)
-    options = parts.checked(op, SCALES, asked, parity)
     arrays = {"x": (x, "H W C"), "dout": (dout, "Ho Wo C")}
-    net = Net(op, arrays, weights, parts.of_projection(options.scale), nonfinite)
-    _multiples(net, options.scale, parts.STEP[options.scale], options.pad)
+    net, options = _start(op, arrays, weights, parts.of_projection, asked, parity, nonfinite)
     y, vjp = parts.projection(net, "", net.fit["x"], options)
     return _gradients(net, [("dout", y)], lambda d: vjp(d[0]))
 
@@ -224,9 +216,8 @@ def sem_cell(
     """
     op = "sem_cell"
     asked = parts.CellOptions(scale, patch, temperature, assign, overlap, pad)
-    options = parts.checked(op, SCALES, asked, parity)
-    net = Net(op, {"x": (x, "H W C")}, weights, parts.of_cell(options.scale), nonfinite)
-    _multiples(net, options.scale, parts.STEP[options.scale], options.pad)
+    arrays = {"x": (x, "H W C")}
+    net, options = _start(op, arrays, weights, parts.of_cell, asked, parity, nonfinite)
     final, h, _ = _cell(net, net.fit["x"], options)
     return net.fit.unfold(final), net.fit.unfold(h)
 
@@ -255,10 +246,8 @@ def sem_cell_vjp(
     """
     op = "sem_cell_vjp"
     asked = parts.CellOptions(scale, patch, temperature, assign, overlap, pad)
-    options = parts.checked(op, SCALES, asked, parity)
     arrays = {"x": (x, "H W C"), "dfinal": (dfinal, "H W C"), "dh": (dh, "Ho Wo C")}
-    net = Net(op, arrays, weights, parts.of_cell(options.scale), nonfinite)
-    _multiples(net, options.scale, parts.STEP[options.scale], options.pad)
+    net, options = _start(op, arrays, weights, parts.of_cell, asked, parity, nonfinite)
     final, h, vjp = _cell(net, net.fit["x"], options)
     return _gradients(net, [("dfinal", final), ("dh", h)], lambda d: vjp(*d))
 
@@ -306,13 +295,26 @@ def _corrected(
     return u + error, vjp
 
 
-def _multiples(net: Net, scale: int, step: int, pad: str) -> None:
-    """With ``pad="error"`` refuse sizes that the keys of a step do not divide."""
+def _start(
+    op: str,
+    arrays: Mapping[str, tuple[object, str]],
+    weights: object,
+    shapes: Callable[[int], Mapping[str, str]] | None,
+    asked: parts.CellOptions,
+    parity: bool,
+    nonfinite: Nonfinite,
+) -> tuple[Net, parts.CellOptions]:
+    """Check everything; `shapes` of the weights by scale, None of the block, which takes any."""
+    options = parts.checked(op, SCALES if shapes else None, asked, parity)
+    scale = options.scale
+    net = Net(op, arrays, weights, shapes(scale) if shapes else parts.of_block(), nonfinite)
     H, W = net.fit.shape("H W")
-    if pad == "error" and (H % step or W % step):
+    step = parts.STEP[scale] if shapes else scale
+    if options.pad == "error" and (H % step or W % step):  # keys would not fill them
         of = f"scale={scale}" if step == scale else f"{step}, the steps of scale={scale}"
         text = f"has {H} x {W} pixels, expected multiples of {of}; pad='edge' allows any"
-        _check.fail(net.fit.op, "x", text)
+        _check.fail(op, "x", text)
+    return net, options
 
 
 def _gradients(
