@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -31,8 +31,6 @@ StateDict: TypeAlias = Mapping[str, Any]
 """Weights of a module by name, as its own files hold them; trees of them too."""
 FilePath: TypeAlias = str | os.PathLike[str]
 """Where a file is."""
-Entries: TypeAlias = int | Sequence[int]
-"""One number for every axis, or one each."""
 Json: TypeAlias = Any
 """What a JSON file holds."""
 JsonObject: TypeAlias = dict[str, Any]

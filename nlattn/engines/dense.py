@@ -135,12 +135,10 @@ def topk(p: Scores, k: int) -> tuple[Floats, Ints]:
     return value, index
 
 
-def dot_scores(q: Floats, k: Floats, factor: float, causal: bool = False) -> Scores:
+def dot_scores(q: Floats, k: Floats, factor: float) -> Scores:
     """Scores ``factor q.k`` of a single slice (1, n, d), (1, m, d), and nothing else."""
     bias, mask = np.zeros((1, 1, 1), q.dtype), np.ones((1, 1, 1), bool)
-    row = np.arange(q.shape[1])
-    end = np.minimum(row + 1 if causal else FAR, k.shape[1])
-    band = np.stack(np.broadcast_arrays(0, end, row), -1)[None]
+    band = np.stack(np.broadcast_arrays(0, k.shape[1], np.arange(q.shape[1])), -1)[None]
     return of_one(q, k, bias, mask, band, factor)
 
 

@@ -174,11 +174,6 @@ def window(given: Given) -> RangeLaw:
     )
 
 
-def inner(_: Given) -> RangeLaw:
-    """What is called by the function has a law of its own."""
-    return RangeLaw(fixed=("q", "k", "v"))
-
-
 def kernel(given: Given) -> RangeLaw:
     """Random features of ``scale x``."""
     back = "dout" in given

@@ -200,9 +200,9 @@ def converge(keys: Keys, p: float, eta: float, steps: int, tol: float) -> tuple[
     return log_w, residual, step
 
 
-def lewis_logs(keys: Keys, p: float, *, steps: int = 100, tol: float = 1e-3) -> Floats | None:
+def lewis_logs(keys: Keys, p: float) -> Floats | None:
     """Logarithms of weights, good enough for a certificate; None where leverage is exact."""
-    return None if p == 2 else converge(keys, p, 4 / (p + 2), steps, tol)[0]
+    return None if p == 2 else converge(keys, p, 4 / (p + 2), 100, 1e-3)[0]
 
 
 def default_eta(p: float) -> float:

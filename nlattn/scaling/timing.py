@@ -47,10 +47,10 @@ def summary(samples: Sequence[float]) -> Summary:
     return Summary(middle, low, high, high - low > _UNSTABLE * middle)
 
 
-def local_exponents(samples: Mapping[int, Sequence[float]], seed: int = 0) -> list[JsonObject]:
+def local_exponents(samples: Mapping[int, Sequence[float]]) -> list[JsonObject]:
     """Between neighbouring sizes: the exponent of time, with a bootstrap interval of 95 %."""
     sizes = sorted(samples)
-    drawn = {n: _medians(samples[n], seed + i) for i, n in enumerate(sizes)}
+    drawn = {n: _medians(samples[n], i) for i, n in enumerate(sizes)}
     found = []
     for a, b in itertools.pairwise(sizes):
         octaves = np.log2(b / a)
@@ -61,7 +61,7 @@ def local_exponents(samples: Mapping[int, Sequence[float]], seed: int = 0) -> li
 
 
 def crossover(
-    ours: Mapping[int, Sequence[float]], dense: Mapping[int, Sequence[float]], seed: int = 0
+    ours: Mapping[int, Sequence[float]], dense: Mapping[int, Sequence[float]]
 ) -> Range | None:
     """Size from which ours is faster, with a bootstrap interval; None if the times do not say.
 
@@ -72,10 +72,7 @@ def crossover(
         return None
     logs = np.log2(sizes)
     middle = np.log2([np.median(ours[n]) / np.median(dense[n]) for n in sizes])
-    drawn = [
-        np.log2(_medians(ours[n], seed + 2 * n) / _medians(dense[n], seed + 2 * n + 1))
-        for n in sizes
-    ]
+    drawn = [np.log2(_medians(ours[n], 2 * n) / _medians(dense[n], 2 * n + 1)) for n in sizes]
     places = [_crossing(logs, row) for row in np.stack(drawn, 1)]
     low, high = np.quantile(places, [0.025, 0.975], method="nearest")
     return Range(_crossing(logs, middle), float(low), float(high))

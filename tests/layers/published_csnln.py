@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 FACTOR = {2: 2, 3: 3, 4: 2}
-BODY = ("0.weight", "0.bias", "1.weight", "2.weight", "2.bias")
 CONVS = {2: (6, 2, 2), 3: (9, 3, 3), 4: (6, 2, 2)}
 
 

@@ -209,7 +209,7 @@ def _unsure(case: Case, k: Array, loss: Array, p: float) -> Array:
     return np.where(unsure, np.inf, 0.1)
 
 
-def received(k: Array, p: float, steps: int = 40) -> Array:
+def received(k: Array, p: float) -> Array:
     """Weights (m,) that some query gives to keys (m, d): at most their sensitivities, and near.
 
     Of all y with ``k_j.y = 1`` that with the least ``sum |k.y|^p``, by reweighted least squares.
@@ -219,7 +219,7 @@ def received(k: Array, p: float, steps: int = 40) -> Array:
     rows = k / size
     for j in np.flatnonzero(k.any(-1)):
         w = np.ones(len(k))
-        for _ in range(steps):
+        for _ in range(40):
             y = np.linalg.pinv((w[:, None] * rows).T @ rows, hermitian=True) @ rows[j]
             z = abs(rows @ y)
             if not z[j] > 0:
