@@ -234,13 +234,18 @@ def test_nothing_collects_its_locals() -> None:
 
 
 def test_no_two_classes_share_a_name() -> None:
-    """Oracles name what they transcribe as they like, and every adapter is a file's `Backend`."""
+    """Nor do types that are named; oracles and adapters have their own world, as tries of a judge.
+
+    Every adapter is a file's `Backend`.
+    """
     where: dict[str, list[str]] = {}
-    for path in SOURCES:
-        if not name_of(path).startswith(("oracle/", "conformance/backends/adapters/")):
-            for node in ast.walk(tree_of(path)):
-                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                    where.setdefault(node.name, []).append(name_of(path))
+    apart = ("oracle/", "conformance/backends/adapters/", "conformance/judge/")
+    for path in (p for p in SOURCES if not name_of(p).startswith(apart)):
+        for node in tree_of(path).body:
+            named = getattr(node, "target", None) or next(iter(getattr(node, "targets", [])), None)
+            name = node.name if isinstance(node, ast.ClassDef) else getattr(named, "id", "_")
+            if name[0].isupper() and not name.isupper():
+                where.setdefault(name, []).append(name_of(path))
     assert {name: files for name, files in where.items() if len(files) > 1} == {}
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from nlattn import _check, explorer, images
 from nlattn._types import Floats, JsonObject
 from nlattn.cli import methods, pixelwise, report
-from nlattn.cli.methods import Result, Task
+from nlattn.cli.methods import MethodResult, Task
 from nlattn.cli.output import Output, StageClock, peak_memory, to_json
 from nlattn.explorer import Layer
 from nlattn.files.untrusted import open_regular, parse_json
@@ -158,7 +158,7 @@ def _finish(task: Task, options: Namespace, output: Output, stages: StageClock) 
 
 
 def _write(
-    task: Task, result: Result, quality: Quality | None, options: Namespace, output: Output
+    task: Task, result: MethodResult, quality: Quality | None, options: Namespace, output: Output
 ) -> None:
     if result.map is not None:
         output.write("map.npz", result.map.save)

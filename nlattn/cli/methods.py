@@ -72,7 +72,7 @@ class Task:
 
 
 @dataclass
-class Result:
+class MethodResult:
     """What a method gave."""
 
     weights: Floats
@@ -91,7 +91,7 @@ class Result:
     """What was chosen for a share of exact attention."""
 
 
-def scram(task: Task, options: Namespace, stages: StageClock) -> Result:
+def scram(task: Task, options: Namespace, stages: StageClock) -> MethodResult:
     """Search, support, weights."""
     if options.mass is not None:
         return _wished(task, options, stages)
@@ -111,19 +111,19 @@ def scram(task: Task, options: Namespace, stages: StageClock) -> Result:
     with stages("weights"):
         weighted = nlattn.scram_map(task.q, task.k, field=field, support=support, scale=task.scale)
     out = task.output(weighted, stages)
-    return Result(task.shown(weighted), weighted, field, out)
+    return MethodResult(task.shown(weighted), weighted, field, out)
 
 
-def _wished(task: Task, options: Namespace, stages: StageClock) -> Result:
+def _wished(task: Task, options: Namespace, stages: StageClock) -> MethodResult:
     """The setting that holds the share of exact attention that is wished for, or the best."""
     given = {"mass": options.mass, "scale": task.scale, "seed": options.seed}
     with stages("wish"):
         wish = nlattn.scram_for_mass(task.q, task.k, rows=max(options.rows, 2), **given)
     out = task.output(wish.map, stages)
-    return Result(task.shown(wish.map), wish.map, wish.field, out, wish=wish)
+    return MethodResult(task.shown(wish.map), wish.map, wish.field, out, wish=wish)
 
 
-def lev(task: Task, options: Namespace, stages: StageClock) -> Result:
+def lev(task: Task, options: Namespace, stages: StageClock) -> MethodResult:
     """Few keys for all queries, then the softmax over them."""
     q, k = task.flat(task.q), task.flat(task.k)
     with stages("selection"):
@@ -134,13 +134,13 @@ def lev(task: Task, options: Namespace, stages: StageClock) -> Result:
     return _of_map(task, stages, make)
 
 
-def hamming(task: Task, options: Namespace, stages: StageClock) -> Result:
+def hamming(task: Task, options: Namespace, stages: StageClock) -> MethodResult:
     """The keys whose signs agree most; the scale of numbers has no place in it."""
     make = functools.partial(nlattn.hamming_attention_map, keys=options.kept, scale=options.scale)
     return _of_map(task, stages, make)
 
 
-def permutohedral(task: Task, options: Namespace, stages: StageClock) -> Result:
+def permutohedral(task: Task, options: Namespace, stages: StageClock) -> MethodResult:
     """Of a picture, Gaussian weights of its first components; of arrays, the softmax's."""
     if task.image is None:
         make = functools.partial(
@@ -153,7 +153,7 @@ def permutohedral(task: Task, options: Namespace, stages: StageClock) -> Result:
     return _of_map(part, stages, nlattn.permutohedral_attention_map)
 
 
-def dense(task: Task, options: Namespace, stages: StageClock) -> Result:
+def dense(task: Task, options: Namespace, stages: StageClock) -> MethodResult:
     """Only what is asked for: rows of the queries to show, and the output if there are values."""
     q, k = task.flat(task.q), task.flat(task.k)
     with stages("weights"):
@@ -168,44 +168,44 @@ def dense(task: Task, options: Namespace, stages: StageClock) -> Result:
         with stages("output"):
             out = _in_blocks(q, k, task.flat(task.v), task.scale, stages)
         out = out.reshape(*task.q.shape[:-1], -1)
-    return Result(weights, None, None, out, operator=exact)
+    return MethodResult(weights, None, None, out, operator=exact)
 
 
-def certified(task: Task, options: Namespace, stages: StageClock) -> Result:
+def certified(task: Task, options: Namespace, stages: StageClock) -> MethodResult:
     """The output within a tolerance; rows of the queries to show are exact."""
     q, k = task.flat(task.q), task.flat(task.k)
     with stages("weights"):
         exact = nlattn.attention_map(q, k, scale=task.scale)
         weights = task.shown(exact)
     if task.v is None:
-        return Result(weights)
+        return MethodResult(weights)
     with stages("output"):
         v = task.flat(task.v)
         given = {"scale": task.scale, "tolerance": options.tolerance, "progress": stages.part}
         out, missed = nlattn.certified_attention(q, k, v, **given, return_missed=True)
-    return Result(weights, out=out.reshape(*task.q.shape[:-1], -1), missed=missed)
+    return MethodResult(weights, out=out.reshape(*task.q.shape[:-1], -1), missed=missed)
 
 
-def efficient(task: Task, _: Namespace, stages: StageClock) -> Result:
+def efficient(task: Task, _: Namespace, stages: StageClock) -> MethodResult:
     """Queries and keys share the scale, which is then a temperature of both softmaxes."""
     root = task.q.dtype.type(abs(task.scale) ** 0.5)
     make = nlattn.efficient_attention_map
     return _of_map(task, stages, lambda q, k, **grids: make(root * q, root * k, **grids))
 
 
-def refined(task: Task, _: Namespace, stages: StageClock) -> Result:
+def refined(task: Task, _: Namespace, stages: StageClock) -> MethodResult:
     """Products as they are: a factor on them changes nothing but the size of the output."""
     return _of_map(task, stages, nlattn.refined_self_attention_map)
 
 
-def enla(task: Task, options: Namespace, stages: StageClock) -> Result:
+def enla(task: Task, options: Namespace, stages: StageClock) -> MethodResult:
     """Amplification 6 and 128 features, as published; the scale has no place in it."""
     d = task.q.shape[-1]
     projection = nlattn.orthogonal_features(d, 128, options.seed).astype(task.q.dtype)
     return _of_map(task, stages, functools.partial(nlattn.enla_map, projection=projection))
 
 
-def nonlocal_mean(task: Task, options: Namespace, stages: StageClock) -> Result:
+def nonlocal_mean(task: Task, options: Namespace, stages: StageClock) -> MethodResult:
     """The softmax forms as dense attention, the others through their linear maps."""
     if options.pairwise.endswith("gaussian"):
         return dense(task, options, stages)
@@ -226,12 +226,12 @@ def array(path: Path, name: str) -> Floats:
     return x
 
 
-def _of_map(task: Task, stages: StageClock, make: Callable[..., AttentionMap]) -> Result:
+def _of_map(task: Task, stages: StageClock, make: Callable[..., AttentionMap]) -> MethodResult:
     with stages("weights"):
         grids = {"query_grid": task.q.shape[:-1], "key_grid": task.k.shape[:-1]}
         one = make(task.flat(task.q), task.flat(task.k), **grids)
         weights = task.shown(one)
-    return Result(weights, one, None, task.output(one, stages))
+    return MethodResult(weights, one, None, task.output(one, stages))
 
 
 def _in_blocks(q: Floats, k: Floats, v: Floats, scale: float, stages: StageClock) -> Floats:
@@ -243,7 +243,7 @@ def _in_blocks(q: Floats, k: Floats, v: Floats, scale: float, stages: StageClock
     return out
 
 
-METHODS: dict[str, Callable[[Task, Namespace, StageClock], Result]] = {
+METHODS: dict[str, Callable[[Task, Namespace, StageClock], MethodResult]] = {
     "scram": scram,
     "lev": lev,
     "hamming": hamming,
@@ -268,7 +268,7 @@ def prepare(task: Task, options: Namespace) -> None:
     predict(small)
 
 
-def judge(task: Task, result: Result, options: Namespace) -> quality.Quality | None:
+def judge(task: Task, result: MethodResult, options: Namespace) -> quality.Quality | None:
     """An approximate map against float64 dense attention, on sampled queries."""
     if result.map is None or options.method not in _APPROXIMATE:
         return None
@@ -282,7 +282,7 @@ def judge(task: Task, result: Result, options: Namespace) -> quality.Quality | N
     return quality.compare(result.map, exact, v, rows=options.rows, seed=options.seed, k=best)
 
 
-def judge_all(task: Task, result: Result, options: Namespace) -> dict[str, float] | None:
+def judge_all(task: Task, result: MethodResult, options: Namespace) -> dict[str, float] | None:
     """Recall and mass over all queries: the best keys proved, the mass to the tolerance."""
     A = result.map
     if not options.every or A is None or options.method not in ("scram", "lev"):
@@ -306,7 +306,7 @@ def judge_all(task: Task, result: Result, options: Namespace) -> dict[str, float
     }
 
 
-def exact_of_shown(task: Task, result: Result) -> dict[str, Floats]:
+def exact_of_shown(task: Task, result: MethodResult) -> dict[str, Floats]:
     """Exact attention that the keys drawn hold, and that of the strongest of them, by query."""
     points, k = task.points, task.flat(task.k).astype(np.float64)
     q = task.flat(task.q)[points].astype(np.float64)

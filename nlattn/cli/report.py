@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nlattn import __version__, _check
 from nlattn._types import Floats, JsonObject
-from nlattn.cli.methods import Result, Task
+from nlattn.cli.methods import MethodResult, Task
 from nlattn.cli.output import table
 from nlattn.cli.words import printable
 from nlattn.engines.estimates import Estimate
@@ -29,7 +29,7 @@ _PACKAGES = ("numpy", "numba", "llvmlite", "scipy", "threadpoolctl", "matplotlib
 
 def collect(
     task: Task,
-    result: Result,
+    result: MethodResult,
     quality: Quality | None,
     every: dict[str, float] | None,
     dense: dict[str, float],

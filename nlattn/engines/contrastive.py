@@ -14,7 +14,7 @@ _SCORES = 1 << 21
 """Scores of a block."""
 
 
-class Shape(NamedTuple):
+class RankNumbers(NamedTuple):
     """Numbers of the loss: ranks ``0..positives-1`` against ``low..high-1``."""
 
     amplitude: float
@@ -32,7 +32,7 @@ class Ranks(NamedTuple):
     q: Floats
     k: Floats
     slices: Ints
-    shape: Shape
+    shape: RankNumbers
 
 
 class _Rows(NamedTuple):
@@ -147,7 +147,7 @@ def vjp(p: Ranks, dout: Floats) -> tuple[Floats, Floats]:
     return dq, np.stack(dk) if dk else duk.astype(p.k.dtype)
 
 
-def _rows_vjp(s: Shape, rows: _Rows) -> Floats:
+def _rows_vjp(s: RankNumbers, rows: _Rows) -> Floats:
     """Gradient of each row's hinge with respect to its logits."""
     values = np.zeros((len(rows.logits), s.high), rows.logits.dtype)
     values[:, : s.positives] = -rows.positive

@@ -17,7 +17,7 @@ from nlattn.engines.features import Block, ColumnExp, Identity, Random
 from nlattn.engines.unseen import cleaned, finite
 from nlattn.runtime import threads
 
-Changes = tuple[Sequence[Floats], Sequence[Floats], Sequence[Floats]]
+CausalChanges = tuple[Sequence[Floats], Sequence[Floats], Sequence[Floats]]
 """Of queries, keys and values, of each slice of a call."""
 ROWS = 64
 """Rows of a block."""
@@ -140,7 +140,7 @@ def _attend(p: Causal) -> Floats:
     return out
 
 
-def jvp(p: Causal, changes: Changes, moving: list[Ints | None]) -> Floats:
+def jvp(p: Causal, changes: CausalChanges, moving: list[Ints | None]) -> Floats:
     """Change (batch, n, e) along dq, dk, dv of each slice; `moving` as for `vjp`."""
     if finite(p.q, p.k, p.v, *(x for each in changes for x in each)):
         return _jvp(p, changes, moving)
@@ -153,7 +153,7 @@ def jvp(p: Causal, changes: Changes, moving: list[Ints | None]) -> Floats:
     return np.where(lost[..., None] | values, np.nan, out)
 
 
-def _jvp(p: Causal, changes: Changes, moving: list[Ints | None]) -> Floats:
+def _jvp(p: Causal, changes: CausalChanges, moving: list[Ints | None]) -> Floats:
     dq, dk, dv = changes
     out: Floats = np.empty((len(p.slices), p.q.shape[1], p.v.shape[2]), p.q.dtype)
 

@@ -175,7 +175,7 @@ class Corners(NamedTuple):
         return cls(_check.frozen(indptr, np.int64), _check.frozen(order[: indptr[-1]], np.int64))
 
 
-class Lattice:
+class LatticePoints:
     """The lattice points of one set of keys and one of queries."""
 
     def __init__(
@@ -196,7 +196,9 @@ class Lattice:
         self._neighbours: tuple[Ints, Ints] | None = None
 
     @classmethod
-    def of(cls, op: str, k: Placed, q: Placed, *, complete: bool, query_vertices: bool) -> Lattice:
+    def of(
+        cls, op: str, k: Placed, q: Placed, *, complete: bool, query_vertices: bool
+    ) -> LatticePoints:
         """The points that keys, and if wanted queries, insert, and for "complete" their closure."""
         inserts = query_vertices and not complete and q is not k
         rows = np.concatenate([k.vertices, q.vertices]) if inserts else k.vertices

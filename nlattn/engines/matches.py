@@ -21,7 +21,7 @@ KINDS = {
     "local": kernels.LOCAL,
     "union": kernels.WINDOW | kernels.NEIGHBOURS | kernels.TOPK | kernels.LOCAL,
 }
-Masks: TypeAlias = tuple[object, object, bool]
+GivenMasks: TypeAlias = tuple[object, object, bool]
 
 
 def support_of_field(
@@ -30,7 +30,7 @@ def support_of_field(
     kind: str | Sequence[str],
     radius: int,
     around: tuple[int, bool],
-    masks: Masks,
+    masks: GivenMasks,
     max_bytes: float,
     part: tuple[int, int] | None = None,
 ) -> Support:

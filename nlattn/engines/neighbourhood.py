@@ -10,7 +10,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Floats, Ints, Support
 from nlattn.kernels import neighbourhood as kernels
-from nlattn.kernels.neighbourhood import Arrays, Near, NearMoving
+from nlattn.kernels.neighbourhood import Near, NearArrays, NearMoving
 from nlattn.kernels.panel import groups
 from nlattn.runtime.jit import blocks
 
@@ -95,7 +95,7 @@ def _table(table: Near, a: int, size: int) -> Ints:
     return np.where(t < table.many[a, :size, None], keys, -1)
 
 
-def attend(p: Arrays, axes: tuple[Axis, ...]) -> tuple[Floats, Floats]:
+def attend(p: NearArrays, axes: tuple[Axis, ...]) -> tuple[Floats, Floats]:
     """Outputs (batch, n, e) and normalisers (2, batch, n)."""
     batch, n, e = len(p.slices), p.q.shape[1], p.v.shape[2]
     out: Floats = np.empty((batch, n, e), p.q.dtype)
@@ -106,7 +106,7 @@ def attend(p: Arrays, axes: tuple[Axis, ...]) -> tuple[Floats, Floats]:
     return out, _check.frozen(norm)
 
 
-def jvp(p: Arrays, axes: tuple[Axis, ...], x: NearMoving) -> tuple[Floats, Floats]:
+def jvp(p: NearArrays, axes: tuple[Axis, ...], x: NearMoving) -> tuple[Floats, Floats]:
     """Changes of outputs (batch, n, e), and of log normalisers (batch, n) in float64."""
     batch, n, e = len(p.slices), p.q.shape[1], p.v.shape[2]
     out: Floats = np.empty((batch, n, e), p.q.dtype)
@@ -118,7 +118,7 @@ def jvp(p: Arrays, axes: tuple[Axis, ...], x: NearMoving) -> tuple[Floats, Float
 
 
 def vjp(
-    p: Arrays, axes: tuple[Axis, ...], dout: Floats, dlse: Floats, norm: Floats
+    p: NearArrays, axes: tuple[Axis, ...], dout: Floats, dlse: Floats, norm: Floats
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients of queries, keys and values of each slice."""
     batch, (n, d), e = len(p.slices), p.q.shape[1:], p.v.shape[2]
@@ -133,5 +133,5 @@ def vjp(
     return dq, dk, dv
 
 
-def _cost(p: Arrays, table: Near) -> int:
+def _cost(p: NearArrays, table: Near) -> int:
     return kernels.BLOCK * table.most * int(p.k.shape[2] + p.v.shape[2] + 32)

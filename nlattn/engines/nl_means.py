@@ -26,7 +26,7 @@ BANDWIDTH = 0.6
 _SHIFT_COST = 30  # operations per pixel and shift
 
 
-class Beyond(NamedTuple):
+class WholePicture(NamedTuple):
     """The whole of which a picture is some rows: its pixels are compared with any."""
 
     flat: Floats
@@ -56,7 +56,7 @@ class PictureMeans(NamedTuple):
     support: Support | None
     slices: Ints
     """(batch,) of the support, if it is given."""
-    beyond: Beyond | None = None
+    beyond: WholePicture | None = None
 
     @property
     def op(self) -> str:
@@ -189,7 +189,7 @@ def vjp(call: PictureMeans, b: int, voting: bool) -> Floats:
     F = _check.frozen(patches(u, patch)[None])
     V = F if voting else _check.frozen(u.reshape(1, call.n, call.C))
     dB = _check.frozen((ballots(dout, patch) if voting else dout.reshape(call.n, call.C))[None])
-    softmax = edges.Options(WEIGHTS.index("softmax"), 1.0, 0.0, 0.0)
+    softmax = edges.EdgeOptions(WEIGHTS.index("softmax"), 1.0, 0.0, 0.0)
     slices = np.zeros((1, 5), np.int64)
     dscores = np.empty_like(P)
     P, known = _check.frozen(P), _check.frozen(scores)
@@ -261,7 +261,7 @@ def _jvp_of_lists(call: PictureMeans, b: int, voting: bool) -> Floats:
     V, dV = (F, dF) if voting else (_check.frozen(x.reshape(1, call.n, -1)) for x in (u, du))
     tasks, none = blocks(call.n, edges.BLOCK), _check.frozen(np.empty(0, u.dtype))
     factor = min(float(call.options(F.shape[2])[1]), float(np.finfo(np.float64).max) / 4)
-    options = edges.Options(WEIGHTS.index("gaussian"), factor, 0.0, 0.0)
+    options = edges.EdgeOptions(WEIGHTS.index("gaussian"), factor, 0.0, 0.0)
     x = edges.Moving(F, F, dF, dF, _check.frozen(np.zeros((1, 6), np.int64)))
     ds, unused = np.empty(len(indices), u.dtype), np.zeros((1, call.n))
     edges.move(tasks, x, indptr, indices, options, none, none, unused, ds)

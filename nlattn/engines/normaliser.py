@@ -20,7 +20,7 @@ _ROWS = 1 << 22  # monomials of a block of queries or keys
 _BLOCK = 256  # queries that share a factor of the keys before them
 
 
-class Normaliser:
+class PowerSums:
     """One head's sums, in the form that `kernels.heavy` reads."""
 
     def __init__(self, q: Floats, k: Floats, keys: Keys, p: float, causal: bool):

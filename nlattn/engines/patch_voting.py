@@ -229,8 +229,8 @@ class Votes:
         table: Ints = np.stack([*columns, own, np.zeros_like(own)], 1)
         return table
 
-    def _options(self) -> kernels.Options:
-        return kernels.Options(WEIGHTS.index("gaussian"), self.slope, 2.0, 0.0)
+    def _options(self) -> kernels.EdgeOptions:
+        return kernels.EdgeOptions(WEIGHTS.index("gaussian"), self.slope, 2.0, 0.0)
 
     def _fold(self, dpatches: Floats, name: str) -> Floats:
         """Gradient of an image from that of its patches: the transpose of `_patches`."""

@@ -9,7 +9,13 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Floats, Simplices, Work
-from nlattn.engines.lattice import MAX_BYTES, Lattice, Placed, barycentric_jvp, barycentric_vjp
+from nlattn.engines.lattice import (
+    MAX_BYTES,
+    LatticePoints,
+    Placed,
+    barycentric_jvp,
+    barycentric_vjp,
+)
 
 
 class PermutohedralOptions(NamedTuple):
@@ -25,21 +31,23 @@ class PermutohedralOptions(NamedTuple):
     query_vertices: bool
 
 
-class Given(NamedTuple):
+class GivenSimplices(NamedTuple):
     """Simplices of every slice that the caller has chosen, (batch, n, d + 1), or None."""
 
     q: Simplices | None = None
     k: Simplices | None = None
 
-    def slice(self, b: int) -> Given:
+    def slice(self, b: int) -> GivenSimplices:
         """Those of one slice."""
-        return Given(*(x and Simplices(x.rem0[b], x.rank[b]) for x in self))
+        return GivenSimplices(*(x and Simplices(x.rem0[b], x.rank[b]) for x in self))
 
 
 class Head:
     """The filter of one head: ``out = F[factor v]``, over ``F[factor]`` if normalised."""
 
-    def __init__(self, op: str, q: Floats, k: Floats, options: PermutohedralOptions, given: Given):
+    def __init__(
+        self, op: str, q: Floats, k: Floats, options: PermutohedralOptions, given: GivenSimplices
+    ):
         self.options = options
         size = 8 * (len(q) + len(k)) * (q.shape[1] + 1)
         what = f"lattice points of {len(q)} + {len(k)} points of {q.shape[1]} channels"
@@ -57,7 +65,7 @@ class Head:
         self.k = Placed.of(k, given.k)
         same = given.q is given.k is None and np.array_equal(q, k)
         self.q = self.k if same else Placed.of(q, given.q)
-        self.lattice = Lattice.of(
+        self.lattice = LatticePoints.of(
             op, self.k, self.q, complete=options.complete, query_vertices=options.query_vertices
         )
 
@@ -102,7 +110,9 @@ def with_ones(v: Floats) -> Floats:
     return np.concatenate([v, np.ones((len(v), 1))], 1)
 
 
-def attend(fit: _check.Fit, options: PermutohedralOptions, given: Given) -> tuple[Floats, Floats]:
+def attend(
+    fit: _check.Fit, options: PermutohedralOptions, given: GivenSimplices
+) -> tuple[Floats, Floats]:
     """Outputs (batch, n, e), and log normalisers (batch, n)."""
     out, lse = fit.empty("n e"), fit.empty("n", np.float64)
     for b, head in _heads(fit, options, given):
@@ -118,7 +128,7 @@ def attend(fit: _check.Fit, options: PermutohedralOptions, given: Given) -> tupl
 
 
 def vjp(
-    fit: _check.Fit, options: PermutohedralOptions, given: Given, with_dlse: bool
+    fit: _check.Fit, options: PermutohedralOptions, given: GivenSimplices, with_dlse: bool
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients of queries, keys and values, each (batch, ...), the simplices held fixed."""
     dq, dk, dv = fit.empty("n d"), fit.empty("m d"), fit.empty("m e")
@@ -148,7 +158,9 @@ def vjp(
     return fit.reduce("q", dq), fit.reduce("k", dk), fit.reduce("v", dv)
 
 
-def jvp(fit: _check.Fit, options: PermutohedralOptions, given: Given) -> tuple[Floats, Floats]:
+def jvp(
+    fit: _check.Fit, options: PermutohedralOptions, given: GivenSimplices
+) -> tuple[Floats, Floats]:
     """Changes of outputs (batch, n, e) and of log normalisers (batch, n)."""
     out, lse = fit.empty("n e"), np.zeros((fit.batch, fit.dims["n"]))
     softmax, names = options.weight == "softmax", ("q", "k", "v", "dq", "dk", "dv")
@@ -183,7 +195,7 @@ def jvp(fit: _check.Fit, options: PermutohedralOptions, given: Given) -> tuple[F
 
 
 def _heads(
-    fit: _check.Fit, options: PermutohedralOptions, given: Given
+    fit: _check.Fit, options: PermutohedralOptions, given: GivenSimplices
 ) -> Iterator[tuple[int, Head]]:
     """Every slice and its head; slices of the same queries and keys share one."""
     shared: dict[tuple[int, ...], Head] = {}

@@ -72,7 +72,7 @@ class WeightFunction(NamedTuple):
         return cls(weight, factor, power, masked_rows, bias, sinks, cap, kept)
 
     @property
-    def options(self) -> kernels.Options:
+    def options(self) -> kernels.EdgeOptions:
         """As the kernels take them."""
         fill = np.nan if self.masked_rows == "nan" and self.sinks is None else 0.0
         bias, kept = (
@@ -80,7 +80,7 @@ class WeightFunction(NamedTuple):
             for x in (self.bias, self.kept)
         )
         rule = WEIGHTS.index(self.weight), self.factor, self.power, fill
-        return kernels.Options(*rule, bias, self.cap, kept)
+        return kernels.EdgeOptions(*rule, bias, self.cap, kept)
 
     @property
     def slope(self) -> Floats:

@@ -150,7 +150,7 @@ def _weigh(p: Scores, head: int, rows: Ints) -> Struck:
 
 Attend = Callable[[Scores, Floats], tuple[Floats, Floats]]
 Adjoint = Callable[[Scores, Floats, Floats], Floats]
-Gradients = Callable[
+DenseVjp = Callable[
     [Scores, Floats, Floats, Floats, Floats], tuple[Floats, Floats, Floats, Floats | None]
 ]
 
@@ -182,7 +182,7 @@ def adjoint(p: Scores, g: Floats, plainly: Adjoint, attend_plainly: Attend) -> F
 
 
 def vjp(
-    p: Scores, v: Floats, dout: Floats, delta: Floats, plainly: Gradients, attend_plainly: Attend
+    p: Scores, v: Floats, dout: Floats, delta: Floats, plainly: DenseVjp, attend_plainly: Attend
 ) -> tuple[Floats, Floats, Floats, Floats | None]:
     """Gradients of queries, keys, values, and of the bias in its shape, if there is one.
 

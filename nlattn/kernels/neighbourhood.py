@@ -34,7 +34,7 @@ class Near(NamedTuple):
     """The most neighbours of a place."""
 
 
-class Arrays(NamedTuple):
+class NearArrays(NamedTuple):
     """What neighbours are weighed by; arrays in raster order, one leading axis."""
 
     q: Floats
@@ -68,7 +68,7 @@ def _accumulate(acc: Floats, factor: float, x: Floats) -> None:
 
 
 @jit.kernel
-def attend(block: int, p: Arrays, near: Near, out: Floats, norm: Floats) -> None:
+def attend(block: int, p: NearArrays, near: Near, out: Floats, norm: Floats) -> None:
     """Outputs (batch, n, e) and normalisers (2, batch, n) of a block of queries."""
     n = p.q.shape[1]
     index, s = np.empty(near.most, np.int64), np.empty(near.most, p.q.dtype)
@@ -94,7 +94,7 @@ def attend(block: int, p: Arrays, near: Near, out: Floats, norm: Floats) -> None
 
 
 class NearMoving(NamedTuple):
-    """Changes of queries, keys and values, as `Arrays` lie."""
+    """Changes of queries, keys and values, as `NearArrays` lie."""
 
     q: Floats
     k: Floats
@@ -104,7 +104,7 @@ class NearMoving(NamedTuple):
 
 
 @jit.kernel
-def move(block: int, p: Arrays, x: NearMoving, near: Near, out: Floats, lse: Floats) -> None:
+def move(block: int, p: NearArrays, x: NearMoving, near: Near, out: Floats, lse: Floats) -> None:
     """Changes of outputs (batch, n, e), and of log normalisers (batch, n), of a block of queries.
 
     ``sum_j P (ds - mean) v + P dv``, with the mean ``sum_j P ds``.
@@ -142,7 +142,7 @@ def move(block: int, p: Arrays, x: NearMoving, near: Near, out: Floats, lse: Flo
 
 @jit.kernel
 def queries_vjp(
-    block: int, p: Arrays, dout: Floats, dlse: Floats, near: Near, norm: Floats,
+    block: int, p: NearArrays, dout: Floats, dlse: Floats, near: Near, norm: Floats,
     delta: Floats, dq: Floats,
 ) -> None:  # fmt: skip
     """Gradients (batch, n, d) of a block of queries, and ``delta = dout . out - dlse``."""
@@ -167,7 +167,7 @@ def queries_vjp(
 
 @jit.kernel
 def keys_vjp(
-    block: int, p: Arrays, dout: Floats, seen: Near, norm: Floats, delta: Floats,
+    block: int, p: NearArrays, dout: Floats, seen: Near, norm: Floats, delta: Floats,
     dk: Floats, dv: Floats,
 ) -> None:  # fmt: skip
     """Gradients of a block of keys (batch, n, d) and values (batch, n, e); `seen` by queries."""

@@ -25,7 +25,7 @@ BLOCK = 256
 NONE: Floats = _check.frozen(np.empty(0))
 
 
-class Options(NamedTuple):
+class EdgeOptions(NamedTuple):
     """How scores become weights."""
 
     weight: int
@@ -56,7 +56,7 @@ def _copy(source: Floats, target: Floats, count: int) -> None:
 
 @jit.device
 def _weights(
-    q: Floats, k: Floats, keys: Ints, o: Options, first: int, scores: Floats, P: Floats
+    q: Floats, k: Floats, keys: Ints, o: EdgeOptions, first: int, scores: Floats, P: Floats
 ) -> float:
     """Scores of one query and their normalised weights; returns the normaliser's logarithm."""
     weight, scale, power = o.weight, q.dtype.type(o.factor), o.power
@@ -128,7 +128,7 @@ def attend(
     indptr: Ints,
     indices: Ints,
     slices: Ints,
-    options: Options,
+    options: EdgeOptions,
     out: Floats,
     lse: Floats,
 ) -> None:
@@ -169,7 +169,7 @@ def weigh(
     indptr: Ints,
     indices: Ints,
     slices: Ints,
-    options: Options,
+    options: EdgeOptions,
     scores: Floats,
     P: Floats,
     lse: Floats,
@@ -205,7 +205,7 @@ def differentiate(
     indptr: Ints,
     indices: Ints,
     slices: Ints,
-    options: Options,
+    options: EdgeOptions,
     scores: Floats,
     P: Floats,
     dscores: Floats,
@@ -254,7 +254,7 @@ def move(
     x: Moving,
     indptr: Ints,
     indices: Ints,
-    options: Options,
+    options: EdgeOptions,
     scores: Floats,
     P: Floats,
     dlse: Floats,

@@ -17,7 +17,7 @@ POSITIONS: tuple[Position, ...] = get_args(Position)
 _EPS = 1e-6  # added to the norm of a query
 
 
-class Kind(NamedTuple):
+class QnaKind(NamedTuple):
     """What kind of layer it is."""
 
     heads: int
@@ -31,7 +31,7 @@ class Kind(NamedTuple):
     """How often the absolute bias is added."""
 
 
-def shapes(kind: Kind, t: int, given: Container[str]) -> dict[str, str]:
+def shapes(kind: QnaKind, t: int, given: Container[str]) -> dict[str, str]:
     """Names and shapes of the weights; biases of projections are those in `given`."""
     taps, h = kind.window[0] * kind.window[1], kind.heads
     found = {"query": "t F", "Wk": "C F", "Wk_b": f"{h} d", "to_v.kernel": "C F", "to_v.bias": "F"}
@@ -53,7 +53,7 @@ def shapes(kind: Kind, t: int, given: Container[str]) -> dict[str, str]:
     return {name: shape for name, shape in found.items() if name in given or name not in optional}
 
 
-def queries(kind: Kind, query: Floats) -> Floats:
+def queries(kind: QnaKind, query: Floats) -> Floats:
     """Queries (h, t, d) over ``sqrt(d)``, normalised if asked for, from (t, F)."""
     q = _by_head(query, kind.heads)
     if kind.normalize_queries:
@@ -62,7 +62,7 @@ def queries(kind: Kind, query: Floats) -> Floats:
     return q * q.dtype.type(q.shape[-1] ** -0.5)
 
 
-def queries_vjp(kind: Kind, query: Floats, dq: Floats) -> Floats:
+def queries_vjp(kind: QnaKind, query: Floats, dq: Floats) -> Floats:
     """Gradient of the weight (t, F)."""
     q = _by_head(query, kind.heads)
     g = dq * q.dtype.type(q.shape[-1] ** -0.5)
@@ -74,7 +74,7 @@ def queries_vjp(kind: Kind, query: Floats, dq: Floats) -> Floats:
     return g.transpose(1, 0, 2).reshape(query.shape)
 
 
-def gate(kind: Kind, weights: StateDict, t: int, dtype: DTypeLike) -> Floats | None:
+def gate(kind: QnaKind, weights: StateDict, t: int, dtype: DTypeLike) -> Floats | None:
     """The gate (h, t, kh, kw)."""
     h, (kh, kw) = kind.heads, kind.window
     ones: Floats = np.ones((h, t, kh, kw), dtype)
@@ -92,7 +92,7 @@ def gate(kind: Kind, weights: StateDict, t: int, dtype: DTypeLike) -> Floats | N
     return None
 
 
-def gate_vjp(kind: Kind, dgate: Floats | None) -> dict[str, Floats]:
+def gate_vjp(kind: QnaKind, dgate: Floats | None) -> dict[str, Floats]:
     """Gradients of the gate's weights, if it has any."""
     if dgate is None or kind.gate in ("avg", "posneg"):
         return {}
@@ -102,7 +102,7 @@ def gate_vjp(kind: Kind, dgate: Floats | None) -> dict[str, Floats]:
     return {name: dgate.transpose(2, 3, 1, 0)}
 
 
-def bias(kind: Kind, weights: StateDict, q: Floats) -> Floats | None:
+def bias(kind: QnaKind, weights: StateDict, q: Floats) -> Floats | None:
     """The bias (h, t, kh, kw), for queries as `queries` gives them."""
     t = q.shape[1]
     if kind.position == "relative_pos":
@@ -118,7 +118,7 @@ def bias(kind: Kind, weights: StateDict, q: Floats) -> Floats | None:
 
 
 def bias_vjp(
-    kind: Kind, weights: StateDict, q: Floats, dbias: Floats | None
+    kind: QnaKind, weights: StateDict, q: Floats, dbias: Floats | None
 ) -> tuple[dict[str, Floats], Floats]:
     """Gradients of the position's weights, and of the queries through them."""
     none = np.zeros_like(q)
@@ -140,15 +140,15 @@ def _by_head(query: Floats, heads: int) -> Floats:
     return query.reshape(len(query), heads, -1).transpose(1, 0, 2)
 
 
-def _of_taps(table: Floats, kind: Kind, t: int) -> Floats:
+def _of_taps(table: Floats, kind: QnaKind, t: int) -> Floats:
     """(kh kw, t h) to (h, t, kh, kw): columns are ``query * heads + head``."""
     return table.reshape(*kind.window, t, kind.heads).transpose(3, 2, 0, 1)
 
 
-def _embedding(kind: Kind, weights: StateDict, q: Floats) -> Floats:
+def _embedding(kind: QnaKind, weights: StateDict, q: Floats) -> Floats:
     embedding: Floats = weights["absolute_pos_embedding"]
     return embedding.reshape(-1, q.shape[1], kind.heads, q.shape[2])
 
 
-def _rpe_scale(kind: Kind, q: Floats) -> np.floating:
+def _rpe_scale(kind: QnaKind, q: Floats) -> np.floating:
     return q.dtype.type(q.shape[2] ** -0.5 if kind.scale_rpe_bias else 1)

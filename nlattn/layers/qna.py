@@ -155,7 +155,7 @@ class _Call:
         given = mapping(op, weights)
         heads = _check.integer(op, "heads", asked.heads, low=1)
         parity = _check.flag(op, "parity", asked.parity)
-        self.kind = kind = _qna.Kind(
+        self.kind = kind = _qna.QnaKind(
             heads,
             _check.pair(op, "window", asked.window, 1),
             _check.choice(op, "gate", asked.gate, _qna.GATES),

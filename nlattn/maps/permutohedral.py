@@ -12,7 +12,7 @@ from scipy.sparse import csr_array, dia_array, vstack
 
 from nlattn import _check
 from nlattn._types import Floats, Ints, State, Work
-from nlattn.engines.lattice import Lattice, numbered
+from nlattn.engines.lattice import LatticePoints, numbered
 from nlattn.engines.permutohedral import Head, normaliser
 from nlattn.kernels import products
 from nlattn.maps.base import OP, AttentionMap
@@ -37,7 +37,7 @@ class PermutohedralMap(AttentionMap):
     def __init__(
         self,
         dtype: DTypeLike,
-        lattice: Lattice,
+        lattice: LatticePoints,
         factor: Floats,
         lse: Floats | None,
         inverse: Floats,
@@ -218,7 +218,7 @@ class PermutohedralMap(AttentionMap):
         if not np.array_equal(numbered(points)[1], np.arange(len(points))):
             raise ValueError("points are not distinct and in lexicographic order")
         known = None if np.isnan(lse).all() and len(lse) else lse
-        lattice = Lattice(points, *arrays, *weights)
+        lattice = LatticePoints(points, *arrays, *weights)
         return cls(dtype, lattice, factor, known, inverse, work, query_grid, key_grid)
 
 

@@ -335,5 +335,5 @@ def _ranked(fit: _check.Fit, asked: LossArguments) -> contrastive.Ranks | None:
     if fit.dims["n"] == 0:
         _check.fail(op, "q", "has 0 rows, whose mean is not defined")
     slices = fit.slices("q", "k")
-    shape = contrastive.Shape(amplitude, floor, positives, low, min(high, m), margin, eps)
+    shape = contrastive.RankNumbers(amplitude, floor, positives, low, min(high, m), margin, eps)
     return contrastive.Ranks(fit["q"], fit["k"], slices, shape)

@@ -13,7 +13,7 @@ from nlattn.engines.normalised import normalised_vjp
 from nlattn.ops._band import Positions
 from nlattn.ops._edges import SparseArguments, edge_terms, prepared
 from nlattn.ops._scores import ScoreArguments, alike, fold, in_base, per_head, prepare
-from nlattn.ops.neighbourhood import Flags, Sizes, moving, on_grid, on_neighbours
+from nlattn.ops.neighbourhood import Flags, PerAxis, moving, on_grid, on_neighbours
 
 
 @ranged(laws.along(laws.softmax))
@@ -157,9 +157,9 @@ def neighbourhood_attention_jvp(
     dk: Floats,
     dv: Floats,
     *,
-    window: Sizes,
-    stride: Sizes = 1,
-    dilation: Sizes = 1,
+    window: PerAxis,
+    stride: PerAxis = 1,
+    dilation: PerAxis = 1,
     causal: Flags = False,
     scale: float | None = None,
     nonfinite: Nonfinite = "raise",

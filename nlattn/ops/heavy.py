@@ -12,7 +12,7 @@ from nlattn import _modes as modes
 from nlattn._modes import Nonfinite
 from nlattn._types import Bools, Floats, Support, Work
 from nlattn.engines import heavy_range, prefix_sets
-from nlattn.engines.normaliser import Normaliser
+from nlattn.engines.normaliser import PowerSums
 from nlattn.engines.sensitivity import Keys
 from nlattn.kernels import heavy as kernels
 from nlattn.kernels.gemm import width
@@ -127,7 +127,7 @@ def heavy_attention(
     else:
         _, upper = chosen_bounds(keys, eps, p)
         chosen = np.flatnonzero(upper >= eps)
-    sums = Normaliser(fit["q"][0], k_, keys, p, causal)
+    sums = PowerSums(fit["q"][0], k_, keys, p, causal)
     if choice == "auto":
         choice = sums.cheaper(m)
     if choice == "factor" and keys.lost.any():

@@ -17,12 +17,12 @@ from nlattn.engines.dense import log_normaliser
 from nlattn.engines.magnitude import ranged
 from nlattn.engines.neighbourhood import Axis
 from nlattn.engines.sparse import Edges, WeightFunction
-from nlattn.kernels.neighbourhood import Arrays, NearMoving
+from nlattn.kernels.neighbourhood import NearArrays, NearMoving
 from nlattn.maps.sparse import SparseMap
 
 _GRIDS = {1: "L", 2: "H W", 3: "T H W"}
 
-Sizes = int | tuple[int, ...]
+PerAxis = int | tuple[int, ...]
 Flags = bool | tuple[bool, ...]
 
 
@@ -32,9 +32,9 @@ def neighbourhood_attention(
     k: Floats,
     v: Floats,
     *,
-    window: Sizes,
-    stride: Sizes = 1,
-    dilation: Sizes = 1,
+    window: PerAxis,
+    stride: PerAxis = 1,
+    dilation: PerAxis = 1,
     causal: Flags = False,
     scale: float | None = None,
     nonfinite: Nonfinite = "raise",
@@ -97,9 +97,9 @@ def neighbourhood_attention_map(
     q: Floats,
     k: Floats,
     *,
-    window: Sizes,
-    stride: Sizes = 1,
-    dilation: Sizes = 1,
+    window: PerAxis,
+    stride: PerAxis = 1,
+    dilation: PerAxis = 1,
     causal: Flags = False,
     scale: float | None = None,
     nonfinite: Nonfinite = "raise",
@@ -130,10 +130,10 @@ def neighbourhood_attention_vjp(
     v: Floats,
     dout: Floats,
     *,
-    window: Sizes,
+    window: PerAxis,
     dlse: Floats | None = None,
-    stride: Sizes = 1,
-    dilation: Sizes = 1,
+    stride: PerAxis = 1,
+    dilation: PerAxis = 1,
     causal: Flags = False,
     scale: float | None = None,
     nonfinite: Nonfinite = "raise",
@@ -165,9 +165,9 @@ def neighbourhood_attention_vjp(
 def neighbourhood_support(
     grid: tuple[int, ...],
     *,
-    window: Sizes,
-    stride: Sizes = 1,
-    dilation: Sizes = 1,
+    window: PerAxis,
+    stride: PerAxis = 1,
+    dilation: PerAxis = 1,
     causal: Flags = False,
 ) -> Support:
     """The neighbours of every place of a grid, as `sparse_attention` takes them.
@@ -209,7 +209,7 @@ def on_neighbours(
     causal: object,
     scale: float | None,
     nonfinite: Nonfinite,
-) -> tuple[_check.Fit, tuple[Axis, ...], Arrays]:
+) -> tuple[_check.Fit, tuple[Axis, ...], NearArrays]:
     """Arrays in raster order, and what is seen along each axis."""
     fit, axes = _grid_axes(op, given, window, stride, dilation, causal, nonfinite)
     factor = fit.dims["d"] ** -0.5 if scale is None else _check.number(op, "scale", scale)
@@ -221,10 +221,10 @@ def on_neighbours(
     n = math.prod(_grid(axes))
     q, k = (fit[name].reshape(-1, n, fit.dims["d"]) for name in "qk")
     v = fit["v"].reshape(-1, n, fit.dims["e"]) if "v" in fit else k
-    return fit, axes, Arrays(q, k, v, _check.frozen(slices), fit.dtype.type(factor))
+    return fit, axes, NearArrays(q, k, v, _check.frozen(slices), fit.dtype.type(factor))
 
 
-def moving(fit: _check.Fit, p: Arrays) -> NearMoving:
+def moving(fit: _check.Fit, p: NearArrays) -> NearMoving:
     """Changes dq, dk and dv of a call, in raster order."""
     slices = np.column_stack([fit.slices(name)[:, 0] for name in ("dq", "dk", "dv")])
     like = zip(("dq", "dk", "dv"), (p.q, p.k, p.v), strict=True)

@@ -268,10 +268,12 @@ def _in_range(fit: _check.Fit, name: str, root: float = 1.0) -> None:
 
 def _given(
     fit: _check.Fit, options: engine.PermutohedralOptions, q: object, k: object
-) -> engine.Given:
+) -> engine.GivenSimplices:
     """The caller's simplices, checked and broadcast to every slice."""
     root = options.scale**0.5 if options.weight == "softmax" else 1.0
-    return engine.Given(*(_checked(fit, name, x, root) for name, x in (("q", q), ("k", k))))
+    return engine.GivenSimplices(
+        *(_checked(fit, name, x, root) for name, x in (("q", q), ("k", k)))
+    )
 
 
 def _checked(fit: _check.Fit, name: str, given: object, root: float) -> Simplices | None:

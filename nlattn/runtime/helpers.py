@@ -28,7 +28,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Job = Callable[[], None]
+Action = Callable[[], None]
 
 _MOST = max(2, os.cpu_count() or 1)
 _here = threading.local()
@@ -40,7 +40,7 @@ class _Crew:
     """The helping threads of a process."""
 
     def __init__(self) -> None:
-        self.jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self.jobs: SimpleQueue[Action | None] = SimpleQueue()
         self.lock = threading.Lock()
         self.size = self.busy = 0
         self.resting = False
@@ -63,7 +63,7 @@ class _Crew:
         with self.lock:
             self.size -= 1
 
-    def ask(self, job: Job, count: int) -> bool:
+    def ask(self, job: Action, count: int) -> bool:
         """Have `job` called `count` times; False if there is nobody to do it."""
         if self.resting:
             return False
@@ -143,7 +143,7 @@ def wait(queue: SimpleQueue[R], crew: _Crew | None = None) -> R:
                 raise RuntimeError(f"{text}; its other threads stayed behind: call again") from None
 
 
-def together(work: Job, count: int) -> None:
+def together(work: Action, count: int) -> None:
     """Call `work` here and on up to `count` helping threads, and return when all have returned."""
     places, done, crew = deque([work] * count), SimpleQueue[BaseException | None](), _crew
 

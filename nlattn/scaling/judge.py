@@ -9,7 +9,7 @@ import numpy as np
 
 from nlattn._types import Floats
 from nlattn.scaling.growth import GrowthRate, growth
-from nlattn.scaling.parts import Part, outgrowing
+from nlattn.scaling.parts import GrowthPart, outgrowing
 
 _RISK = 0.002  # of each end of an interval, if residuals are normal
 _FLOOR = 1e-3  # log2 units: residuals below 0.07 % are the law's own bend, not noise
@@ -112,7 +112,7 @@ def judge(
     return GrowthVerdict(verdict, reason, constant, excess, low, high, faster, jumps, part.share)
 
 
-def _of_part(part: Part, sizes: Floats) -> str:
+def _of_part(part: GrowthPart, sizes: Floats) -> str:
     return f"{part.share:.0%} of the cost at n = {sizes[-1]:,.0f} grows as {part.law}"
 
 

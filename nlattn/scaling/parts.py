@@ -21,7 +21,7 @@ _RISK = 0.001
 """How unlikely the residuals must be without the part."""
 
 
-class Part(NamedTuple):
+class GrowthPart(NamedTuple):
     """What outgrows a law."""
 
     share: float
@@ -30,7 +30,7 @@ class Part(NamedTuple):
     """Its growth."""
 
 
-def outgrowing(sizes: Floats, costs: Floats, law: GrowthRate, floor: float) -> Part:
+def outgrowing(sizes: Floats, costs: Floats, law: GrowthRate, floor: float) -> GrowthPart:
     """The largest part of `costs` that outgrows `law` by a power of n, if it is significant.
 
     ``cost = sum_i c_i f_i(n)``, all ``c_i >= 0``, is fitted by relative least squares, without the
@@ -39,7 +39,7 @@ def outgrowing(sizes: Floats, costs: Floats, law: GrowthRate, floor: float) -> P
     """
     from scipy.special import chdtri, fdtri
 
-    best, logarithm = Part(0.0, law), GrowthRate(law.power, law.logs + 1)
+    best, logarithm = GrowthPart(0.0, law), GrowthRate(law.power, law.logs + 1)
     slower = sorted({law, logarithm, *(f for f in _FAMILY if f < logarithm)})
     _, without, _ = _fit(slower, sizes, costs)
     for more in _FASTER:
@@ -50,7 +50,7 @@ def outgrowing(sizes: Floats, costs: Floats, law: GrowthRate, floor: float) -> P
         if without - rest > max(least, floor**2 * chdtri(1, _RISK)):  # noise estimated, or known
             share = float(factors[-1] * part(sizes[-1]) / costs[-1])
             if share > best.share:
-                best = Part(share, part)
+                best = GrowthPart(share, part)
     return best
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._modes import Aggregate, Candidates, PatchChoice, PatchSearch, SelfWeight
 from nlattn._types import Floats, JsonObject
-from nlattn.engines.nl_means import Beyond, PictureMeans, denoise
+from nlattn.engines.nl_means import PictureMeans, WholePicture, denoise
 from nlattn.engines.similar import matching, wanted
 from nlattn.ops._nl_means import NLMeansArguments, checked
 from nlattn.ops._picture import Picture
@@ -149,7 +149,7 @@ def _denoise(folder: Folder, job: Denoising, band: Band) -> Done:
         whole = _check.frozen(folder.read("padded").reshape(-1))
         index = folder.read(search.MATCHES[0])[band.above : band.below]
         matches = index.reshape(-1, index.shape[2]).astype(np.int64)
-        call = call._replace(beyond=Beyond(whole, job.source.shape[0], band.above, matches))
+        call = call._replace(beyond=WholePicture(whole, job.source.shape[0], band.above, matches))
     out = call.fit.empty("H W e")
     denoise(call, 0, job.voting, out[0])
     clean: Floats = picture.restored(out)[band.inner]

@@ -11,19 +11,19 @@ from nlattn._types import Array
 from nlattn.conformance.table import OpSpec
 from nlattn.conformance.table.recipe import Recipe
 
-Arrays = dict[str, Array]
-Extra: TypeAlias = Callable[[np.random.Generator, OpSpec, Recipe, Arrays, str], Arrays]
+MadeArrays = dict[str, Array]
+Extra: TypeAlias = Callable[[np.random.Generator, OpSpec, Recipe, MadeArrays, str], MadeArrays]
 """Arrays beside those of the table, from these, and from the detail behind a colon."""
 
 
-def _of_batch(arrays: Arrays, *numbers: int) -> Array:
+def _of_batch(arrays: MadeArrays, *numbers: int) -> Array:
     """Numbers for each sequence, which its heads share."""
     lead = arrays["q"].shape[:-2]
     shape = (*lead[:-1], 1) if len(lead) > 1 else lead
     return np.resize(np.array(numbers, np.int64), shape)
 
 
-def _key_lengths(_: object, __: object, ___: object, arrays: Arrays, detail: str) -> Arrays:
+def _key_lengths(_: object, __: object, ___: object, arrays: MadeArrays, detail: str) -> MadeArrays:
     """Some of the keys, none, all, few; or whole pages of 16."""
     m = arrays["k"].shape[-2]
     if detail == "pages":
@@ -31,42 +31,44 @@ def _key_lengths(_: object, __: object, ___: object, arrays: Arrays, detail: str
     return {"key_lengths": _of_batch(arrays, m - m // 3, 0, m, m // 4)}
 
 
-def _query_lengths(_: object, __: object, ___: object, arrays: Arrays, ____: str) -> Arrays:
+def _query_lengths(_: object, __: object, ___: object, arrays: MadeArrays, ____: str) -> MadeArrays:
     n = arrays["q"].shape[-2]
     return {"query_lengths": _of_batch(arrays, n - n // 3, n, 0, n // 2)}
 
 
-def _causal_offset(_: object, __: object, ___: object, arrays: Arrays, ____: str) -> Arrays:
+def _causal_offset(_: object, __: object, ___: object, arrays: MadeArrays, ____: str) -> MadeArrays:
     return {"causal_offset": _of_batch(arrays, 4, -2, 0)}
 
 
-def _sinks(rng: np.random.Generator, _: object, __: object, arrays: Arrays, ___: str) -> Arrays:
+def _sinks(
+    rng: np.random.Generator, _: object, __: object, arrays: MadeArrays, ___: str
+) -> MadeArrays:
     return {"sinks": rng.standard_normal(arrays["q"].shape[-3:-2])}
 
 
-def _alibi(_: object, __: object, ___: object, arrays: Arrays, ____: str) -> Arrays:
+def _alibi(_: object, __: object, ___: object, arrays: MadeArrays, ____: str) -> MadeArrays:
     """Powers of two."""
     heads = arrays["q"].shape[-3:-2]
     return {"alibi": 2.0 ** -(1 + np.arange(int(np.prod(heads)))).reshape(heads)}
 
 
 def _dropout_mask(
-    rng: np.random.Generator, _: object, __: object, arrays: Arrays, ___: str
-) -> Arrays:
+    rng: np.random.Generator, _: object, __: object, arrays: MadeArrays, ___: str
+) -> MadeArrays:
     shape = (*arrays["q"].shape[:-1], arrays["k"].shape[-2])
     return {"dropout_mask": rng.random(shape) < 0.8}
 
 
 def _edge_dropout(
-    rng: np.random.Generator, _: object, __: object, arrays: Arrays, ___: str
-) -> Arrays:
+    rng: np.random.Generator, _: object, __: object, arrays: MadeArrays, ___: str
+) -> MadeArrays:
     """Which edges of a support are kept."""
     return {"dropout_mask": rng.random(len(arrays["support.indices"])) < 0.8}
 
 
 def _edge_bias(
-    rng: np.random.Generator, _: object, __: object, arrays: Arrays, detail: str
-) -> Arrays:
+    rng: np.random.Generator, _: object, __: object, arrays: MadeArrays, detail: str
+) -> MadeArrays:
     """Of each edge of a support; or the logarithm of how often a key counts, most often once."""
     size = arrays["support.indices"].shape
     if detail == "counts":
@@ -74,7 +76,7 @@ def _edge_bias(
     return {"bias": rng.standard_normal(size)}
 
 
-def _packed(_: object, __: object, ___: object, arrays: Arrays, detail: str) -> Arrays:
+def _packed(_: object, __: object, ___: object, arrays: MadeArrays, detail: str) -> MadeArrays:
     """Four sequences, one of them empty, one without keys, and a bit of padding; keys alike."""
     n, m = arrays["q"].shape[-2], arrays["k"].shape[-2]
     starts = [0, n // 3, n // 3, n // 3 + n // 4, n - n // 8]

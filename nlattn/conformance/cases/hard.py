@@ -9,10 +9,8 @@ import numpy as np
 
 from nlattn._types import Array
 
-Arrays = dict[str, Array]
 
-
-def harden(kind: str, arrays: Arrays, scale: float, grid: tuple[int, ...]) -> None:
+def harden(kind: str, arrays: dict[str, Array], scale: float, grid: tuple[int, ...]) -> None:
     """Change q, k and v (..., d), of scores ``scale q k``, in place; `grid` is that of keys."""
     if kind in _SCORES:
         scores = _SCORES[kind](int(np.prod(grid)))
@@ -24,7 +22,7 @@ def harden(kind: str, arrays: Arrays, scale: float, grid: tuple[int, ...]) -> No
         HARD[kind](arrays)
 
 
-def _add(arrays: Arrays, scale: float, scores: Array) -> None:
+def _add(arrays: dict[str, Array], scale: float, scores: Array) -> None:
     """Give every key its score (over the grid of keys) in the first channel of all queries."""
     if scale and scores.size:
         size = np.sqrt(abs(scores).max() / abs(scale)) or 1.0
@@ -54,24 +52,24 @@ _SCORES: dict[str, Callable[[int], Array]] = {
 }
 
 
-def _channel(arrays: Arrays) -> None:
+def _channel(arrays: dict[str, Array]) -> None:
     """One channel of keys and of values is huge, as in the activations of language models."""
     for name in {"k", "v"} & {*arrays}:
         arrays[name][..., -1] += 200.0
 
 
-def _negative(arrays: Arrays) -> None:
+def _negative(arrays: dict[str, Array]) -> None:
     """All scores below 0."""
     arrays["q"], arrays["k"] = abs(arrays["q"]), -abs(arrays["k"])
 
 
-def _offset(arrays: Arrays) -> None:
+def _offset(arrays: dict[str, Array]) -> None:
     """Values that differ little from a constant."""
     name = "v" if "v" in arrays else "k"
     arrays[name] = 1.0 + arrays[name] / 64
 
 
-HARD: dict[str, Callable[[Arrays], None]] = {
+HARD: dict[str, Callable[[dict[str, Array]], None]] = {
     "channel": _channel,
     "negative": _negative,
     "offset": _offset,

@@ -6,11 +6,11 @@ results along it, for every term of every function that the oracle calls.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 
-from nlattn._types import Array
+from nlattn._types import Array, Arrays
 from nlattn.conformance.case import Case
 from nlattn.conformance.judge.by_formula import LARGEST, with_change
 from nlattn.conformance.judge.combined import pairs
@@ -32,11 +32,10 @@ NEARLY_0 = 1e-3
 TINY = 1e-6
 """A number that no one adds: what it explains is a comparison that it turns."""
 STEPS = 6
-Results = Mapping[str, Array]
 
 
 def amounts(
-    case: Case, names: tuple[str, ...], want: Results, got: Results, effort: Effort, new: bool
+    case: Case, names: tuple[str, ...], want: Arrays, got: Arrays, effort: Effort, new: bool
 ) -> list[str]:
     """Terms with a number more that explain some results; those of earlier failures, or `new`."""
     if pairs(case) > LARGEST or not names:

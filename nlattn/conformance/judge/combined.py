@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 
-from nlattn._types import Array
+from nlattn._types import Array, Arrays
 from nlattn.conformance.case import Case
 from nlattn.conformance.judge.measure import (
     Effort,
@@ -29,10 +28,8 @@ LIKELY = 10
 FEW_ROWS, MOST_ROWS = 4, 8
 """Rows at one end, or here and there, of which a mistake may be told that others do not show."""
 
-Results = Mapping[str, Array]
 
-
-def in_part(case: Case, want: Results, got: Results, effort: Effort) -> list[str]:
+def in_part(case: Case, want: Arrays, got: Arrays, effort: Effort) -> list[str]:
     """Variants that explain the wrong elements, where others are right, and where these are."""
     name = next(iter(want))
     if case.kind != "forward" or not want[name].size:
@@ -57,7 +54,7 @@ def in_part(case: Case, want: Results, got: Results, effort: Effort) -> list[str
     return []
 
 
-def other_number(case: Case, want: Results, got: Results) -> list[str]:
+def other_number(case: Case, want: Arrays, got: Arrays) -> list[str]:
     """An option whose number is a little off, by the slope of the result along it."""
     name = next(iter(want))
     apart = got[name] - want[name]
@@ -93,7 +90,7 @@ def _share(got: Array, want: Array) -> float:
     return distance(got, want) / max(rms(want), 1e-300)
 
 
-def pair(case: Case, want: Results, got: Results, effort: Effort) -> list[str]:
+def pair(case: Case, want: Arrays, got: Arrays, effort: Effort) -> list[str]:
     """Two variants that explain a result together."""
     if case.kind != "forward" or pairs(case) > LARGEST:
         return []

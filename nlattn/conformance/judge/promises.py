@@ -7,11 +7,9 @@ Of such a case the truth is the exact result, and what is judged is the promise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from nlattn._types import Array
+from nlattn._types import Array, Arrays
 from nlattn.conformance.case import Case
 from nlattn.conformance.truth.bounds import wide
 from nlattn.oracle.certified import misplaced, scores, weights
@@ -19,7 +17,6 @@ from nlattn.oracle.lewis import residual
 
 EXACT = 1e-12
 """Tolerances from which on results are those of all keys, but for rounding."""
-Results = Mapping[str, Array]
 
 
 def _tolerance(case: Case) -> float:
@@ -39,7 +36,7 @@ def promised(case: Case) -> bool:
     return False
 
 
-def room(case: Case, got: Results, bounds: Results) -> dict[str, Array]:
+def room(case: Case, got: Arrays, bounds: Arrays) -> dict[str, Array]:
     """Bounds of each result, with what the promise allows, by what the backend says it missed."""
     if case.spec.cases.promises != "missed":
         return {name: np.full(np.shape(x), np.inf) for name, x in bounds.items()}
@@ -58,7 +55,7 @@ def room(case: Case, got: Results, bounds: Results) -> dict[str, Array]:
     return found
 
 
-def broken(case: Case, want: Results, got: Results, bounds: Results) -> str:
+def broken(case: Case, want: Arrays, got: Arrays, bounds: Arrays) -> str:
     """How results break the promise, in words; empty if they keep it."""
     match case.spec.cases.promises:
         case "missed":
@@ -70,7 +67,7 @@ def broken(case: Case, want: Results, got: Results, bounds: Results) -> str:
     return ""
 
 
-def _missed(case: Case, got: Results, bounds: Results) -> str:
+def _missed(case: Case, got: Arrays, bounds: Arrays) -> str:
     """Shares of the weight, seen by values of 0 and 1: ``w'_j / Z = out_j exp(lse' - lse)``."""
     most = _tolerance(case)
     said = np.broadcast_to(np.asarray(got.get("missed", most), float), case.arrays["q"].shape[:-1])
@@ -113,7 +110,7 @@ def _likeliest(out: Array, P: Array) -> Array:
     return np.where(np.isfinite(found), found, 1.0)
 
 
-def _bracket(case: Case, want: Results, got: Results, bounds: Results) -> str:
+def _bracket(case: Case, want: Arrays, got: Arrays, bounds: Arrays) -> str:
     low, high = (np.asarray(got[n], float) for n in ("lower", "upper"))
     least, most = want["lower"] - bounds["lower"], want["upper"] + bounds["upper"]
     if not (np.isfinite(low) & np.isfinite(high)).all():

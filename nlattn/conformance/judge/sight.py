@@ -6,12 +6,12 @@ What a query sees are the keys whose values reach its row: the result for values
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 
-from nlattn._types import Array
+from nlattn._types import Array, Arrays
 from nlattn.conformance.case import Case
 from nlattn.conformance.judge.measure import attempt
 from nlattn.conformance.judge.variants.base import Call, Variant, first
@@ -29,10 +29,9 @@ LIMITS = (1, 16, 32, 64, 128, 256)
 FEW_SEEN = 2
 RIGHT = 0.1
 """The share of rows, at least, that is right."""
-Results = Mapping[str, Array]
 
 
-def by_sight(case: Case, want: Results, got: Results) -> str:
+def by_sight(case: Case, want: Arrays, got: Arrays) -> str:
     """What the wrong rows of each result have in common, in words; empty where some have nothing.
 
     It is said where all wrong rows have it, most that have it are wrong, and others are right.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from nlattn.conformance.table import dense, keys, lattice, linear, patches, supports, windows
 from nlattn.conformance.table.parts import PARTS
-from nlattn.conformance.table.row import OpSpec, Status
+from nlattn.conformance.table.row import OpSpec, SourceStatus
 
 TABLE: tuple[OpSpec, ...] = (
     *dense.ROWS,
@@ -26,7 +26,17 @@ DERIVED = ("_vjp", "_jvp")
 FUNCTIONS = {f"{spec.name}{end}": spec for spec in JUDGED for end in ("", *DERIVED)}
 """What a backend may be asked for by name."""
 
-__all__ = ["DERIVED", "FUNCTIONS", "JUDGED", "PARTS", "TABLE", "OpSpec", "Status", "find", "owner"]
+__all__ = [
+    "DERIVED",
+    "FUNCTIONS",
+    "JUDGED",
+    "PARTS",
+    "TABLE",
+    "OpSpec",
+    "SourceStatus",
+    "find",
+    "owner",
+]
 
 
 def find(name: str) -> OpSpec:

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from nlattn._types import Function, Options, Work
 from nlattn.conformance.table.recipe import Recipe
 
-Status = Literal["paper", "author code", "reconstruction", "ours"]
+SourceStatus = Literal["paper", "author code", "reconstruction", "ours"]
 _PLAIN = Recipe("")
 GRIDS = {"q": "Hq Wq d", "k": "Hk Wk d"}
 
@@ -172,7 +172,7 @@ class OpSpec:
     memory: str
     exact: bool
     """Whether the result is dense attention, or an approximation chosen by a search."""
-    status: Status
+    status: SourceStatus
     source: str
     growth: Growth
     """How its cost grows."""
