@@ -51,6 +51,14 @@ def test_links_lead_to_files(page: Path):
             assert (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("folder", ["engines", "kernels"])
+def test_the_architecture_has_a_place_for_every_file(folder: str):
+    page = (ROOT / "docs/architecture.md").read_text()
+    told = [re.escape(word).replace(r"\*", ".*") for word in re.findall(r"`([a-z_*]+)`", page)]
+    files = {path.stem for path in (ROOT / "nlattn" / folder).glob("[a-z]*.py")}
+    assert sorted(f for f in files if not re.fullmatch("|".join(told), f)) == []
+
+
 def test_the_readme_has_its_example_and_picture():
     text = (ROOT / "README.md").read_text()
     assert "```python" in text
