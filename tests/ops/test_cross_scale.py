@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +12,9 @@ from hypothesis import strategies as st
 
 import nlattn
 from nlattn.oracle import cross_scale as oracle
+from tests import published_runs
 from tests.helpers import assert_as_exact_as_numpy, joined
 
-DATA = Path(__file__).parent.parent / "data"
 OPTIONS: list[dict[str, Any]] = [
     {"scale": 2},
     {"scale": 2, "overlap": "mass"},
@@ -77,24 +75,7 @@ def test_any_grids(seed: int, grids: Any, scale: int, patch: int, overlap: str) 
 
 @pytest.mark.parametrize("name", ["csnl_s2_6x8", "csnl_s3_6x9"])
 def test_it_is_the_published_operator(name: str) -> None:
-    case = np.load(DATA / f"{name}.npz")
-    scale = json.loads(str(case["meta"]))["scale"]
-    x = case["in.x"].transpose(0, 2, 3, 1)
-
-    def embedded(x: Any, name: str) -> Any:
-        weight, bias = case[f"w.{name}.0.weight"][:, :, 0, 0], case[f"w.{name}.0.bias"]
-        y = x @ weight.T + bias
-        return np.where(y > 0, y, case[f"w.{name}.1.weight"] * y)
-
-    out = nlattn.cross_scale_attention(
-        embedded(x, "conv_match_1"),
-        embedded(nlattn.downscale(x, scale), "conv_match_2"),
-        embedded(x, "conv_assembly"),
-        scale=scale,
-        floor=float(case["w.escape_NaN"][0]),
-        overlap="divide",
-    )
-    np.testing.assert_allclose(out, case["out.y"].transpose(0, 2, 3, 1), rtol=1e-9, atol=1e-12)
+    published_runs.cross_scale(nlattn, name)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

@@ -10,7 +10,8 @@ import pytest
 import nlattn
 from nlattn.engines import factored
 from nlattn.oracle import efficient as oracle
-from tests.helpers import assert_as_exact_as_numpy, published
+from tests import published_runs
+from tests.helpers import assert_as_exact_as_numpy
 
 MASK = np.arange(70) % 3 > 0
 CASES: list[dict[str, Any]] = [
@@ -155,17 +156,10 @@ def test_the_map_is_the_operator(options: dict[str, Any]) -> None:
             _ = one.lse
 
 
-def test_published_module_of_one_head() -> None:
+@pytest.mark.parametrize("name", ["ea_softmax_1head", "ea_softmax_2heads", "ea_scaling_1head"])
+def test_published_modules(name: str) -> None:
     """Values pass through the reprojection linearly, so gradients are checked by the layer."""
-    data, _ = published("ea_softmax_1head")
-    x = data["in.x"].reshape(*data["in.x"].shape[:2], -1)
-    q, k, v = (
-        np.einsum("oc,bcn->bno", data[f"w.{part}.weight"][:, :, 0, 0], x) + data[f"w.{part}.bias"]
-        for part in ("queries", "keys", "values")
-    )
-    weight, bias = data["w.reprojection.weight"][:, :, 0, 0], data["w.reprojection.bias"]
-    y = np.einsum("oc,bnc->bon", weight, nlattn.efficient_attention(q, k, v)) + bias[:, None] + x
-    np.testing.assert_allclose(y, data["out.y"].reshape(y.shape), rtol=1e-9, atol=1e-10)
+    published_runs.efficient(nlattn, name)
 
 
 def test_bad_options_are_refused_in_words() -> None:

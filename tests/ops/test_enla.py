@@ -10,7 +10,8 @@ import pytest
 import nlattn
 from nlattn.engines import contrastive, factored
 from nlattn.oracle import enla as oracle
-from tests.helpers import assert_as_exact_as_numpy, published
+from tests import published_runs
+from tests.helpers import assert_as_exact_as_numpy
 
 CASES: list[dict[str, Any]] = [{}, {"amplification": None}, {"amplification": 2.0, "eps": 0.0}]
 LOSSES: list[dict[str, Any]] = [
@@ -54,14 +55,7 @@ def test_it_is_as_exact_as_numpy(
 
 
 def test_the_published_operator() -> None:
-    data, _ = published("enla_orthoscaling1")
-    inputs = [data[f"in.{x}"] for x in "qkv"]
-    options: Any = {"projection": data["w.projection_matrix"], "amplification": None}
-    out = nlattn.enla(*inputs, **options)
-    np.testing.assert_allclose(out, data["out.y"], rtol=1e-9, atol=1e-10)
-    got = nlattn.enla_vjp(*inputs, data["cot.y"], **options)
-    for x, gradient in zip("qkv", got, strict=True):
-        np.testing.assert_allclose(gradient, data[f"grad.in.{x}"], rtol=1e-8, atol=1e-10)
+    published_runs.enla(nlattn)
 
 
 def test_only_directions_matter() -> None:
@@ -131,14 +125,7 @@ def test_ranks_are_fixed_counts(m: int) -> None:
 
 
 def test_the_published_loss() -> None:
-    data, _ = published("enlca_train_9x8")
-    x = data["in.x"].reshape(*data["in.x"].shape[:2], -1)
-    q, k = (
-        np.einsum("oc,bcn->bno", data[f"w.conv_{part}.0.weight"][:, :, 0, 0], x)
-        + data[f"w.conv_{part}.0.bias"]
-        for part in ("match1", "match2")
-    )
-    np.testing.assert_allclose(nlattn.enlca_loss(q, k).mean(), data["out.loss"], rtol=1e-12)
+    published_runs.enlca_loss(nlattn, "enlca_train_9x8")
 
 
 def test_ties_at_a_border_go_to_the_lowest_key() -> None:

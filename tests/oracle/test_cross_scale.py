@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from nlattn.oracle import cross_scale as oracle
+from tests import published_runs
 
-DATA = Path(__file__).parent.parent / "data"
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"overlap": "mass"},
@@ -33,24 +31,9 @@ def arrays(seed: int, scale: int = 2, **_: Any) -> list[Any]:
     return [rng.standard_normal(shape) for shape in shapes]
 
 
-def embedded(case: Any, name: str, x: Any) -> Any:
-    """``PReLU(conv1x1(x) + bias)``."""
-    weight, bias = case[f"w.{name}.0.weight"][:, :, 0, 0], case[f"w.{name}.0.bias"]
-    y = x @ weight.T + bias
-    return np.where(y > 0, y, case[f"w.{name}.1.weight"] * y)
-
-
 @pytest.mark.parametrize("name", ["csnl_s2_6x8", "csnl_s3_6x9"])
 def test_it_is_the_published_module(name: str) -> None:
-    case = np.load(DATA / f"{name}.npz")
-    scale = json.loads(str(case["meta"]))["scale"]
-    x = case["in.x"].transpose(0, 2, 3, 1)
-    q = embedded(case, "conv_match_1", x)
-    k = embedded(case, "conv_match_2", oracle.downscale(x, scale))
-    v = embedded(case, "conv_assembly", x)
-    floor = float(case["w.escape_NaN"][0])
-    out = oracle.cross_scale_attention(q, k, v, scale=scale, floor=floor, overlap="divide")
-    np.testing.assert_allclose(out, case["out.y"].transpose(0, 2, 3, 1), rtol=1e-9, atol=1e-12)
+    published_runs.cross_scale(oracle, name)
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3])

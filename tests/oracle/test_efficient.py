@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from nlattn.oracle import efficient as oracle
-from tests.helpers import assert_gradients, published
+from tests import published_runs
+from tests.helpers import assert_gradients
 
 LOG3 = np.log(3.0)
 MASK = np.array([True, False, True, True, False])
@@ -67,19 +68,4 @@ def test_gradients_agree_with_the_complex_step(normalization: str, mask: Any) ->
 
 @pytest.mark.parametrize("name", ["ea_softmax_1head", "ea_softmax_2heads", "ea_scaling_1head"])
 def test_published_modules(name: str) -> None:
-    """The module is the operator between 1x1 convolutions, heads being contiguous channels."""
-    data, meta = published(name)
-    heads = meta.get("head_count", meta.get("heads", 2 if "2heads" in name else 1))
-    x = data["in.x"].reshape(*data["in.x"].shape[:2], -1)
-
-    def project(part: str) -> Any:
-        weight, bias = data[f"w.{part}.weight"][:, :, 0, 0], data[f"w.{part}.bias"]
-        y = np.einsum("oc,bcn->bno", weight, x) + bias
-        return np.stack(np.split(y, heads, -1), 1)
-
-    options: Any = {"normalization": "scaling" if "scaling" in name else "softmax"}
-    parts = [project(part) for part in ("queries", "keys", "values")]
-    out = np.concatenate(list(oracle.efficient_attention(*parts, **options).swapaxes(0, 1)), -1)
-    weight, bias = data["w.reprojection.weight"][:, :, 0, 0], data["w.reprojection.bias"]
-    y = np.einsum("oc,bnc->bon", weight, out) + bias[:, None] + x
-    np.testing.assert_allclose(y, data["out.y"].reshape(y.shape), rtol=1e-9, atol=1e-10)
+    published_runs.efficient(oracle, name)

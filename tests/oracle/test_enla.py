@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nlattn.oracle import enla as oracle
+from tests import published_runs
 from tests.helpers import assert_gradients, published
 
 SMALL: Any = {"positives": 2, "negatives": (3, 5)}
@@ -58,29 +59,18 @@ def test_gradients_of_the_loss_agree_with_the_complex_step(amplification: float 
 
 
 def test_the_published_operator() -> None:
-    data, _ = published("enla_orthoscaling1")
-    inputs = [data[f"in.{x}"] for x in "qkv"]
-    options: Any = {"projection": data["w.projection_matrix"], "amplification": None}
-    out = oracle.enla(*inputs, **options)
-    np.testing.assert_allclose(out, data["out.y"], rtol=1e-9, atol=1e-10)
-    got = oracle.enla_vjp(*inputs, data["cot.y"], **options)
-    for gradient, x in zip(got, "qkv", strict=True):
-        np.testing.assert_allclose(gradient, data[f"grad.in.{x}"], rtol=1e-8, atol=1e-10)
+    published_runs.enla(oracle)
 
 
 @pytest.mark.parametrize("name", ["enlca_eval_7x9", "enlca_train_9x8"])
 def test_published_modules(name: str) -> None:
-    """``y = x + 0.1 enla`` between 1x1 convolutions; the loss is the mean over the batch."""
+    """``y = x + 0.1 enla`` between 1x1 convolutions."""
     data, _ = published(name)
-    x = data["in.x"].reshape(*data["in.x"].shape[:2], -1)
-    q, k, v = (
-        np.einsum("oc,bcn->bno", data[f"w.conv_{part}.0.weight"][:, :, 0, 0], x)
-        + data[f"w.conv_{part}.0.bias"]
-        for part in ("match1", "match2", "assembly")
-    )
+    q, k, v = published_runs.projected(data, published_runs.ENLCA)
     out = oracle.enla(q, k, v, projection=data["w.attn_fn.projection_matrix"])
-    y = x + 0.1 * out.swapaxes(1, 2)
-    np.testing.assert_allclose(y, data["out.y"].reshape(y.shape), rtol=1e-9, atol=1e-10)
-    if "out.loss" in data:
-        loss = oracle.enlca_loss(q, k).mean()
-        np.testing.assert_allclose(loss, data["out.loss"], rtol=1e-12)
+    x = data["in.x"].reshape(*data["in.x"].shape[:2], -1)
+    published_runs.assert_output(data, x.swapaxes(1, 2) + 0.1 * out)
+
+
+def test_the_published_loss() -> None:
+    published_runs.enlca_loss(oracle, "enlca_train_9x8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nlattn.oracle import efficient, refined
+from tests import published_runs
 from tests.helpers import assert_gradients, published
 
 
@@ -35,12 +36,7 @@ def test_gradients_agree_with_the_complex_step() -> None:
 def test_the_published_module() -> None:
     """``y = gamma out + x`` between 1x1 convolutions."""
     data, _ = published("refined_sa_5x7")
+    q, k, v = published_runs.projected(data, ("query_conv", "key_conv", "value_conv"))
+    out = refined.refined_self_attention(q, k, v)
     x = data["in.x"].reshape(*data["in.x"].shape[:2], -1)
-    q, k, v = (
-        np.einsum("oc,bcn->bno", data[f"w.{part}_conv.weight"][:, :, 0, 0], x)
-        + data[f"w.{part}_conv.bias"]
-        for part in ("query", "key", "value")
-    )
-    out = refined.refined_self_attention(q, k, v).swapaxes(1, 2)
-    y = data["w.gamma"] * out + x
-    np.testing.assert_allclose(y, data["out.y"].reshape(y.shape), rtol=1e-9, atol=1e-10)
+    published_runs.assert_output(data, data["w.gamma"] * out + x.swapaxes(1, 2))
