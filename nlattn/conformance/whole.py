@@ -26,7 +26,7 @@ _BLOCK = 1 << 16
 class LongRows:
     """An array of rows, most of them made when they are asked for; the case's own where they stand.
 
-    LongRows along its first axis, of some dimension of the call.
+    Rows lie along its first axis, a dimension of the call.
     """
 
     def __init__(self, name: str, own: Array, size: int, at: list[int]):
@@ -75,7 +75,7 @@ class RasterRows:
 
 
 def neighbours(case: Case) -> tuple[Array, Support]:
-    """RasterRows of a grid's part, and the keys that they see; no other query is asked about."""
+    """Places of a grid's part in raster order, and the keys that they see; others see none."""
     (a, b), wide = case.options["window"], case.arrays["q"].shape[1]
     size, at = case.whole["H"]["size"], np.array(case.whole["H"]["at"])
     x = np.arange(wide)

@@ -83,13 +83,8 @@ def lines(report: Report) -> list[tuple[str, ...]]:
 
 def place(verdict: Verdict) -> str:
     """Such as ``dq[0, 3]``."""
-    if not verdict.output:
-        return ""
-    return (
-        f"{verdict.output}[{', '.join(map(str, verdict.index))}]"
-        if verdict.index
-        else (verdict.output)
-    )
+    index = f"[{', '.join(map(str, verdict.index))}]" if verdict.output and verdict.index else ""
+    return f"{verdict.output}{index}"
 
 
 def number(x: float) -> str:
