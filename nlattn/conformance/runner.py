@@ -24,8 +24,8 @@ from nlattn.conformance.judge.diagnosis import diagnose
 from nlattn.conformance.judge.large import beyond
 from nlattn.conformance.judge.measure import Effort
 from nlattn.conformance.judge.verdict import Verdict, judge
+from nlattn.conformance.large_call import needed
 from nlattn.conformance.truth.bounds import allowed, ratios
-from nlattn.conformance.whole import needed
 
 ENOUGH = 6
 """Failures of a function after which two mistakes at once are no longer looked for."""

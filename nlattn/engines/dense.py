@@ -2,7 +2,7 @@
 
 `Scores` holds the arrays and options of a call. A normaliser is two rows of `norm` (2, batch, n):
 the largest score of each query, and the sum of exponentials relative to it. Numbers that are not
-finite reach those rows alone that see them, by way of `unseen`.
+finite reach those rows alone that see them, by way of `not_finite`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Floats, Ints
-from nlattn.engines import unseen
+from nlattn.engines import not_finite
 from nlattn.kernels import softmax, softmax_vjp
 from nlattn.kernels.gemm import width
 from nlattn.kernels.panel import KEYS, TILE, Scores, groups
@@ -23,8 +23,8 @@ FAR = 1 << 40
 
 def attend(p: Scores, v: Floats) -> tuple[Floats, Floats]:
     """Outputs (batch, n, e) and normalisers (2, batch, n); 0 where there is nothing to see."""
-    if not unseen.finite(v):
-        return unseen.attend(p, v, _attend)
+    if not not_finite.finite(v):
+        return not_finite.attend(p, v, _attend)
     return _attend(p, v)
 
 
@@ -55,8 +55,8 @@ def vjp(
     p: Scores, v: Floats, dout: Floats, norm: Floats, delta: Floats
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients of queries, keys and values of each slice; `delta` is ``dout . out - dlse``."""
-    if not unseen.finite(p.q, p.k, v, dout, delta, norm[1]):
-        return unseen.vjp(p, v, dout, delta, _all_vjp, _attend)[:3]
+    if not not_finite.finite(p.q, p.k, v, dout, delta, norm[1]):
+        return not_finite.vjp(p, v, dout, delta, _all_vjp, _attend)[:3]
     return _vjp(p, v, dout, norm, delta)
 
 
@@ -81,8 +81,8 @@ def _vjp(
 
 def bias_vjp(p: Scores, v: Floats, dout: Floats, norm: Floats, delta: Floats) -> Floats:
     """Gradient of the bias, in the shape that it has in `p`."""
-    if not unseen.finite(p.q, p.k, v, dout, delta, norm[1]):
-        return unseen.vjp(p, v, dout, delta, _all_vjp, _attend)[3]  # type: ignore[return-value]
+    if not not_finite.finite(p.q, p.k, v, dout, delta, norm[1]):
+        return not_finite.vjp(p, v, dout, delta, _all_vjp, _attend)[3]  # type: ignore[return-value]
     return _bias_vjp(p, v, dout, norm, delta)
 
 
@@ -100,8 +100,8 @@ def _bias_vjp(p: Scores, v: Floats, dout: Floats, norm: Floats, delta: Floats) -
 
 def adjoint(p: Scores, norm: Floats, x: Floats) -> Floats:
     """``A.T x`` (m, e) of a single slice, for x (n, e)."""
-    if not unseen.finite(norm[1], x):
-        return unseen.adjoint(p, x, _adjoint, _attend)
+    if not not_finite.finite(norm[1], x):
+        return not_finite.adjoint(p, x, _adjoint, _attend)
     return _adjoint(p, norm, x)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike
 from nlattn import _check
 from nlattn._types import Bools, Floats, Ints
 from nlattn.engines import dense, nearest
-from nlattn.engines.unseen import cleaned, finite
+from nlattn.engines.not_finite import cleaned, finite
 from nlattn.kernels import scores
 from nlattn.kernels.matching import SAME, Plan
 from nlattn.kernels.panel import KEYS, Scores

@@ -14,8 +14,8 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Bools, Floats, Ints
 from nlattn.engines.features import EVERY, Identity, Random
-from nlattn.kernels import passes
-from nlattn.kernels.rows import padded
+from nlattn.kernels import factored_passes
+from nlattn.kernels.factored_rows import padded
 from nlattn.runtime import threads
 
 CHUNK = 2048
@@ -116,7 +116,7 @@ def key_sums(f: Identity, x: Floats, y: Floats, slices: Ints, mask: Bools | None
         t = len(some)
         high, where = np.tile(start.astype(x.dtype), (t, 1)), np.zeros((t, 2), np.int64)
         found = np.zeros((t, r, e)), np.zeros((t, r)), np.zeros((t, e))
-        passes.key_sums(m, x, y, every, slices, some, high, *found, where)
+        factored_passes.key_sums(m, x, y, every, slices, some, high, *found, where)
         return some[:, 0], high, *found, where
 
     for group in threads.each(part, len(tasks), batch * x.shape[1]):
@@ -163,7 +163,7 @@ def read(
     tasks = groups(batch, n, 1)
 
     def part(number: int) -> None:
-        passes.read(m, x, EVERY[0], index, panels, norm, tasks[number], out, log)
+        factored_passes.read(m, x, EVERY[0], index, panels, norm, tasks[number], out, log)
 
     for _ in threads.each(part, len(tasks), batch * n):
         pass

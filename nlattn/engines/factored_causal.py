@@ -14,7 +14,7 @@ import numpy as np
 from nlattn._types import Bools, Floats, Ints, Scalar
 from nlattn.engines.factored import offset, relative
 from nlattn.engines.features import Block, ColumnExp, Identity, Random
-from nlattn.engines.unseen import cleaned, finite
+from nlattn.engines.not_finite import cleaned, finite
 from nlattn.runtime import threads
 
 CausalChanges = tuple[Sequence[Floats], Sequence[Floats], Sequence[Floats]]

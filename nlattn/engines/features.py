@@ -14,8 +14,8 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Floats, Ints, Scalar
-from nlattn.kernels import rows
-from nlattn.kernels.rows import FeatureRows
+from nlattn.kernels import factored_rows as rows
+from nlattn.kernels.factored_rows import FeatureRows
 from nlattn.runtime.helpers import remembered
 
 _NOTHING: Floats = _check.frozen(np.empty((0, 1)))

@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 
 from nlattn import _check
 from nlattn._types import Floats, Ints, Result
-from nlattn.engines import dense, unseen
+from nlattn.engines import dense, not_finite
 from nlattn.engines.sparse import Edges, WeightFunction
 from nlattn.kernels import softmax_jvp
 from nlattn.kernels import sparse as kernels
@@ -25,7 +25,7 @@ _BLOCK = 1 << 20  # weights at once
 
 def attention(p: Scores, v: Floats, x: Changes) -> tuple[Floats, Floats]:
     """Changes of outputs (batch, n, e) and of ``lse`` (batch, n), the latter float64."""
-    if unseen.finite(p.q, p.k, v, x.q, x.k, x.v, x.bias, x.logits):
+    if not_finite.finite(p.q, p.k, v, x.q, x.k, x.v, x.bias, x.logits):
         return _attention(p, v, x)
     return _among_wild(p, v, x)
 
@@ -61,13 +61,13 @@ def changes(
 @np.errstate(invalid="ignore", over="ignore")
 def _among_wild(p: Scores, v: Floats, x: Changes) -> tuple[Floats, Floats]:
     """The same where numbers are not finite: rows that see such a one are computed again."""
-    dq, dk, dv = unseen.cleaned(x.q), unseen.cleaned(x.k), unseen.cleaned(x.v)
-    neat = Changes(dq, dk, dv, unseen.cleaned(x.bias), unseen.cleaned(x.logits), x.has_bias)
-    out, lse = _attention(unseen.clean(p), unseen.cleaned(v), neat)
+    dq, dk, dv = not_finite.cleaned(x.q), not_finite.cleaned(x.k), not_finite.cleaned(x.v)
+    neat = Changes(dq, dk, dv, not_finite.cleaned(x.bias), not_finite.cleaned(x.logits), x.has_bias)
+    out, lse = _attention(not_finite.clean(p), not_finite.cleaned(v), neat)
     norm = dense.attend(p, v)[1]
     spoilt = np.where(np.isfinite(x.logits).all(1), 0.0, np.nan)[:, None]
     beside = (np.broadcast_to(spoilt, lse.shape),)
-    for some in unseen.struck(_marked(p, x), _mark(v, x.v), beside):
+    for some in not_finite.struck(_marked(p, x), _mark(v, x.v), beside):
         b, i = some.head, some.rows
         out[b, i], lse[b, i] = _rows(p, v, x, norm, b, i)
     return out, lse
@@ -95,21 +95,21 @@ def _rows(p: Scores, v: Floats, x: Changes, norm: Floats, b: int, i: Ints) -> tu
     if p.cap > 0:
         ds *= 1 - np.tanh(p.scale * (q @ k.T) / p.cap) ** 2
     if x.has_bias:
-        ds += unseen.part(x.bias[of_bias], i, np.arange(m))
+        ds += not_finite.part(x.bias[of_bias], i, np.arange(m))
     if dslope != 0:
         ds -= dslope * distances(p, b, i, ds.dtype)
-    yes = unseen.seen(p, b, i, np.arange(m))
+    yes = not_finite.seen(p, b, i, np.arange(m))
     ds = np.where(yes, ds, 0)
     mean = (P * ds).sum(1, dtype=np.float64)
     if dsink != 0:
         mean += _sink(p, b, norm[:, b, i]) * float(dsink)
     dP = P * (ds - mean[:, None].astype(P.dtype))
     if p.has_dropout:
-        kept = unseen.part(p.kept[p.slices[b, 5]], i, np.arange(m))
+        kept = not_finite.part(p.kept[p.slices[b, 5]], i, np.arange(m))
         P, dP = (np.where(kept, y, 0) * p.factor for y in (P, dP))
         yes = yes & kept
     P, dP = (np.where(yes, y, 0) for y in (P, dP))
-    return unseen.product(dP, yes, v[of_v]) + unseen.product(P, yes, x.v[of_v]), mean
+    return not_finite.product(dP, yes, v[of_v]) + not_finite.product(P, yes, x.v[of_v]), mean
 
 
 def distances(p: Scores, b: int, i: Ints, dtype: DTypeLike) -> Floats:
@@ -123,7 +123,7 @@ def distances(p: Scores, b: int, i: Ints, dtype: DTypeLike) -> Floats:
 def slopes_vjp(p: Scores, v: Floats, dout: Floats, norm: Floats, delta: Floats) -> Floats:
     """Gradient (batch,) of each slice's slope: scores fall by it times a distance."""
     total, m = np.zeros(len(p.slices)), p.k.shape[1]
-    plain = unseen.finite(p.q, p.k, v, dout, delta, norm[1])
+    plain = not_finite.finite(p.q, p.k, v, dout, delta, norm[1])
     step = max(1, _BLOCK // max(m, 1))
     for b in range(len(total)):
         one = p._replace(slices=p.slices[b : b + 1], logits=p.logits[b : b + 1])
@@ -132,11 +132,11 @@ def slopes_vjp(p: Scores, v: Floats, dout: Floats, norm: Floats, delta: Floats) 
             P = _weights(one, i, norm[:, b, i])
             dP = dout[b, i] @ v[p.slices[b, 2]].T
             if p.has_dropout:
-                kept = unseen.part(p.kept[p.slices[b, 5]], i, np.arange(m))
+                kept = not_finite.part(p.kept[p.slices[b, 5]], i, np.arange(m))
                 dP = np.where(kept, dP * p.factor, 0)
             ds = P * (dP - delta[b, i, None])
             if not plain:
-                ds = np.where(unseen.seen(p, b, i, np.arange(m)), ds, 0)
+                ds = np.where(not_finite.seen(p, b, i, np.arange(m)), ds, 0)
             total[b] -= (ds * distances(p, b, i, ds.dtype)).sum(dtype=np.float64)
     return total
 

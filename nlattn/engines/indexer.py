@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nlattn._types import Floats, Ints
-from nlattn.engines.unseen import product
+from nlattn.engines.not_finite import product
 from nlattn.runtime.threads import serial_blas
 
 _PAIRS = 1 << 22

@@ -11,7 +11,7 @@ from nlattn import _check
 from nlattn._types import Bools, Floats, Ints, Work
 from nlattn.engines import boxes
 from nlattn.engines.distances import Geometry, geometry
-from nlattn.engines.unseen import cleaned, finite, wild
+from nlattn.engines.not_finite import cleaned, finite, wild
 from nlattn.kernels import nearest as kernels
 from nlattn.kernels.boxes import Tree
 from nlattn.kernels.gemm import width

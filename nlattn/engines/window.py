@@ -10,7 +10,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Bools, Floats, Ints
-from nlattn.engines.unseen import cleaned, finite, wild
+from nlattn.engines.not_finite import cleaned, finite, wild
 from nlattn.engines.window_geometry import WindowGeometry
 from nlattn.kernels import window as kernels
 from nlattn.kernels import window_attend, window_vjp

@@ -11,7 +11,7 @@ from numba.extending import intrinsic
 from nlattn._types import Floats, Scalar
 from nlattn.kernels.gemm import width
 from nlattn.kernels.lanes import Lanes
-from nlattn.runtime.emitting import Builder, Context, Signature, Value, Values
+from nlattn.runtime.llvm_types import Builder, Context, Signature, Value, Values
 
 _CEILING = 64.0
 NOTHING = 1e27

@@ -20,7 +20,7 @@ from nlattn.kernels.gemm import width
 from nlattn.kernels.lanes import Lanes
 from nlattn.kernels.tree import halve
 from nlattn.runtime import jit
-from nlattn.runtime.emitting import Builder, Context, Signature, Value, Values
+from nlattn.runtime.llvm_types import Builder, Context, Signature, Value, Values
 
 _SAMPLE = 64  # points of a node among which the axis is chosen
 

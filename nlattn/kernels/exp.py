@@ -16,7 +16,7 @@ import numpy as np
 from numba.extending import intrinsic, overload
 
 from nlattn.runtime import jit
-from nlattn.runtime.emitting import Builder, Context, Emit, Kind, Signature, Value, Values
+from nlattn.runtime.llvm_types import Builder, Context, Emit, Kind, Signature, Value, Values
 
 _f = np.float32
 # Adding this leaves the rounded integer in the low bits of the sum.

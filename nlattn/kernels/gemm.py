@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from nlattn._types import Floats, Ints, Scalar
 from nlattn.runtime import jit
-from nlattn.runtime.emitting import (
+from nlattn.runtime.llvm_types import (
     ArrayKind,
     Builder,
     Context,

@@ -9,7 +9,7 @@ from numba.extending import intrinsic
 
 from nlattn._types import Floats, Ints
 from nlattn.runtime import jit
-from nlattn.runtime.emitting import Builder, Context, Emit, Kind, Signature, Value, Values
+from nlattn.runtime.llvm_types import Builder, Context, Emit, Kind, Signature, Value, Values
 
 BLOCK = 16
 """Queries of a task."""

@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 from nlattn._types import Floats
 from nlattn.kernels import exp as scalar
 from nlattn.kernels.gemm import VECTOR_BYTES, VECTORS, width
-from nlattn.runtime.emitting import Builder, Context, Signature, Value, Values
+from nlattn.runtime.llvm_types import Builder, Context, Signature, Value, Values
 
 _CHAIN = 16  # weights added in one chain: equal ones round alike, so long chains drift
 

@@ -19,7 +19,7 @@ import numpy as np
 from nlattn._types import Floats, Ints, Scalar
 from nlattn.kernels.exp import exp
 from nlattn.kernels.gemm import PANEL_BYTES, aligned, multiply, width
-from nlattn.kernels.windowsum import TAPS, sums
+from nlattn.kernels.window_sum import TAPS, sums
 from nlattn.runtime import jit
 
 PIXELS = 256

@@ -20,7 +20,7 @@ from nlattn.kernels.window import (
     peak,
     tap_weights,
 )
-from nlattn.kernels.windowsum import TAPS, correlate
+from nlattn.kernels.window_sum import TAPS, correlate
 from nlattn.runtime import jit
 
 WindowResults: TypeAlias = tuple[Floats, Floats, Floats, Floats, Floats]

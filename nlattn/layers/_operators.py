@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nlattn.layers._moving import lifted, linear
+from nlattn.layers._dual import lifted, linear
 from nlattn.ops import cross_scale, dense, efficient, forward_mode, permutohedral, refined
 from nlattn.ops import enla as random
 from nlattn.ops import nonlocal_mean as means

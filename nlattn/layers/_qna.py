@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike
 
 from nlattn._modes import Gate, Position
 from nlattn._types import Floats, StateDict
-from nlattn.layers._moving import held
+from nlattn.layers._dual import held
 
 GATES: tuple[Gate, ...] = get_args(Gate)
 POSITIONS: tuple[Position, ...] = get_args(Position)

@@ -12,7 +12,7 @@ import numpy as np
 
 from nlattn._types import Floats
 from nlattn.layers._conv import total
-from nlattn.layers._moving import bilinear
+from nlattn.layers._dual import bilinear
 from nlattn.runtime import threads
 
 

@@ -14,7 +14,7 @@ from nlattn._check import Fit
 from nlattn._modes import Nonfinite
 from nlattn._types import Array, Floats, Ints, StateDict
 from nlattn.layers import _state
-from nlattn.layers._moving import Dual, parted
+from nlattn.layers._dual import Dual, parted
 
 
 class Weights(StateDict):

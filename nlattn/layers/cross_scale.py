@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from nlattn import _check
 from nlattn._modes import Assign, Nonfinite, Overlap, Pad
 from nlattn._types import Floats, StateDict
-from nlattn.layers import _csnln as parts
-from nlattn.layers._csnln import Net
+from nlattn.layers import _cross_scale_parts as parts
+from nlattn.layers._cross_scale_parts import Net
 from nlattn.layers._strided import Stride
 
 SCALES = (2, 3, 4)

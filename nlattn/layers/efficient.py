@@ -9,7 +9,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._modes import Nonfinite, Normalization
 from nlattn._types import Floats, StateDict
-from nlattn.layers import _moving, _state, _weights
+from nlattn.layers import _dual, _state, _weights
 from nlattn.layers._conv import pixels
 from nlattn.layers._operators import efficient_attention
 from nlattn.layers._projection import Projection
@@ -150,7 +150,7 @@ class _Block(NamedTuple):
         parity = _check.flag(op, "parity", parity)
         given = _state.mapping(op, weights)
         axes = {name: (z, "H W C") for name, z in arrays.items()}
-        fit = _moving.fit(op, axes, nonfinite=nonfinite)
+        fit = _dual.fit(op, axes, nonfinite=nonfinite)
         w = _weights.take(fit, given, _SHAPES, nonfinite=nonfinite)
         d_k, d_v = w.sizes["dk"], w.sizes["dv"]
         if d_v % count:

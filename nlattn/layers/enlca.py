@@ -9,7 +9,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._modes import Nonfinite
 from nlattn._types import Floats, Result, StateDict
-from nlattn.layers import _moving, _operators, _state, _weights
+from nlattn.layers import _dual, _operators, _state, _weights
 from nlattn.layers._conv import pixels
 from nlattn.layers._projection import Projection
 from nlattn.layers._weights import Weights
@@ -147,7 +147,7 @@ class _Block(NamedTuple):
         needed = _check.flag(op, "training", training)
         given = _state.mapping(op, weights)
         axes = {name: (z, "H W C") for name, z in arrays.items()}
-        fit = _moving.fit(op, axes, nonfinite=nonfinite)
+        fit = _dual.fit(op, axes, nonfinite=nonfinite)
         w = _weights.take(fit, given, _SHAPES, nonfinite=nonfinite)
         n = fit.dims["H"] * fit.dims["W"]
         if needed and n <= _FIRST_NEGATIVE:

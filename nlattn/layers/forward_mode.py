@@ -10,7 +10,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._types import Floats, StateDict
 from nlattn.layers import _state
-from nlattn.layers._moving import Dual
+from nlattn.layers._dual import Dual
 
 _FIXED = ("running_mean", "running_var", "num_batches_tracked", "nl_bn_rm", "nl_bn_riv",
     "escape_NaN", "projection_matrix")  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._modes import Convention, Nonfinite
 from nlattn._types import Array, Floats, JsonObject, Result, StateDict
-from nlattn.layers import _moving, _nonlocal, _operators, _state, _weights
+from nlattn.layers import _dual, _nonlocal, _operators, _state, _weights
 from nlattn.layers._conv import pixels, total
 from nlattn.layers._nonlocal import Names, Norm
 from nlattn.layers._norm import Statistics, moved, normalise, normalise_vjp, statistics
@@ -194,9 +194,7 @@ def _start(
     if convention == "caffe2":
         given = _state.caffe2(given)
     names = _nonlocal.find(op, given, pairwise, convention, subsample)
-    fit = _moving.fit(
-        op, {name: (z, names.grid) for name, z in arrays.items()}, nonfinite=nonfinite
-    )
+    fit = _dual.fit(op, {name: (z, names.grid) for name, z in arrays.items()}, nonfinite=nonfinite)
     w = _weights.take(fit, given, names.shapes, counters=names.counters, nonfinite=nonfinite)
     grid = fit["x"].shape[1:-1]
     if names.pool and any(n < size for n, size in zip(grid, names.pool, strict=True)):

@@ -10,7 +10,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._modes import Lattice, Nonfinite
 from nlattn._types import Floats, StateDict
-from nlattn.layers import _moving, _state, _weights
+from nlattn.layers import _dual, _state, _weights
 from nlattn.layers._operators import permutohedral_attention
 from nlattn.layers._projection import Projection
 from nlattn.layers._weights import Weights
@@ -139,7 +139,7 @@ class _Call(NamedTuple):
         s, ones = scaling[1], "1 " * scaling[1]
         grid = "H W" if s == 2 else "T H W"
         dims = {"x": f"{grid} C", "dout": f"{grid} E"}
-        fit = _moving.fit(op, {n: (z, dims[n]) for n, z in arrays.items()}, nonfinite=nonfinite)
+        fit = _dual.fit(op, {n: (z, dims[n]) for n, z in arrays.items()}, nonfinite=nonfinite)
         shapes = {
             "scaling_spatial": f"1 {s} {ones}",
             "conv_feat.weight": f"F {fit.dims['C'] + s} {ones}",

@@ -10,7 +10,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._modes import Gate, Nonfinite, Position
 from nlattn._types import Floats, StateDict
-from nlattn.layers import _moving, _qna
+from nlattn.layers import _dual, _qna
 from nlattn.layers._conv import conv, conv_vjp
 from nlattn.layers._operators import qna
 from nlattn.layers._state import mapping
@@ -151,7 +151,7 @@ class _Call:
     def __init__(
         self, op: str, arrays: Mapping[str, tuple[object, str]], weights: object, asked: _Asked
     ):
-        self.fit = fit = _moving.fit(op, arrays, nonfinite=asked.nonfinite)
+        self.fit = fit = _dual.fit(op, arrays, nonfinite=asked.nonfinite)
         given = mapping(op, weights)
         heads = _check.integer(op, "heads", asked.heads, low=1)
         parity = _check.flag(op, "parity", asked.parity)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nlattn._modes import Nonfinite
 from nlattn._types import Floats, StateDict
 from nlattn.layers._operators import refined_self_attention
-from nlattn.layers._port import Port, one_image
+from nlattn.layers._sagan_port import Port, one_image
 from nlattn.maps.base import AttentionMap
 from nlattn.ops.refined import refined_self_attention_map, refined_self_attention_vjp
 

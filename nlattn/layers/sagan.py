@@ -11,7 +11,7 @@ from nlattn.layers import _state, _weights
 from nlattn.layers._conv import conv, conv_vjp, pixels
 from nlattn.layers._operators import nonlocal_mean
 from nlattn.layers._pool import max_pool, max_pool_vjp
-from nlattn.layers._port import Port, inner, one_image, start
+from nlattn.layers._sagan_port import Port, inner, one_image, start
 from nlattn.layers._weights import Weights
 from nlattn.maps.base import AttentionMap
 from nlattn.ops.nonlocal_mean import nonlocal_mean_map, nonlocal_mean_vjp

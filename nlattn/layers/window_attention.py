@@ -10,7 +10,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._modes import Nonfinite
 from nlattn._types import Bools, Floats, Ints, StateDict
-from nlattn.layers import _moving
+from nlattn.layers import _dual
 from nlattn.layers._conv import conv, conv_vjp
 from nlattn.layers._operators import attention
 from nlattn.layers._state import mapping
@@ -117,7 +117,7 @@ class _Call:
     def __init__(
         self, op: str, arrays: Mapping[str, tuple[object, str]], weights: object, asked: _Asked
     ):
-        self.fit = fit = _moving.fit(op, arrays, nonfinite=asked.nonfinite)
+        self.fit = fit = _dual.fit(op, arrays, nonfinite=asked.nonfinite)
         given = mapping(op, weights)
         self.heads = _check.integer(op, "heads", asked.heads, low=1)
         a, b = _check.pair(op, "window", asked.window, 1)

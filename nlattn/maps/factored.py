@@ -8,7 +8,7 @@ from nlattn import _check
 from nlattn._types import Floats, Ints, State, Work
 from nlattn.engines import factored
 from nlattn.engines.features import Identity
-from nlattn.engines.unseen import finite
+from nlattn.engines.not_finite import finite
 from nlattn.kernels import products
 from nlattn.kernels.panel import groups
 from nlattn.maps.base import OP, AttentionMap

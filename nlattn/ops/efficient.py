@@ -11,8 +11,8 @@ from nlattn._modes import Nonfinite, Normalization
 from nlattn._types import Bools, Floats
 from nlattn.engines import laws
 from nlattn.engines.factored_fit import Hidden, set_fit
+from nlattn.engines.factored_separate import Separate
 from nlattn.engines.magnitude import ranged
-from nlattn.engines.separate import Separate
 from nlattn.maps.factored import FactoredMap
 
 _NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)

@@ -11,9 +11,9 @@ from nlattn._modes import Nonfinite
 from nlattn._types import Floats
 from nlattn.engines import contrastive, laws
 from nlattn.engines.factored_fit import set_fit
+from nlattn.engines.factored_positive import Positive
 from nlattn.engines.features import Random
 from nlattn.engines.magnitude import ranged
-from nlattn.engines.positive import Positive
 from nlattn.maps.factored import FactoredMap
 from nlattn.ops.features import at_least_0
 

@@ -11,10 +11,10 @@ from nlattn._modes import Kernel, Nonfinite, Stabilizer, StabilizerGradient
 from nlattn._types import Floats, Ints
 from nlattn.engines import factored_causal, laws
 from nlattn.engines.factored_fit import Hidden, key_sums, set_fit
+from nlattn.engines.factored_positive import Positive
+from nlattn.engines.factored_separate import Separate
 from nlattn.engines.features import JointExp, Random, Relu, RowSoftmax
 from nlattn.engines.magnitude import ranged
-from nlattn.engines.positive import Positive
-from nlattn.engines.separate import Separate
 from nlattn.maps.factored import FactoredMap
 from nlattn.ops.features import STABILIZERS, at_least_0, random_map
 

@@ -10,8 +10,8 @@ from nlattn import _check
 from nlattn._modes import Nonfinite, Pairwise
 from nlattn._types import Floats, Result, Work
 from nlattn.engines import concatenation, dense, forward_mode, laws
+from nlattn.engines.factored_separate import Separate
 from nlattn.engines.magnitude import ranged
-from nlattn.engines.separate import Separate
 from nlattn.kernels.panel import Scores
 from nlattn.maps.base import AttentionMap
 from nlattn.maps.concatenation import ConcatenationMap

@@ -8,8 +8,8 @@ from nlattn._modes import Nonfinite
 from nlattn._types import Floats
 from nlattn.engines import laws
 from nlattn.engines.factored_fit import set_fit
+from nlattn.engines.factored_separate import Separate
 from nlattn.engines.magnitude import ranged
-from nlattn.engines.separate import Separate
 from nlattn.maps.factored import FactoredMap
 
 

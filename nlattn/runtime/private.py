@@ -24,7 +24,7 @@ from llvmlite.binding import Linkage
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import AnalysisPass, register_pass
 
-from nlattn.runtime import cache, helpers, space
+from nlattn.runtime import address_space, cache, helpers
 
 try:
     from numba.core.caching import FunctionCache, IndexDataCacheFile
@@ -264,7 +264,7 @@ class Cache(FunctionCache):
         except Exception:  # whole, but not what this Numba can read
             found = None
         if found is None:
-            space.require()
+            address_space.require()
         return found
 
     def _save_overload(self, sig: Any, data: Any) -> None:

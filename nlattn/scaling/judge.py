@@ -9,7 +9,7 @@ import numpy as np
 
 from nlattn._types import Floats
 from nlattn.scaling.growth import GrowthRate, growth
-from nlattn.scaling.parts import GrowthPart, outgrowing
+from nlattn.scaling.outgrowing import GrowthPart, outgrowing
 
 _RISK = 0.002  # of each end of an interval, if residuals are normal
 _FLOOR = 1e-3  # log2 units: residuals below 0.07 % are the law's own bend, not noise

@@ -10,10 +10,10 @@ import pytest
 from nlattn.conformance.case import Case
 from nlattn.conformance.cases import large
 from nlattn.conformance.judge.verdict import judge
+from nlattn.conformance.large_call import FAR, TOWARDS, LongRows, made, needed
 from nlattn.conformance.runner import Here, attempt
 from nlattn.conformance.table import TABLE
 from nlattn.conformance.truth.bounds import exact, transcribed
-from nlattn.conformance.whole import FAR, TOWARDS, LongRows, made, needed
 from tests.faults.offsets import Backend
 
 pytestmark = pytest.mark.plain

@@ -10,7 +10,7 @@ import pytest
 
 from nlattn.engines import factored
 from nlattn.engines.features import ColumnExp, Identity, JointExp, Random, Relu, RowSoftmax
-from nlattn.kernels.rows import BLOCK
+from nlattn.kernels.factored_rows import BLOCK
 from tests.helpers import for_any_threads
 
 SIZES = [(1, 1, 1), (BLOCK + 1, 17, 33), (2 * BLOCK + 3, 16, 5)]

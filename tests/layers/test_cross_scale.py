@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nlattn import layers
-from nlattn.layers import _csnln as parts
+from nlattn.layers import _cross_scale_parts as parts
 from tests.layers.published_csnln import Cell
 
 DATA = Path(__file__).parent.parent / "data"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from nlattn import layers
-from nlattn.layers import _csnln as parts
-from nlattn.layers._moving import Dual
+from nlattn.layers import _cross_scale_parts as parts
+from nlattn.layers._dual import Dual
 from tests.layers import test_cross_scale, test_pam, test_qna, test_qna_upsample
 from tests.layers import test_window_attention as windows
 from tests.layers.blocks import (

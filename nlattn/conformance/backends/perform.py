@@ -14,8 +14,8 @@ from nlattn.conformance.backends.adapters import Tensor
 from nlattn.conformance.backends.backend import Unsupported, run
 from nlattn.conformance.case import Case, named
 from nlattn.conformance.cases.arrays import lay, layout_of
+from nlattn.conformance.large_call import made, reduced
 from nlattn.conformance.truth.bounds import floating
-from nlattn.conformance.whole import made, reduced
 
 WRONG = "WrongResult"
 """The name of what went wrong where a call ended, with results that are none."""

@@ -11,9 +11,9 @@ import numpy as np
 from nlattn.conformance.case import Case, Kind, dtype_of
 from nlattn.conformance.cases.shapes import Shapes
 from nlattn.conformance.cases.suite import fitted, make
+from nlattn.conformance.large_call import TOWARDS
 from nlattn.conformance.table import TABLE, OpSpec, find
 from nlattn.conformance.table.recipe import Recipe
-from nlattn.conformance.whole import TOWARDS
 
 LIMIT = 1 << 31
 """Bytes, or elements, that the longest array passes."""

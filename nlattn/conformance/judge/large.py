@@ -8,8 +8,8 @@ import numpy as np
 
 from nlattn._types import Array
 from nlattn.conformance.case import Case
+from nlattn.conformance.large_call import dimensions
 from nlattn.conformance.truth.bounds import allowed, exact, ratios
-from nlattn.conformance.whole import dimensions
 
 
 def beyond(case: Case, got: Mapping[str, Array]) -> str:

@@ -16,12 +16,12 @@ import numpy as np
 
 from nlattn.conformance.case import Array, Case, dtype_of, named, native
 from nlattn.conformance.eight_bit import dequantised
+from nlattn.conformance.large_call import RasterRows, neighbours, rows_of
 from nlattn.conformance.truth.analysis import analysed
 from nlattn.conformance.truth.arithmetic import Arithmetic, Precision, precision
 from nlattn.conformance.truth.heads import apart, together
 from nlattn.conformance.truth.rounding import INEXACT, Operand, Rounded
 from nlattn.conformance.truth.transcription import transcription
-from nlattn.conformance.whole import RasterRows, neighbours, rows_of
 from nlattn.ops.sampled import sampled_truth
 
 _DOUBLE = precision(np.dtype(np.float64))

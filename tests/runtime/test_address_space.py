@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from nlattn.runtime import space
+from nlattn.runtime import address_space
 
 FIRST = """
 import resource
 import numpy as np
 import nlattn
 import nlattn.ops.dense
-from nlattn.runtime import space
+from nlattn.runtime import address_space
 ones, used = np.ones((3, 2)), int(open("/proc/self/statm").read().split()[0]) * 4096
-room = int(used + {share} * space.NEEDED)
+room = int(used + {share} * address_space.NEEDED)
 resource.setrlimit(resource.RLIMIT_AS, (room, room))
 try:
     nlattn.attention(ones, ones, ones)
@@ -27,14 +27,14 @@ except MemoryError as error:
 
 
 def test_little_space_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    space.require()
-    monkeypatch.setattr(space, "left", lambda: 100.5 * 2**20)
+    address_space.require()
+    monkeypatch.setattr(address_space, "left", lambda: 100.5 * 2**20)
     text = "compiling may take 256 MB of address space, and the limit leaves 100 MB; raise it"
     with pytest.raises(MemoryError, match=text):
-        space.require()
-    monkeypatch.setattr(space, "left", lambda: -1.0)
+        address_space.require()
+    monkeypatch.setattr(address_space, "left", lambda: -1.0)
     with pytest.raises(MemoryError, match="leaves 0 MB"):
-        space.require()
+        address_space.require()
 
 
 @pytest.mark.jit

@@ -14,7 +14,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._modes import Assign, Crop, Nonfinite, Overlap, Pad
 from nlattn._types import Floats
-from nlattn.layers import _moving, _state, _weights
+from nlattn.layers import _dual, _state, _weights
 from nlattn.layers._conv import total
 from nlattn.layers._operators import attention, cross_scale_attention, downscale, extend
 from nlattn.layers._projection import Projection
@@ -59,7 +59,7 @@ class Net:
         given = _state.mapping(op, weights)
         floors = {name for name in shapes if name.endswith("escape_NaN")} - set(given)
         shapes = {name: spec for name, spec in shapes.items() if name not in floors}
-        self.fit = _moving.fit(op, arrays, nonfinite=nonfinite)
+        self.fit = _dual.fit(op, arrays, nonfinite=nonfinite)
         self.w: Weights = _weights.take(self.fit, given, shapes, nonfinite=nonfinite)
         self.found: dict[str, Floats] = {}
 

@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 from nlattn._types import Floats, Ints
 from nlattn.kernels.gemm import VECTOR_BYTES, width
 from nlattn.runtime import jit
-from nlattn.runtime.emitting import Builder, Context, Emit, Kind, Signature, Value, Values
+from nlattn.runtime.llvm_types import Builder, Context, Emit, Kind, Signature, Value, Values
 
 _ROWS = 4
 _VECTORS = 2  # of a panel, whose width is gemm's

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nlattn._types import Bools, Floats, Ints
-from nlattn.kernels.gemm import aligned, multiply, width
-from nlattn.kernels.rows import (
+from nlattn.kernels.factored_rows import (
     BLOCK,
     FeatureRows,
     add_columns,
@@ -16,6 +15,7 @@ from nlattn.kernels.rows import (
     row_sums,
     space,
 )
+from nlattn.kernels.gemm import aligned, multiply, width
 from nlattn.runtime import jit
 
 

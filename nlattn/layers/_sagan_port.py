@@ -10,7 +10,7 @@ import numpy as np
 from nlattn import _check
 from nlattn._modes import Nonfinite
 from nlattn._types import Floats, StateDict
-from nlattn.layers import _moving, _state, _weights
+from nlattn.layers import _dual, _state, _weights
 from nlattn.layers._conv import pixels
 from nlattn.layers._projection import Projection
 from nlattn.layers._weights import Weights
@@ -63,7 +63,7 @@ class Port(NamedTuple):
 
 def start(op: str, nonfinite: Nonfinite, given: StateDict, **arrays: Floats) -> _check.Fit:
     """The input, which needs channels enough for an eighth of them."""
-    fit = _moving.fit(op, {name: (z, "H W C") for name, z in arrays.items()}, nonfinite=nonfinite)
+    fit = _dual.fit(op, {name: (z, "H W C") for name, z in arrays.items()}, nonfinite=nonfinite)
     if fit.dims["C"] < 8:
         text = f"has {fit.dims['C']} channels, expected at least 8: queries have an eighth of them"
         turned = _state.channels_first(fit, given, _EMBEDDINGS)
