@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
@@ -173,16 +174,21 @@ class AttentionMap(LinearOperator):
         return self._to_csr(max_bytes)
 
     def _to_csr(self, max_bytes: float) -> csr_array:
-        n, m = self.shape
-        step = max(1, _BLOCK_BYTES // (m * self.dtype.itemsize))
-        blocks, held = [], 0
-        for start in range(0, n, step):
-            block = csr_array(self._rows(np.arange(start, min(start + step, n))))
+        blocks, held, done = [], 0, 0
+        for block in self._csr_blocks():
             held += block.data.nbytes + block.indices.nbytes
-            what = f"the first {start + block.shape[0]} of {n} rows"
+            done += block.shape[0]
+            what = f"the first {done} of {self.shape[0]} rows"
             _check.memory(f"{OP}.to_csr", held, max_bytes, what, "use rows() or topk()")
             blocks.append(block)
         return vstack(blocks, format="csr")
+
+    def _csr_blocks(self) -> Iterator[csr_array]:
+        """All rows, some at a time."""
+        n, m = self.shape
+        step = max(1, _BLOCK_BYTES // (m * self.dtype.itemsize))
+        for start in range(0, n, step):
+            yield csr_array(self._rows(np.arange(start, min(start + step, n))))
 
     def _some_rows(self, index: Ints) -> Floats:
         if 0 in (len(index), self.shape[1]):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
-from scipy.sparse import csr_array, dia_array, vstack
+from scipy.sparse import csr_array, dia_array
 
 from nlattn import _check
 from nlattn._types import Floats, Ints, State, Work
@@ -153,17 +153,11 @@ class PermutohedralMap(AttentionMap):
             done = to.stop
         return value, index
 
-    def _to_csr(self, max_bytes: float) -> csr_array:
-        blocks, held, done = [], 0, 0
+    def _csr_blocks(self) -> Iterator[csr_array]:
         for block in self._sparse(np.arange(self.shape[0])):
             block.eliminate_zeros()
             block.sort_indices()
-            done += block.shape[0]
-            held += block.data.nbytes + block.indices.nbytes
-            what = f"the first {done} of {self.shape[0]} rows"
-            _check.memory(f"{OP}.to_csr", held, max_bytes, what, "use rows() or topk()")
-            blocks.append(block)
-        return vstack(blocks, format="csr")
+            yield block
 
     @property
     def nbytes(self) -> int:
