@@ -94,4 +94,4 @@ def bytes_at(n: Sequence[int], peak: Sequence[int], at: int) -> int:
     unit = sizes.max()
     M = (sizes[:, None] / unit) ** powers / held[:, None]
     factors, _ = nnls(M, np.ones_like(held))
-    return int((factors * (at / unit) ** powers).sum())
+    return round(float((factors * (at / unit) ** powers).sum()))
