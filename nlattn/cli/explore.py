@@ -53,7 +53,11 @@ def _picture(options: Namespace) -> Floats:
 
 def _report(path: Path) -> JsonObject:
     with open_regular("explore", path) as file:
-        report = parse_json(file.read(_REPORT))
+        data = file.read(_REPORT)
+    try:
+        report = parse_json(data)
+    except ValueError as error:
+        raise ValueError(f"{path} is no report of nlattn map: {error}") from None
     told: Json = report.get("options", {}) if isinstance(report, dict) else None
     kinds = {"size": int, "page": int, "image": str}
     fits = isinstance(told, dict) and all(

@@ -87,6 +87,10 @@ def open_map(folder: str | os.PathLike[str]) -> DiskMap:
         if arrays[name].shape != shape:
             text = f"has shape {arrays[name].shape}, expected {shape}"
             _check.fail(OP, str(path / f"{name}.npy"), text)
+    kind = arrays["weights"].dtype
+    if kind not in (np.float32, np.float64) or arrays["scores"].dtype != kind:
+        text = f"holds {kind}, scores.npy {arrays['scores'].dtype}, expected float32 or float64"
+        _check.fail(OP, str(path / "weights.npy"), f"{text} in both")
     support = Support(arrays["indptr"], arrays["indices"], (n, m))
     _look_at(support, str(path))
     parts = arrays["weights"], arrays["scores"], arrays["lse"]

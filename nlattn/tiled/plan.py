@@ -90,7 +90,7 @@ def check(job: Job, workers: int, max_bytes: float) -> RunPlan:
     """The plan of a run; MemoryError if its workers would hold more than `max_bytes` together."""
     wanted = plan(job)
     needed = workers * wanted.memory
-    if needed > max_bytes:
+    if needed > _check.as_float(OP, "max_bytes", max_bytes):
         fits = _fitting(job, workers, max_bytes)
         remedy = f"tile={fits} fits" if fits else "no tile is small enough"
         who = f"{workers} workers" if workers > 1 else "one process"

@@ -81,6 +81,8 @@ def rows(source: Source, first: int, last: int) -> Floats:
         _check.fail(OP, Path(source.path).name, "holds NaN or infinities")
     with np.errstate(over="ignore"):
         values: Floats = some.astype(np.float32, copy=False)
+    if not np.isfinite(values).all():
+        _check.fail(OP, Path(source.path).name, "holds numbers that float32 does not")
     return values.reshape(last - first, *source.shape[1:])
 
 

@@ -57,8 +57,9 @@ def test_what_is_missing_is_said(capsys, there: Path):
     said(capsys, there / "map.npz", "--image", "x.png", "--out", "a.html")
     text = said(capsys, there / "map.npz", code=2)
     assert text.endswith("map.npz does not say which picture it is of; --image names it")
-    (there / "report.json").write_text("[]")
-    assert "is no report of nlattn map" in said(capsys, there, code=2)
+    for text in ("[]", "", "[" * 99999):
+        (there / "report.json").write_text(text)
+        assert "report.json is no report of nlattn map" in said(capsys, there, code=2)
     assert "expected one or two" in said(capsys, there, there, there, code=2)
     images.save("y.png", np.zeros((4, 7, 1)))
     text = said(capsys, there, "--image", "y.png", code=2)

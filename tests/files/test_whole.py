@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -40,7 +42,20 @@ def test_an_error_names_what_was_to_be_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError, match=r"\[Errno \d+\]") as caught, whole(name) as draft:
+    text = rf"^\[Errno \d+\] [\w ]+: '{re.escape(name)}'$"
+    with pytest.raises(OSError, match=text) as caught, whole(name) as draft:
         draft.write_text("x")
     assert caught.value.filename == name
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_device_stays_one(tmp_path: Path) -> None:
+    try:
+        os.symlink(os.devnull, tmp_path / "nothing")
+    except OSError:
+        pytest.skip("no links here")
+    with whole(tmp_path / "nothing") as draft:
+        assert draft == tmp_path / "nothing"
+        draft.write_text("x")
+    assert (tmp_path / "nothing").is_symlink()
+    assert not Path(os.devnull).is_file()

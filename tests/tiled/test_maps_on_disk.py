@@ -74,7 +74,7 @@ def test_a_damaged_map_is_refused(folder: Path, tmp_path: Path) -> None:
     indices = np.load(folder / "indices.npy")
     wrong = indices.copy()
     wrong[-1] = 72
-    indptr = np.load(folder / "indptr.npy")
+    indptr, weights = np.load(folder / "indptr.npy"), np.load(folder / "weights.npy")
     indptr[-1] += 1
     for name, change, text in (
         ("indices.npy", wrong, "holds key 72, expected 0 to 71"),
@@ -82,6 +82,12 @@ def test_a_damaged_map_is_refused(folder: Path, tmp_path: Path) -> None:
         ("indptr.npy", indptr, "has rows 0 to"),
         ("lse.npy", (folder / "lse.npy").read_bytes()[:-8], "but holds"),
         ("map.json", b"{}", "map.json is damaged: 'query_grid'"),
+        (
+            "weights.npy",
+            weights.astype(np.float16),
+            "weights.npy holds float16, scores.npy float32",
+        ),
+        ("scores.npy", weights.astype(float), "weights.npy holds float32, scores.npy float64, exp"),
     ):
         with pytest.raises(ValueError, match=text):
             nlattn.open_map(damaged(name, change))

@@ -123,6 +123,9 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has shape \(4,\), expected \(H, W\)"):
         sources.source(tmp_path / "a.npy")
     np.save(tmp_path / "a.npy", np.full((2, 2), np.nan))
+    np.save(tmp_path / "beyond.npy", np.full((3, 3), 1e300))
+    with pytest.raises(ValueError, match=r"beyond\.npy holds numbers that float32 does not"):
+        sources.rows(sources.source(tmp_path / "beyond.npy"), 0, 3)
     with pytest.raises(ValueError, match="holds NaN or infinities"):
         sources.rows(sources.source(tmp_path / "a.npy"), 0, 2)
 
