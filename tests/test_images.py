@@ -246,6 +246,18 @@ F = np.random.default_rng(0).random((3, 4, 2))
             "dtype='nonsense' is none, expected float32",
         ),
         (lambda: images.save("x.png", F[..., :1], bits=True), "bits=True is no integer"),
+        (
+            lambda: images.save("x.xyz", F[..., :1]),
+            "^save: a '.xyz' file cannot be written: unknown",
+        ),
+        (
+            lambda: images.save("x.jpg", F[..., :1], bits=16),
+            "^save: a .jpg file holds 8 bits, expe",
+        ),
+        (
+            lambda: images.save("x.png", F),
+            r"image has shape \(3, 4, 2\), expected \(H, W, 1 or 3\)",
+        ),
     ],
 )
 def test_features_and_options_that_do_not_fit_are_refused(call, text: str):

@@ -233,7 +233,7 @@ def write(
         png.write(path, samples, icc=icc, dpi=dpi)
         return
     if bits == 16 and not holds_16(path.name, samples.shape[2]):
-        raise ValueError(f"save: {path.name} holds 8 bits, expected a .png for 16-bit pixels")
+        raise ValueError(f"save: a {suffix} file holds 8 bits, expected a .png for 16-bit pixels")
     options: JsonObject = {"icc_profile": icc} if icc else {}
     options |= {"dpi": dpi} if dpi else {}
     if suffix in (".jpg", ".jpeg"):
@@ -243,4 +243,4 @@ def write(
             path, **options
         )
     except (ValueError, KeyError) as error:  # no format of this name, or none so large
-        raise ValueError(f"save: {path.name} cannot be written: {one_line(error)}") from None
+        raise ValueError(f"save: a {suffix!r} file cannot be written: {one_line(error)}") from None

@@ -234,7 +234,7 @@ def test_sixteen_bits_are_written_and_read_back(channels: int, tmp_path: Path):
     assert got.bits == 16
     assert got.dpi == pytest.approx((300, 150), abs=0.02)
     assert got.icc == (profile if channels == 3 else None)  # a profile of colours, not of grey
-    with pytest.raises(ValueError, match=r"x\.jpg holds 8 bits, expected a \.png for 16-bit"):
+    with pytest.raises(ValueError, match=r"a \.jpg file holds 8 bits, expected a \.png for 16-bit"):
         picture.write(tmp_path / "x.jpg", x / 65535, bits=16)
 
 
