@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import nlattn
-from nlattn.conformance.backends.backend import Unsupported, load, run
+from nlattn.conformance.backends.backend import Unsupported, call, load, run
 from nlattn.conformance.backends.capabilities import unsupported
 from nlattn.conformance.case import Case, dtype_of, native
 
@@ -55,6 +55,18 @@ def test_a_class_with_a_method_per_operator(mine: Path) -> None:
         run(backend, "attention", arrays(), {"softcap": 2.0})
     with pytest.raises(Unsupported, match="has no method favor_attention"):
         run(backend, "favor_attention", arrays(), {})
+
+
+def test_arrays_go_by_name_where_parameters_have_theirs() -> None:
+    pages, table, dout = np.ones((3, 2, 1, 4)), np.array([[2, 0]]), np.ones((1, 4, 1, 4))
+    given = {"pages": pages, "table": table, "dout": dout}
+    want = nlattn.gather_pages_vjp(pages, table, dout)
+
+    def by_place(p: Any, d: Any, *, table: Any) -> Any:
+        return nlattn.gather_pages_vjp(p, table, d)
+
+    for function in (nlattn.gather_pages_vjp, by_place):
+        np.testing.assert_array_equal(call(function, "gather_pages_vjp", given, {}), want)
 
 
 def test_a_function(mine: Path) -> None:

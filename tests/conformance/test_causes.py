@@ -40,6 +40,21 @@ def test_failures_of_one_mistake_are_together() -> None:
     assert others(found[4]) == ""
 
 
+def test_names_that_differ_in_numbers_are_one_mistake() -> None:
+    root = "your output equals ours with `x` times sqrt(d), with d = "
+    blocks = "your output equals ours without rescaling blocks of 32"
+    verdicts = [
+        *(Verdict(f"{A}{d}", "fail", d, diagnosis=f"{root}{d}") for d in (5.0, 65.0, 17.0, 65.0)),
+        Verdict(A + "a", "fail", 2.0, diagnosis=f"{blocks} or without rescaling blocks of 64"),
+        Verdict(A + "b", "fail", 1.0, diagnosis=blocks.replace("32", "64")),
+    ]
+    root_cause, block_cause = causes(verdicts)
+    assert root_cause.worst.diagnosis == f"{root}65.0"
+    assert others(root_cause).startswith("the same in 3 other cases, there with 17.0; 5.0: ")
+    assert block_cause.worst.diagnosis == blocks.replace("32", "64")  # explains both
+    assert others(block_cause) == f"the same in 1 other cases: {A}b"
+
+
 @pytest.mark.parametrize(
     ("operators", "verdicts", "said"),
     [

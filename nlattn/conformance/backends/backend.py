@@ -123,8 +123,14 @@ def run(backend: Any, op: str, arrays: Mapping[str, Array], options: Options) ->
     return call(method, op, arrays, options)
 
 
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
 def call(function: Function, op: str, arrays: Mapping[str, Array], options: Options) -> Any:
-    """``function(q, k, v, **rest)``; Unsupported names what it does not take."""
+    """``function(q, k, v, **rest)``; Unsupported names what it does not take.
+
+    Arrays that all have a parameter of their name go by it, in whatever order these stand.
+    """
     spec = FUNCTIONS[op.removesuffix("_stages")]
     first = [*spec.arrays]
     if op.endswith("_vjp"):
@@ -140,6 +146,8 @@ def call(function: Function, op: str, arrays: Mapping[str, Array], options: Opti
         missing = [name for name in rest if name not in parameters]
         if missing:
             raise Unsupported(f"takes no {', '.join(missing)}")
+    if all(n in parameters and parameters[n].kind in _BY_NAME for n in first):
+        return function(**{name: arrays[name] for name in first}, **rest)
     return function(*(arrays[name] for name in first), **rest)
 
 

@@ -68,16 +68,31 @@ def causes(verdicts: Iterable[Verdict]) -> list[Cause]:
 
 
 def _plainly(own: list[Verdict]) -> Verdict:
-    """The worst failure; of several names for it those that explain all others, too."""
-    worst, every = own[0], [{*_readings(v)} for v in own]
+    """The worst failure; of several names for it those that explain all others, too.
+
+    Names that explain them as they are come before those that do so with other numbers.
+    """
+    worst = own[0]
     if not worst.diagnosis.startswith(SAME):
         return worst
-    names = [r.words for r in _readings(worst) if all(r in some for some in every)]
-    if not names or len(names) == len(_readings(worst)):
-        return worst
-    told = worst.diagnosis.removeprefix(SAME).split(" or ")
-    kept = [x for x in told if _SHAPE.sub("(...)", x) in names]
-    return replace(worst, diagnosis=SAME + " or ".join(kept))
+    for same in (_shapeless, _numberless):
+        every = [{*map(same, _names(v))} for v in own]
+        kept = [x for x in _names(worst) if all(same(x) in some for some in every)]
+        if kept:
+            return replace(worst, diagnosis=SAME + " or ".join(kept))
+    return worst
+
+
+def _names(v: Verdict) -> list[str]:
+    return v.diagnosis.removeprefix(SAME).split(" or ") if v.diagnosis.startswith(SAME) else []
+
+
+def _shapeless(text: str) -> str:
+    return _SHAPE.sub("(...)", text)
+
+
+def _numberless(text: str) -> str:
+    return _NUMBERS.sub("#", _shapeless(text))
 
 
 def _operator(v: Verdict) -> str:
@@ -87,11 +102,10 @@ def _operator(v: Verdict) -> str:
 def _readings(v: Verdict) -> list[Reading]:
     """What could be wrong with a result."""
     op = _operator(v)
-    if v.diagnosis and not v.diagnosis.startswith(SAME):  # where it is wrong, in this case
+    if names := _names(v):
+        return [Reading(op, x, name=True) for x in dict.fromkeys(map(_numberless, names))]
+    if v.diagnosis:  # where it is wrong, in this case
         return [Reading(op, _NUMBERS.sub("#", v.diagnosis), name=False)]
-    if v.diagnosis:
-        names = v.diagnosis.removeprefix(SAME).split(" or ")
-        return [Reading(op, _SHAPE.sub("(...)", x), name=True) for x in dict.fromkeys(names)]
     said = _NUMBERS.sub("#", v.detail)
     return [Reading(op, said and f"{v.status}: {said}", name=bool(said))]
 
@@ -102,7 +116,25 @@ def others(cause: Cause, shown: int = 6) -> str:
     if not names:
         return ""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return f"the same in {len(names)} other cases: {', '.join(names[:shown])}{more}"
+    numbers = _numbers(cause)
+    some = f", there with {'; '.join(numbers)}" if numbers else ""
+    return f"the same in {len(names)} other cases{some}: {', '.join(names[:shown])}{more}"
+
+
+def _numbers(cause: Cause, shown: int = 6) -> list[str]:
+    """What other cases say in place of the numbers in the first name of the worst."""
+    told = _names(cause.worst)[:1]
+    found = dict[str, None]()
+    for name in told:
+        first = [m.group() for m in _NUMBERS.finditer(_shapeless(name))]
+        for some in map(_names, cause.others):
+            for x in some if name not in some else ():
+                if _numberless(x) == _numberless(name):
+                    theirs = [m.group() for m in _NUMBERS.finditer(_shapeless(x))]
+                    pairs = zip(theirs, first, strict=True)
+                    found[", ".join(a for a, b in pairs if a != b)] = None
+    each = [x for x in found if x]
+    return [*each[:shown], "..."] if len(each) > shown else each
 
 
 def coverage(cases: Iterable[Case], verdicts: Iterable[Verdict]) -> Iterator[str]:
