@@ -17,6 +17,7 @@ from nlattn.conformance.judge.measure import attempt, call_of, results
 from nlattn.conformance.judge.slopes import Way, changed, slopes, whole
 from nlattn.conformance.judge.variants import changes, detached, formulas, gradients
 from nlattn.conformance.judge.variants.base import Call, Variant
+from nlattn.conformance.judge.variants.roundings import Rounding
 from nlattn.conformance.truth.bounds import exact, wide
 
 LARGEST = 20_000
@@ -61,7 +62,7 @@ def _part(case: Case, variant: Variant, way: str) -> Mapping[str, Array] | None:
     return {n: want[n] - ours[n] + x for n, x in theirs.items()}
 
 
-def with_change(case: Case, change: formulas.Change) -> Mapping[str, Array] | None:
+def with_change(case: Case, change: formulas.Change | Rounding) -> Mapping[str, Array] | None:
     """What the oracle's own gradient, or forward mode, gives with a change."""
     call = Call(case.op, wide(case.arrays), dict(case.options), case.dtype)
     run = Variant(change.name, (), partial(change, case.function))

@@ -29,19 +29,19 @@ def coarse(case: Case, want: Mapping[str, Array], got: Mapping[str, Array]) -> s
         return ""
     now = precision(dtype_of(case.dtype)).unit
     if case.dtype == "float16":
-        worse = _error(want, _computed(case, want, np.float16))
+        worse = _error(want, computed(case, want, np.float16))
         sums = worse / 4 <= ours <= 4 * worse and ours > 2 * _error(want, transcribed(case))
         return f"{PRECISION} of sums in float16" if sums else ""
     for name, dtype in (("float32", np.float32), ("float16 or TF32", np.float16)):
         if precision(np.dtype(dtype)).unit <= now:
             continue
-        error = _error(want, _computed(case, want, dtype))
+        error = _error(want, computed(case, want, dtype))
         if error / 8 <= ours <= min(4 * error, 8 * precision(np.dtype(dtype)).unit):
             return f"{PRECISION} computed in {name}"
     return ""
 
 
-def _computed(case: Case, want: Mapping[str, Array], dtype: DTypeLike) -> dict[str, Array]:
+def computed(case: Case, want: Mapping[str, Array], dtype: DTypeLike) -> dict[str, Array]:
     """What the oracle gives in a dtype."""
     arrays = {
         n: x.astype(dtype) if x.dtype.kind == "f" else x for n, x in wide(case.arrays).items()

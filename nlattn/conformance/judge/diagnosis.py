@@ -27,6 +27,7 @@ from nlattn.conformance.judge.measure import (
     slack,
     variants_made,
 )
+from nlattn.conformance.judge.roundings import less_precise
 from nlattn.conformance.judge.sight import by_sight
 from nlattn.conformance.judge.slopes import Slopes, Way, changed, slopes, whole
 from nlattn.conformance.judge.variants import changes, codes, detached, gradients, options
@@ -89,6 +90,7 @@ def _diagnosis(
             or structure.multiples(case, want, got)
             or _sentence(combined.other_number(case, want, got))
             or structure.unwritten(case, want, got)
+            or _sentence(_of_stages(case, want, got, effort, new=two))
             or _sentence(_explanations(case, got, _held(case).within(effort)))
             or _sentence(_of_formulas(case, want, got, effort, new=two))
             or _sentence(_of_amounts(case, want, got, effort, new=two))
@@ -250,8 +252,7 @@ def _of_formulas(case: Case, want: Results, got: Results, effort: Effort, new: b
 
     Names that earlier failures have are tried first, others if `new`.
     """
-    right = structure.fine(case, want, got)
-    names = tuple(n for n in want if n not in right)
+    names = _wrong(case, want, got)
     ways = _by_formula(case, names)
     before = (way for way in ways.within(effort) if way[0] in effort.names) if effort.names else ()
     found = _explanations(case, got, before)
@@ -260,7 +261,14 @@ def _of_formulas(case: Case, want: Results, got: Results, effort: Effort, new: b
     return found
 
 
+def _of_stages(case: Case, want: Results, got: Results, effort: Effort, new: bool) -> list[str]:
+    return less_precise(case, _wrong(case, want, got), want, got, effort, new)
+
+
 def _of_amounts(case: Case, want: Results, got: Results, effort: Effort, new: bool) -> list[str]:
+    return amounts(case, _wrong(case, want, got), want, got, effort, new)
+
+
+def _wrong(case: Case, want: Results, got: Results) -> tuple[str, ...]:
     right = structure.fine(case, want, got)
-    names = tuple(n for n in want if n not in right)
-    return amounts(case, names, want, got, effort, new)
+    return tuple(n for n in want if n not in right)

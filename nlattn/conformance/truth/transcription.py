@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ def _together(heads: Any, lead: tuple[int, ...]) -> Any:
     return joined.reshape((*lead, *joined.shape[1:]))
 
 
-@cache
+@lru_cache(maxsize=256)
 def _parameters(oracle: Any) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(oracle).parameters
 

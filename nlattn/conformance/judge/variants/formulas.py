@@ -17,7 +17,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, wraps
 from itertools import count
 from types import CodeType, FunctionType
 from typing import Any
@@ -62,16 +62,14 @@ class Change:
 
     def __call__(self, op: str, c: Call) -> Result:
         """What a function of the table gives with it."""
-        own = inspect.unwrap(self.function)
-        with lock, ExitStack() as stack:
-            for name, module in list(sys.modules.items()):
-                if name.startswith(_ROOT) and getattr(module, own.__name__, 0) is self.function:
-                    stack.enter_context(patch.object(module, own.__name__, self._instead()))
+        with lock, replaced(self.function, self._instead()):
             return transcription(op, c.arrays, c.options)
 
     def _instead(self) -> Function:
-        made, calls = _compiled(self), count()
+        made = _made(self.function, self.tree, self.node, self.changed)
+        calls = count()
 
+        @wraps(self.function)
         def instead(*args: object, **options: object) -> Result:
             now = next(calls)
             if self.use is not None and now >= MOST_USES:
@@ -80,6 +78,17 @@ class Change:
             return (made if changed else self.function)(*args, **options)
 
         return instead
+
+
+@contextmanager
+def replaced(function: Function, instead: Function) -> Iterator[None]:
+    """With another function in place of one of the oracles', wherever these call it."""
+    own = inspect.unwrap(function).__name__
+    with ExitStack() as stack:
+        for name, module in list(sys.modules.items()):
+            if name.startswith(_ROOT) and getattr(module, own, 0) is function:
+                stack.enter_context(patch.object(module, own, instead))
+        yield
 
 
 def variants(op: str) -> Iterator[Variant]:
@@ -110,14 +119,15 @@ def uses(op: str, constant: bool = False, some: list[Change] | None = None) -> I
 def changes(op: str, constant: bool = False) -> list[Change]:
     """All that may be changed in the functions that one calls, such as ``enla_vjp``."""
     found: dict[str, Change] = {}
-    for function in _called(op):
-        tree = _tree(function)
+    for function in functions_of(op):
+        tree = tree_of(function)
         options = {x.arg for x in tree.args.kwonlyargs}
         for line in tree.body:
-            for node, of in _nodes(line, line):
+            for node, of in nodes(line, line):
                 made = _constant(node, of, options) if constant else _changed(node)
                 for text, changed in made:
                     name = f"{text} in {function.__name__.strip('_')}"
+                    name += ", the second time" if name in found else ""
                     if " or " not in name:
                         found.setdefault(name, Change(name, function, tree, node, changed))
     return [*found.values()]
@@ -131,7 +141,7 @@ def more(number: float) -> Iterator[None]:
         yield
 
 
-_OWN = {
+OWN: dict[str, Function] = {
     _HELD: held,
     _PLUS: lambda x: x + _NUMBER[0],
     _TIMES: lambda x: x * (1 + _NUMBER[0]),
@@ -146,10 +156,10 @@ def amounts(op: str) -> list[Change]:
     Numbers are added to what is divided by, and to what a function such as a root is taken of.
     """
     found: dict[str, Change] = {}
-    for function in _called(op):
-        tree = _tree(function)
+    for function in functions_of(op):
+        tree = tree_of(function)
         for line in tree.body:
-            for node, of in _nodes(line, line):
+            for node, of in nodes(line, line):
                 for added, term, name in _terms(node, of):
                     words = f"{name} in {function.__name__.strip('_')}"
                     called = ast.Name(_PLUS if added else _TIMES, ast.Load())
@@ -165,31 +175,31 @@ def _terms(node: ast.AST, line: ast.stmt) -> Iterator[tuple[bool, ast.AST, str]]
         return
     match node:
         case ast.BinOp(_, ast.Div(), x):
-            yield True, x, f"with `{_bare(x)} + #` in place of {_quoted(x)}"
+            yield True, x, f"with `{_bare(x)} + #` in place of {quoted(x)}"
         case ast.Call(ast.Attribute(ast.Name("np"), name), [x, *_]) if name in _PLAIN:
-            yield True, x, f"with `{_bare(x)} + #` in place of {_quoted(x)}"
+            yield True, x, f"with `{_bare(x)} + #` in place of {quoted(x)}"
         case ast.Assign([to], x):
-            yield True, x, f"with # added to {_quoted(to)}"
+            yield True, x, f"with # added to {quoted(to)}"
         case ast.AnnAssign(to, _, x) if x is not None:
-            yield True, x, f"with # added to {_quoted(to)}"
+            yield True, x, f"with # added to {quoted(to)}"
         case ast.Return(x) if x is not None:
-            yield True, x, f"with # added to {_quoted(node)}"
+            yield True, x, f"with # added to {quoted(node)}"
     match node:
         case ast.BinOp(a, ast.Add() | ast.Sub() | ast.MatMult() | ast.Mult(), b):
             for x in (a, b):
-                yield False, x, f"with {_quoted(x)} of {_quoted(line)} times #"
+                yield False, x, f"with {quoted(x)} of {quoted(line)} times #"
         case ast.Call(_, some, _):
             for x in some:
                 if isinstance(x, (ast.Name, ast.BinOp, ast.Call)):
-                    yield False, x, f"with {_quoted(x)} of {_quoted(line)} times #"
+                    yield False, x, f"with {quoted(x)} of {quoted(line)} times #"
 
 
 def _bare(node: ast.AST) -> str:
-    return _quoted(node).strip("`")
+    return quoted(node).strip("`")
 
 
 @cache
-def _called(op: str) -> list[Function]:
+def functions_of(op: str) -> list[Function]:
     """Functions of oracles that one of them needs, itself first."""
     module = importlib.import_module(_ROOT + find(owner(op)).stem)
     found, left = list[Function](), [getattr(module, op)] if hasattr(module, op) else []
@@ -197,7 +207,7 @@ def _called(op: str) -> list[Function]:
         function = left.pop(0)
         found.append(function)
         own = inspect.unwrap(function)
-        names = (x.id for x in ast.walk(_tree(function)) if isinstance(x, ast.Name))
+        names = (x.id for x in ast.walk(tree_of(function)) if isinstance(x, ast.Name))
         for name in dict.fromkeys(names):
             used = own.__globals__.get(name)
             if isinstance(used, FunctionType) and inspect.unwrap(used).__module__.startswith(_ROOT):
@@ -206,30 +216,32 @@ def _called(op: str) -> list[Function]:
 
 
 @cache
-def _tree(function: Function) -> ast.FunctionDef:
+def tree_of(function: Function) -> ast.FunctionDef:
+    """The source of a function, parsed once: nodes are told by identity."""
     source = textwrap.dedent(inspect.getsource(inspect.unwrap(function)))
     tree = ast.parse(source).body[0]
     assert isinstance(tree, ast.FunctionDef)
     return tree
 
 
-def _compiled(change: Change) -> Function:
-    return _made(change.function, change.tree, change.node, change.changed)
-
-
 @cache
 def _made(function: Function, whole: ast.FunctionDef, node: ast.AST, changed: ast.AST) -> Function:
     memo: dict[int, Any] = {id(node): ast.copy_location(changed, node)}
-    tree = ast.fix_missing_locations(copy.deepcopy(whole, memo))
-    tree.decorator_list, own = [], inspect.unwrap(function)
+    return compiled(function, copy.deepcopy(whole, memo))
+
+
+def compiled(function: Function, tree: ast.FunctionDef) -> Function:
+    """A function of an oracle with other source, which may call what is in `OWN`."""
+    tree, own = ast.fix_missing_locations(tree), inspect.unwrap(function)
+    tree.decorator_list = []
     module = compile(ast.Module([tree], []), tree.name, "exec", _FUTURE.compiler_flag)
     code = next(x for x in module.co_consts if isinstance(x, CodeType) and x.co_name == tree.name)
-    made = FunctionType(code, {**own.__globals__, **_OWN}, tree.name, own.__defaults__)
+    made = FunctionType(code, {**own.__globals__, **OWN}, tree.name, own.__defaults__)
     made.__kwdefaults__ = own.__kwdefaults__
     return any_layout(made)
 
 
-def _nodes(node: ast.AST, line: ast.stmt) -> Iterator[tuple[ast.AST, ast.stmt]]:
+def nodes(node: ast.AST, line: ast.stmt) -> Iterator[tuple[ast.AST, ast.stmt]]:
     """Nodes of a statement, outer ones first, and the innermost statement that each is in.
 
     Places in arrays, and the names of functions, are none; nor is what decides when a loop ends.
@@ -242,17 +254,17 @@ def _nodes(node: ast.AST, line: ast.stmt) -> Iterator[tuple[ast.AST, ast.stmt]]:
             continue
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.Attribute) and name == "func":
-                yield from _nodes(child.value, line)
+                yield from nodes(child.value, line)
             elif isinstance(child, ast.AST):
-                yield from _nodes(child, child if isinstance(child, ast.stmt) else line)
+                yield from nodes(child, child if isinstance(child, ast.stmt) else line)
 
 
 def _changed(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
     """What may stand in place of a node, and the words for it."""
     for other in _others(node) if ".shape" not in ast.unparse(node) else ():
-        yield f"with {_quoted(other)} in place of {_quoted(node)}", other
+        yield f"with {quoted(other)} in place of {quoted(node)}", other
     if isinstance(node, ast.AugAssign):
-        yield f"without {_quoted(node)}", ast.Pass()
+        yield f"without {quoted(node)}", ast.Pass()
 
 
 def _others(node: ast.AST) -> Iterator[ast.AST]:
@@ -290,12 +302,13 @@ def _constant(node: ast.AST, line: ast.stmt, options: set[str]) -> Iterator[tupl
     if isinstance(node, ast.Name) and (node.id in options or node.id == "np"):
         return
     if any(x is node for x in ast.walk(line.value or node)) and ".shape" not in ast.unparse(node):
-        inside = "" if line.value is node else f" of {_quoted(line)}"
+        inside = "" if line.value is node else f" of {quoted(line)}"
         changed = ast.Call(ast.Name(_HELD, ast.Load()), [node], [])
-        yield f"with {_quoted(node)}{inside} held constant", changed
+        yield f"with {quoted(node)}{inside} held constant", changed
 
 
-def _quoted(node: ast.AST) -> str:
+def quoted(node: ast.AST) -> str:
+    """An expression as names quote it."""
     text = ast.unparse(node).replace("np.", "").replace("\n", " ")
     short = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
     return f"`{short.removeprefix('return ')}`"

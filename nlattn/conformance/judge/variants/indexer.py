@@ -8,6 +8,7 @@ import numpy as np
 
 from nlattn._types import Result
 from nlattn.conformance.judge.variants.base import Array, Call, Run, after, option, several, softmax
+from nlattn.conformance.judge.variants.roundings import FORMATS, rounded
 
 _SCORES, _TABLE, _LOSS = ("index scores",), ("chosen table",), ("divergence",)
 
@@ -73,12 +74,6 @@ def _hidden_kept(c: Call) -> Result:
     return c.given(scores=np.where(np.isneginf(c["scores"]), -1e30, c["scores"]))()
 
 
-def _short(x: Array) -> Array:
-    """Numbers of 8 bits of precision."""
-    mantissa, exponent = np.frexp(np.where(np.isfinite(x), x, 0.0))
-    return np.where(np.isfinite(x), np.ldexp(np.round(mantissa * 256) / 256, exponent), x)
-
-
 def _loss(how: Callable[[Array, Array, Array], Array]) -> Run:
     """Of scores, their softmax p and the weights w."""
 
@@ -128,7 +123,7 @@ VARIANTS = (
         _TABLE,
         {
             "with scores rounded to float16": _chosen(lambda _, x: x.astype(np.float16) + 0.0),
-            "with scores rounded to bfloat16": _chosen(lambda _, x: _short(x)),
+            "with scores rounded to bfloat16": _chosen(lambda _, x: rounded(x, FORMATS[-1])),
             "with the lowest scores": _chosen(lambda _, x: -x),
             "with the largest magnitudes": _chosen(lambda _, x: abs(x)),
             "with the scores of the query before": _chosen(lambda _, x: np.roll(x, 1, -2)),

@@ -1,0 +1,285 @@
+"""The oracle's own formulas with one stage of them in less precision.
+
+A value may be rounded where it is kept ("with `weights` rounded to bfloat16 in attention_stages"),
+what it is made of may be rounded where it is read, or both. Formats are told by their bits: numbers
+too large or too small for them are another mistake.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import inspect
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache, wraps
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from nlattn._types import Array, Function, Result
+from nlattn.conformance.judge.variants import blocked
+from nlattn.conformance.judge.variants.base import Call, lock
+from nlattn.conformance.judge.variants.formulas import (
+    OWN,
+    compiled,
+    functions_of,
+    nodes,
+    quoted,
+    replaced,
+    tree_of,
+)
+from nlattn.conformance.truth.transcription import transcription
+
+How = Literal["kept", "read", "computed"]
+_AT, _READ = "_kept_at", "_read_in"
+_MOST_USES = 3
+"""Calls of a function up to which one of them alone may be of less precision."""
+
+
+class NarrowFormat(NamedTuple):
+    """A floating format by its bits, the leading one counted."""
+
+    name: str
+    bits: int
+    cut: bool = False
+    """Whether numbers are cut off, not rounded to the nearest."""
+
+    @property
+    def error(self) -> float:
+        """How large errors are, beside those of other formats."""
+        return 2.0 ** (self.cut - self.bits)
+
+    @property
+    def words(self) -> str:
+        """What is done to numbers."""
+        return f"{'cut off' if self.cut else 'rounded'} to {self.name}"
+
+
+FORMATS = (
+    NarrowFormat("float32", 24),
+    NarrowFormat("float16 (or TF32)", 11),
+    NarrowFormat("bfloat16", 8),
+)
+
+
+def rounded(x: Array, form: NarrowFormat) -> Array:
+    """Numbers of a format nearest to those of x, or the next towards 0; of any size."""
+    finite = np.isfinite(x)
+    mantissa, exponent = np.frexp(np.where(finite, x, 0.0))
+    whole = (np.trunc if form.cut else np.rint)(np.ldexp(mantissa, form.bits))
+    return np.where(finite, np.ldexp(whole, exponent - form.bits), x)
+
+
+class Intermediate(NamedTuple):
+    """A value in a function of an oracle."""
+
+    function: Function
+    number: int
+    words: str
+    whole: bool
+    """Whether it is all that a statement computes."""
+    made: bool
+    """Whether it is computed from others, not read or chosen."""
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """One stage of less precision."""
+
+    stage: Intermediate
+    how: How
+    form: NarrowFormat
+    use: int | None = None
+    """Which of the calls of the function, where not all are."""
+
+    @property
+    def name(self) -> str:
+        """Completes "your output equals ours ..."."""
+        words = self.stage.words
+        said = {
+            "kept": f"with {words} {self.form.words}",
+            "read": f"with what {words} is made of {self.form.words}",
+            "computed": f"with {words} computed in {self.form.name}",
+        }[self.how]
+        return f"{said} in {self.where}"
+
+    @property
+    def where(self) -> str:
+        """The function, and which of its calls."""
+        use = "" if self.use is None else f", in its {('first', 'second', 'third')[self.use]} use"
+        return inspect.unwrap(self.stage.function).__name__.strip("_") + use
+
+    def __call__(self, op: str, c: Call) -> Result:
+        """What a function of the table gives with it."""
+        return _run(op, c, self.stage.function, _State(self))
+
+
+@dataclass(frozen=True)
+class InBlocks(Rounding):
+    """One stage of softmax attention over blocks of keys."""
+
+    block: int = 0
+
+    @property
+    def where(self) -> str:
+        """The number comes last, so that names of several are seen to be alike."""
+        return f"a softmax over keys in blocks of {self.block}"
+
+    def __call__(self, _: str, c: Call) -> Result:
+        """Outputs and lse."""
+        return _in_blocks(c, self.block, _State(self))
+
+
+@dataclass
+class _State:
+    """What hooks in the source of a function do."""
+
+    now: Rounding | None = None
+    calls: int = 0
+    seen: set[int] = field(default_factory=set)
+    """Stages that hold floating numbers."""
+
+    def rounds(self, numbers: tuple[int, ...]) -> bool:
+        """Whether one of these stages is of less precision in this call."""
+        now = self.now
+        return now is not None and now.use in (None, self.calls - 1) and now.stage.number in numbers
+
+
+_STATE = [_State()]
+
+
+def _floating(x: Any) -> bool:
+    return isinstance(x, np.ndarray) and x.ndim > 0 and x.dtype.kind == "f"
+
+
+def _kept_at(number: int, x: Any) -> Any:
+    state = _STATE[0]
+    if not _floating(x):
+        return x
+    state.seen.add(number)
+    if state.now is None or state.now.how == "read" or not state.rounds((number,)):
+        return x
+    return rounded(x.astype(np.float64), state.now.form)
+
+
+def _read_in(numbers: tuple[int, ...], x: Any) -> Any:
+    """As it is read; what float32 is made of is computed in float32 itself."""
+    state = _STATE[0]
+    if state.now is None or state.now.how == "kept" or not state.rounds(numbers):
+        return x
+    if state.now.how == "computed" and state.now.form == FORMATS[0]:
+        single = isinstance(x, (np.ndarray, np.float64)) and np.asarray(x).dtype == np.float64
+        return np.float32(x) if single else x
+    return rounded(x, state.now.form) if _floating(x) else x
+
+
+OWN |= {_AT: _kept_at, _READ: _read_in}
+
+
+def _run(op: str, c: Call, function: Function, state: _State) -> Result:
+    made = _hooked(function)[0]
+
+    @wraps(function)
+    def instead(*args: object, **options: object) -> Result:
+        state.calls += 1
+        return made(*args, **options)
+
+    with lock, replaced(function, instead):
+        _STATE[0] = state
+        return transcription(op, c.arrays, c.options)
+
+
+def stages(op: str, c: Call) -> Iterator[tuple[Intermediate, int | None]]:
+    """Stages of a call that hold floating numbers, whole values first; of few calls each alone."""
+    found = list[tuple[Intermediate, int | None]]()
+    for function in functions_of(op):
+        state = _State()
+        _run(op, c, function, state)
+        own = [stage for stage in _hooked(function)[1] if stage.number in state.seen]
+        found += [(stage, None) for stage in own]
+        if 1 < state.calls <= _MOST_USES:
+            found += [(stage, use) for use in range(state.calls) for stage in own]
+    yield from sorted(found, key=lambda x: (not x[0].whole, x[1] is not None))
+
+
+def _in_blocks(c: Call, block: int, state: _State) -> Result:
+    with lock:
+        _STATE[0] = state
+        return blocked.attention(c, block, _hooked(blocked.attend)[0])
+
+
+def stages_of_blocks(c: Call) -> Iterator[Intermediate]:
+    """Stages of softmax attention over blocks of keys."""
+    state = _State()
+    _in_blocks(c, blocked.SIZES[0], state)
+    yield from (stage for stage in _hooked(blocked.attend)[1] if stage.number in state.seen)
+
+
+@cache
+def _hooked(function: Function) -> tuple[Function, list[Intermediate]]:
+    """The function with hooks at all its stages, and these."""
+    tree = copy.deepcopy(tree_of(function))
+    options = {x.arg for x in tree.args.kwonlyargs} | {"np"}
+    numbers, found, names = dict[int, int](), list[Intermediate](), Counter[str]()
+    for line in tree.body:
+        for node, of in nodes(line, line):
+            if not _number(node, of, options):
+                continue
+            kept = {id(x): to for x, to in _kept(of)}
+            to, whole = kept.get(id(node)), id(node) in kept
+            words = quoted(to or node) if whole else f"{quoted(node)} of {quoted(of)}"
+            names[words] += 1
+            if names[words] > 1 and whole:  # a variable that is set again
+                words = quoted(of)
+            made = isinstance(node, (ast.BinOp, ast.Call))
+            numbers[id(node)] = len(found)
+            found.append(Intermediate(function, len(found), words, whole, made))
+    return compiled(function, _with_hooks(tree, numbers, ())), found  # type: ignore[arg-type]
+
+
+def _number(node: ast.AST, line: ast.stmt, options: set[str]) -> bool:
+    """Whether a node of a statement may be an array of numbers."""
+    kinds = (ast.BinOp, ast.Call, ast.Subscript, ast.IfExp, ast.Name, ast.UnaryOp)
+    lines = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Return)
+    if not isinstance(node, kinds) or not isinstance(line, lines) or line.value is None:
+        return False
+    if isinstance(node, ast.Name) and node.id in options:
+        return False
+    if isinstance(getattr(node, "ctx", None), ast.Store):
+        return False
+    return any(x is node for x in ast.walk(line.value)) and ".shape" not in ast.unparse(node)
+
+
+def _kept(line: ast.stmt) -> Iterator[tuple[ast.AST, ast.Name | None]]:
+    """What a statement computes, and the variables that it is kept in."""
+    match line:
+        case ast.Assign([ast.Tuple(targets)], ast.Tuple(values)):
+            for to, x in zip(targets, values, strict=False):
+                yield x, to if isinstance(to, ast.Name) else None
+        case ast.Assign([ast.Name() as to], x) | ast.AnnAssign(ast.Name() as to, _, ast.AST() as x):
+            yield x, to
+        case ast.Assign(_, x) | ast.AugAssign(_, _, x) | ast.Return(ast.AST() as x):
+            yield x, None
+
+
+def _with_hooks(node: ast.AST, numbers: dict[int, int], inside: tuple[int, ...]) -> ast.AST:
+    """A node whose stages, and the variables that these read, go through hooks."""
+    number = numbers.get(id(node))
+    inside = inside if number is None else (*inside, number)
+    for name, value in ast.iter_fields(node):
+        if isinstance(node, ast.While) or name in ("annotation", "returns", "decorator_list"):
+            continue
+        if isinstance(value, list):
+            some = [_with_hooks(x, numbers, inside) if isinstance(x, ast.AST) else x for x in value]
+            setattr(node, name, some)
+        elif isinstance(value, ast.AST) and (name != "func" or isinstance(value, ast.Attribute)):
+            setattr(node, name, _with_hooks(value, numbers, inside))
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and inside:
+        node = _call(_READ, inside, node)
+    return node if number is None else _call(_AT, number, node)
+
+
+def _call(hook: str, about: Any, x: Any) -> ast.Call:
+    return ast.Call(ast.Name(hook, ast.Load()), [ast.Constant(about), x], [])

@@ -1,0 +1,215 @@
+"""One stage of less precision has a name; what is no rounding of one stage has none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nlattn.conformance.case import Case
+from nlattn.conformance.cases.suite import cases
+from nlattn.conformance.judge.diagnosis import diagnose
+from nlattn.conformance.judge.measure import Effort, call_of
+from nlattn.conformance.judge.roundings import less_precise
+from nlattn.conformance.judge.variants.base import Call
+from nlattn.conformance.judge.variants.roundings import (
+    FORMATS,
+    NarrowFormat,
+    Rounding,
+    rounded,
+    stages,
+)
+from nlattn.conformance.table import JUDGED, find
+from nlattn.conformance.truth.bounds import exact, wide
+
+pytestmark = pytest.mark.plain
+
+SAME = "your output equals ours "
+Rounds = Callable[[str, Any], Any]
+
+
+def case(kind: str = "forward", dtype: str = "float32", n: int = 17, seed: int = 0) -> Case:
+    rng = np.random.default_rng(seed)
+    shapes = {"q": (n, 5), "k": (13, 5), "v": (13, 3)} | ({"dout": (n, 3)} if kind == "vjp" else {})
+    arrays = {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+    return Case("case", "attention", kind, dtype, arrays)  # type: ignore[arg-type]
+
+
+def rounds(stage: str, dtype: Any) -> Rounds:
+    """What rounds one stage of the kernels below."""
+    return lambda name, x: x.astype(dtype).astype(x.dtype) if name == stage else x
+
+
+def kernel(q: Any, k: Any, v: Any, at: Rounds) -> Any:
+    """Attention, which shares no code with the oracle."""
+    s = at("scores", q @ k.T * q.dtype.type(q.shape[-1] ** -0.5))
+    p = at("powers", np.exp(at("shifted", s - s.max(-1, keepdims=True))))
+    return at("out", at("weights", p / at("total", p.sum(-1, keepdims=True))) @ v)
+
+
+def gradient(q: Any, k: Any, v: Any, dout: Any, at: Rounds) -> dict[str, Any]:
+    scale = q.dtype.type(q.shape[-1] ** -0.5)
+    s = q @ k.T * scale
+    p = np.exp(s - s.max(-1, keepdims=True))
+    P = p / p.sum(-1, keepdims=True)
+    dP = at("dP", dout @ v.T)
+    dS = P * (dP - at("mean", (P * dP).sum(-1, keepdims=True)))
+    dv = at("P of values", P).T @ dout
+    return {"dq": scale * at("dS of queries", dS) @ k, "dk": scale * dS.T @ q, "dv": dv}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [("scores", "raw"), ("weights", "weights"), ("powers", "powers"), ("out", "out")],
+)
+def test_a_stage_of_16_bits_is_named(stage: str, words: str, dtype: str) -> None:
+    kind = np.float16 if dtype == "float16" else pytest.importorskip("ml_dtypes").bfloat16
+    c = case()
+    said = diagnose(c, {"out": kernel(**c.arrays, at=rounds(stage, kind))}, two=True)
+    form = next(form.name for form in FORMATS if form.name.startswith(dtype))
+    assert said.startswith(f"{SAME}with `{words}` rounded to {form} in attention_stages")
+
+
+@pytest.mark.parametrize("stage", ["scores", "shifted", "powers", "total", "out"])
+def test_a_stage_of_float32_in_float64_is_named(stage: str) -> None:
+    c = case(dtype="float64")
+    said = diagnose(c, {"out": kernel(**c.arrays, at=rounds(stage, np.float32))})
+    words = "raw" if stage == "scores" else stage
+    assert said.startswith(f"{SAME}with `{words}` rounded to float32 in attention_stages")
+
+
+def test_exponentials_of_float32_in_float64_are_named() -> None:
+    c = case(dtype="float64")
+
+    def at(name: str, x: Any) -> Any:
+        return np.log(np.exp(x.astype(np.float32)).astype(float)) if name == "shifted" else x
+
+    said = diagnose(c, {"out": kernel(**c.arrays, at=at)})
+    assert said.startswith(f"{SAME}with `powers` computed in float32 in attention_stages")
+
+
+def test_numbers_that_are_cut_off_are_named() -> None:
+    c = case()
+
+    def at(name: str, x: Any) -> Any:
+        return (x.view(np.uint32) & 0xFFFF0000).view(np.float32) if name == "weights" else x
+
+    said = diagnose(c, {"out": kernel(**c.arrays, at=at)})
+    assert said.startswith(f"{SAME}with `weights` cut off to bfloat16 in attention_stages")
+
+
+@pytest.mark.parametrize(
+    ("stage", "words", "alone"),
+    [
+        ("dP", "dP", "dq and dk"),
+        ("mean", "mean", "dq and dk"),
+        ("P of values", "kept", "dv"),
+        ("dS of queries", "dS", "dq"),
+    ],
+)
+def test_a_stage_of_a_gradient_is_named(stage: str, words: str, alone: str) -> None:
+    kind = pytest.importorskip("ml_dtypes").bfloat16
+    c = case("vjp")
+    said = diagnose(c, gradient(**c.arrays, at=rounds(stage, kind)))
+    assert said.startswith(f"{SAME}with `{words}`"), said
+    assert f"rounded to bfloat16 in attention_vjp, in {alone} alone" in said
+
+
+@pytest.mark.parametrize(("m", "said"), [(70, "blocks of 32"), (13, "blocks of 16 or ")])
+@pytest.mark.parametrize("stage", ["acc", "powers"])
+def test_a_stage_of_a_kernel_over_blocks_is_named(stage: str, m: int, said: str) -> None:
+    rng, block = np.random.default_rng(0), 32
+    shapes = {"q": (17, 5), "k": (m, 5), "v": (m, 3)}
+    arrays: Any = {n: rng.standard_normal(x).astype(np.float32) for n, x in shapes.items()}
+    c = Case("case", "attention", "forward", "float32", arrays)
+    at = rounds(stage, np.float16)
+    s = arrays["q"] @ arrays["k"].T * np.float32(5**-0.5)
+    top, total, acc = np.full((17, 1), -np.inf, np.float32), 0.0, np.zeros((17, 3), np.float32)
+    for b in range(0, m, block):
+        part, own = s[:, b : b + block], arrays["v"][b : b + block]
+        new = np.maximum(top, part.max(-1, keepdims=True))
+        p, shrink = at("powers", np.exp(part - new)), np.exp(top - new)
+        top, total = new, total * shrink + p.sum(-1, keepdims=True)
+        acc = at("acc", acc * shrink + p @ own)
+    found = diagnose(c, {"out": acc / total})
+    if stage == "powers" and m < block:  # the oracle has this stage, too
+        said = "rounded to float16 (or TF32) in attention_stages"
+    assert found.startswith(f"{SAME}with `{stage}")
+    assert said in found
+
+
+def test_errors_of_the_same_size_that_no_stage_makes_have_no_name() -> None:
+    for seed in range(3):
+        c = case(seed=seed)
+        want, rng = exact(c), np.random.default_rng([1, seed])
+        for size in (2.0**-12, 2.0**-9):
+            noise = want["out"] * (1 + size * rng.standard_normal(want["out"].shape))
+            rows = want["out"] * (1 + size * rng.standard_normal((17, 1)))
+            for got in (noise, rows):
+                assert not less_precise(c, ("out",), want, {"out": got}, Effort(), new=True)
+
+
+def test_what_is_of_less_precision_everywhere_is_no_stage() -> None:
+    c = case(dtype="float64")
+    narrow = {name: x.astype(np.float32) for name, x in c.arrays.items()}
+    for factor in (1.0, 40.0):  # where scores are large, their errors are most of all
+        c.arrays["q"][...] *= factor
+        narrow["q"] *= np.float32(factor)
+        exact.cache_clear()
+        said = diagnose(c, {"out": kernel(**narrow, at=lambda _, x: x)})
+        assert said == "your output is as far from ours as one computed in float32"
+
+
+def test_few_rows_tell_nothing() -> None:
+    c = case(n=5)
+    got = {"out": kernel(**c.arrays, at=rounds("out", np.float16))}
+    assert not less_precise(c, ("out",), exact(c), got, Effort(), new=True)
+
+
+def test_names_of_earlier_failures_are_enough() -> None:
+    c, effort = case(), Effort()
+    got = {"out": kernel(**c.arrays, at=rounds("weights", np.float16))}
+    assert not less_precise(c, ("out",), exact(c), got, effort, new=False)
+    effort.names.add("with `weights` rounded to float16 (or TF32) in attention_stages")
+    assert less_precise(c, ("out",), exact(c), got, effort, new=False)
+
+
+def test_hooks_change_nothing() -> None:
+    c = case("vjp")
+    call = call_of(c)
+    found = list(stages("attention_vjp", call))
+    assert {"`dP`", "`mean`", "`raw`"} <= {stage.words for stage, _ in found}
+    fine = NarrowFormat("as fine as float64", 53)
+    want = exact(c)
+    for stage, use in found:
+        got = Rounding(stage, "kept", fine, use)("attention_vjp", call)
+        for x, y in zip(got, want.values(), strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("op", [spec.name for spec in JUDGED if not spec.cases.search_only])
+def test_every_operator_has_stages(op: str) -> None:
+    kinds = [""] + ["_vjp"] * find(op).has_vjp + ["_jvp"] * find(op).has_jvp
+    for end in kinds:
+        kind = end.strip("_") or "forward"
+        c = next(cases("smoke", (op,), ("float32",), f"{op}/{kind}/*"))
+        call = Call(c.op, wide(c.arrays), dict(c.options), c.dtype)
+        found = [stage for stage, _ in stages(c.function, call)]
+        computes = op != "topk_keys"  # which sorts
+        assert any(stage.whole for stage in found) == computes
+
+
+def test_formats_are_those_of_numpy() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    x = np.random.default_rng(0).standard_normal(1000)
+    dtypes: tuple[Any, ...] = (np.float32, np.float16, ml_dtypes.bfloat16)
+    for form, dtype in zip(FORMATS, dtypes, strict=True):
+        near = x.astype(np.float32) if form.bits < 24 else x
+        np.testing.assert_array_equal(rounded(near, form), near.astype(dtype).astype(float))
+        cut = rounded(near, form._replace(cut=True))
+        assert (abs(cut) <= abs(near)).all()
+        assert (abs(near - cut) < 2.0 ** (1 - form.bits) * abs(near)).all()
+    np.testing.assert_array_equal(rounded(np.array([np.inf, np.nan]), FORMATS[0]), [np.inf, np.nan])
