@@ -93,8 +93,8 @@ def test_only_what_speaks_of_nan_explains_nan() -> None:
 def test_factors_are_told_by_options_first() -> None:
     c = first("certified_attention", "certified_attention/vjp/float32/gaussian")
     want = exact(c)
-    said = diagnose(c, want | {n: 2 * want[n] for n in ("dq", "dk")}, two=False)
-    assert "ours times bandwidth, 2, once too often" in said
+    said = diagnose(c, want | {n: 1.7 * want[n] for n in ("dq", "dk")}, two=False)
+    assert "ours times bandwidth, 1.7, once too often" in said
     more = replace(c, options={**c.options, "bandwidth": 4.0})
     want = exact(more)
     assert "sqrt(bandwidth)" in diagnose(more, want | {"dq": 2 * want["dq"]}, two=False)
@@ -118,3 +118,67 @@ def test_causality_off_by_one_has_a_name_where_there_is_a_mask() -> None:
     n, m = c.arrays["q"].shape[-2], c.arrays["k"].shape[-2]
     wrong = answer(c, causal=None, mask=np.tri(n, m, -1, dtype=bool))
     assert "causal by one key too few" in diagnose(c, wrong)
+
+
+def test_whole_numbers_that_are_off_have_names() -> None:
+    c = first("scram", "scram/forward/float32/field")  # its window is the default
+    assert "with window = 5 in place of 3" in diagnose(c, answer(c, window=5))
+    c = first("neighbourhood_attention", "neighbourhood_attention/forward/float32/window-2x4")
+    said = diagnose(c, answer(c, window=[2, 3]))
+    assert "with window = [2, 3] in place of [2, 4]" in said
+    c = first("attention", "attention/forward/float32/window-blocks")
+    assert diagnose(c, answer(c, window=[40, None])) == (
+        "your output equals ours with the right side of the window open"
+    )
+
+
+def test_boxes_about_matches_have_names() -> None:
+    c = first("scram", "scram/forward/float32/field")
+    index = np.asarray(c.arrays["field.index"])[..., 0].ravel()
+    (Hk, Wk), n = c.arrays["k"].shape[-3:-1], len(index)
+    rows = [[j for j in range(Hk * Wk) if j // Wk == at // Wk and abs(j - at) < 2] for at in index]
+    support = {
+        "support__indptr": np.cumsum([0, *map(len, rows)]),
+        "support__indices": np.concatenate(rows).astype(np.int32),
+        "support__shape": np.array([n, Hk * Wk]),
+    }
+    said = diagnose(c, answer(c, field__index=None, **support))
+    assert said == "your output equals ours with windows of one row"
+
+
+def test_empty_entries_that_mark_a_key_have_a_name() -> None:
+    c = first("sparse_attention", "sparse_attention/forward/float32/table")
+    table, m = np.asarray(c.arrays["support.index"]), c.arrays["k"].shape[-2]
+    marked = np.zeros((len(table), m), bool)
+    np.put_along_axis(marked, np.where(table < 0, m - 1, table), True, -1)
+    own = {
+        "support__indptr": np.cumsum([0, *marked.sum(-1)]),
+        "support__indices": np.nonzero(marked)[1].astype(np.int32),
+    }
+    said = diagnose(c, answer(c, **own))
+    assert "with the last key for an empty entry, each key once" in said
+
+
+def test_a_packed_sequence_that_is_lost_has_a_name() -> None:
+    c = first("attention", "attention/forward/float32/packed")
+    lost = {n: np.asarray(c.arrays[f"cu_seqlens_{n}"])[:-1] for n in "qk"}
+    wrong = answer(c, cu_seqlens_q=lost["q"], cu_seqlens_k=lost["k"])
+    assert diagnose(c, wrong) == (
+        "your output equals ours without the last of the packed sequences"
+    )
+
+
+def test_sums_of_gradients_over_one_block_have_names() -> None:
+    c = first("attention", "attention/vjp/float32/tiles")
+    want, rows = exact(c), np.arange(c.arrays["dout"].shape[-2])[:, None]
+    part = exact(replace(c, arrays={**c.arrays, "dout": c.arrays["dout"] * (rows >= 64)}))
+    said = diagnose(c, {**want, "dk": part["dk"], "dv": part["dv"]}, two=False)
+    assert "with dk and dv of the last block of queries alone, in blocks of 64" in said
+
+
+def test_the_mean_of_all_heads_has_a_name() -> None:
+    c = first("enlca_loss", "enlca_loss/forward/float32/heads")
+    want = exact(c)["out"]
+    assert diagnose(c, {"out": np.full_like(want, want.mean())}) == (
+        "your output is the mean of all of ours"
+    )

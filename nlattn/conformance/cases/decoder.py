@@ -77,10 +77,10 @@ def _edge_bias(
 
 
 def _packed(_: object, __: object, ___: object, arrays: MadeArrays, detail: str) -> MadeArrays:
-    """Four sequences, one of them empty, one without keys, and a bit of padding; keys alike."""
+    """Four sequences, one without queries, one without keys, and a bit of padding; keys alike."""
     n, m = arrays["q"].shape[-2], arrays["k"].shape[-2]
     starts = [0, n // 3, n // 3, n // 3 + n // 4, n - n // 8]
-    ends = [0, m // 2, m // 2, m // 2, m - m // 8]
+    ends = [0, m // 3, m // 2, m // 2, m - m // 8]
     if detail == "alike":
         return {"cu_seqlens_q": np.minimum(starts, m)}  # they are the keys' starts, too
     return {"cu_seqlens_q": np.array(starts), "cu_seqlens_k": np.array(ends)}

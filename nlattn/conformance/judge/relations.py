@@ -65,11 +65,15 @@ def _candidates(want: Array) -> Iterator[tuple[str, Array]]:
     with np.errstate(all="ignore"):
         for words, function in _FUNCTIONS.items():
             yield words, function(want)
+    for how in (np.mean, np.sum):
+        yield f"the {how.__name__} of all of ours", np.full_like(want, how(want))
     if want.ndim >= 2:
         yield "ours transposed", np.swapaxes(want, -1, -2)
         axes = {"rows": -2, "channels": -1, **({"heads": 0} if want.ndim > 2 else {})}
         for name, axis in axes.items():
             yield f"ours with its {name} in reverse order", np.flip(want, axis)
+            mean = want.mean(axis, keepdims=True)
+            yield f"the mean of our {name}", np.broadcast_to(mean, want.shape)
             for step in (1, -1):
                 said = "next" if step > 0 else "one before"
                 yield f"ours, each of its {name} from the {said}", np.roll(want, -step, axis)

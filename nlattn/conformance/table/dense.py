@@ -190,7 +190,7 @@ ROWS = (
             choices=(
                 (
                     Recipe("gaussian", {"pairwise": "gaussian"}),
-                    Recipe("scale", {"scale": 0.5}),
+                    Recipe("scale", {"scale": 0.6}),
                     Recipe("dot-product", {"pairwise": "dot_product"}),
                     Recipe("concatenation", {"pairwise": "concatenation"}, extra=("weight",)),
                 ),
@@ -261,7 +261,7 @@ ROWS = (
                     kinds=("forward",),
                     dtypes=("float32",),
                 ),
-                Recipe("gaussian", {"weight": "gaussian", "bandwidth": 2.0}),
+                Recipe("gaussian", {"weight": "gaussian", "bandwidth": 1.7}),
                 Recipe(
                     "gaussian-bias",
                     {"weight": "gaussian", "bandwidth": 2.0},
@@ -270,7 +270,7 @@ ROWS = (
                 ),
                 Recipe(
                     "gaussian-causal",
-                    {"weight": "gaussian", "bandwidth": 2.0, "causal": True},
+                    {"weight": "gaussian", "bandwidth": 1.7, "causal": True},
                     lead=(2, 3),
                     extra=("mask",),
                 ),

@@ -77,7 +77,7 @@ ROWS = (
                     Recipe("neutral", {"stabilizer": "neutral"}),
                     Recipe("no-stabilizer", {"stabilizer": "none"}),
                 ),
-                (Recipe("denominator", {"denominator_eps": 0.1}),),
+                (Recipe("denominator", {"denominator_eps": 0.15}),),
             ),
             recipes=(
                 Recipe("no-features", {"kernel": "none"}),
@@ -115,7 +115,7 @@ ROWS = (
             zeros=("eps",),
             choices=(
                 (
-                    Recipe("amplification", {"amplification": 2.0}),
+                    Recipe("amplification", {"amplification": 1.7}),
                     Recipe("as-they-are", {"amplification": None}),
                 ),
                 (Recipe("eps", {"eps": 0.1}),),
@@ -139,7 +139,7 @@ ROWS = (
         source="xia2022",
         has_jvp=True,
         has_map=False,
-        options={"positives": 2, "negatives": (3, 5), "margin": 4.0},
+        options={"positives": 2, "negatives": (3, 6), "margin": 4.0},
         least={"m": 4},
         cases=Cases(
             without=("ones", "no-queries", "long"),
@@ -147,7 +147,7 @@ ROWS = (
             zeros=("margin", "eps"),
             choices=(
                 (Recipe("margin", {"margin": 1.0}),),
-                (Recipe("amplification", {"amplification": 2.0}),),
+                (Recipe("amplification", {"amplification": 1.7}),),
                 (Recipe("ranks", {"positives": 1, "negatives": [2, 4]}),),
                 (Recipe("eps", {"eps": 0.1}), Recipe("floor", {"floor": 1.5})),
             ),

@@ -93,7 +93,7 @@ ROWS = (
                 (Recipe("scale-3", {"scale": 3}),),
                 (Recipe("patch-1", {"patch": 1}),),
                 (Recipe("best", {"assign": "argmax"}),),
-                (Recipe("temperature", {"temperature": 2.0}),),
+                (Recipe("temperature", {"temperature": 1.7}),),
                 (Recipe("floor", {"floor": 8.0}),),
             ),
             recipes=(

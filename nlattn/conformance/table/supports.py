@@ -15,7 +15,7 @@ _OF_PATCHMATCH = {
     **dict.fromkeys(("mask", "causal"), "judged by operators on supports"),
 }
 
-_GAUSSIAN = Recipe("gaussian", {"weight": "gaussian", "bandwidth": 2.0})
+_GAUSSIAN = Recipe("gaussian", {"weight": "gaussian", "bandwidth": 1.7})
 _CUBIC = Recipe("abspow-3", {"weight": "abspow", "power": 3.0})
 
 ROWS = (
@@ -64,7 +64,7 @@ ROWS = (
             choices=(
                 (Recipe("several", {"topk": 3}), Recipe("all", {"topk": 40})),
                 (
-                    Recipe("distance", {"score": "neg_l2", "bandwidth": 2.0}),
+                    Recipe("distance", {"score": "neg_l2", "bandwidth": 1.7}),
                     Recipe("cosine", {"score": "cosine"}),
                     Recipe("scale", {"scale": 0.3}),
                 ),
@@ -83,7 +83,7 @@ ROWS = (
             ways=("start",),
             together=(
                 (
-                    Recipe("distance", {"score": "neg_l2", "bandwidth": 2.0}),
+                    Recipe("distance", {"score": "neg_l2", "bandwidth": 1.7}),
                     Recipe("cosine", {"score": "cosine"}),
                 ),
                 (Recipe("scale", {"scale": 0.3}),),
@@ -116,7 +116,7 @@ ROWS = (
             zeros=("scale",),
             choices=(
                 (
-                    Recipe("gaussian", {"weight": "gaussian", "bandwidth": 2.0}),
+                    Recipe("gaussian", {"weight": "gaussian", "bandwidth": 1.7}),
                     Recipe("abspow", {"weight": "abspow", "power": 2.0}),
                     Recipe("abspow-3", {"weight": "abspow", "power": 3.0}),
                     Recipe("dot", {"weight": "dot"}),
@@ -161,7 +161,7 @@ ROWS = (
                 Recipe("edge-bias", lead=(2, 3), extra=("support:shared", "edge_bias", "sinks")),
                 Recipe(
                     "counts-gaussian",
-                    {"weight": "gaussian", "bandwidth": 2.0},
+                    {"weight": "gaussian", "bandwidth": 1.7},
                     extra=("support:gaps", "edge_bias:counts"),
                 ),
                 Recipe("softcap", {"softcap": 0.8, "scale": 1.0}),
@@ -171,19 +171,19 @@ ROWS = (
                 Recipe("lse-empty", {"return_lse": True}, extra=("support:gaps",)),
                 Recipe(
                     "gaussian-shifted",
-                    {"weight": "gaussian", "bandwidth": 2.0},
+                    {"weight": "gaussian", "bandwidth": 1.7},
                     values="shifted",
                 ),
                 Recipe("cap-bias", {"softcap": 0.8}, extra=("support", "edge_bias")),
                 Recipe(
                     "gaussian-sinks",
-                    {"weight": "gaussian", "bandwidth": 2.0, "return_lse": True},
+                    {"weight": "gaussian", "bandwidth": 1.7, "return_lse": True},
                     lead=(2, 3),
                     extra=("sinks",),
                 ),
                 Recipe(
                     "dropout-gaussian",
-                    {"weight": "gaussian", "bandwidth": 2.0, "dropout_scale": 1.25},
+                    {"weight": "gaussian", "bandwidth": 1.7, "dropout_scale": 1.25},
                     extra=("support", "edge_dropout"),
                 ),
                 Recipe(
@@ -250,7 +250,7 @@ ROWS = (
                 Recipe("local", {"kind": "local"}, extra=("field",), values="offset"),
                 Recipe("several-kinds", {"kind": ["local", "topk"]}, extra=("field",), lead=(2,)),
                 Recipe(
-                    "gaussian-lse", {"weight": "gaussian", "bandwidth": 2.0, "return_lse": True}
+                    "gaussian-lse", {"weight": "gaussian", "bandwidth": 1.7, "return_lse": True}
                 ),
                 Recipe("union", {"kind": "union", "window": 1}, extra=("field",), lead=(2,)),
                 Recipe("hidden-keys", extra=("field", "hidden keys"), lead=(2,)),
@@ -268,7 +268,7 @@ ROWS = (
             zeros=("scale",),
             choices=(
                 (
-                    Recipe("gaussian", {"weight": "gaussian", "bandwidth": 2.0}),
+                    Recipe("gaussian", {"weight": "gaussian", "bandwidth": 1.7}),
                     Recipe("abspow", {"weight": "abspow", "power": 3.0}),
                     Recipe("dot", {"weight": "dot"}),
                 ),
@@ -286,7 +286,7 @@ ROWS = (
         ),
         behaviour=("linear",),
         softmax=Softmax(only={"weight": ("softmax",)}),
-        wrong=("softmax", "support", "grids", "triples"),
+        wrong=("softmax", "support", "boxes", "grids", "triples"),
     ),
     OpSpec(
         name="lev_attention",

@@ -11,6 +11,7 @@ from nlattn.conformance.judge.variants import (
     activations,
     alike,
     blocks,
+    boxes,
     decoder,
     ends,
     grids,
@@ -28,6 +29,7 @@ from nlattn.conformance.judge.variants import (
     scores,
     tables,
     thresholds,
+    votes,
     windows,
 )
 from nlattn.conformance.judge.variants.base import Call, Variant
@@ -44,6 +46,8 @@ VARIANTS: tuple[Variant, ...] = (
     *ranks.VARIANTS,
     *activations.VARIANTS,
     *grids.VARIANTS,
+    *boxes.VARIANTS,
+    *votes.VARIANTS,
     *windows.VARIANTS,
     *neighbours.VARIANTS,
     *keys.VARIANTS,

@@ -116,6 +116,18 @@ def _step(by: int, c: Call, x: Array) -> Array:
     return np.where(x < 0, x, np.clip(x + by, 0, _keys(c) - 1))
 
 
+def _some_matches(keep: Callable[[int], slice]) -> Run:
+    """Some of the matches of a field, which has several for each query."""
+
+    def run(c: Call) -> Result:
+        index = c["field.index"]
+        if index.shape[-1] < 2:
+            raise ValueError
+        return c.given(field__index=index[..., keep(index.shape[-1])])()
+
+    return run
+
+
 @cache
 def _takes(op: str, name: str) -> bool:
     return name in inspect.signature(find(op).oracle()).parameters
@@ -164,6 +176,9 @@ VARIANTS = (
     Variant("with the first key head for all", ANY, _of_heads(lambda i, _, __: i * 0)),
     Variant("with the last key for a match of -1", ANY, _table(_last_key)),
     Variant("with the first key for a match of -1", ANY, _table(lambda _, x: np.maximum(x, 0))),
+    Variant("with one match only, the first", ANY, _some_matches(lambda _: slice(1))),
+    Variant("without the last match", ANY, _some_matches(lambda t: slice(t - 1))),
+    Variant("without the first match", ANY, _some_matches(lambda _: slice(1, None))),
     Variant("with keys of the table counted from 1", ANY, _table(partial(_step, -1))),
     Variant("with the key after each of the table", ANY, _table(partial(_step, 1))),
     Variant("with matches read by the width of the queries' grid", ANY, _table(_unravelled)),

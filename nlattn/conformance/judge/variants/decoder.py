@@ -103,6 +103,21 @@ def _skipped(c: Call) -> Result:
     return c.given(cu_seqlens_q=kept, cu_seqlens_k=c["cu_seqlens_k"][: len(kept)])()
 
 
+def _without_one(which: int) -> Run:
+    """A packed sequence left out; one that has queries and keys."""
+
+    def run(c: Call) -> Result:
+        starts = np.asarray(c["cu_seqlens_q"])
+        of_k = np.asarray(starts if c.get("cu_seqlens_k") is None else c["cu_seqlens_k"])
+        own = np.flatnonzero((np.diff(starts) > 0) & (np.diff(of_k) > 0))[which]
+        n, m = c["q"].shape[-2], c["k"].shape[-2]
+        i, j = np.arange(n)[:, None], np.arange(m)
+        mask = ((i < starts[own]) | (i >= starts[own + 1])) & (j >= 0)
+        return c.given(mask=mask if c.get("mask") is None else mask & c["mask"])()
+
+    return of(run)
+
+
 def _sinking(power: Callable[[Call, Stages, Array], Array]) -> Run:
     """With something else than the sink's exponential in the normaliser, less the maximum's."""
 
@@ -213,6 +228,8 @@ VARIANTS = tuple(
         ),
         ("with the last key of each packed sequence left out", of(_ends)),
         ("with sequences without queries left out of the list", of(_skipped)),
+        ("without the last of the packed sequences", _without_one(-1)),
+        ("without the first of the packed sequences", _without_one(0)),
         ("without the key lengths", _of_all("key_lengths", lambda c: c["k"].shape[-2])),
         (
             "with the padding of queries computed",

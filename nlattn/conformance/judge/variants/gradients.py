@@ -11,8 +11,8 @@ from nlattn._types import Result
 from nlattn.conformance.case import Array, Case
 from nlattn.conformance.judge.variants import lost, options, parts, shared
 from nlattn.conformance.judge.variants.base import Call
-from nlattn.conformance.judge.variants.dense import stages, translated
-from nlattn.conformance.truth.bounds import exact
+from nlattn.conformance.judge.variants.dense import BLOCKS, stages, translated
+from nlattn.conformance.truth.bounds import exact, wide
 
 Gradients = Mapping[str, Array]
 Way: TypeAlias = Callable[[Case, Gradients], Result]
@@ -145,21 +145,77 @@ def _softmax(change: Callable[[Array, Array, Array], Array]) -> Way:
     """``dS = change(P, dP, inner)`` in place of ``P (dP - inner)``, inner the row sums of P dP."""
 
     def make(case: Case, _: Gradients) -> Result:
-        if case.spec.softmax is None or not case.spec.softmax.own or case.options.get("gqa"):
+        if case.spec.softmax is None or not case.spec.softmax.own:
             raise ValueError
-        arrays = {n: np.asarray(x, float) if n != "mask" else x for n, x in case.arrays.items()}
-        dout = arrays.pop("dout")
-        c = translated(Call(case.op, arrays, case.options))
-        st = stages(c)
-        q, k, v = (c[name] for name in "qkv")
-        dP = dout @ np.swapaxes(v, -1, -2)
-        dS = change(st.weights, dP, (st.weights * dP).sum(-1, keepdims=True))
-        softcap, scale = c.get("softcap"), c.scale
-        draw = dS if softcap is None else dS * (1 - np.tanh(st.raw / softcap) ** 2)
-        made = {"dq": scale * draw @ k, "dk": scale * np.swapaxes(draw, -1, -2) @ q}
-        return {**made, "dbias": dS} if "bias" in arrays else made
+        c, dS, draw = _of_scores(case, change)
+        made = {"dq": c.scale * draw @ c["k"], "dk": c.scale * np.swapaxes(draw, -1, -2) @ c["q"]}
+        return {**made, "dbias": dS} if "bias" in case.arrays else made
 
     return make
+
+
+def _of_scores(
+    case: Case, change: Callable[[Array, Array, Array], Array]
+) -> tuple[Call, Array, Array]:
+    """A call as one of attention, dS, and the gradient of scores before they are capped."""
+    if case.options.get("gqa"):
+        raise ValueError
+    arrays = wide(case.arrays)
+    dout = arrays.pop("dout")
+    c = translated(Call(case.op, arrays, case.options))
+    st = stages(c)
+    dP = dout.reshape(st.out.shape) @ np.swapaxes(c["v"], -1, -2)
+    dS = change(st.weights, dP, (st.weights * dP).sum(-1, keepdims=True))
+    softcap = c.get("softcap")
+    return c, dS, dS if softcap is None else dS * (1 - np.tanh(st.raw / softcap) ** 2)
+
+
+def _of_one_block_of_keys(part: Callable[[int, int], slice], block: int) -> Way:
+    """Dq as that of some keys, where it is the sum over all."""
+
+    def make(case: Case, want: Gradients) -> Result:
+        if {"dlse", "sinks", "dropout_mask"} & {*case.arrays} or "qk_norm" in case.options:
+            raise ValueError
+        c, _, draw = _of_scores(case, lambda P, dP, inner: P * (dP - inner))
+        some = part(draw.shape[-1], block)
+        return {"dq": (c.scale * draw[..., some] @ c["k"][..., some, :]).reshape(want["dq"].shape)}
+
+    return make
+
+
+def _of_one_block_of_queries(part: Callable[[int, int], slice], block: int) -> Way:
+    """Gradients of keys and values as from some queries, where they are sums over all."""
+
+    def make(case: Case, want: Gradients) -> Result:
+        if "n" not in case.spec.out.split() or not {"dk", "dv"} <= {*want}:
+            raise ValueError
+        arrays = dict(case.arrays)
+        for name in case.directions:
+            x = np.asarray(arrays[name], float)
+            axis = -2 if name == "dout" else -1
+            kept = np.zeros(x.shape[axis], bool)
+            kept[part(len(kept), block)] = True
+            arrays[name] = np.where(kept[:, None] if axis == -2 else kept, x, 0)
+        made = exact(Case(case.name, case.op, case.kind, case.dtype, arrays, case.options))
+        return {name: made[name] for name in ("dk", "dv")}
+
+    return make
+
+
+def _last(n: int, block: int) -> slice:
+    return slice(_blocks(n, block), None)
+
+
+def _first(n: int, block: int) -> slice:
+    _blocks(n, block)
+    return slice(block)
+
+
+def _blocks(n: int, block: int) -> int:
+    """Where the last of several blocks begins."""
+    if n <= block:
+        raise ValueError
+    return (n - 1) // block * block
 
 
 def _unnormalised(case: Case, want: Gradients) -> Result:
@@ -226,5 +282,14 @@ _WAYS: tuple[tuple[str, Way], ...] = (
     ("with dropped weights in dv", _dropped_in_dv),
     ("without the gradient of the norms", _without_the_norms),
     ("with dsinks from out alone", _sinks_alone),
+    *(
+        (f"with {names} of the {which} block of {of} alone, in blocks of {size}", make(part, size))
+        for names, of, make in (
+            ("dq", "keys", _of_one_block_of_keys),
+            ("dk and dv", "queries", _of_one_block_of_queries),
+        )
+        for which, part in (("last", _last), ("first", _first))
+        for size in BLOCKS
+    ),
     ("with the sign of dsinks turned", _sinks_turned),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -161,6 +162,25 @@ def _unnormalised(_: Call, f: Function, c: Array, *args: object) -> Result:
     return [(row, np.array([np.exp(-c[p] / T) for p, _ in row], c.dtype)) for row, _ in f(c, *args)]
 
 
+def _own_counted(change: Callable[[Array, float], Any]) -> Run:
+    """Another weight of the pixel itself, from all others and its own."""
+
+    def wrong(_: Call, f: Function, *args: object) -> Result:
+        w, _, keys, best = f(*args)
+        w[-1] = change(w[:-1], w[-1])
+        return w, w.sum(), keys, best
+
+    return step("weights", wrong)
+
+
+def _gaussian_patches(c: Call, f: Function, F: Array, *rest: object) -> Result:
+    """Distances weighted about the middle of patches, as scikit-image's slow mode has them."""
+    p = int(c.get("patch_size", 5))
+    near = np.exp(-((np.arange(p) - p // 2) ** 2) / (2 * ((p - 1) / 4) ** 2))
+    share = np.outer(near, near) / near.sum() ** 2 * p * p
+    return f(F * np.sqrt(np.repeat(share.ravel(), c["image"].shape[-1])), *rest)
+
+
 def _patch(c: Call) -> int:
     return int(c.get("patch", 3))
 
@@ -200,6 +220,15 @@ VARIANTS = (
     Variant(
         "with the largest other weight for the pixel itself", _MEANS, option(self_weight="max")
     ),
+    Variant(
+        "with the pixel itself counted twice", _MEANS, _own_counted(lambda others, own: 2 * own)
+    ),
+    Variant(
+        "with the sum of all other weights for the pixel itself",
+        _MEANS,
+        _own_counted(lambda others, own: others.sum()),
+    ),
+    Variant("with Gaussian patches", _MEANS, step("weights", _gaussian_patches)),
     Variant("with one pixel in place of voting patches", _MEANS, option(aggregate="pixel")),
     Variant("with voting patches in place of one pixel", _MEANS, option(aggregate="patch")),
     Variant(
@@ -292,16 +321,6 @@ VARIANTS = (
     Variant("with the border reflected with its edge", _PSAL, option(border="symmetric")),
     Variant("with zeros beyond the border", _PSAL, option(border="constant")),
     Variant("with single pixels in place of patches", _PSAL, option(patch=1)),
-    Variant(
-        "with one match only, the first",
-        _PSAL,
-        lambda c: c.given(field__index=c["field.index"][..., :1])(),
-    ),
-    Variant(
-        "without the last match",
-        _PSAL,
-        lambda c: c.given(field__index=c["field.index"][..., :-1])(),
-    ),
     Variant("with equal weights", _PSAL, step("weights", _uniform)),
     Variant("without the normaliser", _PSAL, step("weights", _unnormalised)),
     Variant("without votes of neighbours", _PSAL, needs("aggregate", option(aggregate=False))),

@@ -225,6 +225,11 @@ VARIANTS = (
     Variant("with weights over the sum of all keys'", _SIGNS, _over_all),
     Variant("with the sign of 0 taken for -1", _SIGNS, _signed(lambda x: np.where(x > 0, 1, -1))),
     Variant("with the sign of 0 taken for 0", _SIGNS, _signed(np.sign)),
+    Variant(
+        "with the sign of -0 taken for -1",
+        _SIGNS,
+        _signed(lambda x: np.where(np.signbit(x), -1, 1)),
+    ),
     Variant("with the gradient clipped", _SIGNS, option(straight_through="clip")),
     Variant("with the gradient not clipped", _SIGNS, option(straight_through="identity")),
     Variant("without a gradient through the signs", _SIGNS, option(straight_through="none")),

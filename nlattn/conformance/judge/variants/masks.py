@@ -292,6 +292,8 @@ _MASKS = tuple(
         ("with a window one key wider on the left", _window(_wider(1, 0))),
         ("with a window one key wider on the right", _window(_wider(0, 1))),
         ("with a window one key wider on both sides", _window(_wider(1, 1))),
+        ("with the left side of the window open", _window(lambda left, right: (None, right))),
+        ("with the right side of the window open", _window(lambda left, right: (left, None))),
         ("with an open side of the window read as 0", _window(lambda a, b: (a or 0, b or 0))),
         ("with the window's sides swapped", _window(lambda left, right: (right, left))),
         ("with the window aligned to the last key", _instead(("window",), _from_the_end)),

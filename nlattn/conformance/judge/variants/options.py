@@ -11,17 +11,17 @@ from typing import Any
 from nlattn.conformance.case import Case
 from nlattn.conformance.judge.variants.base import Call, Variant
 from nlattn.conformance.table import find
-from nlattn.conformance.table.row import OpSpec
 
 DEFAULT = "with the default in place of "
 """How a variant begins that takes an option of 0 for one that is not given."""
-GUESS = re.compile(r" = [-0-9.e+]+ in place of [-0-9.e+]+(, its [a-z]+)?$")
-"""A number in place of another, which may fit by chance."""
+GUESS = re.compile(r" = [-0-9.e+\[\], ]+ in place of [-0-9.e+\[\], ]+(, its [a-z]+)?$")
+"""A number in place of another, or several, which may fit by chance."""
 _SLIPS: dict[str, Callable[[float], float]] = {
     "reciprocal": lambda x: 1 / x, "square": lambda x: x * x, "root": lambda x: abs(x) ** 0.5,
     "double": lambda x: 2 * x, "half": lambda x: x / 2,
 }  # fmt: skip
 """What is computed of an option, or not, by mistake."""
+_OFF = (-1, 1, -2, 2)
 MOST_STEPS = 40
 """Steps of an iteration that is stopped too soon."""
 
@@ -32,11 +32,18 @@ def others(case: Case) -> Iterator[Variant]:
         if x == 0 and name in case.spec.cases.zeros:
             words = f"{DEFAULT}{name} = 0, as if 0 were nothing"
             yield Variant(words, (), partial(_with, name, None))
+    found = dict[str, Variant]()
     for name, value in values(case):
-        words = f"with {name} = {shown(value)}"
-        if name in case.options:
-            words += f" in place of {shown(case.options[name])}{_slip(value, case.options[name])}"
-        yield Variant(words, (), partial(_with, name, value))
+        words, own = f"with {name} = {shown(value)}", _own(case, name)
+        if name in case.options or type(own) is type(value) is int:
+            words += f" in place of {shown(own)}{_slip(value, own)}"
+        found.setdefault(words, Variant(words, (), partial(_with, name, value)))
+    yield from found.values()
+
+
+def _own(case: Case, name: str) -> object:
+    """What an option is in a case, or by default."""
+    return case.options.get(name, _taken(case.spec.name).get(name))
 
 
 def values(case: Case) -> Iterator[tuple[str, Any]]:
@@ -44,9 +51,7 @@ def values(case: Case) -> Iterator[tuple[str, Any]]:
     now = case.options
     for name, known in _known(case.spec.name):
         for value in known:
-            likely = name in now or isinstance(
-                value, (str, bool)
-            )  # modes are mistaken, not numbers
+            likely = name in now or isinstance(value, (str, bool, int))
             if likely and not _same(value, now.get(name)):
                 yield name, value
     for name, own in case.spec.options.items():
@@ -59,8 +64,20 @@ def values(case: Case) -> Iterator[tuple[str, Any]]:
         if type(x) is float and x:
             made = (slip(x) for slip in _SLIPS.values())
             yield from ((name, y) for y in made if y != x)
+    for name in {**now, **dict(_known(case.spec.name))}:
+        yield from ((name, y) for y in _whole(_own(case, name)))
     if "steps" in _taken(case.spec.name) and "steps" not in case.spec.cases.ways:
         yield from (("steps", n) for n in range(MOST_STEPS))
+
+
+def _whole(x: Any) -> Iterator[Any]:
+    """Whole numbers that are one or two off; of several one, or all."""
+    if type(x) is int:
+        yield from (y for by in _OFF if (y := x + by) >= 0)
+    elif isinstance(x, list) and x and all(type(y) is int for y in x):
+        for by in _OFF:
+            made = [[*x[:i], y + by, *x[i + 1 :]] for i, y in enumerate(x)]
+            yield from (y for y in (*made, [y + by for y in x]) if min(y) >= 0)
 
 
 def _slip(value: object, own: object) -> str:
@@ -98,12 +115,13 @@ def _known(op: str) -> list[tuple[str, list[Any]]]:
 
 @cache
 def _taken(op: str) -> dict[str, Any]:
-    """Options of the oracle and their defaults."""
-    return {**_defaults(find(op))}
+    """Options of the operator and their defaults, those of the oracle first."""
+    spec = find(op)
+    return _defaults(spec.function()) | _defaults(spec.oracle())
 
 
-def _defaults(spec: OpSpec) -> dict[str, Any]:
-    parameters = inspect.signature(spec.oracle()).parameters.values()
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 

@@ -90,6 +90,11 @@ VARIANTS = (
         step("_hinge", _geometric),
     ),
     Variant("with the least scores first", _LOSS, step("_ranked", _ascending)),
+    Variant(
+        "without the best key, as if ranks were counted from 1",
+        _LOSS,
+        step("_ranked", lambda _, f, *args: tuple(x[..., 1:] for x in f(*args[:-1], args[-1] + 1))),
+    ),
     Variant("with one positive too few", _LOSS, option(positives=lambda c: c["positives"] - 1)),
     Variant("with one positive too many", _LOSS, option(positives=lambda c: c["positives"] + 1)),
     *(Variant(name, _LOSS, _ranks(first, last)) for name, first, last in _RANKS),
