@@ -47,6 +47,7 @@ _WAYS: tuple[tuple[DTypeLike, bool], ...] = (
     (np.float64, False),
 )
 """Precision of boxes and of light keys, and whether keys of weight are float64; cheapest first."""
+_VAST = 2.0**60  # values from there on are divided by a power of two
 _SINGLE = 256  # queries for which no tree is planted in another precision
 
 
@@ -335,6 +336,11 @@ def attend(ground: Ground, v: Floats, progress: Progress = None) -> Sums:
 
     `progress` is called with panels done and all, part by part.
     """
+    top = float(np.abs(v).max(initial=0))
+    if _VAST < top < np.inf:  # weights may be as large as exp(30) before their unit is raised
+        unit = 2.0 ** np.frexp(top)[1]
+        found = attend(ground, (v / unit).astype(v.dtype), progress)
+        return found._replace(out=found.out * unit)
     x, middle = ground.slice, middle_of(v)
     n, m = len(x.q), len(x.k)
     centred = v.astype(np.float64) - middle if middle.any() else v

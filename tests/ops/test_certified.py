@@ -296,6 +296,15 @@ def test_queries_that_a_sum_does_not_tell_apart_are_all_asked() -> None:
     assert which.tolist() == [0, 0, 0]
 
 
+def test_sums_of_vast_values_do_not_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are up to exp(30) in their unit, and float32 ends at 3e38."""
+    always_down_the_tree(monkeypatch)
+    f = np.random.default_rng(8).integers(-2, 3, (114, 1)).astype(np.float32)
+    v = (1e30 * smooth(11, 2)[:114]).astype(np.float32)
+    for sharp in (0.1, 0.2, 0.44, 1.0):
+        assert_promise(f[:23] + np.float32(0.5), f, v, 1e-2, weight="gaussian", bandwidth=sharp)
+
+
 def test_progress_is_told() -> None:
     f, told = smooth(20, 3), []
     options = {"weight": "gaussian", "bandwidth": 0.02}
