@@ -23,6 +23,8 @@ from nlattn.kernels.panel import KEYS, Scores
 _MASK_BYTES = 1 << 26
 _ROW = 1 << 14
 """Keys that one row sums in the dtype of the scores; such sums are added in float64."""
+_MIDDLE = 4096
+"""Keys that the middle of all is taken from, at most."""
 
 
 class Slice(NamedTuple):
@@ -91,8 +93,10 @@ def _leading(x: Floats, step: int) -> Floats:
 
 
 def _centre(k: Floats) -> Floats:
-    """Mean key, from which distances are measured."""
-    return (k if finite(k) else cleaned(k)).mean(0) if len(k) else np.zeros(k.shape[1], k.dtype)
+    """Where distances are measured from: the middle key of some, which no far one moves."""
+    some = k[:: -(-len(k) // _MIDDLE)] if len(k) else np.zeros((1, k.shape[1]), k.dtype)
+    found: Floats = np.median(some if finite(some) else cleaned(some), axis=0)
+    return found
 
 
 def seen(x: Slice, rows: Ints, keys: Ints) -> Bools:

@@ -9,7 +9,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._modes import Nonfinite, SoftmaxOrGaussian
-from nlattn._types import Array, Bools, Floats, Ints, Options, Result
+from nlattn._types import Array, Bools, Floats, Ints, Result
 from nlattn.engines import certified as engine
 from nlattn.engines import certified_once, certified_rows, key_bias, laws
 from nlattn.engines import certified_vjp as backward
@@ -20,8 +20,6 @@ from nlattn.engines.random_search import Progress
 from nlattn.engines.scores import weighing
 from nlattn.maps.certified import CertifiedMap
 from nlattn.ops._scores import alike, biases, fold, truth_values
-from nlattn.ops.dense import attention_vjp
-from nlattn.ops.forward_mode import attention_jvp
 
 
 @ranged(laws.weight)
@@ -175,38 +173,18 @@ def certified_attention_vjp(
     asked = CertifiedArguments(tolerance, weight, scale, bandwidth, bias, mask, causal, nonfinite)
     call = _call(op, arrays, asked)
     grounds = [call.ground(b) for b in range(len(call.fit.slices("q")))]
-    if any(ground.parts for ground in grounds):
-        return _through_trees(call, grounds)
-    wide = None if bias is None else np.asarray(bias).astype(np.float64)
-    options: Options = {"mask": mask, "causal": causal, "nonfinite": nonfinite, "bias": wide}
-    q_, k_, v_, g_ = (np.asarray(x).astype(np.float64) for x in (q, k, v, dout))
-    if weight == "softmax":
-        dq, dk, dv, *db = attention_vjp(q_, k_, v_, g_, scale=scale, **options)
-    else:
-        ones = np.ones((*q_.shape[:-1], 1))
-        height = -(k_ * k_).sum(-1, keepdims=True) / 2
-        more = np.concatenate([q_, ones], -1), np.concatenate([k_, height], -1)
-        dq, dk, dv, *db = attention_vjp(*more, v_, g_, scale=2 * bandwidth**-2, **options)
-        lift = dk[..., -1:]
-        dq, dk = dq[..., :-1], dk[..., :-1] - np.where(lift == 0, 0, lift * k_)
-    return tuple(x.astype(call.fit.out_dtype) for x in (dq, dk, dv, *db))
-
-
-def _through_trees(call: _Call, grounds: list[engine.Ground]) -> tuple[Floats, ...]:
-    """Gradients of every slice over the keys that cannot be left out."""
-    fit, found, biased = call.fit, [], call.biases.size > 0
+    fit, biased = call.fit, call.biases.size > 0
+    dq, dk, dv = (fit.empty(spec, float) for spec in ("n d", "m d", "m e"))
     dbias = np.zeros(call.biases.shape)
-    for b, (ground, (v, g)) in enumerate(zip(grounds, fit.slices("v", "dout"), strict=True)):
-        dq, dk, dv = backward.vjp(ground, fit["v"][v], fit["dout"][g])
+    for b, (v_, g) in enumerate(fit.slices("v", "dout")):
+        of_q, of_k, dv[b] = backward.vjp(grounds[b], fit["v"][v_], fit["dout"][g])
         if biased:
-            dq, dk, db = call.biased(b).gradients(dq, dk)
+            of_q, of_k, db = call.biased(b).gradients(of_q, of_k)
             own = dbias[call.beside[b]]
             own += db if own.size == len(db) else db.sum()
-        found.append((dq, dk, dv))
-    made = (np.stack(parts) for parts in zip(*found, strict=True))
-    gradients = tuple(fit.reduce(name, x) for name, x in zip("qkv", made, strict=True))
-    more = (dbias.reshape(call.given).astype(fit.out_dtype),) if biased else ()
-    return gradients + more
+        dq[b], dk[b] = of_q, of_k
+    gradients = tuple(fit.reduce(name, x) for name, x in (("q", dq), ("k", dk), ("v", dv)))
+    return (*gradients, dbias.reshape(call.given).astype(fit.out_dtype)) if biased else gradients
 
 
 @ranged(laws.along(laws.weight))
@@ -248,51 +226,18 @@ def certified_attention_jvp(
     call = _call(op, arrays, asked)
     grounds = [call.ground(b) for b in range(len(call.fit.slices("q")))]
     alike("certified_attention_jvp", "dbias", dbias, bias)
-    if any(ground.parts for ground in grounds):
-        out, lse = _along_trees(call, grounds, dbias)
-        return (out, lse) if return_lse else out
-    x, y, z, dx, dy, dz = (np.asarray(part).astype(np.float64) for part, _ in arrays.values())
-    factor = scale
-    if weight != "softmax":  # -|q - k|^2 / 2 as a product of d + 2 channels
-        factor = 2 * bandwidth**-2
-        for_q, for_k = np.ones((*x.shape[:-1], 1)), np.ones((*y.shape[:-1], 1))
-        fall_q, fall_k = (-(z_ * dz_).sum(-1, keepdims=True) for z_, dz_ in ((x, dx), (y, dy)))
-        high_q, high_k = (-(z_ * z_).sum(-1, keepdims=True) / 2 for z_ in (x, y))
-        dx, x = (
-            np.concatenate(parts, -1) for parts in ((dx, 0 * for_q, fall_q), (x, for_q, high_q))
-        )
-        dy, y = (
-            np.concatenate(parts, -1) for parts in ((dy, fall_k, 0 * for_k), (y, high_k, for_k))
-        )
-    named = {"bias": bias, "dbias": dbias}.items()
-    wide = {n: None if b is None else np.asarray(b).astype(np.float64) for n, b in named}
-    options: Options = {"mask": mask, "causal": causal, "nonfinite": nonfinite, **wide}
-    out, lse = attention_jvp(x, y, z, dx, dy, dz, scale=factor, return_lse=True, **options)
-    out = out.astype(call.fit.out_dtype)
-    return (out, lse) if return_lse else out
-
-
-def _along_trees(
-    call: _Call, grounds: list[engine.Ground], dbias: Floats | None
-) -> tuple[Floats, Floats]:
-    """Changes of outputs and lse over the keys that cannot be left out."""
-    fit, m = call.fit, *call.fit.shape("m")
-    moved = (
-        None
-        if dbias is None
-        else fold(fit, "bias", _check.array(fit.op, "dbias", dbias), (1, m))[0]
-    )
+    fit, m, moved = call.fit, *call.fit.shape("m"), np.zeros(call.biases.shape)
+    if dbias is not None:
+        moved = fold(fit, "bias", _check.array(op, "dbias", dbias), (1, m))[0]
     out, lse = fit.empty("n e"), fit.empty("n", float)
-    for b, (v, *of) in enumerate(fit.slices("v", "dq", "dk", "dv")):
-        dq, dk, dv = (
-            fit[name][place].astype(np.float64)
-            for name, place in zip(("dq", "dk", "dv"), of, strict=True)
-        )
+    for b, (v_, *places) in enumerate(fit.slices("v", "dq", "dk", "dv")):
+        along = zip(("dq", "dk", "dv"), places, strict=True)
+        of_q, of_k, of_v = (fit[name][place].astype(np.float64) for name, place in along)
         if call.biases.size:
-            db = 0.0 if moved is None else moved[call.beside[b], 0]
-            dq, dk = call.biased(b).changes(dq, dk, db)
-        out[b], lse[b] = certified_rows.jvp(grounds[b], fit["v"][v], (dq, dk, dv))
-    return fit.unfold(out), fit.unfold(lse, cast=False)
+            of_q, of_k = call.biased(b).changes(of_q, of_k, moved[call.beside[b], 0])
+        out[b], lse[b] = certified_rows.jvp(grounds[b], fit["v"][v_], (of_q, of_k, of_v))
+    out, lse = fit.unfold(out), fit.unfold(lse, cast=False)
+    return (out, lse) if return_lse else out
 
 
 class CertifiedArguments(NamedTuple):

@@ -7,7 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nlattn import certified_attention_map, certified_attention_vjp
+from nlattn import (
+    certified_attention_jvp,
+    certified_attention_map,
+    certified_attention_vjp,
+)
 from nlattn.engines import certified as engine
 from nlattn.engines import certified_vjp as backward
 from nlattn.oracle import certified as oracle
@@ -95,3 +99,28 @@ def test_single_precision_and_leading_axes_that_broadcast() -> None:
 def test_same_bits_for_any_number_of_threads() -> None:
     (q, k, v, dout), options = arrays("gaussian", "")
     for_any_threads(lambda: certified_attention_vjp(q, k, v, dout, **options))
+
+
+@pytest.mark.parametrize("tolerance", [0, 1e-9])
+@pytest.mark.parametrize("far_key", [False, True])
+def test_distances_do_not_depend_on_the_origin(tolerance: float, far_key: bool) -> None:
+    """Differences are exact here, so that nothing may be lost of what 2^30 is added to."""
+    rng = np.random.default_rng(3)
+    q, k = rng.integers(-9, 9, (40, 2)) / 16, rng.integers(-9, 9, (90, 2)) / 16
+    if far_key:
+        k[7] = 2.0**36
+    v, dout, dq = rng.standard_normal((90, 3)), rng.standard_normal((40, 3)), q[::-1].copy()
+    options: dict[str, Any] = {"weight": "gaussian", "bandwidth": 0.5, "tolerance": tolerance}
+    want = oracle.certified_attention_vjp(q, k, v, dout, weight="gaussian", bandwidth=0.5)
+    far = q + 2.0**30, k + 2.0**30
+    for a, b in zip(certified_attention_vjp(*far, v, dout, **options), want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-7)
+    change = certified_attention_jvp(*far, v, dq, 0 * k, 0 * v, **options)
+    np.testing.assert_allclose((change * dout).sum(), (want[0] * dq).sum(), rtol=0, atol=1e-7)
+    A = certified_attention_map(*far, **options)
+    np.testing.assert_allclose(A.rows([3, 5]), oracle_rows(q[[3, 5]], k), rtol=0, atol=1e-8)
+
+
+def oracle_rows(q: np.ndarray, k: np.ndarray) -> np.ndarray:
+    weights = np.exp(-((q[:, None] - k) ** 2).sum(-1) / 0.25)
+    return np.asarray(weights / weights.sum(1, keepdims=True))
