@@ -91,7 +91,7 @@ def test_the_promise_holds(
 
 
 def rounded(q: Any, k: Any, bias: Any, options: dict[str, Any]) -> float:
-    """What rounding may take where it exceeds the tolerance: of scores, and of biases in 47 bits."""
+    """What rounding takes beyond the tolerance: of scores, and of biases in 47 bits."""
     of_q, of_k = (np.linalg.norm(x.astype(float), axis=1).max(initial=0) for x in (q, k))
     size = abs(options["scale"]) * of_q * of_k
     if options["weight"] == "gaussian":
