@@ -129,7 +129,7 @@ _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_O
 def call(function: Function, op: str, arrays: Mapping[str, Array], options: Options) -> Any:
     """``function(q, k, v, **rest)``; Unsupported names what it does not take.
 
-    Arrays that all have a parameter of their name go by it, in whatever order these stand.
+    Where parameters have the arrays' names in another order, arrays go by name.
     """
     spec = FUNCTIONS[op.removesuffix("_stages")]
     first = [*spec.arrays]
@@ -146,7 +146,8 @@ def call(function: Function, op: str, arrays: Mapping[str, Array], options: Opti
         missing = [name for name in rest if name not in parameters]
         if missing:
             raise Unsupported(f"takes no {', '.join(missing)}")
-    if all(n in parameters and parameters[n].kind in _BY_NAME for n in first):
+    named = [n for n, p in parameters.items() if p.kind in _BY_NAME]
+    if named[: len(first)] != first and {*first} <= {*named}:
         return function(**{name: arrays[name] for name in first}, **rest)
     return function(*(arrays[name] for name in first), **rest)
 
