@@ -89,7 +89,8 @@ def vjp(ground: Ground, v: Floats, dout: Floats) -> tuple[Floats, Floats, Floats
         _add(ground, part, (q, k, v, dout), factor, (dq, dk, dv))
     exhaustive.add_vjp(x, v, dout, np.sort(np.concatenate(left)), (dq, dk, dv))
     if x.kind == NEG_L2:  # the last channel of keys is -|k|^2 / 2, less their mean
-        dq, dk = dq[:, :-1], dk[:, :-1] - dk[:, -1:] * k[:, :-1]
+        lift = dk[:, -1:]  # 0 of keys that are hidden, which may be NaN
+        dq, dk = dq[:, :-1], dk[:, :-1] - np.where(lift == 0, 0, lift * k[:, :-1])
     return dq, dk, dv
 
 

@@ -60,12 +60,12 @@ def rounding(x: Slice, dtype: DTypeLike, enough: float = np.inf) -> Floats:
     """
     u, d = float(np.finfo(dtype).eps) / 2, x.q.shape[1]
     distance = x.kind == scores.NEG_L2
-    centre = _centre(x.k) if distance else 0
+    middle = centre(x.k) if distance else 0
     sums = 3 * (KEYS + 8 + 4 * (min(len(x.k), _ROW) / KEYS)) * u
     sums += 2e-7 if dtype == np.float32 else 1e-15
     with np.errstate(all="ignore"):  # then nothing is promised
         q, k = (
-            np.sqrt(np.einsum("nc,nc->n", y, y, dtype=float)) for y in (x.q - centre, x.k - centre)
+            np.sqrt(np.einsum("nc,nc->n", y, y, dtype=float)) for y in (x.q - middle, x.k - middle)
         )
         far, times = k.max(initial=0), abs(x.factor) * (1 + distance)
         size = times * (q * far + distance * far**2 / 2)
@@ -73,7 +73,7 @@ def rounding(x: Slice, dtype: DTypeLike, enough: float = np.inf) -> Floats:
         found = 1.2 * ((d + 8) * u * size + sums)
         if found.max(initial=0) > enough:
             step = -(-d // 8)
-            long_q, long_k = _leading(x.q - centre, step), _leading(x.k - centre, step)
+            long_q, long_k = _leading(x.q - middle, step), _leading(x.k - middle, step)
             chain = times * step * (long_q @ long_k.max(0, initial=0))
             found = np.minimum(found, 1.2 * (u * (chain + 8 * size) + sums))
         found = found + blurred(x)
@@ -92,7 +92,7 @@ def _leading(x: Floats, step: int) -> Floats:
     return np.sqrt(np.cumsum(np.stack(squares, 1), 1))
 
 
-def _centre(k: Floats) -> Floats:
+def centre(k: Floats) -> Floats:
     """Where distances are measured from: the middle key of some, which no far one moves."""
     some = k[:: -(-len(k) // _MIDDLE)] if len(k) else np.zeros((1, k.shape[1]), k.dtype)
     found: Floats = np.median(some if finite(some) else cleaned(some), axis=0)
@@ -287,9 +287,9 @@ def products(x: Slice, dtype: DTypeLike) -> tuple[Floats, Floats, float, Floats]
     q, k = x.q.astype(dtype), x.k.astype(dtype)
     if x.kind == scores.DOT:
         return _check.frozen(q), _check.frozen(k), x.factor, np.full(len(q), x.above)
-    centre = _centre(k)
-    far = x.q.astype(np.float64) - centre
-    q, k = q - centre, k - centre
+    middle = centre(k)
+    far = x.q.astype(np.float64) - middle
+    q, k = q - middle, k - middle
     height = -(k * k).sum(1, keepdims=True) / 2
     ones = np.ones((len(q), 1), dtype)
     q_more, k_more = np.concatenate([q, ones], 1), np.concatenate([k, height], 1)

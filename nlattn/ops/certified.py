@@ -9,9 +9,9 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._modes import Nonfinite, SoftmaxOrGaussian
-from nlattn._types import Array, Bools, Floats, Ints, Result
+from nlattn._types import Array, Bools, Floats, Ints, Options, Result
 from nlattn.engines import certified as engine
-from nlattn.engines import certified_once, certified_rows, key_bias, laws
+from nlattn.engines import certified_once, certified_rows, exhaustive, key_bias, laws
 from nlattn.engines import certified_vjp as backward
 from nlattn.engines.exhaustive import Slice
 from nlattn.engines.key_bias import KeyBias
@@ -20,6 +20,7 @@ from nlattn.engines.random_search import Progress
 from nlattn.engines.scores import weighing
 from nlattn.maps.certified import CertifiedMap
 from nlattn.ops._scores import alike, biases, fold, truth_values
+from nlattn.ops.forward_mode import attention_jvp
 
 
 @ranged(laws.weight)
@@ -226,6 +227,8 @@ def certified_attention_jvp(
     call = _call(op, arrays, asked)
     grounds = [call.ground(b) for b in range(len(call.fit.slices("q")))]
     alike("certified_attention_jvp", "dbias", dbias, bias)
+    if not any(ground.parts for ground in grounds):
+        return _along_all(call, [x for x, _ in arrays.values()], dbias, asked, return_lse)
     fit, m, moved = call.fit, *call.fit.shape("m"), np.zeros(call.biases.shape)
     if dbias is not None:
         moved = fold(fit, "bias", _check.array(op, "dbias", dbias), (1, m))[0]
@@ -238,6 +241,29 @@ def certified_attention_jvp(
         out[b], lse[b] = certified_rows.jvp(grounds[b], fit["v"][v_], (of_q, of_k, of_v))
     out, lse = fit.unfold(out), fit.unfold(lse, cast=False)
     return (out, lse) if return_lse else out
+
+
+def _along_all(
+    call: _Call, given: list[Floats], dbias: Floats | None, o: CertifiedArguments, lse: bool
+) -> Result:
+    """Change of dense attention in float64; distances are products of two more channels."""
+    q, k, v, dq, dk, dv = (np.asarray(x).astype(np.float64) for x in given)
+    factor = o.scale
+    if o.weight != "softmax":
+        factor = 2 * o.bandwidth**-2
+        middle = exhaustive.centre(k.reshape(-1, k.shape[-1]))
+        q, k = q - middle, k - middle
+        for_q, for_k = np.ones((*q.shape[:-1], 1)), np.ones((*k.shape[:-1], 1))
+        fall_q, fall_k = (-(x * dx).sum(-1, keepdims=True) for x, dx in ((q, dq), (k, dk)))
+        high_q, high_k = (-(x * x).sum(-1, keepdims=True) / 2 for x in (q, k))
+        dq, q = (np.concatenate(x, -1) for x in ((dq, 0 * for_q, fall_q), (q, for_q, high_q)))
+        dk, k = (np.concatenate(x, -1) for x in ((dk, fall_k, 0 * for_k), (k, high_k, for_k)))
+    named = {"bias": o.bias, "dbias": dbias}.items()
+    wide = {n: None if b is None else np.asarray(b).astype(np.float64) for n, b in named}
+    options: Options = {"mask": o.mask, "causal": o.causal, "nonfinite": o.nonfinite, **wide}
+    out, of_lse = attention_jvp(q, k, v, dq, dk, dv, scale=factor, return_lse=True, **options)
+    out = out.astype(call.fit.out_dtype)
+    return (out, of_lse) if lse else out
 
 
 class CertifiedArguments(NamedTuple):
