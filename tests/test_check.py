@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import nlattn
 from nlattn import _check
 
 Q, K = np.ones((2, 3), np.float32), np.ones((7, 3), np.float32)
@@ -333,73 +332,3 @@ def test_whatever_was_given_is_quoted_in_a_short_line(value: Any) -> None:
 def test_slices_of_arrays_that_broadcast() -> None:
     np.testing.assert_array_equal(_check.slices("op", "x", (2, 1), (2, 3)), [0, 0, 0, 1, 1, 1])
     assert _check.pair("op", "stride", 2, 1) == (2, 2)
-
-
-Q8 = np.random.default_rng(0).standard_normal((4, 5, 8))
-PAGES = Q8[:3]
-
-
-@pytest.mark.parametrize(
-    ("call", "text"),
-    [
-        (
-            lambda: nlattn.attention(*Q8[:3], return_lse="no"),
-            "attention: return_lse='no' is no bool",
-        ),
-        (
-            lambda: nlattn.lev_attention(*Q8[:3], return_lse=1),
-            "lev_attention: return_lse=1 is no b",
-        ),
-        (
-            lambda: nlattn.attention(*Q8[:3], sinks=10**400),
-            "attention: sinks=1000.*is more than a f",
-        ),
-        (
-            lambda: nlattn.attention(*Q8[:3], scale=10**400),
-            "attention: scale=1000.*is out of range",
-        ),
-        (
-            lambda: nlattn.attention(*Q8[:3], scale=np.ma.masked),
-            "attention: scale=masked is no num",
-        ),
-        (
-            lambda: nlattn.paged_attention(Q8[0], PAGES, PAGES, [0], causal=np.ones(2)),
-            r"paged_attention: causal=array\(\[1., 1.\]\) is no bool",
-        ),
-        (
-            lambda: nlattn.paged_attention(Q8[0], PAGES, PAGES[0], [0]),
-            r"paged_attention: v_pages has shape \(5, 8\), expected \(count, size, ..., d\)",
-        ),
-        (
-            lambda: nlattn.paged_attention(np.ones(8), PAGES, PAGES, [0]),
-            r"paged_attention: q has shape \(8,\), expected \(..., n, d\)",
-        ),
-        (
-            lambda: nlattn.sampled_truth(Q8[0], None, Q8[0], queries=[0]),  # type: ignore[arg-type]
-            "sampled_truth: k has dtype object, expected float32",
-        ),
-        (
-            lambda: nlattn.sparse_attention(*Q8[:3], ([0], [0], 3)),  # type: ignore[arg-type]
-            "sparse_attention: support is a tuple, expected a Support as from",
-        ),
-        (
-            lambda: nlattn.scram_for_mass(Q8, Q8, mass=0.5, seed=0.5),  # type: ignore[arg-type]
-            "scram_for_mass: seed=0.5 is no integer",
-        ),
-        (
-            lambda: nlattn.scram_for_mass(Q8 * np.nan, Q8, mass=0.5),
-            r"scram_for_mass: q\[0, 0, 0\] is nan, expected finite values$",
-        ),
-        (
-            lambda: nlattn.orthogonal_features(4, 2**63, 0),
-            "orthogonal_features: d=4, r=92233.*are m",
-        ),
-        (
-            lambda: nlattn.scram_support(nlattn.patchmatch(Q8, Q8), kind=5),  # type: ignore[arg-type]
-            "scram_support: kind=5, expected 'window'",
-        ),
-    ],
-)
-def test_every_function_says_what_it_cannot_use(call: Any, text: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=f"^{text}"):
-        call()
