@@ -75,10 +75,11 @@ def growth(options: argparse.Namespace) -> None:
             A = nlattn.certified_attention_map(q, k, scale=scale, tolerance=options.tolerance)
             each.append(A.work.per_query.mean())
             missed = max(missed, float(A.missed.max()))
-        size = np.log(np.array(options.sides, float) ** 2)
-        exponent = 1 + np.polyfit(size, np.log(each), 1)[0]
         told = "  ".join(f"{side}: {w:6.0f}" for side, w in zip(options.sides, each, strict=True))
-        print(f"{name:22} {told}  n^{exponent:.2f}  most missed {missed:.1e}", flush=True)
+        if len(each) > 1:
+            size = np.log(np.array(options.sides, float) ** 2)
+            told += f"  n^{1 + np.polyfit(size, np.log(each), 1)[0]:.2f}"
+        print(f"{name:22} {told}  most missed {missed:.1e}", flush=True)
 
 
 def pays(options: argparse.Namespace) -> None:
