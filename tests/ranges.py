@@ -26,8 +26,8 @@ ROWS = (*TABLE, *(spec for spec in PARTS if spec.cases.given != "table"))
 KINDS = [
     (spec, kind)
     for spec in ROWS
-    for kind in ("", "vjp", "jvp")
-    if not kind or getattr(spec, f"has_{kind}")
+    for kind in ("", "map", "vjp", "jvp")
+    if not kind or (getattr(spec, f"has_{kind}") and (kind != "map" or "v" in spec.arrays))
 ]
 SHARED = {np.float32: (1e-30, 1e-22, 1e-17, 1e-9, 1e9, 1e17, 1e19, 1e30), np.float64: (
     1e-300, 1e-200, 1e-160, 1e-150, 1e-17, 1e17, 1e150, 1e154, 1e200, 1e300)}  # fmt: skip
@@ -62,7 +62,7 @@ def function(spec: OpSpec, kind: Any) -> tuple[Any, Any]:
 def sample(spec: OpSpec, kind: Any, dtype: Any) -> dict[str, Any]:
     """A small ordinary call; oracles of PSAL's derivatives take matches."""
     sizes = {"parts": 3, "h": 2}
-    given = call(spec, "" if kind == "jvp" else kind, sizes=sizes, dtype=dtype)
+    given = call(spec, kind if kind == "vjp" else "", sizes=sizes, dtype=dtype)
     for share in spec.cases.shares:
         given[share] = np.exp(given[share]) / np.exp(given[share]).sum(-1, keepdims=True)
     if kind == "vjp":
@@ -83,7 +83,7 @@ def scaled(spec: OpSpec, kind: Any, dtype: Any) -> Iterator[Edge]:
     info = np.finfo(dtype)
     plain = sample(spec, kind, dtype)
     names = [*spec.arrays, *(f"d{n}" for n in (*spec.arrays, *spec.cases.outputs))]
-    names = [n for n in dict.fromkeys(names) if n in plain]
+    names = [n for n in dict.fromkeys(names) if n in plain and (kind != "map" or n != "v")]
     groups: list[tuple[str, ...]] = [(name,) for name in names] + (
         [("q", "k")] if {"q", "k"} <= {*names} else []
     )
@@ -161,7 +161,20 @@ def wide(edge: Edge) -> Any:
     if "support" in given:
         given["support"] = tuple(given["support"])
     with np.errstate(all="ignore"):
-        return edge.spec.oracle(edge.kind)(**given)
+        return oracle(edge)(**given)
+
+
+def oracle(edge: Edge) -> Any:
+    """Of what a call computes; a map is asked for sums over its rows."""
+    return edge.spec.oracle("" if edge.kind == "map" else edge.kind)
+
+
+def summed(edge: Edge) -> Any:
+    """Sums over the rows of a map."""
+    given = {**edge.arguments}
+    v = given.pop("v")
+    A = function(edge.spec, edge.kind)[0](**given)
+    return (A @ v.reshape(A.shape[1], -1)).astype(edge.dtype)
 
 
 def outcome(edge: Edge) -> Any:
@@ -169,6 +182,8 @@ def outcome(edge: Edge) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
+            if edge.kind == "map":
+                return summed(edge)
             return function(edge.spec, edge.kind)[0](**edge.arguments)
         except ValueError as error:
             return str(error)
@@ -241,7 +256,7 @@ def wrong(edge: Edge) -> str:
         fine = re.match(REFUSED.format(op=name.split("_")[0]), got)
         fine = fine or re.match(rf"^{name}: \w+(=|\[.*\] is ).*({OTHERWISE})", got)
         return "" if fine else f"refused: {got}"
-    known = inspect.signature(edge.spec.oracle(edge.kind)).parameters
+    known = inspect.signature(oracle(edge)).parameters
     if edge.what.split("=")[0] in {"tol", "average", "eta", "failure"} - {*known}:
         return ""  # of how it is computed
     if edge.spec.stem in ("lewis", "universal") and edge.arguments.get("p", 2) > 99:
@@ -250,6 +265,8 @@ def wrong(edge: Edge) -> str:
     if formats != formats_of(edge.spec.name, edge.kind, edge.dtype):
         return f"results in {formats}"
     want = flat(wide(edge))
+    if edge.kind == "map":
+        want = [want[0].reshape(got.shape)]
     tolerance = (3e-4 if edge.dtype == np.float32 else 1e-9) + 2 * edge.spec.cases.slack
     if edge.spec.name == "lewis_weights":  # what is left over is rounding
         want = want[:1]

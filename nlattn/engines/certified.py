@@ -16,6 +16,7 @@ from numpy.typing import DTypeLike
 from nlattn import _check
 from nlattn._types import Bools, Floats, Ints
 from nlattn.engines import exhaustive, nearest
+from nlattn.engines.certified_values import middle_of, powers_of
 from nlattn.engines.distances import Geometry, geometry
 from nlattn.engines.exhaustive import Slice
 from nlattn.engines.random_search import Progress
@@ -47,7 +48,6 @@ _WAYS: tuple[tuple[DTypeLike, bool], ...] = (
     (np.float64, False),
 )
 """Precision of boxes and of light keys, and whether keys of weight are float64; cheapest first."""
-_VAST = 2.0**60  # values from there on are divided by a power of two
 _SINGLE = 256  # queries for which no tree is planted in another precision
 
 
@@ -99,6 +99,7 @@ class Sums(NamedTuple):
 
 def survey(x: Slice, tolerance: float, *, grouped: bool = True) -> Ground:
     """Plant a tree, choose a precision for each panel, try some."""
+    x = exhaustive.held(x)
     n, m = len(x.q), len(x.k)
     keys = _check.frozen(np.flatnonzero(x.key_mask) if x.key_mask.size else np.arange(m), np.int32)
     plain = exhaustive.rounding(x, x.q.dtype, tolerance or np.inf)
@@ -336,11 +337,10 @@ def attend(ground: Ground, v: Floats, progress: Progress = None) -> Sums:
 
     `progress` is called with panels done and all, part by part.
     """
-    top = float(np.abs(v).max(initial=0))
-    if _VAST < top < np.inf:  # weights may be as large as exp(30) before their unit is raised
-        unit = 2.0 ** np.frexp(top)[1]
-        found = attend(ground, (v / unit).astype(v.dtype), progress)
-        return found._replace(out=found.out * unit)
+    power = powers_of(v)
+    if power.any():
+        found = attend(ground, np.ldexp(v, -power), progress)
+        return found._replace(out=np.ldexp(found.out, power))
     x, middle = ground.slice, middle_of(v)
     n, m = len(x.q), len(x.k)
     centred = v.astype(np.float64) - middle if middle.any() else v
@@ -379,15 +379,3 @@ def attend(ground: Ground, v: Floats, progress: Progress = None) -> Sums:
         out[some] += there[:, None] * middle
         missed[some] = np.where(there, ground.dense_rounding[some], 0)
     return Sums(out, lse, missed, seen, best)
-
-
-def middle_of(v: Floats) -> Floats:
-    """Middle of every channel's range, if it is far from 0 beside its width.
-
-    Then no value exceeds 1.5 widths, and sums round by as much; values around 0 keep their digits.
-    """
-    if not len(v):
-        return np.zeros(v.shape[1])
-    low, high = v.min(0).astype(np.float64), v.max(0).astype(np.float64)
-    middle = low / 2 + high / 2
-    return np.where(np.abs(middle) > high - low, middle, 0)

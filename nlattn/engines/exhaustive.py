@@ -25,6 +25,7 @@ _ROW = 1 << 14
 """Keys that one row sums in the dtype of the scores; such sums are added in float64."""
 _MIDDLE = 4096
 """Keys that the middle of all is taken from, at most."""
+_LOST = 2.0**-40  # of a score, by underflow
 
 
 class Slice(NamedTuple):
@@ -50,6 +51,30 @@ class Slice(NamedTuple):
     """Is added to all scores."""
     blur: float = 0.0
     """How far scores may be from those that were asked for."""
+
+
+def held(x: Slice) -> Slice:
+    """The slice as it is, or in float64 and other units if its format does not hold its products.
+
+    Of distances and of squared lengths, too, and no less than digits of scores.
+    """
+    if not (x.q.size and x.k.size):
+        return x
+    info, distance = np.finfo(x.q.dtype), x.kind == scores.NEG_L2
+    tops, terms = (_check.largest(x.q), _check.largest(x.k)), 4 * (x.q.shape[1] + 4)
+    factor, tiny = abs(x.factor), float(info.tiny)
+    sizes = [a * b for a in tops for b in tops]
+    low, high = tiny / float(info.eps), float(info.max) / terms
+    lost = terms * factor * (tiny if factor >= tiny else max(sizes))
+    fits = lost < _LOST and all(size == 0 or low < size < high for size in sizes)
+    if fits or not all(map(math.isfinite, tops)):
+        return x
+    powers = [int(np.frexp(top)[1]) for top in tops]
+    powers = [max(powers)] * 2 if distance else powers
+    with np.errstate(over="ignore", under="ignore"):
+        q, k = (np.ldexp(y.astype(np.float64), -p) for y, p in zip((x.q, x.k), powers, strict=True))
+        factor = float(np.ldexp(x.factor, sum(powers)))
+    return x._replace(q=_check.frozen(q), k=_check.frozen(k), factor=factor)
 
 
 def rounding(x: Slice, dtype: DTypeLike, enough: float = np.inf) -> Floats:

@@ -47,7 +47,7 @@ class CertifiedMap(AttentionMap):
         """Share of each row that may be misplaced."""
         self.missed: Floats = found.missed
         """(n,) share of each row that may be misplaced, rounding included."""
-        self._x, self._ground = x, ground
+        self._x, self._ground = x, ground  # whose slice may be in float64
         self._visits: list[backward.Visits] | None = None
 
     def _apply(self, x: Floats) -> Floats:
@@ -78,8 +78,8 @@ class CertifiedMap(AttentionMap):
     def _rows(self, index: Ints) -> Floats:
         single = self.dtype == np.float32
         if self._ground.parts or (single and self._ground.dense_wide[index].any()):
-            return certified_rows.rows(self._ground, index)
-        return exhaustive.rows(self._x, index, normalise=True)
+            return certified_rows.rows(self._ground, index).astype(self.dtype)
+        return exhaustive.rows(self._ground.slice, index, normalise=True)
 
     def _to_csr(self, max_bytes: float) -> csr_array:
         if not self._ground.parts:
@@ -97,10 +97,10 @@ class CertifiedMap(AttentionMap):
         return csr_array((weights, (rows, keys)), self.shape)
 
     def _scores(self, index: Ints) -> Floats:
-        return exhaustive.rows(self._x, index, normalise=False)
+        return exhaustive.rows(self._ground.slice, index, normalise=False).astype(self.dtype)
 
     def _topk(self, k: int) -> tuple[Floats, Ints]:
-        value, index = exhaustive.topk(self._x, k)
+        value, index = exhaustive.topk(self._ground.slice, k)
         there = index >= 0
         lse = np.where(np.isneginf(self.lse), 0, self.lse)[:, None]
         weights = np.exp(np.where(there, np.minimum(value - lse, 0), -np.inf))
@@ -115,6 +115,7 @@ class CertifiedMap(AttentionMap):
         """Bytes of queries, keys, masks, the tree and normalisers."""
         g, x = self._ground, self._x
         held = [x.q, x.k, x.key_mask, x.pairs, g.keys, g.dense, g.dense_rounding, g.seen]
+        held += [g.slice.q, g.slice.k] if g.slice.q is not x.q else []
         for part in g.parts:
             kept = (*part.tree, *part.asked, part.numbers, part.top)
             held += [a for a in kept if isinstance(a, np.ndarray)]

@@ -102,6 +102,7 @@ def certified_attention(
     return tuple(results) if len(results) > 1 else results[0]
 
 
+@ranged(laws.weight)
 def certified_attention_map(
     q: Floats,
     k: Floats,

@@ -14,6 +14,7 @@ from nlattn import _check
 from nlattn._types import Floats, Ints, JsonObject
 from nlattn.engines import certified as engine
 from nlattn.engines import exhaustive
+from nlattn.engines.certified_values import middle_of, powers_of
 from nlattn.engines.exhaustive import Slice
 from nlattn.kernels import certified as kernels
 from nlattn.kernels.gemm import width
@@ -51,7 +52,7 @@ def stages(x: Points, options: CertifiedOptions, *, scored: int) -> list[Stage]:
         return [], [TileTask("survey", _survey, told, starts)]
 
     def total(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
-        middle = ArraySpec("middle", (e,), "float64")
+        middle = ArraySpec("middle", (2, e), "float64")
         starts = dict.fromkeys((*own, "middle"), 0)
         return [middle], [TileTask("values", _values, told, starts)]
 
@@ -102,9 +103,11 @@ def _survey(folder: Folder, x: Points, options: CertifiedOptions) -> Done:
 
 def _values(folder: Folder, x: Points, _: CertifiedOptions) -> Done:
     v = x.values(folder).reshape(x.m, x.e)
-    middle = engine.middle_of(v)
+    powers = powers_of(v)
+    v = np.ldexp(v, -powers)
+    middle = middle_of(v)
     centred = v.astype(np.float64) - middle
-    made: JsonObject = {"middle": middle}
+    made: JsonObject = {"middle": np.stack([middle, powers])}
     for p in range(ground.PARTS):
         part = ground.part(folder, p)
         summed = engine.node_values(part.tree, centred) if part else (np.zeros(0), np.zeros(0))
@@ -198,7 +201,8 @@ def _dense(folder: Folder, x: Points, options: CertifiedOptions, first: int, las
     if not len(some):
         return {"left": some, "left_out": np.zeros((0, x.e)), "left_lse": np.zeros(0)}, 0
     wide, v = np.array(folder.read("dense_wide")[some]), x.values(folder).reshape(x.m, x.e)
-    centred = v.astype(np.float64) - folder.read("middle")
+    middle, powers = folder.read("middle")
+    centred = np.ldexp(v, -powers.astype(int)).astype(np.float64) - middle
     rows, columns = np.divmod(some, x.query_grid[1])
     q = np.stack([x.queries(folder, r, r + 1)[0, c] for r, c in zip(rows, columns, strict=True)])
     part = _whole(folder, x, options, q)
@@ -222,7 +226,7 @@ def _ending(x: Points) -> tuple[list[ArraySpec], list[TileTask]]:
 
 def _mean(folder: Folder, x: Points, top: int, bottom: int) -> Done:
     """Rows of the picture, from wherever their sums are."""
-    wide, middle = x.query_grid[1], folder.read("middle")
+    wide, (middle, powers) = x.query_grid[1], folder.read("middle")
     first, last = top * wide, bottom * wide
     out, lse = np.zeros((last - first, x.e)), np.full(last - first, -np.inf)
     missed = np.zeros(last - first)
@@ -245,4 +249,5 @@ def _mean(folder: Folder, x: Points, top: int, bottom: int) -> Done:
     there = ~np.isneginf(found)
     lse[rows], out[rows] = found, folder.read("left_out")[own] + there[:, None] * middle
     missed[rows] = np.where(there, folder.read("dense_rounding")[left[own]], 0)
+    out = np.ldexp(out, powers.astype(int))
     return {"out": out.reshape(bottom - top, wide, x.e), "lse": lse, "missed": missed}, 0

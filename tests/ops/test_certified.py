@@ -259,13 +259,21 @@ def test_leading_channels_bound_the_rounding_of_a_score() -> None:
             assert sharp.mean() < 0.7 * plain.mean()
 
 
-@pytest.mark.parametrize(("dtype", "times"), [(np.float32, 1.9), (np.float64, 1.9)])
-def test_a_tree_takes_little_more_than_its_keys(dtype: Any, times: float) -> None:
-    """Points, short ones and boxes are of the dtype of keys."""
+@pytest.mark.parametrize(
+    ("dtype", "way", "times"),
+    [
+        (np.float32, (np.float32, False), 1.9),
+        (np.float64, (np.float64, False), 1.9),
+        (np.float32, (np.float32, True), 2.9),  # and what rounding left of points
+        (np.float32, (np.float64, False), 3.8),
+    ],
+)
+def test_a_tree_takes_little_more_than_its_keys(dtype: Any, way: Any, times: float) -> None:
+    """Points, short ones and boxes are of the dtype of the tree."""
     f = (smooth(24, 33) * 0.7 ** np.arange(33)).astype(dtype)
     x = _slice(f, f, "gaussian")
     ground = engine.survey(x, 1e-3)
-    part = engine._part(ground, dtype, False, np.arange(len(f)))
+    part = engine._part(ground, *way, np.arange(len(f)))
     held = sum(a.nbytes for a in part.tree if isinstance(a, np.ndarray))
     assert held < times * f.nbytes
 
