@@ -114,7 +114,11 @@ def _of_torch(op: str, name: str, torch: Any, x: Any) -> Array:
     if x.layout is not torch.strided or x.is_conj() or x.is_neg():
         _refuse(op, name, f"is {x.layout} or a lazy view", f"a plain tensor; pass {name}.clone()")
     if x.dtype != torch.bfloat16:
-        array: Array = x.numpy()
+        try:
+            array: Array = x.numpy()
+        except (TypeError, RuntimeError):  # float8, quantised, or traced by PyTorch
+            kind = f"is a {type(x).__name__} of {x.dtype} without numbers that NumPy knows"
+            _refuse(op, name, kind, f"plain float32 or float64; pass {name}.float()")
         return array
     halves: Array = x.view(torch.uint16).numpy()
     return halves.view(bfloat16(op, name))

@@ -113,6 +113,12 @@ class TestTorch:
         with pytest.raises(TypeError, match=r"q lies on meta, expected .*; pass q.cpu()"):
             nlattn.attention(q.to("meta"), k, v)
 
+    def test_numbers_that_numpy_does_not_know_are_refused_by_name(self, qkv):
+        q, k, v = self.of(qkv, self.torch.float32)
+        text = r"^attention: k .*float8_e4m3fn.*; pass k\.float"
+        with pytest.raises(TypeError, match=text):
+            nlattn.attention(q, k.to(self.torch.float8_e4m3fn), v)
+
     def test_two_libraries_do_not_mix(self, qkv):
         with pytest.raises(TypeError, match=r"k is a tensor of .* beside one of torch"):
             nlattn.attention(self.of(qkv)[0], Tensor(qkv[1]), qkv[2])
@@ -125,3 +131,17 @@ def test_real_libraries(library: str, qkv):
     out = nlattn.attention(*given)
     assert type(out) is type(given[0])
     assert np.array_equal(np.asarray(out), nlattn.attention(*(x.astype(np.float32) for x in qkv)))
+
+
+@pytest.mark.parametrize("error", [ValueError, RuntimeError, KeyError])
+def test_what_an_object_says_of_itself_reaches_the_caller(error: type[Exception], qkv):
+    class Own:
+        def __array__(self, *_: object, **__: object) -> None:
+            raise error("I am not ready")
+
+    for call in (
+        lambda: nlattn.attention(Own(), *qkv[1:]),
+        lambda: nlattn.images.patch_features(Own()),
+    ):
+        with pytest.raises(error, match="I am not ready"):
+            call()

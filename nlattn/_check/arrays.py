@@ -23,16 +23,23 @@ _known = threading.local()
 COTANGENTS = ("dout", "dlse")  # these have the output's leading axes, and never widen them
 
 
+def numbers(op: str, name: str, value: object) -> Array:
+    """What NumPy makes of a value; what an object's own ``__array__`` raises is its own to say."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        if hasattr(type(value), "__array__"):
+            raise
+        fail(op, name, "is a ragged sequence, expected an array")
+
+
 def array(op: str, name: str, value: object) -> Array:
     """`value` as a floating NumPy array, its strides and byte order still the caller's."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{op}: {name} is a masked array, whose mask would be lost; use mask=")
     if isinstance(value, np.matrix):
         raise TypeError(f"{op}: {name} is a np.matrix; pass np.asarray({name})")
-    try:
-        result = np.asarray(value)
-    except ValueError:
-        fail(op, name, "is a ragged sequence, expected an array")
+    result = numbers(op, name, value)
     kind = result.dtype
     if kind.kind in "iub":
         raise TypeError(
@@ -96,8 +103,8 @@ def largest(x: Floats) -> float:
 def known_finite(arrays: Sequence[Floats]) -> Iterator[None]:
     """Spare these arrays another look for NaN while the block runs."""
     before: frozenset[int] = getattr(_known, "numbers", frozenset())
-    _known.numbers = frozenset(map(id, arrays))
     try:
+        _known.numbers = frozenset(map(id, arrays))
         yield
     finally:
         _known.numbers = before

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from nlattn._check.arrays import Fit
+from nlattn._check.arrays import Fit, numbers
 from nlattn._check.words import fail, quoted
 from nlattn._types import Array, Bools, Ints
 
@@ -93,10 +93,7 @@ def real(op: str, name: str, value: object) -> Array:
     """`value` as an array of real numbers, whole ones and bools too."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{op}: {name} is a masked array, whose mask would be lost; fill it")
-    try:
-        result: Array = np.asarray(value)
-    except ValueError:
-        fail(op, name, "is a ragged sequence, expected an array")
+    result = numbers(op, name, value)
     if result.dtype.kind not in "fiub":
         raise TypeError(f"{op}: {name} has dtype {result.dtype}, expected real numbers")
     return result

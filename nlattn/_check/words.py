@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
-from collections.abc import Sequence
-from typing import NoReturn, TypeVar
+import os
+from collections.abc import Callable, Sequence
+from typing import NoReturn, ParamSpec, TypeVar
 
 import numpy as np
 
 W = TypeVar("W", bound=str)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def fail(op: str, name: str, text: str) -> NoReturn:
@@ -30,6 +34,26 @@ def quoted(value: object, most: int = 64) -> str:
 def fail_all(op: str, problems: Sequence[str]) -> NoReturn:
     """Raise one ValueError for several problems."""
     raise ValueError(f"{op}: {'; '.join(problems)}")
+
+
+def speaks_for(*inner: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Have errors of some `inner` functions name the function that was called in their place."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return function(*args, **kwargs)
+            except (ValueError, TypeError, MemoryError) as error:
+                name, colon, text = str(error).partition(": ")
+                if not colon or name not in inner:
+                    raise
+                kind = next(k for k in (ValueError, TypeError, MemoryError) if isinstance(error, k))
+                raise kind(f"{function.__name__}: {text}") from None
+
+        return call
+
+    return decorate
 
 
 def fail_type(op: str, name: str, text: str) -> NoReturn:
@@ -145,6 +169,14 @@ def flag(op: str, name: str, value: object) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{op}: {name}={quoted(value)} is no bool")
     return bool(value)
+
+
+def file_name(op: str, name: str, value: object) -> None:
+    """Refuse what names no file or folder."""
+    if not isinstance(value, (str, os.PathLike)) or isinstance(os.fspath(value), bytes):
+        fail_type(op, name, f"is a {type(value).__name__}, expected the name of a file or folder")
+    if not os.fspath(value) or "\0" in os.fspath(value):
+        fail(op, f"{name}={quoted(value)}", "is no name, expected that of a file or folder")
 
 
 def wide_dtype(op: str, dtype: object) -> None:

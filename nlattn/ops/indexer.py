@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import get_args
 
@@ -131,6 +132,7 @@ def topk_keys(
     causal: bool = False,
     causal_offset: int = 0,
     nonfinite: Nonfinite = "raise",
+    max_bytes: float = 4e9,
 ) -> Ints:
     """The `t` keys of largest score of every query: a table as `support_from_index` takes it.
 
@@ -144,6 +146,8 @@ def topk_keys(
         Key j is allowed for query i when ``j <= i + causal_offset``.
     nonfinite : {"raise", "propagate"}
         Whether NaN and inf are refused; "propagate" puts NaN last.
+    max_bytes : float
+        MemoryError if the table needs more.
 
     Returns
     -------
@@ -170,7 +174,9 @@ def topk_keys(
     x = _check.array(op, "scores", scores)
     if x.ndim < 2:
         _check.fail(op, "scores", f"has shape {x.shape}, expected (..., n, m)")
-    t = _check.integer(op, "t", t, low=1)
+    t = _check.integer(op, "t", t, low=1, high=np.iinfo(np.int32).max)
+    rows_of_t = math.prod(x.shape[:-1])
+    _check.memory(op, 4 * t * rows_of_t, max_bytes, f"{rows_of_t} x {t} int32", "pass a smaller t")
     ahead = _check.flag(op, "causal", causal)
     offset = _check.integer(op, "causal_offset", causal_offset)
     if offset and not ahead:

@@ -17,6 +17,9 @@ from nlattn.ops._scores import in_base
 from nlattn.ops.dense import attention, attention_vjp
 from nlattn.ops.forward_mode import attention_jvp
 
+_INNER = ("attention", "attention_vjp", "attention_jvp")
+"""What is asked for each block of keys."""
+
 
 def gather_pages(pages: Floats, table: Ints) -> Floats:
     """Keys of every sequence from pages that all share: ``out[b] = pages[table[b]]``.
@@ -75,6 +78,7 @@ def gather_pages_vjp(pages: Floats, table: Ints, dout: Floats) -> Floats:
     return total.astype(x.dtype)
 
 
+@_check.speaks_for(*_INNER)
 def paged_attention(
     q: Floats,
     k_pages: Floats,
@@ -137,6 +141,7 @@ def paged_attention(
     return (call.like(out), lse * unit) if return_lse else call.like(out)
 
 
+@_check.speaks_for(*_INNER)
 def paged_attention_vjp(
     q: Floats,
     k_pages: Floats,
@@ -200,6 +205,7 @@ def paged_attention_vjp(
     return tuple(map(call.like, gradients))
 
 
+@_check.speaks_for(*_INNER)
 def paged_attention_jvp(
     q: Floats,
     k_pages: Floats,

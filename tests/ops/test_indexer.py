@@ -94,6 +94,16 @@ def test_from_scores_to_attention() -> None:
             "topk_keys: t=0, expected at le",
         ),
         (
+            lambda: nlattn.topk_keys(np.zeros((2, 3)), 10**9),
+            MemoryError,
+            r"topk_keys: needs 8 GB \(2 x 1000000000 int32\), above max_bytes=4 GB; pass a smaller",
+        ),
+        (
+            lambda: nlattn.topk_keys(np.zeros((2, 3)), 10**30),
+            ValueError,
+            "topk_keys: t=10{30}, expected at most 2147483647",
+        ),
+        (
             lambda: nlattn.topk_keys(np.full((1, 3), np.nan), 1),
             ValueError,
             r"topk_keys: scores\[0, 0\] is nan, expected finite values or -inf",

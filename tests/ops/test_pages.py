@@ -171,3 +171,20 @@ def test_pages_that_do_not_fit_are_refused() -> None:
         nlattn.paged_attention(q, k, np.ones((4, 6, 2)), [0])
     with pytest.raises(ValueError, match=r"^paged_attention: key_lengths holds 9, expected 0 to 5"):
         nlattn.paged_attention(q, k, k, [0], key_lengths=9)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [({"scale": "x"}, "scale='x' is no number"), ({"softcap": -1.0}, "softcap=-1.0, expected")],
+)
+def test_errors_name_what_was_called(options: Any, text: str) -> None:
+    """Not `attention`, which does the work."""
+    pages, q = np.ones((5, 4, 3)), np.ones((2, 3))
+    calls: Any = {
+        nlattn.paged_attention: (),
+        nlattn.paged_attention_vjp: (q,),
+        nlattn.paged_attention_jvp: (q, pages, pages),
+    }
+    for function, more in calls.items():
+        with pytest.raises((ValueError, TypeError), match=f"^{function.__name__}: {text}"):
+            function(q, pages, pages, [1, 2], *more, **options)
