@@ -40,6 +40,16 @@ class Heavy(NamedTuple):
     """Keys were kept from ``eps - slack`` on, for rounding's sake."""
 
 
+class _Taken(NamedTuple):
+    """All that is known of the keys so far; one value, which no interrupt leaves half replaced."""
+
+    ranges: Ints
+    peak: Floats
+    state: Floats
+    heavy: Ints
+    keys: Floats
+
+
 class LeverageStream:
     """The exact set ``{j : tau_j >= eps}`` of a stream of keys, in one pass.
 
@@ -80,27 +90,23 @@ class LeverageStream:
         self.method = _check.choice(op, "method", method, METHODS)
         """What is kept of the keys that were dropped."""
         self._next = _check.integer(op, "first", first, low=0)
-        self._ranges: Ints = np.zeros((0, 2), np.int64)
-        self._peak: Floats = np.zeros(self.d)
-        self._state: Floats = np.zeros((self.d, self.d))
-        self._index: Ints = np.zeros(0, np.int64)
-        self._keys: Floats = np.zeros((0, self.d))
+        none = np.zeros((0, 2), np.int64), np.zeros(self.d), np.zeros((self.d, self.d))
+        self._now = _Taken(*none, np.zeros(0, np.int64), np.zeros((0, self.d)))
 
     @property
     def n(self) -> int:
         """Number of keys so far."""
-        return _count(self._ranges)
+        return _count(self._now.ranges)
 
     @property
     def held(self) -> int:
         """Number of keys held: at most ``d / eps``."""
-        return len(self._index)
+        return len(self._now.heavy)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the state."""
-        parts = self._ranges, self._peak, self._state, self._index, self._keys
-        return sum(int(x.nbytes) for x in parts)
+        return sum(int(x.nbytes) for x in self._now)
 
     def update(self, block: Sliced, *, first: int | None = None) -> LeverageStream:
         """Take in a block of keys (b, d), float32 or float64, and return the stream.
@@ -116,7 +122,7 @@ class LeverageStream:
         if len(shape) != 2 or shape[1] != self.d:
             _check.fail(op, "block", f"has shape {shape}, expected (b, {self.d}) with d={self.d}")
         start = self._next if first is None else _check.integer(op, "first", first, low=0)
-        ranges = self._added(op, "block", np.array([[start, start + shape[0]]], np.int64))
+        self._added(op, "block", np.array([[start, start + shape[0]]], np.int64))
         if not shape[0]:
             return self
         step = max(_CHUNK // self.d, int(min(self.d / self.eps, 1e9)))
@@ -125,8 +131,8 @@ class LeverageStream:
             k = _check.frozen(chunk, np.float32 if chunk.dtype.itemsize < 8 else np.float64)
             self._finite(op, k, start + low)
             part = np.array([[start + low, start + low + len(k)]], np.int64)
-            self._absorb(k, start + low, add_ranges(self._ranges, part))
-        self._ranges, self._next = ranges, start + shape[0]
+            self._absorb(k, start + low, add_ranges(self._now.ranges, part))
+        self._next = start + shape[0]
         return self
 
     def extend(self, blocks: Iterable[Sliced]) -> LeverageStream:
@@ -147,24 +153,24 @@ class LeverageStream:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 _check.fail(op, "other", f"has {name}={theirs!r}, expected {mine!r} as here")
-        ranges = self._added(op, "other", other._ranges)
-        peak = np.maximum(self._peak, other._peak)
+        ranges = self._added(op, "other", other._now.ranges)
+        peak = np.maximum(self._now.peak, other._now.peak)
         states = [s._rescaled(peak) for s in (self, other)]
-        index = np.concatenate([self._index, other._index])
+        index = np.concatenate([self._now.heavy, other._now.heavy])
         order = np.argsort(index, kind="stable")
-        keys = np.concatenate([self._keys, other._keys])[order]
+        keys = np.concatenate([self._now.keys, other._now.keys])[order]
         self._settle(peak, self._joined(states), index[order], keys, ranges)
         self._next = max(self._next, other._next)
         return self
 
     def result(self) -> Heavy:
         """The keys of leverage `eps` and more, among all keys so far."""
-        factor, slack = self._factored(self._state, self._peak, self._ranges)
+        factor, slack = self._factored(self._now.state, self._now.peak, self._now.ranges)
         if factor is None:
             self._refuse()
-        scores = self._scores(self._keys, factor)
-        kept = (scores >= self.eps - slack) | _untold(self._keys, factor, self.n)
-        index, keys = self._index[kept], self._keys[kept]
+        scores = self._scores(self._now.keys, factor)
+        kept = (scores >= self.eps - slack) | _untold(self._now.keys, factor, self.n)
+        index, keys = self._now.heavy[kept], self._now.keys[kept]
         return Heavy(index, np.clip(scores[kept], 0, 1), keys, factor.rank, slack)
 
     def to_arrays(self) -> dict[str, Array]:
@@ -174,11 +180,11 @@ class LeverageStream:
             "method": np.array(METHODS.index(self.method)),
             "eps": np.array(self.eps),
             "next": np.array(self._next),
-            "ranges": self._ranges.copy(),
-            "peak": self._peak.copy(),
-            "state": self._state.copy(),
-            "index": self._index.copy(),
-            "keys": self._keys.copy(),
+            "ranges": self._now.ranges.copy(),
+            "peak": self._now.peak.copy(),
+            "state": self._now.state.copy(),
+            "index": self._now.heavy.copy(),
+            "keys": self._now.keys.copy(),
         }
 
     @classmethod
@@ -216,21 +222,17 @@ class LeverageStream:
             joined(ranges, [[j, j + 1]]) for j in x["index"]
         ):
             _check.fail(op, "index", "holds keys twice, or keys that were never seen")
-        made._ranges, made._peak, made._state, made._index, made._keys = (
-            ranges,
-            *(x[name].astype(np.float64) for name in ("peak", "state")),
-            x["index"].astype(np.int64),
-            x["keys"].astype(np.float64),
-        )
+        peak, state, keys = (x[name].astype(np.float64) for name in ("peak", "state", "keys"))
+        made._now = _Taken(ranges, peak, state, x["index"].astype(np.int64), keys)
         return made
 
     def _added(self, op: str, name: str, new: Ints) -> Ints:
-        twice = joined(self._ranges, new)
+        twice = joined(self._now.ranges, new)
         if twice is not None:
             low, high = twice
             text = f"holds keys {low} to {high - 1}, which were taken in before; give first="
             _check.fail(op, name, text)
-        return add_ranges(self._ranges, new)
+        return add_ranges(self._now.ranges, new)
 
     def _finite(self, op: str, k: Floats, start: int) -> None:
         bad = ~np.isfinite(k)
@@ -241,7 +243,7 @@ class LeverageStream:
 
     def _absorb(self, k: Floats, start: int, ranges: Ints) -> None:
         """One chunk: its keys are scored against all keys so far before any of them is held."""
-        peak = np.maximum(self._peak, np.abs(k).max(0))
+        peak = np.maximum(self._now.peak, np.abs(k).max(0))
         scale = _check.frozen(engine.power_scales(peak)[None])
         fold = engine.triangles if self.method == "qr" else engine.gram
         new = fold(k[None], scale).reshape(-1, self.d)
@@ -251,9 +253,9 @@ class LeverageStream:
         if factor is not None:
             heavy = self._scores(k, factor) >= self.eps - 2 * slack
             heavy |= _untold(k, factor, _count(ranges))
-        index = np.concatenate([self._index, start + np.flatnonzero(heavy)])
+        index = np.concatenate([self._now.heavy, start + np.flatnonzero(heavy)])
         order = np.argsort(index, kind="stable")
-        keys = np.concatenate([self._keys, k[heavy].astype(np.float64)])[order]
+        keys = np.concatenate([self._now.keys, k[heavy].astype(np.float64)])[order]
         self._settle(peak, state, index[order], keys, ranges)
 
     def _settle(self, peak: Floats, state: Floats, index: Ints, keys: Floats, ranges: Ints) -> None:
@@ -265,14 +267,13 @@ class LeverageStream:
             kept = self._scores(keys, factor) >= self.eps - 2 * slack
             kept |= _untold(keys, factor, _count(ranges))
             index, keys = index[kept], keys[kept]
-        self._peak, self._state, self._index, self._keys = peak, state, index, keys
-        self._ranges = ranges
+        self._now = _Taken(ranges, peak, state, index, keys)
 
     def _rescaled(self, peak: Floats) -> Floats:
         """The state for another largest magnitude of each channel: powers of two, no rounding."""
-        change = engine.power_scales(peak) / engine.power_scales(self._peak)
+        change = engine.power_scales(peak) / engine.power_scales(self._now.peak)
         side = change[:, None] if self.method == "gram" else 1.0
-        moved: Floats = self._state * change * side
+        moved: Floats = self._now.state * change * side
         return moved
 
     def _joined(self, states: list[Floats]) -> Floats:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -337,3 +339,47 @@ def test_a_small_key_of_a_direction_of_its_own_stays_where_the_others_hide_it() 
     for cut in range(4):
         stream = nlattn.LeverageStream(3, eps=0.02).extend([k[:cut], k[cut:]])
         assert stream.result().index.tolist() == [0, 1, 2]
+
+
+def test_an_interrupt_leaves_a_block_taken_in_or_not() -> None:
+    """Ctrl-C before any step of the stream's own code: nothing is half replaced."""
+    k = np.random.default_rng(0).standard_normal((40, 3)) * [1, 1e3, 1e-3]
+
+    def begun() -> nlattn.LeverageStream:
+        return nlattn.LeverageStream(3, 0.3).update(k[:20])
+
+    def held(stream: nlattn.LeverageStream) -> dict[str, list[Any]]:
+        return {n: x.tolist() for n, x in stream.to_arrays().items() if n != "next"}
+
+    allowed = [held(begun()), held(begun().update(k[20:]))]
+    steps = _interrupted(begun(), k[20:], None)
+    assert steps > 100
+    for step in range(steps):
+        stream = begun()
+        with pytest.raises(KeyboardInterrupt):
+            _interrupted(stream, k[20:], step)
+        assert held(stream) in allowed, step
+
+
+def _interrupted(stream: nlattn.LeverageStream, block: np.ndarray, stop: int | None) -> int:
+    """Steps of the interpreter in the stream's file; a Ctrl-C before step `stop`."""
+    done, file = 0, inspect.getfile(nlattn.LeverageStream)
+
+    def trace(frame: Any, event: str, _: object) -> Any:
+        nonlocal done
+        if frame.f_code.co_filename != file:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            done += 1
+            if done - 1 == stop:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        stream.update(block)
+    finally:
+        sys.settrace(before)
+    return done
