@@ -9,11 +9,13 @@ import functools
 import hashlib
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +62,15 @@ class Processes:
     def __init__(self, workers: int):
         self.workers = _check.integer(OP, "processes", workers, low=1)
         self._pool: ProcessPoolExecutor | None = None
+        self._end: Connection | None = None
+        """What is sent here ends the workers of the pool, in the middle of their tasks."""
+        self._busy = False
         start.prepare()
 
     def perform(self, path: str, tasks: Sequence[TileTask]) -> Iterator[Record]:
         """Records of tasks as they are done; a task whose worker dies is given to another."""
         left, deaths = {task.name: task for task in tasks}, 0
+        self._busy = True  # and so it stays if this is left before the end
         while left:
             pool = self._started()
             futures = [pool.submit(perform, path, task) for task in left.values()]
@@ -84,27 +90,36 @@ class Processes:
             finally:
                 for future in futures:
                     future.cancel()
+        self._busy = False
 
     def close(self) -> None:
-        """End the workers."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        """End the workers; of tasks that were left, none is finished first."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        if self._busy and self._end is not None:
+            self._end.send_bytes(b"end")
+        pool.shutdown(cancel_futures=True)
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            each = max(1, max_threads() // self.workers)
-            self._pool = ProcessPoolExecutor(self.workers, start.prepare(), _begin, (each,))
+            each, context = max(1, max_threads() // self.workers), start.prepare()
+            ended, self._end = context.Pipe(duplex=False)
+            self._pool = ProcessPoolExecutor(self.workers, context, _begin, (each, ended))
         return self._pool
 
 
-def _begin(threads: int) -> None:
-    """Take a share of the threads, and end when the process that asked ends."""
+def _begin(threads: int, ended: Connection) -> None:
+    """Take a share of the threads; end when the process that asked ends, or says so.
+
+    A Ctrl-C is for that process alone, though a terminal sends it to all.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     set_threads(min(threads, max_threads()))
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
-        if parent is not None:
-            parent.join()
+        wait([ended, *([] if parent is None else [parent.sentinel])])
         os._exit(1)
 
     threading.Thread(target=watch, name="nlattn parent", daemon=True).start()

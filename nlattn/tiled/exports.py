@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ import numpy as np
 
 from nlattn import _check
 from nlattn._types import Array, Ints
+from nlattn.files.whole import whole
 from nlattn.tiled.folder import Folder
 from nlattn.tiled.pyramid import levels
 
@@ -40,11 +41,15 @@ class Level(NamedTuple):
 
 
 def check(path: str | os.PathLike[str], *, there: bool = False) -> None:
-    """ValueError unless a picture can have this name; FileExistsError if it is taken."""
+    """ValueError unless a picture can have this name; FileExistsError if it is taken.
+
+    ModuleNotFoundError where the package is missing that writes it.
+    """
     name = Path(path)
     if name.suffix.lower() not in _TIFF + _ZARR:
         text = f"is {name.name!r}, expected a name that ends in {', '.join(_TIFF + _ZARR)}"
         _check.fail(OP, "the picture", text)
+    importlib.import_module("zarr" if name.suffix.lower() in _ZARR else "tifffile")
     if not there and name.exists():
         raise FileExistsError(f"{OP}: {name} exists; another name is free")
 
@@ -76,23 +81,10 @@ def picture(
         _check.fail(OP, f"bits={_check.quoted(bits)},", "expected 0, 8 or 16")
     dtype = np.dtype(kinds[bits])
     held = Folder(folder)
-    whole = held.read(name)
-    sizes = [Level(held.read(each), dtype) for each in (name, *levels(name, whole.shape))]
-    target = Path(path)
-    draft = target.with_name(f".{target.name}.tmp")
-    _remove(draft)
-    try:
-        (_zarr if target.suffix.lower() in _ZARR else _tiff)(draft, sizes)
-        os.replace(draft, target)
-    except BaseException:
-        _remove(draft)
-        raise
-
-
-def _remove(draft: Path) -> None:
-    if draft.is_dir():
-        shutil.rmtree(draft)
-    draft.unlink(missing_ok=True)
+    shape = held.read(name).shape
+    sizes = [Level(held.read(each), dtype) for each in (name, *levels(name, shape))]
+    with whole(path) as draft:
+        (_zarr if draft.suffix.lower() in _ZARR else _tiff)(draft, sizes)
 
 
 def _tiff(path: Path, sizes: list[Level]) -> None:

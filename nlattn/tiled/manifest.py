@@ -20,7 +20,9 @@ _SYNC = 0.5
 
 
 class Manifest:
-    """Records of one run; holds the folder until it is closed."""
+    """Records of one run; holds the folder until it is closed, or nobody knows of it."""
+
+    _lock = -1
 
     def __init__(self, folder: Folder, header: Options, *, resume: bool):
         self.folder, self.path = folder, folder.path / NAME
@@ -45,14 +47,17 @@ class Manifest:
             else:
                 self.rewrite()
         except BaseException:
-            os.close(self._lock)
+            self.close()
             raise
+
+    def __del__(self) -> None:
+        self.close()
 
     def close(self) -> None:
         """Let others have the folder."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
 
     def add(self, record: Record) -> None:
         """Note that a task is done."""

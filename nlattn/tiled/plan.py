@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from nlattn import _check
 from nlattn._types import JsonObject
+from nlattn.files.whole import scratch
 from nlattn.runtime.threads import max_threads, set_threads, threads
 from nlattn.tiled import sources
 from nlattn.tiled.run import Executor, Told, run
@@ -72,6 +71,8 @@ class RunPlan(NamedTuple):
 
 def plan(job: Job) -> RunPlan:
     """Memory, disk and scores of a run."""
+    if not callable(getattr(job, "stages", None)) or isinstance(job, type):
+        _check.fail_type(OP, "job", f"is a {type(job).__name__}, expected what a job() returns")
     stages = job.stages()
     held: dict[tuple[str, ...], int] = {}
     most = 0
@@ -108,7 +109,20 @@ def carry_out(
     max_bytes: float,
 ) -> list[Record]:
     """Do all of a job that is not done, where its workers have room; records of all tasks."""
-    check(job, executor.workers if executor else 1, max_bytes)
+    _check.file_name(OP, "out", out)
+    _check.flag(OP, "resume", resume)
+    if executor is not None and (
+        isinstance(executor, type)
+        or not all(hasattr(executor, x) for x in ("workers", "perform", "close"))
+    ):
+        kind = f"the class {executor.__name__}" if isinstance(executor, type) else (
+            f"a {type(executor).__name__}"
+        )  # fmt: skip
+        _check.fail_type(OP, "executor", f"is {kind}, expected one such as Processes(2)")
+    if progress is not None and not callable(progress):
+        text = "a function of a stage, its tasks done, and all of them"
+        _check.fail_type(OP, "progress", f"is a {type(progress).__name__}, expected {text}")
+    check(job, 1 if executor is None else executor.workers, max_bytes)
     how = executor, resume, progress, getattr(job, "note", None)  # some jobs have a note
     return run(out, job.stages(), job.header(), *how)
 
@@ -134,15 +148,15 @@ def seconds(job: PictureJob, executor: Executor | None = None) -> dict[str, tupl
     top, left = (height - high) // 2, (width - wide) // 2
     growth = height * width / (high * wide)
     before = threads()
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch() as folder:
         part = sources.rows(job.source, top, top + high)[:, left : left + wide]
-        np.save(Path(folder) / "part.npy", part)
-        small = job.of(sources.source(Path(folder) / "part.npy"), max(high, wide))
+        np.save(folder / "part.npy", part)
+        small = job.of(sources.source(folder / "part.npy"), max(high, wide))
         taken: list[Mapping[str, float]] = []
         for name, count in (("compile", 1), ("all", max_threads()), ("one", 1)):
-            set_threads(count)
             try:
-                path = Path(folder) / name
+                set_threads(count)
+                path = folder / name
                 records = run(path, small.stages(), small.header(), executor=executor)
             finally:
                 set_threads(before)

@@ -53,7 +53,7 @@ def run(
     ends a run, a signal or a full disk, what is recorded stays done. `note` says what is to be
     known of the whole.
     """
-    folder, who = Folder(path), executor or ThisProcess()
+    folder, who = Folder(path), ThisProcess() if executor is None else executor
     with closing(who), closing(Manifest(folder, header, resume=resume)) as manifest:
         _look(folder, stages, manifest)
         for stage in stages if not manifest.complete else ():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from multiprocessing.context import BaseContext
 
 _NEEDED = ("nlattn.tiled.scram", "nlattn.tiled.nl_means")
@@ -19,13 +20,17 @@ def prepare() -> BaseContext:
         os.getpid(),
     ):
         return multiprocessing.get_context("spawn")
-    from multiprocessing import forkserver
+    from multiprocessing import forkserver, resource_tracker
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*_NEEDED])
+    resource_tracker.ensure_running()  # which lets this thread hear Ctrl-C again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-        forkserver.ensure_running()
+        forkserver.ensure_running()  # it and its workers do not hear what a terminal sends to all
     except ChildProcessError:  # the server of a process from which this one was forked
         return multiprocessing.get_context("spawn")
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     _owner = os.getpid()
     return context

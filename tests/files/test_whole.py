@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nlattn.files.whole import whole
+from nlattn.files.whole import discard_all, scratch, whole
 
 
 @pytest.mark.parametrize("name", ["a.txt", "x" * 251 + ".txt", f"a.{'x' * 200}", ".hidden", "none"])
@@ -59,3 +59,25 @@ def test_a_device_stays_one(tmp_path: Path) -> None:
         draft.write_text("x")
     assert (tmp_path / "nothing").is_symlink()
     assert not Path(os.devnull).is_file()
+
+
+def test_a_process_that_ends_at_once_removes_what_it_writes(tmp_path: Path) -> None:
+    file, folder, place = whole(tmp_path / "a.txt"), whole(tmp_path / "b.zarr"), scratch()
+    with place as other:
+        (other / "part").write_text("x")
+        file.__enter__().write_text("half")
+        draft = folder.__enter__()
+        draft.mkdir()
+        (draft / "part").write_text("half")
+        assert len([*tmp_path.iterdir()]) == 2
+        discard_all()
+        assert not [*tmp_path.iterdir()]
+        assert not other.exists()
+        other.mkdir()  # for the block, which has not heard
+
+
+def test_a_picture_of_another_program_may_have_any_name(tmp_path: Path) -> None:
+    with whole(tmp_path / f"{'x' * 250}.zarr") as draft:
+        draft.mkdir()
+        (draft / "part").touch()
+    assert [p.name for p in tmp_path.iterdir()] == [f"{'x' * 250}.zarr"]

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,30 @@ def test_a_task_that_kills_is_given_up(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(WorkersLostError, match="1 worker processes died"):
         list(crew.perform(str(tmp_path), [task]))
     crew.close()
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer")
+def test_an_interrupt_does_not_wait_for_tasks(tmp_path: Path) -> None:
+    crew, begun = Processes(1), time.monotonic()
+    task = TileTask("long", _long, (), {})
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 5)
+        with pytest.raises(KeyboardInterrupt), closing(crew):
+            list(crew.perform(str(tmp_path), [task]))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - begun < 30
+    assert not crew._pool
+
+
+def _long(_: Folder) -> Any:
+    time.sleep(120)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
