@@ -16,13 +16,14 @@ import signal
 import sys
 import threading
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NoReturn
 
-from nlattn.cli.output import MachineError, Output
+from nlattn.cli.output import MachineError, Output, say
 from nlattn.cli.parser import parse
 from nlattn.cli.words import of_command
+from nlattn.files import whole
 
 _EXTRAS = {
     "matplotlib": "cli", "PIL": "cli", "tqdm": "cli", "hypothesis": "test", "ml_dtypes": "test",
@@ -43,40 +44,43 @@ _ENVIRONMENT = {
 """What is wrong with a machine, not with a name."""
 
 
-class _Ended(BaseException):
-    """A signal has asked the process to end."""
-
-    def __init__(self, number: int):
-        self.number = number
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command; returns the exit code.
+
+    The work is done in another thread: signals are then heard while compiled code runs, and while
+    modules are imported.
+    """
     _open_streams()
+    outcome: list[int | BaseException] = []
+
+    def catch() -> None:
+        try:
+            outcome.append(_run(argv))
+        except BaseException as error:
+            outcome.append(error)
+
+    before = _listen()
     try:
-        options = parse(argv)
-    except SystemExit as end:
-        return int(end.code or 0) if _flushed() else 3
-    except OSError as error:  # help that could not be written
-        _flushed()
-        return _say(str(error), 3)
-    previous = _listen()
-    try:
-        command = importlib.import_module(f"nlattn.cli.{options.module}")
-        return _interruptible(lambda: _run(getattr(command, options.function), options))
-    except KeyboardInterrupt:
-        _clear()
-        _say("interrupted", 130)
-        _flushed()
-        os._exit(130)  # the compiler or a kernel in the other thread would delay a usual exit
-    except _Ended as end:
-        _clear()
-        signal.signal(end.number, signal.SIG_DFL)
-        os.kill(os.getpid(), end.number)  # so that whoever waits sees by what it ended
-        os._exit(128 + end.number)
+        thread = threading.Thread(target=catch, name="nlattn", daemon=True)
+        thread.start()
+        while thread.is_alive() and not _heard:
+            thread.join(_OFTEN)
+        if thread.is_alive():
+            _end(_heard[0])
+    except KeyboardInterrupt:  # raised by a handler of others
+        _end(signal.SIGINT)
     finally:
-        for number, handler in previous.items():
+        for number, handler in before.items():
             signal.signal(number, handler)
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]
+
+
+_OFTEN = 0.1
+"""Seconds between two looks whether a signal was heard."""
+_heard: list[int] = []
+"""Signals that ask this process to end."""
 
 
 def _open_streams() -> None:
@@ -93,26 +97,41 @@ def _open_streams() -> None:
 
 
 def _listen() -> dict[int, Any]:
-    """Hear what ends programs; what was heard before."""
+    """Note what asks the process to end; returns the handlers that were there.
+
+    What others listen to, or ignore, is left to them.
+    """
     if threading.current_thread() is not threading.main_thread():
         return {}
-
-    def end(number: int, _: object) -> None:
-        raise _Ended(number)
-
-    numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
-    heard = {n: signal.getsignal(n) for n in numbers if n is not None}
-    mine = {n: h for n, h in heard.items() if h is signal.SIG_DFL}
+    usual = {"SIGINT": signal.default_int_handler, "SIGTERM": signal.SIG_DFL,
+             "SIGHUP": signal.SIG_DFL}  # fmt: skip
+    _heard.clear()
+    numbers = {getattr(signal, name): x for name, x in usual.items() if hasattr(signal, name)}
+    mine = {n: handler for n, handler in numbers.items() if signal.getsignal(n) is handler}
     for number in mine:
-        signal.signal(number, end)
+        signal.signal(number, lambda which, _: _heard.append(which))
     return mine
+
+
+def _end(number: int) -> NoReturn:
+    """End the process at once: the compiler or a kernel in the other thread would delay it."""
+    _clear()
+    if sys.stderr.isatty():
+        say("")
+    if number == signal.SIGINT:
+        _say("interrupted", 130)
+        os._exit(130)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)  # so that whoever waits sees by what it ended
+    os._exit(128 + number)
 
 
 def _clear() -> None:
     """Remove drafts and end processes."""
     Output.discard_all()
+    whole.discard_all()
     if "nlattn.conformance.backends.process" in sys.modules:
-        sys.modules["nlattn.conformance.backends.process"].Process.close_all()
+        sys.modules["nlattn.conformance.backends.process"].Process.close_all(for_good=True)
 
 
 def _flushed() -> bool:
@@ -123,25 +142,6 @@ def _flushed() -> bool:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return False
     return True
-
-
-def _interruptible(work: Callable[[], int]) -> int:
-    """Do the work in another thread: Ctrl-C is then heard while compiled code runs."""
-    outcome: list[int | BaseException] = []
-
-    def catch() -> None:
-        try:
-            outcome.append(work())
-        except BaseException as error:
-            outcome.append(error)
-
-    thread = threading.Thread(target=catch, name="nlattn", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.1)
-    if isinstance(outcome[0], BaseException):
-        raise outcome[0]
-    return outcome[0]
 
 
 @contextmanager
@@ -160,17 +160,25 @@ def _told(wanted: bool) -> Iterator[None]:
         log.setLevel(before)
 
 
-def _run(command: Callable[[Namespace], int], options: Namespace) -> int:
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        options = parse(argv)
+    except SystemExit as end:
+        return int(end.code or 0) if _flushed() else 3
+    except OSError as error:  # help that could not be written
+        _flushed()
+        return _say(str(error), 3)
     with _told(options.verbose):
-        return _ended(command, options)
+        return _ended(options)
 
 
-def _ended(command: Callable[[Namespace], int], options: Namespace) -> int:
+def _ended(options: Namespace) -> int:
     """The command's exit code, or that of what ended it."""
     try:
+        command = importlib.import_module(f"nlattn.cli.{options.module}")
         if options.threads is not None:
             _set_threads(options.threads)
-        code = command(options)
+        code: int = getattr(command, options.function)(options)
         sys.stdout.flush()
         return code
     except ModuleNotFoundError as error:
@@ -213,6 +221,8 @@ def _set_threads(count: int) -> None:
 
 
 def _say(text: str, code: int) -> int:
+    if _heard and threading.current_thread() is not threading.main_thread():
+        return code  # of drafts that were taken from it
     with suppress(OSError):  # nobody may hear it
         print("nlattn:", of_command(text), file=sys.stderr, flush=True)
     return code

@@ -9,6 +9,7 @@ from pathlib import Path
 from nlattn import explorer, images, load_map
 from nlattn._types import Floats, Json, JsonObject
 from nlattn.cli.attend import built_in
+from nlattn.cli.output import free
 from nlattn.files.untrusted import open_regular, parse_json
 from nlattn.files.whole import whole
 
@@ -17,14 +18,15 @@ _REPORT = 1 << 20
 
 def explore(options: Namespace) -> int:
     """One or two maps, and the picture they are of."""
-    if options.out.exists() and not options.force:
-        raise ValueError(f"{options.out} exists; --force replaces it, --out names another")
+    read = [path / "map.npz" if path.is_dir() else path for path in options.maps]
+    pictures = filter(None, [options.image, options.keys_image])
+    free(options.out, force=options.force, inputs=[*read, *pictures])
     maps = {}
-    for path in options.maps:
+    for path, file in zip(options.maps, read, strict=True):
         name = path.name if path.is_dir() else path.stem
         while name in maps:
             name += "'"
-        maps[name] = load_map(path / "map.npz" if path.is_dir() else path)
+        maps[name] = load_map(file)
     image = _picture(options)
     keys = None if options.keys_image is None else images.load(options.keys_image)
     page = explorer.page(image, maps, keys=keys, top=options.top)

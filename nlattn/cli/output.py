@@ -7,7 +7,6 @@ import json
 import math
 import os
 import secrets
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from nlattn.cli.words import span
+from nlattn.files.whole import remove
 
 _OFTEN = 0.2
 """Seconds between two lines of progress."""
@@ -23,6 +23,28 @@ _OFTEN = 0.2
 
 class MachineError(Exception):
     """The machine does not serve: nothing is wrong with what was asked for."""
+
+
+def free(path: Path, *, force: bool, inputs: Sequence[Path] = ()) -> None:
+    """An error unless a file can be written there; without `force`, also if there is one."""
+    if os.path.isdir(path):
+        raise ValueError(f"{path} is a folder, expected a name for a file")
+    if not os.path.isdir(parent := os.path.dirname(os.path.abspath(path))):
+        raise ValueError(f"{path} cannot be written: there is no folder {parent}")
+    for other in inputs:
+        if os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other):
+            raise ValueError(f"{path} is read, and would be overwritten; another name is free")
+    if _there(path) and not force:
+        raise ValueError(f"{path} exists; --force overwrites it")
+
+
+def _there(path: Path) -> bool:
+    """Whether there is a file, a folder or a link; OSError if there cannot be."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 class Output:
@@ -42,7 +64,7 @@ class Output:
                 raise ValueError(
                     f"{folder / name} exists; --force overwrites it, --out names another folder"
                 )
-        if not self._existed and os.path.lexists(self.folder):
+        if not self._existed and _there(self.folder):
             raise ValueError(f"--out {folder} is a file, expected a folder")
         self._force, self._lock = force, -1
         with self._writing():
@@ -114,8 +136,7 @@ class Output:
 
     def discard(self) -> None:
         """Remove what was not put in place."""
-        shutil.rmtree(self.draft, ignore_errors=True)
-        shutil.rmtree(self.draft, ignore_errors=True)  # a file may have come while the first ran
+        remove(self.draft)
         for folder in reversed(self._made):
             with suppress(OSError):
                 folder.rmdir()

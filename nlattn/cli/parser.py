@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nlattn import __version__
-from nlattn.cli import tile_options
+from nlattn.cli import tile_options, together
 from nlattn.cli.values import (
     above_zero,
     count,
@@ -21,13 +21,15 @@ from nlattn.cli.values import (
     span,
     tolerance,
 )
+from nlattn.files.untrusted import one_line
 
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; {self.prog} --help lists what there is\n")
+        told = one_line(message).removesuffix(".")
+        self.exit(2, f"{self.prog}: {told}; {self.prog} --help lists what there is\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """Write help, where argparse does not say that it could not."""
@@ -162,18 +164,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
                 choices=("float32", "float64"),
                 help="compile for this one; a process uses one core, so two may go side by side",
             )
-    options = parser.parse_args(argv)
-    tile_options.resolve(options, {"map": one, "denoise": clean})
-    if options.command == "validate" and (options.backend is None) == (options.diff is None):
-        check.error("give a BACKEND or --diff OLD.json NEW.json, one of them")
+    words = sys.argv[1:] if argv is None else [*argv]
+    together.refuse_empty(parser, words)
+    options = parser.parse_args(words)
+    parsers = {"map": one, "denoise": clean, "explore": look, "validate": check, "vectors": files}
+    tile_options.resolve(options, {name: parsers[name] for name in ("map", "denoise")})
+    together.check(options, parsers)
     if getattr(options, "support", None) and options.window is None:
         options.window = 1 if options.support == "neighbours" else 3
-    if options.command == "explore" and len(options.maps) > 2:
-        look.error(f"{len(options.maps)} maps are given, expected one or two")
-    if options.command == "map" and (options.image is None) == (options.q is None):
-        one.error("give an IMAGE or --q FILE.npy, one of them")
-    if options.command == "map" and options.image is not None and (options.k or options.v):
-        one.error("--k and --v go with --q, not with an IMAGE")
     return options
 
 

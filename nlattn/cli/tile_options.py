@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def resolve(options: argparse.Namespace, parsers: Mapping[str, argparse.Argument
             options.function = "one_map" if options.command == "map" else "denoise"
             options.module = "tiled"
             if options.processes:  # they import while this process does
+                sys.warnoptions.append("ignore:resource_tracker")  # which cleans up if this is cut
                 start.prepare()
         elif any(getattr(options, name) for name in _RUNS):
             text = "--memory, --processes, --dask, --picture and --resume go with --tile"

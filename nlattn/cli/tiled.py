@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import time
 from argparse import Namespace
+from pathlib import Path
 from typing import TypeAlias
 
 from nlattn import _check
@@ -154,6 +156,10 @@ def _done(job: _Job, options: Namespace) -> int:
         raise ValueError("--force does not go with --tile: remove the folder, or say --resume")
     if options.picture:
         exports.check(options.picture, there=options.resume)
+        parent = Path(os.path.abspath(options.picture)).parent
+        if not parent.is_dir() and parent != Path(os.path.abspath(options.out)):
+            text = f"--picture {options.picture} cannot be written"
+            raise ValueError(f"{text}: there is no folder {parent}")
     executor: Executor | None = None
     if options.processes:
         executor = Processes(options.processes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -11,7 +12,7 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
 
-from nlattn.cli.output import MachineError, say, table, to_json
+from nlattn.cli.output import MachineError, free, say, table, to_json
 from nlattn.conformance.backends.capabilities import Capabilities
 from nlattn.conformance.backends.compiling import compiling
 from nlattn.conformance.backends.process import Process
@@ -48,8 +49,9 @@ def validate(options: Namespace) -> int:
     places = {"json": options.json, "junit": options.junit, "html": options.html}
     files = {name: Path(path) for name, path in places.items() if path and path != "-"}
     for path in files.values():
-        if path.exists() and not options.force:
-            raise ValueError(f"{path} exists; --force overwrites it")
+        free(path, force=options.force, inputs=[Path(options.backend.partition(":")[0])])
+    if len({os.path.abspath(path) for path in files.values()}) < len(files):
+        raise ValueError("--json, --junit and --html name one file twice, expected one for each")
     check(options)
     start = time.perf_counter()
     with Process(

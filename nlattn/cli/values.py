@@ -14,8 +14,11 @@ def tolerance(text: str) -> tuple[str, float]:
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Names between commas."""
-    return tuple(name for name in text.split(",") if name)
+    """Names between commas, at least one."""
+    found = tuple(name for name in map(str.strip, text.split(",")) if name)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
+    return found
 
 
 def count(text: str) -> int:

@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Iterable
 
 from nlattn._types import JsonObject
-from nlattn.cli.output import Output
+from nlattn.cli.output import Output, to_json
 from nlattn.conformance.case import DTYPES, Case
 from nlattn.conformance.cases import suite
 from nlattn.conformance.cases import vectors as files
@@ -42,7 +42,9 @@ def write(options: Namespace) -> int:
         about["certificate"] = certificate(cases)
     output.write("", lambda draft: files.write(draft, cases, exact, allowed, about))
     output.commit()
-    if not options.quiet:
+    if options.json:
+        print(to_json({"cases": len(cases), "folder": options.folder}))
+    elif not options.quiet:
         print(f"{len(cases)} cases in {options.folder}")
     return 0
 
@@ -60,10 +62,9 @@ def certificate(cases: Iterable[Case]) -> JsonObject:
 
 def check(options: Namespace) -> int:
     """Judge each case whose results there should be."""
-    if options.results is None:
-        raise ValueError("vectors check: expected DIR and RESULTS")
     passed = failed = unsupported = 0
     efforts: dict[str, Effort] = {}
+    wrong: dict[str, str] = {}
     for case, _, _ in files.read(options.folder):
         if case.error:
             continue
@@ -83,8 +84,12 @@ def check(options: Namespace) -> int:
             effort = efforts.setdefault(case.op, Effort(PATIENCE))
             said = "; ".join(filter(None, [said, diagnose(case, got, effort=effort)]))
         failed += 1
-        if not options.quiet:
+        wrong[case.name] = said
+        if not (options.quiet or options.json):
             print(f"{case.name}: {said}")
-    if not options.quiet:
+    if options.json:
+        counts = {"passed": passed, "failed": failed, "without results": unsupported}
+        print(to_json({**counts, "failures": wrong}))
+    elif not options.quiet:
         print(f"{passed} passed, {failed} failed, {unsupported} without results")
     return 1 if failed or not passed else 0

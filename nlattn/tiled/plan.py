@@ -109,22 +109,26 @@ def carry_out(
     max_bytes: float,
 ) -> list[Record]:
     """Do all of a job that is not done, where its workers have room; records of all tasks."""
-    _check.file_name(OP, "out", out)
-    _check.flag(OP, "resume", resume)
-    if executor is not None and (
-        isinstance(executor, type)
-        or not all(hasattr(executor, x) for x in ("workers", "perform", "close"))
-    ):
-        kind = f"the class {executor.__name__}" if isinstance(executor, type) else (
-            f"a {type(executor).__name__}"
-        )  # fmt: skip
-        _check.fail_type(OP, "executor", f"is {kind}, expected one such as Processes(2)")
-    if progress is not None and not callable(progress):
-        text = "a function of a stage, its tasks done, and all of them"
-        _check.fail_type(OP, "progress", f"is a {type(progress).__name__}, expected {text}")
+    _check_arguments(out, executor, resume, progress)
     check(job, 1 if executor is None else executor.workers, max_bytes)
     how = executor, resume, progress, getattr(job, "note", None)  # some jobs have a note
     return run(out, job.stages(), job.header(), *how)
+
+
+def _check_arguments(out: object, executor: object, resume: object, progress: object) -> None:
+    _check.file_name(OP, "out", out)
+    _check.flag(OP, "resume", resume)
+    if executor is not None:
+        kind = f"a {type(executor).__name__}"
+        if isinstance(executor, type):
+            kind = f"the class {executor.__name__}"
+        if isinstance(executor, type) or not all(
+            hasattr(executor, x) for x in ("workers", "perform", "close")
+        ):
+            _check.fail_type(OP, "executor", f"is {kind}, expected one such as Processes(2)")
+    if progress is not None and not callable(progress):
+        text = "a function of a stage, its tasks done, and all of them"
+        _check.fail_type(OP, "progress", f"is a {type(progress).__name__}, expected {text}")
 
 
 def _fitting(job: Job, workers: int, max_bytes: float) -> int:

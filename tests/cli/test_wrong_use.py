@@ -36,6 +36,24 @@ pytest.importorskip("matplotlib")
         (["demo", "--size", "8", "--patch", "4"], "--patch 4 is even, expected an odd width"),
         (["demo", "--size", "8", "--query", "9,0"], "--query 9,0 lies outside the 8 x 8 grid"),
         (["demo", "--method", "magic"], "invalid choice: 'magic'"),
+        (["demo", "--out", ""], "there is an empty word after --out, expected a value"),
+        (["demo", "--out="], "there is an empty word after --out"),
+        (["map", " "], "there is an empty word after map"),
+        (["validate", "numpy", "--operators", ","], "',' names nothing"),
+        (["map", "a\nb", "x"], "unrecognized arguments: x"),
+        (["map", "x", "a\nb"], "unrecognized arguments: a b"),
+        (["map", "x.png", "--method", "lev", "--mass", ".5"], "--mass goes with --method scram"),
+        (["map", "x.png", "--tile", "8", "--mass", ".5"], "--mass does not go with --tile"),
+        (["map", "x.png", "--only-shown"], "--only-shown goes with --method dense or nonlocal"),
+        (["map", "x.png", "--weight", "w"], "--weight goes with --method nonlocal"),
+        (["validate", "--diff", "a", "b", "--json"], "--json does not go with --diff"),
+        (["vectors", "write", "v", "r"], "RESULTS go with vectors check"),
+        (["vectors", "check", "v"], "expected DIR and RESULTS"),
+        (["vectors", "check", "v", "r", "--tier", "standard"], "--tier does not go with vectors"),
+        (["vectors", "check", "v", "r", "--no-certificate"], "--no-certificate does not go"),
+        (["validate", "numpy", "--json", "r", "--html", "./r"], "name one file twice"),
+        (["validate", "b.py:B", "--json", "."], ". is a folder, expected a name for a file"),
+        (["demo", "--size", "8", "--out", "x" * 300], "File name too long"),
     ],
 )
 def test_wrong_use_is_refused_in_a_line(capsys, tmp_path, monkeypatch, arguments, words):
@@ -85,6 +103,17 @@ def test_pictures_that_cannot_be_read_are_refused(capsys, tmp_path: Path, conten
     said = refused(capsys, "map", path, "--out", tmp_path / "o")
     assert str(path) in said
     assert not (tmp_path / "o").exists()
+
+
+def test_a_place_for_reports_is_looked_at_before_the_work(capsys, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    backend = Path("mine.py")
+    backend.write_text("raise SystemExit('it was begun')")
+    said = refused(capsys, "validate", "mine.py", "--html", "no/r.html")
+    assert "no/r.html cannot be written: there is no folder" in said
+    said = refused(capsys, "validate", "mine.py:B", "--json", "mine.py", "--force")
+    assert said.endswith("mine.py is read, and would be overwritten; another name is free")
+    assert "File name too long" in refused(capsys, "validate", "numpy", "--junit", "x" * 300)
 
 
 def test_a_place_that_cannot_be_written_is_the_environments_fault(capsys, tmp_path: Path):

@@ -101,3 +101,23 @@ def test_a_worker_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     ((said, _),) = served("package_that_is_not.there:X", None)
     assert said["kind"] == "wrong"
+
+
+def test_files_of_the_working_folder_do_not_stand_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("types", "random", "queue", "struct", "logging", "inspect", "worker"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('this is another')")
+    (tmp_path / "mine.py").write_text("class Backend:\n    name = 'mine'\n    run = print\n")
+    monkeypatch.chdir(tmp_path)
+    for spec, name in (("numpy", "numpy"), ("mine:Backend", "mine"), ("mine.py", "mine")):
+        with Process(spec) as subject:
+            assert subject.name == name
+
+
+def test_nothing_starts_while_everything_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Process, "_over", False)
+    with Process("numpy") as subject:
+        Process.close_all(for_good=True)
+        with pytest.raises(Died, match="everything ends"):
+            subject.ask(case())

@@ -154,6 +154,8 @@ def call(function: Function, op: str, arrays: Mapping[str, Array], options: Opti
 
 def _module(spec: str, place: str) -> ModuleType:
     if not place.endswith(".py"):
+        if "" not in sys.path:  # the folder in which this is run, as python -m has it
+            sys.path.insert(0, "")
         try:
             return importlib.import_module(place)
         except ModuleNotFoundError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,7 +33,12 @@ HANGS = 3
 """Calls in a row that may not end before the rest is given up."""
 LOADING = 120.0
 """Seconds that a backend may take to be loaded, at least."""
-MARK = "NLATTN_WORKER"
+MARK, PARENT = "NLATTN_WORKER", "NLATTN_PARENT"
+_WORKER = (
+    "import sys; sys.path[:1] == [''] and sys.path.pop(0)\n"
+    "from nlattn.conformance.backends import worker; worker.main()"
+)
+"""A process of ours: files of the working folder do not stand for modules of Python's."""
 _HEAD = [f.name for f in fields(Case) if f.name != "arrays"]
 
 
@@ -64,12 +70,14 @@ class Process:
     """
 
     _all: ClassVar[weakref.WeakSet[Process]] = weakref.WeakSet()
+    _over: ClassVar[bool] = False
+    """Whether this process is about to end, and starts no others."""
 
     def __init__(
         self, spec: str, op: str | None = None, *, timeout: float = 120.0, memory: float = 8e9,
         words: Options | None = None,
     ):  # fmt: skip
-        self._command = [sys.executable, "-m", "nlattn.conformance.backends.worker", spec]
+        self._command = [sys.executable, "-c", _WORKER, spec]
         self._command += [op] if op else []
         self.timeout, self.memory, self._words = timeout, memory, dict(words or {})
         self._process: subprocess.Popen[bytes] | None = None
@@ -126,23 +134,29 @@ class Process:
                 process.kill()
         process.wait()
         end_marked(self._token)
+        for folder in Path(tempfile.gettempdir()).glob(f"nlattn-{self._token}*"):
+            shutil.rmtree(folder, ignore_errors=True)
         for stream in (process.stdin, process.stdout, self._errors):
             with suppress(OSError):
                 stream.close()  # type: ignore[union-attr]
 
     @classmethod
-    def close_all(cls) -> None:
-        """End every process."""
+    def close_all(cls, *, for_good: bool = False) -> None:
+        """End every process; `for_good` has none started any more."""
+        cls._over |= for_good
         for process in list(cls._all):
             process.close()
 
     def _start(self) -> None:
+        if Process._over:
+            raise Died("crash", "not started: everything ends")
         root = str(Path(nlattn.__file__).parents[1])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
         self._process = subprocess.Popen(
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-            env={**os.environ, "PYTHONPATH": path, MARK: self._token}, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": path, MARK: self._token, PARENT: str(os.getpid())},
+            start_new_session=True,
         )  # fmt: skip
         said, _ = self._exchange(b"", max(self.timeout, LOADING))
         if "refused" in said:

@@ -1,4 +1,4 @@
-"""The process in which a backend runs: ``python -m nlattn.conformance.backends.worker SPEC [OP]``.
+"""The process in which a backend runs, with its name and perhaps that of an operator.
 
 It reads calls from standard input and answers on what was standard output; what the backend
 prints goes to standard error.
@@ -15,6 +15,7 @@ from typing import Any
 from nlattn.conformance.backends import backend as backends
 from nlattn.conformance.backends.messages import pack, unpack
 from nlattn.conformance.backends.perform import perform
+from nlattn.conformance.backends.process import PARENT
 from nlattn.conformance.case import Case
 
 
@@ -58,7 +59,7 @@ def follow(parent: int) -> None:
 
 def main() -> None:
     """Serve on the standard streams; end when the process that asks does."""
-    follow(os.getppid())
+    follow(int(os.environ.get(PARENT, os.getppid())))
     calls, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
@@ -69,7 +70,3 @@ def main() -> None:
 
     spec, *op = sys.argv[1:]
     serve(spec, op[0] if op else None, calls.read, write)
-
-
-if __name__ == "__main__":
-    main()
