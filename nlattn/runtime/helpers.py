@@ -94,6 +94,11 @@ def helps() -> bool:
     return getattr(_here, "helps", False)
 
 
+def hears() -> bool:
+    """Whether this is the thread in which Python raises KeyboardInterrupt."""
+    return threading.get_ident() == threading.main_thread().ident
+
+
 class LaterError(Exception):
     """Raised by `work` that cannot be shared yet, on the threads that came to help."""
 

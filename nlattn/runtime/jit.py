@@ -113,14 +113,8 @@ def kernel(function: Any = None, *, fast: bool = False, blas: bool = False) -> A
         return functools.partial(kernel, fast=fast, blas=blas)
     compiled = _compile(_loop_over(function, fast), entry=True)
 
-    def share(count: int, first: int, last: int, *arrays: Any) -> None:
-        turns = np.zeros(1 + count, np.int64)
-        try:
-            work = functools.partial(compiled, turns, first, last, *arrays)
-            helpers.together(work, count - 1)
-        except BaseException:
-            turns[1:] = _NO_MORE  # who helps need not go on
-            raise
+    def share(turns: Ints, first: int, last: int, *arrays: Any) -> None:
+        helpers.together(functools.partial(compiled, turns, first, last, *arrays), len(turns) - 2)
 
     run = serial_blas(share) if blas else share
 
@@ -128,13 +122,30 @@ def kernel(function: Any = None, *, fast: bool = False, blas: bool = False) -> A
     def launch(tasks: int | range, *arrays: Any) -> None:
         first, last = (tasks.start, tasks.stop) if isinstance(tasks, range) else (0, tasks)
         alone = _DISABLED or not private.ready(compiled, arrays)
-        count = 1 if alone else min(threads(), max(1, last - first))
-        run(count, first, last, *arrays)
+        turns = np.zeros(1 + (1 if alone else min(threads(), max(1, last - first))), np.int64)
+        try:
+            if not _DISABLED and helpers.hears() and _numbers(arrays) > _FEW:
+                helpers.undisturbed(run, turns, first, last, *arrays)
+            else:
+                run(turns, first, last, *arrays)
+        except BaseException:
+            turns[1:] = _NO_MORE  # who is at work need not go on
+            raise
 
     return launch
 
 
 _NO_MORE = 1 << 62
+_FEW = 1 << 16
+"""Numbers from which on a kernel may take long: the main thread waits for it, and hears Ctrl-C."""
+
+
+def _numbers(arrays: tuple[Any, ...]) -> int:
+    """How many the arrays of a call hold."""
+    total = 0
+    for x in arrays:
+        total += x.size if type(x) is np.ndarray else _numbers(x) if isinstance(x, tuple) else 0
+    return total
 
 
 def blocks(rows: int, size: int) -> int:

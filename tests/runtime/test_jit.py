@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -150,6 +151,39 @@ def test_an_error_on_a_helping_thread_is_raised_here() -> None:
 
     with pytest.raises(ValueError, match="thirty"):
         list(threads.each(task, 50, 10_000))
+
+
+@pytest.mark.jit
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer")
+def test_an_interrupt_does_not_wait_for_a_kernel() -> None:
+    """Of one long task here; what was begun ends by itself."""
+
+    @jit.kernel
+    def spin(task: int, x: np.ndarray, times: int, out: np.ndarray) -> None:
+        for i in range(times):
+            out[task] = out[task] * 0.999 + x[i % x.size]
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    x, out = np.ones(100_000), np.zeros(4)
+    spin(4, x, 10, out)
+    begun = time.perf_counter()
+    spin(1, x, 10**7, out)
+    times = int(6e7 / (time.perf_counter() - begun))  # six seconds
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        begun = time.perf_counter()
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            spin(1, x, times, out)
+        waited = time.perf_counter() - begun
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert waited < 3
+    spin(4, x, 10, other := np.zeros(4))
+    assert (other > 0).all()
 
 
 @pytest.mark.jit
