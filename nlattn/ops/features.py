@@ -11,6 +11,7 @@ from nlattn._modes import Nonfinite, Norms, Role, Stabilizer
 from nlattn._types import Floats
 from nlattn.engines import factored, factored_fit
 from nlattn.engines.features import Identity, Random
+from nlattn.runtime import helpers
 
 _NORMS: tuple[Norms, ...] = get_args(Norms)
 STABILIZERS: tuple[Stabilizer, ...] = get_args(Stabilizer)
@@ -62,7 +63,7 @@ def orthogonal_features(d: int, r: int, seed: int, *, norms: Norms = "chi") -> F
     rng = np.random.default_rng(_check.integer(op, "seed", seed, low=0))
     blocks = []
     for _ in range(-(-r // d)):
-        q, triangle = np.linalg.qr(rng.standard_normal((d, d)))
+        q, triangle = helpers.undisturbed(np.linalg.qr, rng.standard_normal((d, d)))
         blocks.append((q * np.sign(np.diag(triangle))).T)
     directions = np.concatenate(blocks)[:r]
     lengths = np.full(r, np.sqrt(d))

@@ -17,6 +17,7 @@ from nlattn.engines.support import checked_support
 from nlattn.maps.sparse import SparseMap
 from nlattn.ops._edges import SparseArguments, prepared
 from nlattn.ops._scores import in_base
+from nlattn.runtime import helpers
 
 _WINDOW = 24  # bytes that a key of a window takes until the support is made
 
@@ -145,7 +146,8 @@ def support_from_index(
         keys = np.concatenate([keys, np.broadcast_to(near, (*shape[:-1], near.shape[1]))], -1)
     if ahead:
         keys = np.where(keys <= own, keys, -1).astype(np.int32)
-    keys = np.sort(keys.reshape(math.prod(shape[:-1]), keys.shape[-1]), axis=1)
+    rows = keys.reshape(math.prod(shape[:-1]), keys.shape[-1])
+    keys = helpers.undisturbed(np.sort, rows, axis=1)
     kept = keys >= 0
     kept[:, 1:] &= keys[:, 1:] != keys[:, :-1]
     indptr = np.concatenate([[0], np.cumsum(kept.sum(1), dtype=np.int64)])

@@ -87,6 +87,9 @@ def test_a_function(mine: Path) -> None:
         ("FILE:my_attention", None, "my_attention is a function: --op says which operator it"),
         ("FILE:my_attention", "fast", "--op fast: no such operator; nlattn list names them"),
         ("no_such_package:X", None, "no_such_package:X: no module no_such_package, expected an"),
+        (".", None, ".: no module ., expected an adapter"),
+        (".relative:X", None, ".relative:X: no module .relative, expected an adapter"),
+        ("no/such/folder", None, "no/such/folder: no module no/such/folder, expected an adapter"),
     ],
 )
 def test_what_is_no_backend_is_said(mine: Path, spec: str, op: str | None, text: str) -> None:

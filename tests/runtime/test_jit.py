@@ -186,6 +186,29 @@ def test_an_interrupt_does_not_wait_for_a_kernel() -> None:
     assert (other > 0).all()
 
 
+@pytest.mark.parametrize(
+    ("place", "name", "call"),
+    [
+        (np.linalg, "qr", lambda: nlattn.orthogonal_features(3, 4, 0)),
+        (np, "sort", lambda: nlattn.support_from_index([[0, 1]], n_keys=2)),
+    ],
+)
+def test_long_calls_of_numpy_are_done_by_helping_threads(
+    monkeypatch: pytest.MonkeyPatch, place: object, name: str, call: Callable[[], object]
+) -> None:
+    """In the main thread a Ctrl-C would wait for them: 27 s, d = 2000; 4 s, 25 million keys."""
+    before, helped = getattr(place, name), []
+
+    def note(*args: object, **options: object) -> object:
+        helped.append(helpers.helps())
+        return before(*args, **options)
+
+    monkeypatch.setattr(place, name, note)
+    call()
+    assert helped
+    assert all(helped)
+
+
 @pytest.mark.jit
 def test_kernels_run_while_the_interpreter_ends() -> None:
     done = run(

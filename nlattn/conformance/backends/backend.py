@@ -154,16 +154,19 @@ def call(function: Function, op: str, arrays: Mapping[str, Array], options: Opti
 
 def _module(spec: str, place: str) -> ModuleType:
     if not place.endswith(".py"):
+        unknown = (
+            f"{spec}: no module {place}, expected an adapter ({', '.join(ADAPTERS)}), "
+            "FILE.py[:NAME], MODULE:NAME or exec:PROGRAM"
+        )
+        if not all(map(str.isidentifier, place.split("."))):
+            raise ValueError(unknown)
         if "" not in sys.path:  # the folder in which this is run, as python -m has it
             sys.path.insert(0, "")
         try:
             return importlib.import_module(place)
         except ModuleNotFoundError as error:
             if error.name and place.startswith(error.name):
-                raise ValueError(
-                    f"{spec}: no module {place}, expected an adapter ({', '.join(ADAPTERS)}), "
-                    "FILE.py[:NAME], MODULE:NAME or exec:PROGRAM"
-                ) from None
+                raise ValueError(unknown) from None
             raise
     path = Path(place).resolve()
     if not path.is_file():
