@@ -18,6 +18,7 @@ from nlattn.cli.values import (
     point,
     positive,
     share,
+    some,
     span,
     tolerance,
 )
@@ -190,8 +191,8 @@ def _scaling(parser: argparse.ArgumentParser) -> None:
         metavar="HxW:HxW",
         help="smallest and largest grid (32x32:256x256; certified_attention 80x80:384x384)",
     )
-    parser.add_argument("--points", type=positive, help="sizes in between (9; or 14)")
-    parser.add_argument("--runs", type=positive, default=5, help="samples of each time (5)")
+    parser.add_argument("--points", type=some, help="sizes in between (9; or 14)")
+    parser.add_argument("--runs", type=some, default=5, help="samples of each time (5)")
     parser.add_argument("--count", action="store_true", help="count work only, time nothing")
     parser.add_argument(
         "--budget",

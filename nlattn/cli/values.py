@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+_SIDE = 1 << 24
+"""The longest side of a grid: its points are counted in 64 bits."""
+
 
 def tolerance(text: str) -> tuple[str, float]:
     """A pattern of cases and the factor on their bounds."""
@@ -31,14 +34,21 @@ def positive(text: str) -> int:
     return whole(text, 1)
 
 
-def whole(text: str, low: int) -> int:
-    """A whole number from `low` up."""
+def some(text: str) -> int:
+    """A whole number from 1 to 1000, of what takes its time each."""
+    return whole(text, 1, 1000)
+
+
+def whole(text: str, low: int, high: int = (1 << 63) - 1) -> int:
+    """A whole number from `low` up, and at most `high`."""
     try:
         number = int(text)
     except ValueError:
         number = low - 1
     if number < low:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {low} up")
+    if number > high:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {high}")
     return number
 
 
@@ -64,7 +74,7 @@ def share(text: str) -> float:
 def grid(text: str) -> tuple[int, int]:
     """Height and width, such as 256x256."""
     try:
-        height, width = (whole(part, 2) for part in text.split("x"))
+        height, width = (whole(part, 2, _SIDE) for part in text.split("x"))
     except (ValueError, argparse.ArgumentTypeError):
         raise argparse.ArgumentTypeError(f"{text!r} is no grid, such as 256x256") from None
     return height, width
