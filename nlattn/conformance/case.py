@@ -163,11 +163,16 @@ def native(arrays: Mapping[str, Array]) -> JsonObject:
 
 
 def named(case: Case, result: object) -> JsonObject:
-    """Results by name, from an array, a tuple in the order of `Case.outputs`, or a mapping."""
+    """Results by name, from an array, a tuple in the order of `Case.outputs`, or a mapping.
+
+    None may stand where a call has no result, such as the gradient of an array that is not given.
+    """
     names = case.outputs
     if isinstance(result, Mapping):
-        given = dict(result)
+        given = {n: x for n, x in result.items() if x is not None or n in names}
     elif isinstance(result, (tuple, list)):
+        if len(result) > len(names):
+            result = [x for x in result if x is not None]
         given = dict(zip(names, result, strict=False))
         if len(result) != len(names):
             given[f"{len(result)} results"] = None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import shlex
+import sys
+import warnings
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
+from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,12 +16,13 @@ from nlattn.conformance.backends.backend import FunctionBackend
 from nlattn.conformance.case import Case, Tier
 from nlattn.conformance.cases.suite import cases
 from nlattn.conformance.judge.behaviour import RULES, behaved
-from nlattn.conformance.judge.measure import Effort
 from nlattn.conformance.judge.search import DTYPES as WIDE
 from nlattn.conformance.judge.search import SEARCHES, searches, verdict_name
 from nlattn.conformance.judge.verdict import Verdict
+from nlattn.conformance.report.causes import doubts, unjudged
+from nlattn.conformance.report.common import in_common
 from nlattn.conformance.report.text import Report, failure
-from nlattn.conformance.runner import PATIENCE, Here, attempt, run
+from nlattn.conformance.runner import Here, attempt, run
 from nlattn.conformance.table import JUDGED, owner
 
 
@@ -107,6 +110,7 @@ def conformance_tests(
             pytest.fail("\n".join(wrong), pytrace=False)
         if all(v.status == "unsupported" for v in every):
             pytest.skip(every[0].detail if every else "known deviations alone")
+        _warn(every)
 
     def marked(name: str) -> Any:
         reason = f"{known[name].reason} ({known[name].link})" if name in known else ""
@@ -144,7 +148,10 @@ def assert_conforms(
     tier: Tier = "smoke",
     dtypes: tuple[str, ...] | None = None,
 ) -> None:
-    """AssertionError tells the cases that a function, or a backend, gets wrong.
+    """AssertionError tells what a function, or a backend, gets wrong: as `nlattn validate` does.
+
+    Its results, how it behaves, and what it finds where it searches by itself. What is suspicious
+    is a UserWarning.
 
     Parameters
     ----------
@@ -157,21 +164,27 @@ def assert_conforms(
     named = any(callable(getattr(function, name, None)) for name in ("run", op))
     backend = function if named else FunctionBackend(function, op)
     subject = Here(backend)
-    wrong, judged, effort = [], 0, Effort(PATIENCE)
     able = subject.capabilities
     wanted = tuple(x for x in dtypes or able.dtypes if x in able.dtypes) or dtypes
-    for case in cases(tier, (owner(op),), wanted, "*", able.shapes, able.scales, able.results):
-        if case.function != op:
-            continue
-        verdict, _ = attempt(subject, case, effort=effort)
-        judged += verdict.status != "unsupported"
-        if verdict.failed:
-            wrong.append(_told(backend, tier, verdict))
+    every = cases(tier, (owner(op),), wanted, "*", able.shapes, able.scales, able.results)
+    fixed = [case for case in every if case.function == op]
+    verdicts = [*run(subject, fixed), *searches(subject, (op,) if op in SEARCHES else (), dtypes)]
+    judged = [v for v in verdicts if v.status != "unsupported"]
+    wrong = [_told(backend, tier, v) for v in judged if v.failed]
     if wrong:
         more = [f"... and {len(wrong) - 5} more"] if len(wrong) > 5 else []
-        raise AssertionError("\n".join([f"{len(wrong)} of {judged} cases fail", *wrong[:5], *more]))
+        text = [f"{len(wrong)} of {len(judged)} cases fail", *in_common(fixed, verdicts)]
+        raise AssertionError("\n".join([*text, *wrong[:5], *more]))
     if not judged:
-        raise AssertionError(f"{subject.name} computed no case of {op}")
+        why = f"{subject.name} computed no case of {op}"
+        raise AssertionError(": ".join(filter(None, [why, unjudged((op,), verdicts)])))
+    _warn(verdicts)
+
+
+def _warn(verdicts: Iterable[Verdict]) -> None:
+    """What is suspicious, as a warning to whoever called the caller."""
+    if said := list(doubts(verdicts)):
+        warnings.warn("\n".join(said), stacklevel=3)
 
 
 def _told(backend: object, tier: Tier, verdict: Verdict) -> str:
@@ -181,13 +194,21 @@ def _told(backend: object, tier: Tier, verdict: Verdict) -> str:
 
 def spelt(backend: object) -> list[str]:
     """The words by which `nlattn validate` finds a backend: a file, what is in it, an operator."""
-    op: list[str] = []
     if isinstance(backend, FunctionBackend):
-        op, backend = ["--op", backend.op], backend.function
-    thing = backend if inspect.isfunction(backend) else type(backend)
-    if "<" in thing.__qualname__:
-        return [thing.__qualname__, *op]  # made inside a function: no file names it
-    try:
-        return [f"{inspect.getfile(thing)}:{thing.__qualname__}", *op]
-    except (OSError, TypeError):
-        return [f"{thing.__module__}:{thing.__qualname__}", *op]
+        name = getattr(backend.function, "__qualname__", backend.name)
+        return [_held(backend.function, name), "--op", backend.op]
+    return [_held(type(backend), type(backend).__qualname__)]
+
+
+def _held(thing: Any, name: str) -> str:
+    """The file that holds it, and its name there; the name alone if no module does.
+
+    What wraps a function has that one's name, in a file where nothing or something else has it.
+    """
+    for module in [sys.modules.get(thing.__module__), *sys.modules.values()]:
+        file, names = getattr(module, "__file__", None), getattr(module, "__dict__", {})
+        own = [x for x, held in names.items() if held is thing]
+        inner = reduce(lambda x, part: getattr(x, part, None), name.split("."), module)
+        if file and (own or inner is thing):
+            return f"{file}:{name if inner is thing else own[0]}"
+    return name

@@ -36,7 +36,8 @@ def efficient_attention(
         Queries, keys, values. Leading axes, heads among them, broadcast.
     normalization : {"softmax", "scaling"}
         Softmax of each query over its channels and of each key channel over all positions; or
-        both over the square root of the number of keys, in total ``q (k.T v) / m``.
+        both over the square root of the number of keys, in total ``q (k.T v) / m``. Keys that
+        `mask` hides do not count.
     mask : bool array that broadcasts to (..., m), optional
         True where a key may be attended to. Without any key the output is 0.
     nonfinite : {"raise", "propagate"}

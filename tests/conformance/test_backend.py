@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import nlattn
+from nlattn._types import JsonObject
 from nlattn.conformance.backends.backend import Unsupported, call, load, run
 from nlattn.conformance.backends.capabilities import unsupported
-from nlattn.conformance.case import Case, dtype_of, native
+from nlattn.conformance.case import Case, dtype_of, named, native
 
 FILE = """
 import numpy as np
@@ -67,6 +68,43 @@ def test_arrays_go_by_name_where_parameters_have_theirs() -> None:
 
     for function in (nlattn.gather_pages_vjp, by_place):
         np.testing.assert_array_equal(call(function, "gather_pages_vjp", given, {}), want)
+
+
+def test_a_support_in_two_forms_is_read_in_either() -> None:
+    lists = {"support.indptr": 1, "support.indices": 2, "support.shape": 3}
+    given: JsonObject = {"q": 0, "k": 0, "v": 0, **lists, "support.index": 4}
+
+    def table(q: Any, k: Any, v: Any, *, support_index: Any) -> Any:
+        return q + k + v + support_index
+
+    def plain(
+        q: Any, k: Any, v: Any, *, support_indptr: Any, support_indices: Any, support_shape: Any
+    ) -> Any:
+        return q + k + v, support_indptr, support_indices, support_shape
+
+    def every(*_: Any, **support: Any) -> Any:
+        return len(support)
+
+    assert call(table, "sparse_attention", given, {}) == 4
+    assert call(plain, "sparse_attention", given, {}) == (0, 1, 2, 3)
+    assert call(every, "sparse_attention", given, {}) == 4
+    with pytest.raises(Unsupported, match="takes no scale"):
+        call(table, "sparse_attention", given, {"scale": 2.0})
+    del given["support.index"]
+    with pytest.raises(Unsupported, match="takes no support_indptr"):
+        call(table, "sparse_attention", given, {})
+
+
+def test_none_stands_for_what_a_call_does_not_give() -> None:
+    asked = case(op="qna", kind="vjp", arrays={"q": 0, "k": 0, "v": 0, "dout": 0})
+    want = {"dq": 1, "dk": 2, "dv": 3}
+    assert named(asked, (1, 2, 3, None, None)) == want
+    assert named(asked, {**want, "dgate": None}) == want
+    with pytest.raises(ValueError, match="5 results"):
+        named(asked, (1, 2, 3, 4, 5))
+    with pytest.raises(ValueError, match="2 results"):
+        named(asked, (1, None, 2, None, None))
+    assert named(asked, (1, 2, None))["dv"] is None  # a result that is missing stays so
 
 
 def test_a_function(mine: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from dataclasses import replace
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,7 +16,8 @@ import pytest
 
 from nlattn import conformance
 from nlattn.cli import main
-from nlattn.conformance import assert_conforms, conformance_tests
+from nlattn.conformance import assert_conforms, conformance_tests, testing
+from nlattn.conformance.backends.backend import FunctionBackend
 from nlattn.conformance.judge.verdict import Verdict
 from nlattn.conformance.report.files import difference, junit, page
 from nlattn.conformance.report.text import (
@@ -27,6 +30,7 @@ from nlattn.conformance.report.text import (
     summary,
 )
 from nlattn.conformance.runner import factor
+from nlattn.conformance.testing import spelt
 from nlattn.conformance.truth.transcription import transcription
 
 NAME = "attention/forward/float32/"
@@ -239,3 +243,64 @@ def test_a_replay_from_pytest_is_a_command() -> None:
 
 def transposing(q: Any, k: Any, v: Any) -> Any:
     return right(q, k, v).swapaxes(-1, -2)
+
+
+def renamed(function: Any) -> Any:
+    """As decorators do that copy a name."""
+
+    def inner(*arrays: Any) -> Any:
+        return function(*arrays)
+
+    inner.__qualname__ = inner.__name__ = "main"  # something else in this file
+    return inner
+
+
+wrapped = wraps(transposing)(renamed(transposing))
+hidden = renamed(transposing)
+
+
+class Outer:
+    class Inner:
+        attention = staticmethod(transposing)
+
+
+def test_a_replay_names_what_was_judged() -> None:
+    op = ["--op", "attention"]
+    assert spelt(FunctionBackend(wrapped, "attention")) == [f"{__file__}:wrapped", *op]
+    assert spelt(FunctionBackend(hidden, "attention")) == [f"{__file__}:hidden", *op]
+    assert spelt(FunctionBackend(renamed(len), "attention")) == ["main", *op]
+    assert spelt(FunctionBackend(partial(len), "attention")) == ["partial", *op]
+    assert spelt(Outer.Inner()) == [f"{__file__}:Outer.Inner"]
+
+
+def lost(q: Any, k: Any, *, iterations: int, seed: int, topk: int = 1) -> Any:
+    """The first key for every query, and those that follow."""
+    assert q.shape[-1] == k.shape[-1]
+    assert (iterations, seed) >= (2, 0)
+    return np.broadcast_to(np.arange(topk), (*q.shape[:2], topk))
+
+
+def test_a_function_that_searches_is_judged_by_what_it_finds() -> None:
+    with pytest.raises(AssertionError, match=r"(?s)1 of 1 cases fail.*regret is worse on \d+ of"):
+        assert_conforms(lost, op="patchmatch", dtypes=("float64",))
+    with pytest.raises(AssertionError, match=r"no case of patchmatch.*: takes no iterations, seed"):
+        assert_conforms(lambda q, k: lost(q, k, iterations=1, seed=0), op="patchmatch")
+
+
+def test_a_function_is_judged_by_how_it_behaves() -> None:
+    given = []
+
+    def keeping(q: Any, k: Any, v: Any) -> Any:
+        given.append(right(q, k, v))
+        return given[-1] + (0 if len(given) % 2 else np.spacing(given[-1]))
+
+    with pytest.raises(AssertionError, match="FAIL attention/behaviour/float64/repeatable"):
+        assert_conforms(keeping, op="attention", dtypes=("float64",))
+
+
+def test_what_is_suspicious_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    doubtful = Verdict(NAME + "a", "suspicious", 0.5, detail="ties the other way")
+    monkeypatch.setattr(testing, "run", lambda *_: [doubtful, replace(doubtful, case=NAME + "b")])
+    with pytest.warns(UserWarning, match=rf"ties the other way \({NAME}a and 1 more\)") as told:
+        assert_conforms(right, op="attention", dtypes=("float32",))
+    assert told[0].filename == __file__

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -129,7 +129,8 @@ _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_O
 def call(function: Function, op: str, arrays: Mapping[str, Array], options: Options) -> Any:
     """``function(q, k, v, **rest)``; Unsupported names what it does not take.
 
-    Where parameters have the arrays' names in another order, arrays go by name.
+    Where parameters have the arrays' names in another order, arrays go by name. Of a support that
+    is given in two forms a function may take one.
     """
     spec = FUNCTIONS[op.removesuffix("_stages")]
     first = [*spec.arrays]
@@ -143,6 +144,8 @@ def call(function: Function, op: str, arrays: Mapping[str, Array], options: Opti
     rest = {name.replace(".", "_"): x for name, x in rest.items()} | dict(options)
     parameters = inspect.signature(function).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        spare = _other_form(parameters) if "support_index" in rest else ()
+        rest = {name: x for name, x in rest.items() if name in parameters or name not in spare}
         missing = [name for name in rest if name not in parameters]
         if missing:
             raise Unsupported(f"takes no {', '.join(missing)}")
@@ -150,6 +153,14 @@ def call(function: Function, op: str, arrays: Mapping[str, Array], options: Opti
     if named[: len(first)] != first and {*first} <= {*named}:
         return function(**{name: arrays[name] for name in first}, **rest)
     return function(*(arrays[name] for name in first), **rest)
+
+
+def _other_form(parameters: Container[str]) -> tuple[str, ...]:
+    """What a function need not take of a support that is both a table and lists of keys."""
+    lists = ("support_indptr", "support_indices")
+    if "support_index" in parameters:
+        return (*lists, "support_shape")
+    return ("support_index",) if all(name in parameters for name in lists) else ()
 
 
 def _module(spec: str, place: str) -> ModuleType:
