@@ -206,9 +206,11 @@ def _held(thing: Any, name: str) -> str:
     What wraps a function has that one's name, in a file where nothing or something else has it.
     """
     for module in [sys.modules.get(thing.__module__), *sys.modules.values()]:
-        file, names = getattr(module, "__file__", None), getattr(module, "__dict__", {})
+        names = dict(getattr(module, "__dict__", {}))  # asking a lazy module would load more
         own = [x for x, held in names.items() if held is thing]
-        inner = reduce(lambda x, part: getattr(x, part, None), name.split("."), module)
+        first, *rest = name.split(".")
+        inner = reduce(lambda x, part: getattr(x, part, None), rest, names.get(first))
+        file = names.get("__file__")
         if file and (own or inner is thing):
             return f"{file}:{name if inner is thing else own[0]}"
     return name

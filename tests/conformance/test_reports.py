@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import shlex
+import sys
+import types
 from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
@@ -264,13 +267,17 @@ class Outer:
         attention = staticmethod(transposing)
 
 
-def test_a_replay_names_what_was_judged() -> None:
+def test_a_replay_names_what_was_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     op = ["--op", "attention"]
     assert spelt(FunctionBackend(wrapped, "attention")) == [f"{__file__}:wrapped", *op]
     assert spelt(FunctionBackend(hidden, "attention")) == [f"{__file__}:hidden", *op]
     assert spelt(FunctionBackend(renamed(len), "attention")) == ["main", *op]
     assert spelt(FunctionBackend(partial(len), "attention")) == ["partial", *op]
     assert spelt(Outer.Inner()) == [f"{__file__}:Outer.Inner"]
+    lazy = types.ModuleType("lazy")
+    lazy.__dict__["__getattr__"] = lambda name: importlib.import_module(f"missing.{name}")
+    monkeypatch.setitem(sys.modules, "lazy", lazy)
+    assert spelt(FunctionBackend(renamed(len), "attention")) == ["main", *op]
 
 
 def lost(q: Any, k: Any, *, iterations: int, seed: int, topk: int = 1) -> Any:
