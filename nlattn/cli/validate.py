@@ -220,8 +220,9 @@ def offered(
         wanted = own if options.dtypes or "float32" not in own else ("float32",)
         return large(ops, wanted, pattern, able.shapes)
     dtypes = dtypes or own or options.dtypes
+    narrow = able.narrow
     return cases(
-        options.tier, ops, dtypes, pattern, able.shapes, able.scales, able.results, sparing
+        options.tier, ops, dtypes, pattern, able.shapes, able.scales, able.results, sparing, narrow
     )
 
 

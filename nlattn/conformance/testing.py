@@ -94,7 +94,9 @@ def conformance_tests(
     able = subject.capabilities
     chosen = operators or tuple(spec.name for spec in JUDGED if able.claims(spec.name))
     wanted = tuple(x for x in dtypes or able.dtypes if x in able.dtypes) or dtypes
-    every = cases(tier, chosen, wanted, "*", able.shapes, able.scales, able.results)
+    every = cases(
+        tier, chosen, wanted, "*", able.shapes, able.scales, able.results, takes=able.narrow
+    )
     fixed = {c.name: c for c in every if c.kind != "jvp" or able.asked("jvp", c.function)}
     rest = list(dict.fromkeys((c.op, c.dtype) for c in fixed.values()))
     found = [(op, x) for op in SEARCHES if op in chosen for x in WIDE if x in (dtypes or WIDE)]
@@ -166,7 +168,9 @@ def assert_conforms(
     subject = Here(backend)
     able = subject.capabilities
     wanted = tuple(x for x in dtypes or able.dtypes if x in able.dtypes) or dtypes
-    every = cases(tier, (owner(op),), wanted, "*", able.shapes, able.scales, able.results)
+    every = cases(
+        tier, (owner(op),), wanted, "*", able.shapes, able.scales, able.results, takes=able.narrow
+    )
     fixed = [case for case in every if case.function == op]
     verdicts = [*run(subject, fixed), *searches(subject, (op,) if op in SEARCHES else (), dtypes)]
     judged = [v for v in verdicts if v.status != "unsupported"]

@@ -11,7 +11,14 @@ import pytest
 
 import nlattn
 from nlattn._types import JsonObject
-from nlattn.conformance.backends.backend import Unsupported, call, load, run
+from nlattn.conformance.backends.backend import (
+    FunctionBackend,
+    Unsupported,
+    call,
+    load,
+    run,
+    told,
+)
 from nlattn.conformance.backends.capabilities import unsupported
 from nlattn.conformance.case import Case, dtype_of, named, native
 
@@ -107,6 +114,17 @@ def test_none_stands_for_what_a_call_does_not_give() -> None:
     assert named(asked, (1, 2, None))["dv"] is None  # a result that is missing stays so
 
 
+def test_what_a_function_names_is_what_it_takes() -> None:
+    def few(q: Any, k: Any, v: Any, *, softcap: Any = None, support_indptr: Any = None) -> None: ...
+    def any_at_all(q: Any, k: Any, v: Any, **options: Any) -> None: ...
+
+    assert {"softcap", "support"} <= {
+        *told(FunctionBackend(few, "attention"))["options"]["attention"]
+    }
+    assert told(FunctionBackend(any_at_all, "attention"))["options"] == {}
+    assert told(FunctionBackend(dict, "attention"))["options"] == {}
+
+
 def test_a_function(mine: Path) -> None:
     backend = load(f"{mine}:my_attention", op="attention")
     assert backend.name == "my_attention"
@@ -169,9 +187,9 @@ def test_supports_and_fields_are_arrays_in_a_case() -> None:
         ({"operators": ["attention_vjp"]}, {"kind": "vjp"}, ""),
         ({"gradients": False}, {"kind": "vjp"}, "no gradients"),
         ({"dtypes": ["float32"]}, {}, "no float64"),
-        ({"options": {"attention": []}}, {"options": {"causal": True}}, "no causal"),
+        ({"options": {"attention": []}}, {"options": {"causal": True}}, "takes no causal"),
         ({"options": {"attention": ["causal"]}}, {"options": {"causal": True}}, ""),
-        ({"options": {"attention": []}}, {"arrays": {**arrays(), "mask": 1}}, "no mask"),
+        ({"options": {"attention": []}}, {"arrays": {**arrays(), "mask": 1}}, "takes no mask"),
         ({"largest_n": 4}, {}, "no n above 4"),
         ({"largest_n": 5}, {}, ""),
     ],

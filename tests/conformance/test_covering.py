@@ -6,8 +6,10 @@ from itertools import combinations
 
 import pytest
 
+from nlattn.conformance.backends.capabilities import Capabilities, unsupported
 from nlattn.conformance.cases.covering import pairs
 from nlattn.conformance.cases.recipes import recipes
+from nlattn.conformance.cases.suite import cases
 from nlattn.conformance.table import JUDGED
 from nlattn.conformance.table.recipe import Recipe
 from nlattn.conformance.table.row import OpSpec
@@ -39,3 +41,30 @@ def test_rare_options_meet_at_smoke(spec: OpSpec) -> None:
                 excluded = y.label in spec.cases.apart.get(x.label, ())
                 excluded |= x.label in spec.cases.apart.get(y.label, ())
                 assert excluded or any({x.label, y.label} <= some for some in labels)
+
+
+@pytest.mark.parametrize(
+    ("taken", "pair"),
+    [
+        ({"softcap", "bias"}, {"softcap", "bias"}),
+        ({"causal", "mask"}, {"causal", "mask"}),
+        ({"causal", "cu_seqlens_q", "cu_seqlens_k"}, {"causal", "packed"}),
+        ({"sinks", "qk_norm"}, {"sinks", "qk-norm"}),
+    ],
+)
+def test_who_takes_two_options_alone_is_asked_for_both(taken: set[str], pair: set[str]) -> None:
+    able = Capabilities.of({"operators": ["attention"], "options": {"attention": [*taken]}})
+    asked = [
+        case.name.rpartition("/")[2].split("+")
+        for case in cases("smoke", ("attention",), pattern="attention/*/*+*", takes=able.narrow)
+        if not unsupported(able, case)
+    ]
+    assert any(pair <= {*labels} for labels in asked)
+
+
+def test_who_takes_all_options_is_asked_for_no_more() -> None:
+    def count(**words: object) -> int:
+        pattern = "attention/forward/float32/*+*"
+        return sum(1 for _ in cases("smoke", ("attention",), pattern=pattern, **words))  # type: ignore[arg-type]
+
+    assert count() == count(takes=lambda _: True) > 100

@@ -18,6 +18,7 @@ from nlattn.conformance.backends.process import Died, Process, resident
 from nlattn.conformance.case import Case
 from nlattn.conformance.runner import run
 
+NAMED = {"attention_vjp": ["dout", "k", "q", "v"]}
 ABLE = {"operators": ["attention_vjp"], "gradients": True}
 FAULTY = str(Path(__file__).with_name("faulty.py"))
 
@@ -95,7 +96,7 @@ def test_a_worker_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     hello, (said, outputs) = served(
         f"{FAULTY}:vjp_only", "attention_vjp", pack(head, dict(one.arrays))
     )
-    assert hello[0] == {"name": "vjp_only", "capabilities": ABLE}
+    assert hello[0] == {"name": "vjp_only", "capabilities": {**ABLE, "options": NAMED}}
     assert said == {"unsupported": "", "raised": "", "flaws": [], "ran": ""}
     assert list(outputs) == ["dq", "dk", "dv"]
     monkeypatch.setitem(sys.modules, "torch", None)

@@ -104,13 +104,32 @@ class FunctionBackend:
 
 
 def told(backend: object) -> JsonObject:
-    """A backend's own words, and the operators that it has methods for."""
+    """A backend's own words, the operators that it has methods for, and what these name."""
     words = getattr(backend, "capabilities", None)
     words = dict(words() if callable(words) else words or {})
     if "operators" not in words and not callable(getattr(backend, "run", None)):
         methods = [op for op in FUNCTIONS if callable(getattr(backend, op, None))]
         words["operators"] = methods or None
+        functions = {op: getattr(backend, op) for op in methods}
+    elif isinstance(backend, FunctionBackend):
+        functions = {backend.op: backend.function}
+    else:
+        functions = {}
+    words.setdefault("options", {op: x for op, f in functions.items() if (x := _options(f))})
     return {name: x for name, x in words.items() if x is not None}
+
+
+def _options(function: Function) -> list[str]:
+    """What a function can be given by name, a support for its arrays, too; [] if anything."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # it does not say
+        return []
+    return [] if _any(parameters) else sorted({x for n in parameters for x in (n, n.split("_")[0])})
+
+
+def _any(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def run(backend: Any, op: str, arrays: Mapping[str, Array], options: Options) -> Any:
@@ -143,7 +162,7 @@ def call(function: Function, op: str, arrays: Mapping[str, Array], options: Opti
     rest = {name: x for name, x in arrays.items() if name not in first}
     rest = {name.replace(".", "_"): x for name, x in rest.items()} | dict(options)
     parameters = inspect.signature(function).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    if not _any(parameters):
         spare = _other_form(parameters) if "support_index" in rest else ()
         rest = {name: x for name, x in rest.items() if name in parameters or name not in spare}
         missing = [name for name in rest if name not in parameters]

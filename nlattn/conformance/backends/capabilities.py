@@ -130,6 +130,11 @@ class Capabilities:
             return True
         return {"vjp": self.gradients, "jvp": self.forward_mode}.get(kind, True)
 
+    @property
+    def narrow(self) -> Callable[[Case], bool] | None:
+        """Which cases it takes, if it names its options; for `suite.cases`."""
+        return (lambda case: not unsupported(self, case)) if self.options else None
+
     def refused(self, raised: str) -> bool:
         """Whether an exception, as ``Type: text (place)``, says that a call is not supported."""
         if self.refusals is not None:
@@ -163,7 +168,7 @@ def unsupported(able: Capabilities | Options, case: Case) -> str:
         needed -= {f"{n}_scale" for n in case.spec.cases.quantised}
         needed -= {*case.spec.arrays, *case.spec.extras, *case.directions} - {*case.spec.optional}
         if needed - {*taken}:
-            return f"no {', '.join(sorted(needed - {*taken}))}"
+            return f"takes no {', '.join(sorted(needed - {*taken}))}"
     if able.largest_n is not None:
         longest = max((n for x in case.arrays.values() for n in np.shape(x)), default=0)
         longest = max([longest, *(place["size"] for place in case.whole.values())])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from nlattn.conformance.cases.covering import crossings, everywhere, pairs, spread, together
@@ -69,8 +69,8 @@ _OTHERS = ("float16", "bfloat16", "float64")
 _LIKE_SUMS = ("channel", "negative", "offset")
 
 
-def recipes(spec: OpSpec) -> list[Recipe]:
-    """Everything an operator is tried on."""
+def recipes(spec: OpSpec, taken: Callable[[Recipe], bool] | None = None) -> list[Recipe]:
+    """Everything an operator is tried on; every two options that are `taken`, where not all are."""
     alone = [
         *_common(spec),
         *(level for factor in spec.cases.choices for level in factor),
@@ -84,8 +84,26 @@ def recipes(spec: OpSpec) -> list[Recipe]:
         *_zeros(spec),
         *_shared(spec),
     ]
-    found = [_completed(spec, r) for r in found]
-    return list({recipe.label: recipe for recipe in found}.values())
+    found = list({r.label: _completed(spec, r) for r in found}.values())
+    labels = {r.label for r in found}
+    return [*found, *(r for r in _narrowed(spec, taken) if r.label not in labels)]
+
+
+def _narrowed(spec: OpSpec, taken: Callable[[Recipe], bool] | None) -> list[Recipe]:
+    """Every two options of those that a backend takes, in every dtype.
+
+    Most cases that are made for all backends have other options, too.
+    """
+
+    def of(factors: Sequence[Sequence[Recipe]]) -> tuple[tuple[Recipe, ...], ...]:
+        known = (tuple(x for x in some if taken and taken(_completed(spec, x))) for some in factors)
+        return tuple(some for some in known if some)
+
+    choices, rare = of(spec.cases.choices), of(spec.cases.together)
+    if taken is None or (choices, rare) == (spec.cases.choices, spec.cases.together):
+        return []
+    narrow = replace(spec, cases=replace(spec.cases, choices=choices, together=rare))
+    return [everywhere(_completed(spec, r)) for r in (*_pairs(narrow), *_together(narrow))]
 
 
 def _zeros(spec: OpSpec) -> list[Recipe]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -37,6 +37,7 @@ def cases(
     scales: str = "head",
     results: str = "bfloat16",
     sparing: bool = False,
+    takes: Callable[[Case], bool] | None = None,
 ) -> Iterator[Case]:
     """Cases up to a tier whose names match; KeyError for an operator that is not known.
 
@@ -44,15 +45,18 @@ def cases(
     sizes that a backend takes, by operator: cases have legal sizes like their own. Inputs of eight
     bits are made where `dtypes` names them, with a scale for each of `scales`.
     `sparing` is for a backend that compiles for each shape: what needs a program of its own, such
-    as an option or a size, is made in one dtype, these in turn.
+    as an option or a size, is made in one dtype, these in turn. `takes` is of a backend that takes
+    some options alone: it is asked for every two of these.
     """
     chosen = JUDGED if ops is None else tuple(find(name) for name in ops)
     few = tier == "smoke" and not (dtypes and {*dtypes} <= {"float16", "bfloat16"})
     for spec in chosen:
         if spec.cases.search_only:
             continue
-        for number, recipe in enumerate(recipes(spec)):
-            recipe = fitted(recipe, (shapes or {}).get(spec.name))
+        own_shapes = (shapes or {}).get(spec.name)
+        taken = _taken(spec, takes, own_shapes, (dtypes or ("float64",))[0]) if takes else None
+        for number, recipe in enumerate(recipes(spec, taken)):
+            recipe = fitted(recipe, own_shapes)
             if TIERS.index(recipe.tier) > TIERS.index(tier):
                 continue
             for kind in recipe.kinds:
@@ -67,6 +71,19 @@ def cases(
                     named = fnmatchcase(f"{spec.name}/{kind}/{dtype}/{recipe.label}", pattern)
                     if named and dtypes and dtype in dtypes and recipe.values not in _NOT_OF_CODES:
                         yield of_codes(make(spec, recipe, kind, "float64"), dtype, scales, results)
+
+
+def _taken(
+    spec: OpSpec, takes: Callable[[Case], bool], shapes: Shapes | None, dtype: str
+) -> Callable[[Recipe], bool]:
+    """Whether a recipe's cases are taken, in every kind that is at all."""
+
+    def one(recipe: Recipe, kind: Kind) -> bool:
+        return takes(make(spec, fitted(recipe, shapes), kind, dtype))
+
+    plain = recipes(spec)[0]
+    kinds = [kind for kind in plain.kinds if one(plain, kind)]
+    return lambda recipe: all(one(recipe, kind) for kind in kinds if kind in recipe.kinds)
 
 
 def _sized(recipe: Recipe) -> bool:
