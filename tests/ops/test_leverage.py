@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import nlattn
@@ -79,11 +79,17 @@ def test_float32_keys_are_taken_as_they_are_and_computed_in_float64() -> None:
 def test_any_small_shape_and_rank(n: int, d: int, rank: int, method: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     k = rng.integers(-3, 4, (n, rank)).astype(float) @ rng.integers(-3, 4, (rank, d)).astype(float)
-    got, r = nlattn.leverage_scores(k, method=method, return_rank=True)
     want, known = oracle.leverage_scores(k, return_rank=True)
+    rounding = 4 * max(n, d) * U
+    assume(known == oracle.leverage_scores(k, rcond=rounding, return_rank=True)[1])
+    got, r = nlattn.leverage_scores(k, method=method, return_rank=True)
     assert r == known
-    np.testing.assert_allclose(got, want, atol=1e-11)
-    np.testing.assert_allclose(got.sum(), r, rtol=1e-11)
+    values = np.linalg.svd(k, compute_uv=False)
+    kappa = values[0] / values[known - 1] if known else 1.0
+    # 12,000 drawn matrices, all methods: up to 28 times this for a score, 13 for the sum of r
+    growth = U * (kappa**2 if method == "gram" else kappa)
+    np.testing.assert_allclose(got, want, rtol=0, atol=64 * growth)
+    np.testing.assert_allclose(got.sum(), r, rtol=64 * growth)
     assert ((got >= 0) & (got <= 1)).all()
 
 
