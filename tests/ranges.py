@@ -83,7 +83,8 @@ def scaled(spec: OpSpec, kind: Any, dtype: Any) -> Iterator[Edge]:
     info = np.finfo(dtype)
     plain = sample(spec, kind, dtype)
     names = [*spec.arrays, *(f"d{n}" for n in (*spec.arrays, *spec.cases.outputs))]
-    names = [n for n in dict.fromkeys(names) if n in plain and (kind != "map" or n != "v")]
+    beside = ("v", "gate") if kind == "map" else ()  # values come later, and so do their products
+    names = [n for n in dict.fromkeys(names) if n in plain and n not in beside]
     groups: list[tuple[str, ...]] = [(name,) for name in names] + (
         [("q", "k")] if {"q", "k"} <= {*names} else []
     )
@@ -174,7 +175,9 @@ def summed(edge: Edge) -> Any:
     given = {**edge.arguments}
     v = given.pop("v")
     A = function(edge.spec, edge.kind)[0](**given)
-    return (A @ v.reshape(A.shape[1], -1)).astype(edge.dtype)
+    out = A @ v.reshape(A.shape[1], -1)
+    with np.errstate(over="ignore"):
+        return out.astype(edge.dtype)
 
 
 def outcome(edge: Edge) -> Any:
@@ -257,7 +260,7 @@ def wrong(edge: Edge) -> str:
         fine = fine or re.match(rf"^{name}: \w+(=|\[.*\] is ).*({OTHERWISE})", got)
         return "" if fine else f"refused: {got}"
     known = inspect.signature(oracle(edge)).parameters
-    if edge.what.split("=")[0] in {"tol", "average", "eta", "failure"} - {*known}:
+    if edge.what.split("=")[0] in {"tol", "tolerance", "average", "eta", "failure"} - {*known}:
         return ""  # of how it is computed
     if edge.spec.stem in ("lewis", "universal") and edge.arguments.get("p", 2) > 99:
         return ""  # the oracle lists all monomials of that degree

@@ -110,6 +110,15 @@ def test_leverage_of_denormal_and_huge_keys(factor: float) -> None:
     np.testing.assert_array_equal(nlattn.universal_set(K * factor, 0.3).keys, whole)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_map_keeps_its_gates_where_scores_are_in_other_units(dtype: Any) -> None:
+    q, k, v, gate = arrays((2, 3), (4, 5, 3), (4, 5, 2), (2, 3, 3), dtype=dtype)
+    factor, gate = dtype(2.0 ** (np.finfo(dtype).maxexp - 8)), dtype(6) * gate
+    want = nlattn.qna(q, k, v, window=3, gate=gate, scale=1.0)
+    A = nlattn.qna_map(q * factor, k, window=3, gate=gate, scale=float(1 / factor))
+    np.testing.assert_allclose(A @ v.reshape(-1, 2), want.reshape(-1, 2), rtol=1e-5, atol=1e-5)
+
+
 def test_ordinary_numbers_are_left_as_they_are() -> None:
     seen = []
 

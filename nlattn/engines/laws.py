@@ -170,7 +170,9 @@ def window(given: Given) -> RangeLaw:
     gated = ("v gate", "dout gate", "dout v gate", "dout v gate scale k", "dout v gate scale q")
     back = ("dout v gate /q", "dout v gate /k", "dout gate", "dout v gate", "dout v")
     return plain._replace(
-        results=back if "dout" in given else ("v gate",), upper=(*plain.upper, *gated)
+        results=back if "dout" in given else ("v gate",),
+        upper=(*plain.upper, *gated),
+        fixed=plain.fixed if "v" in given else (*plain.fixed, "gate"),
     )
 
 
