@@ -183,7 +183,7 @@ def paged_attention_vjp(
     out, lse = call.forward()
     g = of_shape(op, "dout", dout, out.shape).astype(np.float64)
     beside = np.zeros(lse.shape) if dlse is None else of_shape(op, "dlse", dlse, lse.shape)
-    beside = beside * in_base(op, lse_base)
+    beside = beside.astype(np.float64) * in_base(op, lse_base)
     slopes = _check.flag(op, "alibi_gradient", alibi_gradient)
     dq, dk, dv = (np.zeros(np.shape(x)) for x in (q, k_pages, v_pages))
     dsinks: list[Floats] = []

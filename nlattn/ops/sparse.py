@@ -324,11 +324,10 @@ def sparse_attention_vjp(
     arrays = {"q": (q, "n d"), "k": (k, "m d"), "v": (v, "m e"), "dout": (dout, "n e")}
     unit = in_base(op, lse_base)
     if dlse is not None:
-        arrays["dlse"] = (
-            dlse if unit == 1 else np.asarray(dlse) * np.asarray(dlse).dtype.type(unit),
-            "n",
-        )
+        arrays["dlse"] = (dlse, "n")
     edges, weights = prepared(op, arrays, support, asked)
+    if dlse is not None:
+        edges.fit.put("dlse", unit * edges.fit["dlse"])
     gradients = [*edges.vjp(weights, dlse is not None)]
     if qk_norm is not None:
         for place, x in enumerate((q, k)):

@@ -188,3 +188,18 @@ def test_errors_name_what_was_called(options: Any, text: str) -> None:
     for function, more in calls.items():
         with pytest.raises((ValueError, TypeError), match=f"^{function.__name__}: {text}"):
             function(q, pages, pages, [1, 2], *more, **options)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_changes_of_lse_in_base_2_lose_no_more_in_16_bits_than_the_result_does(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    kind = np.float16 if dtype == "float16" else pytest.importorskip("ml_dtypes").bfloat16
+    q, pages = (rng.standard_normal(x).astype(kind) for x in ((2, 5, 3), (6, 4, 3)))
+    table = np.array([[5, 2], [0, 3]])
+    given = (np.zeros((2, 5, 3), kind), np.ones((2, 5), kind))
+    got, want = (
+        nlattn.paged_attention_vjp(a, b, b, table, dout, dlse=dlse, lse_base="2")[0].astype(float)
+        for a, b, dout, dlse in ((q, pages, *given), (x.astype(float) for x in (q, pages, *given)))
+    )
+    unit = 2.0**-11 if dtype == "float16" else 2.0**-8
+    assert (abs(got - want) <= 1.01 * unit * abs(want)).mean() > 0.95

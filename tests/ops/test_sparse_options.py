@@ -74,6 +74,21 @@ def test_a_full_support_is_dense_attention() -> None:
         np.testing.assert_allclose(x, y, rtol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_changes_of_lse_in_base_2_lose_no_more_in_16_bits_than_the_result_does(dtype: str) -> None:
+    support, arrays = case()
+    kind = np.float16 if dtype == "float16" else pytest.importorskip("ml_dtypes").bfloat16
+    arrays |= {"dout": np.zeros((2, 10, 3)), "dlse": np.ones((2, 10))}
+    short = {name: x.astype(kind) for name, x in arrays.items()}
+    exact = {name: x.astype(float) for name, x in short.items()}
+    got, want = (
+        nlattn.sparse_attention_vjp(**x, support=support, lse_base="2")[0].astype(float)
+        for x in (short, exact)
+    )
+    unit = 2.0**-11 if dtype == "float16" else 2.0**-8
+    assert (abs(got - want) <= 1.01 * unit * abs(want)).mean() > 0.95
+
+
 def test_dropped_values_do_not_matter() -> None:
     support, arrays = case()
     kept = support.indices != 5
