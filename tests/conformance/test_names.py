@@ -13,7 +13,8 @@ from nlattn.conformance.cases.suite import cases
 from nlattn.conformance.judge.coarse import PRECISION
 from nlattn.conformance.judge.diagnosis import diagnose
 from nlattn.conformance.judge.measure import call_of
-from nlattn.conformance.truth.bounds import exact
+from nlattn.conformance.truth.bounds import exact, wide
+from nlattn.conformance.truth.transcription import transcription
 
 
 def first(op: str, pattern: str) -> Case:
@@ -174,6 +175,45 @@ def test_sums_of_gradients_over_one_block_have_names() -> None:
     part = exact(replace(c, arrays={**c.arrays, "dout": c.arrays["dout"] * (rows >= 64)}))
     said = diagnose(c, {**want, "dk": part["dk"], "dv": part["dv"]}, two=False)
     assert "with dk and dv of the last block of queries alone, in blocks of 64" in said
+
+
+@pytest.mark.parametrize("kind", ["forward", "vjp", "jvp"])
+def test_a_blur_in_place_has_a_name_in_every_pass(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_place(z: Any, lattice: Any, order: Any) -> Any:
+        z = z.copy()
+        for j in order:
+            for p, (up, down) in enumerate(zip(lattice.above[j], lattice.below[j], strict=True)):
+                z[p] += (z[up] + z[down]) / 2
+        return z
+
+    c = first("permutohedral_attention", f"permutohedral_attention/{kind}/float32/even")
+    with monkeypatch.context() as patch:
+        patch.setattr("nlattn.oracle.permutohedral.blur", in_place)
+        made = transcription(c.function, wide(c.arrays), c.options)
+    each = made if isinstance(made, tuple) else (made,)
+    said = diagnose(c, dict(zip(c.outputs, each, strict=True)))
+    assert said.startswith("your output equals ours with axes blurred in place")
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+@pytest.mark.parametrize("eps", [1e-10, 1e-6])
+@pytest.mark.parametrize("turned", [False, True])
+def test_divergences_with_an_epsilon_have_names(turned: bool, eps: float, clipped: bool) -> None:
+    c = first("index_loss", "index_loss/forward/float64/primes")
+    scores = 4 * c.arrays["scores"]
+    p = np.exp(scores - scores.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    weights = np.where(p < np.median(p), 0, c.arrays["weights"])
+    weights = np.where(c.arrays["weights"] < 1e-3, eps / 8, weights)
+    c = replace(c, arrays={"scores": scores, "weights": weights})
+    one, other = (p, weights) if turned else (weights, p)
+    log = [np.log(np.maximum(x, eps) if clipped else x + eps) for x in (one, other)]
+    said = diagnose(c, {"loss": (one * (log[0] - log[1])).sum(-1)})
+    which = "the other way round: KL(softmax || weights), " if turned else ""
+    how = f"with logarithms of {eps:.3g} at least" if clipped else f"with {eps:.3g} added in"
+    assert said.startswith(f"your output equals ours {which}{how}")
 
 
 def test_the_mean_of_all_heads_has_a_name() -> None:

@@ -63,7 +63,7 @@ def gradient(q: Any, k: Any, v: Any, dout: Any, at: Rounds) -> dict[str, Any]:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize(
     ("stage", "words"),
-    [("scores", "raw"), ("weights", "weights"), ("powers", "powers"), ("out", "out")],
+    [("scores", "raw"), ("weights", "weights"), ("powers", "powers")],
 )
 def test_a_stage_of_16_bits_is_named(stage: str, words: str, dtype: str) -> None:
     kind = np.float16 if dtype == "float16" else pytest.importorskip("ml_dtypes").bfloat16
@@ -73,7 +73,7 @@ def test_a_stage_of_16_bits_is_named(stage: str, words: str, dtype: str) -> None
     assert said.startswith(f"{SAME}with `{words}` rounded to {form} in attention_stages")
 
 
-@pytest.mark.parametrize("stage", ["scores", "shifted", "powers", "total", "out"])
+@pytest.mark.parametrize("stage", ["scores", "shifted", "powers", "total"])
 def test_a_stage_of_float32_in_float64_is_named(stage: str) -> None:
     c = case(dtype="float64")
     said = diagnose(c, {"out": kernel(**c.arrays, at=rounds(stage, np.float32))})

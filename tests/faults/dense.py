@@ -85,6 +85,8 @@ def attention(
         out[..., n // 8 * 8 :, :] = 0
     if bad == "transposed":
         out = np.swapaxes(out, -1, -2)
+    if bad == "stored short":
+        out = out.astype(np.float16).astype(q.dtype)
     if not return_lse:
         return out.astype(q.dtype) if bad == "half" else out
     with np.errstate(divide="ignore"):
@@ -181,6 +183,7 @@ FORWARD = {
     "unit values": "with values of length 1",
     "residual": "with the values added",
     "half": "as far from ours as one computed in float16",
+    "stored short": "rounded to float16 (or TF32) at the end",
     "stale": "ours times 2: added to a buffer that already held it",
     "tail": "as if the rest of a block were left out",
     "transposed": "its axes in another order",

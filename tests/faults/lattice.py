@@ -73,6 +73,10 @@ def _filter(bad: str, of: Any, to: Any, x: Any, also: Any) -> Any:
         step = np.full(d + 1, -1)
         step[j] = d
         zero = np.zeros(x.shape[1])
+        if bad == "in place":
+            for p, y in z.items():
+                z[p] = y + half * (z.get(tuple(p + step), zero) + z.get(tuple(p - step), zero))
+            continue
         z = {
             p: y + half * (z.get(tuple(p + step), zero) + z.get(tuple(p - step), zero))
             for p, y in z.items()
@@ -113,6 +117,7 @@ FAULTS = {
         "no blur": "without the blur",
         "reversed": "with the axes blurred in reverse order",
         "short": "with the last axis left out of the blur",
+        "in place": "with axes blurred in place",
         "wide": "with a blur of 1, 1, 1",
         "no alpha": "without alpha",
         "opposite": "with the vertices' weights in the opposite order",

@@ -120,6 +120,9 @@ def index_loss(bad: str, scores: Any, weights: Any) -> Any:
     """KL of two distributions."""
     log_p, some = _log_softmax(bad, scores), weights > 0
     log_w = np.log(np.where(some, weights, 1))
+    if bad == "reversed with eps":
+        p = np.exp(log_p)
+        return (p * (np.log(p + 1e-8) - np.log(weights + 1e-8))).sum(-1)
     if bad == "cross entropy":
         log_w = 0 * log_w
     if bad == "reversed":
@@ -316,6 +319,7 @@ FAULTS: dict[str, dict[str, str]] = {
     "index_loss": {
         "cross entropy": "cross entropy",
         "reversed": "the other way round",
+        "reversed with eps": "the other way round: KL(softmax || weights), with 1e-08 added in",
         "mean": "with the mean over keys",
         "bits": "in bits",
         "no maximum": "infinite everywhere",

@@ -12,11 +12,12 @@ from functools import partial
 
 import numpy as np
 
+from nlattn._types import Result
 from nlattn.conformance.case import Array, Case
 from nlattn.conformance.judge.measure import attempt, call_of, results
 from nlattn.conformance.judge.slopes import Way, changed, slopes, whole
 from nlattn.conformance.judge.variants import changes, detached, formulas, gradients
-from nlattn.conformance.judge.variants.base import Call, Variant
+from nlattn.conformance.judge.variants.base import Call, Step, Variant
 from nlattn.conformance.judge.variants.roundings import Rounding
 from nlattn.conformance.truth.bounds import exact, wide
 
@@ -50,6 +51,9 @@ def ways(case: Case, names: tuple[str, ...], known: Iterable[Variant]) -> Iterat
             for way in case.directions:
                 part = partial(_part, case, variant, way)
                 yield f"{variant.name}, in the part of {way} alone{also}", _Later(part, names)
+    for variant in known:
+        if isinstance(variant.run, Step):  # which is not its derivative, if it is wrong one way
+            yield variant.name + also, _Later(partial(_with_step, case, variant), names)
     for change in (*formulas.changes(case.function), *formulas.uses(case.function)):
         yield change.name + also, _Later(partial(with_change, case, change), names)
 
@@ -62,11 +66,20 @@ def _part(case: Case, variant: Variant, way: str) -> Mapping[str, Array] | None:
     return {n: want[n] - ours[n] + x for n, x in theirs.items()}
 
 
+def _with_step(case: Case, variant: Variant) -> Mapping[str, Array] | None:
+    """What the oracle's own gradient gives with a step of its passes replaced."""
+    call = Call(case.function, wide(case.arrays), dict(case.options), case.dtype)
+    return _named(case, attempt(variant, call))
+
+
 def with_change(case: Case, change: formulas.Change | Rounding) -> Mapping[str, Array] | None:
     """What the oracle's own gradient, or forward mode, gives with a change."""
     call = Call(case.op, wide(case.arrays), dict(case.options), case.dtype)
     run = Variant(change.name, (), partial(change, case.function))
-    given = attempt(run, call)
+    return _named(case, attempt(run, call))
+
+
+def _named(case: Case, given: Result) -> Mapping[str, Array] | None:
     each = given if isinstance(given, tuple) else (given,)
     return None if given is None else dict(zip(case.outputs, each, strict=False))
 

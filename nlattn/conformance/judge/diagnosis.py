@@ -27,6 +27,7 @@ from nlattn.conformance.judge.measure import (
     slack,
     variants_made,
 )
+from nlattn.conformance.judge.narrow import narrowed
 from nlattn.conformance.judge.roundings import less_precise
 from nlattn.conformance.judge.sight import by_sight
 from nlattn.conformance.judge.slopes import Slopes, Way, changed, slopes, whole
@@ -81,6 +82,7 @@ def _diagnosis(
     else:
         said.append(
             structure.selection(case, got)
+            or _sentence(narrowed(case, _wrong(case, want, got), want, got))
             or _sentence(_explanations(case, got, _again(case, effort.names)))
             or _sentence(_explanations(case, got, _ways(case).within(effort)))
             or structure.padding(case, want, got)
@@ -161,6 +163,7 @@ def _explanations(
     least = min(left.values(), default=0.0)
     said = [n for n, rest in left.items() if rest <= near * least + unit * 1e-3]
     twice = {n for n in said if " in place of" in n and n.partition(" in place of")[0] in said}
+    twice |= {n for n in said for plainer in said if n.startswith(f"{plainer}, ")}
     said = [n for n in said if n not in twice]
     stems = [*dict.fromkeys(map(_stem, said))][:most]  # a block may be of any size
     said = [n for n in said if _stem(n) in stems]

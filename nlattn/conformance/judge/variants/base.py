@@ -15,7 +15,7 @@ import numpy as np
 from nlattn._types import Array as Array
 from nlattn._types import Function, Options, Result
 from nlattn.conformance.case import scale_of
-from nlattn.conformance.table import find
+from nlattn.conformance.table import find, owner
 from nlattn.conformance.truth.transcription import transcription
 
 lock = threading.RLock()
@@ -110,20 +110,29 @@ def needs(name: str, run: Run) -> Run:
     return only
 
 
-def step(name: str, wrong: Function, stem: str | None = None) -> Run:
-    """The oracle with one function of its file replaced by ``wrong(call, function, *args)``."""
+@dataclass(frozen=True)
+class Step:
+    """The oracle with one function of its file replaced."""
 
-    def run(c: Call) -> Result:
-        module = importlib.import_module(f"nlattn.oracle.{stem or find(c.op).stem}")
-        function = getattr(module, name)
+    name: str
+    wrong: Function
+    stem: str | None
+
+    def __call__(self, c: Call) -> Result:
+        """What it gives for a call, of a gradient, too."""
+        module = importlib.import_module(f"nlattn.oracle.{self.stem or find(owner(c.op)).stem}")
+        function = getattr(module, self.name)
 
         def instead(*args: object, **options: object) -> Result:
-            return wrong(c, function, *args, **options)
+            return self.wrong(c, function, *args, **options)
 
-        with lock, patch.object(module, name, instead):
+        with lock, patch.object(module, self.name, instead):
             return c()
 
-    return run
+
+def step(name: str, wrong: Function, stem: str | None = None) -> Run:
+    """The oracle with one function of its file replaced by ``wrong(call, function, *args)``."""
+    return Step(name, wrong, stem)
 
 
 def after(change: Callable[[Call, Array], Array]) -> Run:

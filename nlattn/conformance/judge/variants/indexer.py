@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from itertools import product
 
 import numpy as np
 
@@ -88,6 +90,40 @@ def _log(x: Array) -> Array:
     return np.asarray(np.log(np.where(x.real > 0, x, 1)))
 
 
+_EPSILONS = (*(float(f"1e-{i}") for i in (3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 16, 20, 30)),
+             *(float(np.finfo(t).eps) for t in (np.float32, np.float64)),
+             float(np.finfo(np.float32).tiny))  # fmt: skip
+"""Numbers by which logarithms of 0 are kept away."""
+_TURNED = "the other way round: KL(softmax || weights)"
+
+
+def _kept_finite(x: Array, eps: float, added: bool) -> Array:
+    return np.asarray(np.log(x + eps if added else np.where(x.real > eps, x, eps)))
+
+
+def _from_the_middle(_: Array, p: Array, w: Array) -> Array:
+    log = _log((p + w) / 2)
+    return np.asarray((p * (_log(p) - log) + w * (_log(w) - log)).sum(-1) / 2)
+
+
+def _divergence(log: Callable[[Array], Array], turned: bool, _: Array, p: Array, w: Array) -> Array:
+    one, other = (p, w) if turned else (w, p)
+    return np.asarray((one * (log(one) - log(other))).sum(-1))
+
+
+def _finite_logarithms() -> dict[str, Run]:
+    """Divergences, either way, whose logarithms are of numbers above 0."""
+    found = dict[str, Run]()
+    for eps, (added, said) in product(
+        _EPSILONS, ((True, "with # added in logarithms"), (False, "with logarithms of # at least"))
+    ):
+        log = partial(_kept_finite, eps=eps, added=added)
+        words = said.replace("#", f"{eps:.3g}")
+        found[words] = _loss(partial(_divergence, log, False))
+        found[f"{_TURNED}, {words}"] = _loss(partial(_divergence, log, True))
+    return found
+
+
 VARIANTS = (
     *several(
         _SCORES,
@@ -151,11 +187,13 @@ VARIANTS = (
             "with the cross entropy, less that of the weights": _loss(
                 lambda _, p, w: -(w * _log(p)).sum(-1)
             ),
-            "the other way round: KL(softmax || weights)": _loss(
+            **_finite_logarithms(),
+            _TURNED: _loss(
                 lambda _, p, w: np.where(
                     (p.real > 0) & (w.real > 0), p * (_log(p) - _log(w)), 0
                 ).sum(-1)
             ),
+            "with the divergence of Jensen and Shannon": _loss(_from_the_middle),
             "in bits": after(lambda _, out: out / np.log(2)),
             "with the mean over keys": after(lambda c, out: out / c["scores"].shape[-1]),
             "with the mean of all queries": after(

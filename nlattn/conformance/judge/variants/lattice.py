@@ -69,6 +69,28 @@ def _one_sided(_: Call, __: object, z: Array, lattice: Any, order: Array) -> Res
     return z
 
 
+def _in_place(order_of: Callable[[Any], Array]) -> Run:
+    """Points one after the other, which read neighbours that this axis has changed already."""
+
+    def wrong(_: Call, __: object, z: Array, lattice: Any, order: Array) -> Result:
+        z, points = z.copy(), order_of(lattice)
+        for j in order:
+            for p in points:
+                z[p] = z[p] + (z[lattice.above[j, p]] + z[lattice.below[j, p]]) / 2
+        return z
+
+    return step("blur", wrong)
+
+
+def _inserted(lattice: Any) -> Array:
+    """Points in the order in which keys, then queries, name them; others after these."""
+    M = len(lattice.points)
+    named = (lattice.of_keys, lattice.of_queries, np.arange(M))
+    every = np.concatenate([x.ravel() for x in named])
+    every = every[every < M]
+    return np.asarray(every[np.sort(np.unique(every, return_index=True)[1])])
+
+
 def _one_lattice(c: Call) -> Result:
     """Points of all heads on one lattice: values stay apart, but the blur crosses them."""
     q, k, v = c["q"], c["k"], c["v"]
@@ -157,6 +179,10 @@ VARIANTS = (
         "with the last axis left out of the blur",
         _LATTICE,
         step("blur", lambda _, f, z, lattice, order: f(z, lattice, sorted(order)[:-1])),
+    ),
+    *(
+        Variant("with axes blurred in place, from what is blurred already", _LATTICE, _in_place(of))
+        for of in (_inserted, lambda lattice: np.arange(len(lattice.points)))
     ),
     Variant("without the vertices of queries", _LATTICE, option(query_vertices=False)),
     Variant("with the vertices of queries", _LATTICE, option(query_vertices=True)),
