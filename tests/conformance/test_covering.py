@@ -7,7 +7,7 @@ from itertools import combinations
 import pytest
 
 from nlattn.conformance.backends.capabilities import Capabilities, unsupported
-from nlattn.conformance.cases.covering import pairs
+from nlattn.conformance.cases.covering import in_turn, pairs
 from nlattn.conformance.cases.recipes import recipes
 from nlattn.conformance.cases.suite import cases
 from nlattn.conformance.table import JUDGED
@@ -30,6 +30,25 @@ def test_all_pairs_meet_but_those_that_exclude_each_other() -> None:
     }  # fmt: skip
     assert met == every - never
     assert len(made) <= 12
+
+
+def test_levels_meet_nearly_all_dtypes() -> None:
+    made = list(in_turn(pairs(FACTORS), ("float16", "bfloat16", "float64")))
+    assert {len(recipe.also) for recipe in made} == {1}
+    met = {(label, recipe.also[0]) for recipe in made for label in recipe.label.split("+")}
+    assert len(met) >= 3 * sum(map(len, FACTORS)) - 1
+
+
+@pytest.mark.parametrize("spec", [s for s in JUDGED if s.cases.together], ids=lambda s: s.name)
+def test_rare_options_meet_others_in_16_bits(spec: OpSpec) -> None:
+    short = {"float16", "bfloat16"}
+    some = [r for r in recipes(spec) if r.tier == "smoke" and short & {*r.also}]
+    met = {label for r in some for label in r.label.split("+")}
+    assert {r.label for factor in spec.cases.together for r in factor} <= met
+    one = some[0]
+    made = {c.name for c in cases("smoke", (spec.name,), None, f"*/{one.label}")}
+    asked = {kind for kind in one.kinds if f"{spec.name}/{kind}/{one.also[0]}/{one.label}" in made}
+    assert asked == {*one.kinds} - {"jvp"}
 
 
 @pytest.mark.parametrize("spec", [s for s in JUDGED if s.cases.together], ids=lambda s: s.name)

@@ -93,6 +93,21 @@ def spread(recipes: Sequence[Recipe], levels: Sequence[Recipe]) -> Iterator[Reci
         yield together([recipe, levels[i % len(levels)]]) if levels else recipe
 
 
+def in_turn(recipes: Sequence[Recipe], dtypes: Sequence[str]) -> Iterator[Recipe]:
+    """Each recipe in one more of some dtypes: that which most of its levels have not met yet."""
+    met = Counter[tuple[str, str]]()
+    for recipe in recipes:
+        labels = recipe.label.split("+")
+
+        def new(dtype: str, labels: Sequence[str] = labels) -> tuple[int, int]:
+            times = [met[label, dtype] for label in labels]
+            return times.count(0), -sum(times)
+
+        also = max(dtypes, key=new)
+        met.update((label, also) for label in labels)
+        yield replace(recipe, also=(also,))
+
+
 def everywhere(recipe: Recipe) -> Recipe:
     """The same in every dtype."""
     return replace(recipe, dtypes=ALL)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from nlattn.conformance.cases.covering import crossings, everywhere, pairs, spread, together
+from nlattn.conformance.cases.covering import (
+    crossings,
+    everywhere,
+    in_turn,
+    pairs,
+    spread,
+    together,
+)
 from nlattn.conformance.cases.crossed import GRIDS, LAYOUTS, SETS
 from nlattn.conformance.table import TABLE, OpSpec
 from nlattn.conformance.table.recipe import ALL, LONG, ONES, PRIMES, TILES, WIDE, Recipe
@@ -64,8 +71,8 @@ _FEW = 4000
 """Pairs of queries and keys, of a slow oracle's crossings."""
 _NARROW: tuple[tuple[str, ...], ...] = ((), (), ("float16",), (), ("bfloat16",))
 """Dtypes of some crossings beside float32."""
-_OTHERS = ("float16", "bfloat16", "float64")
-"""Dtypes of pairs of options beside float32, in turn."""
+_FIRST, _OTHERS = ("float32",), ("float16", "bfloat16", "float64")
+"""Dtypes of pairs of options: all are of the first, and each of one of the others."""
 _LIKE_SUMS = ("channel", "negative", "offset")
 
 
@@ -197,22 +204,19 @@ def _pairs(spec: OpSpec) -> list[Recipe]:
         else (*(_SIZES[:1] if spec.cases.costly else _SIZES), *(_SETS[:2] if _sets(spec) else ()))
     )
     values = [Recipe(x, values=x) for x in (_hard(spec) if "q" in spec.arrays else ())]
-    found = list(spread(pairs(factors), _turns(values, sizes, _LAYOUTS)))
+    found = [
+        replace(r, dtypes=_FIRST) for r in spread(pairs(factors), _turns(values, sizes, _LAYOUTS))
+    ]
     if spec.cases.costly:
-        found = [replace(r, dtypes=("float32",)) for r in found]
         found = [_seldom(spec, r) if i % 2 else r for i, r in enumerate(found)]
-    else:
-        found = [
-            replace(r, dtypes=("float32", _OTHERS[i % len(_OTHERS)])) for i, r in enumerate(found)
-        ]
-    return [recipe for recipe in found if "+" in recipe.label]
+    return [recipe for recipe in in_turn(found, _OTHERS) if "+" in recipe.label]
 
 
 def _together(spec: OpSpec) -> list[Recipe]:
     """Every two of all that an operator may be asked, many at once."""
     found = pairs(spec.cases.together, spec.cases.apart)
     made = [replace(together([r, spec.cases.beside]), label=r.label) for r in found]
-    return [replace(r, dtypes=("float32",)) for r in made if "+" in r.label]
+    return list(in_turn([replace(r, dtypes=_FIRST) for r in made if "+" in r.label], _OTHERS))
 
 
 def _crossed(spec: OpSpec) -> list[Recipe]:

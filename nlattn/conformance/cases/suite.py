@@ -60,7 +60,8 @@ def cases(
             if TIERS.index(recipe.tier) > TIERS.index(tier):
                 continue
             for kind in recipe.kinds:
-                wanted = [x for x in (recipe.dtypes if few else DTYPES) if fits(recipe, x)]
+                own = recipe.dtypes if kind == "jvp" else (*recipe.dtypes, *recipe.also)
+                wanted = [x for x in (own if few else DTYPES) if fits(recipe, x)]
                 wanted = [x for x in wanted if dtypes is None or x in dtypes]
                 if sparing and wanted and (recipe.options or recipe.extra or _sized(recipe)):
                     wanted = [wanted[number % len(wanted)]]

@@ -39,6 +39,8 @@ class Recipe:
     values: str = "normal"
     layout: str = "C"
     dtypes: tuple[str, ...] = WIDE
+    also: tuple[str, ...] = ()
+    """Dtypes beside these in which forward mode is not asked."""
     kinds: tuple[Kind, ...] = ("forward", "vjp", "jvp")
     """Of which an operator is asked for those that it has; a forward mode wherever a gradient."""
     tier: Tier = "smoke"
