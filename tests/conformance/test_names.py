@@ -13,6 +13,7 @@ from nlattn.conformance.cases.suite import cases
 from nlattn.conformance.judge.coarse import PRECISION
 from nlattn.conformance.judge.diagnosis import diagnose
 from nlattn.conformance.judge.measure import call_of
+from nlattn.conformance.judge.variants.gradients import wrong
 from nlattn.conformance.truth.bounds import exact, wide
 from nlattn.conformance.truth.transcription import transcription
 
@@ -214,6 +215,47 @@ def test_divergences_with_an_epsilon_have_names(turned: bool, eps: float, clippe
     which = "the other way round: KL(softmax || weights), " if turned else ""
     how = f"with logarithms of {eps:.3g} at least" if clipped else f"with {eps:.3g} added in"
     assert said.startswith(f"your output equals ours {which}{how}")
+
+
+@pytest.mark.parametrize("op", ["certified_attention", "sparse_attention", "qna"])
+def test_a_wrong_bias_has_its_name_in_every_operator(op: str) -> None:
+    c = next(x for x in cases("smoke", (op,), ("float32",)) if "bias" in x.arrays)
+    bias = np.asarray(c.arrays["bias"], float)
+    said = diagnose(c, answer(c, bias=call_of(c).scale * bias))
+    assert said == "your output equals ours with the bias scaled like the scores"
+    assert "with the bias subtracted" in diagnose(c, answer(c, bias=-bias))
+
+
+def test_gradients_that_are_scattered_wrongly_have_names() -> None:
+    c = first("lev_attention", "lev_attention/vjp/float32/primes")
+    want, index = exact(c), c.arrays["index"]
+    left = {n: np.zeros_like(want[n]) for n in ("dk", "dv")}
+    for name, x in left.items():
+        x[: len(index)] = want[name][index]
+    said = diagnose(c, {**want, **left}, two=False)
+    assert said.startswith("your output equals ours with gradients of chosen keys at the first")
+    c = first("paged_attention", "paged_attention/vjp/float32/primes")
+    want, table = exact(c), np.asarray(c.arrays["table"])
+    got = want["dk_pages"].copy()
+    for b, row in enumerate(table):
+        alone = dict(c.arrays)
+        for name in c.directions:
+            alone[name] = np.array(alone[name])
+            alone[name][np.arange(len(table)) != b] = 0
+        part = exact(replace(c, arrays=alone))
+        for page in row[row >= 0]:
+            got[page] = part["dk_pages"][page]
+    assert not np.allclose(got, want["dk_pages"])
+    made = dict(wrong(c, want))
+    found = made["with the part of the last sequence alone where several share a page"]
+    np.testing.assert_allclose(found["dk_pages"], got)
+
+
+def test_factors_of_queries_and_heads_are_told() -> None:
+    c = first("attention", "attention/vjp/float32/bias-shared")
+    want = exact(c)
+    n = c.arrays["q"][..., 0].size
+    assert "1/n" in diagnose(c, want | {"dbias": want["dbias"] / n}, two=False)
 
 
 def test_the_mean_of_all_heads_has_a_name() -> None:

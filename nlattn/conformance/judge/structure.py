@@ -190,7 +190,9 @@ def numbers(case: Case) -> Iterator[tuple[str, float]]:
         dims = len(case.spec.arrays["q"].split()) - 1
         q, k = arrays["q"], arrays["k"]
         n, m = (math.prod(x.shape[-dims - 1 : -1]) for x in (q, k))
+        heads = math.prod(q.shape[: -dims - 1])
         numbers = {"d": q.shape[-1], "m": m, "n": n}
+        numbers |= {"heads": heads, "n heads": n * heads} if heads > 1 else {}
         for name, x in numbers.items():
             if x > 1:
                 yield f"{name}, which is {x}", float(x)

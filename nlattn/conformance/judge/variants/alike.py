@@ -161,6 +161,11 @@ def _highest(c: Call) -> Result:
     return c.given(**made)()
 
 
+def _biased(change: Callable[[Call, Array], Array]) -> Run:
+    """Another bias."""
+    return lambda c: c.given(bias=change(c, c["bias"]))()
+
+
 VARIANTS = (
     *(
         Variant(f"with the {_WORDS.get(n, n)} of the {word} head for all", ANY, _of_one(n, which))
@@ -192,4 +197,7 @@ VARIANTS = (
     ),
     Variant("causal towards later keys", ANY, _causal(lambda i, j, _, __: j >= i)),
     Variant("with the highest of equal keys, not the lowest", ANY, _highest),
+    Variant("without the bias", ANY, _biased(lambda _, x: np.zeros_like(x))),
+    Variant("with the bias subtracted", ANY, _biased(lambda _, x: -x)),
+    Variant("with the bias scaled like the scores", ANY, _biased(lambda c, x: c.scale * x)),
 )  # fmt: skip

@@ -51,7 +51,44 @@ def _lost(size: int | None) -> Callable[[Case, Gradients], Gradients]:
     return make
 
 
+def _of_last_sequence(case: Case, want: Gradients) -> Gradients:
+    """For each page the gradient of the last of the sequences that share it, not their sum."""
+    table = case.arrays["table"]
+    dout = case.arrays["dout"]
+    names = [name for name in want if name.endswith("_pages")]
+    if table.ndim != 2 or len(table) != len(dout) or len(table) < 2 or not names:
+        raise ValueError
+    made = {name: want[name].copy() for name in names}
+    for b in range(len(table)):  # later ones write over what earlier ones left
+        alone = {n: _only(np.asarray(case.arrays[n], float), b) for n in case.directions}
+        part = exact(replace(case, arrays={**case.arrays, **alone}))
+        for name, x in made.items():
+            own = table[b][table[b] >= 0]
+            x[own] = part[name][own]
+    return made
+
+
+def _only(x: Array, b: int) -> Array:
+    """The same in one sequence, 0 in others."""
+    own = (np.arange(len(x)) == b).reshape(-1, *[1] * (x.ndim - 1))
+    return np.where(own, x, 0)
+
+
+def _at_first_places(case: Case, want: Gradients) -> Gradients:
+    """Gradients of chosen keys, which are not moved to where these keys are."""
+    index = np.asarray(case.arrays["index"])
+    if index.ndim != 1:
+        raise ValueError
+    made = {}
+    for name in ("dk", "dv"):
+        made[name] = np.zeros_like(want[name])
+        made[name][..., : len(index), :] = want[name][..., index, :]
+    return made
+
+
 GRADIENTS = (
+    ("with the part of the last sequence alone where several share a page", _of_last_sequence),
+    ("with gradients of chosen keys at the first places, not at their own", _at_first_places),
     ("with the part of the last query alone where several have a key", _lost(None)),
     *(
         (f"with all but the last update lost where a key comes twice among {b} edges", _lost(b))

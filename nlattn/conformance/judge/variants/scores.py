@@ -300,12 +300,6 @@ _OPTIONS = tuple(
                 )
             ),
         ),
-        ("without the bias", of(lambda c: c.given(bias=c["bias"] * 0)())),
-        ("with the bias subtracted", of(lambda c: c.given(bias=-c["bias"])())),
-        (
-            "with the bias scaled like the scores",
-            of(lambda c: c.given(bias=c["bias"] * c.scale)()),
-        ),
         ("with the bias added after the softmax", weighing(lambda c, st: st.weights + c["bias"])),
         ("with lse in base 2", _log(lambda st: st.lse / np.log(2))),
         ("with lse without the maximum", _log(lambda st: st.lse - st.masked.real.max(-1))),

@@ -150,7 +150,6 @@ VARIANTS = (
     ),
     Variant("with the gate before the softmax", _QNA, _gated_before),
     Variant("without the gate", _QNA, lambda c: c.given(gate=c["gate"] * 0 + 1)()),
-    Variant("without the bias", _QNA, lambda c: c.given(bias=c["bias"] * 0)()),
     Variant(
         "with the bias of the first query for all",
         _QNA,
