@@ -91,9 +91,9 @@ def recipes(spec: OpSpec, taken: Callable[[Recipe], bool] | None = None) -> list
         *_zeros(spec),
         *_shared(spec),
     ]
-    found = list({r.label: _completed(spec, r) for r in found}.values())
-    labels = {r.label for r in found}
-    return [*found, *(r for r in _narrowed(spec, taken) if r.label not in labels)]
+    made = {r.label: _completed(spec, r) for r in found}
+    more = {r.label: r for r in _narrowed(spec, taken) if r.label not in made}
+    return [*made.values(), *more.values()]
 
 
 def _narrowed(spec: OpSpec, taken: Callable[[Recipe], bool] | None) -> list[Recipe]:
