@@ -49,6 +49,12 @@ class PixelTile(NamedTuple):
 
 
 @jit.device
+def _lowest(like: Floats) -> Scalar:
+    """The exponential of less than this is 0, or has lost digits."""
+    return like.dtype.type(-87 if like.itemsize == 4 else -708)
+
+
+@jit.device
 def _tile(g: Windows, Y0: int, X0: int) -> PixelTile:
     n_y, n_x = (
         min(g.th, (g.H - 1 + g.ph) // g.sh + 1 - Y0),
@@ -127,16 +133,21 @@ def _store(
     known: tuple[Scalar, Scalar],
     c0: int,
     cn: int,
+    given: tuple[Floats, Pair, Pair],
     arrays: Pixels,
     x: Floats,
 ) -> None:
-    """Add the sums of one class of pixels to the gradients."""
+    """Add the sums of one class of pixels to the gradients; pixels far below the top go alone."""
     image, v, dv, dscore = arrays
     ref, factor = known
     for i in range(s.n_y):
         for j in range(s.n_x):
             y, z = (s.Y0 + i) * g.sh + a - g.ph, (s.X0 + j) * g.sw + b - g.pw
             if y < 0 or y >= g.H or z < 0 or z >= g.W:
+                continue
+            if image[y, z] - ref < _lowest(x):  # its power is 0, its weight in a window need not be
+                if c0 == 0:
+                    _singly(g, y, z, given, arrays, x)
                 continue
             power, slope = exp(image[y, z] - ref), x.dtype.type(0)
             share, at = power * factor, g.totals + i * g.n_row + j * cn
@@ -150,30 +161,30 @@ def _store(
 
 @jit.device
 def _singly(
-    g: Windows, s: PixelTile, dout: Floats, tables: Pair, norms: Pair, arrays: Pixels, like: Floats
+    g: Windows, y: int, z: int, given: tuple[Floats, Pair, Pair], arrays: Pixels, like: Floats
 ) -> None:
-    """The pixels of a tile without a common reference."""
-    bias, gate = tables
-    norm, delta = norms
+    """One pixel, without a reference in common with others."""
+    dout, (bias, gate), (norm, delta) = given
     image, v, dv, dscore = arrays
-    y0, x0 = s.Y0 * g.sh - g.ph, s.X0 * g.sw - g.pw
-    for y in range(max(0, y0), min(g.H, y0 + s.n_y * g.sh)):
-        for z in range(max(0, x0), min(g.W, x0 + s.n_x * g.sw)):
-            total = 0.0
-            for k in range(g.kh * g.kw):
-                I, J = y + g.ph - k // g.kw, z + g.pw - k % g.kw
-                if I < 0 or J < 0 or I % g.sh or J % g.sw:
-                    continue
-                I, J = I // g.sh, J // g.sw
-                if g.Ho <= I or g.Wo <= J:
-                    continue
-                share, slope = exp(image[y, z] + bias[k] - norm[0, I, J]) / norm[1, I, J], 0.0
-                weight = like.dtype.type(share * gate[k])
-                for c in range(v.shape[2]):
-                    dv[y, z, c] += weight * dout[I, J, c]
-                    slope += np.float64(v[y, z, c]) * dout[I, J, c]
-                total += share * (gate[k] * slope - delta[I, J])
-            dscore[y, z] = total
+    total = 0.0
+    for k in range(g.kh * g.kw):
+        I, J = y + g.ph - k // g.kw, z + g.pw - k % g.kw
+        if I < 0 or J < 0 or I % g.sh or J % g.sw:
+            continue
+        I, J = I // g.sh, J // g.sw
+        if g.Ho <= I or g.Wo <= J:
+            continue
+        power, slope = image[y, z] + bias[k] - norm[0, I, J], 0.0
+        if power < _lowest(like):
+            share = exp(power - np.log(norm[1, I, J]))
+        else:
+            share = exp(power) / norm[1, I, J]
+        weight = like.dtype.type(share * gate[k])
+        for c in range(v.shape[2]):
+            dv[y, z, c] += weight * dout[I, J, c]
+            slope += np.float64(v[y, z, c]) * dout[I, J, c]
+        total += share * (gate[k] * slope - delta[I, J])
+    dscore[y, z] = total
 
 
 @jit.device
@@ -204,8 +215,11 @@ def _row(
             image = scores[b, t]
             ref = peak(image, y0, y1, x0, x1)
             some = (image, v, dv, dscores[b, t])
+            given = (dout, (bias[t], gate[t]), (norm[b, t], delta[b, t]))
             if not _ratios(g, s, ref + x[g.top + t], norm[b, t], delta[b, t], x):
-                _singly(g, s, dout, (bias[t], gate[t]), (norm[b, t], delta[b, t]), some, x)
+                for i in range(max(0, y0), min(g.H, y1)):
+                    for j in range(max(0, x0), min(g.W, x1)):
+                        _singly(g, i, j, given, some, x)
                 continue
             places = (g.eb + t * taps, g.eb + (t_ + t) * taps)
             factor = x[places[1]] if g.box else x.dtype.type(1)
@@ -215,7 +229,7 @@ def _row(
                 for k in range(g.sh * g.sw):
                     a, z = k // g.sw, k % g.sw
                     _class(g, s, a, z, places, c0, cn, x, at)
-                    _store(g, s, a, z, (ref, factor), c0, cn, some, x)
+                    _store(g, s, a, z, (ref, factor), c0, cn, given, some, x)
 
 
 @jit.kernel

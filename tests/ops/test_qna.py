@@ -111,6 +111,22 @@ def test_large_logits_lose_no_window(options: Any, some: str, size: float, dtype
             np.testing.assert_allclose(a, b, rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "row"),
+    [(np.float32, [0, -50, -50, -100]), (np.float64, [0, -300, -300, -720])],
+)
+def test_weights_far_below_the_top_of_a_tile_have_gradients(dtype: Any, row: list[float]) -> None:
+    """``exp(-100)`` and ``exp(-720)`` of the top are 0; in its windows the last key weighs more."""
+    q, dout = np.ones((1, 1), dtype), np.ones((1, 4, 1), dtype)
+    k, v = np.array(row, dtype).reshape(1, 4, 1), np.arange(1, 5, dtype=dtype).reshape(1, 4, 1)
+    got = nlattn.qna_vjp(q, k, v, dout, window=3, scale=1.0)
+    exact = oracle.qna_vjp(*(x.astype(np.longdouble) for x in (q, k, v, dout)), window=3, scale=1.0)
+    digits = -row[3] * np.finfo(dtype).eps  # an exponent's rounding
+    for a, b in zip(got[1:3], exact[1:3], strict=True):
+        assert b[0, 3, 0] > 0
+        np.testing.assert_allclose(a[0, 3], b[0, 3].astype(float), rtol=digits)
+
+
 @given(
     H=st.integers(1, 6),
     W=st.integers(1, 6),
