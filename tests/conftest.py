@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -13,6 +14,10 @@ settings.register_profile("interpreted", deadline=None, max_examples=8, derandom
 
 NO_JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 settings.load_profile("interpreted" if NO_JIT else "ci" if os.environ.get("CI") else "default")
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what is to run behind it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # else children ignore it, too
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
