@@ -194,7 +194,7 @@ FAULTS: dict[str, dict[str, str]] = {
         "beyond wraps": "with entries beyond the keys taken modulo their number",
         "stops at a hole": "with rows that end at their first empty entry",
         "as often as named": "with keys counted as often as they are named",
-        "once": "with every key counted once",
+        "once": "without the bias",
         "raw counts": "with counts added to the scores, not their logarithms",
         "no sinks": "without the sinks",
         "first sink": "with the first head's sink for all",

@@ -289,7 +289,6 @@ VARIANTS = (
         _SUPPORT,
         _rows(lambda rows, m: [(row + 1) % m for row in rows]),
     ),
-    Variant("with every key counted once", _SUPPORT, option(bias=lambda c: 0 * c["bias"])),
     Variant(
         "with counts added to the scores, not their logarithms",
         _SUPPORT,
