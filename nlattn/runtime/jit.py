@@ -136,7 +136,7 @@ def kernel(function: Any = None, *, fast: bool = False, blas: bool = False) -> A
 
 
 _NO_MORE = 1 << 62
-_FEW = 1 << 16
+_FEW = 1 << 18
 """Numbers from which on a kernel may take long: the main thread waits for it, and hears Ctrl-C."""
 
 

@@ -166,7 +166,7 @@ def test_an_interrupt_does_not_wait_for_a_kernel() -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    x, out = np.ones(100_000), np.zeros(4)
+    x, out = np.ones(300_000), np.zeros(4)
     spin(4, x, 10, out)
     begun = time.perf_counter()
     spin(1, x, 10**7, out)
