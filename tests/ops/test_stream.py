@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
 import tracemalloc
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import nlattn
 from nlattn import LeverageStream
 from nlattn.engines.ranges import add_ranges, joined
 from nlattn.oracle import stream as oracle
+from tests.runtime.moments import steps
 
 EPS = 0.05
 
@@ -352,34 +353,11 @@ def test_an_interrupt_leaves_a_block_taken_in_or_not() -> None:
         return {n: x.tolist() for n, x in stream.to_arrays().items() if n != "next"}
 
     allowed = [held(begun()), held(begun().update(k[20:]))]
-    steps = _interrupted(begun(), k[20:], None)
-    assert steps > 100
-    for step in range(steps):
+    file = inspect.getfile(nlattn.LeverageStream)
+    every = steps(partial(begun().update, k[20:]), None, file)
+    assert every > 100
+    for step in range(every):
         stream = begun()
         with pytest.raises(KeyboardInterrupt):
-            _interrupted(stream, k[20:], step)
+            steps(partial(stream.update, k[20:]), step, file)
         assert held(stream) in allowed, step
-
-
-def _interrupted(stream: nlattn.LeverageStream, block: np.ndarray, stop: int | None) -> int:
-    """Steps of the interpreter in the stream's file; a Ctrl-C before step `stop`."""
-    done, file = 0, inspect.getfile(nlattn.LeverageStream)
-
-    def trace(frame: Any, event: str, _: object) -> Any:
-        nonlocal done
-        if frame.f_code.co_filename != file:
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode":
-            done += 1
-            if done - 1 == stop:
-                raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        stream.update(block)
-    finally:
-        sys.settrace(before)
-    return done

@@ -23,8 +23,6 @@ from threadpoolctl import threadpool_info
 import nlattn
 from nlattn.runtime import jit, threads
 
-warnings.filterwarnings("ignore", message="nlattn: compiled code is not kept")
-
 
 def calls() -> dict[str, Callable[[], Any]]:
     """One call of every way to share work: kernels, tasks, and whole functions that call BLAS."""
@@ -124,22 +122,24 @@ def bytecodes(count: int, rng: random.Random) -> None:
     """Ctrl-C before some step of the interpreter, as often as `count`, in each of the calls."""
     known, kept = Known(), []
     for name in known.calls:
-        steps = _steps(known, name, None)
-        for step in sorted(rng.sample(range(steps), min(count, steps))):
+        every = steps(known.calls[name])
+        for step in sorted(rng.sample(range(every), min(count, every))):
             try:
-                _steps(known, name, step)
+                steps(known.calls[name], step)
             except KeyboardInterrupt as error:
                 kept = [*kept[-2:], error]
         known.check(name)
     known.finish()
 
 
-def _steps(known: Known, name: str, stop: int | None) -> int:
-    """Number of steps of a call in this thread; a Ctrl-C before step `stop`."""
+def steps(call: Callable[[], object], stop: int | None = None, file: str | None = None) -> int:
+    """Steps of a call in this thread, or of a file's code in it; a Ctrl-C before step `stop`."""
     done = 0
 
     def trace(frame: Any, event: str, _: object) -> Any:
         nonlocal done
+        if file is not None and frame.f_code.co_filename != file:
+            return None
         frame.f_trace_opcodes = True
         if event == "opcode":
             done += 1
@@ -147,11 +147,12 @@ def _steps(known: Known, name: str, stop: int | None) -> int:
                 raise KeyboardInterrupt
         return trace
 
+    before = sys.gettrace()
     sys.settrace(trace)
     try:
-        known.calls[name]()
+        call()
     finally:
-        sys.settrace(None)
+        sys.settrace(before)
     return done
 
 
@@ -238,6 +239,7 @@ def generators(count: int, _: random.Random) -> None:
 SCRIPTS = {f.__name__: f for f in (interrupts, bytecodes, handlers, forks, generators)}
 
 if __name__ == "__main__":
+    warnings.filterwarnings("ignore", message="nlattn: compiled code is not kept")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("script", choices=SCRIPTS)
     parser.add_argument("count", type=int)
