@@ -101,13 +101,15 @@ def _narrowed(spec: OpSpec, taken: Callable[[Recipe], bool] | None) -> list[Reci
 
     Most cases that are made for all backends have other options, too.
     """
+    if taken is None:
+        return []
 
     def of(factors: Sequence[Sequence[Recipe]]) -> tuple[tuple[Recipe, ...], ...]:
-        known = (tuple(x for x in some if taken and taken(_completed(spec, x))) for some in factors)
+        known = (tuple(x for x in some if taken(_completed(spec, x))) for some in factors)
         return tuple(some for some in known if some)
 
     choices, rare = of(spec.cases.choices), of(spec.cases.together)
-    if taken is None or (choices, rare) == (spec.cases.choices, spec.cases.together):
+    if (choices, rare) == (spec.cases.choices, spec.cases.together):
         return []
     narrow = replace(spec, cases=replace(spec.cases, choices=choices, together=rare))
     return [everywhere(_completed(spec, r)) for r in (*_pairs(narrow), *_together(narrow))]
