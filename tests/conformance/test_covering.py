@@ -9,7 +9,7 @@ import pytest
 from nlattn.conformance.backends.capabilities import Capabilities, unsupported
 from nlattn.conformance.cases.covering import in_turn, pairs
 from nlattn.conformance.cases.recipes import recipes
-from nlattn.conformance.cases.suite import cases
+from nlattn.conformance.cases.suite import cases, make
 from nlattn.conformance.table import JUDGED
 from nlattn.conformance.table.recipe import Recipe
 from nlattn.conformance.table.row import OpSpec
@@ -87,3 +87,13 @@ def test_who_takes_all_options_is_asked_for_no_more() -> None:
         return sum(1 for _ in cases("smoke", ("attention",), pattern=pattern, **words))  # type: ignore[arg-type]
 
     assert count() == count(takes=lambda _: True) > 100
+
+
+@pytest.mark.parametrize(
+    "spec", [x for x in JUDGED if x.cases.together], ids=lambda spec: spec.name
+)
+def test_what_a_backend_takes_is_found_of_every_operator(spec: OpSpec) -> None:
+    def takes(recipe: Recipe) -> bool:  # each option is asked for alone, with arrays of its own
+        return bool(make(spec, recipe, "forward", "float32").arrays)
+
+    assert recipes(spec, takes) == recipes(spec)

@@ -104,11 +104,14 @@ def _narrowed(spec: OpSpec, taken: Callable[[Recipe], bool] | None) -> list[Reci
     if taken is None:
         return []
 
-    def of(factors: Sequence[Sequence[Recipe]]) -> tuple[tuple[Recipe, ...], ...]:
-        known = (tuple(x for x in some if taken(_completed(spec, x))) for some in factors)
+    def of(factors: Sequence[Sequence[Recipe]], *beside: Recipe) -> tuple[tuple[Recipe, ...], ...]:
+        def asked(recipe: Recipe) -> bool:
+            return taken(_completed(spec, together([recipe, *beside])))
+
+        known = (tuple(x for x in some if asked(x)) for some in factors)
         return tuple(some for some in known if some)
 
-    choices, rare = of(spec.cases.choices), of(spec.cases.together)
+    choices, rare = of(spec.cases.choices), of(spec.cases.together, spec.cases.beside)
     if (choices, rare) == (spec.cases.choices, spec.cases.together):
         return []
     narrow = replace(spec, cases=replace(spec.cases, choices=choices, together=rare))
