@@ -57,9 +57,10 @@ def values(rng: np.random.Generator, spec: OpSpec, recipe: Recipe) -> dict[str, 
         if kind == "groups":
             for shared in ("k", "v"):
                 arrays[shared] = arrays[shared][..., : int(detail), :, :]
-        if kind == "one" and recipe.lead:
+        if kind in ("one", "first") and recipe.lead:
+            axis = len(recipe.lead) - 1 if kind == "one" else 0
             for shared in {*detail.split()} & {*arrays}:
-                arrays[shared] = np.take(arrays[shared], [0], len(recipe.lead) - 1)
+                arrays[shared] = np.take(arrays[shared], [0], axis)
         if kind == "shared":
             for shared in {*detail.split()} & {*arrays}:
                 arrays[shared] = arrays[shared][(0,) * len(recipe.lead)]

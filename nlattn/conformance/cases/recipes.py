@@ -23,12 +23,13 @@ _HEADS = (
     Recipe("keys-shared", lead=(2, 3), extra=("shared:k v",)),
 )
 _APART = tuple(
-    Recipe(label, lead=lead, extra=(f"one:{names}",), kinds=("forward", "vjp"))
-    for label, lead, names in (
-        ("keys-of-one-head", (2, 3), "k v"),
-        ("queries-of-one-head", (3,), "q"),
-        ("values-of-three-heads", (3,), "q k"),
-        ("one-head-of-values", (2, 2), "v"),
+    Recipe(label, lead=lead, extra=(extra,), kinds=("forward", "vjp"))
+    for label, lead, extra in (
+        ("keys-of-one-head", (2, 3), "one:k v"),
+        ("keys-of-one-batch", (2, 3), "first:k v"),
+        ("queries-of-one-head", (3,), "one:q"),
+        ("values-of-three-heads", (3,), "one:q k"),
+        ("one-head-of-values", (2, 2), "one:v"),
     )
 )
 """Heads of some arrays alone: leading axes of 1, which broadcast."""
@@ -48,9 +49,9 @@ _SETS = (
 )
 _BEYOND = (
     Recipe("keys-300", sizes={"n": 5, "m": 300, "d": 4, "e": 4}, dtypes=ALL),
-    Recipe("keys-1030", sizes={"n": 3, "m": 1030, "d": 4, "e": 2}),
+    Recipe("keys-1030", sizes={"n": 8, "m": 1030, "d": 4, "e": 4}, dtypes=ALL),
     Recipe("queries-300", sizes={"n": 300, "m": 5, "d": 4, "e": 4}, dtypes=ALL),
-    Recipe("queries-1030", sizes={"n": 1030, "m": 3, "d": 4, "e": 2}),
+    Recipe("queries-1030", sizes={"n": 1030, "m": 8, "d": 4, "e": 4}, dtypes=ALL),
     Recipe("both-200", sizes={"n": 136, "m": 200, "d": 8, "e": 8}),
     Recipe("channels-72", sizes={"n": 5, "m": 7, "d": 72, "e": 104}),
     Recipe("channels-128", sizes={"n": 5, "m": 7, "d": 128, "e": 136}),

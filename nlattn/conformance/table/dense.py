@@ -11,12 +11,12 @@ _TOLERANCES = (
     *(
         Recipe(
             f"{label}-{tolerance:g}",
-            {"tolerance": tolerance, "scale": scale, **more},
+            {"tolerance": tolerance, **({"scale": scale} if scale else {}), **more},
             {"n": 9, "m": m, "d": 4, "e": 3 if label in ("within", "offset") else m},
             values={"within": "normal", "offset": "offset"}.get(label, "ones of v"),
             kinds=("forward",),
         )
-        for tolerance, scale, m in ((1e-6, 4.0, 520), (1e-3, 1.5, 300), (0.1, 0.7, 150))
+        for tolerance, scale, m in ((1e-6, 4.0, 520), (1e-3, 1.5, 300), (0.1, None, 150))
         for label, more in (("within", {}), ("offset", {}), ("shares", {}), ("missed", _MISSED))
     ),
     Recipe(
