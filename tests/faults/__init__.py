@@ -34,10 +34,11 @@ from tests.faults import (
 )
 from tests.faults.bug_reports import BUG_REPORTS
 from tests.faults.kernels import KERNELS
+from tests.faults.rarely import RARELY
 from tests.faults.spoilt import Trap
 from tests.faults.traps import TRAPS as SIMPLE
 
-TRAPS = (*SIMPLE, *KERNELS, *BUG_REPORTS)
+TRAPS = (*SIMPLE, *RARELY, *KERNELS, *BUG_REPORTS)
 
 ENOUGH = 3
 """Failures of a fault after which it is known well enough."""

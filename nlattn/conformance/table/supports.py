@@ -155,7 +155,7 @@ ROWS = (
             beside=Recipe("", lead=(2, 2), extra=("support",)),
             recipes=(
                 Recipe("long-rows", extra=("support:all",), sizes={"n": 5, "m": 150}),
-                Recipe("sinks", {"return_lse": True}, lead=(2, 3), extra=("sinks",)),
+                Recipe("sinks", {"return_lse": True}, lead=(2, 3), extra=("support:gaps", "sinks")),
                 Recipe("sinks-scale", {"scale": 0.6}, lead=(3,), extra=("support:gaps", "sinks")),
                 Recipe("counts", extra=("support", "edge_bias:counts")),
                 Recipe("edge-bias", lead=(2, 3), extra=("support:shared", "edge_bias", "sinks")),
