@@ -251,6 +251,40 @@ def test_gradients_that_are_scattered_wrongly_have_names() -> None:
     np.testing.assert_allclose(found["dk_pages"], got)
 
 
+def test_a_mistake_in_one_gradient_alone_has_its_name() -> None:
+    c = first("lev_attention", "lev_attention/vjp/float32/primes")
+    want, index = exact(c), c.arrays["index"]
+    left = np.zeros_like(want["dk"])
+    left[: len(index)] = want["dk"][index]
+    said = diagnose(c, {**want, "dk": left}, two=False)
+    assert said.startswith("your output equals ours with gradients of chosen keys at the first")
+    assert said.endswith(", in dk alone")
+
+
+@pytest.mark.parametrize(
+    ("read", "written", "words"),
+    [
+        ("qkv", True, "with height and width exchanged"),
+        ("qkv", False, "with grids read column by column, results written row by row"),
+        ("kv", False, "with keys and values read by columns, not by rows"),
+        ("q", True, "with the grid of queries read column by column"),
+    ],
+)
+def test_grids_read_by_columns_have_names(read: str, written: bool, words: str) -> None:
+    c = first("scram", "scram/forward/float64/primes")
+    turned = {}
+    for n in read:
+        x = np.asarray(c.arrays[n], float)
+        turned[n] = np.array([x[i, j] for j in range(x.shape[1]) for i in range(x.shape[0])])
+        turned[n] = turned[n].reshape(x.shape)
+    got = answer(c, **turned)
+    if written:
+        H, W = got["out"].shape[:2]
+        rows = got["out"].reshape(H * W, -1)
+        got = {"out": np.array([[rows[j * H + i] for j in range(W)] for i in range(H)])}
+    assert diagnose(c, got).startswith(f"your output equals ours {words}")
+
+
 def test_factors_of_queries_and_heads_are_told() -> None:
     c = first("attention", "attention/vjp/float32/bias-shared")
     want = exact(c)

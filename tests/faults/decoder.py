@@ -52,7 +52,10 @@ def _forward(bad: str, q: Any, k: Any, v: Any, o: Options) -> Steps:
         if bad not in ("keys ignored", "lengths of the first"):
             k, v = np.where(gone, 0, k), np.where(gone, 0, v)
     if o.qk_norm is not None and bad != "no norm":
-        q, k = (_unit(bad, x, o.qk_norm) for x in (q, k))
+        q, k = (
+            x if bad == f"{name} as they are" else _unit(bad, x, o.qk_norm)
+            for name, x in (("queries", q), ("keys", k))
+        )
     factor = q.dtype.type(raw_q.shape[-1] ** -0.5 if o.scale is None else o.scale)
     s, slope = factor * (q @ np.swapaxes(k, -1, -2)), 1.0
     if o.softcap is not None:
@@ -101,6 +104,8 @@ def _forward(bad: str, q: Any, k: Any, v: Any, o: Options) -> Steps:
         far = (far if bad == "signed" else abs(far)).astype(q.dtype)
         s = s + slopes * far if bad == "uphill" else s - slopes * far
     yes = (j < m if bad == "keys ignored" else j < keys) & (i >= 0) & block
+    if bad == "padded lengths":
+        yes = (j < -(-keys // 8) * 8) & (i >= 0) & block
     if o.causal:
         yes = yes & (j <= own)
     if o.window is not None:
@@ -153,6 +158,11 @@ def _pairs(bad: str, mask: Any, block: Any, n: int, m: int) -> Any:
     if bad == "swapped blocks":
         rows, columns = columns, rows
     i, j = np.arange(n)[:, None] // rows, np.arange(m) // columns
+    if bad == "open tail":
+        whole = (np.arange(mask.shape[-2])[:, None] < n // rows) & (
+            np.arange(mask.shape[-1]) < m // columns
+        )
+        mask = mask | ~whole
     if bad == "whole blocks":
         mask = mask & (np.arange(mask.shape[-1]) < m // columns)
     return mask[..., np.minimum(i, mask.shape[-2] - 1), np.minimum(j, mask.shape[-1] - 1)]
@@ -239,6 +249,10 @@ FORWARD = {
     "base e": "with lse in base e",
     "whole blocks": "without the last block of keys, which is not whole",
     "swapped blocks": "with the axes of blocks swapped",
+    "open tail": "with the cut-off last blocks allowed",
+    "padded lengths": "with key lengths up to a multiple of 8, of keys of zeros, which count",
+    "keys as they are": "with normalised queries alone",
+    "queries as they are": "with normalised keys alone",
     "no dropout": "without dropout",
     "unscaled": "without the scale of dropout",
     "renormalised": "with dropout before the normaliser",

@@ -39,7 +39,8 @@ def attention(
             s, bias = s + bias, None
         s = softcap * np.tanh(s / softcap)
     if bias is not None and bad != "bias ignored":
-        s = s - bias if bad == "bias subtracted" else s + bias
+        first = bias[..., :1, :] if bad == "bias of row 0" and bias.ndim > 1 else bias
+        s = s - bias if bad == "bias subtracted" else s + first
     i, j = np.arange(n)[:, None], np.arange(m)
     yes = np.ones((n, m), bool)
     if causal:
@@ -62,7 +63,8 @@ def attention(
     with np.errstate(all="ignore"):
         top = s.max(axis, keepdims=True, initial=-np.inf)
         top = 0 * top if bad == "no maximum" else top
-        p = np.exp(s - np.where(np.isfinite(top), top, 0))
+        z = s - np.where(np.isfinite(top), top, 0)
+        p = np.exp(np.maximum(z, -7) if bad == "short table" else z) * (s > -np.inf)
         total = p.sum(axis, keepdims=True)
         w = p if bad == "no normaliser" else p / total
         if bad != "NaN rows":
@@ -170,6 +172,8 @@ FORWARD = {
     "cap after bias": "with the softcap after the bias",
     "bias ignored": "without the bias",
     "bias subtracted": "with the bias subtracted",
+    "bias of row 0": "with the first query's bias for all",
+    "short table": "with exponents no less than -7 below the largest",
     "inverted": "with the mask inverted",
     "zeros": "with masked scores of 0, not -inf",
     "strict": "causal by one key too few",

@@ -109,7 +109,9 @@ def cross_scale_attention(
     inside = _unfolded(np.ones((h, w, 1)), p)
     for i, (y, x) in enumerate(np.ndindex(H, W)):
         place = (slice(s * y, s * (y + p)), slice(s * x, s * (x + p)))
-        out[place] += np.tensordot(A[i], T, 1)
+        tile = np.tensordot(A[i], T, 1).reshape(p, s, p, s, -1)
+        tile = {"turned": tile[::-1, :, ::-1], "across": np.swapaxes(tile, 0, 2)}.get(bad, tile)
+        out[place] += tile.reshape(s * p, s * p, -1)
         seen = np.tensordot(A[i], inside, 1) if overlap == "mass" else np.ones((p, p, 1))
         z[place] += seen.repeat(s, 0).repeat(s, 1)
     z = {"nine": p * p + 0 * z, "six": 6 + 0 * z}.get(bad, z)
@@ -144,12 +146,16 @@ def psal(
         costs, values = [], []
         for a, b, t in np.ndindex(2 * reach + 1, 2 * reach + 1, topk):
             i, j = y + a - reach, x + b - reach
+            if bad == "queries wrap":
+                i, j = divmod(i * W + j, W)
             if not (0 <= i < H and 0 <= j < W) or field_index[i, j, t] < 0:
                 continue
             y2, x2 = divmod(int(field_index[i, j, t]), w)
             if bad != "unmoved":
                 sign = -1 if bad == "moved on" else 1
                 y2, x2 = y2 - sign * (a - reach), x2 - sign * (b - reach)
+            if bad == "keys wrap":
+                y2, x2 = divmod(y2 * w + x2, w)
             if 0 <= y2 < h and 0 <= x2 < w:
                 costs.append(cost[i, j, t])
                 values.append(v[y2, x2])
@@ -173,7 +179,7 @@ def qna(
     rows, columns = ((n + 2 * r - window) // stride + 1 for n in (H, W))
     out = np.zeros((rows, columns, v.shape[-1]))
     for y, x, query in np.ndindex(rows, columns, t):
-        z, values = [], []
+        z, values, gates, plain = [], [], [], []
         for a, b in np.ndindex(window, window):
             i, j = y * stride + a - r, x * stride + b - r
             inside = 0 <= i < H and 0 <= j < W
@@ -187,8 +193,12 @@ def qna(
             if bad == "early gate":
                 score, g = score * g, 1.0
             z.append(score)
+            gates.append(g)
+            plain.append(v[i, j] if inside else 0 * v[0, 0])
             values.append(g * v[i, j] if inside else 0 * v[0, 0])
         e = np.exp(np.array(z) - max(z))
+        if bad == "gated sum" and gate is not None:
+            e, values = e * np.array(gates), plain
         out[y, x] += (e / e.sum()) @ np.array(values)
     return out / t if bad == "mean" else out
 
@@ -234,6 +244,8 @@ FAULTS: dict[str, dict[str, str]] = {
         "queries": "with the softmax over queries",
         "nine": "with overlaps divided by the patch's size",
         "six": "with overlaps divided by 6",
+        "turned": "with patches pasted the wrong way round",
+        "across": "with rows and columns of cells exchanged where patches are pasted",
     },
     "psal": {
         "zeros": "with zeros beyond the border",
@@ -243,6 +255,8 @@ FAULTS: dict[str, dict[str, str]] = {
         "no votes": "without votes of neighbours",
         "unmoved": "with votes for a neighbour's key, not moved back by its offset",
         "moved on": "with votes moved the other way",
+        "keys wrap": "with keys of votes that go on in the next row of the grid",
+        "queries wrap": "with neighbours that vote from the next row of the grid",
     },
     "qna": {
         "no scale": "with a scale of 1",
@@ -252,6 +266,7 @@ FAULTS: dict[str, dict[str, str]] = {
         "no bias": "without the bias",
         "shared bias": "with the bias of the first query for all",
         "early gate": "with the gate before the softmax",
+        "gated sum": "with the gate before the normaliser",
         "mean": "averaged over queries, not summed",
     },
     "qna_upsample": {

@@ -74,6 +74,10 @@ def _of_table(bad: str, row: Any, m: int) -> Any:
 def scram(bad: str, q: Any, k: Any, v: Any, **given: Any) -> Any:
     """The same on grids."""
     q_, k_, v_ = (x.reshape(*x.shape[:-3], -1, x.shape[-1]) for x in (q, k, v))
+    if bad == "grids by columns":
+        q_, k_, v_ = (
+            np.swapaxes(x, -2, -3).reshape(y.shape) for x, y in ((q, q_), (k, k_), (v, v_))
+        )
     if bad == "columns":
         v_ = np.swapaxes(v, -2, -3).reshape(v_.shape)
     indices = given["support_indices"]
@@ -110,6 +114,9 @@ def leverage_scores(bad: str, k: Any, *, method: str = "qr") -> Any:  # noqa: AR
     tau = ((U * kept[..., None, :]) ** 2).sum(-1)
     if bad == "ridge":
         tau = ((U * (s / np.sqrt(s * s + 1))[..., None, :]) ** 2).sum(-1)
+    if bad == "small ridge":
+        inverse = np.linalg.inv(np.swapaxes(k, -1, -2) @ k + 0.004 * np.eye(k.shape[-1]))
+        tau = np.einsum("...jd,...de,...je->...j", k, inverse, k)
     if bad == "normalised":
         tau = tau / tau.sum(-1, keepdims=True)
     return np.sqrt(tau) if bad == "roots" else tau
@@ -177,6 +184,8 @@ def heavy_attention(
         f = np.exp(s - s.max(1, keepdims=True))
     axis = 0 if bad == "queries" else 1
     total = f.sum(axis, keepdims=True)
+    if bad == "later keys":
+        total = ((s / max(s.max(initial=0), 1e-30)) ** p).sum(axis, keepdims=True)
     A = f / np.where(total == 0, 1, total)
     heavy = np.where(eps * eps > A, 0, A) if bad == "squared" else np.where(eps > A, 0, A)
     if bad == "all":
@@ -209,6 +218,7 @@ FAULTS: dict[str, dict[str, str]] = {
         "no scale": "with a scale of 1",
         "one too large": "with every key index one too large",
         "columns": "with values read by columns, not by rows",
+        "grids by columns": "with grids read column by column, results written row by row",
         "all keys": "with all keys, whatever the support is",
     },
     "lev_attention": {
@@ -222,6 +232,7 @@ FAULTS: dict[str, dict[str, str]] = {
         "centred": "with keys less their mean",
         "lengths": "with squared lengths in place of leverage",
         "ridge": "with a ridge of 1",
+        "small ridge": "with a ridge of 0.004 added to the Gram matrix",
         "normalised": "with scores that sum to 1",
         "roots": "with the root of the scores",
     },
@@ -250,6 +261,7 @@ FAULTS: dict[str, dict[str, str]] = {
     "heavy_attention": {
         "p": "with p = 1",
         "not causal": "without causality",
+        "later keys": "with the sum of all keys, later ones too",
         "softmax": "with a softmax in place of powers",
         "queries": "normalised over queries",
         "squared": "with eps squared",

@@ -78,6 +78,11 @@ def neighbourhood_attention(
     return out.reshape(*q.shape[:-1], v.shape[-1]).astype(q.dtype)
 
 
+def _outermost(i: int, grid: Any) -> bool:
+    at = np.unravel_index(i, grid)
+    return any(x in (0, n - 1) for x, n in zip(at, grid, strict=True) if n > 2)
+
+
 def neighbourhood_attention_vjp(
     bad: str, q: Any, k: Any, v: Any, dout: Any, *, window: Any, stride: Any = 1,
     dilation: Any = 1, causal: Any = False, scale: Any = None,
@@ -98,6 +103,8 @@ def neighbourhood_attention_vjp(
         ds = w * (dw - (0 if bad == "no mean" else (w * dw).sum(-1, keepdims=True)))
         ds = ds * (1 if bad == "no scale" else factor)
         dq[..., i, :] = (ds[..., None] * K[..., some, :]).sum(-2)
+        if bad == "border" and _outermost(i, q.shape[-1 - axes : -1]):
+            continue
         dk[..., some, :] += ds[..., None] * Q[..., i, None, :]
         dv[..., some, :] += w[..., None] * G[..., i, None, :]
     shapes = q.shape, k.shape, v.shape
@@ -121,6 +128,7 @@ FAULTS: dict[str, dict[str, str]] = {
         "cut": "with windows cut off at borders, not moved inside",
         "no dilation": "without the dilation",
         "not causal": "without causality",
+        "border": "with dk and dv without queries on the border of the grid",
         "no mean": "dq and dk are wrong, not dv",
         "no scale": "a factor 1/sqrt(d) is missing",
     },

@@ -212,7 +212,9 @@ def _lengths(bad: str, lengths: Any, pages: Any) -> Any:
     size = pages.shape[1]
     if lengths is None or bad == "keys ignored":
         return None
+    less = np.maximum(lengths - size * (lengths % size == 0), 0)
     lengths = {"whole pages": -(-lengths // size) * size, "full pages": lengths // size * size,
+               "last page": less,
                "first length": 0 * lengths + lengths[0]}.get(bad, lengths)  # fmt: skip
     return lengths[:, None]
 
@@ -259,6 +261,7 @@ FAULTS: dict[str, dict[str, str]] = {
         "whole pages": "with the rest of the last page",
         "full pages": "without the last page where it is not full",
         "first length": "with the first sequence's number of keys for all",
+        "last page": "without the last page where it is full",
         "top left": "causal from the top left corner",
         "no window": "without the window",
         "still window": "with the window about the query itself",

@@ -17,6 +17,7 @@ from nlattn.conformance.case import Array, Case, dtype_of
 from nlattn.conformance.eight_bit import dequantised
 from nlattn.conformance.judge import by_formula, combined, structure, variants
 from nlattn.conformance.judge.amounts import amounts
+from nlattn.conformance.judge.hidden import hidden
 from nlattn.conformance.judge.measure import (
     Effort,
     Lazy,
@@ -42,6 +43,8 @@ _OF_NAN = (
     "sinks", "after the root", "in the norm", "floor", "eps", "rank", "row", "exponential",
 )  # fmt: skip
 """Words of names that explain numbers that are not finite."""
+_ALIKE = 1e-10
+"""The share of an error that is left by chance at most: what is wrong may round as it likes."""
 SAME = "your output equals ours "
 """How a diagnosis begins that names a mistake."""
 
@@ -85,12 +88,14 @@ def _diagnosis(
             or _sentence(narrowed(case, _wrong(case, want, got), want, got))
             or _sentence(_explanations(case, got, _again(case, effort.names)))
             or _sentence(_explanations(case, got, _ways(case).within(effort)))
+            or _sentence(_explanations(case, got, _in_some(case, want, got, effort)))
             or structure.padding(case, want, got)
             or by_sight(case, want, got)
             or _beside_nan(case, want, got, effort)
             or _sentence(combined.in_part(case, want, got, effort))
             or structure.multiples(case, want, got)
             or _sentence(combined.other_number(case, want, got))
+            or _sentence(hidden(case, want, got, effort))
             or structure.unwritten(case, want, got)
             or _sentence(_of_stages(case, want, got, effort, new=two))
             or _sentence(_explanations(case, got, _held(case).within(effort)))
@@ -150,7 +155,8 @@ def _explanations(
             wrong = measure(None)
             rest = distance(theirs, wrong)
             told = _tells(case, name, wrong)
-            if told and rest <= min(part * error, slack(case) * rms(wrong)):
+            by_chance = _ALIKE * error if np.isfinite(error) else 0.0
+            if told and rest <= min(part * error, max(slack(case) * rms(wrong), by_chance)):
                 left[name] = min(rest, left.get(name, rest))
     left = _apt(left, want, got)
     plain = {
@@ -227,11 +233,25 @@ def _forward(case: Case) -> Iterator[Way]:
 
 def _vjp(case: Case) -> Iterator[Way]:
     """Gradients of variants along random directions; then what goes wrong in gradients alone."""
-    want = exact(case)
     yield from slopes(case, _known(case))
-    for name, made in gradients.wrong(case, want):
-        if all(made[n].shape == x.shape for n, x in want.items()):
-            yield name, whole(made)
+    for name, made in _of_gradients(case).within(Effort()):
+        yield name, whole(made)
+
+
+@lru_cache(maxsize=64)
+def _of_gradients(case: Case) -> Lazy[tuple[str, dict[str, Array]]]:
+    want = exact(case)
+    made = gradients.wrong(case, want)
+    return Lazy(x for x in made if all(x[1][n].shape == y.shape for n, y in want.items()))
+
+
+def _in_some(case: Case, want: Results, got: Results, effort: Effort) -> Iterator[Way]:
+    """What goes wrong in gradients, made in those alone that are wrong."""
+    wrong = _wrong(case, want, got)
+    if case.kind == "vjp" and 0 < len(wrong) < len(want) and all(got[n].any() for n in wrong):
+        for name, made in _of_gradients(case).within(effort):
+            given = {n: made[n] if n in wrong else x for n, x in want.items()}
+            yield f"{name}, in {' and '.join(wrong)} alone", whole(given)
 
 
 def _jvp(case: Case) -> Iterator[Way]:

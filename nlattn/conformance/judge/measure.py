@@ -92,15 +92,19 @@ def _made(case: Case) -> Iterator[tuple[Variant, dict[str, Array]]]:
 
 def misread(case: Case) -> Iterator[Variant]:
     """Arrays that do not lie row by row, read as if they did."""
+    lying = dict[str, Array]()
     for name, x in case.arrays.items():
         if x.ndim > 1 and x.size > 1 and not x.flags.c_contiguous and min(x.strides) > 0:
-            lying = wide({name: x.ravel("K").reshape(x.shape)})[name]
+            lying |= wide({name: x.ravel("K").reshape(x.shape)})
             words = f"with {name} read as if it lay row by row in memory"
-            yield Variant(words, (), partial(_given, name, lying))
+            yield Variant(words, (), partial(_given, {name: lying[name]}))
+    if len(lying) > 1:
+        words = f"with {', '.join(lying)} read as if they lay row by row in memory"
+        yield Variant(words, (), partial(_given, lying))
 
 
-def _given(name: str, x: Array, c: Call) -> Any:
-    return c.given(**{name: x})()
+def _given(lying: dict[str, Array], c: Call) -> Any:
+    return c.given(**lying)()
 
 
 def results(case: Case, variant: Variant, call: Call) -> dict[str, Array] | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from nlattn._types import Array, Result
 from nlattn.conformance.judge.variants.base import Call, Run, Variant
-from nlattn.conformance.judge.variants.dense import OPTIONS, given, of, stages
+from nlattn.conformance.judge.variants.dense import BLOCKS, OPTIONS, given, of, stages
 from nlattn.oracle.dense import Stages
 
 CORNER = "bottom-right"
@@ -51,6 +51,18 @@ def _first(name: str) -> Run:
         return c.given(**{name: 0 * x + x.reshape(-1)[0]})()
 
     return of(run)
+
+
+def _first_row(name: str) -> Run:
+    """What all queries take of the first."""
+
+    def run(c: Call) -> Result:
+        x = c[name]
+        if c.get("mask_block") is not None or x.ndim < 2 or x.shape[-2] < 2:
+            raise ValueError
+        return c.given(**{name: np.broadcast_to(x[..., :1, :], x.shape).copy()})()
+
+    return run
 
 
 def _first_offset(c: Call) -> Result:
@@ -179,10 +191,29 @@ def _unkept(c: Call) -> Result:
     )()
 
 
-def _normalised(how: Callable[[Array, float], Array]) -> Run:
+def _normalised(how: Callable[[Array, float], Array], names: str = "qk") -> Run:
     def run(c: Call) -> Result:
         eps = c["qk_norm"]
-        return c.given(qk_norm=None, q=how(c["q"], eps), k=how(c["k"], eps))()
+        return c.given(qk_norm=None, **{name: how(c[name], eps) for name in names})()
+
+    return of(run)
+
+
+def _root(x: Array, eps: float) -> Array:
+    return np.asarray(x / np.sqrt((x * x).mean(-1, keepdims=True) + eps))
+
+
+def _padded_lengths(block: int) -> Run:
+    """Lengths rounded up to blocks, of keys that are 0 where there are none."""
+
+    def run(c: Call) -> Result:
+        lengths, m = np.asarray(c["key_lengths"]), c["k"].shape[-2]
+        more = np.minimum(-(-lengths // block) * block if block > 1 else lengths + 1, m)
+        own = (np.arange(m) < lengths[..., None])[..., None]
+        if np.array_equal(more, lengths) or (c.get("gqa") and lengths.ndim > c["k"].ndim - 2):
+            raise ValueError
+        blank = {name: np.where(own, c[name], 0) for name in "kv"}
+        return c.given(causal_offset=np.asarray(offset(c))).given(**blank, key_lengths=more)()
 
     return of(run)
 
@@ -201,14 +232,41 @@ def _whole_blocks(c: Call) -> Result:
     return c.given(mask=mask)()
 
 
-def _swapped_blocks(c: Call) -> Result:
-    """Blocks of as many queries as they have keys, and the other way round."""
-    rows, columns = c["mask_block"]
-    n, m = c["q"].shape[-2], c["k"].shape[-2]
-    mask = c["mask"]
-    i, j = np.arange(n)[:, None] // columns, np.arange(m) // rows
-    pairs = mask[..., np.minimum(i, mask.shape[-2] - 1), np.minimum(j, mask.shape[-1] - 1)]
-    return c.given(mask_block=None, mask=pairs)()
+def _swapped_blocks(beyond: bool | None) -> Run:
+    """Blocks of as many queries as they have keys, and the other way round.
+
+    What lies beyond the mask is allowed, or not; None: as the last blocks are.
+    """
+
+    def run(c: Call) -> Result:
+        rows, columns = c["mask_block"]
+        if rows == columns:
+            raise ValueError
+        n, m = c["q"].shape[-2], c["k"].shape[-2]
+        mask = c["mask"]
+        i, j = np.arange(n)[:, None] // columns, np.arange(m) // rows
+        inside = (i < mask.shape[-2]) & (j < mask.shape[-1])
+        pairs = mask[..., np.minimum(i, mask.shape[-2] - 1), np.minimum(j, mask.shape[-1] - 1)]
+        pairs = pairs if beyond is None else np.where(inside, pairs, beyond)
+        return c.given(mask_block=None, mask=pairs)()
+
+    return of(run)
+
+
+def _open_tails(axes: tuple[int, ...]) -> Run:
+    """Blocks cut off at the end of queries, or of keys, allowed whatever the mask says."""
+
+    def run(c: Call) -> Result:
+        mask, block = c["mask"].copy(), np.broadcast_to(c["mask_block"], 2)
+        sizes = (c["q"].shape[-2], c["k"].shape[-2])
+        cut = [axis for axis in axes if sizes[axis] % block[axis]]
+        if not cut:
+            raise ValueError
+        for axis in cut:
+            np.moveaxis(mask, axis - 2, 0)[-1] = True
+        return c.given(mask=mask)()
+
+    return of(run)
 
 
 def _sinks_in_base_2(c: Call) -> Result:
@@ -273,6 +331,8 @@ VARIANTS = tuple(
         ),
         ("with a sink of 0", of(lambda c: c.given(sinks=0 * c["sinks"])())),
         ("with lse without the sinks", _own_lse),
+        ("with the first query's bias for all", of(_first_row("bias"))),
+        ("with the first query's mask for all", of(_first_row("mask"))),
         ("without the linear bias", of(lambda c: c.given(alibi=0 * c["alibi"])())),
         ("with the linear bias's sign turned", of(lambda c: c.given(alibi=-c["alibi"])())),
         ("with a linear bias of the signed distance", _linear(lambda _, x: x)),
@@ -287,7 +347,20 @@ VARIANTS = tuple(
         ("with the first head's slope for all", _first("alibi")),
         ("with lse in base e", lambda c: c.given(lse_base="e" if c["lse_base"] == "2" else None)()),
         ("without the last block of keys, which is not whole", of(_whole_blocks)),
-        ("with the axes of blocks swapped", of(_swapped_blocks)),
+        ("with the axes of blocks swapped", _swapped_blocks(None)),
+        ("with the axes of blocks swapped, and what is beyond hidden", _swapped_blocks(False)),
+        ("with the axes of blocks swapped, and what is beyond allowed", _swapped_blocks(True)),
+        ("with the cut-off last blocks allowed", _open_tails((0, 1))),
+        ("with the cut-off last block of queries allowed", _open_tails((0,))),
+        ("with the cut-off last block of keys allowed", _open_tails((1,))),
+        ("with one key of zeros beyond the key lengths, which counts", _padded_lengths(1)),
+        *(
+            (
+                f"with key lengths up to a multiple of {b}, of keys of zeros, which count",
+                _padded_lengths(b),
+            )
+            for b in BLOCKS
+        ),
         (
             "without dropout",
             of(lambda c: c.given(dropout_mask=c["dropout_mask"] | True, dropout_scale=None)()),
@@ -304,8 +377,10 @@ VARIANTS = tuple(
         ),
         (
             "with queries and keys of length 1",
-            _normalised(lambda x, _: x / (_rms(x) * x.shape[-1] ** 0.5)),
+            _normalised(lambda x, eps: x / np.sqrt((x * x).sum(-1, keepdims=True) + eps)),
         ),
+        ("with normalised queries alone", _normalised(_root, "q")),
+        ("with normalised keys alone", _normalised(_root, "k")),
         ("with eps added after the root", _normalised(lambda x, eps: x / (_rms(x) + eps))),
         ("with eps forgotten in the norm", _normalised(lambda x, _: x / _rms(x))),
     )

@@ -122,6 +122,17 @@ def _overlap(divide: Callable[[Array, int], Result]) -> Run:
     return step("normaliser", wrong)
 
 
+def _pasted(cells: Callable[[Array], Array]) -> Run:
+    """Patches pasted otherwise: ``cells`` of them (rows, columns, p, s, p, s, channels)."""
+
+    def wrong(_: Call, f: Function, patches: Array, s: int) -> Result:
+        rows, columns, size, _size, C = patches.shape
+        made = cells(patches.reshape(rows, columns, size // s, s, size // s, s, C))
+        return f(made.reshape(patches.shape), s)
+
+    return step("fold", wrong)
+
+
 def _voted(wrong: Callable[[int, int, int, int, int], tuple[int, int]]) -> Run:
     """Votes for the key at ``wrong(row, column, a, b)`` in place of ``(row - a, column - b)``."""
 
@@ -298,6 +309,27 @@ VARIANTS = (
     Variant("with overlaps counted by patches", _CROSS, option(overlap="average")),
     Variant("with overlaps weighted by attention", _CROSS, option(overlap="mass")),
     Variant("with rows and columns of each cell of s x s exchanged", _CROSS, after(_turned_cells)),
+    Variant(
+        "with patches pasted the wrong way round: their first cell where their last should be",
+        _CROSS,
+        _pasted(lambda x: np.flip(x, (2, 4))),
+    ),
+    Variant("with rows of patches pasted upside down", _CROSS, _pasted(lambda x: np.flip(x, 2))),
+    Variant(
+        "with columns of patches pasted from right to left",
+        _CROSS,
+        _pasted(lambda x: np.flip(x, 4)),
+    ),
+    Variant(
+        "with rows and columns of cells exchanged where patches are pasted",
+        _CROSS,
+        _pasted(lambda x: np.swapaxes(x, 2, 4)),
+    ),
+    Variant(
+        "with rows and columns of patches exchanged where they are pasted",
+        _CROSS,
+        _pasted(lambda x: x.transpose(0, 1, 4, 5, 2, 3, 6)),
+    ),
     Variant(
         "with another crop",
         _CROSS,

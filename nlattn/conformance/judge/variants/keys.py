@@ -156,6 +156,12 @@ def _before(c: Call) -> Result:
     return out
 
 
+def _over_all(c: Call) -> Result:
+    """Rows of causal weights over the sum of all keys, later ones too."""
+    A = c.given(causal=False, eps=0.0)()
+    return _cut(c, np.where(np.tri(*A.shape[-2:]) > 0, A, 0))
+
+
 def _from_roots(s: Array, _: Array, __: str) -> Array:
     """Gaussian weights of ``-|q - k| / h`` in place of its square."""
     return softmax(-np.sqrt(-s))
@@ -255,6 +261,7 @@ VARIANTS = (
     ),
     Variant("with a softmax in place of powers", _HEAVY, _weights(_softmaxed)),
     Variant("without causality", _HEAVY, needs("causal", option(causal=False))),
+    Variant("with the sum of all keys, later ones too", _HEAVY, needs("causal", _over_all)),
     Variant("with keys strictly before the query only", _HEAVY, needs("causal", _before)),
     Variant(
         "without the last key of each row",

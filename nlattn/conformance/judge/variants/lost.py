@@ -86,7 +86,43 @@ def _at_first_places(case: Case, want: Gradients) -> Gradients:
     return made
 
 
+def _without_the_border(width: int | None) -> Callable[[Case, Gradients], Gradients]:
+    """Gradients of keys and values as from queries inside the grid alone.
+
+    The border is of some places, or, of None, where windows are moved inside.
+    """
+
+    def make(case: Case, want: Gradients) -> Gradients:
+        if "neighbours" in case.spec.wrong:
+            window = np.asarray(case.options["window"])
+        elif case.spec.out.startswith("H"):
+            window = np.broadcast_to(3, 2)
+        else:
+            raise ValueError
+        if width is None and "neighbours" not in case.spec.wrong:
+            raise ValueError
+        arrays = dict(case.arrays)
+        for name in case.directions:
+            x = np.array(arrays[name], float)
+            first = x.ndim - len(window) - (name == case.directions[0])
+            for axis, w in enumerate(window, first):
+                ends = max(int(w) // 2, 1) if width is None else width
+                if x.shape[axis] > 2 * ends:
+                    np.moveaxis(x, axis, 0)[:ends] = 0
+                    np.moveaxis(x, axis, 0)[-ends:] = 0
+            arrays[name] = x
+        made = exact(replace(case, arrays=arrays))
+        return {name: made[name] for name in ("dk", "dv") if name in want}
+
+    return make
+
+
 GRADIENTS = (
+    ("with dk and dv without queries on the border of the grid", _without_the_border(1)),
+    (
+        "with dk and dv without queries near the border, whose window is moved",
+        _without_the_border(None),
+    ),
     ("with the part of the last sequence alone where several share a page", _of_last_sequence),
     ("with gradients of chosen keys at the first places, not at their own", _at_first_places),
     ("with the part of the last query alone where several have a key", _lost(None)),

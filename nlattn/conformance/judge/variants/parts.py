@@ -186,6 +186,15 @@ def _only_whole_pages(c: Call) -> Result:
     return c.given(key_lengths=np.array(c["key_lengths"]) // size * size)()
 
 
+def _less_a_full_page(c: Call) -> Result:
+    """Lengths of whole pages one page less; those that are not given are of all pages."""
+    size, pages = c["k_pages"].shape[1], c["table"].shape[-1]
+    lengths = c.get("key_lengths")
+    lengths = np.full(c["table"].shape[:-1], size * pages) if lengths is None else np.array(lengths)
+    less = np.where(lengths % size, lengths, np.maximum(lengths - size, 0))
+    return c.given(key_lengths=less)()
+
+
 def _padded_corner(c: Call) -> Result:
     """Aligned to the end of the table, not to the last key."""
     if c.get("causal_offset") != "bottom-right" or c.get("key_lengths") is None:
@@ -296,6 +305,7 @@ VARIANTS = (
             "with the first sequence's number of keys for all": _lengths(lambda x, _: 0 * x + x[0]),
             "with the rest of the last page": _whole_pages,
             "without the last page where it is not full": _only_whole_pages,
+            "without the last page where it is full": _less_a_full_page,
             "with the last key left out": _lengths(lambda x, _: np.maximum(x - 1, 0)),
             "causal from the top left corner": needs("causal", option(causal_offset=0)),
             "causal from the end of the table": _padded_corner,

@@ -52,6 +52,19 @@ def _gated_before(c: Call) -> Result:
     return _taps(wrong)(c.given(gate=np.ones_like(gate)))
 
 
+def _gated_sum(c: Call) -> Result:
+    """Weights that sum to 1 after the gate, not before it."""
+    gate = c["gate"][..., :, None, None, :, :]
+
+    def wrong(z: Array, inside: Array, _: Call) -> Array:
+        P = _over(np.where(inside, z, -np.inf), 2) * gate
+        return P / P.sum((-2, -1), keepdims=True)
+
+    if "phases" in find(c.op).wrong:
+        raise ValueError
+    return _taps(wrong)(c.given(gate=np.ones_like(c["gate"])))
+
+
 def _flipped(c: Call) -> Result:
     """Taps read from the last to the first: convolution in place of correlation."""
     given = {name: np.flip(c[name], (-2, -1)) for name in ("bias", "gate") if name in c.arrays}
@@ -149,6 +162,7 @@ VARIANTS = (
         "without the normaliser", _QNA, _taps(lambda z, inside, c: np.where(inside, np.exp(z), 0))
     ),
     Variant("with the gate before the softmax", _QNA, _gated_before),
+    Variant("with the gate before the normaliser", _QNA, _gated_sum),
     Variant("without the gate", _QNA, lambda c: c.given(gate=c["gate"] * 0 + 1)()),
     Variant(
         "with the bias of the first query for all",
