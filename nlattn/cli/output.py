@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
+from nlattn import _ending
 from nlattn.cli.words import span
 from nlattn.files.whole import remove
 
@@ -171,6 +172,9 @@ class Output:
             raise MachineError(
                 f"cannot write to {self.folder}: {error.strerror or error}"
             ) from None
+
+
+_ending.before(Output.discard_all)
 
 
 def _move(file: Path, to: Path) -> None:

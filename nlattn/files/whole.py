@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from nlattn import _ending
+
 _ENDING = 16  # characters of a name's end that say of what format a file is
 _drafts: set[str] = set()
 """What is being written, for a process that ends at once."""
@@ -50,6 +52,9 @@ def discard_all() -> None:
     """Remove what is being written, since this process ends at once."""
     for draft in list(_drafts):
         remove(draft)
+
+
+_ending.before(discard_all)
 
 
 @contextmanager

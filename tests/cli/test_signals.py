@@ -77,6 +77,16 @@ def test_workers_leave_it_to_the_process_that_asked(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out, err) == (130, "", "nlattn: interrupted\n")
+    assert left(tmp_path) == ["o", "x.npy"]
+
+
+def test_little_is_imported_before_signals_are_heard() -> None:
+    code = "import sys, nlattn.cli; print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=ENVIRONMENT, text=True, check=True, stdout=subprocess.PIPE
+    )
+    late = {"argparse", "numpy", "shutil", "subprocess", "tempfile"}
+    assert not late & {*run.stdout.split()}
 
 
 def test_a_program_that_is_judged_leaves_no_folder(tmp_path: Path) -> None:

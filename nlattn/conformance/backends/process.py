@@ -22,6 +22,7 @@ from typing import IO, Any, ClassVar, Literal
 import numpy as np
 
 import nlattn
+from nlattn import _ending
 from nlattn._types import Options
 from nlattn.conformance.backends.capabilities import Capabilities
 from nlattn.conformance.backends.messages import pack, unpack
@@ -246,3 +247,6 @@ def resident(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError, ValueError):
         return 0
+
+
+_ending.before(lambda: Process.close_all(for_good=True))
