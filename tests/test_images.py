@@ -196,7 +196,10 @@ def test_the_scale_spreads_attention_as_asked():
             {"image": np.ones((3, 24, 32))},
             r"patch_features: image has shape \(3, 24, 32\), expected channels last; np.move",
         ),
-        ({"image": np.ones((3, 3))}, r"patch_features: image has shape \(3, 3\), expected \(H, W"),
+        (
+            {"image": np.ones((3, 3))},
+            r"patch_features: image has shape \(3, 3\), expected \(H, W, C\); image\[\.\.\., None",
+        ),
         ({"image": np.ones((0, 3, 1))}, "none of them 0"),
         ({"image": np.full((3, 3, 1), np.nan)}, "image holds NaN or infinities"),
         ({"patch": 4}, "patch=4 is even, expected an odd width so that its centre is a pixel"),
@@ -213,6 +216,8 @@ def test_wrong_features_are_refused(change: dict, text: str):
 def test_complex_images_and_flat_features_are_refused():
     with pytest.raises(TypeError, match="image has dtype complex128"):
         images.patch_features(np.ones((3, 3, 1), complex))
+    with pytest.raises(TypeError, match="image is a str, expected an array"):
+        images.patch_features("photograph.jpg")
     with pytest.raises(
         ValueError, match=r"softmax_scale: q has shape \(3, 2\), expected \(Hq, Wq, d\)"
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import numpy as np
 
@@ -30,9 +31,14 @@ def booleans(op: str, name: str, value: object) -> Bools:
         raise TypeError(f"{op}: {name} is a masked array, expected bool; use {name}.filled()")
     result: Array = np.asarray(value)
     if result.dtype != np.bool_:
+        remedy = f"convert it with {name}.astype(bool)"
+        if result.dtype.kind == "f":  # -inf, which other libraries add to scores, would be True
+            remedy = (
+                f"{name} != 0 if it is 1 there, {name} == 0 if it is 0 there and -inf elsewhere"
+            )
         raise TypeError(
             f"{op}: {name} has dtype {result.dtype}, expected bool, True where a key may be used; "
-            f"convert it with {name}.astype(bool)"
+            f"{remedy}"
         )
     return result
 
@@ -86,13 +92,17 @@ def picture(op: str, name: str, x: Array, channels: tuple[int, ...] = ()) -> Non
         text = f"has shape {shape}, expected channels last; np.moveaxis({name}, 0, -1) turns it"
         fail(op, name, text)
     last = " or ".join(map(str, channels)) or "C"
-    fail(op, name, f"has shape {shape}, expected (H, W, {last}), none of them 0")
+    grey = len(shape) == 2 and 0 not in shape and 1 in (channels or (1,))
+    more = f"; {name}[..., None] has one channel" if grey else ", none of them 0"
+    fail(op, name, f"has shape {shape}, expected (H, W, {last}){more}")
 
 
 def real(op: str, name: str, value: object) -> Array:
     """`value` as an array of real numbers, whole ones and bools too."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{op}: {name} is a masked array, whose mask would be lost; fill it")
+    if isinstance(value, (str, bytes, os.PathLike)):
+        raise TypeError(f"{op}: {name} is a {type(value).__name__}, expected an array")
     result = numbers(op, name, value)
     if result.dtype.kind not in "fiub":
         raise TypeError(f"{op}: {name} has dtype {result.dtype}, expected real numbers")

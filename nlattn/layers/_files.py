@@ -95,9 +95,9 @@ def load_weights(
             _refuse(path, error)
     kept = {name[len(prefix) :]: x for name, x in arrays.items() if name.startswith(prefix)}
     if prefix and not kept:
-        _check.fail(
-            OP, f"prefix={_check.quoted(prefix)}", f"starts none of the names in {os.fspath(path)}"
-        )
+        some = ", ".join(map(_check.quoted, sorted(arrays)[:3]))
+        text = f"starts none of the names in {os.fspath(path)}, of which the first are {some}"
+        _check.fail(OP, f"prefix={_check.quoted(prefix)}", text)
     if dtype is None:
         return kept
     return {name: x.astype(dtype) if x.dtype.kind == "f" else x for name, x in kept.items()}

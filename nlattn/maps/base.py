@@ -6,7 +6,7 @@ import math
 import os
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -102,6 +102,16 @@ class AttentionMap(LinearOperator):
 
         MemoryError before more than `max_bytes` are allocated beside them.
         """
+
+    def dot(self, x: Any) -> Any:
+        """``A @ x`` for x (m,) or (m, e)."""
+        _operand(f"{OP} @ x", x, self.key_grid)
+        return super().dot(x)
+
+    def _adjoint(self) -> LinearOperator:
+        return _Adjoint(self)
+
+    _transpose = _adjoint
 
     def _matmat(self, x: Array) -> Array:
         if np.iscomplexobj(x):
@@ -218,6 +228,44 @@ class AttentionMap(LinearOperator):
             "ask for fewer rows at a time",
         )
         return queries.reshape(-1).astype(np.int64), (*queries.shape, m)
+
+
+class _Adjoint(LinearOperator):
+    """``A.T`` of a map."""
+
+    def __init__(self, A: AttentionMap):
+        super().__init__(A.dtype, A.shape[::-1])
+        self._map = A
+
+    def dot(self, x: Any) -> Any:
+        """``A.T @ x`` for x (n,) or (n, e)."""
+        _operand(f"{OP}.T @ x", x, self._map.query_grid)
+        return super().dot(x)
+
+    def _matmat(self, x: Array) -> Array:
+        return self._map._rmatmat(x)
+
+    def _rmatmat(self, x: Array) -> Array:
+        return self._map._matmat(x)
+
+    def _rmatvec(self, x: Array) -> Array:  # SciPy 1.11 has none of its own
+        return self._rmatmat(np.reshape(x, (-1, 1))).reshape(-1)
+
+    def _adjoint(self) -> LinearOperator:
+        return self._map
+
+    _transpose = _adjoint
+
+
+def _operand(op: str, x: Any, grid: tuple[int, ...]) -> None:
+    """Refuse an array x whose first axis is not the points of `grid`, in raster order."""
+    if isinstance(x, LinearOperator) or np.isscalar(x):
+        return
+    shape, size = np.shape(x), math.prod(grid)
+    if len(shape) in (1, 2) and shape[0] == size:
+        return
+    more = f"; x.reshape({size}, -1) has it" if shape[: len(grid)] == grid else ""
+    _check.fail(op, "x", f"has shape {shape}, expected ({size},) or ({size}, e){more}")
 
 
 def _grid(name: str, grid: tuple[int, ...] | None, size: int) -> tuple[int, ...]:

@@ -64,6 +64,8 @@ def open_map(folder: str | os.PathLike[str]) -> DiskMap:
     >>> weights, keys = nlattn.open_map("map").topk(3)
     """
     path = Path(folder)
+    if path.is_file():
+        _check.fail(OP, str(path), "is a file, expected the folder of a run; load_map reads files")
     if not (path / NOTE).is_file():
         _check.fail(OP, str(path), "holds no map, or one that is not complete")
     with open_regular(OP, path / NOTE) as file:

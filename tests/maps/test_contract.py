@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,18 @@ class TestAttentionMap:
         np.testing.assert_allclose(np.vdot(y, A @ x), np.vdot(A.H @ y, x), **close(A))
         twice = (2 * A.T @ A) @ x  # SciPy's operators are made of ours
         np.testing.assert_allclose(twice, 2 * (A.T @ (A @ x)), **close(A))
+
+    def test_what_has_another_shape_is_refused(self, name: str, dtype: Any) -> None:
+        A = made(name, dtype)
+        for op, B, grid in (("@", A, A.key_grid), (".T @", A.T, A.query_grid)):
+            size = B.shape[1]
+            for x in (np.ones(size + 1), np.ones((1, size, 3)), np.ones(())):
+                text = f"attention_map{'' if op[0] == '.' else ' '}{op} x: x has shape {x.shape}, "
+                with pytest.raises(ValueError, match=re.escape(f"{text}expected ({size},) or (")):
+                    B.dot(x)
+            if len(grid) > 1:
+                with pytest.raises(ValueError, match=rf"; x\.reshape\({size}, -1\) has it$"):
+                    B @ np.ones((*grid, 3))
 
     def test_rows_are_those_of_the_matrix(self, name: str, dtype: Any) -> None:
         A = made(name, dtype)

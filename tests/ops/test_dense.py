@@ -323,6 +323,12 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
         {"mask": np.ones((3, 4))},
         TypeError,
         "attention: mask has dtype float64, expected bool, True where a key may be used; "
+        "mask != 0 if it is 1 there, mask == 0 if it is 0 there and -inf elsewhere",
+    ),
+    (
+        {"mask": np.ones((3, 4), int)},
+        TypeError,
+        "attention: mask has dtype int64, expected bool, True where a key may be used; "
         "convert it with mask.astype(bool)",
     ),
     (

@@ -61,6 +61,8 @@ def test_an_overview_adds_up_squares(folder: Path, monkeypatch: pytest.MonkeyPat
 def test_a_damaged_map_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no map, or one that is not complete"):
         nlattn.open_map(tmp_path)
+    with pytest.raises(ValueError, match="is a file, expected the folder of a run; load_map reads"):
+        nlattn.open_map(folder / "lse.npy")
 
     def damaged(name: str, change: object) -> Path:
         copy = tmp_path / f"copy{len(list(tmp_path.iterdir()))}"
