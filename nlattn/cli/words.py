@@ -35,6 +35,7 @@ _REMEDIES = (
     (re.compile(r"; nonfinite='propagate' lets them pass"), ""),
     (re.compile(r"; convert it with \S+\.astype\(np\.(\w+)\)"), r"; save it as \1"),
     (re.compile(r"; resume=True"), "; --resume"),
+    (re.compile(r"; np\.load reads it"), "; --tile reads it"),
     (
         re.compile(r"above max_bytes=(\d[^;]*); tile=(\d+) fits"),
         r"above the \1 of --memory; --tile \2 fits",

@@ -53,6 +53,9 @@ def read(
             raise MemoryError(f"{op}: {path} takes more memory than there is") from None
         except Image.UnidentifiedImageError:
             text = f"is not an image that can be read, expected {', '.join(FORMATS)}"
+            file.seek(0)
+            if file.read(6) == b"\x93NUMPY":
+                text = "holds an array, expected an image; np.load reads it"
             raise ValueError(f"{op}: {one_line(os.fspath(path))} {text}") from None
         except Exception as error:  # a decoder of a damaged file raises whatever it likes
             name = one_line(os.fspath(path))

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nlattn import images
 from nlattn.cli import main
 from tests.cli.commands import ENVIRONMENT, SMALL, refused
 
@@ -108,6 +109,14 @@ def test_pictures_that_cannot_be_read_are_refused(capsys, tmp_path: Path, conten
     said = refused(capsys, "map", path, "--out", tmp_path / "o")
     assert str(path) in said
     assert not (tmp_path / "o").exists()
+
+
+def test_an_array_is_no_picture_without_tiles(capsys, tmp_path: Path):
+    np.save(path := tmp_path / "x.npy", np.zeros((4, 4, 3), np.uint8))
+    said = refused(capsys, "map", path, "--out", tmp_path / "o")
+    assert said.endswith("x.npy holds an array, expected an image; --tile reads it")
+    with pytest.raises(ValueError, match=r"x\.npy holds an array, .*; np\.load reads it$"):
+        images.load(path)
 
 
 def test_a_place_for_reports_is_looked_at_before_the_work(capsys, tmp_path: Path, monkeypatch):
