@@ -124,7 +124,7 @@ def kernel(function: Any = None, *, fast: bool = False, blas: bool = False) -> A
         alone = _DISABLED or not private.ready(compiled, arrays)
         turns = np.zeros(1 + (1 if alone else min(threads(), max(1, last - first))), np.int64)
         try:
-            if not _DISABLED and helpers.hears() and _numbers(arrays) > _FEW:
+            if not _DISABLED and helpers.hears() and _long(arrays):
                 helpers.undisturbed(run, turns, first, last, *arrays)
             else:
                 run(turns, first, last, *arrays)
@@ -136,16 +136,28 @@ def kernel(function: Any = None, *, fast: bool = False, blas: bool = False) -> A
 
 
 _NO_MORE = 1 << 62
-_FEW = 1 << 18
-"""Numbers from which on a kernel may take long: the main thread waits for it, and hears Ctrl-C."""
+_NUMBERS = 1 << 18
+_PAIRS = 1 << 28
+"""From how many numbers, or of these times the longest axis, a kernel may take a tenth of a second:
+the main thread then waits for it, and hears Ctrl-C. Few channels of many keys are few numbers."""
 
 
-def _numbers(arrays: tuple[Any, ...]) -> int:
-    """How many the arrays of a call hold."""
-    total = 0
+def _long(arrays: tuple[Any, ...]) -> bool:
+    """Whether a kernel may take long, by the arrays of its call."""
+    numbers, longest = _sizes(arrays)
+    return numbers > _NUMBERS or numbers * longest > _PAIRS
+
+
+def _sizes(arrays: tuple[Any, ...]) -> tuple[int, int]:
+    """How many numbers the arrays of a call hold, and their longest axis."""
+    numbers = longest = 0
     for x in arrays:
-        total += x.size if type(x) is np.ndarray else _numbers(x) if isinstance(x, tuple) else 0
-    return total
+        if type(x) is np.ndarray:
+            numbers, longest = numbers + x.size, max(longest, *x.shape, 0)
+        elif isinstance(x, tuple):
+            inner = _sizes(x)
+            numbers, longest = numbers + inner[0], max(longest, inner[1])
+    return numbers, longest
 
 
 def blocks(rows: int, size: int) -> int:

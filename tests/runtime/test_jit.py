@@ -368,3 +368,18 @@ def test_processes_write_to_the_cache_one_at_a_time(tmp_path: Path) -> None:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with (tmp_path / "nlattn.lock").open("a") as other:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_long_kernels_are_told_by_numbers_and_by_pairs() -> None:
+    """Few channels of many keys are few numbers; a Ctrl-C waited seconds for them."""
+
+    def long(*shapes: tuple[int, ...]) -> bool:
+        arrays = tuple(np.broadcast_to(np.float32(0), shape) for shape in shapes)
+        assert jit._long((arrays, 1.0)) == jit._long(arrays)
+        return jit._long(arrays)
+
+    assert long((20_000, 2), (20_000, 2), (20_000, 2), (20_000, 2))
+    assert long((1 << 18,), (1,))
+    assert long((64, 70, 64))
+    assert not long((1000, 32), (1000, 32), (1000, 32), (1000, 32))
+    assert not long((0, 4), ())
