@@ -25,6 +25,8 @@ def vectors(options: Namespace) -> int:
 
 def write(options: Namespace) -> int:
     """The cases of a tier, whole or not at all."""
+    if options.folder.exists():
+        raise ValueError(f"{options.folder} exists; vectors are written to a new folder")
     for dtype in options.dtypes or ():
         if dtype not in DTYPES:
             raise ValueError(f"--dtypes {dtype}: no vectors of it, expected {', '.join(DTYPES)}")
@@ -34,8 +36,6 @@ def write(options: Namespace) -> int:
         raise ValueError(f"--operators: {error.args[0]}") from None
     if not cases:
         raise ValueError("no case of this tier has such an operator and dtype")
-    if options.folder.exists():
-        raise ValueError(f"{options.folder} exists; vectors are written to a new folder")
     output = Output(options.folder, [], force=False)
     about: JsonObject = {"seed": suite.SEED, "tier": options.tier}
     if options.certificate:

@@ -27,6 +27,14 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suite, "cases", cases)
 
 
+def test_a_folder_that_is_there_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite, "cases", None)
+    assert main(["vectors", "write", str(tmp_path)]) == 2
+    assert "exists; vectors are written to a new folder" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("small")
 def test_results_made_elsewhere_are_judged(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder, results = tmp_path / "vectors", tmp_path / "results"
