@@ -18,6 +18,10 @@ from nlattn.runtime import jit
 
 BLOCK = 128
 """Rows of a block: with 64 channels the second-level cache holds it, the first some columns."""
+NOTHING = 2.0**-900
+"""Squared length below which a column is 0, far below the rounding of others that are near 1: each
+reflection of fewer rows than channels leaves a rounding of what it left before, down to where
+squares and their reciprocals leave float64."""
 
 
 @jit.shared
@@ -75,7 +79,7 @@ def absorb(columns: Floats, rows: int, R: Floats) -> None:
     for c in range(d):
         x = columns[c * rows : (c + 1) * rows]
         tail = _dot(x, x)
-        if tail == 0:
+        if tail < NOTHING:
             continue
         alpha = R[c, c]
         beta = -math.copysign(math.sqrt(alpha * alpha + tail), alpha)

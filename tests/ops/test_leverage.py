@@ -29,6 +29,15 @@ def conditioned(n: int, d: int, kappa: float, seed: int = 0) -> Any:
     return (u * np.geomspace(1, 1 / kappa, d)) @ v
 
 
+@pytest.mark.filterwarnings("ignore:leverage_scores")
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(800, 2, 17), (100, 1, 60), (40, 3, 90)])
+def test_few_keys_of_many_channels_have_score_one(shape: tuple[int, ...], method: str) -> None:
+    """What their reflections leave shrinks by a rounding each time, until squares are 0."""
+    scores = nlattn.leverage_scores(normal(*shape), method=method)
+    np.testing.assert_allclose(scores, 1, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_it_is_as_exact_as_numpy(method: str) -> None:
     """Error at most twice that of a plain way in float64, plus one spacing.
