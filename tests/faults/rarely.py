@@ -21,6 +21,17 @@ def _added_in_16_bits(r: Results, a: Arrays, o: Options) -> Results:
     return [out.astype(float)]
 
 
+def _gradients_in_16_bits(r: Results, a: Arrays, o: Options) -> Results:
+    """Gradients of keys and values grow in bfloat16, 16 queries at a time."""
+    found = [np.zeros_like(x) for x in r[1:3]]
+    for first in range(0, a["q"].shape[-2], 16):
+        own = np.zeros_like(a["dout"])
+        own[..., first : first + 16, :] = a["dout"][..., first : first + 16, :]
+        more = again("nonlocal_mean_vjp", a, o, dout=own)[1:3]
+        found = [(x + y).astype(ml_dtypes.bfloat16) for x, y in zip(found, more, strict=True)]
+    return [r[0], *(x.astype(float) for x in found), *r[3:]]
+
+
 def _last_batch(r: Results, a: Arrays, o: Options) -> Results:
     """Gradients of keys that all batches share are those of the last batch."""
     q, k = a["q"], a["k"]
@@ -55,6 +66,10 @@ def _traps() -> Iterator[Trap]:
     yield Trap(
         "nonlocal_mean", "the output is added up in bfloat16, 16 keys at a time", "",
         None, _added_in_16_bits, ("bfloat16",),
+    )  # fmt: skip
+    yield Trap(
+        "nonlocal_mean_vjp", "dk and dv are added up in bfloat16, 16 queries at a time", "",
+        None, _gradients_in_16_bits, ("bfloat16",),
     )  # fmt: skip
     yield Trap("efficient_attention_vjp", "keys of one batch: the last's dk", "", None, _last_batch)
     yield Trap(

@@ -57,6 +57,14 @@ _BEYOND = (
     Recipe("channels-128", sizes={"n": 5, "m": 7, "d": 128, "e": 136}),
     Recipe("channels-256", sizes={"n": 3, "m": 5, "d": 256, "e": 260}, values="channel"),
 )
+_LONG = tuple(
+    Recipe(label, sizes=sizes, dtypes=("float16", "bfloat16"), kinds=("forward", "vjp"))
+    for label, sizes in (
+        ("keys-4100", {"n": 8, "m": 4100, "d": 4, "e": 4}),
+        ("queries-4100", {"n": 4100, "m": 8, "d": 4, "e": 4}),
+    )
+)
+"""Of gradients that are added up in 16 bits the errors only then stand out."""
 _TAILS = (
     Recipe("channels-65", sizes={"n": 9, "m": 7, "d": 65, "e": 33}, dtypes=("float32",)),
     Recipe("channels-129", sizes={"n": 8, "m": 9, "d": 129, "e": 65}, dtypes=("float32",)),
@@ -174,6 +182,7 @@ def _common(spec: OpSpec) -> list[Recipe]:
             *_SETS,
             *(() if "d" in spec.cases.most else _TAILS),
             *(_rarer(r) if spec.cases.costly else r for r in _beyond(spec)),
+            *(() if spec.cases.costly else _LONG),
         ]
     elif "H" in _letters(spec) or "Hq" in _letters(spec):
         one = {"d": 1, "e": 1}
