@@ -145,7 +145,11 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
         "attention_map.to_csr: needs 756 B (the first 7 of 7 rows), above max_bytes=500 B; "
         "use rows() or topk()",
     ),
-    (lambda A: A @ np.ones(8), ValueError, "dimension mismatch"),
+    (
+        lambda A: A @ np.ones(8),
+        ValueError,
+        "attention_map @ x: x has shape (8,), expected (9,) or (9, e)",
+    ),
 ]
 
 

@@ -233,7 +233,7 @@ def test_progress_is_told() -> None:
             {"key_mask": np.ones((3, 3))},
             TypeError,
             "patchmatch: key_mask has dtype float64, expected bool, True where a key may be used; "
-            "convert it with key_mask.astype(bool)",
+            "key_mask != 0 if it is 1 there, key_mask == 0 if it is 0 there and -inf elsewhere",
         ),
         (
             {"key_mask": np.ones((3, 4), bool)},
