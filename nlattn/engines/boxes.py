@@ -47,7 +47,7 @@ def leading(x: Floats) -> int:
     return some if some + 1 < x.shape[1] else x.shape[1]
 
 
-def plant(x: Floats, lows: Ints, k: Floats, keys: Ints) -> Tree:
+def plant(x: Floats, lows: Floats, k: Floats, keys: Ints) -> Tree:
     """Tree over points `x` (m, dims) of the rows `keys`, ascending, of features `k`.
 
     `lows` are what the points' rounding left, or empty.

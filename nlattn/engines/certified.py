@@ -41,6 +41,7 @@ _PROBE = 64
 _PAYS = 0.8  # of the cost of dense attention
 _RESERVE = 0.7  # of the tolerance, for rounding
 _THETA = 1e-3  # a bound is loosened by this share for what rounding did to points
+_VALUES = 1.5 * 2.0**-24  # of the range of values, what rounding to float32 moves them
 _WAYS: tuple[tuple[DTypeLike, bool], ...] = (
     (np.float32, False),
     (np.float32, True),
@@ -154,7 +155,7 @@ def _hopeless(ground: Ground) -> bool:
 def _least_rounding(kind: DTypeLike, mixed: bool, m: int) -> float:
     """What rounding may move of any query's weights: less than `kernels` say of a panel."""
     u = _unit(kind, mixed)
-    return 1.2 * (150 * u + 6 * u * (float(np.log(m)) + 1))
+    return 1.2 * (150 * u + 6 * u * (float(np.log(m)) + 1) + mixed * _VALUES)
 
 
 def _unit(kind: DTypeLike, mixed: bool) -> float:
@@ -217,7 +218,7 @@ def _numbers(shape: Geometry, kind: DTypeLike, mixed: bool) -> tuple[Floats, Flo
         rest = 4 * shape.keys.shape[1] * float(info.tiny)
         numbers[:, SHARP] = sharp
         numbers[:, LOOSE] = sharp * (short**2 / _THETA + more + rest)
-        moved = sharp * (point**2 + more + rest) + 150 * _unit(kind, mixed)
+        moved = sharp * (point**2 + more + rest) + 150 * _unit(kind, mixed) + mixed * _VALUES
         moved += 2e-7 if kind == np.float32 and not mixed else 1e-15
         numbers[:, MOVED], numbers[:, ROOT] = 1.2 * moved, 2.4 * np.sqrt(sharp) * point
         numbers[:, COARSE] = 2.4 * np.sqrt(sharp) * (point + mixed * 1.01 * u * shape.far)

@@ -7,7 +7,6 @@ import numpy as np
 from nlattn._types import Floats, Ints
 
 _VAST = 2.0**60
-_FAR = 1.01
 
 
 def powers_of(v: Floats) -> Ints:
@@ -22,13 +21,12 @@ def powers_of(v: Floats) -> Ints:
 
 
 def middle_of(v: Floats) -> Floats:
-    """Middle of every channel's range, in the dtype of `v`, if it is far from 0 beside its width.
+    """Middle of every channel's range, if it is far from 0 beside its width.
 
-    Else no value exceeds 1.6 widths, and sums round by as much; values around 0 keep their digits.
-    Values are within a factor 2 of a middle, so that what they differ from it by is exact.
+    Then no value exceeds 1.5 widths, and sums round by as much; values around 0 keep their digits.
     """
     if not len(v):
         return np.zeros(v.shape[1])
     low, high = v.min(0).astype(np.float64), v.max(0).astype(np.float64)
-    middle = (low / 2 + high / 2).astype(v.dtype).astype(np.float64)
-    return np.where(np.abs(middle) > _FAR * (high - low), middle, 0)
+    middle = low / 2 + high / 2
+    return np.where(np.abs(middle) > high - low, middle, 0)

@@ -17,15 +17,13 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from nlattn import _check
-from nlattn._types import Floats, Ints
+from nlattn._types import Floats
 from nlattn.kernels import scores
-from nlattn.kernels.bounds import LOW
 from nlattn.kernels.nearest import ERROR, PER_SCORE, SLACK, SLOPE, TINY, TOP, WIDTH
 from nlattn.runtime.threads import serial_blas
 
 _U = 2.0**-53
 _BLOCK = 1 << 15
-_TURNED = 1 << 12  # rows whose points stay in cache while they are turned and rounded
 _DISGUISED = 0.99  # share of the constant channel's variance that a parabola must explain
 
 
@@ -36,9 +34,9 @@ class Geometry(NamedTuple):
     """(n, dims), in the dtype that boxes and distances are computed in."""
     keys: Floats
     """(m, dims)."""
-    lows: Ints
-    """int8, what rounding left of the points of queries, see `kernels.bounds.LOW`; or empty,"""
-    key_lows: Ints
+    lows: Floats
+    """What the rounding of the points of queries left; or empty,"""
+    key_lows: Floats
     """as for those of keys."""
     numbers: Floats
     """(n, 7) float64, see `kernels.nearest`."""
@@ -46,9 +44,6 @@ class Geometry(NamedTuple):
     """Relative error of a computed squared distance."""
     far: Floats
     """(n,) length of a query's point and that of the longest key's."""
-
-
-_Rounded = tuple[Floats, Ints]
 
 
 class _Form(NamedTuple):
@@ -69,7 +64,7 @@ def geometry(
 ) -> Geometry:
     """Points of queries (n, d) and keys (m, d), for points and distances in `dtype`.
 
-    With `lows` the leading digits of what their rounding left are kept too: eight bits.
+    With `lows` what their rounding left, in that dtype, is kept too, and they are known to it.
     """
     n, d = q.shape
     unit = max(_unit(k), _unit(q) * 2.0**-900)
@@ -81,23 +76,24 @@ def geometry(
         form = _Form(-1, np.ones(n), np.zeros(0), np.zeros(n), per, np.zeros(n))
     else:
         form = _products(q, k, factor, unit, lengths, key_lengths, longest)
-    (points, low), (places, key_low), far, left, centre = _turned(q, k, form, unit, dtype, lows)
+    points, places, far, left, centre = _turned(q, k, form, unit, dtype, lows)
     numbers = np.zeros((n, 7))
     numbers[:, TOP], numbers[:, PER_SCORE] = form.top, form.per
     numbers[:, SLACK] = form.slack
     u = float(np.finfo(dtype).eps) / 2
-    dims = points.shape[1]
+    dims = points.shape[2]
     steps = 32 * (dims + 8) * _U
     reach = np.abs(form.factor) * lengths + longest + centre
-    numbers[:, WIDTH] = 1.01 * left + steps * reach
+    numbers[:, WIDTH] = 1.01 * (u if lows else 1) * left + steps * reach
     numbers[:, TINY] = 4 * dims * float(np.finfo(dtype).tiny)
     _errors(numbers, q.dtype, kind, abs(factor), lengths * unit, longest * unit, d)
     rounding = 2 * (dims + 8) * u + steps
+    none = _check.frozen(np.empty((0, 0), dtype))
     return Geometry(
-        _check.frozen(points),
-        _check.frozen(places),
-        _check.frozen(low),
-        _check.frozen(key_low),
+        _check.frozen(points[0]),
+        _check.frozen(places[0]),
+        _check.frozen(points[1]) if lows else none,
+        _check.frozen(places[1]) if lows else none,
         _check.frozen(numbers),
         rounding,
         far,
@@ -110,8 +106,8 @@ def _unit(k: Floats) -> float:
     return 2.0 ** int(np.frexp(largest)[1]) if 0 < largest < np.inf else 1.0
 
 
-def _blocks(count: int, size: int = _BLOCK) -> Iterator[slice]:
-    return (slice(i, min(i + size, count)) for i in range(0, count, size))
+def _blocks(count: int) -> Iterator[slice]:
+    return (slice(i, min(i + _BLOCK, count)) for i in range(0, count, _BLOCK))
 
 
 def _lengths(x: Floats, unit: float) -> Floats:
@@ -210,11 +206,11 @@ def _disguised(
 @serial_blas
 def _turned(
     q: Floats, k: Floats, form: _Form, unit: float, dtype: DTypeLike, lows: bool
-) -> tuple[_Rounded, _Rounded, Floats, Floats, float]:
-    """Centred points (any, dims) on the principal axes of the keys: rounded, and their lows.
+) -> tuple[Floats, Floats, Floats, Floats, float]:
+    """Centred points on the principal axes of the keys, (1 or 2, any, dims): rounded, and the rest.
 
-    And of each query its length and that of the farthest key together, the same of what both leave
-    of them, and the centre's length.
+    And of each query its length and that of the farthest key together, the same of what rounding
+    leaves of them, and the centre's length.
     """
     tall = form.height.size > 0
     dims = k.shape[1] - (form.without >= 0) + tall
@@ -236,10 +232,7 @@ def _turned(
         out *= form.factor[rows, None]
         return np.subtract(out, centre, out=out)
 
-    points, places = (
-        (np.empty((len(x), dims), dtype), np.empty((len(x), dims) if lows else (0, 0), np.int8))
-        for x in (q, k)
-    )
+    points, places = (np.empty((1 + lows, len(x), dims), dtype) for x in (q, k))
     far, left = (np.empty(len(q)), np.empty(len(k))), (np.empty(len(q)), np.empty(len(k)))
     with np.errstate(all="ignore"):
         some = keys(slice(None, None, len(k) // _BLOCK | 1), np.zeros(dims))
@@ -249,19 +242,14 @@ def _turned(
         for rows_of, out, length, rest in zip(
             (queries, keys), (points, places), far, left, strict=True
         ):
-            for rows in _blocks(len(length), _TURNED):
+            for rows in _blocks(out.shape[1]):
                 x = rows_of(rows, centre) @ axes
                 length[rows] = _norms(x)
-                high = out[0][rows] = x.astype(dtype)
-                x -= high
-                if lows:
-                    one = np.ldexp(LOW / 2, np.frexp(high)[1])
-                    x /= one
-                    low = np.rint(x)
-                    out[1][rows] = np.clip(low, -127, 127, out=low)
-                    x -= low
-                    x *= one
+                out[0, rows] = x
+                x -= out[0, rows]
                 rest[rows] = _norms(x)
+                if lows:
+                    out[1, rows] = x
         reach, missed = (a + float(b.max(initial=0)) for a, b in (far, left))
     return points, places, reach, missed, float(np.linalg.norm(centre))
 

@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nlattn._types import Floats, Ints, Scalar
+from nlattn._types import Floats, Scalar
 from nlattn.kernels.gemm import width
 from nlattn.kernels.lanes import Lanes
 from nlattn.runtime.llvm_types import Builder, Context, Signature, Value, Values
@@ -16,11 +16,7 @@ from nlattn.runtime.llvm_types import Builder, Context, Signature, Value, Values
 _CEILING = 64.0
 NOTHING = 1e27
 """Weights of bounds that say nothing are as large, at least."""
-LOW = 2.0**-31
-"""Unit of the lows of points, times the power of two below each number: what rounding to float32
-leaves of one is at most 128 of them."""
 _SIZE = ir.IntType(64)
-_EXPONENT = 0x7FF << 52  # of float64
 
 
 def _nearer_last(far: Floats, at: int, like: Floats) -> bool:
@@ -119,9 +115,8 @@ def _compiled_bear(  # type: ignore[no-untyped-def]
     return numba.types.boolean(far, numba.types.int64, kind, kind, allowed, spent), emit
 
 
-def _joined(a: Floats, b: Ints, at: int, out: Floats, to: int, count: int) -> None:
-    high, low = a[at : at + count].astype(np.float64), b[at : at + count]
-    out[to : to + count] = high + low * np.ldexp(LOW / 2, np.frexp(high)[1])
+def _joined(a: Floats, b: Floats, at: int, out: Floats, to: int, count: int) -> None:
+    out[to : to + count] = a[at : at + count].astype(out.dtype) + b[at : at + count]
 
 
 @intrinsic
@@ -137,12 +132,8 @@ def _compiled_joined(  # type: ignore[no-untyped-def]
         target = builder.gep(_data(context, builder, signature, 3, out_), [to_])
         with cgutils.for_range(builder, count_, intp=_SIZE) as loop:
             found = [builder.load(builder.gep(p, [loop.index])) for p in parts]
-            kind, (high, low) = target.type.pointee, found
-            high = high if high.type == kind else builder.fpext(high, kind)
-            bits = builder.and_(builder.bitcast(high, _SIZE), _SIZE(_EXPONENT))
-            unit = builder.fmul(kind(LOW), builder.bitcast(bits, kind))
-            unit = builder.select(builder.fcmp_ordered("==", high, kind(0)), kind(LOW / 2), unit)
-            low = builder.fmul(builder.sitofp(low, kind), unit)
+            kind = target.type.pointee
+            high, low = (x if x.type == kind else builder.fpext(x, kind) for x in found)
             builder.store(builder.fadd(high, low), builder.gep(target, [loop.index]))
         return context.get_dummy_value()
 
@@ -165,4 +156,4 @@ bear = _compiled_bear if _JIT else _bear
 """``bear(far, at, part, count, allowed, spent)``: whether ``far part`` is allowed in every lane;
 then ``far count`` goes from `allowed` to `spent`."""
 joined = _compiled_joined if _JIT else _joined
-"""``joined(a, b, at, out, to, count)``: numbers of a and their lows, float64."""
+"""``joined(a, b, at, out, to, count)``: sums of two arrays' numbers in the dtype of out."""

@@ -36,8 +36,8 @@ class Tree(NamedTuple):
     """(size,) the key of each point, ascending in a leaf."""
     points: Floats
     """size rows of `dims` numbers, leaf by leaf."""
-    lows: Ints
-    """int8, what their rounding left, of the same shape, see `bounds.LOW`; or empty."""
+    lows: Floats
+    """What their rounding left, of the same shape; or empty."""
     short: int
     """Numbers of a short point: leading coordinates, and the length of what they leave out.
     Short points are no farther from each other than points; most of a distance is in them."""
@@ -129,7 +129,7 @@ def divide(node: int, x: Floats, level: int, order: Ints, value: Floats) -> None
 
 @jit.kernel
 def place(
-    leaf: int, x: Floats, lows: Ints, levels: int, order: Ints, points: Floats, rests: Ints
+    leaf: int, x: Floats, lows: Floats, levels: int, order: Ints, points: Floats, rests: Floats
 ) -> None:
     """Sort the keys of every leaf and copy their points, and lows, to where they belong."""
     m = len(x)

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from nlattn._types import Floats, Ints
-from nlattn.kernels.bounds import joined
 from nlattn.kernels.boxes import Tree
 from nlattn.kernels.certified_terms import Terms
 from nlattn.kernels.gemm import aligned, width
@@ -121,16 +120,15 @@ def panel_of(tree: Tree, asked: Asked, terms: Terms, queries: Ints) -> Panel:
         aligned(w, like),
         aligned(w, like),
     )
-    budget, steep, whole = np.empty(w), np.empty(w), np.empty(dims)
+    budget, steep = np.empty(w), np.empty(w)
     for l in range(w):
         spent[l], small[l] = 0, 0
         i, at = queries[l] if l < queries.size else queries[0], l // part * dims * part + l % part
         for c in range(dims):
             points[c * w + l] = asked.points[i, c]
-        if deep > 0:
-            joined(asked.points.reshape(-1), asked.lows.reshape(-1), i * dims, whole, 0, dims)
         for c in range(deep):
-            exact[at + c * part] = whole[c]
+            low = np.float64(asked.lows[i, c])
+            exact[at + c * part] = np.float64(asked.points[i, c]) + low
         for c in range(short):
             shorts[c * w + l] = asked.shorts[i, c]
         sharp[l] = steep[l] = -terms.numbers[i, SHARP]

@@ -31,8 +31,8 @@ class Asked(NamedTuple):
     """(n,) query of each lane of the panels."""
     points: Floats
     """(n, dims) by query."""
-    lows: Ints
-    """int8, what their rounding left, see `bounds.LOW`; or empty."""
+    lows: Floats
+    """What their rounding left, or empty."""
     shorts: Floats
     """(n, short) by query."""
     numbers: Floats

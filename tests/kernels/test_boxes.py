@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nlattn.engines import boxes
-from nlattn.kernels.bounds import LOW, bear, joined, nearer_last, weights
+from nlattn.kernels.bounds import bear, joined, nearer_last, weights
 from nlattn.kernels.boxes import outside
 from nlattn.kernels.gemm import distances, width
 from nlattn.kernels.lanes import within
@@ -94,11 +94,10 @@ def test_steps_on_the_bounds_of_lanes(dtype: type) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_points_are_joined_with_what_rounding_left(dtype: type) -> None:
     x = np.random.default_rng(0).standard_normal(20)
-    high = x.astype(np.float32)
-    low = np.clip(np.rint((x - high) / np.ldexp(LOW / 2, np.frexp(high)[1])), -127, 127)
+    high = x.astype(dtype)
     out = np.full(10, np.nan)
-    sums(high.astype(dtype), low.astype(np.int8), out)
-    np.testing.assert_allclose(out[1:8], x[2:9], rtol=LOW)
+    sums(high, (x - high).astype(dtype), out)
+    np.testing.assert_allclose(out[1:8], x[2:9], rtol=2.0**-47)
     assert np.isnan(out[[0, 8, 9]]).all()
 
 

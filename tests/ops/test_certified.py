@@ -264,7 +264,7 @@ def test_leading_channels_bound_the_rounding_of_a_score() -> None:
     [
         (np.float32, (np.float32, False), 1.9),
         (np.float64, (np.float64, False), 1.9),
-        (np.float32, (np.float32, True), 2.0),  # and what rounding left of points, in short
+        (np.float32, (np.float32, True), 2.9),  # and what rounding left of points
         (np.float32, (np.float64, False), 3.8),
     ],
 )
