@@ -165,12 +165,17 @@ def _floating(x: object) -> bool:
     return x.dtype.kind == "f" or x.dtype.name == "bfloat16"
 
 
+def _plain(value: object) -> bool:
+    """Whether `value` is a number that later checks accept; NumPy counts timedelta64 as integers."""
+    numbers, others = (int, float, np.integer, np.floating), (bool, np.timedelta64)
+    return isinstance(value, numbers) and not isinstance(value, others)
+
+
 def _held(op: str, options: Mapping[str, Any], dtype: np.dtype) -> None:
     """Refuse options that a format does not hold."""
     largest = _finfo(dtype).max
     for name, value in options.items():
-        plain = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-        if plain and largest < abs(value) < math.inf:
+        if _plain(value) and largest < abs(value) < math.inf:
             text = f"expected a magnitude of at most {largest:.6g}, the largest {dtype}"
             _check.fail(op, f"{name}={_check.quoted(value)}", f"is out of range, {text}")
 
@@ -207,7 +212,7 @@ class _Setting:
         d = int(arrays["q"].shape[-1]) if "q" in arrays and arrays["q"].size else 1
         for name, value in options.items():
             number = d ** law.default[name] if value is None and name in law.default else value
-            if isinstance(number, (int, float, np.number)) and math.isfinite(number):
+            if _plain(number) and math.isfinite(number):
                 self.options[name] = float(number)
         self.units: dict[str, Any] = {}
         self.tops = self._shared(tops)

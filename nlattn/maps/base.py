@@ -130,6 +130,9 @@ class AttentionMap(LinearOperator):
     def _rmatvec(self, x: Array) -> Array:  # SciPy 1.11 has none of its own
         return self._rmatmat(np.reshape(x, (-1, 1))).reshape(-1)
 
+    def __array__(self, *_: object, **__: object) -> Array:
+        _check.fail_type(OP, "A", "is no array; A.to_dense() makes one")
+
     def __repr__(self) -> str:
         grids = (" x ".join(map(str, grid)) for grid in (self.query_grid, self.key_grid))
         queries, keys = grids
@@ -236,6 +239,9 @@ class _Adjoint(LinearOperator):
     def __init__(self, A: AttentionMap):
         super().__init__(A.dtype, A.shape[::-1])
         self._map = A
+
+    def __array__(self, *_: object, **__: object) -> Array:
+        _check.fail_type(OP, "A.T", "is no array; A.to_dense().T is one")
 
     def dot(self, x: Any) -> Any:
         """``A.T @ x`` for x (n,) or (n, e)."""

@@ -87,6 +87,8 @@ class Paged(NamedTuple):
         if isinstance(offset, str):
             _check.choice(op, "causal_offset", offset, ("bottom-right",))
             offset = lengths - queries.shape[-2]
+        else:
+            offset = _check.integers(op, "causal_offset", offset)
         sinks, alibi = (
             of_heads(op, name, x, queries)
             for name, x in (("sinks", asked.sinks), ("alibi", asked.alibi))

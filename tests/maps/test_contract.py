@@ -156,6 +156,8 @@ class TestAttentionMap:
             if len(grid) > 1:
                 with pytest.raises(ValueError, match=rf"; x\.reshape\({size}, -1\) has it$"):
                     B @ np.ones((*grid, 3))
+            with pytest.raises(TypeError, match=r"^attention_map: A\S* is no array; A\.to_dense"):
+                np.asarray(B)  # else NumPy makes one entry of it, of dtype object
 
     def test_rows_are_those_of_the_matrix(self, name: str, dtype: Any) -> None:
         A = made(name, dtype)

@@ -358,6 +358,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ),
     ({"softcap": 0.0}, ValueError, "attention: softcap=0.0, expected a positive number"),
     ({"scale": np.inf}, ValueError, "attention: scale=inf is not finite"),
+    ({"scale": np.timedelta64(1, "s")}, TypeError, "scale=np.timedelta64(1,'s') is no number"),
     ({"causal": 1}, TypeError, "attention: causal=1 is no bool"),
     ({"causal": True, "causal_offset": 1.5}, TypeError, "attention: causal_offset=1.5 is no"),
     (

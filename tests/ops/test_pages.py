@@ -175,7 +175,11 @@ def test_pages_that_do_not_fit_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("options", "text"),
-    [({"scale": "x"}, "scale='x' is no number"), ({"softcap": -1.0}, "softcap=-1.0, expected")],
+    [
+        ({"scale": "x"}, "scale='x' is no number"),
+        ({"softcap": -1.0}, "softcap=-1.0, expected"),
+        ({"causal_offset": 2.5}, "causal_offset has dtype float64, expected integers"),
+    ],
 )
 def test_errors_name_what_was_called(options: Any, text: str) -> None:
     """Not `attention`, which does the work."""
