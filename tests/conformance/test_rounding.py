@@ -33,7 +33,7 @@ SINGLE, DOUBLE = Arithmetic.of("float32"), Arithmetic.of("float64")
 
 @contextmanager
 def now(arithmetic: Arithmetic) -> Iterator[Any]:
-    with patch.object(Rounded, "now", arithmetic):
+    with patch.object(Rounded, "now", arithmetic), np.errstate(all="ignore"):
         yield Analysis()
 
 

@@ -38,6 +38,7 @@ def analysed(arithmetic: Arithmetic, backward: bool = False) -> Iterator[None]:
     """Oracles compute with Rounded arrays, in this arithmetic; `backward` of a gradient."""
     with (
         standing_in(Analysis()),
+        np.errstate(all="ignore"),  # what overflows or divides by 0 has an infinite error
         patch.object(Rounded, "now", arithmetic),
         patch.object(Rounded, "backward", backward),
     ):
@@ -90,6 +91,10 @@ class Analysis:
         return np.isfinite(parts(x)[0])
 
     def __getattr__(self, name: str) -> Operand:
+        self.__dict__[name] = found = self._found(name)  # it is looked for once
+        return found
+
+    def _found(self, name: str) -> Operand:
         whole = getattr(np, name)
         if name not in _MOVING:
             return whole
@@ -149,9 +154,8 @@ class Analysis:
         (a, e), (b, f) = parts(x), parts(y)
         error = np.where(condition, e, f)
         if isinstance(condition, Doubtful):
-            with np.errstate(invalid="ignore"):
-                both = Rounded.now.total(e, f, abs(a - np.asarray(b)))
-                error = np.where(condition.doubt, both, error)
+            both = Rounded.now.total(e, f, abs(a - np.asarray(b)))
+            error = np.where(condition.doubt, both, error)
         return Rounded(np.where(condition, a, b), error)
 
     def put_along_axis(self, x: Operand, index: Operand, values: Operand, axis: int) -> None:
@@ -162,18 +166,16 @@ class Analysis:
     def exp(self, x: Operand) -> Operand:
         if not isinstance(x, Rounded):
             return np.exp(x)
-        with np.errstate(over="ignore", invalid="ignore"):
-            value = np.exp(x.value)
-            grown = np.expm1(x.now.total(x.error, x.now.unit * abs(x.value)))
-            error = np.where(value == 0, 0, value * grown)
+        value = np.exp(x.value)
+        grown = np.expm1(x.now.total(x.error, x.now.units(1.0) * abs(x.value)))
+        error = np.where(value == 0, 0, value * grown)
         return Rounded.of(value, error, x.now.sums.tiny, units=5.0)
 
     def log(self, x: Operand) -> Operand:
         if not isinstance(x, Rounded):
             return np.log(x)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            value = np.log(x.value)
-            error = -np.log1p(-np.minimum(x.error / x.value, 1))
+        value = np.log(x.value)
+        error = -np.log1p(-np.minimum(x.error / x.value, 1))
         return Rounded.of(value, error, 2 * x.now.unit)
 
     def sqrt(self, x: Operand) -> Operand:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -118,10 +118,22 @@ class Arithmetic:
             return reduce(np.hypot, errors)
         return reduce(np.add, errors)
 
-    @property
+    @cached_property
     def unit(self) -> float:
         """What one operation loses, of its result."""
         return self.sums.unit / math.sqrt(3) if self.typical else self.sums.unit
+
+    @cached_property
+    def tiny(self) -> Array:
+        """What a product may lose by underflow; an array, with which NumPy is quicker."""
+        return np.asarray(self.sums.tiny)
+
+    def units(self, number: float) -> Array:
+        """What so many operations lose, of their result."""
+        kept: dict[float, Array] = self.__dict__.setdefault("_units", {})
+        if number not in kept:
+            kept[number] = np.asarray(number * self.unit)
+        return kept[number]
 
     def gathering(self, n: float) -> float:
         """`growth` inside a matrix product: what is cut off adds up, it is all of one sign."""

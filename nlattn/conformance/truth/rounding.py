@@ -75,9 +75,8 @@ class Real(np.ndarray):
     def _compared(self, how: Function, other: Operand) -> Operand:
         a, b = np.asarray(self), np.asarray(other)
         outcome = np.asarray(how(a, b)).view(Doubtful)
-        with np.errstate(invalid="ignore"):
-            error = self.error + getattr(other, "error", 0.0)
-            outcome.doubt = (abs(a - b) <= error) & (error > 0)
+        error = self.error + getattr(other, "error", 0.0)
+        outcome.doubt = (abs(a - b) <= error) & (error > 0)
         return outcome
 
 
@@ -125,10 +124,11 @@ class Rounded:
     def of(cls, value: Operand, *errors: Operand, units: float = 1.0) -> Rounded:
         """A result, with its own rounding added; infinite where it may overflow."""
         now, size = cls.now, abs(value)
-        own = (units * now.unit * size,) if units else ()
-        error = now.total(*errors, *own, now.sums.tiny * (size != 0))
-        held = np.less_equal(size + error, min(now.sums.huge, _ENDLESS))
-        if not held.all():
+        own = (now.units(units) * size,) if units else ()
+        error = now.total(*errors, *own, now.tiny * np.sign(size))
+        reach, most = size + error, min(now.sums.huge, _ENDLESS)
+        if not np.maximum.reduce(reach, None, initial=0.0) <= most:  # of NaN, too
+            held = np.less_equal(reach, most)
             error = np.where(np.isfinite(value), np.where(held, error, np.inf), 0.0)
         return cls(value, error)
 
@@ -251,8 +251,7 @@ class Rounded:
         value = self.value**p
         grown = (x + e) ** p - x**p
         lost = x**p - np.maximum(x - e, 0) ** p
-        with np.errstate(divide="ignore", invalid="ignore"):
-            steep = np.where(x > 0, abs(p * np.log(np.where(x > 0, x, 1))), 0)
+        steep = np.where(x > 0, abs(p * np.log(np.where(x > 0, x, 1))), 0)
         extra = 2 * self.now.unit * (4 + steep) * abs(value)
         return Rounded.of(value, np.maximum(grown, lost), extra)
 
@@ -272,44 +271,55 @@ class Rounded:
 def product(how: Function, a: Operand, b: Operand, n: float) -> Rounded:
     """A bilinear operation of which each result sums n products; 0 is multiplication."""
     now = Rounded.now
-    if n:
+    if now.factors is None:
+        pass
+    elif n:
         a, b = factor(a), factor(b)
     elif given(a) != given(b):  # weights times values, of which a sum is taken later
         a, b = (a, factor(b)) if given(a) else (factor(a), b)
     elif Rounded.backward and np.ndim(a) == np.ndim(b) > 1:  # ``P (dP - delta)``, P in 16 bits
         a, b = factor(a), factor(b)
-    x, y = parts(a)[0], parts(b)[0]
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    e, f = (np.minimum(z.error, _LARGE) if isinstance(z, Rounded) else None for z in (a, b))
+    (x, e), (y, f) = _operand(a), _operand(b)
+    value, u, w = how(x, y), abs(x), abs(y)
     grown = now.gathering(n) if n else 0.0
-    with np.errstate(invalid="ignore", over="ignore"):
-        value, u, w = how(x, y), abs(x), abs(y)
-        if now.typical:
-            e, f = (None if z is None else z**2 for z in (e, f))
-            errors = [np.sqrt(_lost(how, u**2, w**2, e, f))]
-            errors += [how(u, w) * grown] if n else []
-        else:
-            errors = [_lost(how, u, w, e, f, grown)]
-        tiny = n * now.sums.tiny  # what products lose that are subnormal
-        if ((errors[-1] > 0) & (errors[-1] < _MANY * tiny)).any():
-            errors.append(tiny * (how(u, w) != 0))
-    return Rounded.of(value, *errors, units=0.0 if n else 1.0)
+    if now.typical:
+        e, f = (None if z is None else z**2 for z in (e, f))
+        errors = [np.sqrt(_lost(how, u**2, w**2, e, f))]
+        errors += [how(u, w) * grown] if n else []
+    else:
+        errors = [_lost(how, u, w, e, f, grown)]
+    if not n:
+        return Rounded.of(value, *errors)
+    tiny = n * now.sums.tiny  # what products lose that are subnormal
+    if ((errors[-1] > 0) & (errors[-1] < _MANY * tiny)).any():
+        errors.append(tiny * (how(u, w) != 0))
+    return Rounded.of(value, *errors, units=0.0)
+
+
+def _operand(x: Operand) -> tuple[Operand, Array | None]:
+    """Its values, and their errors; None where it is exact."""
+    if isinstance(x, Rounded):
+        return x.value, np.minimum(x.error, _LARGE)
+    return np.asarray(x, np.float64), None
 
 
 def _lost(
     how: Function, u: Array, w: Array, e: Array | None, f: Array | None, grown: float = 0.0
 ) -> Array:
     """``u f + e w + e f + grown u w``, the errors e of u and f of w, in two products at most."""
-    beside = w if f is None else w + f
     if f is None and not grown:
-        return how(e, beside)
+        return how(e, w)
     more = how(u, grown * w if f is None else f + grown * w if grown else f)
-    return more if e is None else more + how(e, beside)
+    return more if e is None else more + how(e, w if f is None else w + f)
 
 
 def given(x: Operand) -> bool:
     """Whether it is an input as it was, not a number that was computed or a constant."""
-    return isinstance(x, Rounded) and x.ndim > 0 and not (x.error > INEXACT).any()
+    return (
+        isinstance(x, Rounded)
+        and x.ndim > 0
+        and bool(np.fmax.reduce(x.error, None, initial=0.0) <= INEXACT)
+    )
 
 
 def factor(x: Operand) -> Operand:
@@ -343,9 +353,8 @@ def _held(x: Array, unit: float) -> Array:
 def quotient(a: Operand, b: Operand) -> Rounded:
     """``a / b``; the error is infinite where b may be 0."""
     (x, e), (y, f) = parts(a), parts(b)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        value = np.asarray(np.true_divide(x, y))
-        left = np.maximum(abs(np.asarray(y)) - f, 0)
-        lost = Rounded.now.total(e, abs(value) * f)
-        error = np.where(lost == 0, 0, lost / left)
+    value = np.asarray(np.true_divide(x, y))
+    left = np.maximum(abs(np.asarray(y)) - f, 0)
+    lost = Rounded.now.total(e, abs(value) * f)
+    error = np.where(lost == 0, 0, lost / left)
     return Rounded.of(value, error, units=2.0)
