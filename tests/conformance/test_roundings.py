@@ -91,6 +91,75 @@ def test_exponentials_of_float32_in_float64_are_named() -> None:
     assert said.startswith(f"{SAME}with `powers` computed in float32 in attention_stages")
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("stage", "words"), [("scores", "raw` rounded"), ("total", "total` rounded")]
+)
+def test_a_stage_of_16_bits_between_results_of_16_bits_is_named(
+    stage: str, words: str, dtype: str
+) -> None:
+    kind: Any = np.float16 if dtype == "float16" else pytest.importorskip("ml_dtypes").bfloat16
+    c = case(dtype=dtype)
+    for name in ("q", "v"):
+        c.arrays[name][...] *= kind(3)
+    wide = {name: x.astype(np.float32) for name, x in c.arrays.items()}
+    got = kernel(**wide, at=lambda _, x: x).astype(kind)
+    form = next(form.name for form in FORMATS if form.name.startswith(dtype))
+    assert not less_precise(c, ("out",), exact(c), {"out": got}, Effort(), new=True)
+    got = kernel(**wide, at=rounds(stage, kind)).astype(kind)
+    said = less_precise(c, ("out",), exact(c), {"out": got.astype(float)}, Effort(), new=True)
+    assert f"with `{words} to {form} in attention_stages" in said
+
+
+@pytest.mark.parametrize("step", [1, 16])
+@pytest.mark.parametrize(("stage", "words"), [("total", "total"), ("out", "weights @ x")])
+def test_a_sum_that_is_added_up_in_16_bits_is_named(stage: str, words: str, step: int) -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"q": (17, 5), "k": (90, 5), "v": (90, 3)}
+    c = Case(
+        "case",
+        "attention",
+        "forward",
+        "float16",
+        {name: rng.standard_normal(shape).astype(np.float16) for name, shape in shapes.items()},
+    )
+    q, k, v = (x.astype(np.float32) for x in c.arrays.values())
+    s = q @ k.T * np.float32(5**-0.5)
+    p = np.exp(s - s.max(-1, keepdims=True))
+    total, out = np.zeros((17, 1), np.float16), np.zeros((17, 3), np.float16)
+    P = p / p.sum(-1, keepdims=True)
+    for i in range(0, 90, step):
+        total = (total + p[:, i : i + step].sum(-1, keepdims=True)).astype(np.float16)
+        out = (out + P[:, i : i + step] @ v[i : i + step]).astype(np.float16)
+    got = out if stage == "out" else (p @ v / total).astype(np.float16)
+    said = less_precise(c, ("out",), exact(c), {"out": got.astype(float)}, Effort(), new=True)
+    where = "attention_stages" if stage == "total" else "product"
+    assert said == [f"with `{words}` added up in float16 (or TF32) in steps of {step} in {where}"]
+
+
+@pytest.mark.parametrize("kind", ["forward", "vjp"])
+def test_products_of_tf32_are_named(kind: str) -> None:
+    c = case(kind)
+
+    def times(x: Any, y: Any) -> Any:
+        x, y = (np.ascontiguousarray(z).view(np.uint32) & 0xFFFFE000 for z in (x, y))
+        return x.view(np.float32) @ y.view(np.float32)
+
+    q, k, v = (c.arrays[name] for name in "qkv")
+    scale = np.float32(5**-0.5)
+    s = times(q, k.T) * scale
+    p = np.exp(s - s.max(-1, keepdims=True))
+    P = p / p.sum(-1, keepdims=True)
+    if kind == "forward":
+        got = {"out": times(P, v)}
+    else:
+        dP = times(c.arrays["dout"], v.T)
+        dS = scale * P * (dP - (P * dP).sum(-1, keepdims=True))
+        got = {"dq": times(dS, k), "dk": times(dS.T, q), "dv": times(P.T, c.arrays["dout"])}
+    said = diagnose(c, got, two=True)
+    assert said == f"{SAME}with the factors of all matrix products cut off to float16 (or TF32)"
+
+
 def test_numbers_that_are_cut_off_are_named() -> None:
     c = case()
 
@@ -150,6 +219,17 @@ def test_errors_of_the_same_size_that_no_stage_makes_have_no_name() -> None:
             rows = want["out"] * (1 + size * rng.standard_normal((17, 1)))
             for got in (noise, rows):
                 assert not less_precise(c, ("out",), want, {"out": got}, Effort(), new=True)
+
+
+@pytest.mark.parametrize("form", FORMATS[1:], ids=["float16", "bfloat16"])
+def test_errors_of_16_bits_that_no_stage_makes_have_no_name(form: NarrowFormat) -> None:
+    for seed in range(6):
+        c = case(dtype=form.name.split()[0], seed=seed)
+        want, rng = exact(c), np.random.default_rng([2, seed])
+        for size in (2.0**-form.bits, 2.0 ** (3 - form.bits)):
+            noise = want["out"] * (1 + size * rng.standard_normal(want["out"].shape))
+            got = {"out": rounded(noise, form)}
+            assert not less_precise(c, ("out",), want, got, Effort(), new=True)
 
 
 def test_what_is_of_less_precision_everywhere_is_no_stage() -> None:

@@ -18,6 +18,7 @@ from nlattn.conformance.judge.measure import attempt, call_of, results
 from nlattn.conformance.judge.slopes import Way, changed, slopes, whole
 from nlattn.conformance.judge.variants import changes, detached, formulas, gradients
 from nlattn.conformance.judge.variants.base import Call, Step, Variant
+from nlattn.conformance.judge.variants.products import OfProducts
 from nlattn.conformance.judge.variants.roundings import Rounding
 from nlattn.conformance.truth.bounds import exact, wide
 
@@ -72,7 +73,9 @@ def _with_step(case: Case, variant: Variant) -> Mapping[str, Array] | None:
     return _named(case, attempt(variant, call))
 
 
-def with_change(case: Case, change: formulas.Change | Rounding) -> Mapping[str, Array] | None:
+def with_change(
+    case: Case, change: formulas.Change | Rounding | OfProducts
+) -> Mapping[str, Array] | None:
     """What the oracle's own gradient, or forward mode, gives with a change."""
     call = Call(case.op, wide(case.arrays), dict(case.options), case.dtype)
     run = Variant(change.name, (), partial(change, case.function))

@@ -14,33 +14,44 @@ import numpy as np
 
 from nlattn._types import Array
 from nlattn.conformance.case import Case, dtype_of
-from nlattn.conformance.judge.by_formula import LARGEST, with_change
+from nlattn.conformance.judge.by_formula import with_change
 from nlattn.conformance.judge.coarse import computed
 from nlattn.conformance.judge.combined import pairs
 from nlattn.conformance.judge.measure import Effort, rms
 from nlattn.conformance.judge.variants.base import Call
 from nlattn.conformance.judge.variants.blocked import SIZES
+from nlattn.conformance.judge.variants.products import OfProducts, multiplies
 from nlattn.conformance.judge.variants.roundings import (
     FORMATS,
     How,
     InBlocks,
     NarrowFormat,
     Rounding,
+    rounded,
     stages,
     stages_of_blocks,
 )
-from nlattn.conformance.truth.arithmetic import precision
+from nlattn.conformance.truth.arithmetic import Arithmetic
 from nlattn.conformance.truth.bounds import exact, wide
 
 Results = Mapping[str, Array]
-LEFT = 0.3
-"""The share of an error that may be left: of one that is independent 1 is, or more."""
+LEFT, LEFT_OF_16_BITS = 0.3, 0.6
+"""The share of an error that may be left: of one that is independent 1 is, or more.
+
+Results of 16 bits have other errors beside, about half as large, or they would not be wrong.
+"""
 ROWS, LEAST = 6, 24
-"""Rows and elements without which errors could agree by chance."""
+"""Rows and elements without which errors could agree by chance with one of hundreds of stages."""
+AGAIN = 8
+"""Elements without which they could with one that earlier failures have."""
 SMALL = 0.1
 """The share of a result that its error may be: more is no rounding."""
 NEAR = 4.0
 """The factor by which an error may be off what its format lets expect."""
+TERMS = (1, 16, 32, 64, 128)
+"""Terms that kernels add to a sum at a time."""
+LARGEST = 50_000
+"""Pairs of queries and keys above which stages are not tried."""
 MOST = 4
 
 
@@ -53,6 +64,13 @@ class _Wrong:
     kept: Array
     ours: Array
     theirs: Array
+    ends: NarrowFormat | None
+    """What their results are rounded to."""
+
+    def near(self, rest: float) -> bool:
+        """Whether this is little of the error."""
+        share = LEFT if self.ends is None else LEFT_OF_16_BITS
+        return rest <= share * rms(self.theirs - self.ours)
 
     def left(self, results: Mapping[str, Array] | None, of: Array) -> float:
         """How far other results are from some; infinite where they do not fit."""
@@ -60,7 +78,9 @@ class _Wrong:
         if results is None or any(np.shape(results.get(n, 0)) != want[n].shape for n in self.names):
             return np.inf
         x = np.concatenate([np.ravel(np.asarray(results[n], float)) for n in self.names])[self.kept]
-        return rms(x - of) if np.isfinite(x).all() else np.inf
+        if not np.isfinite(x).all():
+            return np.inf
+        return rms((x if self.ends is None else rounded(x, self.ends)) - of)
 
 
 def less_precise(
@@ -68,15 +88,21 @@ def less_precise(
 ) -> list[str]:
     """Stages of less precision that explain some results; those of earlier failures, or `new`."""
     rows = sum(want[n][..., :1].size if want[n].ndim > 1 else want[n].size for n in names)
-    if pairs(case) > LARGEST or not names or rows < ROWS:
+    new = new and rows >= ROWS
+    if pairs(case) > LARGEST or not names or not (new or effort.names):
         return []
     ours, theirs = (np.concatenate([x[n].ravel() for n in names]) for x in (want, got))
     kept = np.isfinite(ours)
     ours, theirs = ours[kept], theirs[kept]
     error = rms(theirs - ours)
-    if ours.size < LEAST or not np.isfinite(theirs).all() or not 0 < error <= SMALL * rms(ours):
+    if ours.size < AGAIN or not np.isfinite(theirs).all() or not 0 < error <= SMALL * rms(ours):
         return []
-    wrong = _Wrong(case, names, kept, ours, theirs)
+    new = new and ours.size >= LEAST
+    unit = Arithmetic.of(case.dtype).results.unit
+    own = (form for form in _forms(case) if 2.0**-form.bits == unit)
+    ends = next((form for form in own if np.array_equal(rounded(theirs, form), theirs)), None)
+    ours = ours if ends is None else rounded(ours, ends)
+    wrong = _Wrong(case, names, kept, ours, theirs, ends)
     also = f", in {' and '.join(names)} alone" if len(names) < len(want) else ""
     every = [*_every(case)]
     again = [x for x in every if any(one.name + also in effort.names for one in x)]
@@ -86,22 +112,33 @@ def less_precise(
     return []
 
 
-def _every(case: Case) -> Iterator[list[Rounding]]:
+def _every(case: Case) -> Iterator[list[Rounding | OfProducts]]:
     """Roundings of each stage, to each format of less precision than a case's own."""
-    unit = precision(dtype_of(case.dtype)).unit
-    forms = [form for form in FORMATS if 2.0**-form.bits > unit]
+    forms = _forms(case)
     forms += [form._replace(cut=True) for form in forms]
+    if multiplies(case.function):
+        yield [OfProducts(form) for form in forms]
     call = Call(case.op, wide(case.arrays), dict(case.options), case.dtype)
     for stage, use in stages(case.function, call) if forms else ():
         kinds: tuple[How, ...] = ("kept", "read", "computed") if stage.made else ("kept",)
         for how in kinds:
             some = [form for form in forms if not form.cut or how != "computed"]
             yield [Rounding(stage, how, form, use) for form in some]
+        for terms in TERMS if stage.adds else ():
+            some = [form for form in forms if not form.cut]
+            yield [Rounding(stage, "added", form, use, terms) for form in some]
     if forms and case.kind == "forward" and "softmax" in case.spec.wrong:
         yield from _of_blocks(call, forms)
 
 
-def _of_blocks(call: Call, forms: list[NarrowFormat]) -> Iterator[list[Rounding]]:
+def _forms(case: Case) -> list[NarrowFormat]:
+    """Formats coarser than that of sums, and no finer than that of results."""
+    how = Arithmetic.of(case.dtype)
+    units = ((2.0**-form.bits, form) for form in FORMATS)
+    return [form for unit, form in units if unit > how.sums.unit and unit >= how.results.unit]
+
+
+def _of_blocks(call: Call, forms: list[NarrowFormat]) -> Iterator[list[Rounding | OfProducts]]:
     """The same of a softmax over blocks of keys, where it can be one."""
     try:
         found = [*stages_of_blocks(call)]
@@ -111,12 +148,12 @@ def _of_blocks(call: Call, forms: list[NarrowFormat]) -> Iterator[list[Rounding]
         yield [InBlocks(stage, "kept", form, block=block) for form in forms]
 
 
-def _found(wrong: _Wrong, some: Iterable[list[Rounding]], effort: Effort) -> list[str]:
+def _found(wrong: _Wrong, some: Iterable[list[Rounding | OfProducts]], effort: Effort) -> list[str]:
     """Names of what leaves least; none where the oracle in less precision leaves no more.
 
     What a value is rounded for may be told in several ways: that it is kept so, if that is one.
     """
-    found = list[tuple[float, Rounding]]()
+    found = list[tuple[float, Rounding | OfProducts]]()
     for each in some:
         if effort.over:
             break
@@ -129,12 +166,16 @@ def _found(wrong: _Wrong, some: Iterable[list[Rounding]], effort: Effort) -> lis
     return [one.name for one in near if _plain(one) == plainest][:MOST]
 
 
-def _plain(one: Rounding) -> tuple[bool, ...]:
+def _plain(one: Rounding | OfProducts) -> tuple[bool, ...]:
+    if isinstance(one, OfProducts):
+        return ()
     blocks = isinstance(one, InBlocks)
     return blocks, one.how != "kept", not one.stage.whole, one.use is not None
 
 
-def _tried(wrong: _Wrong, each: list[Rounding]) -> Iterator[tuple[float, Rounding]]:
+def _tried(
+    wrong: _Wrong, each: list[Rounding | OfProducts]
+) -> Iterator[tuple[float, Rounding | OfProducts]]:
     """Formats in which a stage leaves little of the error, of those that let expect its size."""
     error = rms(wrong.theirs - wrong.ours)
     moved = wrong.left(with_change(wrong.case, each[0]), wrong.ours)
@@ -142,13 +183,13 @@ def _tried(wrong: _Wrong, each: list[Rounding]) -> Iterator[tuple[float, Roundin
         expected = moved * one.form.error / each[0].form.error
         if expected / NEAR <= error <= expected * NEAR:
             left = wrong.left(with_change(wrong.case, one), wrong.theirs)
-            if left <= LEFT * error:
+            if wrong.near(left):
                 yield left, one
 
 
 def _everywhere(wrong: _Wrong) -> float:
     """What the oracle leaves that is computed in less precision everywhere."""
     want, own = exact(wrong.case), dtype_of(wrong.case.dtype).itemsize
-    dtypes = [t for t in (np.float32, np.float16) if np.dtype(t).itemsize < own]
+    dtypes = [t for t in (np.float32, np.float16) if np.dtype(t).itemsize < max(own, 3)]
     made = (computed(wrong.case, want, t) for t in dtypes)
     return min((wrong.left(x, wrong.theirs) for x in made), default=np.inf)

@@ -1,8 +1,8 @@
 """The oracle's own formulas with one stage of them in less precision.
 
 A value may be rounded where it is kept ("with `weights` rounded to bfloat16 in attention_stages"),
-what it is made of may be rounded where it is read, or both. Formats are told by their bits: numbers
-too large or too small for them are another mistake.
+what it is made of may be rounded where it is read, or both; a sum may be rounded as it is added up.
+Formats are told by their bits: numbers too large or too small for them are another mistake.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from nlattn.conformance.judge.variants.formulas import (
 )
 from nlattn.conformance.truth.transcription import transcription
 
-How = Literal["kept", "read", "computed"]
-_AT, _READ = "_kept_at", "_read_in"
+How = Literal["kept", "read", "computed", "added"]
+_AT, _READ, _SUM, _PRODUCT = "_kept_at", "_read_in", "_summed_at", "_product_at"
 _MOST_USES = 3
 """Calls of a function up to which one of them alone may be of less precision."""
 
@@ -82,6 +82,8 @@ class Intermediate(NamedTuple):
     """Whether it is all that a statement computes."""
     made: bool
     """Whether it is computed from others, not read or chosen."""
+    adds: bool = False
+    """Whether it is a sum, or a product of matrices."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ class Rounding:
     form: NarrowFormat
     use: int | None = None
     """Which of the calls of the function, where not all are."""
+    terms: int = 1
+    """How many terms of a sum are added at a time."""
 
     @property
     def name(self) -> str:
@@ -102,6 +106,7 @@ class Rounding:
             "kept": f"with {words} {self.form.words}",
             "read": f"with what {words} is made of {self.form.words}",
             "computed": f"with {words} computed in {self.form.name}",
+            "added": f"with {words} added up in {self.form.name} in steps of {self.terms}",
         }[self.how]
         return f"{said} in {self.where}"
 
@@ -159,7 +164,7 @@ def _kept_at(number: int, x: Any) -> Any:
     if not _floating(x):
         return x
     state.seen.add(number)
-    if state.now is None or state.now.how == "read" or not state.rounds((number,)):
+    if state.now is None or state.now.how in ("read", "added") or not state.rounds((number,)):
         return x
     return rounded(x.astype(np.float64), state.now.form)
 
@@ -167,7 +172,7 @@ def _kept_at(number: int, x: Any) -> Any:
 def _read_in(numbers: tuple[int, ...], x: Any) -> Any:
     """As it is read; what float32 is made of is computed in float32 itself."""
     state = _STATE[0]
-    if state.now is None or state.now.how == "kept" or not state.rounds(numbers):
+    if state.now is None or state.now.how in ("kept", "added") or not state.rounds(numbers):
         return x
     if state.now.how == "computed" and state.now.form == FORMATS[0]:
         single = isinstance(x, (np.ndarray, np.float64)) and np.asarray(x).dtype == np.float64
@@ -175,7 +180,39 @@ def _read_in(numbers: tuple[int, ...], x: Any) -> Any:
     return rounded(x, state.now.form) if _floating(x) else x
 
 
-OWN |= {_AT: _kept_at, _READ: _read_in}
+def _summed_at(number: int, x: Any, axis: Any = None, **options: Any) -> Any:
+    """The sum of an array; rounded as it is added up along one axis, if that is asked."""
+    now = _STATE[0].now
+    if now is None or now.how != "added" or not _STATE[0].rounds((number,)):
+        return x.sum(axis, **options)
+    if not isinstance(axis, int) or not _floating(x):
+        raise ValueError
+    y = np.moveaxis(x, axis, -1)
+    parts = (y[..., i : i + now.terms].sum(-1) for i in range(0, y.shape[-1], now.terms))
+    total = _added(parts, now.form)
+    return np.expand_dims(total, axis) if options.get("keepdims") else total
+
+
+def _product_at(number: int, x: Any, y: Any) -> Any:
+    """The product of two arrays of matrices; rounded as it is added up, if that is asked."""
+    now = _STATE[0].now
+    if now is None or now.how != "added" or not _STATE[0].rounds((number,)):
+        return x @ y
+    if min(np.ndim(x), np.ndim(y)) < 2:
+        raise ValueError
+    starts = range(0, x.shape[-1], now.terms)
+    parts = (x[..., i : i + now.terms] @ y[..., i : i + now.terms, :] for i in starts)
+    return _added(parts, now.form)
+
+
+def _added(parts: Iterator[Any], form: NarrowFormat) -> Any:
+    total: Any = 0.0
+    for part in parts:
+        total = rounded(total + part, form)
+    return total
+
+
+OWN |= {_AT: _kept_at, _READ: _read_in, _SUM: _summed_at, _PRODUCT: _product_at}
 
 
 def _run(op: str, c: Call, function: Function, state: _State) -> Result:
@@ -235,7 +272,8 @@ def _hooked(function: Function) -> tuple[Function, list[Intermediate]]:
                 words = quoted(of)
             made = isinstance(node, (ast.BinOp, ast.Call))
             numbers[id(node)] = len(found)
-            found.append(Intermediate(function, len(found), words, whole, made))
+            adds = bool(_sum_of(node))
+            found.append(Intermediate(function, len(found), words, whole, made, adds))
     return compiled(function, _with_hooks(tree, numbers, ())), found  # type: ignore[arg-type]
 
 
@@ -278,8 +316,29 @@ def _with_hooks(node: ast.AST, numbers: dict[int, int], inside: tuple[int, ...])
             setattr(node, name, _with_hooks(value, numbers, inside))
     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and inside:
         node = _call(_READ, inside, node)
-    return node if number is None else _call(_AT, number, node)
+    if number is None:
+        return node
+    return _call(_AT, number, _through_hook(node, number))
 
 
-def _call(hook: str, about: Any, x: Any) -> ast.Call:
-    return ast.Call(ast.Name(hook, ast.Load()), [ast.Constant(about), x], [])
+def _sum_of(node: ast.AST) -> str:
+    """The hook of a sum or of a product of matrices; empty for anything else."""
+    match node:
+        case ast.BinOp(_, ast.MatMult(), _):
+            return _PRODUCT
+        case ast.Call(ast.Attribute(_, "sum"), _, _):
+            return _SUM
+    return ""
+
+
+def _through_hook(node: Any, number: int) -> ast.AST:
+    match _sum_of(node):
+        case "_product_at":
+            return _call(_PRODUCT, number, node.left, node.right)
+        case "_summed_at":
+            return _call(_SUM, number, node.func.value, *node.args, keywords=node.keywords)
+    return node
+
+
+def _call(hook: str, about: Any, *x: Any, keywords: Any = ()) -> ast.Call:
+    return ast.Call(ast.Name(hook, ast.Load()), [ast.Constant(about), *x], [*keywords])

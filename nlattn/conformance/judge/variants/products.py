@@ -1,0 +1,92 @@
+"""The oracle's own formulas with the factors of all matrix products in less precision, as TF32."""
+
+from __future__ import annotations
+
+import ast
+import copy
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache
+from inspect import unwrap
+from typing import Any
+
+import numpy as np
+
+from nlattn._types import Function, Result
+from nlattn.conformance.judge.variants.base import Call, lock
+from nlattn.conformance.judge.variants.formulas import (
+    OWN,
+    compiled,
+    functions_of,
+    replaced,
+    tree_of,
+)
+from nlattn.conformance.judge.variants.roundings import NarrowFormat, rounded
+from nlattn.conformance.truth.transcription import transcription
+
+_PRODUCT, _EINSUM = "_product_of_factors", "_einsum_of_factors"
+_NOW = list[NarrowFormat]()
+
+
+@dataclass(frozen=True)
+class OfProducts:
+    """Factors of less precision in all products of matrices."""
+
+    form: NarrowFormat
+
+    @property
+    def name(self) -> str:
+        """Completes "your output equals ours ..."."""
+        return f"with the factors of all matrix products {self.form.words}"
+
+    def __call__(self, op: str, c: Call) -> Result:
+        """What a function of the table gives with it."""
+        with lock, ExitStack() as stack:
+            for function, instead in _hooked(op):
+                stack.enter_context(replaced(function, instead))
+            _NOW[:] = [self.form]
+            return transcription(op, c.arrays, c.options)
+
+
+def multiplies(op: str) -> bool:
+    """Whether a function of the table has products of matrices."""
+    return bool(_hooked(op))
+
+
+def _factor(x: Any) -> Any:
+    return rounded(np.asarray(x), _NOW[0]) if np.asarray(x).dtype == np.float64 else x
+
+
+OWN |= {
+    _PRODUCT: lambda x, y: _factor(x) @ _factor(y),
+    _EINSUM: lambda how, *some: np.einsum(how, *map(_factor, some)),
+}
+
+
+@cache
+def _hooked(op: str) -> list[tuple[Function, Function]]:
+    """Functions that an oracle needs, and what stands for them; empty if none has a product."""
+    trees = {f: _Hooks().visit(copy.deepcopy(tree_of(f))) for f in functions_of(op)}
+    if not any(_EINSUM in text or _PRODUCT in text for text in map(ast.unparse, trees.values())):
+        return []
+    made = [(f, compiled(f, tree)) for f, tree in trees.items()]
+    for _, instead in made:
+        known = unwrap(instead).__globals__
+        known |= {unwrap(f).__name__: x for f, x in made if known.get(unwrap(f).__name__) is f}
+    return made
+
+
+class _Hooks(ast.NodeTransformer):
+    """Products of matrices go through hooks."""
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        if not isinstance(node.op, ast.MatMult):
+            return node
+        return ast.Call(ast.Name(_PRODUCT, ast.Load()), [node.left, node.right], [])
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if ast.unparse(node.func) != "np.einsum":
+            return node
+        return ast.Call(ast.Name(_EINSUM, ast.Load()), node.args, node.keywords)
