@@ -10,6 +10,7 @@ import pytest
 
 from nlattn.conformance.case import Case
 from nlattn.conformance.cases import suite
+from nlattn.conformance.judge.diagnosis import diagnose
 from nlattn.conformance.judge.verdict import judge
 from nlattn.oracle.certified import scores, weights
 from nlattn.oracle.lewis import lewis_weights, lp_sensitivity
@@ -84,6 +85,16 @@ def test_shares_are_seen_without_the_normaliser(label: str) -> None:
     verdict = judge(c, certified(c, lambda P, tolerance: together_small(P, 4 * tolerance)))
     assert verdict.failed
     assert "misplaces" in verdict.detail
+
+
+def test_no_result_is_called_right_that_is_judged_by_a_promise() -> None:
+    c = case("certified_attention", "missed-0.1")
+    P, lse = weights(scores(c.arrays["q"], c.arrays["k"]))
+    kept = np.where(P > 0.001, P, 0)
+    out = kept / kept.sum(-1, keepdims=True) @ c.arrays["v"]
+    got = {"out": out, "lse": lse, "missed": np.zeros(lse.shape)}
+    assert "where missed says 0" in judge(c, got).detail
+    assert "not lse" not in diagnose(c, got)
 
 
 def test_a_share_above_the_tolerance_fails() -> None:

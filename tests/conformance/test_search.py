@@ -130,6 +130,12 @@ class Exhaustive:
             index[:] = index[:, :1]
         if self.mistake == "width":
             index = index // 9 % h * w + index % 9 % w
+        if self.mistake == "columns":
+            index = index % w * h + index // w
+        if self.mistake == "from 1":
+            index = index + 1
+        if self.mistake == "none":
+            index[:1] = -1
         if self.mistake == "writes":
             k[...] = 0
         return index.reshape(8, 9, topk)
@@ -144,6 +150,7 @@ class Exhaustive:
         ("even", "regret is worse on"),
         ("hidden", "index holds keys that key_mask hides"),
         ("twice", "index holds a key twice"),
+        ("none", "index holds -1, no match, where there are enough keys"),
         ("writes", "inputs: writes to k"),
         ("width", "whose picture is of the kind 'other grid'"),
         ("strides", "whose picture is of the kind 'strided'"),
@@ -153,6 +160,33 @@ def test_a_search_of_all_keys_is_blamed_for_its_mistakes(mistake: str, text: str
     (verdict,) = searches(Here(Exhaustive(mistake)), ("patchmatch",), ("float64",))
     assert verdict.failed == bool(mistake)
     assert text in verdict.detail, verdict
+
+
+class Unpatched(Exhaustive):
+    """Looks at single pixels, whatever is asked."""
+
+    def patchmatch(self, q: Any, k: Any, *, patch: int = 1, **options: Any) -> Any:
+        assert patch in (1, 3)
+        return super().patchmatch(q, k, **options)
+
+
+@pytest.mark.parametrize(
+    ("backend", "said"),
+    [
+        (Exhaustive("columns"), "if keys are numbered column by column"),
+        (Exhaustive("from 1"), "if keys are numbered from 1"),
+        (Exhaustive("hidden"), "as if key_mask were not given"),
+        (Unpatched(""), "as if patch were not given"),
+        (Exhaustive("row"), ""),
+        (Exhaustive("strides"), ""),
+        (Blind(), ""),
+        (Lazy(), ""),
+    ],
+)
+def test_matches_that_are_good_if_they_are_read_otherwise_are_told(backend: Any, said: str) -> None:
+    (verdict,) = searches(Here(backend), ("patchmatch",), ("float64",))
+    assert verdict.failed
+    assert verdict.diagnosis == (said and f"your matches are good {said}")
 
 
 class Chosen:

@@ -29,6 +29,7 @@ from nlattn.conformance.judge.measure import (
     variants_made,
 )
 from nlattn.conformance.judge.narrow import narrowed
+from nlattn.conformance.judge.promises import promised
 from nlattn.conformance.judge.roundings import less_precise
 from nlattn.conformance.judge.sight import by_sight
 from nlattn.conformance.judge.slopes import Slopes, Way, changed, slopes, whole
@@ -103,7 +104,7 @@ def _diagnosis(
             or _sentence(_of_amounts(case, want, got, effort, new=two))
             or structure.describe(case, want, got)
             or (_sentence(combined.pair(case, want, got, effort)) if two else "")
-            or structure.only(case, want, got)
+            or ("" if promised(case) else structure.only(case, want, got))
         )
     return "; ".join(filter(None, said))
 

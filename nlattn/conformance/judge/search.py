@@ -25,6 +25,7 @@ from nlattn.conformance.backends.process import Died
 from nlattn.conformance.case import Case, dtype_of
 from nlattn.conformance.cases.arrays import lay
 from nlattn.conformance.judge.places import Places
+from nlattn.conformance.judge.readings import Readings
 from nlattn.conformance.judge.verdict import Status, Verdict
 from nlattn.conformance.table import TABLE, find
 from nlattn.conformance.truth.bounds import wide
@@ -135,7 +136,7 @@ def search_verdict(subject: Subject, search: SearchJudge, dtype: str) -> Verdict
     """Validity and faults of what a backend finds."""
     base = Verdict(verdict_name(search.op, dtype), "pass", ratio=0.0, output="seeds")
     worse: dict[str, dict[str, int]] = {}
-    places = Places()
+    places, readings = Places(), Readings(lambda case, index: _found(case, index)[1])
     seeds = SEEDS.get(search.by, FEW)
     for seed in range(seeds):
         case, reply = _asked(subject, search, seed, dtype)
@@ -148,9 +149,12 @@ def search_verdict(subject: Subject, search: SearchJudge, dtype: str) -> Verdict
             status: Status = "unsupported" if refused else "fail"
             return replace(base, status=status, detail=f"raised {reply.raised}", seed=seed)
         out = reply.outputs["out"]
+        if search.by == "matches" and out.shape[:2] == QUERIES and out.dtype.kind in "iu":
+            readings.look(case, out)
         wrong = "; ".join(reply.flaws) or invalid(case, out)
         if wrong:
-            return replace(base, status="fail", detail=wrong, seed=seed)
+            said = readings.said()
+            return replace(base, status="fail", detail=wrong, diagnosis=said, seed=seed)
         mine = ours(
             search.op, seed, bool({"patch", "score"} & {*case.options}) or "key_mask" in case.arrays
         )
@@ -164,7 +168,8 @@ def search_verdict(subject: Subject, search: SearchJudge, dtype: str) -> Verdict
     bad = _too_often(worse, seeds) or places.never()
     if not bad:
         return base
-    return replace(base, status="fail", ratio=max(base.ratio, 1.01), detail=bad)
+    ratio = max(base.ratio, 1.01)
+    return replace(base, status="fail", ratio=ratio, detail=bad, diagnosis=readings.said())
 
 
 def _asked(
@@ -222,6 +227,8 @@ def invalid(case: Case, out: Array) -> str:
         shows = "key_mask" in case.arrays and abs(out).max() > HIDDEN / 10
         return "out holds values of keys that key_mask hides" if shows else ""
     m = int(np.prod(case.arrays["k"].shape[:2]))
+    if out.dtype.kind in "iu" and (out == -1).any() and ((out >= -1) & (out < m)).all():
+        return "index holds -1, no match, where there are enough keys that are not hidden"
     if out.dtype.kind not in "iu" or not ((out >= 0) & (out < m)).all():
         return f"index holds what is no key: expected integers from 0 to {m - 1} for 72 queries"
     if last > 1 and (out[..., 0] == out[..., 1]).any():
