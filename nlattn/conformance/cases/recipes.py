@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import prod
 
 from nlattn.conformance.cases.covering import (
     crossings,
@@ -65,6 +66,15 @@ _LONG = tuple(
     )
 )
 """Of gradients that are added up in 16 bits the errors only then stand out."""
+_MANY_HEADS = Recipe(
+    "keys-of-512-heads",
+    sizes={"n": 2, "m": 9, "d": 4, "e": 4},
+    lead=(512,),
+    extra=("one:k v",),
+    dtypes=("float16", "bfloat16"),
+    kinds=("vjp",),
+)
+"""Where they are added up in 16 bits head by head."""
 _TAILS = (
     Recipe("channels-65", sizes={"n": 9, "m": 7, "d": 65, "e": 33}, dtypes=("float32",)),
     Recipe("channels-129", sizes={"n": 8, "m": 9, "d": 129, "e": 65}, dtypes=("float32",)),
@@ -170,6 +180,8 @@ def _common(spec: OpSpec) -> list[Recipe]:
     if {"q", "k"} <= {*spec.arrays} and spec.heads and not spec.cases.one_head:
         found.append(Recipe("broadcast", lead=(2, 2), layout="broadcast"))
         found += _APART
+        if _sets(spec) and spec.has_vjp and not spec.cases.costly:
+            found.append(_MANY_HEADS)
     if "q" in spec.arrays:
         found += [Recipe("equal-rows", values="equal"), Recipe("large", values="large")]
         found += [Recipe(values, values=values, dtypes=ALL) for values in _hard(spec)]
@@ -281,6 +293,7 @@ def _one_option(recipe: Recipe) -> bool:
     """Whether a recipe asks for something that sizes and layouts of others do not spoil."""
     plain = recipe.values == "normal" and recipe.layout == "C" and 0 not in recipe.lead
     small = 0 not in recipe.sizes.values() and not {"sizes", "large"} & {*recipe.extra}
+    small = small and prod(recipe.lead) < prod(_MANY_HEADS.lead)
     return plain and small and bool(recipe.options or recipe.extra) and recipe.tier == "smoke"
 
 

@@ -102,6 +102,15 @@ ROWS = (
                 Recipe("multi-query", {"gqa": True}, lead=(6,), extra=("groups:1",)),
             ),
             recipes=(
+                Recipe(
+                    "multi-query-512",
+                    {"gqa": True},
+                    sizes={"n": 2, "m": 9, "d": 4, "e": 4},
+                    lead=(512,),
+                    extra=("groups:1",),
+                    dtypes=("float16", "bfloat16"),
+                    kinds=("vjp",),
+                ),
                 Recipe("causal-tiles", {"causal": True}, sizes=TILES, tier="standard"),
                 Recipe("window-causal", {"window": [2, 4], "causal": True}),
                 Recipe("window-beyond", {"window": [20, 20]}),
