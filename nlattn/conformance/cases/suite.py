@@ -65,9 +65,11 @@ def cases(
                 wanted = [x for x in wanted if dtypes is None or x in dtypes]
                 if sparing and wanted and (recipe.options or recipe.extra or _sized(recipe)):
                     wanted = [wanted[number % len(wanted)]]
+                start = f"{spec.name}/{kind}"
+                wanted = [x for x in wanted if fnmatchcase(f"{start}/{x}/{recipe.label}", pattern)]
+                numbers = _numbers(spec, recipe, kind, SEED) if wanted else ()
                 for dtype in wanted:
-                    if fnmatchcase(f"{spec.name}/{kind}/{dtype}/{recipe.label}", pattern):
-                        yield make(spec, recipe, kind, dtype)
+                    yield _rounded(spec, recipe, kind, dtype, SEED, *numbers)
                 for dtype in QUANTISED if kind == "forward" and spec.cases.quantised else ():
                     named = fnmatchcase(f"{spec.name}/{kind}/{dtype}/{recipe.label}", pattern)
                     if named and dtypes and dtype in dtypes and recipe.values not in _NOT_OF_CODES:
@@ -127,6 +129,13 @@ def fits(recipe: Recipe, dtype: str) -> bool:
 
 def make(spec: OpSpec, recipe: Recipe, kind: Kind, dtype: str, seed: int = SEED) -> Case:
     """The case of a recipe, the same numbers in every dtype but for rounding."""
+    return _rounded(spec, recipe, kind, dtype, seed, *_numbers(spec, recipe, kind, seed))
+
+
+def _numbers(
+    spec: OpSpec, recipe: Recipe, kind: Kind, seed: int
+) -> tuple[dict[str, Array], JsonObject, Array | None]:
+    """Arrays in float64, options, and what is hidden: of all dtypes."""
     label = f"{spec.name}/{recipe.label}"
     rng = np.random.default_rng([seed, zlib.crc32(label.encode())])
     arrays = values(rng, spec, recipe)
@@ -145,6 +154,13 @@ def make(spec: OpSpec, recipe: Recipe, kind: Kind, dtype: str, seed: int = SEED)
         options = {
             n: x for n, x in options.items() if n not in spec.cases.differentiable_if.values()
         }
+    return arrays, options, hidden
+
+
+def _rounded(
+    spec: OpSpec, recipe: Recipe, kind: Kind, dtype: str, seed: int,
+    arrays: Mapping[str, Array], options: JsonObject, hidden: Array | None,
+) -> Case:  # fmt: skip
     given = {
         name: lay(_cast(name, x, dtype, recipe, hidden), _layout(name, recipe))
         for name, x in arrays.items()
@@ -155,7 +171,7 @@ def make(spec: OpSpec, recipe: Recipe, kind: Kind, dtype: str, seed: int = SEED)
         kind,
         dtype,
         given,
-        options,
+        dict(options),
         recipe.tier,
         seed,
     )

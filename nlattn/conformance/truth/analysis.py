@@ -49,7 +49,7 @@ def analysed(arithmetic: Arithmetic, backward: bool = False) -> Iterator[None]:
 def standing_in(functions: Any) -> Iterator[None]:
     """Oracles find `functions` where ``np`` was."""
     with _lock:
-        before = [(module, module.np) for module in _oracles()]
+        before = [(module, module.np) for module in oracles()]
         try:
             for module, _ in before:
                 module.np = functions
@@ -60,7 +60,8 @@ def standing_in(functions: Any) -> Iterator[None]:
 
 
 @cache
-def _oracles() -> list[Any]:
+def oracles() -> list[Any]:
+    """The modules that oracles are in."""
     stems = {"seen", *(spec.stem for spec in JUDGED)}
     return [importlib.import_module(f"nlattn.oracle.{stem}") for stem in sorted(stems)]
 

@@ -12,7 +12,6 @@ import ast
 import copy
 import importlib
 import inspect
-import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,13 +19,13 @@ from dataclasses import dataclass, replace
 from functools import cache, wraps
 from itertools import count
 from types import CodeType, FunctionType
-from typing import Any
 from unittest.mock import patch
 
 from nlattn._types import Function, Result
 from nlattn.conformance.judge.variants.base import Call, Variant, lock
 from nlattn.conformance.judge.variants.detached import held
 from nlattn.conformance.table import find, owner
+from nlattn.conformance.truth.analysis import oracles
 from nlattn.conformance.truth.transcription import transcription
 from nlattn.oracle.layout import any_layout
 
@@ -85,8 +84,8 @@ def replaced(function: Function, instead: Function) -> Iterator[None]:
     """With another function in place of one of the oracles', wherever these call it."""
     own = inspect.unwrap(function).__name__
     with ExitStack() as stack:
-        for name, module in list(sys.modules.items()):
-            if name.startswith(_ROOT) and getattr(module, own, 0) is function:
+        for module in oracles():
+            if getattr(module, own, 0) is function:
                 stack.enter_context(patch.object(module, own, instead))
         yield
 
@@ -226,13 +225,32 @@ def tree_of(function: Function) -> ast.FunctionDef:
 
 @cache
 def _made(function: Function, whole: ast.FunctionDef, node: ast.AST, changed: ast.AST) -> Function:
-    memo: dict[int, Any] = {id(node): ast.copy_location(changed, node)}
-    return compiled(function, copy.deepcopy(whole, memo))
+    changed = ast.fix_missing_locations(ast.copy_location(changed, node))
+    while node is not whole:  # what does not hold the node is shared by both trees
+        above, name = _above(whole)[node]
+        value, made = getattr(above, name), copy.copy(above)
+        each = [changed if x is node else x for x in value] if isinstance(value, list) else changed
+        setattr(made, name, each)
+        node, changed = above, made
+    assert isinstance(changed, ast.FunctionDef)
+    return compiled(function, changed)
+
+
+@cache
+def _above(tree: ast.AST) -> dict[ast.AST, tuple[ast.AST, str]]:
+    """For each node the one that holds it, and in which field."""
+    return {
+        child: (node, name)
+        for node in ast.walk(tree)
+        for name, value in ast.iter_fields(node)
+        for child in (value if isinstance(value, list) else [value])
+        if isinstance(child, ast.AST)
+    }
 
 
 def compiled(function: Function, tree: ast.FunctionDef) -> Function:
     """A function of an oracle with other source, which may call what is in `OWN`."""
-    tree, own = ast.fix_missing_locations(tree), inspect.unwrap(function)
+    own = inspect.unwrap(function)
     tree.decorator_list = []
     module = compile(ast.Module([tree], []), tree.name, "exec", _FUTURE.compiler_flag)
     code = next(x for x in module.co_consts if isinstance(x, CodeType) and x.co_name == tree.name)

@@ -66,7 +66,8 @@ OWN |= {
 @cache
 def _hooked(op: str) -> list[tuple[Function, Function]]:
     """Functions that an oracle needs, and what stands for them; empty if none has a product."""
-    trees = {f: _Hooks().visit(copy.deepcopy(tree_of(f))) for f in functions_of(op)}
+    hooked = {f: _Hooks().visit(copy.deepcopy(tree_of(f))) for f in functions_of(op)}
+    trees = {f: ast.fix_missing_locations(tree) for f, tree in hooked.items()}
     if not any(_EINSUM in text or _PRODUCT in text for text in map(ast.unparse, trees.values())):
         return []
     made = [(f, compiled(f, tree)) for f, tree in trees.items()]

@@ -274,7 +274,8 @@ def _hooked(function: Function) -> tuple[Function, list[Intermediate]]:
             numbers[id(node)] = len(found)
             adds = bool(_sum_of(node))
             found.append(Intermediate(function, len(found), words, whole, made, adds))
-    return compiled(function, _with_hooks(tree, numbers, ())), found  # type: ignore[arg-type]
+    hooked = ast.fix_missing_locations(_with_hooks(tree, numbers, ()))
+    return compiled(function, hooked), found  # type: ignore[arg-type]
 
 
 def _number(node: ast.AST, line: ast.stmt, options: set[str]) -> bool:
