@@ -187,6 +187,20 @@ def test_a_stage_of_a_gradient_is_named(stage: str, words: str, alone: str) -> N
     assert f"rounded to bfloat16 in attention_vjp, in {alone} alone" in said
 
 
+def test_stages_of_two_gradients_are_named_one_by_one() -> None:
+    kind = pytest.importorskip("ml_dtypes").bfloat16
+    c = case("vjp")
+
+    def at(name: str, x: Any) -> Any:
+        some = ("P of values", "mean")
+        return x.astype(kind).astype(x.dtype) if name in some else x
+
+    said = diagnose(c, gradient(**c.arrays, at=at))
+    assert said.startswith(f"{SAME}with `mean` rounded to bfloat16 in attention_vjp, in dq alone")
+    assert "in dk alone and with " in said
+    assert said.endswith("in dv alone")
+
+
 @pytest.mark.parametrize(("m", "said"), [(70, "blocks of 32"), (13, "blocks of 16 or ")])
 @pytest.mark.parametrize("stage", ["acc", "powers"])
 def test_a_stage_of_a_kernel_over_blocks_is_named(stage: str, m: int, said: str) -> None:

@@ -32,6 +32,19 @@ def _gradients_in_16_bits(r: Results, a: Arrays, o: Options) -> Results:
     return [r[0], *(x.astype(float) for x in found), *r[3:]]
 
 
+def _heads_in_16_bits(r: Results, a: Arrays, o: Options) -> Results:
+    """Gradients of keys and values that all heads share grow in bfloat16, head by head."""
+    q, k, v = a["q"], a["k"], a["v"]
+    if {k.ndim, v.ndim} != {3} or {k.shape[0], v.shape[0]} != {1}:
+        return r
+    found = [np.zeros_like(x) for x in r[1:3]]
+    for head in range(q.shape[0]):
+        one = slice(head, head + 1)
+        more = again("efficient_attention_vjp", a, o, q=q[one], dout=a["dout"][one])[1:3]
+        found = [(x + y).astype(ml_dtypes.bfloat16) for x, y in zip(found, more, strict=True)]
+    return [r[0], *(x.astype(float) for x in found)]
+
+
 def _last_batch(r: Results, a: Arrays, o: Options) -> Results:
     """Gradients of keys that all batches share are those of the last batch."""
     q, k = a["q"], a["k"]
@@ -70,6 +83,10 @@ def _traps() -> Iterator[Trap]:
     yield Trap(
         "nonlocal_mean_vjp", "dk and dv are added up in bfloat16, 16 queries at a time", "",
         None, _gradients_in_16_bits, ("bfloat16",),
+    )  # fmt: skip
+    yield Trap(
+        "efficient_attention_vjp", "heads' dk and dv are added up in bfloat16", "",
+        None, _heads_in_16_bits, ("bfloat16",),
     )  # fmt: skip
     yield Trap("efficient_attention_vjp", "keys of one batch: the last's dk", "", None, _last_batch)
     yield Trap(

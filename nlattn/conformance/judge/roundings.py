@@ -17,6 +17,7 @@ from nlattn.conformance.case import Case, dtype_of
 from nlattn.conformance.judge.by_formula import with_change
 from nlattn.conformance.judge.coarse import computed
 from nlattn.conformance.judge.combined import pairs
+from nlattn.conformance.judge.errors import errors
 from nlattn.conformance.judge.measure import Effort, rms
 from nlattn.conformance.judge.variants.base import Call
 from nlattn.conformance.judge.variants.blocked import SIZES
@@ -31,8 +32,9 @@ from nlattn.conformance.judge.variants.roundings import (
     stages,
     stages_of_blocks,
 )
+from nlattn.conformance.judge.verdict import SPREAD
 from nlattn.conformance.truth.arithmetic import Arithmetic
-from nlattn.conformance.truth.bounds import exact, wide
+from nlattn.conformance.truth.bounds import exact, typical, wide
 
 Results = Mapping[str, Array]
 LEFT, LEFT_OF_16_BITS = 0.3, 0.6
@@ -86,7 +88,29 @@ class _Wrong:
 def less_precise(
     case: Case, names: tuple[str, ...], want: Results, got: Results, effort: Effort, new: bool
 ) -> list[str]:
-    """Stages of less precision that explain some results; those of earlier failures, or `new`."""
+    """Stages of less precision that explain some results; those of earlier failures, or `new`.
+
+    Of several results each may have a stage of its own.
+    """
+    if len(names) == len(want) > 1:
+        names = _farthest(case, want, got)
+    found = _of_one_stage(case, names, want, got, effort, new)
+    if found or len(names) < 2:
+        return found
+    each = [_of_one_stage(case, (name,), want, got, effort, new) for name in names]
+    return [" and ".join(some[0] for some in each)] if all(each) else []
+
+
+def _farthest(case: Case, want: Results, got: Results) -> tuple[str, ...]:
+    """Results whose errors no rounding makes, where bounds do not tell which are wrong."""
+    typically = typical(case)
+    far = [n for n, x in want.items() if errors(got[n], x, typically[n]).spread > SPREAD]
+    return tuple(far or want)
+
+
+def _of_one_stage(
+    case: Case, names: tuple[str, ...], want: Results, got: Results, effort: Effort, new: bool
+) -> list[str]:
     rows = sum(want[n][..., :1].size if want[n].ndim > 1 else want[n].size for n in names)
     new = new and rows >= ROWS
     if pairs(case) > LARGEST or not names or not (new or effort.names):
