@@ -166,7 +166,7 @@ def _floating(x: object) -> bool:
 
 
 def _plain(value: object) -> bool:
-    """Whether `value` is a number that later checks accept; NumPy counts timedelta64 as integers."""
+    """Whether `value` is a number that later checks accept; timedelta64 counts as an integer."""
     numbers, others = (int, float, np.integer, np.floating), (bool, np.timedelta64)
     return isinstance(value, numbers) and not isinstance(value, others)
 
