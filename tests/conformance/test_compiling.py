@@ -14,6 +14,8 @@ from nlattn.conformance.backends.process import Died
 from nlattn.conformance.case import Case
 from nlattn.conformance.cases.suite import cases
 
+pytestmark = pytest.mark.plain
+
 
 class Watch:
     """A clock that calls move on: by `first` for a shape that has not been seen, else by `next`."""

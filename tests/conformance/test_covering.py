@@ -14,6 +14,8 @@ from nlattn.conformance.table import JUDGED
 from nlattn.conformance.table.recipe import Recipe
 from nlattn.conformance.table.row import OpSpec
 
+pytestmark = pytest.mark.plain
+
 FACTORS = [
     [Recipe(f"{name}{i}") for i in range(n)] for name, n in {"a": 3, "b": 2, "c": 2, "d": 1}.items()
 ]

@@ -40,6 +40,7 @@ def test_the_page_has_the_matrix(outcomes: list[Outcome]) -> None:
     assert len(lines(outcomes)) == len(outcomes) + 1
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("fault", RIGHT, ids=lambda fault: fault.op)
 def test_the_same_code_without_a_fault_passes(fault: Fault) -> None:
     given = cases(fault.op)
@@ -62,6 +63,7 @@ def test_traps_of_real_kernels_are_rejected() -> None:
     assert len(FAULTS) + len(TRAPS) >= 320
 
 
+@pytest.mark.plain
 def test_faults_that_a_machine_makes_are_rejected() -> None:
     found = [examine(m, ("smoke",), told=False) for m in sample(40, ops=("attention",))]
     real = [f for f in found if f.rejected != "same"]

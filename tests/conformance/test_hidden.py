@@ -13,6 +13,8 @@ from nlattn.conformance.judge.measure import Effort, call_of
 from nlattn.conformance.judge.variants.base import softmax
 from nlattn.conformance.truth.bounds import exact
 
+pytestmark = pytest.mark.plain
+
 Array = np.ndarray
 
 

@@ -17,6 +17,8 @@ from nlattn.conformance.judge.variants.gradients import wrong
 from nlattn.conformance.truth.bounds import exact, wide
 from nlattn.conformance.truth.transcription import transcription
 
+pytestmark = pytest.mark.plain
+
 
 def first(op: str, pattern: str) -> Case:
     return next(cases("smoke", (op,), ("float64", "float32"), pattern))

@@ -12,6 +12,8 @@ from nlattn.conformance.judge.search import ALARM, FEW, SEARCHES, SEEDS, most, s
 from nlattn.conformance.runner import Here
 from nlattn.conformance.truth.transcription import transcription
 
+pytestmark = pytest.mark.plain
+
 
 class Search:
     name = "search"
