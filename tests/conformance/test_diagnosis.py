@@ -16,6 +16,7 @@ from nlattn.conformance.judge.measure import attempt
 from nlattn.conformance.judge.structure import bisect
 from nlattn.conformance.table import TABLE
 from nlattn.conformance.truth.bounds import exact, wide
+from nlattn.conformance.truth.transcription import transcription
 from nlattn.oracle import dense
 from tests.faults import commonest
 
@@ -208,3 +209,70 @@ def test_a_variant_that_makes_no_sense_is_left_out() -> None:
 
     variant = next(v for v in variants.of("attention") if v.name == "with the mask inverted")
     assert attempt(variant, Call(c.op, wide(c.arrays), {})) is None
+
+
+def _hides_nothing(c: Case) -> Any:
+    return transcription(
+        "nearest_keys", {n: x for n, x in c.arrays.items() if n != "mask"}, c.options
+    )
+
+
+def _of_positive(c: Case) -> Any:
+    d = c.arrays["q"].shape[-1]
+    a, b = c.arrays["q"] @ c.arrays["weight"][:d], c.arrays["k"] @ c.arrays["weight"][d:]
+    f = np.maximum(a[..., :, None] + b[..., None, :], 0)
+    return f / np.maximum((f > 0).sum(-1, keepdims=True), 1) @ c.arrays["v"]
+
+
+def _unguarded(c: Case) -> Any:
+    s, w = c.arrays["scores"], c.arrays["weights"]
+    p = np.exp(s - s.max(-1, keepdims=True))
+    with np.errstate(all="ignore"):
+        return (w * (np.log(w) - np.log(p / p.sum(-1, keepdims=True)))).sum(-1)
+
+
+def _as_wide_as_the_left(c: Case) -> Any:
+    return transcription(
+        "attention", c.arrays, {**c.options, "window": [c.options["window"][0]] * 2}
+    )
+
+
+def _sum_not_rescaled(c: Case) -> Any:
+    s = c.arrays["q"] @ np.swapaxes(c.arrays["k"], -1, -2) / np.sqrt(c.arrays["q"].shape[-1])
+    ends = np.minimum(np.arange(s.shape[-1]) // 128 * 128 + 128, s.shape[-1]) - 1
+    total = np.exp(s - np.maximum.accumulate(s, -1)[..., ends]).sum(-1, keepdims=True)
+    return np.exp(s - s.max(-1, keepdims=True)) / total @ c.arrays["v"]
+
+
+@pytest.mark.parametrize(
+    ("op", "label", "wrong", "said"),
+    [
+        ("nearest_keys", "*mask*", _hides_nothing, "without the mask"),
+        (
+            "nonlocal_mean",
+            "concatenation",
+            _of_positive,
+            "divided by the number of positive weights",
+        ),
+        ("index_loss", "primes", _unguarded, "with NaN for a weight of 0, as 0 log 0"),
+        (
+            "attention",
+            "window-left",
+            _as_wide_as_the_left,
+            "with both sides of the window as wide as",
+        ),
+        ("attention", "keys-300", _sum_not_rescaled, "with `total` in place of `total * shrink`"),
+    ],
+)
+def test_slips_of_kernel_authors_are_named(op: str, label: str, wrong: Any, said: str) -> None:
+    c = next(suite.cases("smoke", (op,), ("float64",), f"{op}/forward/float64/{label}"))
+    told = diagnose(c, {c.outputs[0]: wrong(c)})
+    assert f"your output equals ours {said}" in told
+
+
+def test_a_sink_that_rows_without_keys_leave_out_is_told() -> None:
+    c = next(suite.cases("smoke", ("sparse_attention",), ("float64",), "*/forward/*/sinks"))
+    want = exact(c)
+    empty = want["lse"] == np.broadcast_to(c.arrays["sinks"][..., None], want["lse"].shape)
+    said = diagnose(c, {"out": want["out"], "lse": np.where(empty, -np.inf, want["lse"])})
+    assert said.endswith("queries that see no key, where it is -inf and should be their sink")

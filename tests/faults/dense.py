@@ -50,6 +50,8 @@ def attention(
         left, right = (m + n if side is None else side for side in window)
         if bad == "window":
             left, right = left - 1, right - 1
+        if bad == "both left" and window[0] is not None:
+            right = left
         yes &= (j - i >= -left) & (j - i <= right)
     if mask is not None:
         yes = yes & (~mask if bad == "inverted" else mask)
@@ -66,6 +68,10 @@ def attention(
         z = s - np.where(np.isfinite(top), top, 0)
         p = np.exp(np.maximum(z, -7) if bad == "short table" else z) * (s > -np.inf)
         total = p.sum(axis, keepdims=True)
+        if bad == "sum not rescaled":
+            ends = np.minimum(np.arange(m) // 128 * 128 + 128, m) - 1
+            highest = np.maximum.accumulate(s, -1)[..., ends]
+            total = (np.exp(s - highest) * (s > -np.inf)).sum(-1, keepdims=True, where=s > -np.inf)
         w = p if bad == "no normaliser" else p / total
         if bad != "NaN rows":
             w = np.where(some, w, 0)
@@ -179,6 +185,8 @@ FORWARD = {
     "strict": "causal by one key too few",
     "corner": "causal from the other corner, aligned to the last key",
     "window": "with a window one key narrower on both sides",
+    "both left": "with both sides of the window as wide as the left",
+    "sum not rescaled": "with `total` in place of `total * shrink` in a softmax over keys",
     "NaN rows": "with NaN where a query may attend to nothing",
     "uniform rows": "with the mean of all values where a query may attend to nothing",
     "heads": "with query head i on key head i mod the number of key heads",

@@ -16,7 +16,7 @@ from nlattn._types import Result
 from nlattn.conformance.case import Array, Case
 from nlattn.conformance.judge.measure import attempt, call_of, results
 from nlattn.conformance.judge.slopes import Way, changed, slopes, whole
-from nlattn.conformance.judge.variants import changes, detached, formulas, gradients
+from nlattn.conformance.judge.variants import blocked, changes, detached, formulas, gradients
 from nlattn.conformance.judge.variants.base import Call, Step, Variant
 from nlattn.conformance.judge.variants.products import OfProducts
 from nlattn.conformance.judge.variants.roundings import Rounding
@@ -34,7 +34,8 @@ def ways(case: Case, names: tuple[str, ...], known: Iterable[Variant]) -> Iterat
     also = f", in {' and '.join(names)} alone" if some else ""
     if case.kind == "forward":
         call = call_of(case)
-        for variant in formulas.variants(case.op):
+        in_blocks = blocked.variants() if "softmax" in case.spec.wrong else ()
+        for variant in (*formulas.variants(case.op), *in_blocks):
             yield variant.name + also, _Later(partial(results, case, variant, call), names)
         return
     held, known = [*formulas.constants(case.op)], [*known]

@@ -69,6 +69,8 @@ def _common(case: Case, name: str, want: Array, got: Array, bad: Array) -> str:
             continue
         what = "NaN" if np.isnan(values).all() else "0" if zero else ""
         what = "-inf" if np.isneginf(values).all() else what
+        if what == "-inf" and words == _NOTHING["q"] and "sinks" in case.arrays:
+            what = "-inf and should be their sink"
         due = want.reshape(*rows.shape, -1)[rows]
         if not what and words == _NOTHING[side] and not np.where(np.isneginf(due), 0, due).any():
             due_ = "-inf" if np.isneginf(due).all() else "0"

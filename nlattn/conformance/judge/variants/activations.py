@@ -31,6 +31,11 @@ def _plain(change: Change) -> Run:
     return needs("weight", step("weights", lambda _, f, s, kind: change(s) / s.shape[-1]))
 
 
+def _of_positive(s: Array) -> Array:
+    count = (s.real > 0).sum(-1, keepdims=True)
+    return np.where(s.real > 0, s, 0) / np.maximum(count, 1)
+
+
 def _leaky(slope: float) -> Change:
     return lambda s: np.where(s.real > 0, s, slope * s)
 
@@ -73,6 +78,9 @@ VARIANTS = OTHERS + several(
         **{f"with a relu that leaks {x:g}": _plain(_leaky(x)) for x in (0.01, 0.05, 0.1, 0.2)},
         "with the size in place of the relu": _plain(_leaky(-1.0)),
         "with the square of the relu": _plain(lambda s: np.where(s.real > 0, s * s, 0)),
+        "divided by the number of positive weights, not of keys": needs(
+            "weight", step("weights", lambda _, __, s, kind: _of_positive(s))
+        ),
         "with a smooth relu": _plain(lambda s: np.log(1 + np.exp(s))),
     },
 )

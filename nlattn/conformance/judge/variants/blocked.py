@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+
 import numpy as np
 
 from nlattn._types import Array, Function, Result
-from nlattn.conformance.judge.variants.base import Call
+from nlattn.conformance.judge.variants import formulas
+from nlattn.conformance.judge.variants.base import Call, Variant
 from nlattn.conformance.judge.variants.dense import of, stages
 
 SIZES = (16, 32, 64, 128, 256)
@@ -38,3 +42,16 @@ def attention(c: Call, block: int, how: Function) -> Result:
 
     with np.errstate(all="ignore"):
         return of(run)(c)
+
+
+def variants() -> Iterator[Variant]:
+    """Softmaxes over several blocks of keys with one thing changed."""
+    for block in SIZES:
+        for change in formulas.changes_of(attend, f"a softmax over keys in blocks of {block}"):
+            yield Variant(change.name, (), partial(_changed, change, block))
+
+
+def _changed(change: formulas.Change, block: int, c: Call) -> Result:
+    if c["k"].shape[-2] <= block:
+        raise ValueError
+    return attention(c, block, change.made())

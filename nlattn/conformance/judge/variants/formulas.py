@@ -65,8 +65,7 @@ class Change:
             return transcription(op, c.arrays, c.options)
 
     def _instead(self) -> Function:
-        made = _made(self.function, self.tree, self.node, self.changed)
-        calls = count()
+        made, calls = self.made(), count()
 
         @wraps(self.function)
         def instead(*args: object, **options: object) -> Result:
@@ -77,6 +76,10 @@ class Change:
             return (made if changed else self.function)(*args, **options)
 
         return instead
+
+    def made(self) -> Function:
+        """The function with the change."""
+        return _made(self.function, self.tree, self.node, self.changed)
 
 
 @contextmanager
@@ -119,16 +122,24 @@ def changes(op: str, constant: bool = False) -> list[Change]:
     """All that may be changed in the functions that one calls, such as ``enla_vjp``."""
     found: dict[str, Change] = {}
     for function in functions_of(op):
-        tree = tree_of(function)
-        options = {x.arg for x in tree.args.kwonlyargs}
-        for line in tree.body:
-            for node, of in nodes(line, line):
-                made = _constant(node, of, options) if constant else _changed(node)
-                for text, changed in made:
-                    name = f"{text} in {function.__name__.strip('_')}"
-                    name += ", the second time" if name in found else ""
-                    if " or " not in name:
-                        found.setdefault(name, Change(name, function, tree, node, changed))
+        for change in changes_of(function, function.__name__.strip("_"), constant):
+            found.setdefault(change.name, change)
+    return [*found.values()]
+
+
+def changes_of(function: Function, words: str, constant: bool = False) -> list[Change]:
+    """All that may be changed in one function, which names say in these words."""
+    found: dict[str, Change] = {}
+    tree = tree_of(function)
+    options = {x.arg for x in tree.args.kwonlyargs}
+    for line in tree.body:
+        for node, of in nodes(line, line):
+            made = _constant(node, of, options) if constant else _changed(node)
+            for text, changed in made:
+                name = f"{text} in {words}"
+                name += ", the second time" if name in found else ""
+                if " or " not in name:
+                    found.setdefault(name, Change(name, function, tree, node, changed))
     return [*found.values()]
 
 

@@ -187,6 +187,9 @@ VARIANTS = (
             "with the cross entropy, less that of the weights": _loss(
                 lambda _, p, w: -(w * _log(p)).sum(-1)
             ),
+            "with NaN for a weight of 0, as 0 log 0": _loss(
+                lambda _, p, w: (w * (np.log(w) - _log(p))).sum(-1)
+            ),
             **_finite_logarithms(),
             _TURNED: _loss(
                 lambda _, p, w: np.where(

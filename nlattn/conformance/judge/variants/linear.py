@@ -242,7 +242,9 @@ VARIANTS = (
         _EFFICIENT,
         needs("mask", _softmaxed(lambda q, k, Q, K: (Q, np.where(K == 0, 0, softmax(k, -2))))),
     ),
-    Variant("without the mask", _EFFICIENT, lambda c: c.given(mask=c["mask"] | True)()),
+    Variant(
+        "without the mask", (*_EFFICIENT, "nearest"), lambda c: c.given(mask=c["mask"] | True)()
+    ),
     Variant("with the mask inverted", _EFFICIENT, lambda c: c.given(mask=~c["mask"])()),
     Variant(
         "with softmax attention in its place", (*_EFFICIENT, *_DIVIDED, *_FEATURES), _linear_scores

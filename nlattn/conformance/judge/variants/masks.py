@@ -295,6 +295,14 @@ _MASKS = tuple(
         ("with the left side of the window open", _window(lambda left, right: (None, right))),
         ("with the right side of the window open", _window(lambda left, right: (left, None))),
         ("with an open side of the window read as 0", _window(lambda a, b: (a or 0, b or 0))),
+        (
+            "with both sides of the window as wide as the left",
+            _window(lambda a, b: (a, b if a is None else a)),
+        ),
+        (
+            "with both sides of the window as wide as the right",
+            _window(lambda a, b: (a if b is None else b, b)),
+        ),
         ("with the window's sides swapped", _window(lambda left, right: (right, left))),
         ("with the window aligned to the last key", _instead(("window",), _from_the_end)),
         (
