@@ -16,6 +16,8 @@ from nlattn.conformance.judge.verdict import Verdict
 from nlattn.conformance.report.causes import coverage
 from nlattn.conformance.runner import Here, attempt
 
+pytestmark = pytest.mark.plain
+
 torch = pytest.importorskip("torch")
 
 

@@ -36,6 +36,8 @@ from nlattn.conformance.runner import factor
 from nlattn.conformance.testing import spelt
 from nlattn.conformance.truth.transcription import transcription
 
+pytestmark = pytest.mark.plain
+
 NAME = "attention/forward/float32/"
 VERDICTS = [
     Verdict(NAME + "a", "pass", 0.5, "out", (1, 2), 1.0, 1.0, 1e-7, 17.0, 1.0),

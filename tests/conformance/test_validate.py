@@ -12,6 +12,8 @@ import pytest
 from nlattn.cli import main
 from nlattn.conformance.report.text import from_data
 
+pytestmark = pytest.mark.plain
+
 FILE = """
 import numpy as np
 
