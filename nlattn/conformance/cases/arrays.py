@@ -355,7 +355,7 @@ def lay(x: Array, layout: str) -> Array:
     if layout == "broadcast" and x.ndim > 2:
         return np.broadcast_to(x[(0,) * (x.ndim - 2)].copy(), x.shape)
     if layout == "Fortran" and x.ndim:
-        return np.asfortranarray(x)
+        return x.copy(order="F")
     x = np.ascontiguousarray(x).reshape(x.shape).copy()
     if layout == "read-only":
         x.flags.writeable = False

@@ -37,6 +37,7 @@ from nlattn.conformance.truth.arithmetic import Arithmetic
 from nlattn.conformance.truth.bounds import exact, typical, wide
 
 Results = Mapping[str, Array]
+Stage = Rounding | OfProducts
 LEFT, LEFT_OF_16_BITS = 0.3, 0.6
 """The share of an error that may be left: of one that is independent 1 is, or more.
 
@@ -136,7 +137,7 @@ def _of_one_stage(
     return []
 
 
-def _every(case: Case) -> Iterator[list[Rounding | OfProducts]]:
+def _every(case: Case) -> Iterator[list[Stage]]:
     """Roundings of each stage, to each format of less precision than a case's own."""
     forms = _forms(case)
     forms += [form._replace(cut=True) for form in forms]
@@ -162,7 +163,7 @@ def _forms(case: Case) -> list[NarrowFormat]:
     return [form for unit, form in units if unit > how.sums.unit and unit >= how.results.unit]
 
 
-def _of_blocks(call: Call, forms: list[NarrowFormat]) -> Iterator[list[Rounding | OfProducts]]:
+def _of_blocks(call: Call, forms: list[NarrowFormat]) -> Iterator[list[Stage]]:
     """The same of a softmax over blocks of keys, where it can be one."""
     try:
         found = [*stages_of_blocks(call)]
@@ -172,12 +173,12 @@ def _of_blocks(call: Call, forms: list[NarrowFormat]) -> Iterator[list[Rounding 
         yield [InBlocks(stage, "kept", form, block=block) for form in forms]
 
 
-def _found(wrong: _Wrong, some: Iterable[list[Rounding | OfProducts]], effort: Effort) -> list[str]:
+def _found(wrong: _Wrong, some: Iterable[list[Stage]], effort: Effort) -> list[str]:
     """Names of what leaves least; none where the oracle in less precision leaves no more.
 
     What a value is rounded for may be told in several ways: that it is kept so, if that is one.
     """
-    found = list[tuple[float, Rounding | OfProducts]]()
+    found = list[tuple[float, Stage]]()
     for each in some:
         if effort.over:
             break
@@ -190,16 +191,14 @@ def _found(wrong: _Wrong, some: Iterable[list[Rounding | OfProducts]], effort: E
     return [one.name for one in near if _plain(one) == plainest][:MOST]
 
 
-def _plain(one: Rounding | OfProducts) -> tuple[bool, ...]:
+def _plain(one: Stage) -> tuple[bool, ...]:
     if isinstance(one, OfProducts):
         return ()
     blocks = isinstance(one, InBlocks)
     return blocks, one.how != "kept", not one.stage.whole, one.use is not None
 
 
-def _tried(
-    wrong: _Wrong, each: list[Rounding | OfProducts]
-) -> Iterator[tuple[float, Rounding | OfProducts]]:
+def _tried(wrong: _Wrong, each: list[Stage]) -> Iterator[tuple[float, Stage]]:
     """Formats in which a stage leaves little of the error, of those that let expect its size."""
     error = rms(wrong.theirs - wrong.ours)
     moved = wrong.left(with_change(wrong.case, each[0]), wrong.ours)

@@ -272,7 +272,7 @@ def _hooked(function: Function) -> tuple[Function, list[Intermediate]]:
                 words = quoted(of)
             made = isinstance(node, (ast.BinOp, ast.Call))
             numbers[id(node)] = len(found)
-            adds = bool(_sum_of(node))
+            adds = _sum(node, 0) is not None
             found.append(Intermediate(function, len(found), words, whole, made, adds))
     hooked = ast.fix_missing_locations(_with_hooks(tree, numbers, ()))
     return compiled(function, hooked), found  # type: ignore[arg-type]
@@ -319,26 +319,17 @@ def _with_hooks(node: ast.AST, numbers: dict[int, int], inside: tuple[int, ...])
         node = _call(_READ, inside, node)
     if number is None:
         return node
-    return _call(_AT, number, _through_hook(node, number))
+    return _call(_AT, number, _sum(node, number) or node)
 
 
-def _sum_of(node: ast.AST) -> str:
-    """The hook of a sum or of a product of matrices; empty for anything else."""
+def _sum(node: ast.AST, number: int) -> ast.Call | None:
+    """A sum, or a product of matrices, through its hook; None for anything else."""
     match node:
-        case ast.BinOp(_, ast.MatMult(), _):
-            return _PRODUCT
-        case ast.Call(ast.Attribute(_, "sum"), _, _):
-            return _SUM
-    return ""
-
-
-def _through_hook(node: Any, number: int) -> ast.AST:
-    match _sum_of(node):
-        case "_product_at":
-            return _call(_PRODUCT, number, node.left, node.right)
-        case "_summed_at":
-            return _call(_SUM, number, node.func.value, *node.args, keywords=node.keywords)
-    return node
+        case ast.BinOp(x, ast.MatMult(), y):
+            return _call(_PRODUCT, number, x, y)
+        case ast.Call(ast.Attribute(x, "sum"), args, keywords):
+            return _call(_SUM, number, x, *args, keywords=keywords)
+    return None
 
 
 def _call(hook: str, about: Any, *x: Any, keywords: Any = ()) -> ast.Call:
