@@ -47,16 +47,13 @@ def leading(x: Floats) -> int:
     return some if some + 1 < x.shape[1] else x.shape[1]
 
 
-def plant(x: Floats, lows: Floats, k: Floats, keys: Ints) -> Tree:
-    """Tree over points `x` (m, dims) of the rows `keys`, ascending, of features `k`.
-
-    `lows` are what the points' rounding left, or empty.
-    """
+def plant(x: Floats, k: Floats, keys: Ints) -> Tree:
+    """Tree over points `x` (m, dims) of the rows `keys`, ascending, of features `k`."""
     m, dims = x.shape
     depth = levels(m, LEAF)
     order = ordered(x, depth)
-    points, rests = np.empty((m, dims), x.dtype), np.empty_like(lows)
-    kernels.place(1 << depth, x, lows, depth, order, points, rests)
+    points = np.empty((m, dims), x.dtype)
+    kernels.place(1 << depth, x, depth, order, points)
     order = keys[order]
     shorts = shorten(points, leading(x))
     nodes, short = 2 << depth, shorts.shape[1]
@@ -72,7 +69,6 @@ def plant(x: Floats, lows: Floats, k: Floats, keys: Ints) -> Tree:
         dims,
         _check.frozen(order),
         _check.frozen(points.reshape(-1)),
-        _check.frozen(rests.reshape(-1)),
         short,
         _check.frozen(shorts.reshape(-1)),
         _check.frozen(box.reshape(-1)),

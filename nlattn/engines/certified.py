@@ -17,14 +17,15 @@ from nlattn import _check
 from nlattn._types import Bools, Floats, Ints
 from nlattn.engines import exhaustive, nearest
 from nlattn.engines.certified_values import middle_of, powers_of
-from nlattn.engines.distances import Geometry, geometry
+from nlattn.engines.distances import Geometry
 from nlattn.engines.exhaustive import Slice
+from nlattn.engines.nearest import Ready
 from nlattn.engines.random_search import Progress
 from nlattn.kernels import certified as kernels
 from nlattn.kernels.boxes import Tree
 from nlattn.kernels.certified_arrays import COARSE, LOOSE, MOVED, ROOT, SHARP, THERE
 from nlattn.kernels.certified_panel import UNSOUND
-from nlattn.kernels.certified_terms import Terms
+from nlattn.kernels.certified_terms import Originals, Terms
 from nlattn.kernels.gemm import width
 from nlattn.kernels.matching import SAME, Plan
 from nlattn.kernels.nearest import PER_SCORE, SLACK, TINY, TOP, WIDTH, Asked
@@ -42,6 +43,7 @@ _PAYS = 0.8  # of the cost of dense attention
 _RESERVE = 0.7  # of the tolerance, for rounding
 _THETA = 1e-3  # a bound is loosened by this share for what rounding did to points
 _VALUES = 1.5 * 2.0**-24  # of the range of values, what rounding to float32 moves them
+_FINE = 5e-7  # a tolerance below which that is too much
 _WAYS: tuple[tuple[DTypeLike, bool], ...] = (
     (np.float32, False),
     (np.float32, True),
@@ -62,7 +64,11 @@ class Descent(NamedTuple):
     """(n,) score of a key at distance 0."""
     slack: float
     mixed: bool
-    """Whether keys of weight are summed in float64, and light ones in the precision of boxes."""
+    """Whether keys of weight are summed in float64, and light ones in the precision of boxes;"""
+    given: Originals
+    """these are what they are then summed of,"""
+    exact: bool
+    """and whether values are float64 then, too."""
 
 
 class Ground(NamedTuple):
@@ -115,15 +121,14 @@ def survey(x: Slice, tolerance: float, *, grouped: bool = True) -> Ground:
     size = 2 * n * len(keys) / (n + len(keys))
     if not x.apart and (size < _FEW or (size < _MANY and _hopeless(ground))):
         return ground
-    planted: Descent | None = None
+    ready: Ready | None = None
     for kind, mixed in _WAYS if x.q.dtype == np.float32 else _WAYS[-1:]:
         if len(left) < n and len(left) < _SINGLE:
             break
         if _least_rounding(kind, mixed, len(keys)) > _RESERVE * tolerance:
             continue
-        whole = _part(ground, kind, mixed, left, planted if mixed else None)
-        planted = whole
-        part, left = _sound(ground, whole)
+        ready = ready if ready and mixed else _planted(ground, kind)
+        part, left = _sound(ground, _part(ground, ready, mixed, left))
         if not len(part.asked.panels):
             continue
         if not x.apart and not _pays(ground, part):
@@ -147,7 +152,7 @@ def _hopeless(ground: Ground) -> bool:
         keys=_check.frozen(np.arange(len(keys)), np.int32),
         seen=np.zeros(len(rows), np.int64),
     )
-    found = not _pays(thin, _part(thin, x.q.dtype, False, np.arange(len(rows))))
+    found = not _pays(thin, _part(thin, _planted(thin, x.q.dtype), False, np.arange(len(rows))))
     ground.seen[rows] += thin.seen
     return found
 
@@ -155,7 +160,7 @@ def _hopeless(ground: Ground) -> bool:
 def _least_rounding(kind: DTypeLike, mixed: bool, m: int) -> float:
     """What rounding may move of any query's weights: less than `kernels` say of a panel."""
     u = _unit(kind, mixed)
-    return 1.2 * (150 * u + 6 * u * (float(np.log(m)) + 1) + mixed * _VALUES)
+    return 1.2 * (150 * u + 6 * u * (float(np.log(m)) + 1))
 
 
 def _unit(kind: DTypeLike, mixed: bool) -> float:
@@ -173,25 +178,16 @@ def _sound(ground: Ground, part: Descent) -> tuple[Descent, Ints]:
     return part._replace(asked=part.asked._replace(panels=panels)), left
 
 
-def _part(
-    ground: Ground, kind: DTypeLike, mixed: bool, queries: Ints, planted: Descent | None = None
-) -> Descent:
-    """Trees in one precision for some queries; of one that is `planted` for all it is no other.
-
-    Then only what the rounding of points left is added.
-    """
-    x, keys = ground.slice, ground.keys
+def _planted(ground: Ground, kind: DTypeLike) -> Ready:
+    """Trees in one precision."""
+    x = ground.slice
     plan = Plan(1, len(x.q), 1, len(x.k), x.q.shape[1], 1, x.kind, x.factor, SAME, 0, 0, 0)
-    if planted is None:
-        ready = nearest.prepare(x.q, x.k, keys, plan, kind, lows=mixed)
-    else:
-        some = x.k if len(keys) == len(x.k) else x.k[keys]
-        shape = geometry(x.q, some, x.kind, x.factor, kind, lows=mixed)
-        lows = shape.key_lows[np.searchsorted(keys, planted.tree.order)].reshape(-1)
-        tree = planted.tree._replace(lows=_check.frozen(lows))
-        asked = planted.asked._replace(lows=shape.lows, numbers=shape.numbers)
-        ready = nearest.Ready(tree, asked, shape)
-    order = ready.asked.order
+    return nearest.prepare(x.q, x.k, ground.keys, plan, kind)
+
+
+def _part(ground: Ground, ready: Ready, mixed: bool, queries: Ints) -> Descent:
+    """Some queries that go down the trees."""
+    x, order, kind = ground.slice, ready.asked.order, ready.tree.shorts.dtype
     if len(queries) < len(order):
         wanted = np.zeros(len(order), bool)
         wanted[queries] = True
@@ -199,9 +195,27 @@ def _part(
     panels = np.arange(-(-len(order) // width(ready.tree.shorts)))
     asked = ready.asked._replace(order=order, panels=_check.frozen(panels))
     numbers, top, slack = _numbers(ready.geometry, kind, mixed)
+    exact = mixed and ground.tolerance < _FINE
+    numbers[:, MOVED] += 1.2 * _VALUES if mixed and not exact else 0
     numbers[:, THERE] = exhaustive.attends(x)
     numbers[:, MOVED] += exhaustive.blurred(x)
-    return Descent(ready.tree, asked, _check.frozen(numbers), top, slack, mixed)
+    given = _given(ground, ready, mixed)
+    return Descent(ready.tree, asked, _check.frozen(numbers), top, slack, mixed, given, exact)
+
+
+def _given(ground: Ground, ready: Ready, mixed: bool) -> Originals:
+    """Features as they were given, if they are `mixed` with points."""
+    x, shape, none = ground.slice, ready.geometry, ready.geometry.keys[:0]
+    without, factor, height, *_ = shape.form
+    with np.errstate(over="ignore"):  # of queries that are left to others
+        factor = _check.frozen(factor / shape.unit)
+    if not mixed:
+        return Originals(none, factor[:0], none.reshape(-1), factor[:0], 1.0, 0)
+    if height.size:
+        height = height[np.searchsorted(ground.keys, ready.tree.order)]
+    without = x.q.shape[1] if without < 0 else without
+    height = _check.frozen(height)
+    return Originals(x.q, factor, x.k.reshape(-1), height, 1 / shape.unit, without)
 
 
 def _numbers(shape: Geometry, kind: DTypeLike, mixed: bool) -> tuple[Floats, Floats, float]:
@@ -213,12 +227,12 @@ def _numbers(shape: Geometry, kind: DTypeLike, mixed: bool) -> tuple[Floats, Flo
         wild = ~np.isfinite(sharp) | ~(shape.far < float(info.max) ** 0.25)
         sharp[wild] = 0
         top = np.where(sharp > 0, given[:, TOP] * sharp, 0)
-        point, more = given[:, WIDTH], given[:, SLACK] + given[:, TINY]
+        point, more = shape.width if mixed else given[:, WIDTH], given[:, SLACK] + given[:, TINY]
         short = point + 2.1 * u * shape.far
         rest = 4 * shape.keys.shape[1] * float(info.tiny)
         numbers[:, SHARP] = sharp
         numbers[:, LOOSE] = sharp * (short**2 / _THETA + more + rest)
-        moved = sharp * (point**2 + more + rest) + 150 * _unit(kind, mixed) + mixed * _VALUES
+        moved = sharp * (point**2 + more + rest) + 150 * _unit(kind, mixed)
         moved += 2e-7 if kind == np.float32 and not mixed else 1e-15
         numbers[:, MOVED], numbers[:, ROOT] = 1.2 * moved, 2.4 * np.sqrt(sharp) * point
         numbers[:, COARSE] = 2.4 * np.sqrt(sharp) * (point + mixed * 1.01 * u * shape.far)
@@ -227,19 +241,20 @@ def _numbers(shape: Geometry, kind: DTypeLike, mixed: bool) -> tuple[Floats, Flo
     return numbers, top, slack
 
 
-def node_values(tree: Tree, v: Floats) -> tuple[Floats, Floats]:
-    """Values (m, e) leaf by leaf, and their float64 sums over every node, as the kernels do."""
-    kind, e = tree.shorts.dtype, v.shape[1]
+def node_values(part: Descent, v: Floats) -> tuple[Floats, Floats, Floats]:
+    """Values (m, e) leaf by leaf, float64 sums over every node, and float64 values by key."""
+    tree, kind, e = part.tree, part.tree.shorts.dtype, v.shape[1]
     values, totals = np.empty((tree.size, e), kind), np.empty((2 << tree.levels, e))
-    v = _check.frozen(v, kind)
+    v = _check.frozen(v, np.float64)
     for level in range(tree.levels, -1, -1):
         kernels.total_values(1 << level, tree, v, level, values, totals)
-    return _check.frozen(values.reshape(-1)), _check.frozen(totals.reshape(-1))
+    exact = _check.frozen((v if part.exact else v[:0]).reshape(-1))
+    return _check.frozen(values.reshape(-1)), _check.frozen(totals.reshape(-1)), exact
 
 
 def terms(
     part: Descent,
-    summed: tuple[Floats, Floats],
+    summed: tuple[Floats, Floats, Floats],
     tolerance: float,
     most: float,
     x: Slice,
@@ -249,6 +264,7 @@ def terms(
     kind = part.tree.shorts.dtype
     return Terms(
         *summed,
+        part.given,
         len(summed[0]) // max(part.tree.size, 1),
         part.numbers,
         tolerance,
@@ -291,7 +307,7 @@ def gather(
     n, e = len(ground.slice.q), v.shape[1]
     out, norm = np.zeros((n, e)), np.zeros((n, 5))
     counts = np.zeros((-(-len(part.asked.order) // width(part.tree.shorts)), 5), np.int64)
-    summed = node_values(part.tree, v)
+    summed = node_values(part, v)
     told = terms(part, summed, ground.tolerance, most, ground.slice, ground.grouped)
     panels = len(part.asked.panels)
     leaves: Ints = np.zeros(0, np.int32)

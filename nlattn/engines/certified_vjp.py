@@ -139,7 +139,7 @@ def _add(
         factor,
         sums_alone,
     )
-    summed = np.zeros(tree.size, tree.shorts.dtype), np.zeros(2 << tree.levels)
+    summed = np.zeros(tree.size, tree.shorts.dtype), np.zeros(2 << tree.levels), np.zeros(0)
     told = certified.terms(part, summed, ground.tolerance, 0, ground.slice, False)
     norm, dq_ = np.zeros((blocks, 3, w)), np.zeros((blocks, 0 if sums_alone else q.shape[1], w))
     cost = _SLOW * len(found.leaves) * LEAF * w * met.blocks * (2 * met.d + met.e)

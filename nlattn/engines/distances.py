@@ -34,20 +34,22 @@ class Geometry(NamedTuple):
     """(n, dims), in the dtype that boxes and distances are computed in."""
     keys: Floats
     """(m, dims)."""
-    lows: Floats
-    """What the rounding of the points of queries left; or empty,"""
-    key_lows: Floats
-    """as for those of keys."""
     numbers: Floats
     """(n, 7) float64, see `kernels.nearest`."""
     rounding: float
     """Relative error of a computed squared distance."""
     far: Floats
     """(n,) length of a query's point and that of the longest key's."""
+    unit: float
+    """A power of two."""
+    form: Unturned
+    """Points as far apart as those of queries and keys before these were rounded,"""
+    width: Floats
+    """(n,) and what these are known to in float64."""
 
 
-class _Form(NamedTuple):
-    """Points before they are turned: ``p = factor_i q_i``, ``x = k``, and a height."""
+class Unturned(NamedTuple):
+    """Points in units, before they are turned: ``p = factor_i q_i``, ``x = k``, and a height."""
 
     without: int
     """Channel that is left out; -1 for none."""
@@ -59,13 +61,8 @@ class _Form(NamedTuple):
     slack: Floats
 
 
-def geometry(
-    q: Floats, k: Floats, kind: int, factor: float, dtype: DTypeLike, *, lows: bool = False
-) -> Geometry:
-    """Points of queries (n, d) and keys (m, d), for points and distances in `dtype`.
-
-    With `lows` what their rounding left, in that dtype, is kept too, and they are known to it.
-    """
+def geometry(q: Floats, k: Floats, kind: int, factor: float, dtype: DTypeLike) -> Geometry:
+    """Points of queries (n, d) and keys (m, d), for points and distances in `dtype`."""
     n, d = q.shape
     unit = max(_unit(k), _unit(q) * 2.0**-900)
     lengths, key_lengths = _lengths(q, unit), _lengths(k, unit)
@@ -73,30 +70,31 @@ def geometry(
     if kind == scores.NEG_L2:
         steep = factor * unit * unit
         per = np.full(n, 1 / steep if steep > 0 else np.inf)
-        form = _Form(-1, np.ones(n), np.zeros(0), np.zeros(n), per, np.zeros(n))
+        form = Unturned(-1, np.ones(n), np.zeros(0), np.zeros(n), per, np.zeros(n))
     else:
         form = _products(q, k, factor, unit, lengths, key_lengths, longest)
-    points, places, far, left, centre = _turned(q, k, form, unit, dtype, lows)
+    points, places, far, left, centre = _turned(q, k, form, unit, dtype)
     numbers = np.zeros((n, 7))
     numbers[:, TOP], numbers[:, PER_SCORE] = form.top, form.per
     numbers[:, SLACK] = form.slack
     u = float(np.finfo(dtype).eps) / 2
-    dims = points.shape[2]
+    dims = points.shape[1]
     steps = 32 * (dims + 8) * _U
     reach = np.abs(form.factor) * lengths + longest + centre
-    numbers[:, WIDTH] = 1.01 * (u if lows else 1) * left + steps * reach
+    width = steps * reach
+    numbers[:, WIDTH] = 1.01 * left + width
     numbers[:, TINY] = 4 * dims * float(np.finfo(dtype).tiny)
     _errors(numbers, q.dtype, kind, abs(factor), lengths * unit, longest * unit, d)
     rounding = 2 * (dims + 8) * u + steps
-    none = _check.frozen(np.empty((0, 0), dtype))
     return Geometry(
-        _check.frozen(points[0]),
-        _check.frozen(places[0]),
-        _check.frozen(points[1]) if lows else none,
-        _check.frozen(places[1]) if lows else none,
+        _check.frozen(points),
+        _check.frozen(places),
         _check.frozen(numbers),
         rounding,
         far,
+        unit,
+        form,
+        width,
     )
 
 
@@ -142,8 +140,8 @@ def _products(
     lengths: Floats,
     key_lengths: Floats,
     longest: float,
-) -> _Form:
-    """Form of ``factor q.k``."""
+) -> Unturned:
+    """Points whose distances tell ``factor q.k``."""
     hidden = _disguised(q, k, factor, unit)
     with np.errstate(all="ignore"):
         if hidden is not None:
@@ -158,7 +156,7 @@ def _products(
                 + 2 * gain * np.abs(constant * height).max()
             )
             if np.isfinite(size).all():
-                return _Form(
+                return Unturned(
                     channel,
                     np.full(len(q), gain),
                     np.sqrt(most - offset),
@@ -168,7 +166,7 @@ def _products(
                 )
         known = (lengths > 0) & (longest > 0)
         stretch = np.where(known, np.minimum(longest / lengths, 2.0**500), 1.0) * np.sign(factor)
-        return _Form(
+        return Unturned(
             -1,
             stretch,
             np.sqrt(np.maximum(longest**2 - key_lengths**2, 0)),
@@ -205,9 +203,9 @@ def _disguised(
 
 @serial_blas
 def _turned(
-    q: Floats, k: Floats, form: _Form, unit: float, dtype: DTypeLike, lows: bool
+    q: Floats, k: Floats, form: Unturned, unit: float, dtype: DTypeLike
 ) -> tuple[Floats, Floats, Floats, Floats, float]:
-    """Centred points on the principal axes of the keys, (1 or 2, any, dims): rounded, and the rest.
+    """Centred points on the principal axes of the keys, (any, dims), rounded.
 
     And of each query its length and that of the farthest key together, the same of what rounding
     leaves of them, and the centre's length.
@@ -232,7 +230,7 @@ def _turned(
         out *= form.factor[rows, None]
         return np.subtract(out, centre, out=out)
 
-    points, places = (np.empty((1 + lows, len(x), dims), dtype) for x in (q, k))
+    points, places = (np.empty((len(x), dims), dtype) for x in (q, k))
     far, left = (np.empty(len(q)), np.empty(len(k))), (np.empty(len(q)), np.empty(len(k)))
     with np.errstate(all="ignore"):
         some = keys(slice(None, None, len(k) // _BLOCK | 1), np.zeros(dims))
@@ -242,14 +240,12 @@ def _turned(
         for rows_of, out, length, rest in zip(
             (queries, keys), (points, places), far, left, strict=True
         ):
-            for rows in _blocks(out.shape[1]):
+            for rows in _blocks(len(out)):
                 x = rows_of(rows, centre) @ axes
                 length[rows] = _norms(x)
-                out[0, rows] = x
-                x -= out[0, rows]
+                out[rows] = x
+                x -= out[rows]
                 rest[rows] = _norms(x)
-                if lows:
-                    out[1, rows] = x
         reach, missed = (a + float(b.max(initial=0)) for a, b in (far, left))
     return points, places, reach, missed, float(np.linalg.norm(centre))
 

@@ -38,19 +38,14 @@ def prepare(
     keys: Ints,
     plan: Plan,
     kind: DTypeLike | None = None,
-    *,
-    lows: bool = False,
 ) -> Ready:
-    """Trees over the `keys` of a slice, queries in order; points of dtype `kind`, or that of q.
-
-    With `lows` what their rounding left is kept, too.
-    """
+    """Trees over the `keys` of a slice, queries in order; points of dtype `kind`, or that of q."""
     rows, places = unfolded(q, plan, plan.Hq, plan.Wq), unfolded(k, plan, plan.Hk, plan.Wk)
     rows, places = _check.frozen(rows), _check.frozen(places)
     some = places if len(keys) == len(places) else places[keys]
     kind = q.dtype if kind is None else kind
-    shape = geometry(rows, some, plan.kind, plan.factor, kind, lows=lows)
-    tree = boxes.plant(shape.keys, shape.key_lows, places, keys)
+    shape = geometry(rows, some, plan.kind, plan.factor, kind)
+    tree = boxes.plant(shape.keys, places, keys)
     wide = width(tree.shorts)
     few = tree.dims if tree.short == tree.dims else tree.short - 1
     shorts = _check.frozen(boxes.shorten(shape.queries, few))
@@ -59,7 +54,6 @@ def prepare(
     asked = Asked(
         order,
         shape.queries,
-        shape.lows,
         shorts,
         shape.numbers,
         shape.rounding,

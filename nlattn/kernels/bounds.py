@@ -115,30 +115,26 @@ def _compiled_bear(  # type: ignore[no-untyped-def]
     return numba.types.boolean(far, numba.types.int64, kind, kind, allowed, spent), emit
 
 
-def _joined(a: Floats, b: Floats, at: int, out: Floats, to: int, count: int) -> None:
-    out[to : to + count] = a[at : at + count].astype(out.dtype) + b[at : at + count]
+def _widened(a: Floats, at: int, factor: float, out: Floats, to: int, count: int) -> None:
+    out[to : to + count] = a[at : at + count] * np.float64(factor)
 
 
 @intrinsic
-def _compiled_joined(  # type: ignore[no-untyped-def]
-    _, a, b, at, out, to, count
+def _compiled_widened(  # type: ignore[no-untyped-def]
+    _, a, at, factor, out, to, count
 ):  # pragma: no cover - the compiler runs it
     def emit(context: Context, builder: Builder, signature: Signature, arguments: Values) -> Value:
-        a_, b_, at_, out_, to_, count_ = arguments
-        parts = [
-            builder.gep(_data(context, builder, signature, n, x), [at_])
-            for n, x in ((0, a_), (1, b_))
-        ]
+        a_, at_, factor_, out_, to_, count_ = arguments
+        source = builder.gep(_data(context, builder, signature, 0, a_), [at_])
         target = builder.gep(_data(context, builder, signature, 3, out_), [to_])
         with cgutils.for_range(builder, count_, intp=_SIZE) as loop:
-            found = [builder.load(builder.gep(p, [loop.index])) for p in parts]
-            kind = target.type.pointee
-            high, low = (x if x.type == kind else builder.fpext(x, kind) for x in found)
-            builder.store(builder.fadd(high, low), builder.gep(target, [loop.index]))
+            x = builder.load(builder.gep(source, [loop.index]))
+            x = x if x.type == factor_.type else builder.fpext(x, factor_.type)
+            builder.store(builder.fmul(x, factor_), builder.gep(target, [loop.index]))
         return context.get_dummy_value()
 
     i = numba.types.int64
-    return numba.types.void(a, b, i, out, i, i), emit
+    return numba.types.void(a, i, numba.types.float64, out, i, i), emit
 
 
 def _data(context: Context, builder: Builder, signature: Signature, n: int, value: Value) -> Value:
@@ -155,5 +151,5 @@ weights = _compiled_weights if _JIT else _weights
 bear = _compiled_bear if _JIT else _bear
 """``bear(far, at, part, count, allowed, spent)``: whether ``far part`` is allowed in every lane;
 then ``far count`` goes from `allowed` to `spent`."""
-joined = _compiled_joined if _JIT else _joined
-"""``joined(a, b, at, out, to, count)``: sums of two arrays' numbers in the dtype of out."""
+widened = _compiled_widened if _JIT else _widened
+"""``widened(a, at, factor, out, to, count)``: float64 numbers of a, times a factor."""

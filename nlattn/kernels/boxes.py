@@ -36,8 +36,6 @@ class Tree(NamedTuple):
     """(size,) the key of each point, ascending in a leaf."""
     points: Floats
     """size rows of `dims` numbers, leaf by leaf."""
-    lows: Floats
-    """What their rounding left, of the same shape; or empty."""
     short: int
     """Numbers of a short point: leading coordinates, and the length of what they leave out.
     Short points are no farther from each other than points; most of a distance is in them."""
@@ -128,17 +126,13 @@ def divide(node: int, x: Floats, level: int, order: Ints, value: Floats) -> None
 
 
 @jit.kernel
-def place(
-    leaf: int, x: Floats, lows: Floats, levels: int, order: Ints, points: Floats, rests: Floats
-) -> None:
-    """Sort the keys of every leaf and copy their points, and lows, to where they belong."""
+def place(leaf: int, x: Floats, levels: int, order: Ints, points: Floats) -> None:
+    """Sort the keys of every leaf and copy their points to where they belong."""
     m = len(x)
     first, last = leaf * m >> levels, (leaf + 1) * m >> levels
     order[first:last] = np.sort(order[first:last])
     for t in range(first, last):
         points[t] = x[order[t]]
-        if len(lows) > 0:
-            rests[t] = lows[order[t]]
 
 
 @jit.device

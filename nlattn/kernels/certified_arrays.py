@@ -73,6 +73,7 @@ class Deep(NamedTuple):
 
     places: Ints
     """Where they lie in the tree."""
+    keys: Ints
     exact: Floats
     """(BATCH, dims) points."""
     s: Floats
@@ -120,15 +121,18 @@ def panel_of(tree: Tree, asked: Asked, terms: Terms, queries: Ints) -> Panel:
         aligned(w, like),
         aligned(w, like),
     )
-    budget, steep = np.empty(w), np.empty(w)
+    budget, steep, given = np.empty(w), np.empty(w), terms.given
     for l in range(w):
         spent[l], small[l] = 0, 0
         i, at = queries[l] if l < queries.size else queries[0], l // part * dims * part + l % part
         for c in range(dims):
             points[c * w + l] = asked.points[i, c]
         for c in range(deep):
-            low = np.float64(asked.lows[i, c])
-            exact[at + c * part] = np.float64(asked.points[i, c]) + low
+            exact[at + c * part] = 0
+        for c in range(given.queries.shape[1] if deep > 0 else 0):
+            if c != given.without:
+                to = at + (c - int(c > given.without)) * part
+                exact[to] = given.factors[i] * np.float64(given.queries[i, c])
         for c in range(short):
             shorts[c * w + l] = asked.shorts[i, c]
         sharp[l] = steep[l] = -terms.numbers[i, SHARP]
@@ -160,6 +164,7 @@ def deep_of(tree: Tree, terms: Terms, panel: Panel) -> Deep:
     like, w = terms.totals, width(tree.shorts)
     some = BATCH if terms.mixed else 0
     return Deep(
+        np.empty(some, np.int64),
         np.empty(some, np.int64),
         aligned(some * tree.dims, like),
         aligned(some * w, like),

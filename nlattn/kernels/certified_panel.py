@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from nlattn._types import Floats, Ints
-from nlattn.kernels.bounds import NOTHING, bear, joined
+from nlattn.kernels.bounds import NOTHING, bear, widened
 from nlattn.kernels.boxes import Tree
 from nlattn.kernels.certified_arrays import (
     BATCH,
@@ -22,9 +22,10 @@ from nlattn.kernels.certified_arrays import (
     Deep,
     Panel,
 )
-from nlattn.kernels.certified_terms import Terms, forbid, masked
+from nlattn.kernels.certified_terms import Originals, Terms, forbid, masked
 from nlattn.kernels.gemm import distances, distances_of, totals_of, width
 from nlattn.kernels.lanes import exponentials, exponents, highest, within
+from nlattn.kernels.scores import fetch
 from nlattn.runtime import jit
 
 UNSOUND = 2
@@ -69,7 +70,8 @@ def refer(terms: Terms, queries: Ints, dims: int, panel: Panel, best: Floats) ->
 @jit.device(inline=True)
 def moving(terms: Terms, here: Floats, away: float, dims: int) -> float:
     """Share of a query's weights that rounding may move, if its reference is so far away."""
-    return here[MOVED] + rounding(away + terms.spread, here[ROOT], dims, terms.u)
+    chain = dims * PARTS if terms.mixed else dims  # keys of weight are measured in one part
+    return here[MOVED] + rounding(away + terms.spread, here[ROOT], chain, terms.u)
 
 
 @jit.device(inline=True)
@@ -150,11 +152,18 @@ def measure(tree: Tree, panel: Panel, batch: Batch, count: int) -> None:
 
 
 @jit.device(inline=True)
-def measure_deeply(tree: Tree, panel: Panel, deep: Deep, count: int) -> None:
-    """As `measure`, in float64."""
+def measure_deeply(tree: Tree, given: Originals, panel: Panel, deep: Deep, count: int) -> None:
+    """As `measure`, in float64, from features as they were given."""
     dims, w, part = tree.dims, panel.sharp.size, width(deep.s)
+    d, first = given.queries.shape[1], given.without
     for t in range(count):
-        joined(tree.points, tree.lows, deep.places[t] * dims, deep.exact, t * dims, dims)
+        key = deep.keys[t]
+        widened(given.keys, key * d, given.share, deep.exact, t * dims, first)
+        if first < d - 1:
+            at, to = key * d + first + 1, t * dims + first
+            widened(given.keys, at, given.share, deep.exact, to, d - 1 - first)
+        if given.heights.size > 0:
+            deep.exact[(t + 1) * dims - 1] = given.heights[deep.places[t]]
     for l in range(w):
         deep.wanted[l], deep.high[l] = -np.inf, panel.high[l]
     for l0 in range(0, w, part):
@@ -196,7 +205,9 @@ def hide(
 
 
 @jit.device(inline=True)
-def sift(panel: Panel, batch: Batch, deep: Deep, count: int, times: int) -> int:
+def sift(
+    tree: Tree, terms: Terms, panel: Panel, batch: Batch, deep: Deep, count: int, times: int
+) -> int:
     """Put keys of which rounding would move too much into `deep`; how many of `count` stay.
 
     Each stands for several, `times`.
@@ -213,7 +224,11 @@ def sift(panel: Panel, batch: Batch, deep: Deep, count: int, times: int) -> int:
             batch.places[stay] = batch.places[t]
             stay += 1
         else:
-            deep.places[moved] = batch.places[t]
+            deep.places[moved], key = batch.places[t], tree.order[batch.places[t]]
+            deep.keys[moved] = key
+            d = terms.given.queries.shape[1]
+            fetch(terms.given.keys, key * d)
+            fetch(terms.given.keys, (key + 1) * d - 17)
             moved += 1
     return stay
 
@@ -233,7 +248,7 @@ def absorb(
     asked = count
     for attempt in range(2):
         if deeply:
-            measure_deeply(tree, panel, deep, count)
+            measure_deeply(tree, terms.given, panel, deep, count)
         else:
             measure(tree, panel, batch, count)
         hide(tree, terms, queries, panel, batch, deep, count, times == 1, deeply)
@@ -244,7 +259,7 @@ def absorb(
             break
         raise_reference(panel, batch.whole, far, held)
     if terms.mixed and not deeply:
-        count = sift(panel, batch, deep, count, times)
+        count = sift(tree, terms, panel, batch, deep, count, times)
         if terms.apart:
             panel.wanted[:] = -np.inf
             highest(batch.s, count, panel.wanted)
@@ -256,7 +271,9 @@ def absorb(
             total = deep.total[lanes]
             total[:] = 0
             exponentials(s, count, deep.zero[lanes], total)
-            if times == 1:
+            if times == 1 and terms.exact.size > 0:
+                totals_of(terms.exact, deep.keys, e, s, deep.part, count)
+            elif times == 1:
                 totals_of(terms.values, deep.places, e, s, deep.part, count)
             for c in range(e):
                 whole, one = batch.whole[c * w + l0 : c * w + l0 + part], deep.part[c * part :]

@@ -12,6 +12,25 @@ from nlattn.kernels.gemm import width
 from nlattn.runtime import jit
 
 
+class Originals(NamedTuple):
+    """Features and values as they were given, for keys of weight; or nothing.
+
+    Points of queries are ``factor q``, those of keys ``share k`` and a height, without a channel.
+    """
+
+    queries: Floats
+    """(n, d)"""
+    factors: Floats
+    """(n,) float64."""
+    keys: Floats
+    """m rows of d numbers."""
+    heights: Floats
+    """(size,) float64, leaf by leaf; or empty."""
+    share: float
+    without: int
+    """The channel that is left out, or d."""
+
+
 class Terms(NamedTuple):
     """What is summed, and how far."""
 
@@ -19,6 +38,9 @@ class Terms(NamedTuple):
     """Values of every key, leaf by leaf: size rows of `channels` numbers."""
     totals: Floats
     """Sums of the values of every node, float64."""
+    exact: Floats
+    """Values in float64, by key, for keys that are summed in it; or empty."""
+    given: Originals
     channels: int
     numbers: Floats
     """(n, 6) float64 by query."""

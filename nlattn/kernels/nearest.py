@@ -31,8 +31,6 @@ class Asked(NamedTuple):
     """(n,) query of each lane of the panels."""
     points: Floats
     """(n, dims) by query."""
-    lows: Floats
-    """What their rounding left, or empty."""
     shorts: Floats
     """(n, short) by query."""
     numbers: Floats

@@ -13,12 +13,14 @@ from nlattn._types import Array, Ints, JsonObject
 from nlattn.engines.certified import Descent, Ground
 from nlattn.engines.nearest import ALL, SHARE
 from nlattn.kernels.boxes import Tree
+from nlattn.kernels.certified_terms import Originals
 from nlattn.kernels.nearest import Asked
 from nlattn.tiled.folder import ArraySpec, Folder
 
 PARTS = 3
-_TREE = ("order", "points", "lows", "shorts", "boxes", "least", "most", "uniform")
-_ASKED = ("queries", "places", "below", "brief", "bounds", "panels")
+_TREE = ("order", "points", "shorts", "boxes", "least", "most", "uniform")
+_ASKED = ("queries", "places", "brief", "bounds", "panels")
+_GIVEN = ("asked", "factors", "keys", "heights")
 _OTHERS = ("sizes", "numbers", "top", "errors", "position")
 WHOLE = ("dense", "dense_rounding", "dense_wide")
 """Files of what is left to dense attention, whatever the values."""
@@ -26,7 +28,7 @@ WHOLE = ("dense", "dense_rounding", "dense_wide")
 
 def names(part: int) -> tuple[str, ...]:
     """Files of a part."""
-    return tuple(f"part{part}_{name}" for name in (*_TREE, *_ASKED, *_OTHERS))
+    return tuple(f"part{part}_{name}" for name in (*_TREE, *_ASKED, *_GIVEN, *_OTHERS))
 
 
 def all_names() -> tuple[str, ...]:
@@ -57,28 +59,37 @@ def _arrays(part: Descent, n: int) -> list[Array]:
     position[asked.order] = np.arange(len(asked.order))
     return [
         *(getattr(tree, name) for name in _TREE),
-        *(asked.order, asked.points, asked.lows, asked.shorts, asked.numbers, asked.panels),
-        np.array([tree.levels, tree.size, tree.dims, tree.short, part.mixed]),
+        *(asked.order, asked.points, asked.shorts, asked.numbers, asked.panels),
+        *part.given[:4],
+        np.array(
+            [
+                *(tree.levels, tree.size, tree.dims, tree.short),
+                *(part.mixed, part.exact, part.given.without),
+            ]
+        ),
         part.numbers,
         part.top,
-        np.array([asked.rounding, part.slack]),
+        np.array([asked.rounding, part.slack, part.given.share]),
         position,
     ]
 
 
 def part(folder: Folder, number: int) -> Descent | None:
     """A part, read where it lies; None if there is none."""
-    short_names = (*_TREE, *_ASKED, *_OTHERS)
+    short_names = (*_TREE, *_ASKED, *_GIVEN, *_OTHERS)
     if not folder.read(f"part{number}_sizes").size:
         return None
     held = {name: folder.read(f"part{number}_{name}") for name in short_names}
-    levels, size, dims, short, mixed = (int(x) for x in held["sizes"])
+    levels, size, dims, short, mixed, exact, without = (int(x) for x in held["sizes"])
     arrays = {name: _check.frozen(held[name]) for name in _TREE}
     tree = Tree(levels=levels, size=size, dims=dims, short=short, **arrays)
-    order, points, lows, shorts, bounds, panels = (_check.frozen(held[name]) for name in _ASKED)
-    rounding, slack = (float(x) for x in held["errors"])
-    asked = Asked(order, points, lows, shorts, bounds, rounding, panels, ALL, SHARE)
-    return Descent(tree, asked, _check.frozen(held["numbers"]), held["top"], slack, bool(mixed))
+    order, points, shorts, bounds, panels = (_check.frozen(held[name]) for name in _ASKED)
+    rounding, slack, share = (float(x) for x in held["errors"])
+    asked = Asked(order, points, shorts, bounds, rounding, panels, ALL, SHARE)
+    queries, factors, keys, heights = (_check.frozen(held[name]) for name in _GIVEN)
+    given = Originals(queries, factors, keys, heights, share, without)
+    numbers = _check.frozen(held["numbers"])
+    return Descent(tree, asked, numbers, held["top"], slack, bool(mixed), given, bool(exact))
 
 
 def some(whole: Descent, first: int, last: int, panels: Ints) -> Descent:
@@ -87,10 +98,13 @@ def some(whole: Descent, first: int, last: int, panels: Ints) -> Descent:
     fewer = asked._replace(
         order=_check.frozen(np.arange(len(own)), np.int32),
         points=_check.frozen(asked.points[own]),
-        lows=_check.frozen(asked.lows[own] if len(asked.lows) else asked.lows),
         shorts=_check.frozen(asked.shorts[own]),
         numbers=_check.frozen(asked.numbers[own]),
         panels=_check.frozen(panels, asked.panels.dtype),
     )
     numbers = _check.frozen(whole.numbers[own])
-    return Descent(whole.tree, fewer, numbers, whole.top[own], whole.slack, whole.mixed)
+    given = whole.given
+    if whole.mixed:
+        queries, factors = _check.frozen(given.queries[own]), _check.frozen(given.factors[own])
+        given = given._replace(queries=queries, factors=factors)
+    return whole._replace(asked=fewer, numbers=numbers, top=whole.top[own], given=given)

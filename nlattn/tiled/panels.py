@@ -24,6 +24,8 @@ from nlattn.tiled.folder import ArraySpec, Folder
 from nlattn.tiled.points import Points
 from nlattn.tiled.task import Cost, Done, Stage, TileTask
 
+_SUMMED = "values", "totals", "exact"
+"""What `node_values` returns."""
 _NONE = np.empty(0, bool), np.empty((0, 0), bool)
 _DENSE = 1 << 10  # queries of a task that looks at all keys
 
@@ -44,7 +46,7 @@ def stages(x: Points, options: CertifiedOptions, *, scored: int) -> list[Stage]:
     """
     size, e = np.dtype(x.dtype).itemsize, x.e
     told = x, options
-    own = tuple(f"{name}{p}" for p in range(ground.PARTS) for name in ("values", "totals"))
+    own = tuple(f"{name}{p}" for p in range(ground.PARTS) for name in _SUMMED)
     survey = (x.n + x.m) * (x.d + 8) * (16 + size)
 
     def plant(_: Folder) -> tuple[list[ArraySpec], list[TileTask]]:
@@ -110,10 +112,10 @@ def _values(folder: Folder, x: Points, _: CertifiedOptions) -> Done:
     made: JsonObject = {"middle": np.stack([middle, powers])}
     for p in range(ground.PARTS):
         part = ground.part(folder, p)
-        summed = engine.node_values(part.tree, centred) if part else (np.zeros(0), np.zeros(0))
-        for name, values in zip((f"values{p}", f"totals{p}"), summed, strict=True):
-            folder.make(ArraySpec(name, values.shape, values.dtype.str))
-            made[name] = values
+        summed = engine.node_values(part, centred) if part else [np.zeros(0)] * len(_SUMMED)
+        for name, values in zip(_SUMMED, summed, strict=True):
+            folder.make(ArraySpec(f"{name}{p}", values.shape, values.dtype.str))
+            made[f"{name}{p}"] = values
     return made, 0
 
 
@@ -143,7 +145,7 @@ def _gathering(x: Points, options: CertifiedOptions, p: int, scored: int) -> Sta
     each = 8 * (x.e + 16) + (x.d + 1) * (16 + size)
     tasks = max(1, -(-x.n // options.group))
     cost = Cost(tasks, options.group * each, x.n * 8 * (x.e + 6), scored * x.n * (p == 0))
-    reads = (*ground.names(p), f"values{p}", f"totals{p}")
+    reads = (*ground.names(p), *(f"{name}{p}" for name in _SUMMED))
     return Stage(f"panels{p}", reads, _sums(p), begin, cost)
 
 
@@ -158,9 +160,9 @@ def _gather(
     n = len(part.asked.order)
     out, norm = np.zeros((n, x.e)), np.zeros((n, 5))
     counts, none = np.zeros((last - first, 5), np.int64), np.zeros(0, np.int32)
-    summed = _check.frozen(folder.read(f"values{p}")), _check.frozen(folder.read(f"totals{p}"))
+    values, totals, exact = (_check.frozen(folder.read(f"{name}{p}")) for name in _SUMMED)
     masks = _whole(folder, x, options, np.zeros((0, x.d), x.dtype))
-    told = engine.terms(part, summed, options.tolerance, x.m, masks, True)
+    told = engine.terms(part, (values, totals, exact), options.tolerance, x.m, masks, True)
     given = part.tree, part.asked, told, out, norm, counts, none
     for some in groups(len(here), 64 * w * x.d):
         kernels.gather(some, *given)

@@ -187,13 +187,13 @@ def test_random_features_are_left_to_dense_attention() -> None:
 
 def test_no_tree_of_all_is_planted_where_none_can_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k = np.random.default_rng(9).standard_normal((2, 300, 16)).astype(np.float32)
-    planted, plant = [], engine._part
+    planted, plant = [], engine._planted
 
     def counted(ground: Any, *given: Any) -> Any:
         planted.append(len(ground.slice.k))
         return plant(ground, *given)
 
-    monkeypatch.setattr(engine, "_part", counted)
+    monkeypatch.setattr(engine, "_planted", counted)
     monkeypatch.setattr(engine, "_FEW", 301)
     assert_promise(q, k, k, 1e-3)
     assert not planted
@@ -264,7 +264,7 @@ def test_leading_channels_bound_the_rounding_of_a_score() -> None:
     [
         (np.float32, (np.float32, False), 1.9),
         (np.float64, (np.float64, False), 1.9),
-        (np.float32, (np.float32, True), 2.9),  # and what rounding left of points
+        (np.float32, (np.float32, True), 1.9),
         (np.float32, (np.float64, False), 3.8),
     ],
 )
@@ -273,9 +273,11 @@ def test_a_tree_takes_little_more_than_its_keys(dtype: Any, way: Any, times: flo
     f = (smooth(24, 33) * 0.7 ** np.arange(33)).astype(dtype)
     x = _slice(f, f, "gaussian")
     ground = engine.survey(x, 1e-3)
-    part = engine._part(ground, *way, np.arange(len(f)))
-    held = sum(a.nbytes for a in part.tree if isinstance(a, np.ndarray))
+    kind, mixed = way
+    part = engine._part(ground, engine._planted(ground, kind), mixed, np.arange(len(f)))
+    held = sum(a.nbytes for a in (*part.tree, part.given.heights) if isinstance(a, np.ndarray))
     assert held < times * f.nbytes
+    assert not mixed or np.shares_memory(part.given.keys, x.k)
 
 
 def test_queries_that_are_alike_are_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
