@@ -15,7 +15,7 @@ import numpy as np
 
 from nlattn.conformance.case import Array, Case, dtype_of
 from nlattn.conformance.eight_bit import dequantised
-from nlattn.conformance.judge import by_formula, combined, structure, variants
+from nlattn.conformance.judge import by_formula, combined, recomputed, structure, variants
 from nlattn.conformance.judge.amounts import amounts
 from nlattn.conformance.judge.hidden import hidden
 from nlattn.conformance.judge.measure import (
@@ -36,7 +36,7 @@ from nlattn.conformance.judge.slopes import Slopes, Way, changed, slopes, whole
 from nlattn.conformance.judge.variants import changes, codes, detached, gradients, options
 from nlattn.conformance.judge.variants.options import DEFAULT
 from nlattn.conformance.truth.arithmetic import precision
-from nlattn.conformance.truth.bounds import exact
+from nlattn.conformance.truth.bounds import allowed, exact, ratios
 
 Results: TypeAlias = Mapping[str, Array]
 _OF_NAN = (
@@ -100,6 +100,7 @@ def _diagnosis(
             or structure.unwritten(case, want, got)
             or _sentence(_of_stages(case, want, got, effort, new=two))
             or _sentence(_explanations(case, got, _held(case).within(effort)))
+            or _sentence(_of_saved(case, want, got, effort, new=two))
             or _sentence(_of_formulas(case, want, got, effort, new=two))
             or _sentence(_of_amounts(case, want, got, effort, new=two))
             or structure.describe(case, want, got)
@@ -283,6 +284,26 @@ def _of_formulas(case: Case, want: Results, got: Results, effort: Effort, new: b
     if not found and new and combined.pairs(case) <= by_formula.LARGEST:
         found = _explanations(case, got, ways.within(effort), most=2)
     return found
+
+
+@lru_cache(maxsize=64)
+def _from_saved(case: Case, names: tuple[str, ...]) -> Lazy[Way]:
+    return Lazy(recomputed.ways(case, _known(case), names))
+
+
+def _of_saved(case: Case, want: Results, got: Results, effort: Effort, new: bool) -> list[str]:
+    """What is wrong in weights that gradients make again; names of earlier failures, or `new`.
+
+    Where all that is wrong is 0 it was left out, and its place says more.
+    """
+    names, bounds = _wrong(case, want, got), allowed(case)
+    zero = all(not got[n][ratios(got[n], want[n], bounds[n]) > 1].any() for n in names)
+    if zero or combined.pairs(case) > by_formula.LARGEST:
+        return []
+    ways = _from_saved(case, names)
+    before = (way for way in ways.within(effort) if way[0] in effort.names) if effort.names else ()
+    found = _explanations(case, got, before)
+    return found or (_explanations(case, got, ways.within(effort), most=2) if new else [])
 
 
 def _of_stages(case: Case, want: Results, got: Results, effort: Effort, new: bool) -> list[str]:
