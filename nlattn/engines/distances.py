@@ -61,8 +61,13 @@ class Unturned(NamedTuple):
     slack: Floats
 
 
-def geometry(q: Floats, k: Floats, kind: int, factor: float, dtype: DTypeLike) -> Geometry:
-    """Points of queries (n, d) and keys (m, d), for points and distances in `dtype`."""
+def geometry(
+    q: Floats, k: Floats, kind: int, factor: float, dtype: DTypeLike, runs: int = 1
+) -> Geometry:
+    """Points of queries (n, d) and keys (m, d), for points and distances in `dtype`.
+
+    Scores are sums of so many `runs` of products.
+    """
     n, d = q.shape
     unit = max(_unit(k), _unit(q) * 2.0**-900)
     lengths, key_lengths = _lengths(q, unit), _lengths(k, unit)
@@ -84,7 +89,8 @@ def geometry(q: Floats, k: Floats, kind: int, factor: float, dtype: DTypeLike) -
     width = steps * reach
     numbers[:, WIDTH] = 1.01 * left + width
     numbers[:, TINY] = 4 * dims * float(np.finfo(dtype).tiny)
-    _errors(numbers, q.dtype, kind, abs(factor), lengths * unit, longest * unit, d)
+    added = scores.additions(d // runs) + runs
+    _errors(numbers, q.dtype, kind, abs(factor), lengths * unit, longest * unit, added, d)
     rounding = 2 * (dims + 8) * u + steps
     return Geometry(
         _check.frozen(points),
@@ -262,6 +268,7 @@ def _errors(
     factor: float,
     lengths: Floats,
     longest: float,
+    added: int,
     d: int,
 ) -> None:
     """How far computed scores may be from true ones: rounding of the score routine."""
@@ -270,10 +277,10 @@ def _errors(
     with np.errstate(over="ignore"):
         most = lengths * longest if kind != scores.NEG_L2 else (lengths + longest) ** 2
         if kind == scores.NEG_L2:
-            numbers[:, SLOPE] = 2 * (d + 8) * u
+            numbers[:, SLOPE] = 2 * (added + 8) * u
             numbers[:, ERROR] = 2 * (d + 2) * tiny * max(factor, 1)
         else:
-            numbers[:, ERROR] = 1.1 * (d + 4) * u * factor * most
+            numbers[:, ERROR] = 1.1 * (added + 4) * u * factor * most
             numbers[:, ERROR] += 2 * (d + 2) * tiny * max(factor, 1)
         over = np.maximum(most, most * factor) >= float(info.max) / 4
     numbers[over, ERROR] = np.inf

@@ -14,7 +14,7 @@ from nlattn.engines.distances import Geometry, geometry
 from nlattn.engines.not_finite import cleaned, finite, wild
 from nlattn.kernels import nearest as kernels
 from nlattn.kernels.boxes import Tree
-from nlattn.kernels.gemm import width
+from nlattn.kernels.gemm import aligned, width
 from nlattn.kernels.matching import Plan
 from nlattn.kernels.nearest import Asked
 
@@ -44,7 +44,7 @@ def prepare(
     rows, places = _check.frozen(rows), _check.frozen(places)
     some = places if len(keys) == len(places) else places[keys]
     kind = q.dtype if kind is None else kind
-    shape = geometry(rows, some, plan.kind, plan.factor, kind)
+    shape = geometry(rows, some, plan.kind, plan.factor, kind, plan.patch)
     tree = boxes.plant(shape.keys, places, keys)
     wide = width(tree.shorts)
     few = tree.dims if tree.short == tree.dims else tree.short - 1
@@ -113,7 +113,11 @@ def search(
     if n and len(keys):
         ready = prepare(*neat, _check.frozen(keys, np.int32), plan)
         count, tree, asked = len(ready.asked.panels), ready.tree, ready.asked
-        kernels.seek(count, q, k, pairs, plan, tree, asked, index, score, counts)
+        strips = aligned(len(tree.shorts) + width(tree.shorts), tree.shorts)
+        strips[len(tree.shorts) :] = 0
+        kernels.lay(1 << kernels.pairs_of(tree), tree, strips)
+        strips = _check.frozen(strips)
+        kernels.seek(count, q, k, pairs, plan, tree, strips, asked, index, score, counts)
     if start is not None:
         right = (start[:, 0] >= 0) & (first == score[:, 0])
     return counts, right

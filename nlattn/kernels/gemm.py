@@ -34,6 +34,8 @@ VECTOR_BYTES = 64 if _WIDE else 32 if _AVX2 else 16
 VECTORS = 2
 # 8 x 2 accumulators leave room for operands in 32 registers, 6 x 2 in the 16 of AVX2.
 _ROWS = 6 if _AVX2 and not _WIDE else 8
+SOME = 4
+"""Rows of a tile of `distances_to`."""
 PANEL_BYTES = VECTORS * VECTOR_BYTES
 
 
@@ -145,76 +147,28 @@ def _signature(a: ArrayKind, b: ArrayKind, c: ArrayKind, *index: ArrayKind) -> S
 
 @intrinsic
 def _tile(  # type: ignore[no-untyped-def]
-    _,
-    a,
-    a0,
-    a_row,
-    a_k,
-    b,
-    b0,
-    b_k,
-    c,
-    c0,
-    c_row,
-    depth,
-    factor,
+    _, a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, depth, factor
 ):  # pragma: no cover - the compiler runs it
     return _signature(a, b, c), _emitter(_ROWS)
 
 
 @intrinsic
 def _tail(  # type: ignore[no-untyped-def]
-    _,
-    a,
-    a0,
-    a_row,
-    a_k,
-    b,
-    b0,
-    b_k,
-    c,
-    c0,
-    c_row,
-    depth,
-    factor,
+    _, a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, depth, factor
 ):  # pragma: no cover - the compiler runs it
     return _signature(a, b, c), _emitter(1)
 
 
 @intrinsic
 def _apart(  # type: ignore[no-untyped-def]
-    _,
-    a,
-    a0,
-    a_row,
-    a_k,
-    b,
-    b0,
-    b_k,
-    c,
-    c0,
-    c_row,
-    depth,
-    factor,
+    _, a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, depth, factor
 ):  # pragma: no cover - the compiler runs it
     return _signature(a, b, c), _emitter(_ROWS, squares=True)
 
 
 @intrinsic
 def _one_apart(  # type: ignore[no-untyped-def]
-    _,
-    a,
-    a0,
-    a_row,
-    a_k,
-    b,
-    b0,
-    b_k,
-    c,
-    c0,
-    c_row,
-    depth,
-    factor,
+    _, a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, depth, factor
 ):  # pragma: no cover - the compiler runs it
     return _signature(a, b, c), _emitter(1, squares=True)
 
@@ -367,6 +321,30 @@ def _interpreted_distances_of(
     _interpreted_distances(some, 0, b, 0, c, 0, rows, depth)
 
 
+@intrinsic
+def _some_apart_of(  # type: ignore[no-untyped-def]
+    _, a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, depth, factor, index, i0
+):  # pragma: no cover - the compiler runs it
+    return _signature(a, b, c, index), _emitter(SOME, squares=True, picked="rows")
+
+
+def _compiled_distances_to(  # pragma: no cover - compiled
+    a: Floats, index: Ints, b: Floats, b0: int, b_k: int, c: Floats, rows: int, depth: int
+) -> None:
+    w, none = width(c), c.dtype.type(0)
+    for r in range(0, rows, SOME):
+        _some_apart_of(a, 0, depth, 1, b, b0, b_k, c, r * w, w, depth, none, index, r)
+
+
+def _interpreted_distances_to(
+    a: Floats, index: Ints, b: Floats, b0: int, b_k: int, c: Floats, rows: int, depth: int
+) -> None:
+    w = width(c)
+    right = b[b0 + np.arange(depth)[:, None] * b_k + np.arange(w)]
+    left = a.reshape(-1, depth)[index[:rows], :, None]
+    c[: rows * w] = ((right - left) ** 2).sum(1).reshape(-1)
+
+
 def _compiled_totals_of(  # pragma: no cover - compiled
     a: Floats, index: Ints, columns: int, b: Floats, c: Floats, depth: int
 ) -> None:
@@ -392,6 +370,11 @@ distances_of = jit.device(_compiled_distances_of) if _JIT else _interpreted_dist
 
 Some `parts` of the coordinates are summed apart: shorter sums round less.
 """
+distances_to = jit.device(_compiled_distances_to) if _JIT else _interpreted_distances_to
+"""``distances_to(a, index, b, b0, b_k, c, rows, depth)``: `distances` of the rows ``a[index[r]]``
+from a panel whose row k is at ``b0 + k b_k``.
+
+Tiles have `SOME` rows: what `index` and `c` hold of the last one beyond `rows` is any row's."""
 totals_of = jit.device(_compiled_totals_of) if _JIT else _interpreted_totals_of
 """``totals_of(a, index, columns, b, c, depth)``: ``c[r, l] = sum_k a[index[k], r] b[k, l]``, of
 rows of `columns` numbers; they may be of less precision than the others."""

@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nlattn._types import Floats
+from nlattn._types import Floats, Scalar
 from nlattn.kernels import exp as scalar
 from nlattn.kernels.gemm import VECTOR_BYTES, VECTORS, width
 from nlattn.runtime.llvm_types import Builder, Context, Signature, Value, Values
@@ -261,6 +261,36 @@ def _compiled_within(_, s, s0, limits):  # type: ignore[no-untyped-def]  # pragm
     return numba.types.int64(s, numba.types.int64, limits), emit
 
 
+def _below(s: Floats, s0: int, limit: Scalar) -> int:
+    return sum(1 << l for l in range(width(s)) if s[s0 + l] <= limit)
+
+
+@intrinsic
+def _compiled_below(_, s, s0, limit):  # type: ignore[no-untyped-def]  # pragma: no cover
+    def emit(context: Context, builder: Builder, signature: Signature, arguments: Values) -> Value:
+        on = Lanes(context, builder, signature)
+        s_, s0_, limit_ = arguments
+        found, limits = _SIZE(0), on.spread(limit_)
+        for v, x in enumerate(on.load(on.row(0, s_, s0_))):
+            bits = builder.bitcast(builder.fcmp_ordered("<=", x, limits), ir.IntType(on.count))
+            found = builder.or_(found, builder.shl(builder.zext(bits, _SIZE), _SIZE(v * on.count)))
+        return found
+
+    return numba.types.int64(s, numba.types.int64, s.dtype), emit
+
+
+def _lowest_bit(bits: int) -> int:
+    return (int(bits) & -int(bits)).bit_length() - 1
+
+
+@intrinsic
+def _compiled_lowest_bit(_, bits):  # type: ignore[no-untyped-def]  # pragma: no cover
+    def emit(context: Context, builder: Builder, signature: Signature, arguments: Values) -> Value:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return numba.types.int64(numba.types.int64), emit
+
+
 _JIT = not numba.config.DISABLE_JIT
 highest = _compiled_highest if _JIT else _highest
 """``highest(s, count, top)``: raise `top` to the largest of each lane; NaN is passed over."""
@@ -273,3 +303,7 @@ slopes = _compiled_slopes if _JIT else _slopes
 ``ds = s (ds - mean)``."""
 within = _compiled_within if _JIT else _within
 """``within(s, s0, limits)``: the lanes whose number is at most their limit, as bits."""
+below = _compiled_below if _JIT else _below
+"""``below(s, s0, limit)``: the numbers of a row that are at most the limit, as bits."""
+lowest_bit = _compiled_lowest_bit if _JIT else _lowest_bit
+"""``lowest_bit(bits)``: the number of the lowest of some bits."""

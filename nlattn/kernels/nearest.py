@@ -11,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from nlattn._types import Bools, Floats, Ints, Scalar
+from nlattn.kernels import scores
 from nlattn.kernels.boxes import Tree, begin, outside
-from nlattn.kernels.gemm import aligned, distances, width
-from nlattn.kernels.lanes import within
+from nlattn.kernels.gemm import SOME, aligned, distances_to, width
+from nlattn.kernels.lanes import below, lowest_bit, within
 from nlattn.kernels.matching import Plan, allowed, enter, evaluate, holds
 from nlattn.runtime import jit
 
@@ -85,6 +86,35 @@ def try_key(
     return True
 
 
+@jit.shared
+def pairs_of(tree: Tree) -> int:
+    """The level whose nodes have two leaves; 0 if there is one."""
+    return max(tree.levels - 1, 0)
+
+
+@jit.kernel
+def lay(i: int, tree: Tree, strips: Floats) -> None:
+    """Short points of two leaves by coordinate, so that keys are what a vector holds."""
+    level, short = pairs_of(tree), tree.short
+    node = (1 << level) + i
+    first, last = begin(tree, node, level), begin(tree, node + 1, level)
+    for t in range(first, last):
+        for c in range(short):
+            strips[first * short + c * (last - first) + t - first] = tree.shorts[t * short + c]
+
+
+@jit.device(inline=True)
+def chosen(lanes: int, some: Ints) -> int:
+    """Numbers of the bits in `lanes` to `some`, which whole tiles then fill; their count."""
+    count = 0
+    while lanes != 0:
+        some[count] = lowest_bit(lanes)
+        count, lanes = count + 1, lanes & (lanes - 1)
+    for x in range(count, -(-count // SOME) * SOME):
+        some[x] = some[0]
+    return count
+
+
 @jit.kernel
 def begin_lists(
     block: int,
@@ -116,6 +146,7 @@ def seek(
     pairs: Bools,
     plan: Plan,
     tree: Tree,
+    strips: Floats,
     asked: Asked,
     index: Ints,
     score: Floats,
@@ -123,28 +154,28 @@ def seek(
 ) -> None:
     """Complete the lists of some panels' queries; they may hold keys to begin with.
 
+    `strips` are short points as `lay` puts them; behind the last there is room for a panel.
+
     `counts` (n, 3): keys and boxes that were compared with each query, keys that were scored.
     """
     n, dims, w = asked.order.size, tree.dims, width(tree.points)
     none = np.empty(0, np.bool_)
-    leaves, topk = 1 << tree.levels, index.shape[1]
-    most = -(-tree.size // leaves)
+    leaves, topk, lowest = 1 << tree.levels, index.shape[1], pairs_of(tree)
+    points = asked.points.reshape(-1)
     group = asked.panels[task]
     first, lanes = group * w, min(w, n - group * w)
     short = tree.short
-    panel, limits = aligned(dims * w, tree.points), aligned(w, tree.points)
-    shorts = aligned(short * w, tree.points)
-    s, far = aligned(most * w, tree.points), aligned((tree.levels + 2) * w, tree.points)
+    limits, some = aligned(w, tree.points), np.empty(w, np.int64)
+    shorts, rows = aligned(short * w, tree.points), aligned(short * w, tree.points)
+    s, far = aligned(w * w, tree.points), aligned((tree.levels + 2) * w, tree.points)
     stack, depth = np.empty(tree.levels + 2, np.int64), np.empty(tree.levels + 2, np.int64)
     queries = asked.order[first : first + lanes]
     last_query = 0
     for l in range(w):
         i = queries[min(l, lanes - 1)]
         last_query = max(last_query, i)
-        for c in range(dims):
-            panel[c * w + l] = asked.points[i, c]
         for c in range(short):
-            shorts[c * w + l] = asked.shorts[i, c]
+            shorts[c * w + l] = rows[l * short + c] = asked.shorts[i, c]
         here = asked.numbers[i]
         limits[l] = limit(here, asked.rounding, index[i], score[i], limits)
         if l >= lanes:
@@ -175,27 +206,44 @@ def seek(
                     scored += entered
                     limits[l] = limit(asked.numbers[i], asked.rounding, index[i], score[i], limits)
             looked += 1
-        elif level == tree.levels:
-            count = end - start
-            looked += count
-            if short < dims:
-                distances(tree.shorts, start * short, shorts, 0, s, 0, count, short)
-                near = 0
-                for t in range(count):
-                    near |= within(s, t * w, limits)
-                if near == 0:
-                    continue
-            distances(tree.points, start * dims, panel, 0, s, 0, count, dims)
-            for t in range(count):
-                near, l = within(s, t * w, limits), 0
-                while near != 0:
-                    if near & 1:
-                        i, key = queries[l], tree.order[start + t]
-                        scored += try_key(q, k, none, pairs, plan, i, key, index[i], score[i])
-                        limits[l] = limit(
-                            asked.numbers[i], asked.rounding, index[i], score[i], limits
-                        )
-                    near, l = near >> 1, l + 1
+        elif level == tree.levels or (
+            level == lowest and not (tree.uniform[2 * node] or tree.uniform[2 * node + 1])
+        ):
+            looked += end - start
+            above = node >> (level - lowest)
+            step = begin(tree, above + 1, lowest) - begin(tree, above, lowest)
+            origin = begin(tree, above, lowest) * (short - 1) + start
+            count = chosen(within(far, top * w, limits), some)
+            for first in range(start, end, w):
+                distances_to(rows, some, strips, origin + first - start, step, s, count, short)
+                for r in range(count):
+                    l = some[r]
+                    i = queries[l]
+                    near = below(s, r * w, limits[l])
+                    if end - first < w:
+                        near &= (1 << (end - first)) - 1
+                    tries = 0
+                    while near != 0:
+                        t = lowest_bit(near)
+                        if tries < topk:  # the nearest first: the others may be beyond its reach
+                            others = near & (near - 1)
+                            while others != 0:
+                                other, others = lowest_bit(others), others & (others - 1)
+                                t = other if s[r * w + other] < s[r * w + t] else t
+                        tries, place, near = tries + 1, first + t, near & ~(1 << t)
+                        if (
+                            short == dims
+                            or scores.terms(
+                                scores.NEG_L2, points, i * dims, tree.points, place * dims, dims
+                            )
+                            <= limits[l]
+                        ):
+                            key = tree.order[place]
+                            scored += try_key(q, k, none, pairs, plan, i, key, index[i], score[i])
+                            limits[l] = limit(
+                                asked.numbers[i], asked.rounding, index[i], score[i], limits
+                            )
+                            near &= below(s, r * w, limits[l])
         else:
             # the nearer child is taken first: it lies on top of the other
             one, two = 2 * node, 2 * node + 1

@@ -46,6 +46,11 @@ def _sum_in_lanes(terms: Floats) -> Scalar:
     return total
 
 
+def additions(length: int) -> int:
+    """Of how many additions a term of a sum of so many is part at most."""
+    return min(length, length // _LANES + 4 + length % _LANES)
+
+
 if numba.config.DISABLE_JIT:
 
     def fetch(a: Floats, i: int) -> None:

@@ -8,8 +8,8 @@ import pytest
 from nlattn.engines import boxes
 from nlattn.kernels.bounds import bear, nearer_last, weights, widened
 from nlattn.kernels.boxes import outside
-from nlattn.kernels.gemm import distances, width
-from nlattn.kernels.lanes import within
+from nlattn.kernels.gemm import SOME, distances, distances_to, width
+from nlattn.kernels.lanes import below, lowest_bit, within
 from nlattn.runtime import jit
 
 
@@ -43,6 +43,41 @@ def of_points(x: np.ndarray, panel: np.ndarray, rows: int, dims: int, out: np.nd
 @jit.function
 def lanes_within(x: np.ndarray, limits: np.ndarray) -> int:
     return within(x, width(x), limits)
+
+
+@jit.function
+def of_some(
+    x: np.ndarray, some: np.ndarray, panel: np.ndarray, step: int, dims: int, out: np.ndarray
+) -> None:
+    distances_to(x, some, panel, 2, step, out, some.size, dims)
+
+
+@jit.function
+def bits_below(x: np.ndarray, limit: float) -> tuple[int, int]:
+    bits = below(x, width(x), x.dtype.type(limit))
+    return bits, lowest_bit(bits)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_distances_of_some_rows_from_points_by_coordinate(dtype: type) -> None:
+    rng = np.random.default_rng(2)
+    w, dims, count = width(np.zeros(1, dtype)), 5, 7
+    x, points = (rng.standard_normal((n, dims)).astype(dtype) for n in (9, count))
+    panel = np.append(np.zeros(2), np.append(points.T, np.full(w, np.nan))).astype(dtype)
+    some = np.array([8, 1, 1, 4, 0, 0, 0, 0])
+    assert some.size % SOME == 0
+    out = np.empty((some.size, w), dtype)
+    of_some(x.reshape(-1), some, panel, count, dims, out.reshape(-1))
+    want = ((x[some, None].astype(float) - points) ** 2).sum(2)[:, :w]
+    np.testing.assert_allclose(out[:, :count], want, rtol=(dims + 2) * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_numbers_below_a_limit(dtype: type) -> None:
+    w = width(np.zeros(1, dtype))
+    x = np.ones(2 * w, dtype)
+    x[w + 1], x[w + 2], x[-1] = np.nan, 0.5, -np.inf
+    assert bits_below(x, 0.5) == (1 << 2 | 1 << (w - 1), 2)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
