@@ -13,6 +13,8 @@ from nlattn.conformance.cases import suite
 from nlattn.conformance.judge.errors import agreeing_digits, cut, varied
 from nlattn.conformance.judge.sensitivity import least, table
 from nlattn.conformance.judge.verdict import LEAK, judge
+from nlattn.conformance.table import find
+from nlattn.conformance.table.recipe import Recipe
 from nlattn.conformance.truth.arithmetic import TF32, Arithmetic
 from nlattn.conformance.truth.bounds import allowed, exact, ratios, transcribed, typical
 
@@ -248,6 +250,20 @@ def test_what_a_rounded_constant_of_exponents_does_to_all_is_no_bias() -> None:
     assert judge(faint, got).status == "pass"
     primes = CASES["attention/forward/float32/even"]
     assert judge(primes, {"out": exact(primes)["out"] * (1 + 24 * 2.0**-24)}).failed
+
+
+def test_zeros_where_the_truth_is_its_own_error_are_no_bias() -> None:
+    """The gradient of queries whose two keys are equal is 0; what the oracle says is rounding."""
+    sizes = {"n": 6, "m": 2, "d": 1, "e": 1}
+    recipe = Recipe("equal", {}, sizes, lead=(512,))
+    case = suite.make(find("attention"), recipe, "vjp", "float64", 1)
+    k = case.arrays["k"].copy()
+    k[:, 1] = k[:, 0]
+    case = replace(case, arrays={**case.arrays, "k": k})
+    want = exact(case)
+    assert np.count_nonzero(want["dq"]) > 100
+    assert judge(case, {**want, "dq": 0 * want["dq"]}).status == "pass"
+    assert judge(case, {**want, "dv": want["dv"] * (1 + 1e-9)}).status == "fail"
 
 
 @pytest.mark.parametrize("op", ["lev_attention", "qna", "sparse_attention"])

@@ -10,9 +10,11 @@ import pytest
 from nlattn.cli import main
 from nlattn.conformance.backends.adapters.numpy import Backend
 from nlattn.conformance.cases.arrays import lay
+from nlattn.conformance.cases.suite import make
 from nlattn.conformance.runner import Here
-from nlattn.conformance.sweep import LAYOUTS, sweep
-from nlattn.conformance.table import TABLE, OpSpec
+from nlattn.conformance.sweep import LAYOUTS, sweep, torn
+from nlattn.conformance.table import TABLE, OpSpec, find
+from nlattn.conformance.table.recipe import Recipe
 from nlattn.oracle.dense import attention
 
 pytestmark = pytest.mark.plain
@@ -33,6 +35,21 @@ class Odd:
         out, *lse = got if isinstance(got, tuple) else (got,)
         bad = k.shape[-2] > 2 and q.shape[-2] > 1
         return (out + bad, *lse) if lse else out + bad
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["forward", "vjp", "jvp"])
+def test_keys_that_rounding_chooses_are_told_from_others(kind: Any, dtype: str) -> None:
+    """Of as many keys as channels each has a leverage of 1."""
+
+    def case(keys: int, *extra: str) -> Any:
+        sizes = {"n": 1, "m": keys, "d": 5, "e": 1}
+        recipe = Recipe("drawn", {"keys": 4} if extra else {}, sizes, extra=extra)
+        return make(find("lev_attention"), recipe, kind, dtype, 1)
+
+    assert torn(case(5, "index:own"))
+    assert not torn(case(12, "index:own"))
+    assert not torn(case(5))
 
 
 @pytest.mark.parametrize("seed", [0, 1])

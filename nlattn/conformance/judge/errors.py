@@ -29,6 +29,8 @@ class Errors(NamedTuple):
     doubt: float
     """Its standard deviation if errors are independent, or if those of a row are not: they share
     what rounding does to its normaliser."""
+    level: float = math.inf
+    """Root of the mean square of results, each over its typical error."""
 
 
 def errors(got: Array, want: Array, each: Array) -> Errors:
@@ -47,7 +49,7 @@ def errors(got: Array, want: Array, each: Array) -> Errors:
         left[known], whole[known] = (parts - bias * scale) * scale, scale**2
         doubt = uncertainty(left, whole, same_rows(want)) / weight
     far, spread = float(abs(parts).max()), float(np.sqrt((parts**2).mean()))
-    return Errors(error.size, far, spread, bias, doubt)
+    return Errors(error.size, far, spread, bias, doubt, math.sqrt(weight / error.size))
 
 
 def same_rows(x: Array) -> Array:

@@ -22,7 +22,7 @@ from nlattn.conformance.judge.errors import (
 )
 from nlattn.conformance.judge.promises import broken, promised, room
 from nlattn.conformance.judge.selection import judge_selection
-from nlattn.conformance.truth.arithmetic import Arithmetic
+from nlattn.conformance.truth.arithmetic import Arithmetic, precision
 from nlattn.conformance.truth.bounds import allowed, exact, ratios, transcribed, typical
 
 Status = Literal["pass", "suspicious", "fail", "unsupported", "crash", "timeout"]
@@ -37,6 +37,7 @@ SHARED = 4.0
 """Roundings that all elements may share, such as those of ``1/sqrt(d)``; more, where exponents are
 larger."""
 LEAK = "NaN of masked keys reaches the result: 0 times NaN is NaN, and so is NaN less infinity"
+_DOUBLE = precision(np.dtype(np.float64))
 _EXCUSE = 2.0
 """How often the plain transcription's error is excused, where that is beyond a bound itself."""
 
@@ -216,7 +217,9 @@ def _pattern(
                 )
                 return replace(verdict, status="fail", spread=mine.spread, detail=said)
         doubt = mine.doubt * (np.sqrt(want[name][..., 0].size) if alike else 1.0)
-        least = max(shared + UNLIKELY * doubt, _EXCUSE * abs(other.bias))
+        truth = SPREAD * _DOUBLE.unit / how.results.unit  # its own error, over a typical one
+        hollow = (truth / mine.level) ** 2 if mine.level else np.inf  # what of the truth is error
+        least = max(shared + hollow + UNLIKELY * doubt, _EXCUSE * abs(other.bias))
         if mine.elements >= 16 and abs(mine.bias) > least:
             said = (
                 f"{name} is too {'large' if mine.bias > 0 else 'small'} by {abs(mine.bias):.2g} of "
