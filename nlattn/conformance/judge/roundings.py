@@ -20,7 +20,7 @@ from nlattn.conformance.judge.combined import pairs
 from nlattn.conformance.judge.errors import errors
 from nlattn.conformance.judge.measure import Effort, rms
 from nlattn.conformance.judge.variants.base import Call
-from nlattn.conformance.judge.variants.blocked import SIZES
+from nlattn.conformance.judge.variants.blocked import SIZES, masked_scores
 from nlattn.conformance.judge.variants.products import OfProducts, multiplies
 from nlattn.conformance.judge.variants.roundings import (
     FORMATS,
@@ -166,11 +166,12 @@ def _forms(case: Case) -> list[NarrowFormat]:
 def _of_blocks(call: Call, forms: list[NarrowFormat]) -> Iterator[list[Stage]]:
     """The same of a softmax over blocks of keys, where it can be one."""
     try:
-        found = [*stages_of_blocks(call)]
+        scores = masked_scores(call)
+        found = [*stages_of_blocks(call, scores)]
     except (ArithmeticError, LookupError, TypeError, ValueError):
         return
     for stage, block in product(found, SIZES):
-        yield [InBlocks(stage, "kept", form, block=block) for form in forms]
+        yield [InBlocks(stage, "kept", form, block=block, scores=scores) for form in forms]
 
 
 def _found(wrong: _Wrong, some: Iterable[list[Stage]], effort: Effort) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from nlattn._types import Array, Function, Result
 from nlattn.conformance.judge.variants import formulas
 from nlattn.conformance.judge.variants.base import Call, Variant
-from nlattn.conformance.judge.variants.dense import of, stages
+from nlattn.conformance.judge.variants.dense import of, stages, translated
 
 SIZES = (16, 32, 64, 128, 256)
 
@@ -32,16 +32,20 @@ def attend(s: Array, v: Array, block: int) -> tuple[Array, Array]:
     return out, (top + np.log(total))[..., 0]
 
 
-def attention(c: Call, block: int, how: Function) -> Result:
-    """What a function like `attend` gives for a call of softmax attention."""
-
-    def run(t: Call) -> Result:
-        if {"sinks", "dropout_mask"} & {*t.arrays} or t.get("gqa") or t.get("lse_base") == "2":
-            raise ValueError
-        return how(stages(t).masked, t["v"], block)
-
+def masked_scores(c: Call) -> Array:
+    """Scores of a call whose weights are their softmax; ValueError where these are more."""
+    t = translated(c)
+    if {"sinks", "dropout_mask"} & {*t.arrays} or t.get("gqa") or t.get("lse_base") == "2":
+        raise ValueError
     with np.errstate(all="ignore"):
-        return of(run)(c)
+        return stages(t).masked
+
+
+def attention(c: Call, block: int, how: Function, scores: Array | None = None) -> Result:
+    """What a function like `attend` gives for a call of softmax attention, of these scores."""
+    s = masked_scores(c) if scores is None else scores
+    with np.errstate(all="ignore"):
+        return of(lambda t: how(s, t["v"], block))(c)
 
 
 def variants() -> Iterator[Variant]:

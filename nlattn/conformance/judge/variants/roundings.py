@@ -126,6 +126,8 @@ class InBlocks(Rounding):
     """One stage of softmax attention over blocks of keys."""
 
     block: int = 0
+    scores: Array | None = field(default=None, compare=False, repr=False)
+    """Those of the call, where many stages of it are tried."""
 
     @property
     def where(self) -> str:
@@ -134,7 +136,7 @@ class InBlocks(Rounding):
 
     def __call__(self, _: str, c: Call) -> Result:
         """Outputs and lse."""
-        return _in_blocks(c, self.block, _State(self))
+        return _in_blocks(c, self.block, _State(self), self.scores)
 
 
 @dataclass
@@ -241,16 +243,16 @@ def stages(op: str, c: Call) -> Iterator[tuple[Intermediate, int | None]]:
     yield from sorted(found, key=lambda x: (not x[0].whole, x[1] is not None))
 
 
-def _in_blocks(c: Call, block: int, state: _State) -> Result:
+def _in_blocks(c: Call, block: int, state: _State, scores: Array | None) -> Result:
     with lock:
         _STATE[0] = state
-        return blocked.attention(c, block, _hooked(blocked.attend)[0])
+        return blocked.attention(c, block, _hooked(blocked.attend)[0], scores)
 
 
-def stages_of_blocks(c: Call) -> Iterator[Intermediate]:
+def stages_of_blocks(c: Call, scores: Array) -> Iterator[Intermediate]:
     """Stages of softmax attention over blocks of keys."""
     state = _State()
-    _in_blocks(c, blocked.SIZES[0], state)
+    _in_blocks(c, blocked.SIZES[0], state, scores)
     yield from (stage for stage in _hooked(blocked.attend)[1] if stage.number in state.seen)
 
 
