@@ -180,7 +180,7 @@ def seek(
         limits[l] = limit(here, asked.rounding, index[i], score[i], limits)
         if l >= lanes:
             limits[l] = -1
-    looked, boxes, scored, whole = 0, 0, 0, False
+    looked, boxes, whole = 0, 0, False
     budget = asked.share * (tree.size + leaves)
     stack[0], depth[0], top = 1, 0, 1
     for l in range(w):
@@ -203,7 +203,7 @@ def seek(
                         entered += try_key(
                             q, k, none, pairs, plan, i, tree.order[t], index[i], score[i]
                         )
-                    scored += entered
+                    counts[i, 2] += entered
                     limits[l] = limit(asked.numbers[i], asked.rounding, index[i], score[i], limits)
             looked += 1
         elif level == tree.levels or (
@@ -239,7 +239,9 @@ def seek(
                             <= limits[l]
                         ):
                             key = tree.order[place]
-                            scored += try_key(q, k, none, pairs, plan, i, key, index[i], score[i])
+                            counts[i, 2] += try_key(
+                                q, k, none, pairs, plan, i, key, index[i], score[i]
+                            )
                             limits[l] = limit(
                                 asked.numbers[i], asked.rounding, index[i], score[i], limits
                             )
@@ -268,4 +270,3 @@ def seek(
         i = queries[l]
         counts[i, 0] += looked
         counts[i, 1] += boxes
-        counts[i, 2] += scored

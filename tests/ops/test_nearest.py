@@ -154,6 +154,9 @@ def test_clustered_keys_are_mostly_left_out() -> None:
     work = nearest_keys(k, k, score="neg_l2").work
     assert work.scores < 0.1 * len(k) ** 2
     assert work.per_query.sum() == work.scores
+    line = np.arange(1024.0)[:, None] * np.ones(3)  # the few keys nearest to each query are scored
+    work = nearest_keys(line, line, score="neg_l2").work
+    assert 1 <= (work.multiply_adds / 3 - work.scores) / len(line) < 4
 
 
 @pytest.mark.jit
