@@ -144,3 +144,15 @@ def test_sinks_that_count_twice_and_sinks_in_base_2_are_two_mistakes() -> None:
     ):
         out, lse = call_of(replace(c, arrays={**c.arrays, "sinks": sinks}))()
         assert diagnose(c, {"out": out, "lse": lse}).startswith(f"your output equals ours {words}")
+
+
+def test_an_option_that_some_gradients_lack_is_named_in_large_cases() -> None:
+    q, k, v, dout = (RNG.standard_normal((11, 14, e)) for e in (4, 4, 3, 3))
+    arrays = {"q": q, "k": k, "v": v, "dout": dout}
+    c = Case("case", "neighbourhood_attention", "vjp", "float64", arrays, {"window": [3, 5]})
+    right, wrong = replace(c, options={**c.options, "dilation": [2, 1]}), exact(c)
+    want = exact(right)
+    said = diagnose(right, {**want, "dk": wrong["dk"]}, two=False)
+    assert said.startswith("your output equals ours without the dilation, in dk alone")
+    noise = {n: RNG.standard_normal(x.shape) for n, x in want.items()}
+    assert "dilation" not in diagnose(right, {**want, "dk": noise["dk"]}, two=False)

@@ -100,6 +100,7 @@ def _diagnosis(
             or structure.unwritten(case, want, got)
             or _sentence(_of_stages(case, want, got, effort, new=two))
             or _sentence(_explanations(case, got, _held(case).within(effort)))
+            or _sentence(_in_those_alone(case, want, got, effort))
             or _sentence(_of_saved(case, want, got, effort, new=two))
             or _sentence(_of_formulas(case, want, got, effort, new=two))
             or _sentence(_of_amounts(case, want, got, effort, new=two))
@@ -254,6 +255,28 @@ def _in_some(case: Case, want: Results, got: Results, effort: Effort) -> Iterato
         for name, made in _of_gradients(case).within(effort):
             given = {n: made[n] if n in wrong else x for n, x in want.items()}
             yield f"{name}, in {' and '.join(wrong)} alone", whole(given)
+
+
+@lru_cache(maxsize=64)
+def _known_of(case: Case, names: tuple[str, ...]) -> Lazy[Way]:
+    """Gradients of these names alone of variants."""
+    also = f", in {' and '.join(names)} alone"
+    made = slopes(case, (*_known(case), *detached.paths(case)), names)
+    return Lazy((f"{name}{also}", slope) for name, slope in made)
+
+
+def _in_those_alone(case: Case, want: Results, got: Results, effort: Effort) -> list[str]:
+    """Variants that some gradients alone are of, in cases too large to try formulas in.
+
+    Names of earlier failures are tried whatever it takes, then all.
+    """
+    names = _wrong(case, want, got)
+    if case.kind != "vjp" or len(names) == len(want) or combined.pairs(case) <= by_formula.LARGEST:
+        return []
+    ways = _known_of(case, names)
+    before = (way for way in ways.within(Effort()) if way[0] in effort.names)
+    found = _explanations(case, got, before) if effort.names else []
+    return found or _explanations(case, got, ways.within(effort))
 
 
 def _jvp(case: Case) -> Iterator[Way]:
