@@ -75,6 +75,14 @@ def unfolded(x: Floats, plan: Plan, height: int, width: int) -> Floats:
     return rows
 
 
+def by_coordinate(tree: Tree) -> Tree:
+    """The tree with short points as the search reads them, and room for a panel behind."""
+    strips = aligned(len(tree.shorts) + width(tree.shorts), tree.shorts)
+    strips[len(tree.shorts) :] = 0
+    kernels.lay(1 << kernels.pairs_of(tree), tree, strips)
+    return tree._replace(shorts=_check.frozen(strips))
+
+
 def search(
     q: Floats,
     k: Floats,
@@ -112,12 +120,9 @@ def search(
         keys = keys[~bad_keys[keys]]
     if n and len(keys):
         ready = prepare(*neat, _check.frozen(keys, np.int32), plan)
-        count, tree, asked = len(ready.asked.panels), ready.tree, ready.asked
-        strips = aligned(len(tree.shorts) + width(tree.shorts), tree.shorts)
-        strips[len(tree.shorts) :] = 0
-        kernels.lay(1 << kernels.pairs_of(tree), tree, strips)
-        strips = _check.frozen(strips)
-        kernels.seek(count, q, k, pairs, plan, tree, strips, asked, index, score, counts)
+        tree, asked = by_coordinate(ready.tree), ready.asked
+        del ready  # keys as they were
+        kernels.seek(len(asked.panels), q, k, pairs, plan, tree, asked, index, score, counts)
     if start is not None:
         right = (start[:, 0] >= 0) & (first == score[:, 0])
     return counts, right

@@ -146,7 +146,6 @@ def seek(
     pairs: Bools,
     plan: Plan,
     tree: Tree,
-    strips: Floats,
     asked: Asked,
     index: Ints,
     score: Floats,
@@ -154,8 +153,7 @@ def seek(
 ) -> None:
     """Complete the lists of some panels' queries; they may hold keys to begin with.
 
-    `strips` are short points as `lay` puts them; behind the last there is room for a panel.
-
+    Short points of the tree are as `lay` puts them; behind the last there is room for a panel.
     `counts` (n, 3): keys and boxes that were compared with each query, keys that were scored.
     """
     n, dims, w = asked.order.size, tree.dims, width(tree.points)
@@ -215,7 +213,7 @@ def seek(
             origin = begin(tree, above, lowest) * (short - 1) + start
             count = chosen(within(far, top * w, limits), some)
             for first in range(start, end, w):
-                distances_to(rows, some, strips, origin + first - start, step, s, count, short)
+                distances_to(rows, some, tree.shorts, origin + first - start, step, s, count, short)
                 for r in range(count):
                     l = some[r]
                     i = queries[l]
