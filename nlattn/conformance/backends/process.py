@@ -115,6 +115,7 @@ class Process:
         try:
             said, outputs = self._exchange(message, self.timeout * (10 if first else 1))
         except Died as end:
+            _stay_if_over()
             self._hung = self._hung + 1 if end.status == "timeout" else 0
             raise
         self._hung = 0
@@ -149,8 +150,7 @@ class Process:
             process.close()
 
     def _start(self) -> None:
-        if Process._over:
-            raise Died("crash", "not started: everything ends")
+        _stay_if_over()
         root = str(Path(nlattn.__file__).parents[1])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
@@ -224,6 +224,12 @@ class Process:
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return f"{how}: {lines[-1][:200]}" if lines else how
+
+
+def _stay_if_over() -> None:
+    """Wait for the end of this process where it has begun: nothing more is to be said."""
+    if Process._over:
+        threading.Event().wait()
 
 
 def marked(token: str) -> Iterator[int]:
