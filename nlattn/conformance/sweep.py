@@ -134,12 +134,13 @@ def torn(case: Case) -> bool:
     changes without one grows with their distance.
     """
     want, bounds = exact(case), allowed(case)
+    near, far = ([*_beside(case, step)] for step in (1, FAR))
     for name, x in want.items():
         with np.errstate(invalid="ignore"):  # what is infinite has no distance
-            near, far = ([abs(y[name] - x) for y in _beside(case, step)] for step in (1, FAR))
-        beyond = [move[move > JUMP * bounds[name]] for move in near]
+            moves, farther = ([abs(y[name] - x) for y in some] for some in (near, far))
+        beyond = [move[move > JUMP * bounds[name]] for move in moves]
         jump = max((float(move.max(initial=0)) for move in beyond), default=0.0)
-        if jump > 0 and FEW * jump > max(float(move.max(initial=0)) for move in far):
+        if jump > 0 and FEW * jump > max(float(move.max(initial=0)) for move in farther):
             return True
     return False
 
