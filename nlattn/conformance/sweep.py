@@ -181,7 +181,7 @@ def drawn_recipes(spec: OpSpec, known: list[Recipe]) -> SearchStrategy[tuple[Rec
             lead = base.lead
         layout, sizes = draw(st.sampled_from(LAYOUTS)), dict(base.sizes)
         for name in sorted(dimensions):
-            low = spec.least.get(name, 1)
+            low = max(spec.least.get(name, 1), 1 + (f"one-{name}" in spec.cases.without))
             size = draw(st.integers(low, max(low, LARGEST)))
             sizes[name] = size if sizes.get(name, 1) else 0
         recipe = replace(base, label="sweep", lead=lead, values=kind, layout=layout, sizes=sizes)
