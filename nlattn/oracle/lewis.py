@@ -12,6 +12,7 @@ ours. One matrix K (n, d) of real or longdouble numbers; everything rests on `ba
 
 from __future__ import annotations
 
+from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -93,11 +94,11 @@ def lewis_weights(
 @any_layout
 def features(K: Array, h: int) -> Array:
     """Monomials of degree h such that ``<phi(k), phi(y)> = <k, y>^h``, (n, C(d+h-1, h))."""
-    exponents = [a for a in np.ndindex((h + 1,) * K.shape[1]) if sum(a) == h]
-    columns = []
-    for a in exponents:
+    d, columns = K.shape[1], []
+    for factors in combinations_with_replacement(range(d), h):
+        a = np.bincount(factors, minlength=d)
         number = np.prod(np.arange(1, h + 1)) / np.prod([np.prod(np.arange(1, x + 1)) for x in a])
-        columns.append(np.sqrt(K.dtype.type(number)) * np.prod(K ** np.array(a), axis=1))
+        columns.append(np.sqrt(K.dtype.type(number)) * np.prod(K**a, axis=1))
     return np.stack(columns, 1)
 
 
