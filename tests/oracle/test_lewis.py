@@ -134,6 +134,7 @@ def test_features_multiply_as_powers() -> None:
         phi = features(x, h) @ features(y, h).T
         np.testing.assert_allclose(phi, (x @ y.T) ** h, rtol=1e-12, atol=1e-12)
     assert features(x, 2).shape == (12, 6)
+    assert features(np.ones((2, 40)), 2).shape == (2, 820)  # of 3^40 exponents
 
 
 def test_longdouble_stays_longdouble() -> None:
