@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from nlattn.conformance.judge.variants.roundings import (
 )
 from nlattn.conformance.table import JUDGED, find
 from nlattn.conformance.truth.bounds import exact, wide
+from nlattn.conformance.truth.transcription import transcription
 
 pytestmark = pytest.mark.plain
 
@@ -44,13 +46,13 @@ def rounds(stage: str, dtype: Any) -> Rounds:
 
 def kernel(q: Any, k: Any, v: Any, at: Rounds) -> Any:
     """Attention, which shares no code with the oracle."""
-    s = at("scores", q @ k.T * q.dtype.type(q.shape[-1] ** -0.5))
+    s = at("scores", q @ k.T * at("scale", q.dtype.type(q.shape[-1] ** -0.5)))
     p = at("powers", np.exp(at("shifted", s - s.max(-1, keepdims=True))))
     return at("out", at("weights", p / at("total", p.sum(-1, keepdims=True))) @ v)
 
 
 def gradient(q: Any, k: Any, v: Any, dout: Any, at: Rounds) -> dict[str, Any]:
-    scale = q.dtype.type(q.shape[-1] ** -0.5)
+    scale = at("scale", q.dtype.type(q.shape[-1] ** -0.5))
     s = q @ k.T * scale
     p = np.exp(s - s.max(-1, keepdims=True))
     P = p / p.sum(-1, keepdims=True)
@@ -71,6 +73,30 @@ def test_a_stage_of_16_bits_is_named(stage: str, words: str, dtype: str) -> None
     said = diagnose(c, {"out": kernel(**c.arrays, at=rounds(stage, kind))}, two=True)
     form = next(form.name for form in FORMATS if form.name.startswith(dtype))
     assert said.startswith(f"{SAME}with `{words}` rounded to {form} in attention_stages")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("kind", ["forward", "vjp"])
+def test_a_scale_of_16_bits_is_named(kind: str, dtype: str) -> None:
+    narrow = np.float16 if dtype == "float16" else pytest.importorskip("ml_dtypes").bfloat16
+    c, at = case(kind), rounds("scale", narrow)
+    got = {"out": kernel(**c.arrays, at=at)} if kind == "forward" else gradient(**c.arrays, at=at)
+    form = next(form.name for form in FORMATS if form.name.startswith(dtype))
+    assert f"with `scale` rounded to {form} in attention_stages" in diagnose(c, got, two=False)
+
+
+@pytest.mark.parametrize(
+    ("op", "option", "number"),
+    [("attention", "softcap", 1.7), ("nl_means", "h", 0.3), ("psal", "temperature", 0.7)],
+)
+def test_an_option_of_16_bits_is_named(op: str, option: str, number: float) -> None:
+    some = cases("smoke", (op,), ("float32",), f"{op}/forward/*")
+    c = next(x for x in some if option in x.options)
+    c = replace(c, options={**c.options, option: number})
+    narrow = {**c.options, option: float(np.float16(number))}
+    got = transcription(op, wide(c.arrays), narrow)
+    said = diagnose(c, {"out": got[0] if isinstance(got, tuple) else got}, two=False)
+    assert said == f"{SAME}with {option} rounded to float16 (or TF32)"
 
 
 @pytest.mark.parametrize("stage", ["scores", "shifted", "powers", "total"])

@@ -23,11 +23,11 @@ from nlattn.conformance.judge.variants.base import Call
 from nlattn.conformance.judge.variants.blocked import SIZES, masked_scores
 from nlattn.conformance.judge.variants.products import OfProducts, multiplies
 from nlattn.conformance.judge.variants.roundings import (
-    FORMATS,
     How,
     InBlocks,
     NarrowFormat,
     Rounding,
+    coarser,
     rounded,
     stages,
     stages_of_blocks,
@@ -124,7 +124,7 @@ def _of_one_stage(
         return []
     new = new and ours.size >= LEAST
     unit = Arithmetic.of(case.dtype).results.unit
-    own = (form for form in _forms(case) if 2.0**-form.bits == unit)
+    own = (form for form in coarser(case.dtype) if 2.0**-form.bits == unit)
     ends = next((form for form in own if np.array_equal(rounded(theirs, form), theirs)), None)
     ours = ours if ends is None else rounded(ours, ends)
     wrong = _Wrong(case, names, kept, ours, theirs, ends)
@@ -139,7 +139,7 @@ def _of_one_stage(
 
 def _every(case: Case) -> Iterator[list[Stage]]:
     """Roundings of each stage, to each format of less precision than a case's own."""
-    forms = _forms(case)
+    forms = coarser(case.dtype)
     forms += [form._replace(cut=True) for form in forms]
     if multiplies(case.function):
         yield [OfProducts(form) for form in forms]
@@ -154,13 +154,6 @@ def _every(case: Case) -> Iterator[list[Stage]]:
             yield [Rounding(stage, "added", form, use, terms) for form in some]
     if forms and case.kind == "forward" and "softmax" in case.spec.wrong:
         yield from _of_blocks(call, forms)
-
-
-def _forms(case: Case) -> list[NarrowFormat]:
-    """Formats coarser than that of sums, and no finer than that of results."""
-    how = Arithmetic.of(case.dtype)
-    units = ((2.0**-form.bits, form) for form in FORMATS)
-    return [form for unit, form in units if unit > how.sums.unit and unit >= how.results.unit]
 
 
 def _of_blocks(call: Call, forms: list[NarrowFormat]) -> Iterator[list[Stage]]:

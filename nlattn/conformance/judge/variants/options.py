@@ -5,12 +5,16 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
+
+import numpy as np
 
 from nlattn.conformance.case import Case
 from nlattn.conformance.judge.variants.base import Call, Variant
+from nlattn.conformance.judge.variants.roundings import Rounding, coarser, rounded, settings
 from nlattn.conformance.table import find
+from nlattn.conformance.truth.bounds import wide
 
 DEFAULT = "with the default in place of "
 """How a variant begins that takes an option of 0 for one that is not given."""
@@ -39,6 +43,24 @@ def others(case: Case) -> Iterator[Variant]:
             words += f" in place of {shown(own)}{_slip(value, own)}"
         found.setdefault(words, Variant(words, (), partial(_with, name, value)))
     yield from found.values()
+    yield from _narrow(case)
+
+
+@lru_cache(maxsize=64)
+def _narrow(case: Case) -> list[Variant]:
+    """One option, or a single number such as the default scale, in less precision."""
+    arrays = {n: x for n, x in wide(case.arrays).items() if n not in case.directions}
+    call = Call(case.op, arrays, dict(case.options), case.dtype)
+    forms, found = coarser(case.dtype), list[Variant]()
+    for name, x in case.options.items():
+        for form in forms if type(x) is float else ():
+            narrow = partial(_with, name, float(rounded(np.asarray(x), form)))
+            found.append(Variant(f"with {name} {form.words}", (), narrow))
+    for stage in settings(case.op, call) if forms else ():
+        for form in forms if stage.words.strip("`") not in case.options else ():
+            one = Rounding(stage, "kept", form)
+            found.append(Variant(one.name, (), partial(one, case.op)))
+    return found
 
 
 def _own(case: Case, name: str) -> object:

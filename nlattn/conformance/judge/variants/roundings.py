@@ -30,6 +30,7 @@ from nlattn.conformance.judge.variants.formulas import (
     replaced,
     tree_of,
 )
+from nlattn.conformance.truth.arithmetic import Arithmetic
 from nlattn.conformance.truth.transcription import transcription
 
 How = Literal["kept", "read", "computed", "added"]
@@ -64,6 +65,13 @@ FORMATS = (
 )
 
 
+def coarser(dtype: str) -> list[NarrowFormat]:
+    """Formats coarser than that of sums, and no finer than that of results."""
+    how = Arithmetic.of(dtype)
+    units = ((2.0**-form.bits, form) for form in FORMATS)
+    return [form for unit, form in units if unit > how.sums.unit and unit >= how.results.unit]
+
+
 def rounded(x: Array, form: NarrowFormat) -> Array:
     """Numbers of a format nearest to those of x, or the next towards 0; of any size."""
     finite = np.isfinite(x)
@@ -84,6 +92,8 @@ class Intermediate(NamedTuple):
     """Whether it is computed from others, not read or chosen."""
     adds: bool = False
     """Whether it is a sum, or a product of matrices."""
+    sized: bool = False
+    """Whether it is made of sizes, and a stage only where it is a single number."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +156,9 @@ class _State:
     now: Rounding | None = None
     calls: int = 0
     seen: set[int] = field(default_factory=set)
-    """Stages that hold floating numbers."""
+    """Stages that hold arrays of floating numbers."""
+    single: set[int] = field(default_factory=set)
+    """Stages that hold a single one."""
 
     def rounds(self, numbers: tuple[int, ...]) -> bool:
         """Whether one of these stages is of less precision in this call."""
@@ -163,12 +175,13 @@ def _floating(x: Any) -> bool:
 
 def _kept_at(number: int, x: Any) -> Any:
     state = _STATE[0]
-    if not _floating(x):
+    single = isinstance(x, float)
+    if not single and not _floating(x):
         return x
-    state.seen.add(number)
+    (state.single if single else state.seen).add(number)
     if state.now is None or state.now.how in ("read", "added") or not state.rounds((number,)):
         return x
-    return rounded(x.astype(np.float64), state.now.form)
+    return rounded(np.asarray(x, np.float64), state.now.form)[()]
 
 
 def _read_in(numbers: tuple[int, ...], x: Any) -> Any:
@@ -234,13 +247,34 @@ def stages(op: str, c: Call) -> Iterator[tuple[Intermediate, int | None]]:
     """Stages of a call that hold floating numbers, whole values first; of few calls each alone."""
     found = list[tuple[Intermediate, int | None]]()
     for function in functions_of(op):
-        state = _State()
-        _run(op, c, function, state)
-        own = [stage for stage in _hooked(function)[1] if stage.number in state.seen]
+        own, calls = _seen(op, c, function)
         found += [(stage, None) for stage in own]
-        if 1 < state.calls <= _MOST_USES:
-            found += [(stage, use) for use in range(state.calls) for stage in own]
+        if 1 < calls <= _MOST_USES:
+            found += [(stage, use) for use in range(calls) for stage in own]
     yield from sorted(found, key=lambda x: (not x[0].whole, x[1] is not None))
+
+
+def settings(op: str, c: Call) -> Iterator[Intermediate]:
+    """Stages of a call that are single numbers of sizes and options, such as the scale."""
+    for function in functions_of(op):
+        if any(stage.sized and stage.whole for stage in _hooked(function)[1]):
+            own = _seen(op, c, function)[0]
+            yield from (stage for stage in own if stage.sized and stage.whole)
+
+
+def _seen(op: str, c: Call, function: Function) -> tuple[list[Intermediate], int]:
+    """Stages of a function that hold floating numbers, and how often it is called.
+
+    Single numbers are rounded where they are kept alone.
+    """
+    state, some = _State(), list[Intermediate]()
+    _run(op, c, function, state)
+    for stage in _hooked(function)[1]:
+        if stage.number in state.seen and not stage.sized:
+            some.append(stage)
+        elif stage.number in state.single:
+            some.append(stage._replace(made=False, adds=False))
+    return some, state.calls
 
 
 def _in_blocks(c: Call, block: int, state: _State, scores: Array | None) -> Result:
@@ -275,7 +309,8 @@ def _hooked(function: Function) -> tuple[Function, list[Intermediate]]:
             made = isinstance(node, (ast.BinOp, ast.Call))
             numbers[id(node)] = len(found)
             adds = _sum(node, 0) is not None
-            found.append(Intermediate(function, len(found), words, whole, made, adds))
+            sized = ".shape" in ast.unparse(node)
+            found.append(Intermediate(function, len(found), words, whole, made, adds, sized))
     hooked = ast.fix_missing_locations(_with_hooks(tree, numbers, ()))
     return compiled(function, hooked), found  # type: ignore[arg-type]
 
@@ -290,7 +325,7 @@ def _number(node: ast.AST, line: ast.stmt, options: set[str]) -> bool:
         return False
     if isinstance(getattr(node, "ctx", None), ast.Store):
         return False
-    return any(x is node for x in ast.walk(line.value)) and ".shape" not in ast.unparse(node)
+    return any(x is node for x in ast.walk(line.value))
 
 
 def _kept(line: ast.stmt) -> Iterator[tuple[ast.AST, ast.Name | None]]:
