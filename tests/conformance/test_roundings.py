@@ -305,7 +305,7 @@ def test_hooks_change_nothing() -> None:
     fine = NarrowFormat("as fine as float64", 53)
     want = exact(c)
     for stage, use in found:
-        got = Rounding(stage, "kept", fine, use)("attention_vjp", call)
+        got = Rounding(stage, "kept", fine, use=use)("attention_vjp", call)
         for x, y in zip(got, want.values(), strict=True):
             np.testing.assert_array_equal(x, y)
 

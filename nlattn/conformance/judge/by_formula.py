@@ -16,10 +16,17 @@ from nlattn._types import Result
 from nlattn.conformance.case import Array, Case
 from nlattn.conformance.judge.measure import attempt, call_of, results
 from nlattn.conformance.judge.slopes import Way, changed, slopes, whole
-from nlattn.conformance.judge.variants import blocked, changes, detached, formulas, gradients
+from nlattn.conformance.judge.variants import (
+    blocked,
+    changes,
+    detached,
+    formulas,
+    gradients,
+    left_out,
+)
 from nlattn.conformance.judge.variants.base import Call, Step, Variant
 from nlattn.conformance.judge.variants.products import OfProducts
-from nlattn.conformance.judge.variants.roundings import Rounding
+from nlattn.conformance.judge.variants.roundings import StageChange
 from nlattn.conformance.truth.bounds import exact, wide
 
 LARGEST = 20_000
@@ -60,6 +67,22 @@ def ways(case: Case, names: tuple[str, ...], known: Iterable[Variant]) -> Iterat
         yield change.name + also, _Later(partial(with_change, case, change), names)
 
 
+def without_a_part(case: Case, names: tuple[str, ...]) -> Iterator[Way]:
+    """Formulas with a part of one stage left out, and gradients of such forward passes."""
+    also = f", in {' and '.join(names)} alone" if len(names) < len(exact(case)) else ""
+    call = Call(case.function, wide(case.arrays), dict(case.options), case.dtype)
+    for change in left_out.changes(call):
+        yield change.name + also, _Later(partial(with_change, case, change), names)
+    forward = {n: x for n, x in call.arrays.items() if n not in case.directions}
+    variants = left_out.variants(replace(call, op=case.op, arrays=forward))
+    if case.kind == "vjp":
+        for name, slope in slopes(case, variants, names):
+            yield name + also, slope
+    elif case.kind == "jvp":
+        for variant in variants:
+            yield variant.name + also, _Later(partial(changed, case, variant), names)
+
+
 def _part(case: Case, variant: Variant, way: str) -> Mapping[str, Array] | None:
     """Changes of results of which those along one direction are a variant's, others ours."""
     alone = {n: x * (n == way) if n in case.directions else x for n, x in case.arrays.items()}
@@ -75,7 +98,7 @@ def _with_step(case: Case, variant: Variant) -> Mapping[str, Array] | None:
 
 
 def with_change(
-    case: Case, change: formulas.Change | Rounding | OfProducts
+    case: Case, change: formulas.Change | StageChange | OfProducts
 ) -> Mapping[str, Array] | None:
     """What the oracle's own gradient, or forward mode, gives with a change."""
     call = Call(case.op, wide(case.arrays), dict(case.options), case.dtype)

@@ -295,17 +295,24 @@ def _by_formula(case: Case, names: tuple[str, ...]) -> Lazy[Way]:
     return Lazy(by_formula.ways(case, names, _known(case)))
 
 
+@lru_cache(maxsize=64)
+def _without_a_part(case: Case, names: tuple[str, ...]) -> Lazy[Way]:
+    return Lazy(by_formula.without_a_part(case, names))
+
+
 def _of_formulas(case: Case, want: Results, got: Results, effort: Effort, new: bool) -> list[str]:
     """Changes of the oracle's formulas that explain those results that are wrong.
 
     Names that earlier failures have are tried first, others if `new`.
     """
-    names = _wrong(case, want, got)
-    ways = _by_formula(case, names)
-    before = (way for way in ways.within(effort) if way[0] in effort.names) if effort.names else ()
-    found = _explanations(case, got, before)
-    if not found and new and combined.pairs(case) <= by_formula.LARGEST:
-        found = _explanations(case, got, ways.within(effort), most=2)
+    names, few = _wrong(case, want, got), combined.pairs(case) <= by_formula.LARGEST
+    for ways in (_by_formula(case, names), _without_a_part(case, names)):
+        before = (x for x in ways.within(effort) if x[0] in effort.names) if effort.names else ()
+        found = _explanations(case, got, before)
+        if not found and new and few:
+            found = _explanations(case, got, ways.within(effort), most=2)
+        if found:
+            break
     return found
 
 

@@ -148,10 +148,10 @@ def _every(case: Case) -> Iterator[list[Stage]]:
         kinds: tuple[How, ...] = ("kept", "read", "computed") if stage.made else ("kept",)
         for how in kinds:
             some = [form for form in forms if not form.cut or how != "computed"]
-            yield [Rounding(stage, how, form, use) for form in some]
+            yield [Rounding(stage, how, form, use=use) for form in some]
         for terms in TERMS if stage.adds else ():
             some = [form for form in forms if not form.cut]
-            yield [Rounding(stage, "added", form, use, terms) for form in some]
+            yield [Rounding(stage, "added", form, terms, use=use) for form in some]
     if forms and case.kind == "forward" and "softmax" in case.spec.wrong:
         yield from _of_blocks(call, forms)
 

@@ -97,14 +97,39 @@ class Intermediate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Rounding:
-    """One stage of less precision."""
+class StageChange:
+    """One stage with something done to its numbers where they are kept."""
 
     stage: Intermediate
+    use: int | None = field(default=None, kw_only=True)
+    """Which of the calls of the function, where not all are."""
+
+    @property
+    def name(self) -> str:
+        """Completes "your output equals ours ..."."""
+        raise NotImplementedError
+
+    @property
+    def where(self) -> str:
+        """The function, and which of its calls."""
+        use = "" if self.use is None else f", in its {('first', 'second', 'third')[self.use]} use"
+        return inspect.unwrap(self.stage.function).__name__.strip("_") + use
+
+    def of(self, x: Any) -> Any:
+        """What is kept in place of x."""
+        return x
+
+    def __call__(self, op: str, c: Call) -> Result:
+        """What a function of the table gives with it."""
+        return _run(op, c, self.stage.function, _State(self))
+
+
+@dataclass(frozen=True)
+class Rounding(StageChange):
+    """One stage of less precision."""
+
     how: How
     form: NarrowFormat
-    use: int | None = None
-    """Which of the calls of the function, where not all are."""
     terms: int = 1
     """How many terms of a sum are added at a time."""
 
@@ -120,15 +145,11 @@ class Rounding:
         }[self.how]
         return f"{said} in {self.where}"
 
-    @property
-    def where(self) -> str:
-        """The function, and which of its calls."""
-        use = "" if self.use is None else f", in its {('first', 'second', 'third')[self.use]} use"
-        return inspect.unwrap(self.stage.function).__name__.strip("_") + use
-
-    def __call__(self, op: str, c: Call) -> Result:
-        """What a function of the table gives with it."""
-        return _run(op, c, self.stage.function, _State(self))
+    def of(self, x: Any) -> Any:
+        """Its numbers rounded."""
+        if self.how not in ("kept", "computed") or x.dtype.kind != "f":
+            return x[()]
+        return rounded(np.asarray(x, np.float64), self.form)[()]
 
 
 @dataclass(frozen=True)
@@ -153,12 +174,14 @@ class InBlocks(Rounding):
 class _State:
     """What hooks in the source of a function do."""
 
-    now: Rounding | None = None
+    now: StageChange | None = None
     calls: int = 0
     seen: set[int] = field(default_factory=set)
     """Stages that hold arrays of floating numbers."""
     single: set[int] = field(default_factory=set)
     """Stages that hold a single one."""
+    shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """Those of arrays, masks among them."""
 
     def rounds(self, numbers: tuple[int, ...]) -> bool:
         """Whether one of these stages is of less precision in this call."""
@@ -176,29 +199,36 @@ def _floating(x: Any) -> bool:
 def _kept_at(number: int, x: Any) -> Any:
     state = _STATE[0]
     single = isinstance(x, float)
-    if not single and not _floating(x):
+    if not single and not (isinstance(x, np.ndarray) and x.ndim and x.dtype.kind in "bcf"):
         return x
-    (state.single if single else state.seen).add(number)
-    if state.now is None or state.now.how in ("read", "added") or not state.rounds((number,)):
-        return x
-    return rounded(np.asarray(x, np.float64), state.now.form)[()]
+    if single or _floating(x):
+        (state.single if single else state.seen).add(number)
+    state.shapes[number] = np.shape(x)
+    return x if state.now is None or not state.rounds((number,)) else state.now.of(np.asarray(x))
+
+
+def _narrow(numbers: tuple[int, ...], *hows: How) -> Rounding | None:
+    """How one of these stages is of less precision in this call, if in one of these ways."""
+    now = _STATE[0].now
+    narrow = isinstance(now, Rounding) and now.how in hows and _STATE[0].rounds(numbers)
+    return now if narrow else None  # type: ignore[return-value]
 
 
 def _read_in(numbers: tuple[int, ...], x: Any) -> Any:
     """As it is read; what float32 is made of is computed in float32 itself."""
-    state = _STATE[0]
-    if state.now is None or state.now.how in ("kept", "added") or not state.rounds(numbers):
+    now = _narrow(numbers, "read", "computed")
+    if now is None:
         return x
-    if state.now.how == "computed" and state.now.form == FORMATS[0]:
+    if now.how == "computed" and now.form == FORMATS[0]:
         single = isinstance(x, (np.ndarray, np.float64)) and np.asarray(x).dtype == np.float64
         return np.float32(x) if single else x
-    return rounded(x, state.now.form) if _floating(x) else x
+    return rounded(x, now.form) if _floating(x) else x
 
 
 def _summed_at(number: int, x: Any, axis: Any = None, **options: Any) -> Any:
     """The sum of an array; rounded as it is added up along one axis, if that is asked."""
-    now = _STATE[0].now
-    if now is None or now.how != "added" or not _STATE[0].rounds((number,)):
+    now = _narrow((number,), "added")
+    if now is None:
         return x.sum(axis, **options)
     if not isinstance(axis, int) or not _floating(x):
         raise ValueError
@@ -210,8 +240,8 @@ def _summed_at(number: int, x: Any, axis: Any = None, **options: Any) -> Any:
 
 def _product_at(number: int, x: Any, y: Any) -> Any:
     """The product of two arrays of matrices; rounded as it is added up, if that is asked."""
-    now = _STATE[0].now
-    if now is None or now.how != "added" or not _STATE[0].rounds((number,)):
+    now = _narrow((number,), "added")
+    if now is None:
         return x @ y
     if min(np.ndim(x), np.ndim(y)) < 2:
         raise ValueError
@@ -260,6 +290,16 @@ def settings(op: str, c: Call) -> Iterator[Intermediate]:
         if any(stage.sized and stage.whole for stage in _hooked(function)[1]):
             own = _seen(op, c, function)[0]
             yield from (stage for stage in own if stage.sized and stage.whole)
+
+
+def shapes(op: str, c: Call) -> Iterator[tuple[Intermediate, tuple[int, ...]]]:
+    """Arrays that a call computes, masks among them, and their shapes."""
+    for function in functions_of(op):
+        state = _State()
+        _run(op, c, function, state)
+        for stage in _hooked(function)[1]:
+            if (stage.whole or stage.made) and stage.number in state.shapes:
+                yield stage, state.shapes[stage.number]
 
 
 def _seen(op: str, c: Call, function: Function) -> tuple[list[Intermediate], int]:
