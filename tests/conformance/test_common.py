@@ -41,6 +41,10 @@ def said(fails: Callable[[Case], bool]) -> list[str]:
         ),
         (lambda c: "mask" in c.arrays and "bias" not in c.arrays, "mask without bias"),
         (lambda c: "integers" in c.name, "small integers"),
+        (
+            lambda c: 1 in c.arrays["v"].shape[:-2] != c.arrays["q"].shape[:-2],
+            "v of one head, along an axis of 1",
+        ),
     ],
 )
 def test_a_trait_that_tells_failing_cases_is_named(

@@ -76,12 +76,3 @@ def test_learned_queries_that_are_left_out_are_named(kept: tuple[int, ...], word
                 p = softmax((k[near] @ q[t] / 2).ravel())
                 out[i, j] += p @ v[near].reshape(-1, 2)
     assert f"with `gated` left out {words} in qna" in diagnose(c, {"out": out})
-
-
-def test_a_key_whose_weight_is_left_out_is_named() -> None:
-    c = case("attention", {"q": (7, 4), "k": (6, 4), "v": (6, 3)})
-    P = softmax(c.arrays["q"] @ c.arrays["k"].T / 2)
-    said = diagnose(c, {"out": P[:, 1:] @ c.arrays["v"][1:]})
-    assert said.startswith(
-        f"{SAME}with `weights` left out at the first along axis -1 in attention_stages"
-    )

@@ -29,6 +29,7 @@ from nlattn.conformance.judge.measure import (
     variants_made,
 )
 from nlattn.conformance.judge.narrow import narrowed
+from nlattn.conformance.judge.per_head import per_head
 from nlattn.conformance.judge.promises import promised
 from nlattn.conformance.judge.roundings import less_precise
 from nlattn.conformance.judge.sight import by_sight
@@ -91,6 +92,7 @@ def _diagnosis(
             or _sentence(_explanations(case, got, _ways(case).within(effort)))
             or _sentence(_explanations(case, got, _in_some(case, want, got, effort)))
             or structure.padding(case, want, got)
+            or _sentence(per_head(case, want, got, effort))
             or by_sight(case, want, got)
             or _beside_nan(case, want, got, effort)
             or _sentence(combined.in_part(case, want, got, effort))
@@ -105,6 +107,7 @@ def _diagnosis(
             or _sentence(_of_formulas(case, want, got, effort, new=two))
             or _sentence(_of_amounts(case, want, got, effort, new=two))
             or structure.describe(case, want, got)
+            or _sentence(_of_parts(case, want, got, effort, new=two))
             or (_sentence(combined.pair(case, want, got, effort)) if two else "")
             or ("" if promised(case) else structure.only(case, want, got))
         )
@@ -301,18 +304,21 @@ def _without_a_part(case: Case, names: tuple[str, ...]) -> Lazy[Way]:
 
 
 def _of_formulas(case: Case, want: Results, got: Results, effort: Effort, new: bool) -> list[str]:
-    """Changes of the oracle's formulas that explain those results that are wrong.
+    """Changes of the oracle's formulas that explain those results that are wrong."""
+    return _first(case, got, _by_formula(case, _wrong(case, want, got)), effort, new)
 
-    Names that earlier failures have are tried first, others if `new`.
-    """
-    names, few = _wrong(case, want, got), combined.pairs(case) <= by_formula.LARGEST
-    for ways in (_by_formula(case, names), _without_a_part(case, names)):
-        before = (x for x in ways.within(effort) if x[0] in effort.names) if effort.names else ()
-        found = _explanations(case, got, before)
-        if not found and new and few:
-            found = _explanations(case, got, ways.within(effort), most=2)
-        if found:
-            break
+
+def _of_parts(case: Case, want: Results, got: Results, effort: Effort, new: bool) -> list[str]:
+    """Parts of stages that are left out."""
+    return _first(case, got, _without_a_part(case, _wrong(case, want, got)), effort, new)
+
+
+def _first(case: Case, got: Results, ways: Lazy[Way], effort: Effort, new: bool) -> list[str]:
+    """Those that explain results; names of earlier failures are tried first, others if `new`."""
+    before = (way for way in ways.within(effort) if way[0] in effort.names) if effort.names else ()
+    found = _explanations(case, got, before)
+    if not found and new and combined.pairs(case) <= by_formula.LARGEST:
+        found = _explanations(case, got, ways.within(effort), most=2)
     return found
 
 
@@ -330,10 +336,7 @@ def _of_saved(case: Case, want: Results, got: Results, effort: Effort, new: bool
     zero = all(not got[n][ratios(got[n], want[n], bounds[n]) > 1].any() for n in names)
     if zero or combined.pairs(case) > by_formula.LARGEST:
         return []
-    ways = _from_saved(case, names)
-    before = (way for way in ways.within(effort) if way[0] in effort.names) if effort.names else ()
-    found = _explanations(case, got, before)
-    return found or (_explanations(case, got, ways.within(effort), most=2) if new else [])
+    return _first(case, got, _from_saved(case, names), effort, new)
 
 
 def _of_stages(case: Case, want: Results, got: Results, effort: Effort, new: bool) -> list[str]:

@@ -135,11 +135,21 @@ def _words(case: Case) -> list[str]:
     layout = {part.lower() for part in case.name.split("/")[-1].split("+")}
     found += [f"arrays that lie {word}" for word in _LAYOUTS if word in layout]
     found += ["keys without heads of their own"] * ("keys-shared" in layout)
+    found += _broadcast(case)
     found += [words for label, words in _VALUES.items() if label in layout]
     sizes = case.sizes()
     found += ["several heads"] * (sizes.get("heads", 1) > 1)
     found += ["even windows"] * ("W" in case.spec.out and _even(case.options.get("window")))
     return [*found, f"dtype {case.dtype}"]
+
+
+def _broadcast(case: Case) -> list[str]:
+    """Arrays of one head, along an axis of 1, beside queries of several."""
+    dims = {n: len(x.split()) for n, x in case.spec.arrays.items() if n in case.arrays}
+    leads = {n: case.arrays[n].shape[: case.arrays[n].ndim - x] for n, x in dims.items()}
+    queries = leads.pop("q", ())
+    one = [n for n, x in leads.items() if len(x) == len(queries) and x != queries and 1 in x]
+    return [f"{name} of one head, along an axis of 1" for name in one]
 
 
 def _even(window: object) -> bool:
