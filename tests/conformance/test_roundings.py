@@ -15,11 +15,9 @@ from nlattn.conformance.judge.diagnosis import diagnose
 from nlattn.conformance.judge.measure import Effort, call_of
 from nlattn.conformance.judge.roundings import less_precise
 from nlattn.conformance.judge.variants.base import Call
+from nlattn.conformance.judge.variants.formats import FORMATS, NarrowFormat, rounded
 from nlattn.conformance.judge.variants.roundings import (
-    FORMATS,
-    NarrowFormat,
     Rounding,
-    rounded,
     stages,
 )
 from nlattn.conformance.table import JUDGED, find

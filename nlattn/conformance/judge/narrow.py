@@ -13,7 +13,7 @@ import numpy as np
 
 from nlattn._types import Array
 from nlattn.conformance.case import Case, dtype_of
-from nlattn.conformance.judge.variants.roundings import FORMATS, rounded
+from nlattn.conformance.judge.variants.formats import FORMATS, rounded
 from nlattn.conformance.truth.arithmetic import precision
 from nlattn.conformance.truth.bounds import allowed
 

@@ -21,14 +21,12 @@ from nlattn.conformance.judge.errors import errors
 from nlattn.conformance.judge.measure import Effort, rms
 from nlattn.conformance.judge.variants.base import Call
 from nlattn.conformance.judge.variants.blocked import SIZES, masked_scores
+from nlattn.conformance.judge.variants.formats import NarrowFormat, coarser, rounded
 from nlattn.conformance.judge.variants.products import OfProducts, multiplies
 from nlattn.conformance.judge.variants.roundings import (
     How,
     InBlocks,
-    NarrowFormat,
     Rounding,
-    coarser,
-    rounded,
     stages,
     stages_of_blocks,
 )

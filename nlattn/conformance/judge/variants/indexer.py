@@ -10,7 +10,7 @@ import numpy as np
 
 from nlattn._types import Result
 from nlattn.conformance.judge.variants.base import Array, Call, Run, after, option, several, softmax
-from nlattn.conformance.judge.variants.roundings import FORMATS, rounded
+from nlattn.conformance.judge.variants.formats import FORMATS, rounded
 
 _SCORES, _TABLE, _LOSS = ("index scores",), ("chosen table",), ("divergence",)
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from nlattn.conformance.case import Case
 from nlattn.conformance.judge.variants.base import Call, Variant
-from nlattn.conformance.judge.variants.roundings import Rounding, coarser, rounded, settings
+from nlattn.conformance.judge.variants.formats import coarser, rounded
+from nlattn.conformance.judge.variants.roundings import Rounding, settings
 from nlattn.conformance.table import find
 from nlattn.conformance.truth.bounds import wide
 

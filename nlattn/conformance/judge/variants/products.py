@@ -14,6 +14,7 @@ import numpy as np
 
 from nlattn._types import Function, Result
 from nlattn.conformance.judge.variants.base import Call, lock
+from nlattn.conformance.judge.variants.formats import NarrowFormat, rounded
 from nlattn.conformance.judge.variants.formulas import (
     OWN,
     compiled,
@@ -21,7 +22,6 @@ from nlattn.conformance.judge.variants.formulas import (
     replaced,
     tree_of,
 )
-from nlattn.conformance.judge.variants.roundings import NarrowFormat, rounded
 from nlattn.conformance.truth.transcription import transcription
 
 _PRODUCT, _EINSUM = "_product_of_factors", "_einsum_of_factors"

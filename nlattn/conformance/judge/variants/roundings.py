@@ -2,7 +2,6 @@
 
 A value may be rounded where it is kept ("with `weights` rounded to bfloat16 in attention_stages"),
 what it is made of may be rounded where it is read, or both; a sum may be rounded as it is added up.
-Formats are told by their bits: numbers too large or too small for them are another mistake.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import numpy as np
 from nlattn._types import Array, Function, Result
 from nlattn.conformance.judge.variants import blocked
 from nlattn.conformance.judge.variants.base import Call, lock
+from nlattn.conformance.judge.variants.formats import FORMATS, NarrowFormat, rounded
 from nlattn.conformance.judge.variants.formulas import (
     OWN,
     compiled,
@@ -30,54 +30,12 @@ from nlattn.conformance.judge.variants.formulas import (
     replaced,
     tree_of,
 )
-from nlattn.conformance.truth.arithmetic import Arithmetic
 from nlattn.conformance.truth.transcription import transcription
 
 How = Literal["kept", "read", "computed", "added"]
 _AT, _READ, _SUM, _PRODUCT = "_kept_at", "_read_in", "_summed_at", "_product_at"
 _MOST_USES = 3
 """Calls of a function up to which one of them alone may be of less precision."""
-
-
-class NarrowFormat(NamedTuple):
-    """A floating format by its bits, the leading one counted."""
-
-    name: str
-    bits: int
-    cut: bool = False
-    """Whether numbers are cut off, not rounded to the nearest."""
-
-    @property
-    def error(self) -> float:
-        """How large errors are, beside those of other formats."""
-        return 2.0 ** (self.cut - self.bits)
-
-    @property
-    def words(self) -> str:
-        """What is done to numbers."""
-        return f"{'cut off' if self.cut else 'rounded'} to {self.name}"
-
-
-FORMATS = (
-    NarrowFormat("float32", 24),
-    NarrowFormat("float16 (or TF32)", 11),
-    NarrowFormat("bfloat16", 8),
-)
-
-
-def coarser(dtype: str) -> list[NarrowFormat]:
-    """Formats coarser than that of sums, and no finer than that of results."""
-    how = Arithmetic.of(dtype)
-    units = ((2.0**-form.bits, form) for form in FORMATS)
-    return [form for unit, form in units if unit > how.sums.unit and unit >= how.results.unit]
-
-
-def rounded(x: Array, form: NarrowFormat) -> Array:
-    """Numbers of a format nearest to those of x, or the next towards 0; of any size."""
-    finite = np.isfinite(x)
-    mantissa, exponent = np.frexp(np.where(finite, x, 0.0))
-    whole = (np.trunc if form.cut else np.rint)(np.ldexp(mantissa, form.bits))
-    return np.where(finite, np.ldexp(whole, exponent - form.bits), x)
 
 
 class Intermediate(NamedTuple):
