@@ -14,6 +14,7 @@ LEAF = 16
 _SOME = 4096  # points that show in what coordinates they differ
 _REST = 0.0125
 """Share of the variance that short points may sum up in one number."""
+_LONG = 0.6  # of the coordinates: more are no short point, and not worth their memory
 
 
 def levels(m: int, leaf: int) -> int:
@@ -44,7 +45,7 @@ def leading(x: Floats) -> int:
         share = np.cumsum(x[:: max(1, len(x) // _SOME)].var(0, dtype=np.float64))
     some = int(np.searchsorted(share, (1 - _REST) * share[-1])) + 1 if len(share) else 0
     some = -(-some // 4) * 4
-    return some if some + 1 < x.shape[1] else x.shape[1]
+    return some if some + 1 <= _LONG * x.shape[1] else x.shape[1]
 
 
 def plant(x: Floats, k: Floats, keys: Ints) -> Tree:

@@ -44,13 +44,7 @@ _RESERVE = 0.7  # of the tolerance, for rounding
 _THETA = 1e-3  # a bound is loosened by this share for what rounding did to points
 _VALUES = 1.5 * 2.0**-24  # of the range of values, what rounding to float32 moves them
 _FINE = 5e-7  # a tolerance below which that is too much
-_WAYS: tuple[tuple[DTypeLike, bool], ...] = (
-    (np.float32, False),
-    (np.float32, True),
-    (np.float64, False),
-)
-"""Precision of boxes and of light keys, and whether keys of weight are float64; cheapest first."""
-_SINGLE = 256  # queries for which no tree is planted in another precision
+_SINGLE = 256  # queries with which no other precision is tried
 
 
 class Descent(NamedTuple):
@@ -122,12 +116,12 @@ def survey(x: Slice, tolerance: float, *, grouped: bool = True) -> Ground:
     if not x.apart and (size < _FEW or (size < _MANY and _hopeless(ground))):
         return ground
     ready: Ready | None = None
-    for kind, mixed in _WAYS if x.q.dtype == np.float32 else _WAYS[-1:]:
+    for mixed in (False, True) if x.q.dtype == np.float32 else (False,):
         if len(left) < n and len(left) < _SINGLE:
             break
-        if _least_rounding(kind, mixed, len(keys)) > _RESERVE * tolerance:
+        if _least_rounding(x.q.dtype, mixed, len(keys)) > _RESERVE * tolerance:
             continue
-        ready = ready if ready and mixed else _planted(ground, kind)
+        ready = ready or _planted(ground)
         part, left = _sound(ground, _part(ground, ready, mixed, left))
         if not len(part.asked.panels):
             continue
@@ -152,7 +146,7 @@ def _hopeless(ground: Ground) -> bool:
         keys=_check.frozen(np.arange(len(keys)), np.int32),
         seen=np.zeros(len(rows), np.int64),
     )
-    found = not _pays(thin, _part(thin, _planted(thin, x.q.dtype), False, np.arange(len(rows))))
+    found = not _pays(thin, _part(thin, _planted(thin), False, np.arange(len(rows))))
     ground.seen[rows] += thin.seen
     return found
 
@@ -178,11 +172,11 @@ def _sound(ground: Ground, part: Descent) -> tuple[Descent, Ints]:
     return part._replace(asked=part.asked._replace(panels=panels)), left
 
 
-def _planted(ground: Ground, kind: DTypeLike) -> Ready:
-    """Trees in one precision."""
+def _planted(ground: Ground) -> Ready:
+    """Keys in a tree, queries in the order of one, in their own precision."""
     x = ground.slice
     plan = Plan(1, len(x.q), 1, len(x.k), x.q.shape[1], 1, x.kind, x.factor, SAME, 0, 0, 0)
-    return nearest.prepare(x.q, x.k, ground.keys, plan, kind)
+    return nearest.prepare(x.q, x.k, ground.keys, plan)
 
 
 def _part(ground: Ground, ready: Ready, mixed: bool, queries: Ints) -> Descent:

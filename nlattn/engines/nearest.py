@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from nlattn import _check
 from nlattn._types import Bools, Floats, Ints, Work
@@ -32,19 +31,12 @@ class Ready(NamedTuple):
     geometry: Geometry
 
 
-def prepare(
-    q: Floats,
-    k: Floats,
-    keys: Ints,
-    plan: Plan,
-    kind: DTypeLike | None = None,
-) -> Ready:
-    """Trees over the `keys` of a slice, queries in order; points of dtype `kind`, or that of q."""
+def prepare(q: Floats, k: Floats, keys: Ints, plan: Plan) -> Ready:
+    """Trees over the `keys` of a slice, queries in order; points of the dtype of q."""
     rows, places = unfolded(q, plan, plan.Hq, plan.Wq), unfolded(k, plan, plan.Hk, plan.Wk)
     rows, places = _check.frozen(rows), _check.frozen(places)
     some = places if len(keys) == len(places) else places[keys]
-    kind = q.dtype if kind is None else kind
-    shape = geometry(rows, some, plan.kind, plan.factor, kind, plan.patch)
+    shape = geometry(rows, some, plan.kind, plan.factor, q.dtype, plan.patch)
     tree = boxes.plant(shape.keys, places, keys)
     wide = width(tree.shorts)
     few = tree.dims if tree.short == tree.dims else tree.short - 1

@@ -21,14 +21,14 @@ from nlattn.kernels.certified_panel import (
     absorb,
     allowance,
     drop,
-    measure,
+    explore,
     moving,
     refer,
     skip,
 )
-from nlattn.kernels.certified_terms import Terms, forbid, masked
+from nlattn.kernels.certified_terms import Terms, masked
 from nlattn.kernels.gemm import aligned, distances, width
-from nlattn.kernels.lanes import highest, within
+from nlattn.kernels.lanes import within
 from nlattn.kernels.nearest import Asked
 from nlattn.kernels.scores import fetch
 from nlattn.runtime import jit
@@ -56,7 +56,7 @@ class Way(NamedTuple):
 
 @jit.device(inline=True)
 def approach(
-    tree: Tree, terms: Terms, queries: Ints, panel: Panel, batch: Batch, way: Way,
+    tree: Tree, terms: Terms, queries: Ints, panel: Panel, batch: Batch, deep: Deep, way: Way,
 ) -> int:  # fmt: skip
     """Largest exponents of the first keys on the way, into ``batch.total``; their number.
 
@@ -82,10 +82,7 @@ def approach(
         count = min(end - start, BATCH)
         for t in range(count):
             batch.places[t] = start + t
-        measure(tree, panel, batch, count)
-        if hidden:
-            forbid(terms, tree, queries, batch.places, count, batch.s)
-        highest(batch.s, count, total)
+        explore(tree, terms, queries, panel, batch, deep, count)
         missing = False
         for l in range(w):
             missing = missing or (panel.budget[l] >= 0 and not total[l] > -np.inf)
@@ -97,8 +94,8 @@ def approach(
 
 @jit.device(inline=True)
 def come_near(
-    tree: Tree, terms: Terms, queries: Ints, panel: Panel, batch: Batch, far: Floats
-) -> int:
+    tree: Tree, terms: Terms, queries: Ints, panel: Panel, batch: Batch, deep: Deep, far: Floats
+) -> int:  # fmt: skip
     """As `approach`, in a box that is near a lane of whose weights rounding may move much."""
     w, short, total = panel.sharp.size, tree.short, batch.total
     looked, vain = 0, 0
@@ -117,10 +114,7 @@ def come_near(
         count = min(begin(tree, node + 1, tree.levels) - start, BATCH)
         for t in range(count):
             batch.places[t] = start + t
-        measure(tree, panel, batch, count)
-        if masked(terms):
-            forbid(terms, tree, queries, batch.places, count, batch.s)
-        highest(batch.s, count, total)
+        explore(tree, terms, queries, panel, batch, deep, count)
         looked += count
         vain += int(-np.float64(total[l]) > away / 2)
     return looked
@@ -250,8 +244,8 @@ def gather(
         aligned(BATCH * w, tree.shorts),
     )
     here = counts[group]
-    here[0] += approach(tree, terms, queries, panel, batch, way)
-    here[0] += come_near(tree, terms, queries, panel, batch, way.far)
+    here[0] += approach(tree, terms, queries, panel, batch, deep, way)
+    here[0] += come_near(tree, terms, queries, panel, batch, deep, way.far)
     sound = refer(terms, queries, tree.dims, panel, batch.total)
     if sound:
         descend(tree, terms, queries, panel, batch, deep, way, here, lists)

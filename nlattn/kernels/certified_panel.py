@@ -36,6 +36,7 @@ PARTS = 3
 """Parts of the coordinates whose squares are summed apart."""
 _LEAST = 0.7  # the reference key's weight, less rounding
 _VAGUE = 0.3  # what rounding may move the reference's exponent
+_ABOVE = 16.0  # how far above it its unit may lie, since that is of less precision
 _HIGHER = 30.0  # an exponent that makes its key the new reference
 _FAR = 41.0  # exponents above the reference's beyond which a weight is nothing
 _LIGHT = 0.01  # of a light key's weight, what rounding may move
@@ -54,14 +55,16 @@ def refer(terms: Terms, queries: Ints, dims: int, panel: Panel, best: Floats) ->
         here = terms.numbers[queries[l] if l < queries.size else queries[0]]
         there = panel.budget[l] >= 0
         away = max(-np.float64(best[l]), terms.floor) if there else 0.0
-        panel.high[l], panel.loose[l] = -away, -away - here[LOOSE]
+        above = 4 * u * away
+        away += above
+        panel.high[l], panel.loose[l] = -away, -away - here[LOOSE] - above
         panel.moved[l] = moving(terms, here, away, dims)
         panel.light[l] = lightly(away + _FAR, here[COARSE], dims, u)
         panel.allowed[l], panel.limits[l] = np.inf, -1
         if there:
             worst = panel.moved[l] if not panel.moved[l] <= worst else worst
-            vague = 2 * rounding(away, here[COARSE], dims, u) + here[COARSE] ** 2
-            worst = worst if vague <= _VAGUE else np.inf
+            vague = 2 * rounding(away, here[ROOT], chain(terms, dims), terms.u) + here[ROOT] ** 2
+            worst = worst if vague <= _VAGUE and above <= _ABOVE else np.inf
             panel.budget[l] = max(0.99 * (terms.tolerance - panel.moved[l]), 0.0)
     permit(terms, panel)
     return worst <= terms.reserve
@@ -70,8 +73,13 @@ def refer(terms: Terms, queries: Ints, dims: int, panel: Panel, best: Floats) ->
 @jit.device(inline=True)
 def moving(terms: Terms, here: Floats, away: float, dims: int) -> float:
     """Share of a query's weights that rounding may move, if its reference is so far away."""
-    chain = dims * PARTS if terms.mixed else dims  # keys of weight are measured in one part
-    return here[MOVED] + rounding(away + terms.spread, here[ROOT], chain, terms.u)
+    return here[MOVED] + rounding(away + terms.spread, here[ROOT], chain(terms, dims), terms.u)
+
+
+@jit.device(inline=True)
+def chain(terms: Terms, dims: int) -> int:
+    """Coordinates, thrice where keys of weight are not measured in parts."""
+    return dims * PARTS if terms.mixed else dims
 
 
 @jit.device(inline=True)
@@ -119,15 +127,15 @@ def level(terms: Terms, panel: Panel, s: Floats, count: int) -> None:
 
 
 @jit.device(inline=True)
-def raise_reference(panel: Panel, whole: Floats, far: Floats, held: int) -> None:
+def raise_reference(panel: Panel, whole: Floats, far: Floats, held: int, u: float) -> None:
     """Raise the unit of lanes by the exponents `wanted`, where these are large."""
     w = panel.sharp.size
     for l in range(w):
         if panel.wanted[l] > _HIGHER:
-            was = np.float64(panel.high[l])
-            panel.high[l] = was + panel.wanted[l]
+            was, loose = np.float64(panel.high[l]), np.float64(panel.loose[l])
+            panel.high[l] = was + panel.wanted[l] + 4 * u * was
             step = panel.high[l] - was
-            panel.loose[l] += step
+            panel.loose[l] = loose + step - 2 * u * abs(loose)
             factor = np.exp(-step)
             panel.sums[l] *= factor
             panel.most[l] *= factor
@@ -205,6 +213,22 @@ def hide(
 
 
 @jit.device(inline=True)
+def explore(
+    tree: Tree, terms: Terms, queries: Ints, panel: Panel, batch: Batch, deep: Deep, count: int
+) -> None:  # fmt: skip
+    """Raise the largest exponents so far, ``batch.total``, by those of the keys of a batch."""
+    if terms.mixed:
+        for t in range(count):
+            deep.places[t], deep.keys[t] = batch.places[t], tree.order[batch.places[t]]
+        measure_deeply(tree, terms.given, panel, deep, count)
+    else:
+        measure(tree, panel, batch, count)
+    hide(tree, terms, queries, panel, batch, deep, count, True, terms.mixed)
+    for l in range(panel.sharp.size):
+        batch.total[l] = max(batch.total[l], panel.wanted[l])
+
+
+@jit.device(inline=True)
 def sift(
     tree: Tree, terms: Terms, panel: Panel, batch: Batch, deep: Deep, count: int, times: int
 ) -> int:
@@ -215,7 +239,7 @@ def sift(
     w, stay, moved = panel.sharp.size, 0, 0
     for l in range(w):
         may = np.float64(panel.allowed[l]) / (_ROUNDED * times * np.float64(panel.light[l]))
-        panel.heavy[l] = np.log(may) if may > 0 else -np.inf
+        panel.heavy[l] = min(np.log(may), _HIGHER) if may > 0 else -np.inf
     for t in range(count):
         if within(batch.s, t * w, panel.heavy) == (1 << w) - 1:
             row, to = batch.s[t * w : (t + 1) * w], batch.s[stay * w : (stay + 1) * w]
@@ -255,9 +279,9 @@ def absorb(
         higher = False
         for l in range(w):
             higher = higher or panel.wanted[l] > _HIGHER
-        if not higher or attempt == 1:
+        if not higher or attempt == 1 or (terms.mixed and not deeply):
             break
-        raise_reference(panel, batch.whole, far, held)
+        raise_reference(panel, batch.whole, far, held, terms.u_box)
     if terms.mixed and not deeply:
         count = sift(tree, terms, panel, batch, deep, count, times)
         if terms.apart:
