@@ -184,6 +184,60 @@ def test_products_of_tf32_are_named(kind: str) -> None:
     assert said == f"{SAME}with the factors of all matrix products cut off to float16 (or TF32)"
 
 
+CONTEXTS = f"{SAME}with contexts `K.T v` "
+
+
+def softmax(x: Any, axis: int) -> Any:
+    powers = np.exp(x - x.max(axis, keepdims=True))
+    return powers / powers.sum(axis, keepdims=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_context_of_16_bits_is_named(dtype: str) -> None:
+    c = replace(case(dtype=dtype, n=60), op="efficient_attention")
+    q, k, v = (x.astype(np.float32) for x in c.arrays.values())
+    context = (softmax(k, 0).T @ v).astype(np.float16).astype(np.float32)
+    got = (softmax(q, 1) @ context).astype(dtype)
+    said = diagnose(c, {"out": got})
+    assert said == f"{CONTEXTS}rounded to float16 (or TF32)"
+
+
+def test_contexts_of_16_bits_in_a_gradient_are_named() -> None:
+    c = replace(case("vjp"), op="efficient_attention")
+    q, k, v, dout = c.arrays.values()
+    Q, K = softmax(q, 1), softmax(k, 0)
+    G, dG = ((x.T @ y).astype(np.float16).astype(np.float32) for x, y in ((K, v), (Q, dout)))
+    dQ, dK = dout @ G.T, v @ dG.T
+    got = {"dq": Q * (dQ - (Q * dQ).sum(1, keepdims=True)), "dk": K * (dK - (K * dK).sum(0))}
+    said = diagnose(c, {**got, "dv": K @ dG})
+    assert said == f"{CONTEXTS}rounded to float16 (or TF32)"
+
+
+@pytest.mark.parametrize("sums", [False, True])
+def test_a_running_state_of_16_bits_is_named(sums: bool) -> None:
+    c = replace(case(), op="favor_attention", options={"kernel": "none", "causal": True})
+    q, k, v = c.arrays.values()
+    Q, K, out = softmax(q, 1), np.exp(k), np.zeros((17, 3), np.float32)
+    state, total = np.zeros((5, 3), np.float32), np.zeros(5, np.float32)
+    for i in range(17):
+        if i < len(k):
+            state = (state + K[i, :, None] * v[i]).astype(np.float16).astype(np.float32)
+            total = total + K[i]
+            total = total.astype(np.float16).astype(np.float32) if sums else total
+        out[i] = Q[i] @ state / (Q[i] @ (total + np.float32(1e-6)))
+    said = diagnose(c, {"out": out})
+    also = " and row sums" if sums else ""
+    words = f"with contexts `K.T v`{also} added up in float16 (or TF32)"
+    assert said == f"{SAME}{words} in steps of 1"
+
+
+def test_contexts_that_are_right_have_no_name() -> None:
+    c = replace(case(dtype="float16", n=60), op="efficient_attention")
+    q, k, v = (x.astype(np.float32) for x in c.arrays.values())
+    got = (softmax(q, 1) @ (softmax(k, 0).T @ v)).astype(np.float16).astype(float)
+    assert not less_precise(c, ("out",), exact(c), {"out": got}, Effort(), new=True)
+
+
 def test_numbers_that_are_cut_off_are_named() -> None:
     c = case()
 

@@ -21,6 +21,7 @@ from nlattn.conformance.judge.errors import errors
 from nlattn.conformance.judge.measure import Effort, rms
 from nlattn.conformance.judge.variants.base import Call
 from nlattn.conformance.judge.variants.blocked import SIZES, masked_scores
+from nlattn.conformance.judge.variants.contexts import OfContexts
 from nlattn.conformance.judge.variants.formats import NarrowFormat, coarser, rounded
 from nlattn.conformance.judge.variants.products import OfProducts, multiplies
 from nlattn.conformance.judge.variants.roundings import (
@@ -141,6 +142,8 @@ def _every(case: Case) -> Iterator[list[Stage]]:
     forms += [form._replace(cut=True) for form in forms]
     if multiplies(case.function):
         yield [OfProducts(form) for form in forms]
+        for terms, sums in product((0, *TERMS), (False, True)):
+            yield [OfContexts(form, terms, sums) for form in forms]
     call = Call(case.op, wide(case.arrays), dict(case.options), case.dtype)
     for stage, use in stages(case.function, call) if forms else ():
         kinds: tuple[How, ...] = ("kept", "read", "computed") if stage.made else ("kept",)
@@ -184,6 +187,8 @@ def _found(wrong: _Wrong, some: Iterable[list[Stage]], effort: Effort) -> list[s
 
 
 def _plain(one: Stage) -> tuple[bool, ...]:
+    if isinstance(one, OfContexts):
+        return one.sums, one.terms > 0
     if isinstance(one, OfProducts):
         return ()
     blocks = isinstance(one, InBlocks)

@@ -25,7 +25,8 @@ from nlattn.conformance.judge.variants.formulas import (
 from nlattn.conformance.truth.transcription import transcription
 
 _PRODUCT, _EINSUM = "_product_of_factors", "_einsum_of_factors"
-_NOW = list[NarrowFormat]()
+NOW = list["OfProducts"]()
+"""What products go through now."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,16 @@ class OfProducts:
         with lock, ExitStack() as stack:
             for function, instead in _hooked(op):
                 stack.enter_context(replaced(function, instead))
-            _NOW[:] = [self.form]
+            NOW[:] = [self]
             return transcription(op, c.arrays, c.options)
+
+    def factor(self, x: Any) -> Any:
+        """One factor of a product."""
+        return rounded(np.asarray(x), self.form) if np.asarray(x).dtype == np.float64 else x
+
+    def product(self, x: Any, y: Any) -> Any:
+        """Of two arrays of matrices."""
+        return self.factor(x) @ self.factor(y)
 
 
 def multiplies(op: str) -> bool:
@@ -53,13 +62,9 @@ def multiplies(op: str) -> bool:
     return bool(_hooked(op))
 
 
-def _factor(x: Any) -> Any:
-    return rounded(np.asarray(x), _NOW[0]) if np.asarray(x).dtype == np.float64 else x
-
-
 OWN |= {
-    _PRODUCT: lambda x, y: _factor(x) @ _factor(y),
-    _EINSUM: lambda how, *some: np.einsum(how, *map(_factor, some)),
+    _PRODUCT: lambda x, y: NOW[0].product(x, y),
+    _EINSUM: lambda how, *some: np.einsum(how, *map(NOW[0].factor, some)),
 }
 
 
