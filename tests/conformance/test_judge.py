@@ -174,6 +174,19 @@ def test_an_infinite_bound_accepts_nothing_of_which_the_plain_transcription_know
         assert judge(CAUSAL, {"out": spoilt}).failed
 
 
+def test_where_16_bits_may_do_anything_a_kernel_with_float32_inside_has_its_bound() -> None:
+    sizes = {"n": 1, "m": 2, "d": 1, "e": 1, "r": 2}
+    recipe = Recipe("sweep", values="channel", lead=(2, 3), sizes=sizes)
+    case = suite.make(find("favor_attention"), recipe, "vjp", "float16", 1)
+    want, bounds = exact(case), allowed(case)
+    wide = allowed(case, Arithmetic.of("float32"))["dq"]
+    at = np.isinf(bounds["dq"]) & (abs(transcribed(case)["dq"] - want["dq"]) < wide / 1e3)
+    assert at.any()  # the transcription was lucky there
+    for far, status in ((0.9, "pass"), (4.0, "fail")):
+        off = np.where(at, far * wide, 0)
+        assert judge(case, {**want, "dq": want["dq"] + off}).status == status
+
+
 def test_an_error_of_the_plain_transcription_is_excused_and_no_more(monkeypatch: Any) -> None:
     """Where the bound itself is too small, twice the transcription's error is suspicious."""
     tight = {"out": allowed(CAUSAL)["out"] / 1e3}

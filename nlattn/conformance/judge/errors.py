@@ -12,7 +12,7 @@ import numpy as np
 from nlattn._types import Array
 from nlattn.conformance.case import Case, dtype_of, scale_of
 from nlattn.conformance.truth.arithmetic import Arithmetic, precision
-from nlattn.conformance.truth.bounds import floating, transcribed
+from nlattn.conformance.truth.bounds import allowed, floating, transcribed
 
 MANY = 256
 """Numbers that are enough to differ: long arrays of bfloat16 hold each of theirs many times."""
@@ -104,11 +104,13 @@ def usable(
 ) -> dict[str, Array]:
     """Bounds that say something: where rounding may do anything, what the plain transcription does.
 
-    There a result must be as near as four times that one's error; where that one overflows, too,
-    nothing is known. Of sets, an infinite bound is of a key that may be in or out.
+    There a result must be as near as four times that one's error, or as what products of sums' own
+    precision allow; where that one overflows, too, nothing is known. Of sets, an infinite bound is
+    of a key that may be in or out.
     """
     if case.spec.cases.result == "set" or all(np.isfinite(x).all() for x in bounds.values()):
         return dict(bounds)
+    exactly = bounds if how.factors is None else allowed(case, replace(how, factors=None))
     unit, found, unsure = precision(dtype_of(case.dtype)).unit, {}, False
     if how.factors is not None and how.factors.unit > unit:  # of float32
         unit = how.factors.unit
@@ -119,6 +121,7 @@ def usable(
         size = float(abs(x[np.isfinite(x)]).max(initial=0))
         with np.errstate(all="ignore"):
             near = 4 * abs(y - x) + 16 * unit * size
+            near = np.where(np.isfinite(exactly[name]), np.maximum(near, exactly[name]), near)
         near = np.where(np.isfinite(y) & ~unsure, near, np.inf)
         found[name] = np.where(np.isfinite(bounds[name]), bounds[name], near)
     return found
