@@ -119,6 +119,18 @@ def test_a_map_keeps_its_gates_where_scores_are_in_other_units(dtype: Any) -> No
     np.testing.assert_allclose(A @ v.reshape(-1, 2), want.reshape(-1, 2), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_gradients_of_biases_and_sinks_grow_with_values(dtype: Any) -> None:
+    q, k, v, dout, bias = arrays((3, 4), (5, 4), (5, 2), (3, 2), (3, 5), dtype=dtype)
+    words: Any = {"bias": bias, "sinks": dtype(0.5)}
+    factor = dtype(2.0 ** (14 - np.finfo(dtype).maxexp))
+    plain = nlattn.attention_vjp(q, k, v, dout, **words)
+    small = nlattn.attention_vjp(q, k, v * factor, dout, **words)
+    assert len(plain) == 5
+    for i in (0, 1, 3, 4):
+        np.testing.assert_allclose(small[i] / factor, plain[i], rtol=1e-3)
+
+
 def test_ordinary_numbers_are_left_as_they_are() -> None:
     seen = []
 

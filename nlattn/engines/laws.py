@@ -14,7 +14,7 @@ from nlattn.engines.magnitude import RangeLaw
 
 Given = Mapping[str, Any]
 
-_BACK = ("dout v /q", "dout v /k", "dout", "dout v")
+_BACK = ("dout v /q", "dout v /k", "dout", "dout v", "dout v")  # the last of biases and sinks
 _LOGITS = ("q k", "scale q k", "scale", "v")
 _CHAIN = ("dout v", "dout v scale k", "dout v scale q", "dlse", "dlse scale k", "dlse scale q")
 

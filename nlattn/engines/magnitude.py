@@ -104,6 +104,9 @@ def ranged(law: Laws) -> Callable[[Callable[P, R]], Callable[P, R]]:
             if mine.law.unless and given.get(mine.law.unless) is not None:
                 return function(*positional, **options)
             arrays = {n: given[n] for n in mine.arrays if n in given and _floating(given[n])}
+            for n in mine.law.fixed:
+                if isinstance(given.get(n), np.float32 | np.float16):  # a sink of all heads
+                    arrays[n] = np.asarray(given[n])
             dtypes = {_check.native_of(x.dtype) for x in arrays.values()}
             if (
                 len(positional) > len(names)

@@ -74,7 +74,7 @@ def _missed(case: Case, got: Arrays, bounds: Arrays) -> str:
     if (said < 0).any():
         return "missed is negative"
     v = case.arrays["v"]
-    ones = v.shape[-2] == v.shape[-1] and (v == np.eye(len(v[0]))).all()
+    ones = v.shape[-2] == v.shape[-1] and (v == np.eye(v.shape[-1])).all()
     if not ones:
         return ""
     arrays = wide(case.arrays)

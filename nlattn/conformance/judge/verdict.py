@@ -198,7 +198,7 @@ def _pattern(
     """What the errors of all elements say together, each result beside the plain transcription."""
     alike = how.results == how.sums and _summed_once(case)
     deep = exponents(case)
-    shared = how.common * (SHARED + (deep if deep > SHARED else 0.0))
+    shared = how.common * (SHARED + (2 * deep if deep > SHARED else 0.0))
     farthest, spread, lean = 0.0, 0.0, None
     cut = how.common > how.results.unit  # factors that are cut off are all too small
     most = SPREAD_OF_GRADIENTS if case.kind in ("vjp", "jvp") or cut else SPREAD
