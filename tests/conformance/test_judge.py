@@ -187,6 +187,19 @@ def test_where_16_bits_may_do_anything_a_kernel_with_float32_inside_has_its_boun
         assert judge(case, {**want, "dq": want["dq"] + off}).status == status
 
 
+@pytest.mark.parametrize("extra", [(), ("bias",), ("groups:2",)])
+def test_gradients_far_below_the_maximum_share_what_exponents_lose(extra: Any) -> None:
+    """Scores are 24 apart: what the constant ``scale log2 e`` loses, weights lose 24 times."""
+    sizes = {"n": 13, "m": 2, "d": 15, "e": 1}
+    options = {"gqa": True} if "groups:2" in extra else {}
+    recipe = Recipe("sweep", options, sizes, (2, 4), extra, values="faint")
+    case = suite.make(find("attention"), recipe, "vjp", "float64", 1)
+    want, unit = exact(case), np.finfo(float).eps / 2
+    for units, failed in ((40, False), (400, True)):
+        off = {"dq": want["dq"] * (1 - units * unit), "dk": want["dk"] * (1 - units * unit)}
+        assert judge(case, want | off).failed == failed
+
+
 def test_an_error_of_the_plain_transcription_is_excused_and_no_more(monkeypatch: Any) -> None:
     """Where the bound itself is too small, twice the transcription's error is suspicious."""
     tight = {"out": allowed(CAUSAL)["out"] / 1e3}

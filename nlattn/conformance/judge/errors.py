@@ -137,17 +137,21 @@ def cut(x: Array, unit: float) -> Array:
 def exponents(case: Case) -> float:
     """How far below their maximum the scores are that results are made of, on average.
 
-    What a constant such as ``log2 e`` loses, all weights lose so many times.
+    What a constant such as ``log2 e`` loses, all weights lose so many times. Masks and biases are
+    left aside.
     """
-    if not (case.spec.softmax and case.spec.softmax.own and {*case.arrays} <= {*"qkv", "dout"}):
+    if not (case.spec.softmax and case.spec.softmax.own and {*"qkv"} <= {*case.arrays}):
         return 0.0
     q, k, v = (case.arrays[n].astype(float) for n in "qkv")
-    if not q.shape[:-2] == k.shape[:-2] == v.shape[:-2] or not k.size:
+    if case.options.get("gqa"):
+        k, v = (np.repeat(x, q.shape[-3] // x.shape[-3], -3) for x in (k, v))
+    if not k.size:
         return 0.0
-    s = q @ np.swapaxes(k, -1, -2) * scale_of(case.options, q)
-    below = s.max(-1, keepdims=True) - s
-    part = np.exp(-below) * abs(v).sum(-1)[..., None, :]
-    return float((part * below).sum() / max(part.sum(), 1e-300))
+    with np.errstate(all="ignore"):  # NaN that is hidden
+        s = q @ np.swapaxes(k, -1, -2) * scale_of(case.options, q)
+        below = s.max(-1, keepdims=True) - s
+        part = np.exp(-below) * abs(v).sum(-1)[..., None, :]
+        return float((part * below).sum() / max(part.sum(), 1e-300))
 
 
 def varied(case: Case) -> bool:
