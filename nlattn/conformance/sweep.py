@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 LARGEST = 20
 """Of every size that is drawn."""
+SIDE = 9
+"""The same of the sides of grids, whose cost grows by their product."""
 LAYOUTS = ("C", "read-only", "strided", "reversed", "Fortran")
 NEAR = 8
 """Inputs near those of a case that fails, of which the truth is asked."""
@@ -182,7 +184,8 @@ def drawn_recipes(spec: OpSpec, known: list[Recipe]) -> SearchStrategy[tuple[Rec
         layout, sizes = draw(st.sampled_from(LAYOUTS)), dict(base.sizes)
         for name in sorted(dimensions):
             low = max(spec.least.get(name, 1), 1 + (f"one-{name}" in spec.cases.without))
-            size = draw(st.integers(low, max(low, LARGEST)))
+            most = SIDE if name[0] in "HW" else LARGEST
+            size = draw(st.integers(low, max(low, most)))
             sizes[name] = size if sizes.get(name, 1) else 0
         recipe = replace(base, label="sweep", lead=lead, values=kind, layout=layout, sizes=sizes)
         recipe = replace(recipe, sizes=_legal(spec, recipe, sizes))
