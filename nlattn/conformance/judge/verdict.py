@@ -202,6 +202,7 @@ def _pattern(
     farthest, spread, lean = 0.0, 0.0, None
     cut = how.common > how.results.unit  # factors that are cut off are all too small
     most = SPREAD_OF_GRADIENTS if case.kind in ("vjp", "jvp") or cut else SPREAD
+    most = math.hypot(most, most * _DOUBLE.unit / how.results.unit)  # the truth's own errors, too
     for name, y in transcribed(case).items():
         mine, other = (errors(z, want[name], each[name]) for z in (got[name], y))
         if not other.far > UNLIKELY:
