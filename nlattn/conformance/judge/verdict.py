@@ -33,6 +33,8 @@ SPREAD = 1.75
 SPREAD_OF_GRADIENTS = 3.0
 """The same of gradients, whose terms automatic differentiation adds in an order of its own: where
 they cancel, right backends reach 2."""
+HOLLOW = 4.0
+"""Up to so many times its own errors the truth, in float64, may be nothing else."""
 SHARED = 4.0
 """Roundings that all elements may share, such as those of ``1/sqrt(d)``; more, where exponents are
 larger."""
@@ -202,26 +204,28 @@ def _pattern(
     farthest, spread, lean = 0.0, 0.0, None
     cut = how.common > how.results.unit  # factors that are cut off are all too small
     most = SPREAD_OF_GRADIENTS if case.kind in ("vjp", "jvp") or cut else SPREAD
-    most = math.hypot(most, most * _DOUBLE.unit / how.results.unit)  # the truth's own errors, too
     for name, y in transcribed(case).items():
         mine, other = (errors(z, want[name], each[name]) for z in (got[name], y))
         if not other.far > UNLIKELY:
             farthest = max(farthest, mine.far)
         if lean is None and case.kind == "forward":
             lean = Lean.of(got[name], want[name], each[name], mine, shared)
+        own = most * _DOUBLE.unit / how.results.unit  # the truth's own error, over a typical one
+        hollow = mine.level < HOLLOW * own
+        truth = mine.level if hollow else own
         if mine.elements >= 8:
             spread = max(spread, mine.spread)
-            if mine.spread > max(most, _EXCUSE * other.spread):
+            if mine.spread > max(math.hypot(most, truth), _EXCUSE * other.spread):
                 said = (
                     f"errors of {name} are {mine.spread:.3g} times as large as roundings make "
                     f"them, in the root of the mean square of {mine.elements} elements"
                 )
                 return replace(verdict, status="fail", spread=mine.spread, detail=said)
+        if hollow or mine.elements < 16:
+            continue
         doubt = mine.doubt * (np.sqrt(want[name][..., 0].size) if alike else 1.0)
-        truth = SPREAD * _DOUBLE.unit / how.results.unit  # its own error, over a typical one
-        hollow = (truth / mine.level) ** 2 if mine.level else np.inf  # what of the truth is error
-        least = max(shared + hollow + UNLIKELY * doubt, _EXCUSE * abs(other.bias))
-        if mine.elements >= 16 and abs(mine.bias) > least:
+        least = shared + (own / mine.level) ** 2 + UNLIKELY * doubt
+        if abs(mine.bias) > max(least, _EXCUSE * abs(other.bias)):
             said = (
                 f"{name} is too {'large' if mine.bias > 0 else 'small'} by {abs(mine.bias):.2g} of "
                 f"itself, where roundings average out to {doubt:.2g}"
