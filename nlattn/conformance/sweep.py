@@ -184,7 +184,7 @@ def drawn_recipes(spec: OpSpec, known: list[Recipe]) -> SearchStrategy[tuple[Rec
         layout, sizes = draw(st.sampled_from(LAYOUTS)), dict(base.sizes)
         for name in sorted(dimensions):
             low = max(spec.least.get(name, 1), 1 + (f"one-{name}" in spec.cases.without))
-            most = SIDE if name[0] in "HW" else LARGEST
+            most = spec.cases.most.get(name, SIDE if name[0] in "HW" else LARGEST)
             size = draw(st.integers(low, max(low, most)))
             sizes[name] = size if sizes.get(name, 1) else 0
         recipe = replace(base, label="sweep", lead=lead, values=kind, layout=layout, sizes=sizes)
