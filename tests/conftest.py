@@ -18,6 +18,8 @@ settings.load_profile("interpreted" if NO_JIT else "ci" if os.environ.get("CI") 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what is to run behind it
     signal.signal(signal.SIGINT, signal.default_int_handler)  # else children ignore it, too
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has ignored
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

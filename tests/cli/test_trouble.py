@@ -78,7 +78,10 @@ def test_a_signal_that_ends_it_leaves_no_draft(tmp_path: Path, number: int):
     while not list(tmp_path.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert (process.returncode, out, err) == (-number, "", "")
     assert not list(tmp_path.iterdir())
 

@@ -143,7 +143,7 @@ def _every(case: Case) -> Iterator[list[Stage]]:
     if multiplies(case.function):
         yield [OfProducts(form) for form in forms]
         for terms, sums in product((0, *TERMS), (False, True)):
-            yield [OfContexts(form, terms, sums) for form in forms]
+            yield [OfContexts(form, terms, sums) for form in forms if not form.cut]
     call = Call(case.op, wide(case.arrays), dict(case.options), case.dtype)
     for stage, use in stages(case.function, call) if forms else ():
         kinds: tuple[How, ...] = ("kept", "read", "computed") if stage.made else ("kept",)
