@@ -37,7 +37,7 @@ HOLLOW = 4.0
 """Up to so many times its own errors the truth, in float64, may be nothing else."""
 SHARED = 4.0
 """Roundings that all elements may share, such as those of ``1/sqrt(d)``; more, where exponents are
-larger."""
+larger: those of ``scale log2 e`` and of its product move each weight by as many times its own."""
 LEAK = "NaN of masked keys reaches the result: 0 times NaN is NaN, and so is NaN less infinity"
 _DOUBLE = precision(np.dtype(np.float64))
 _EXCUSE = 2.0
